@@ -1,0 +1,273 @@
+"""Declarations: what a table is, as frozen data beside the function that computes it.
+
+Importing a module that declares tables starts nothing and needs no session: a declaration is data, and the
+decorated function stays callable, so that a test can hand it small frames.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from lakehouse.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")
+COLUMN_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+# What the platform adds to every landed row. `_file_id` grows with the order of deliveries, `_row` counts the
+# file's records from 1, `_ingested_at` (UTC) is the batch's time, the same for each of its rows.
+LANDING_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        "_file_id": "bigint",
+        "_row": "bigint",
+        "_source_file": "string",
+        "_batch_id": "bigint",
+        "_ingested_at": "timestamp",
+    }
+)
+# The landing columns that a row-preserving function passes through: they name the landed row it came from.
+ORIGIN_COLUMNS = ("_file_id", "_row")
+# Where a CSV or JSON reader keeps a line that does not have the declared shape.
+MALFORMED = "_malformed"
+
+OnBreach = Literal["warn", "quarantine", "fail"]
+Effect = Literal["everything", "nothing"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a good row satisfies, as a SQL predicate over the table's columns.
+
+    A row breaks the rule unless the predicate is true, so a predicate that is null counts as broken: say
+    ``x IS NULL OR x > 0`` where a missing value is fine. The predicate is text, so that reading a declaration needs no
+    Spark session and other engines can evaluate it.
+    """
+
+    name: str
+    predicate: str
+    on_breach: OnBreach = "quarantine"
+
+
+@dataclass(frozen=True)
+class Append:
+    """New rows of the driver are added; nothing written is ever changed."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The newest row for each key.
+
+    ``newest_by`` names the columns that order rows of one key, most significant first: the source's own effective time
+    where it has one. Ties, and tables without such a time, go by delivery: `_file_id`, then `_row`.
+    """
+
+    newest_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """Every version of each key (slowly changing dimension, type 2).
+
+    ``effective`` names the column that says when a row became known. The table gains `valid_from` (inclusive), `valid_to`
+    (exclusive, null while current) and `is_current`; rows that repeat what was known before add no version.
+    """
+
+    effective: str
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Whole partitions, recomputed when an input touches them.
+
+    ``partition`` is a date column of the table; with ``unit="month"`` it holds the month's first day. Partitions are
+    logical: they are replaced by predicate, in one commit, and the files are not split by them.
+    """
+
+    partition: str
+    unit: Literal["day", "month"] = "day"
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """The whole table, recomputed when any input changed."""
+
+
+Write = Append | Merge | History | Replace | Rebuild
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a table and what a change in it affects; made by `drives` and `looks_up`."""
+
+    table: str
+    role: Literal["driver", "lookup"]
+    by: str | None = None
+    context_days: int = 0
+    reach_days: int = 0
+    on_change: Effect = "everything"
+
+
+def drives(table: str, by: str | None = None, *, context_days: int = 0, reach_days: int = 0) -> Input:
+    """An input whose changed rows decide what is recomputed.
+
+    For a table replaced by partition, ``by`` is the input's date column that says which partitions a row belongs to,
+    ``context_days`` how many days before a partition must be read to compute it, ``reach_days`` how many days
+    after a changed row it still influences.
+    """
+    return Input(table, "driver", by, context_days, reach_days)
+
+
+def looks_up(table: str, on_change: Effect = "nothing") -> Input:
+    """An input that is read whole. A change in it affects everything, or nothing until the next touch."""
+    return Input(table, "lookup", on_change=on_change)
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one source's files land; its bronze table holds one row per landed record, nothing cleaned.
+
+    ``landing`` is the folder below the landing zone. ``columns`` maps each column to its Spark SQL type, in file order;
+    a CSV source's are all strings, as landed. ``relanded`` says what a file delivered again under its old name
+    means: its rows join the earlier delivery's (``upsert``), or take their place, missing rows included (``replace``).
+    ``settle_seconds`` leaves a file alone until it has not changed for that long.
+    """
+
+    name: str
+    landing: str
+    format: Literal["csv", "json", "parquet"]
+    columns: Mapping[str, str]
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    relanded: Literal["upsert", "replace"] = "upsert"
+    settle_seconds: float = 0.0
+    stats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A declared table; calling it calls its function."""
+
+    name: str
+    function: Callable[..., DataFrame]
+    columns: Mapping[str, str]
+    write: Write
+    inputs: Mapping[str, Input]
+    key: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    stats: tuple[str, ...] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> DataFrame:
+        return self.function(*args, **kwargs)
+
+    @property
+    def drivers(self) -> dict[str, Input]:
+        return {name: one for name, one in self.inputs.items() if one.role == "driver"}
+
+
+Declared = Source | Table
+
+
+def source(
+    name: str,
+    *,
+    landing: str,
+    columns: Sequence[str] | Mapping[str, str],
+    format: Literal["csv", "json", "parquet"] = "csv",
+    options: Mapping[str, str] | None = None,
+    relanded: Literal["upsert", "replace"] = "upsert",
+    settle_seconds: float = 0.0,
+    stats: Sequence[str] = (),
+) -> Source:
+    """Declare a source. Column names alone mean strings."""
+    typed = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
+    return Source(
+        name,
+        landing,
+        format,
+        MappingProxyType(dict(typed)),
+        MappingProxyType(dict(options or {})),
+        relanded,
+        settle_seconds,
+        tuple(stats),
+    )
+
+
+def table(
+    name: str,
+    *,
+    columns: Mapping[str, str],
+    write: Write,
+    key: Sequence[str] = (),
+    rules: Sequence[Rule] = (),
+    stats: Sequence[str] = (),
+    **inputs: str | Input,
+) -> Callable[[Callable[..., DataFrame]], Table]:
+    """Declare the decorated function as a table.
+
+    Each further keyword names a parameter of the function and the table it reads; a bare name is a driver. ``columns`` maps
+    the columns that the function returns to their Spark SQL types; a function driven by a source must also pass
+    `_file_id` and `_row` through. ``stats`` names the columns whose minimum and maximum Delta keeps per file: those that
+    readers filter by. The key and the partition are always among them.
+    """
+
+    def declare(function: Callable[..., DataFrame]) -> Table:
+        return Table(
+            name=name,
+            function=function,
+            columns=MappingProxyType(dict(columns)),
+            write=write,
+            inputs=MappingProxyType({k: drives(v) if isinstance(v, str) else v for k, v in inputs.items()}),
+            key=tuple(key),
+            rules=tuple(rules),
+            stats=tuple(stats),
+        )
+
+    return declare
+
+
+def problems_of(declared: Declared) -> list[str]:
+    """What is wrong with one declaration taken alone, in sentences."""
+    found = []
+    if not NAME_PATTERN.match(declared.name):
+        found.append(f"{declared.name!r}: a table's name is layer.table in lower case, such as silver.orders")
+    found += [f"{declared.name}: column {c!r} is not a plain name" for c in declared.columns if not COLUMN_PATTERN.match(c)]
+    if isinstance(declared, Table):
+        found += _table_problems(declared)
+    elif declared.format == "csv" and set(declared.columns.values()) - {"string"}:
+        found.append(f"{declared.name}: a CSV source lands as strings; give types in silver")
+    return found
+
+
+def _table_problems(table: Table) -> list[str]:
+    found = []
+    write, known = table.write, set(table.columns)
+    needs_key = isinstance(write, Merge | History)
+    if needs_key and not table.key:
+        found.append("this way of writing needs a key")
+    if isinstance(write, Append | Merge | History) and len(table.drivers) != 1:
+        found.append(f"{type(write).__name__} needs exactly one driver, got {len(table.drivers)}")
+    if isinstance(write, Replace):
+        if table.columns.get(write.partition) != "date":
+            found.append(f"the partition {write.partition!r} must be one of its date columns")
+        found += [
+            f"driver {one.table} must say by which date column it maps to partitions (drives(..., by=...))"
+            for one in table.drivers.values()
+            if one.by is None
+        ]
+    named = [*table.key, *table.stats, *(write.newest_by if isinstance(write, Merge) else ())]
+    named += [write.effective] if isinstance(write, History) else []
+    found += [f"column {c!r} is named but not declared" for c in dict.fromkeys(named) if c not in known]
+    doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
+    found += [f"two rules are called {name!r}" for name in sorted(doubled)]
+    return [f"{table.name}: {problem}" for problem in found]
+
+
+def raise_all(problems: Sequence[str]) -> None:
+    """Raise one DeclarationError that lists every problem; do nothing where there is none."""
+    if problems:
+        raise DeclarationError("The declared tables do not fit together:\n  - " + "\n  - ".join(problems))
