@@ -1,0 +1,13 @@
+"""Airports: snapshots of the whole, `airports_2013-01-01.csv`, named by the day they were taken.
+
+Four destinations in Puerto Rico and the Virgin Islands are not listed.
+"""
+
+from lakehouse.declare import source
+
+airports = source(
+    "bronze.airports",
+    landing="airports",
+    columns=("faa", "name", "lat", "lon", "alt", "tz", "dst", "tzone"),
+    stats=("_file_id",),
+)

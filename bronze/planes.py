@@ -1,0 +1,10 @@
+"""The aircraft register: snapshots of the whole, `planes_2013-01-01.csv`, named by the day they were taken."""
+
+from lakehouse.declare import source
+
+planes = source(
+    "bronze.planes",
+    landing="planes",
+    columns=("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine"),
+    stats=("_file_id",),
+)

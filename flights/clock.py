@@ -1,0 +1,86 @@
+"""Local dates and clocks to UTC and back. Column in, Column out; the session's time zone is UTC.
+
+A clock is a whole number, 517 for 5:17 and 2400 for the midnight that ends the day. A wall time is what a local clock
+and calendar show, kept in a timestamp as if it were UTC.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+# The zone of the three origins: the schedule's dates and departure clocks are local there.
+LOCAL_ZONE = "America/New_York"
+
+# Destinations that the airports file does not list.
+UNLISTED_ZONES = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
+
+# Beyond these, time arithmetic overflows and Parquet refuses to write: a date outside is no date.
+FIRST_DATE, LAST_DATE = "1900-01-01", "2199-12-31"
+LONGEST_SHIFT_MIN = 7 * 24 * 60
+
+
+def as_date(text: Column) -> Column:
+    """The date that year-month-day text names; null where there is no such day."""
+    date = F.when(text.rlike(r"^\d{4}-\d{1,2}-\d{1,2}$"), text.try_cast("date"))
+    return F.when(date.between(F.lit(FIRST_DATE).cast("date"), F.lit(LAST_DATE).cast("date")), date)
+
+
+def date_of(year: str, month: str, day: str) -> Column:
+    """The date whose parts are the landed text of three columns."""
+    return as_date(F.concat(year, F.lit("-"), month, F.lit("-"), day))
+
+
+def snapshot_date(source_file: str = "_source_file") -> Column:
+    """The date at the end of a snapshot's file name; null where it has none."""
+    return as_date(F.regexp_extract(source_file, r"_(\d{4}-\d{2}-\d{2})\.[a-z]+$", 1))
+
+
+def is_clock(number: Column) -> Column:
+    """Whether a clock can show the number."""
+    return number.between(0, 2400) & (number % 100 < 60)
+
+
+def wall(date: Column, clock: Column) -> Column:
+    """The wall time of a local date and clock; null where the clock shows no such time."""
+    return F.when(is_clock(clock), _plus_minutes(date.cast("timestamp"), (F.floor(clock / 100) * 60 + clock % 100).cast("int")))
+
+
+def local_date(moment: Column, zone: str = LOCAL_ZONE) -> Column:
+    """The date in a time zone at a moment in UTC."""
+    return F.to_date(F.from_utc_timestamp(moment, zone))
+
+
+def confirmed(moment: Column, wall_time: Column, zone: str = LOCAL_ZONE) -> Column:
+    """The moment in UTC, where a clock in the zone then shows the wall time; null where the two contradict.
+
+    The moment says what the clock cannot: which of the two repeated hours in November is meant.
+    """
+    near = moment.between(_plus_minutes(wall_time, -24 * 60), _plus_minutes(wall_time, 24 * 60))
+    # Nested, so that a moment too far off for time arithmetic is not converted.
+    return F.when(near, F.when(F.from_utc_timestamp(moment, zone) == wall_time, moment))
+
+
+def next_at(clock: Column, moment: Column, zone: Column) -> Column:
+    """The first time in UTC after a moment at which a clock in the zone shows the given time.
+
+    Of a repeated hour it takes the first, of a skipped one the time when the clock would have shown it.
+    """
+    day = F.to_date(F.from_utc_timestamp(moment, zone))
+    same, following = (F.to_utc_timestamp(wall(F.date_add(day, days), clock), zone) for days in (0, 1))
+    return F.when(same > moment, same).otherwise(following)
+
+
+def shifted(moment: Column, minutes: Column) -> Column:
+    """The moment so many minutes later (earlier where negative); null beyond a week, which is no delay."""
+    return F.when(F.abs(minutes.cast("bigint")) <= LONGEST_SHIFT_MIN, _plus_minutes(moment, minutes))
+
+
+def known_zone(name: Column) -> Column:
+    """The time zone's name; null where it is not one that Spark knows and time functions would raise."""
+    in_a_timestamp = F.concat(F.lit("2000-01-01 00:00:00 "), name).try_cast("timestamp")
+    return F.when(name.rlike("^[A-Za-z][A-Za-z0-9_/+-]*$") & in_a_timestamp.isNotNull(), name)
+
+
+def _plus_minutes(moment: Column, minutes: Column | int) -> Column:
+    return moment + F.make_dt_interval(mins=F.lit(minutes))

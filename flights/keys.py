@@ -1,0 +1,30 @@
+"""What the flights example's tables agree on: keys, units and markers."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from lakehouse.columns import UNREADABLE
+
+FLIGHT_KEY = ("carrier", "flight", "origin", "dest", "sched_dep_utc")
+
+# The airports that the data's flights leave from.
+ORIGINS = ("EWR", "JFK", "LGA")
+
+# How the files say that a value is missing.
+MISSING = ("", "NA")
+
+# A flight is late when it arrives this much behind schedule (US Department of Transportation).
+LATE_MINUTES = 15
+
+
+def late(arr_delay_min: Column) -> Column:
+    """Whether a flight arrived late; null where it did not arrive: cancelled or diverted."""
+    return arr_delay_min >= LATE_MINUTES
+
+
+def also_unreadable(unreadable: Column, **lost: Column) -> Column:
+    """The names of unreadable columns, and of those whose condition holds: readable by themselves, but no such thing."""
+    names = F.array(*[F.when(condition, F.lit(name)) for name, condition in lost.items()])
+    return F.array_compact(F.concat(unreadable, names)).alias(UNREADABLE)

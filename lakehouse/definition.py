@@ -1,0 +1,67 @@
+"""A hash of what a declaration says and its function does, so that a commit tells which code made it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from lakehouse.declare import Declared, Table
+from lakehouse.settings import PROJECT
+
+LENGTH = 12
+
+
+def definition_of(declared: Declared) -> str:
+    """A short hash that changes with the declaration, its function, and the project's functions and constants these use.
+
+    Comments, docstrings and formatting do not count.
+    """
+    data = {name: value for name, value in vars(declared).items() if name != "function"}
+    parts = [json.dumps(data, default=_plain, sort_keys=True)]
+    if isinstance(declared, Table):
+        parts += sorted(_sources(declared.function, set()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:LENGTH]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "items"):
+        return dict(value)
+    return {"type": type(value).__name__, **vars(value)}
+
+
+def _sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
+    """The function's syntax tree and, in turn, those of the functions of this project that it uses."""
+    if id(function) in seen or not isinstance(function, FunctionType):
+        return
+    seen.add(id(function))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = []
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    yield ast.dump(tree)
+    for name in sorted(_names(function.__code__)):
+        used = function.__globals__.get(name)
+        if isinstance(used, FunctionType) and _is_ours(used):
+            yield from _sources(used, seen)
+        elif isinstance(used, Table):
+            yield from _sources(used.function, seen)
+        elif isinstance(used, str | int | float | tuple | frozenset | dict):
+            yield f"{name}={used!r}"
+
+
+def _names(code: CodeType) -> set[str]:
+    nested = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*nested)
+
+
+def _is_ours(function: FunctionType) -> bool:
+    file = inspect.getsourcefile(function) or ""
+    return file.startswith(str(PROJECT)) and "site-packages" not in file

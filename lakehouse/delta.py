@@ -1,0 +1,127 @@
+"""The only door to Delta on Spark: read, changes, append, overwrite, replace, merge, each write a fenced, recorded commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse import log
+from lakehouse.errors import LedgerError
+from lakehouse.ledger import Record, application_id
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+_TXN_APP = "spark.databricks.delta.write.txnAppId"
+_TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+
+# How long a table's past stays readable: change feed and time travel need both the log and the removed files.
+RETENTION = {
+    "delta.logRetentionDuration": "interval 365 days",
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table to write: where it is, which columns keep statistics, and whether others read its changes."""
+
+    name: str
+    path: Path
+    stats: tuple[str, ...] = ()
+    change_feed: bool = True
+
+    def properties(self) -> dict[str, str]:
+        stats = {"delta.dataSkippingStatsColumns": ",".join(self.stats)}
+        none = {"delta.dataSkippingNumIndexedCols": "0"}
+        feed = {"delta.enableChangeDataFeed": str(self.change_feed).lower()}
+        return {**RETENTION, **feed, **(stats if self.stats else none)}
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A record, and the transaction id that keeps its batch from being written twice."""
+
+    table: str
+    record: Record
+
+    def options(self) -> dict[str, str]:
+        return {
+            "userMetadata": self.record.to_json(),
+            "txnAppId": application_id(self.table, self.record.generation),
+            "txnVersion": str(self.record.batch),
+        }
+
+
+def read(spark: SparkSession, path: Path, version: int) -> DataFrame:
+    """The table as it was at ``version``."""
+    return spark.read.format("delta").option("versionAsOf", version).load(str(path))
+
+
+def changes(spark: SparkSession, path: Path, after: int, until: int) -> DataFrame:
+    """Rows inserted, updated (old and new image) and deleted in versions (after, until]; see `_change_type`."""
+    reader = spark.read.format("delta").option("readChangeFeed", "true")
+    return reader.option("startingVersion", after + 1).option("endingVersion", until).load(str(path))
+
+
+def append(rows: DataFrame, target: Target, commit: Commit) -> None:
+    _write(rows, target, commit, "append", {})
+
+
+def overwrite(rows: DataFrame, target: Target, commit: Commit) -> None:
+    """Make the table anew, with the rows' schema."""
+    _write(rows, target, commit, "overwrite", {"overwriteSchema": "true"})
+
+
+def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str) -> None:
+    """Put the rows in the place of those that the predicate (SQL) selects, in one commit."""
+    _write(rows, target, commit, "overwrite", {"replaceWhere": predicate})
+
+
+def merge(
+    spark: SparkSession, rows: DataFrame, target: Target, commit: Commit, key: Sequence[str], prune: str, delete: str | None
+) -> None:
+    """Update and insert the rows by key; those for which ``delete`` (a column of theirs) is true are deleted.
+
+    ``prune`` is a SQL condition on the target (alias t) that every matching row satisfies: with it Delta skips files.
+    """
+    from delta.tables import DeltaTable
+    from pyspark.sql import functions as F
+
+    on = " AND ".join([*(f"t.`{c}` = s.`{c}`" for c in key), *([prune] if prune else [])])
+    values: dict[str, str | Column] = {f"`{c}`": F.col(f"s.`{c}`") for c in rows.columns if c != delete}
+    gone = f"s.`{delete}`" if delete else "false"
+    settings = dict(zip((_METADATA, _TXN_APP, _TXN_VERSION), commit.options().values(), strict=True))
+    try:
+        for name, value in settings.items():
+            spark.conf.set(name, value)
+        merging = DeltaTable.forPath(spark, str(target.path)).alias("t").merge(rows.alias("s"), on)
+        if delete:
+            merging = merging.whenMatchedDelete(gone)
+        merging = merging.whenMatchedUpdate(f"NOT {gone}", values)
+        merging.whenNotMatchedInsert(f"NOT {gone}", values).execute()
+    finally:
+        # A transaction setting that is left behind makes later writes of the session vanish.
+        for name in settings:
+            spark.conf.unset(name)
+    _verify(target, commit)
+
+
+def _write(rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
+    writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**commit.options())
+    writer.options(**options).save(str(target.path))
+    _verify(target, commit)
+
+
+def _verify(target: Target, commit: Commit) -> None:
+    """Check that the commit is there: Delta skips a used transaction version without a word."""
+    table = log.open_log(target.path)
+    entry = table.last() if table else None
+    if entry is None or entry.record is None or (entry.record.run, entry.record.batch) != (commit.record.run, commit.record.batch):
+        raise LedgerError(
+            f"{target.name}: batch {commit.record.batch} was not committed by this run; another writer used its number. "
+            "Run again: it goes on from what the table holds."
+        )

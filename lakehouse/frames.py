@@ -1,0 +1,119 @@
+"""Frames in, frames out: what the ways of writing share and a test can call with small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from lakehouse.declare import ORIGIN_COLUMNS, History, Merge, Replace, Table
+from lakehouse.errors import SchemaError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+VALID = ("valid_from", "valid_to", "is_current")
+
+
+def checked(name: str, columns: Mapping[str, str], extra: Sequence[str], frame: DataFrame) -> DataFrame:
+    """The frame with the declared columns in their order, then those of ``extra`` that it has.
+
+    Raises:
+        SchemaError: a declared column is missing or of another type, or there is an undeclared one; all are listed.
+    """
+    found = {field.name: field.dataType.simpleString() for field in frame.schema}
+    problems = [f"{c} is missing" for c in columns if c not in found]
+    problems += [f"{c} is {found[c]}, declared {t}" for c, t in columns.items() if c in found and found[c] != t]
+    problems += [f"{c} is not declared" for c in found if c not in columns and c not in extra]
+    if problems:
+        raise SchemaError(f"{name}: its function returned other columns than declared: {'; '.join(problems)}.")
+    return frame.select(*columns, *[c for c in extra if c in found])
+
+
+def order_of(table: Table, columns: Sequence[str]) -> Column:
+    """What makes a row of a key newer than another, as one comparable struct."""
+    newest_by = table.write.newest_by if isinstance(table.write, Merge) else ()
+    parts = [c for c in (*newest_by, *ORIGIN_COLUMNS, "_commit_version") if c in columns]
+    return F.struct(*parts) if parts else F.struct(F.lit(0).alias("none"))
+
+
+def newest(table: Table, rows: DataFrame) -> DataFrame:
+    """One row for each key: the newest."""
+    window = Window.partitionBy(*table.key).orderBy(order_of(table, rows.columns).desc())
+    return rows.withColumn("_rank", F.row_number().over(window)).where("_rank = 1").drop("_rank")
+
+
+def versions(table: Table, rows: DataFrame) -> DataFrame:
+    """The versions of each key that a table of observations tells, with the time for which each held.
+
+    Of several observations of a key with one effective time the last delivered counts; one that repeats what was
+    known before adds no version. Whatever order they were delivered in, the result is the same.
+    """
+    assert isinstance(table.write, History)
+    effective = table.write.effective
+    told = [c for c in table.columns if c not in (*table.key, effective)]
+    same_time = Window.partitionBy(*table.key, effective).orderBy(order_of(table, rows.columns).desc())
+    by_time = Window.partitionBy(*table.key).orderBy(effective)
+    last_told = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
+    content = F.struct(*told)
+    changed = ~F.lag(content).over(by_time).eqNullSafe(content) | F.lag(F.lit(1)).over(by_time).isNull()
+    starts = last_told.withColumn("_changed", changed).where("_changed").drop("_changed")
+    until = F.lead(effective).over(by_time)
+    return (
+        starts.withColumn("valid_from", F.col(effective))
+        .withColumn("valid_to", until)
+        .withColumn("is_current", F.col("valid_to").isNull())
+    )
+
+
+def same_content(columns: Sequence[str], left: str, right: str) -> Column:
+    """True where two aliased rows agree on every column, nulls included."""
+    same = F.lit(True)
+    for c in columns:
+        same = same & F.col(f"{left}.{c}").eqNullSafe(F.col(f"{right}.{c}"))
+    return same
+
+
+# --- partitions -----------------------------------------------------------------------------------------------------
+
+
+def partition_of(day: date, write: Replace) -> date:
+    return day.replace(day=1) if write.unit == "month" else day
+
+
+def touched(days: set[date | None], reach_days: int, write: Replace) -> set[date]:
+    """The partitions that rows changed on these days influence."""
+    reached = {day + timedelta(days=n) for day in days if day is not None for n in range(reach_days + 1)}
+    return {partition_of(day, write) for day in reached}
+
+
+def spans(partitions: Sequence[date], write: Replace) -> list[tuple[date, date]]:
+    """Runs of neighbouring partitions, each as its first and last day."""
+    found: list[tuple[date, date]] = []
+    for start in sorted(partitions):
+        end = _last_day(start, write)
+        if found and (start - found[-1][1]).days == 1:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
+
+
+def within(column: str, days: Sequence[tuple[date, date]], before: int = 0) -> str:
+    """A SQL predicate: the date column lies in one of the spans, each begun ``before`` days earlier."""
+    parts = [f"`{column}` BETWEEN DATE'{first - timedelta(days=before)}' AND DATE'{last}'" for first, last in days]
+    return "(" + " OR ".join(parts) + ")"
+
+
+def _last_day(start: date, write: Replace) -> date:
+    if write.unit == "day":
+        return start
+    following = (start.replace(day=28) + timedelta(days=4)).replace(day=1)
+    return following - timedelta(days=1)
+
+
+def literal(value: Any) -> Column:
+    return F.lit(value)

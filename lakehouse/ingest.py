@@ -1,0 +1,106 @@
+"""Bronze: one append per batch of landed files, every record with the file and the row that it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from lakehouse.declare import MALFORMED, Source
+from lakehouse.landing import Delivery, Manifest
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# Landed bytes per task and per file of the bronze table.
+CHUNK_BYTES = 32 << 20
+_RECORD_BITS = (1 << 33) - 1
+
+
+def written_columns(source: Source) -> list[str]:
+    malformed = [MALFORMED] if source.format != "parquet" else []
+    return [*source.columns, *malformed, "_file_id", "_row", "_source_file", "_batch_id", "_ingested_at"]
+
+
+def read_batch(spark: SparkSession, source: Source, manifest: Manifest, landing: Path) -> DataFrame:
+    """The records of a batch's files, in the order of their paths, with the landing columns.
+
+    Every file is read by one task from its start, so that `_row` is the record's number in the file; runs of files by
+    path make one task each, so that rows delivered together lie together in the table.
+    """
+    largest = max(one.size for one in manifest.files) + 1
+    # One file for each read partition: a partition closes when the next file no longer fits.
+    spark.conf.set("spark.sql.files.maxPartitionBytes", str(largest))
+    spark.conf.set("spark.sql.files.openCostInBytes", str(largest))
+    spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.threshold", str(len(manifest.files) + 1))
+    parts = [_read_files(spark, source, files, landing) for files in chunks(manifest.files)]
+    rows = parts[0]
+    for part in parts[1:]:
+        rows = rows.unionByName(part)
+    batch = {"_batch_id": F.lit(manifest.batch).cast("bigint"), "_ingested_at": F.lit(datetime.fromisoformat(manifest.at))}
+    named = rows.join(F.broadcast(_file_table(spark, manifest, landing)), "_path", "left")
+    return named.withColumns(batch).select(*written_columns(source))
+
+
+def chunks(files: Sequence[Delivery], size: int = CHUNK_BYTES) -> list[list[Delivery]]:
+    """Runs of files by path, of about the same size, at least two where there are two files."""
+    ordered = sorted(files, key=lambda one: one.path)
+    total = sum(one.size for one in ordered)
+    count = min(len(ordered), max(2, -(-total // size)))
+    found: list[list[Delivery]] = [[] for _ in range(count)]
+    done = 0
+    for one in ordered:
+        found[min(count - 1, done * count // max(total, 1))].append(one)
+        done += one.size
+    return [chunk for chunk in found if chunk]
+
+
+def _read_files(spark: SparkSession, source: Source, files: Sequence[Delivery], landing: Path) -> DataFrame:
+    # The record number is taken before files share a task: it starts anew with each of them.
+    numbered = _reader(spark, source, [_escaped((landing / one.path).as_posix()) for one in files]).select(
+        "*",
+        F.col("_metadata.file_path").alias("_path"),
+        (F.monotonically_increasing_id().bitwiseAND(_RECORD_BITS) + 1).alias("_row"),
+    )
+    return numbered.coalesce(1)
+
+
+def _file_table(spark: SparkSession, manifest: Manifest, landing: Path) -> DataFrame:
+    return spark.createDataFrame(
+        pa.table(
+            {
+                "_path": [_as_spark_says((landing / one.path).as_posix()) for one in manifest.files],
+                "_file_id": [one.file_id for one in manifest.files],
+                "_source_file": [one.path for one in manifest.files],
+            }
+        )
+    )
+
+
+def _reader(spark: SparkSession, source: Source, paths: list[str]) -> DataFrame:
+    columns = [f"`{name}` {kind}" for name, kind in source.columns.items()]
+    if source.format == "parquet":
+        return spark.read.schema(", ".join(columns)).options(**source.options).parquet(*paths)
+    schema = ", ".join([*columns, f"`{MALFORMED}` string"])
+    reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
+    if source.format == "json":
+        return reader.options(**source.options).json(paths)
+    standard = {"header": "true", "escape": '"', "multiLine": "true", "enforceSchema": "true"}
+    return reader.options(**standard).options(**source.options).csv(paths)
+
+
+def _escaped(path: str) -> str:
+    """The path with what Hadoop would read as a pattern escaped."""
+    return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)
+
+
+def _as_spark_says(path: str) -> str:
+    """The path as `_metadata.file_path` spells it: a java.net.URI, whose escapes are not those of RFC 3986."""
+    quoted = (c if ord(c) > 127 else quote(c, safe="/_-!.~'()*,;:$&+=@") for c in path)
+    return "file:" + "".join(quoted)

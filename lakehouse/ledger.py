@@ -1,0 +1,73 @@
+"""The ledger: what each table has consumed, kept in its own commits.
+
+Every data commit carries a `Record` in Delta's commit userMetadata. A record is atomic with the rows that it speaks of, so
+there is no checkpoint to lose or to run ahead. Commits without a record (OPTIMIZE, ALTER, another writer's) are no
+new input: readers look for the last record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """A version of an input table, and the generation that it belonged to."""
+
+    version: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one commit did.
+
+    ``inputs`` is the full map of versions consumed so far, not only those of this commit. ``batch`` counts the table's
+    commits and never restarts; ``generation`` grows when the table was made anew (first build, full refresh), so
+    that a reader knows not to look for changes across it. ``at`` is UTC, ISO 8601.
+    """
+
+    run: str
+    batch: int
+    generation: int
+    inputs: Mapping[str, Consumed]
+    rows: Mapping[str, int]
+    revision: str
+    definition: str
+    at: str
+    files: int = 0
+    format: int = field(default=FORMAT)
+
+    def to_json(self) -> str:
+        return json.dumps({"lakehouse": asdict(self)}, separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Record | None:
+        """The record in a commit's userMetadata; None where there is none."""
+        try:
+            value = json.loads(text or "")["lakehouse"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        inputs = {name: Consumed(**one) for name, one in value.pop("inputs").items()}
+        return cls(inputs=inputs, **value)
+
+
+def application_id(table: str, generation: int) -> str:
+    """The id under which a table's batches are fenced (Delta's txnAppId): one that was used before is skipped."""
+    return f"lakehouse/{table}/{generation}"
+
+
+def now() -> str:
+    """The time, UTC, to the second, as records keep it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def to_plain(record: Record) -> dict[str, Any]:
+    """The record as plain values, for JSON output."""
+    return asdict(record)

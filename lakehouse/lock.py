@@ -1,0 +1,97 @@
+"""One run at a time for each lake."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from lakehouse.errors import LockError
+from lakehouse.ledger import now
+
+# How long the JVM of a holder that was killed may take to notice: it ends when its Python process is gone.
+JVM_SECONDS = 60.0
+
+
+@contextmanager
+def run_lock(root: Path, run: str, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold the lake; leave with the holder's name where another run has it longer than ``wait_seconds``.
+
+    The operating system lets go of the lock when its process ends, however it ends. A JVM can outlive its Python process
+    for a moment and still commit: a successor waits for it.
+
+    Raises:
+        LockError: another run holds the lake, or a killed run's JVM does not end.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(root / ".run.lock"), root / ".run.json"
+    try:
+        lock.acquire(timeout=wait_seconds, poll_interval=0.2)
+    except Timeout:
+        raise LockError(f"Another run holds the lake {root}: {_describe(holder)}. Wait for it to finish, then run again.") from None
+    try:
+        _await_jvm(holder)
+        _note(holder, run, [])
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def note_jvm(root: Path, run: str) -> None:
+    """Put the JVMs that this process started on record, for whoever comes after a crash."""
+    _note(root / ".run.json", run, [[child.pid, child.create_time()] for child in _jvms()])
+
+
+def _jvms() -> list[psutil.Process]:
+    found = psutil.Process().children(recursive=True)
+    parent = psutil.Process().parent()  # spark-submit's JVM is the parent of the Python process
+    return [one for one in [*found, *([parent] if parent else [])] if "java" in one.name()]
+
+
+def _note(holder: Path, run: str, jvms: list[list[float]]) -> None:
+    said = {"run": run, "pid": os.getpid(), "host": socket.gethostname(), "since": now(), "jvms": jvms}
+    temporary = holder.with_suffix(".tmp")
+    temporary.write_text(json.dumps(said), encoding="utf-8")
+    os.replace(temporary, holder)
+
+
+def _read(holder: Path) -> dict[str, object]:
+    try:
+        return dict(json.loads(holder.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _describe(holder: Path) -> str:
+    said = _read(holder)
+    if not said:
+        return "its name is not on record"
+    return f"run {said['run']}, process {said['pid']} on {said['host']}, since {said['since']}"
+
+
+def _await_jvm(holder: Path) -> None:
+    """Wait for the JVM of a run that did not end by itself."""
+    until = time.monotonic() + JVM_SECONDS
+    for pid, created in _read(holder).get("jvms", []):  # type: ignore[attr-defined]
+        while _alive(int(pid), float(created)):
+            if time.monotonic() > until:
+                raise LockError(f"The JVM {int(pid)} of a run that was killed is still there and may still write. End it, then run again.")
+            time.sleep(0.2)
+
+
+def _alive(pid: int, created: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,133 @@
+"""Reading tables without Spark: versions, records, sizes, changed values, from the Delta log by delta-rs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from lakehouse.errors import LedgerError
+from lakehouse.ledger import Record
+
+SCAN_STEP = 32
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of a table: when (UTC), what Delta did, and the ledger's record where it has one."""
+
+    version: int
+    at: datetime
+    operation: str
+    metrics: dict[str, Any]
+    record: Record | None
+
+
+class TableLog:
+    """A table's log as it stood when opened."""
+
+    def __init__(self, path: Path, table: DeltaTable) -> None:
+        self.path = path
+        self.delta = table
+
+    @property
+    def version(self) -> int:
+        return int(self.delta.version())
+
+    def entries(self, limit: int | None = None) -> list[Entry]:
+        """Its versions, newest first."""
+        return [_entry(commit) for commit in self.delta.history(limit)]
+
+    def last(self) -> Entry | None:
+        """The newest entry that carries a record."""
+        limit: int | None = SCAN_STEP
+        while True:
+            entries = self.entries(limit)
+            found = next((entry for entry in entries if entry.record), None)
+            if found or limit is None or len(entries) < limit:
+                return found
+            limit = None
+
+    def columns(self) -> dict[str, str]:
+        """Column names and Spark SQL types."""
+        return {f["name"]: _type_name(f["type"]) for f in json.loads(self.delta.schema().to_json())["fields"]}
+
+    def rows(self) -> int:
+        adds = self._adds()
+        return int(pc.sum(adds["num_records"]).as_py() or 0) if adds.num_rows else 0
+
+    def bytes(self) -> int:
+        adds = self._adds()
+        return int(pc.sum(adds["size_bytes"]).as_py() or 0) if adds.num_rows else 0
+
+    def files(self) -> int:
+        return self._adds().num_rows
+
+    def _adds(self) -> pa.Table:
+        return pa.table(self.delta.get_add_actions(flatten=True))
+
+    def changed_values(self, column: str, after: int, until: int) -> set[Any]:
+        """The values of ``column`` in every row inserted, deleted or updated (old and new image) in (after, until]."""
+        if after >= until:
+            return set()
+        try:
+            batches = self.delta.load_cdf(starting_version=after + 1, ending_version=until, columns=[column])
+            return {value for batch in batches for value in pc.unique(pa.record_batch(batch).column(column)).to_pylist()}
+        except DeltaError as error:
+            raise LedgerError(f"{self.path}: its changes after version {after} cannot be read: {error}") from error
+
+
+def open_log(path: Path, version: int | None = None) -> TableLog | None:
+    """The log of the table at ``path``; None where there is no table.
+
+    Raises:
+        LedgerError: there is a table, but its log is damaged or the version is gone.
+    """
+    if not (path / "_delta_log").is_dir() or not any((path / "_delta_log").iterdir()):
+        return None
+    try:
+        return TableLog(path, DeltaTable(str(path), version=version))
+    except (DeltaError, OSError, ValueError) as error:
+        raise LedgerError(
+            f"{path}: the Delta log cannot be read ({error}). Nothing was changed; restore the missing log files."
+        ) from error
+
+
+def last_record(path: Path) -> Record | None:
+    log = open_log(path)
+    entry = log.last() if log else None
+    return entry.record if entry else None
+
+
+def _entry(commit: dict[str, Any]) -> Entry:
+    metrics = commit.get("operationMetrics") or {}
+    return Entry(
+        version=int(commit["version"]),
+        at=datetime.fromtimestamp(commit.get("timestamp", 0) / 1000, tz=UTC),
+        operation=str(commit.get("operation", "")),
+        metrics=metrics if isinstance(metrics, dict) else json.loads(metrics),
+        record=Record.from_json(commit.get("userMetadata")),
+    )
+
+
+_SPARK_NAMES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "tinyint"}
+
+
+def _type_name(kind: Any) -> str:
+    """A Delta schema type in Spark SQL's words."""
+    if isinstance(kind, str):
+        return _SPARK_NAMES.get(kind, kind)
+    if kind["type"] == "array":
+        return f"array<{_type_name(kind['elementType'])}>"
+    if kind["type"] == "map":
+        return f"map<{_type_name(kind['keyType'])},{_type_name(kind['valueType'])}>"
+    fields: Iterable[dict[str, Any]] = kind["fields"]
+    return "struct<" + ",".join(f"{f['name']}:{_type_name(f['type'])}" for f in fields) + ">"

@@ -1,0 +1,293 @@
+"""What the next run would do to each table, and why, from logs and manifests alone: no Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Literal
+
+from lakehouse import log
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, History, Merge, Rebuild, Replace, Source, Table
+from lakehouse.definition import definition_of
+from lakehouse.errors import LedgerError
+from lakehouse.frames import VALID, partition_of, touched
+from lakehouse.graph import Graph
+from lakehouse.landing import Delivery, Landing, Manifest
+from lakehouse.ledger import Consumed, Record
+
+Action = Literal["none", "ingest", "build", "update", "waits"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a run does to one table.
+
+    ``build`` makes the table from whole inputs, ``update`` applies the changed rows between ``since`` and ``inputs``,
+    ``ingest`` appends landed files, ``waits`` means that an input has no table yet. ``partitions`` are those replaced, None for
+    all. ``rows`` is what would be read, None where it is not known (unread CSV files).
+    """
+
+    table: str
+    action: Action
+    reasons: tuple[str, ...] = ()
+    inputs: Mapping[str, Consumed] = field(default_factory=dict)
+    since: Mapping[str, int] = field(default_factory=dict)
+    batch: int = 0
+    generation: int = 1
+    full_refresh: bool = False
+    resync: bool = False
+    partitions: tuple[date, ...] | None = None
+    manifest: Manifest | None = None
+    files: tuple[Delivery, ...] = ()
+    rows: int | None = 0
+    bytes: int = 0
+    schema_changes: tuple[str, ...] = ()
+    breaking: bool = False
+    code_changed: bool = False
+    after: tuple[str, ...] = ()
+
+    @property
+    def works(self) -> bool:
+        return self.action in ("ingest", "build", "update")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of a run beyond the ordinary."""
+
+    full_refresh: frozenset[str] = frozenset()
+    since: date | None = None
+    until: date | None = None
+
+
+@dataclass(frozen=True)
+class Lake:
+    """Where a graph's tables, landed files and manifests are."""
+
+    graph: Graph
+    root: Path
+
+    def path(self, name: str) -> Path:
+        layer, table = name.split(".")
+        return self.root / "lake" / layer / table
+
+    def quarantine(self, name: str) -> Path:
+        return self.root / "lake" / "quarantine" / name
+
+    def landing(self, source: Source) -> Landing:
+        return Landing(source, self.root / "landing", self.root / "manifests")
+
+    def written_columns(self, name: str) -> dict[str, str]:
+        """The columns of the table as written: those declared, and what the platform adds."""
+        declared = self.graph.declared[name]
+        columns = dict(declared.columns)
+        if isinstance(declared, Source):
+            from lakehouse.declare import LANDING_COLUMNS
+
+            malformed = {MALFORMED: "string"} if declared.format != "parquet" else {}
+            return {**columns, **malformed, **LANDING_COLUMNS}
+        if self.landed_driver(declared):
+            columns |= dict.fromkeys(ORIGIN_COLUMNS, "bigint")
+        if isinstance(declared.write, History):
+            kind = columns[declared.write.effective]
+            columns |= dict(zip(VALID, (kind, kind, "boolean"), strict=True))
+        return columns
+
+    def landed_driver(self, table: Table) -> Source | None:
+        """The source whose rows a row-preserving table takes one by one; None where there is none."""
+        if isinstance(table.write, Append | Merge | History):
+            for one in table.drivers.values():
+                declared = self.graph.declared[one.table]
+                if isinstance(declared, Source):
+                    return declared
+        return None
+
+    def read_changes_of(self, name: str) -> bool:
+        """Whether any table is driven by this one."""
+        tables = (t for t in self.graph.declared.values() if isinstance(t, Table))
+        return any(one.table == name for t in tables for one in t.drivers.values())
+
+
+def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
+    """The steps of the next run, in order; a table whose inputs would change is planned ``after`` them."""
+    steps: dict[str, Step] = {}
+    for name in names:
+        step = decide(lake, name, request)
+        pending = tuple(i for i in lake.graph.inputs(name) if i in steps and steps[i].works or i in steps and steps[i].after)
+        if pending and _touched_by(lake, name, pending):
+            step = _behind(step, pending)
+        steps[name] = step
+    return list(steps.values())
+
+
+def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
+    table = lake.graph.declared[name]
+    assert isinstance(table, Table)
+    return any(
+        one.table in inputs and (one.role == "driver" or one.on_change == "everything" or log.open_log(lake.path(name)) is None)
+        for one in table.inputs.values()
+    )
+
+
+def _behind(step: Step, inputs: tuple[str, ...]) -> Step:
+    from dataclasses import replace
+
+    reasons = tuple(f"{name} will change" for name in inputs)
+    action: Action = "update" if step.action == "none" else "build" if step.action == "waits" else step.action
+    kept = () if step.action == "waits" else step.reasons
+    rows = None if step.action in ("none", "waits") else step.rows
+    return replace(step, action=action, reasons=(*reasons, *kept), after=inputs, rows=rows)
+
+
+def decide(lake: Lake, name: str, request: Request) -> Step:
+    """What to do to one table, given what is committed now.
+
+    Raises:
+        LedgerError: a log is damaged.
+        LandingError: a manifest is damaged.
+    """
+    declared = lake.graph.declared[name]
+    table_log = log.open_log(lake.path(name))
+    last = table_log.last() if table_log else None
+    record = last.record if last else None
+    full = name in request.full_refresh
+    if isinstance(declared, Source):
+        step = _decide_source(lake, declared, record, full)
+    else:
+        step = _decide_table(lake, declared, record, full, request)
+    changes, breaking = _schema_changes(lake, name, table_log)
+    code_changed = record is not None and record.definition != definition_of(declared)
+    from dataclasses import replace
+
+    full_refresh = full or step.full_refresh
+    return replace(step, schema_changes=changes, breaking=breaking and not full_refresh, code_changed=code_changed)
+
+
+def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool) -> Step:
+    landing = lake.landing(source)
+    history = landing.history()
+    committed = record.batch if record else 0
+    generation = (record.generation if record else 1) + (1 if full and record else 0)
+    unfinished = history[-1] if history and history[-1].batch > committed and history[-1].files else None
+    batch = max([committed, *(m.batch for m in history)]) + 1
+    if unfinished and not full:
+        manifest = landing.verified(unfinished)
+        generation += 1 if manifest.full and record else 0
+        return Step(
+            source.name, "ingest", (f"batch {manifest.batch} was left unfinished",), batch=manifest.batch, generation=generation,
+            manifest=manifest, files=manifest.files, rows=None, bytes=sum(f.size for f in manifest.files), full_refresh=manifest.full,
+        )  # fmt: skip
+    files = landing.listed() if full else landing.pending(history, definition_of(source))
+    if not files:
+        rejected = sum(len(m.rejected) for m in history)
+        return Step(source.name, "none", ("no new files" + (f"; {rejected} rejected so far" if rejected else ""),))
+    reason = "full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}"
+    return Step(
+        source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=None,
+        bytes=sum(f.size for f in files), full_refresh=full,
+    )  # fmt: skip
+
+
+def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, request: Request) -> Step:
+    logs = {name: log.open_log(lake.path(name)) for name in lake.graph.inputs(table.name)}
+    entries = {name: one.last() if one else None for name, one in logs.items()}
+    waiting = [name for name, entry in entries.items() if entry is None]
+    if waiting:
+        return Step(table.name, "waits", (f"{', '.join(waiting)} has no data yet",))
+    pins = {n: Consumed(e.version, e.record.generation) for n, e in entries.items() if e and e.record}
+    batch = record.batch + 1 if record else 1
+    if record is None or full:
+        generation = record.generation + 1 if record else 1
+        reason = "full refresh" if record else "no table yet"
+        return _sized(logs, Step(table.name, "build", (reason,), pins, {}, batch, generation, full and record is not None))
+    return _sized(logs, _decide_change(lake, table, record, pins, batch, request, logs))
+
+
+def _decide_change(
+    lake: Lake, table: Table, record: Record, pins: Mapping[str, Consumed], batch: int, request: Request,
+    logs: Mapping[str, log.TableLog | None],
+) -> Step:  # fmt: skip
+    reasons, whole = [], []
+    for one in table.inputs.values():
+        before, after = record.inputs.get(one.table), pins[one.table]
+        if before is None:
+            whole.append(f"{one.table} is a new input")
+        elif before.generation != after.generation and (one.role == "driver" or one.on_change == "everything"):
+            whole.append(f"{one.table} was made anew")
+        elif before.version != after.version and one.role == "lookup" and one.on_change == "everything":
+            whole.append(f"{one.table} changed and affects everything")
+        elif before.version != after.version and one.role == "driver":
+            reasons.append(f"{one.table} {before.version} to {after.version}")
+    asked = _asked(table, request)
+    step = Step(table.name, "update", tuple(whole or reasons), pins, _versions(record), batch, record.generation)
+    if whole or (reasons and isinstance(table.write, Rebuild)):
+        from dataclasses import replace
+
+        return replace(step, action="build", resync=not isinstance(table.write, Rebuild))
+    if not reasons and not asked:
+        return Step(table.name, "none", ("its inputs have not changed",), pins, _versions(record), batch, record.generation)
+    if isinstance(table.write, Replace):
+        return _decide_partitions(table, step, logs, asked)
+    return step
+
+
+def _decide_partitions(table: Table, step: Step, logs: Mapping[str, log.TableLog | None], asked: set[date]) -> Step:
+    from dataclasses import replace
+
+    assert isinstance(table.write, Replace)
+    partitions = set(asked)
+    try:
+        for one in table.drivers.values():
+            opened = logs[one.table]
+            assert one.by is not None and opened is not None
+            days = opened.changed_values(one.by, step.since[one.table], step.inputs[one.table].version)
+            partitions |= touched(days, one.reach_days, table.write)
+    except LedgerError:
+        return replace(step, action="build", resync=True, reasons=(*step.reasons, "the change feed no longer reaches back so far"))
+    reasons = (*step.reasons, "asked for by date") if asked else step.reasons
+    if not partitions:
+        return replace(step, action="none", reasons=(*reasons, "no partition touched"))
+    return replace(step, partitions=tuple(sorted(partitions)), reasons=reasons)
+
+
+def _asked(table: Table, request: Request) -> set[date]:
+    if not isinstance(table.write, Replace) or request.since is None or request.until is None:
+        return set()
+    days = (request.until - request.since).days + 1
+    return {partition_of(request.since + timedelta(days=n), table.write) for n in range(days)}
+
+
+def _versions(record: Record) -> dict[str, int]:
+    return {name: one.version for name, one in record.inputs.items()}
+
+
+def _sized(logs: Mapping[str, log.TableLog | None], step: Step) -> Step:
+    """The step with the rows and bytes it would read: all of each input, or what was added since, by Delta's own counts."""
+    from dataclasses import replace
+
+    if not step.works:
+        return step
+    rows = size = 0
+    for name, opened in logs.items():
+        assert opened is not None
+        if step.action == "build" or name not in step.since:
+            rows, size = rows + opened.rows(), size + opened.bytes()
+            continue
+        for entry in opened.entries(max(opened.version - step.since[name], 0) or 1):
+            if entry.version > step.since[name]:
+                rows += int(entry.metrics.get("numOutputRows", 0))
+                size += int(entry.metrics.get("numOutputBytes", 0))
+    return replace(step, rows=rows, bytes=size)
+
+
+def _schema_changes(lake: Lake, name: str, opened: log.TableLog | None) -> tuple[tuple[str, ...], bool]:
+    """How the declared columns differ from the table's; breaking unless columns are only added."""
+    if opened is None:
+        return (), False
+    found, wanted = opened.columns(), lake.written_columns(name)
+    added = [f"adds {c} {t}" for c, t in wanted.items() if c not in found]
+    removed = [f"removes {c}" for c in found if c not in wanted]
+    retyped = [f"changes {c} from {found[c]} to {t}" for c, t in wanted.items() if c in found and found[c] != t]
+    return (*added, *removed, *retyped), bool(removed or retyped)

@@ -1,0 +1,150 @@
+"""Row rules: which rows break which rules, the count of them, and the quarantine that keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from lakehouse.columns import UNREADABLE
+from lakehouse.declare import ORIGIN_COLUMNS, Rule, Table
+from lakehouse.errors import AccountingError, RuleError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+KEY_RULE = "key_is_not_null"
+MALFORMED_RULE = "well_formed"
+READABLE_RULE = "readable"
+
+QUARANTINE_COLUMNS: Mapping[str, str] = {
+    "rules": "array<string>",
+    "original": "string",
+    "_file_id": "bigint",
+    "_row": "bigint",
+    "_source_file": "string",
+    "batch": "bigint",
+    "generation": "bigint",
+    "run": "string",
+    "quarantined_at": "timestamp",
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one pass over a staged batch counted; ``broken`` has the rows that broke each rule."""
+
+    rows: int
+    rejected: int
+    duplicates: int
+    broken: Mapping[str, int]
+    key_range: Mapping[str, tuple[Any, Any]]
+
+
+def rules_of(table: Table) -> tuple[Rule, ...]:
+    """The declared rules, and the one that every key brings along."""
+    if not table.key:
+        return table.rules
+    return (Rule(KEY_RULE, " AND ".join(f"`{c}` IS NOT NULL" for c in table.key)), *table.rules)
+
+
+def rejecting(table: Table, staged: DataFrame) -> Column:
+    """True for a row that breaks a rule which quarantines it."""
+    broken = [_breaks(rule) for rule in rules_of(table) if rule.on_breach == "quarantine"]
+    if UNREADABLE in staged.columns:
+        broken.append(F.size(UNREADABLE) > 0)
+    rejected = F.lit(False)
+    for one in broken:
+        rejected = rejected | one
+    return rejected
+
+
+def rules_broken(table: Table, staged: DataFrame) -> Column:
+    """The names of the rules that set a row aside."""
+    names = [F.when(_breaks(rule), F.lit(rule.name)) for rule in rules_of(table) if rule.on_breach == "quarantine"]
+    named = F.array_compact(F.array(*names)) if names else F.array().cast("array<string>")
+    if UNREADABLE not in staged.columns:
+        return named
+    return F.concat(named, F.transform(UNREADABLE, lambda c: F.concat(F.lit(f"{READABLE_RULE}: "), c)))
+
+
+def audit(table: Table, staged: DataFrame) -> Audit:
+    """Count a staged batch in one pass: rows, rejects, rows per broken rule, doubled keys, range of each key column."""
+    from pyspark.sql import Observation
+
+    rules = rules_of(table)
+    rejected = rejecting(table, staged)
+    observed = Observation("audit")
+    counts = [F.count(F.lit(1)).alias("rows"), F.count_if(rejected).alias("rejected")]
+    counts += [F.count_if(_breaks(rule)).alias(f"rule_{i}") for i, rule in enumerate(rules)]
+    if UNREADABLE in staged.columns:
+        counts.append(F.count_if(F.size(UNREADABLE) > 0).alias("unreadable"))
+    for i, column in enumerate(table.key):
+        counts += [F.min(column).alias(f"min_{i}"), F.max(column).alias(f"max_{i}")]
+    watched = staged.observe(observed, *counts)
+    if table.key:
+        per_key = watched.where(~rejected).groupBy(F.xxhash64(*table.key)).agg((F.count(F.lit(1)) - 1).alias("n"))
+    else:
+        per_key = watched.select(F.lit(0).alias("n"))
+    duplicates = per_key.agg(F.sum("n")).first()[0] or 0  # type: ignore[index]
+    seen = observed.get
+    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(rules)}
+    if seen.get("unreadable"):
+        broken[READABLE_RULE] = int(seen["unreadable"])
+    return Audit(
+        rows=int(seen.get("rows") or 0),
+        rejected=int(seen.get("rejected") or 0),
+        duplicates=int(duplicates),
+        broken={name: count for name, count in broken.items() if count},
+        key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(table.key) if seen.get(f"min_{i}") is not None},
+    )
+
+
+def refuse_failures(table: Table, counted: Audit) -> None:
+    """Raise where a rule that fails the run was broken.
+
+    Raises:
+        RuleError: names each such rule, its predicate and the rows that broke it.
+    """
+    fatal = [rule for rule in rules_of(table) if rule.on_breach == "fail" and counted.broken.get(rule.name)]
+    if fatal:
+        said = "; ".join(f"{rule.name} ({rule.predicate}): {counted.broken[rule.name]} rows" for rule in fatal)
+        raise RuleError(f"{table.name}: rows broke rules that fail the run: {said}. Nothing was written.")
+
+
+def check_accounting(table: str, rows_in: int, counts: Mapping[str, int]) -> None:
+    """Check that every row that came in is accounted for.
+
+    Raises:
+        AccountingError: rows in differ from written + unchanged + superseded + quarantined.
+    """
+    total = sum(counts.values())
+    if rows_in != total:
+        parts = " + ".join(f"{count} {name}" for name, count in counts.items())
+        raise AccountingError(
+            f"{table}: {rows_in} rows came in, but {parts} = {total}. Nothing was written. Its function must return "
+            "one row for each row of its driver: look for a filter, an explode or a join that drops or doubles rows."
+        )
+
+
+def quarantined(table: Table, staged: DataFrame, driver: DataFrame | None) -> DataFrame:
+    """The rejected rows with the rules they broke and their original: the driver's row where there is one."""
+    bad = staged.where(rejecting(table, staged)).withColumn("rules", rules_broken(table, staged))
+    if driver is None:
+        original = F.to_json(F.struct(*table.columns))
+        missing = [F.lit(None).cast(QUARANTINE_COLUMNS[c]).alias(c) for c in (*ORIGIN_COLUMNS, "_source_file")]
+        return bad.select("rules", original.alias("original"), *missing)
+    bad = bad.select("rules", *ORIGIN_COLUMNS)
+    return originals(driver.join(F.broadcast(bad), [*ORIGIN_COLUMNS], "inner"), driver.columns)
+
+
+def originals(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """Quarantine rows from landed rows with a column `rules`."""
+    kept = F.to_json(F.struct(*columns), {"ignoreNullFields": "false"})
+    return rows.select("rules", kept.alias("original"), *ORIGIN_COLUMNS, "_source_file")
+
+
+def _breaks(rule: Rule) -> Column:
+    return ~F.coalesce(F.expr(rule.predicate), F.lit(False))

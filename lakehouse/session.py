@@ -1,0 +1,87 @@
+"""Spark sessions. Only a job or a command starts one, and stops it; everything else is handed it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse.errors import SessionError
+from lakehouse.settings import CONF, Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+JAVA_HINT = (
+    "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless; "
+    "macOS: brew install openjdk@17; any system: a Temurin 17 or 21 package) or point JAVA_HOME at one."
+)
+
+
+def properties(file: Path) -> dict[str, str]:
+    """The settings in a Spark properties file, as spark-submit reads them."""
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
+    return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
+
+
+@contextmanager
+def spark_session(settings: Settings, log: Path | None = None) -> Iterator[SparkSession]:
+    """Start Spark with the profile's properties, and stop it in the end.
+
+    Where spark-submit started this process, its properties are already there and the same ones are set again. With
+    ``log``, what the JVM prints (Spark's and Ivy's chatter) goes to that file.
+
+    Raises:
+        SessionError: Java is missing or Spark did not start.
+    """
+    java_home = os.environ.get("JAVA_HOME")
+    if shutil.which("java") is None and not (java_home and Path(java_home, "bin", "java").exists()):
+        raise SessionError(JAVA_HINT)
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder
+    for key, value in properties(settings.spark_conf).items():
+        builder = builder.config(key, value)
+    os.environ.setdefault("SPARK_CONF_DIR", str(CONF / "spark"))  # log4j2.properties
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    with _stderr_to(log):
+        try:
+            spark = builder.getOrCreate()
+        except Exception as error:  # py4j raises bare exceptions where the JVM does not come up
+            hint = f"; its output is in {log}" if log else ""
+            raise SessionError(f"Spark did not start: {_first_line(error)}{hint}. {JAVA_HINT}") from error
+        try:
+            yield spark
+        finally:
+            spark.stop()
+
+
+@contextmanager
+def _stderr_to(log: Path | None) -> Iterator[None]:
+    """Let child processes started meanwhile write to ``log``: the JVM keeps the descriptors it was born with."""
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(kept), "w", buffering=1)
+    try:
+        yield
+    finally:
+        sys.stderr.close()
+        sys.stderr = python_stderr
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

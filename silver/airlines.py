@@ -1,0 +1,32 @@
+"""Airlines, as the newest snapshot names them."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+
+from flights.clock import snapshot_date
+from flights.keys import MISSING
+from lakehouse.columns import typed, unreadable
+from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
+
+
+@table(
+    "silver.airlines",
+    columns={"carrier": "string", "name": "string", "snapshot_date": "date"},
+    write=Merge(newest_by=("snapshot_date",)),
+    key=("carrier",),
+    rules=(
+        Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),
+        Rule("carrier_is_a_code", "carrier RLIKE '^[A-Z0-9]{2,3}$'"),
+        Rule("airline_is_named", "name IS NOT NULL", "warn"),
+    ),
+    airlines="bronze.airlines",
+)
+def airlines(airlines: DataFrame) -> DataFrame:
+    """One row per airline and snapshot."""
+    return airlines.select(
+        typed("carrier", "string", MISSING).alias("carrier"),
+        typed("name", "string", MISSING).alias("name"),
+        snapshot_date().alias("snapshot_date"),
+        *ORIGIN_COLUMNS,
+    )

@@ -1,0 +1,56 @@
+"""Aircraft, with their history."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+
+from flights.clock import snapshot_date
+from flights.keys import MISSING
+from lakehouse.columns import typed, unreadable
+from lakehouse.declare import ORIGIN_COLUMNS, History, Rule, table
+
+LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
+
+
+@table(
+    "silver.planes",
+    columns={
+        "tailnum": "string",
+        "year_built": "int",
+        "type": "string",
+        "manufacturer": "string",
+        "model": "string",
+        "engines": "int",
+        "seats": "int",
+        "speed_mph": "int",
+        "engine": "string",
+        "snapshot_date": "date",
+    },
+    write=History(effective="snapshot_date"),
+    key=("tailnum",),
+    rules=(
+        Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),
+        Rule("engines_are_plausible", "engines IS NULL OR engines BETWEEN 1 AND 12"),
+        Rule("seats_are_plausible", "seats IS NULL OR seats BETWEEN 1 AND 900"),
+        Rule("speed_is_plausible", "speed_mph IS NULL OR speed_mph BETWEEN 1 AND 1500", "warn"),
+        # A maker's model year may run ahead of the calendar by one.
+        Rule("built_before_it_is_known", "year_built BETWEEN 1903 AND year(snapshot_date) + 1 OR year_built IS NULL", "warn"),
+    ),
+    planes="bronze.planes",
+)
+def planes(planes: DataFrame) -> DataFrame:
+    """One row per aircraft and snapshot."""
+    return planes.select(
+        typed("tailnum", "string", MISSING).alias("tailnum"),
+        typed("year", "int", MISSING).alias("year_built"),
+        typed("type", "string", MISSING).alias("type"),
+        typed("manufacturer", "string", MISSING).alias("manufacturer"),
+        typed("model", "string", MISSING).alias("model"),
+        typed("engines", "int", MISSING).alias("engines"),
+        typed("seats", "int", MISSING).alias("seats"),
+        typed("speed", "int", MISSING).alias("speed_mph"),
+        typed("engine", "string", MISSING).alias("engine"),
+        snapshot_date().alias("snapshot_date"),
+        unreadable(LANDED_TYPES, MISSING),
+        *ORIGIN_COLUMNS,
+    )

@@ -1,0 +1,74 @@
+"""Weather: typed, times in UTC, units in the names."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from flights.clock import confirmed, date_of, wall
+from flights.keys import MISSING, ORIGINS, also_unreadable
+from lakehouse.columns import typed, unreadable
+from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
+
+MEASURES = {
+    "temp": "temp_f",
+    "dewp": "dewp_f",
+    "humid": "humid_pct",
+    "wind_dir": "wind_dir_deg",
+    "wind_speed": "wind_speed_mph",
+    "wind_gust": "wind_gust_mph",
+    "precip": "precip_in",
+    "pressure": "pressure_mb",
+    "visib": "visib_mi",
+}
+LANDED_TYPES = {
+    "time_hour": "timestamp",
+    **dict.fromkeys(("year", "month", "day", "hour"), "int"),
+    **dict.fromkeys(MEASURES, "double"),
+}
+RULES = (
+    Rule("origin_is_new_york", f"origin IN {ORIGINS}"),
+    Rule("temperature_is_plausible", "temp_f IS NULL OR temp_f BETWEEN -60 AND 140"),
+    Rule("dew_point_is_plausible", "dewp_f IS NULL OR dewp_f BETWEEN -90 AND 100"),
+    Rule("humidity_is_a_percentage", "humid_pct IS NULL OR humid_pct BETWEEN 0 AND 100"),
+    Rule("wind_direction_is_an_angle", "wind_dir_deg IS NULL OR wind_dir_deg BETWEEN 0 AND 360"),
+    Rule("precipitation_is_plausible", "precip_in IS NULL OR precip_in BETWEEN 0 AND 15"),
+    Rule("pressure_is_plausible", "pressure_mb IS NULL OR pressure_mb BETWEEN 870 AND 1090"),
+    Rule("visibility_is_plausible", "visib_mi IS NULL OR visib_mi BETWEEN 0 AND 100"),
+    # The strongest gust ever measured was 253 mph. A warning, because the hour's other values are good.
+    Rule("wind_speed_is_plausible", "wind_speed_mph IS NULL OR wind_speed_mph BETWEEN 0 AND 253", "warn"),
+    Rule("wind_gust_is_plausible", "wind_gust_mph IS NULL OR wind_gust_mph BETWEEN 0 AND 253", "warn"),
+)
+
+
+@table(
+    "silver.weather",
+    columns={
+        "origin": "string",
+        "observed_at": "timestamp",
+        "weather_date": "date",
+        **dict.fromkeys(MEASURES.values(), "double"),
+    },
+    write=Merge(),
+    key=("origin", "observed_at"),
+    rules=RULES,
+    stats=("weather_date",),
+    weather="bronze.weather",
+)
+def weather(weather: DataFrame) -> DataFrame:
+    """One row per airport and hour of observation.
+
+    `weather_date` is the local date. A `time_hour` that contradicts the local date and hour counts as unreadable.
+    """
+    landed_hour = typed("time_hour", "timestamp", MISSING)
+    local_hour = wall(date_of("year", "month", "day"), typed("hour", "int", MISSING).cast("bigint") * 100)
+    observed_at = confirmed(landed_hour, local_hour)
+    contradiction = landed_hour.isNotNull() & observed_at.isNull()
+    return weather.select(
+        typed("origin", "string", MISSING).alias("origin"),
+        observed_at.alias("observed_at"),
+        date_of("year", "month", "day").alias("weather_date"),
+        *[typed(landed, "double", MISSING).alias(measure) for landed, measure in MEASURES.items()],
+        also_unreadable(unreadable(LANDED_TYPES, MISSING), time_hour=contradiction),
+        *ORIGIN_COLUMNS,
+    )

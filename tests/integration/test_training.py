@@ -1,0 +1,422 @@
+"""Training, scoring and reporting on a shop's parcels: a table of 400 rows, a model module that the test makes up."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OrdinalEncoder
+
+from lakehouse.errors import ModelError
+from lakehouse.features import open_features
+from lakehouse.scoring import load_champion, report, score_frame, tracking
+from lakehouse.training import TrainResult, train
+
+TREES = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
+DAYS = 40
+
+
+@dataclass(frozen=True)
+class Splits:
+    train: tuple[str, str] = ("2024-01-01", "2024-01-20")
+    choose: tuple[str, str] = ("2024-01-21", "2024-01-30")
+    report: tuple[str, str] = ("2024-01-31", "2024-02-09")
+
+
+def fit(frame: pd.DataFrame, *, features: tuple[str, ...], params: dict[str, Any], seed: int) -> Pipeline:
+    text = [name for name in features if name == "shop"]
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
+    trees = HistGradientBoostingClassifier(random_state=seed, min_samples_leaf=5, **params)
+    pipeline = make_pipeline(make_column_transformer((encoder, text), remainder="passthrough"), trees)
+    return pipeline.fit(frame[list(features)], frame["late"])
+
+
+def predict(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:
+    assert "late" not in frame, "a model that predicts must not be shown the label"
+    return model.predict_proba(frame[list(model.feature_names_in_)])[:, 1]
+
+
+def evaluate(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    return {
+        "roc_auc": float(roc_auc_score(label, probability)),
+        "average_precision": float(average_precision_score(label, probability)),
+        "brier": float(brier_score_loss(label, probability)),
+    }
+
+
+def model(**changed: Any) -> Any:
+    """A model module that uses what tells late parcels apart (distance) and what hardly does (shop, items)."""
+    return SimpleNamespace(
+        **{
+            "NAME": "late_parcel",
+            "FEATURE_TABLE": "gold.parcels",
+            "FEATURES": ("distance_km", "shop", "items"),
+            "BASELINE_FEATURES": ("shop",),
+            "LABEL": "late",
+            "KEY": ("parcel",),
+            "TIME": "day",
+            "SPLITS": Splits(),
+            "CANDIDATES": ({"max_iter": 2}, {"max_iter": 30}),
+            "TRUSTED_TYPES": (TREES,),
+            "fit": fit,
+            "predict": predict,
+            "evaluate": evaluate,
+        }
+        | changed
+    )
+
+
+def parcels(seed: int = 0) -> pa.Table:
+    """Ten parcels a day, late when they go far; each day's last is still on its way, so that it has no label."""
+    random = np.random.default_rng(seed)
+    size = DAYS * 10
+    distance = random.uniform(0, 100, size)
+    late = random.random(size) < 1 / (1 + np.exp((50 - distance) / 3))
+    on_its_way = np.arange(size) % 10 == 9
+    items = random.integers(1, 5, size)
+    return pa.table(
+        {
+            "parcel": pa.array(np.arange(size)),
+            "day": pa.array([date(2024, 1, 1) + timedelta(days=int(i) // 10) for i in range(size)]),
+            "distance_km": pa.array(distance),
+            "items": pa.array(items, mask=items == 4),
+            "shop": pa.array(random.choice(["north", "south"], size)),
+            "noise": pa.array(random.random(size)),
+            "late": pa.array(late, mask=on_its_way),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    lake: Path
+    tracking_uri: str
+    artifact_root: str
+
+    def write(self, rows: pa.Table) -> int:
+        """The version that the table has after it was overwritten with these rows, in any order of files."""
+        path = self.lake / "gold" / "parcels"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
+        return DeltaTable(path).version()
+
+    def train(self, module: Any, **more: Any) -> TrainResult:
+        return train(
+            module,
+            lake=self.lake,
+            tracking_uri=self.tracking_uri,
+            artifact_root=self.artifact_root,
+            experiment="parcels",
+            revision="abc123",
+            **more,
+        )
+
+    def run(self, run_id: str) -> Any:
+        with tracking(self.tracking_uri) as client:
+            return client.get_run(run_id)
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes two seconds to make one, so that the tests copy it."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with tracking(f"sqlite:///{database}") as client:
+        client.search_experiments()
+    return database
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_database: Path) -> Place:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    place = Place(tmp_path / "lake", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlartifacts").as_uri())
+    place.write(parcels())
+    return place
+
+
+def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    result = place.train(model(), progress=told.append)
+
+    assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
+    assert result.params == {"max_iter": 30}
+    assert result.rows == {"train": 180, "choose": 90}
+    assert result.metrics["brier"] < 0.12
+    assert result.baseline["brier"] > 0.2
+    run = place.run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["delta_version"] == "0"
+    assert run.data.tags["decision"] == "champion"
+    assert run.data.params["delta_version"] == "0"
+    assert run.data.params["revision"] == "abc123"
+    assert run.data.params["train_rows"] == "180"
+    assert run.data.params["train_unlabelled"] == "20"
+    assert run.data.params["model_max_iter"] == "30"
+    assert run.data.metrics["choose_brier"] == result.metrics["brier"]
+    assert run.data.metrics["choose_baseline_brier"] == result.baseline["brier"]
+    assert not [name for name in run.data.metrics if name.startswith("report")]
+    assert {one.tags[0].value for one in run.inputs.dataset_inputs} == {"train", "choose"}
+    assert {one.dataset.name for one in run.inputs.dataset_inputs} == {"gold.parcels"}
+    assert all('"delta_table_version": 0' in one.dataset.source for one in run.inputs.dataset_inputs)
+    with tracking(place.tracking_uri) as client:
+        files = {file.path for file in client.list_artifacts(result.run_id)}
+    assert files >= {"candidates.json", "choose_calibration.png", "choose_importance.png"}
+    assert told[0] == "reading gold.parcels version 0"
+    assert "fitting candidate 2 of 2" in told
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_a_better_model_becomes_champion(place: Place) -> None:
+    weak = model(FEATURES=("noise",))
+    first = place.train(weak)
+    better = place.train(model())
+    again = place.train(model())
+    worse = place.train(weak)
+
+    assert [one.alias for one in (first, better, again, worse)] == ["champion", "champion", "challenger", "challenger"]
+    assert f"below {first.metrics['brier']:.6f} of version 1" in better.reason
+    assert again.metrics == better.metrics
+    assert f"{worse.metrics['brier']:.6f} on 90 rows of 2024-01-21 to 2024-01-30 is not below" in worse.reason
+    assert place.run(worse.run_id).data.tags["decision_reason"] == worse.reason
+    assert place.run(worse.run_id).data.metrics["choose_champion_brier"] == better.metrics["brier"]
+    with tracking(place.tracking_uri) as client:
+        assert client.get_registered_model("late_parcel").aliases == {"champion": "2", "challenger": "4"}
+    assert load_champion(model(), tracking_uri=place.tracking_uri)[1:] == (2, better.run_id)
+
+
+def test_the_champion_is_measured_on_the_new_rows(place: Place) -> None:
+    first = place.train(model())
+    rows = parcels()
+    flipped = rows.set_column(rows.column_names.index("late"), "late", pc.invert(rows["late"]))
+    place.write(flipped)
+    second = place.train(model(FEATURES=("noise",)))
+
+    assert second.metrics["brier"] > first.metrics["brier"]
+    assert second.alias == "champion"
+
+
+def test_a_champion_that_does_not_load_is_replaced(place: Place) -> None:
+    first = place.train(model())
+    stored = next((Path(place.artifact_root.removeprefix("file://"))).glob("models/*/artifacts/model.skops"))
+    for file in stored.parent.parent.parent.glob("*/artifacts/model.skops"):
+        file.write_bytes(b"not a model")
+    second = place.train(model())
+
+    assert second.metrics == first.metrics
+    assert second.alias == "champion"
+    assert second.reason.startswith("champion version 1 cannot be evaluated")
+
+
+def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
+    def write_meanwhile(_: str) -> None:
+        if DeltaTable(place.lake / "gold" / "parcels").version() == 0:
+            place.write(parcels(seed=1).slice(50))
+
+    interrupted = place.train(model(), progress=write_meanwhile)
+    latest = place.train(model())
+    repeated = place.train(model(), version=0)
+
+    assert [one.delta_version for one in (interrupted, latest, repeated)] == [0, 1, 0]
+    assert interrupted.rows == repeated.rows != latest.rows
+    assert interrupted.metrics == repeated.metrics != latest.metrics
+    keys = [place.run(one.run_id).data.params["train_keys_sha256"] for one in (interrupted, latest, repeated)]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_order_of_rows_in_the_files_does_not_matter(place: Place) -> None:
+    first = place.train(model())
+    rows = parcels()
+    place.write(rows.take(np.random.default_rng(3).permutation(rows.num_rows)))
+    second = place.train(model())
+
+    assert (first.metrics, second.delta_version) == (second.metrics, 1)
+
+
+def test_types_are_the_same_whatever_a_split_lacks(place: Place) -> None:
+    features = open_features(model(), place.lake)
+    rows = features.read(("2024-01-01", "2024-01-20"), ["parcel", "items", "shop", "late"])
+    with_missing = features.frame(rows)
+    without = features.frame(rows.filter(pc.is_valid(rows["items"])))
+
+    assert with_missing.dtypes.equals(without.dtypes)
+    assert list(with_missing) == ["parcel", "items", "shop"]
+    assert with_missing["items"].dtype == "float64"
+    assert with_missing["items"].isna().any()
+
+
+def test_a_model_of_untrusted_types_is_neither_stored_nor_loaded(place: Place) -> None:
+    with pytest.raises(ModelError, match="TRUSTED_TYPES does not name: sklearn.*TreePredictor"):
+        place.train(model(TRUSTED_TYPES=()))
+    place.train(model())  # whose stored list of trusted types names the trees
+    with pytest.raises(ModelError, match="models:/late_parcel/1 is refused.*TreePredictor"):
+        load_champion(model(TRUSTED_TYPES=()), tracking_uri=place.tracking_uri)
+
+
+def test_every_row_gets_a_score_labelled_or_not(place: Place) -> None:
+    place.train(model())
+    scores = score_frame(
+        model(), lake=place.lake, tracking_uri=place.tracking_uri, since=date(2024, 2, 8), until="2024-02-09"
+    )
+
+    assert scores.schema == pa.schema(
+        {
+            "parcel": pa.int64(),
+            "day": pa.date32(),
+            "model_name": pa.string(),
+            "model_version": pa.int32(),
+            "probability": pa.float64(),
+            "feature_version": pa.int64(),
+        }
+    )
+    assert scores["parcel"].to_pylist() == list(range(380, 400))
+    assert set(scores["day"].to_pylist()) == {date(2024, 2, 8), date(2024, 2, 9)}
+    assert set(
+        zip(*(scores[n].to_pylist() for n in ("model_name", "model_version", "feature_version")), strict=True)
+    ) == {("late_parcel", 1, 0)}
+    far = pc.greater(parcels()["distance_km"].slice(380), 70).to_numpy()
+    probability = scores["probability"].to_numpy()
+    assert probability[far].min() > 0.6 > probability.min()
+
+
+def test_scores_say_which_version_they_were_made_from(place: Place) -> None:
+    place.train(model())
+    before = score_frame(
+        model(), lake=place.lake, tracking_uri=place.tracking_uri, since="2024-01-31", until="2024-02-09"
+    )
+    place.write(parcels(seed=1))
+    champion = load_champion(model(), tracking_uri=place.tracking_uri)
+    more = {
+        "lake": place.lake,
+        "tracking_uri": "unused",
+        "since": "2024-01-31",
+        "until": "2024-02-09",
+        "champion": champion,
+    }
+    after, pinned = score_frame(model(), **more), score_frame(model(), **more, version=0)
+
+    assert pinned == before != after
+    assert set(after["feature_version"].to_pylist()) == {1}
+
+
+def test_a_span_without_rows_has_no_scores(place: Place) -> None:
+    place.train(model())
+    scores = score_frame(
+        model(), lake=place.lake, tracking_uri=place.tracking_uri, since="2030-01-01", until="2030-12-31"
+    )
+    assert scores.num_rows == 0
+    assert scores.schema.field("probability").type == pa.float64()
+
+
+def test_a_report_is_logged_once(place: Place) -> None:
+    trained = place.train(model())
+    first = report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
+    second = report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
+
+    assert (first.rows, first.unlabelled, first.model_version, first.delta_version) == (90, 10, 1, 0)
+    assert first.metrics["brier"] < first.baseline["brier"]
+    assert (first.logged, second.logged) == (True, False)
+    assert first.metrics == second.metrics
+    run = place.run(trained.run_id)
+    assert run.data.metrics["report_brier"] == first.metrics["brier"]
+    assert run.data.metrics["report_baseline_brier"] == first.baseline["brier"]
+    with tracking(place.tracking_uri) as client:
+        assert len(client.get_metric_history(trained.run_id, "report_brier")) == 1
+        assert "report_calibration.png" in {file.path for file in client.list_artifacts(trained.run_id)}
+
+    place.write(parcels(seed=1))
+    third = report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
+    assert third.logged
+    assert third.metrics != first.metrics
+    assert place.run(trained.run_id).data.tags["report_delta_version"] == "1"
+
+
+def test_an_older_champion_reads_its_own_columns(place: Place) -> None:
+    first = place.train(model(FEATURES=("distance_km",)))
+    second = place.train(model(FEATURES=("items",)))
+
+    assert (first.alias, second.alias) == ("champion", "challenger")
+    assert score_frame(
+        model(FEATURES=("items",)),
+        lake=place.lake,
+        tracking_uri=place.tracking_uri,
+        since="2024-02-09",
+        until="2024-02-09",
+    ).num_rows
+    place.write(parcels().drop_columns("distance_km"))
+    with pytest.raises(
+        ModelError, match=r"version 1 was trained on columns that gold.parcels version 1 .*: distance_km"
+    ):
+        report(model(FEATURES=("items",)), lake=place.lake, tracking_uri=place.tracking_uri)
+
+
+def test_the_report_split_is_not_needed_to_train(place: Place) -> None:
+    rows = parcels()
+    place.write(rows.filter(pc.less(rows["day"], pa.scalar(date(2024, 1, 31)))))
+    place.train(model())
+    with pytest.raises(ModelError, match="no labelled rows in the report split, 2024-01-31 to 2024-02-09.*2024-01-30"):
+        report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
+
+
+def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: Path) -> None:
+    for uri in (place.tracking_uri, f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"):
+        with pytest.raises(ModelError, match="late_parcel has no champion .*run `lakehouse train` first"):
+            load_champion(model(), tracking_uri=uri)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "more", "text"),
+    [
+        ({"FEATURE_TABLE": "gold.nothing"}, {}, "gold.nothing is not there .*`lakehouse run`"),
+        (
+            {"FEATURES": ("distance_km", "weight", "size")},
+            {},
+            "lacks what late_parcel reads: weight, size. It has: parcel",
+        ),
+        ({}, {"version": 7}, "gold.parcels has no version 7; its latest is 0"),
+        (
+            {"SPLITS": Splits(train=("2020-01-01", "2020-12-31"))},
+            {},
+            "no labelled rows in the train split.*holds 400 rows, 360 of them labelled, with day from 2024-01-01 to 2024-02-09",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(place: Place, changed: dict[str, Any], more: dict[str, Any], text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        place.train(model(**changed), **more)
+
+
+def test_a_table_without_rows_and_a_split_with_one_label_are_named(place: Place) -> None:
+    place.write(parcels().slice(0, 0))
+    with pytest.raises(ModelError, match="no labelled rows in the choose split.*The table is empty"):
+        place.train(model())
+    rows = parcels()
+    place.write(rows.filter(pc.field("late") | pc.field("late").is_null()))
+    with pytest.raises(ModelError, match="only rows whose late is True in the choose split"):
+        place.train(model())
+
+
+def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(place: Place, tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_text("not a database, but some text that is long enough to be read as a header " * 20)
+    with pytest.raises(ModelError, match=r"MLflow at sqlite:///.*mlflow.db cannot be used: file is not a database"):
+        place.train(model())
+    with (
+        pytest.raises(ModelError, match=r"MLflow at http://\*\*\*@localhost") as error,
+        tracking("http://me:secret@localhost"),
+    ):
+        raise OSError("no route")
+    assert "secret" not in str(error.value)
