@@ -15,15 +15,15 @@ LOCAL_ZONE = "America/New_York"
 # Destinations that the airports file does not list.
 UNLISTED_ZONES = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 
-# Beyond these, time arithmetic overflows and Parquet refuses to write: a date outside is no date.
-FIRST_DATE, LAST_DATE = "1900-01-01", "2199-12-31"
+# 1900 to 2199: beyond, time arithmetic overflows and Parquet refuses to write.
+DATE_PATTERN = r"^(19|20|21)\d\d-\d{1,2}-\d{1,2}$"
 LONGEST_SHIFT_MIN = 7 * 24 * 60
+DAY_MIN = 24 * 60
 
 
 def as_date(text: Column) -> Column:
-    """The date that year-month-day text names; null where there is no such day."""
-    date = F.when(text.rlike(r"^\d{4}-\d{1,2}-\d{1,2}$"), text.try_cast("date"))
-    return F.when(date.between(F.lit(FIRST_DATE).cast("date"), F.lit(LAST_DATE).cast("date")), date)
+    """The date that year-month-day text names; null where there is no such day or it is centuries off."""
+    return F.when(text.rlike(DATE_PATTERN), text.try_cast("date"))
 
 
 def date_of(year: str, month: str, day: str) -> Column:
@@ -56,19 +56,24 @@ def confirmed(moment: Column, wall_time: Column, zone: str = LOCAL_ZONE) -> Colu
 
     The moment says what the clock cannot: which of the two repeated hours in November is meant.
     """
-    near = moment.between(_plus_minutes(wall_time, -24 * 60), _plus_minutes(wall_time, 24 * 60))
+    near = moment.between(_plus_minutes(wall_time, -DAY_MIN), _plus_minutes(wall_time, DAY_MIN))
     # Nested, so that a moment too far off for time arithmetic is not converted.
     return F.when(near, F.when(F.from_utc_timestamp(moment, zone) == wall_time, moment))
 
 
-def next_at(clock: Column, moment: Column, zone: Column) -> Column:
-    """The first time in UTC after a moment at which a clock in the zone shows the given time.
+def next_wall(clock: Column, wall_time: Column) -> Column:
+    """The next wall time after the given one at which a clock shows the given time: today's or tomorrow's."""
+    today = wall(F.to_date(wall_time), clock)
+    return F.when(today > wall_time, today).otherwise(_plus_minutes(today, DAY_MIN))
 
-    Of a repeated hour it takes the first, of a skipped one the time when the clock would have shown it.
+
+def to_utc_after(moment: Column, wall_time: Column, zone: Column) -> Column:
+    """The wall time in a zone as UTC; of a repeated hour the first that comes after the moment.
+
+    A wall time that the zone skips is read as if its clock had not been put forward.
     """
-    day = F.to_date(F.from_utc_timestamp(moment, zone))
-    same, following = (F.to_utc_timestamp(wall(F.date_add(day, days), clock), zone) for days in (0, 1))
-    return F.when(same > moment, same).otherwise(following)
+    first = F.to_utc_timestamp(wall_time, zone)
+    return F.when(first > moment, first).otherwise(_plus_minutes(first, 60))
 
 
 def shifted(moment: Column, minutes: Column) -> Column:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
@@ -27,4 +29,6 @@ def late(arr_delay_min: Column) -> Column:
 def also_unreadable(unreadable: Column, **lost: Column) -> Column:
     """The names of unreadable columns, and of those whose condition holds: readable by themselves, but no such thing."""
     names = F.array(*[F.when(condition, F.lit(name)) for name, condition in lost.items()])
-    return F.array_compact(F.concat(unreadable, names)).alias(UNREADABLE)
+    # Compacting is slow, and hardly any row needs it.
+    any_lost = reduce(Column.__or__, lost.values())
+    return F.when(any_lost, F.array_compact(F.concat(unreadable, names))).otherwise(unreadable).alias(UNREADABLE)

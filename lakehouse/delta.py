@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyspark.sql import functions as F
+
 from lakehouse import log
 from lakehouse.errors import LedgerError
 from lakehouse.ledger import Record, application_id
@@ -61,6 +63,10 @@ def read(spark: SparkSession, path: Path, version: int) -> DataFrame:
     return spark.read.format("delta").option("versionAsOf", version).load(str(path))
 
 
+def read_latest(spark: SparkSession, path: Path) -> DataFrame:
+    return spark.read.format("delta").load(str(path))
+
+
 def changes(spark: SparkSession, path: Path, after: int, until: int) -> DataFrame:
     """Rows inserted, updated (old and new image) and deleted in versions (after, until]; see `_change_type`."""
     reader = spark.read.format("delta").option("readChangeFeed", "true")
@@ -76,9 +82,12 @@ def overwrite(rows: DataFrame, target: Target, commit: Commit) -> None:
     _write(rows, target, commit, "overwrite", {"overwriteSchema": "true"})
 
 
-def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str) -> None:
-    """Put the rows in the place of those that the predicate (SQL) selects, in one commit."""
-    _write(rows, target, commit, "overwrite", {"replaceWhere": predicate})
+def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str, *, fenced: bool = True) -> None:
+    """Put the rows in the place of those that the predicate (SQL) selects, in one commit.
+
+    Without the fence of a transaction id the same batch may be written again, taking the place of its first attempt.
+    """
+    _write(rows, target, commit, "overwrite", {"replaceWhere": predicate}, fenced)
 
 
 def merge(
@@ -89,7 +98,6 @@ def merge(
     ``prune`` is a SQL condition on the target (alias t) that every matching row satisfies: with it Delta skips files.
     """
     from delta.tables import DeltaTable
-    from pyspark.sql import functions as F
 
     on = " AND ".join([*(f"t.`{c}` = s.`{c}`" for c in key), *([prune] if prune else [])])
     values: dict[str, str | Column] = {f"`{c}`": F.col(f"s.`{c}`") for c in rows.columns if c != delete}
@@ -110,8 +118,18 @@ def merge(
     _verify(target, commit)
 
 
-def _write(rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
-    writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**commit.options())
+def rows_written(target: Target) -> int:
+    """The rows that the table's last recorded commit wrote, by Delta's own count."""
+    table = log.open_log(target.path)
+    entry = table.last() if table else None
+    return int(entry.metrics.get("numOutputRows", 0)) if entry else 0
+
+
+def _write(
+    rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str], fenced: bool = True
+) -> None:
+    marks = commit.options() if fenced else {"userMetadata": commit.record.to_json()}
+    writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**marks)
     writer.options(**options).save(str(target.path))
     _verify(target, commit)
 

@@ -99,8 +99,8 @@ class Features:
         return f"{self.model.FEATURE_TABLE} version {self.version}"
 
     def read(self, span: Span | None, columns: Iterable[str]) -> pa.Table:
-        """These columns of the rows in ``span`` (of all rows without one), in the order of their keys: the same
-        version gives the same table, however its files lie.
+        """The key and these columns of the rows in ``span`` (of all rows without one), in the order of their keys: the
+        same version gives the same table, however its files lie.
 
         Raises:
             ModelError: the version's files are gone.
@@ -112,13 +112,14 @@ class Features:
         days = [pa.scalar(date.fromisoformat(day)) for day in span or ()]
         within = (time >= days[0]) & (time <= days[1]) if days else None
         try:
-            rows = self.log.delta.to_pyarrow_dataset().to_table(columns=list(dict.fromkeys(columns)), filter=within)
+            named = list(dict.fromkeys((*self.model.KEY, *columns)))
+            rows = self.log.delta.to_pyarrow_dataset().to_table(columns=named, filter=within)
         except FileNotFoundError as error:
             raise ModelError(
                 f"{self}: some of its files are gone, probably vacuumed. Name a version that is still there, or none for "
                 "the latest."
             ) from error
-        return rows.sort_by([(name, "ascending") for name in self.model.KEY if name in rows.column_names])
+        return rows.sort_by([(name, "ascending") for name in self.model.KEY])
 
     def labelled(self, split: Split, also: Iterable[str] = ()) -> Labelled:
         """The labelled rows of a split. ``also`` names further features, read where the table has them.

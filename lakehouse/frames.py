@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import Window
 from pyspark.sql import functions as F
@@ -36,7 +36,7 @@ def checked(name: str, columns: Mapping[str, str], extra: Sequence[str], frame: 
 def order_of(table: Table, columns: Sequence[str]) -> Column:
     """What makes a row of a key newer than another, as one comparable struct."""
     newest_by = table.write.newest_by if isinstance(table.write, Merge) else ()
-    parts = [c for c in (*newest_by, *ORIGIN_COLUMNS, "_commit_version") if c in columns]
+    parts = [c for c in (*newest_by, *ORIGIN_COLUMNS) if c in columns]
     return F.struct(*parts) if parts else F.struct(F.lit(0).alias("none"))
 
 
@@ -77,6 +77,18 @@ def same_content(columns: Sequence[str], left: str, right: str) -> Column:
     return same
 
 
+def differences(told: DataFrame, there: DataFrame, key: Sequence[str], delete: str) -> DataFrame:
+    """The rows to upsert so that a table holds what is told, and those to take away, marked by column ``delete``."""
+    content = [c for c in told.columns if c not in key]
+    ours, theirs = told.alias("s"), there.alias("t")
+    on = [F.col(f"s.{c}").eqNullSafe(F.col(f"t.{c}")) for c in key]
+    joined = ours.join(theirs, on, "full")
+    absent, new = F.col(f"s.{key[0]}").isNull(), F.col(f"t.{key[0]}").isNull()
+    differing = joined.where(absent | new | ~same_content(content, "s", "t"))
+    values = [F.coalesce(F.col(f"s.{c}"), F.col(f"t.{c}")).alias(c) if c in key else F.col(f"s.{c}").alias(c) for c in told.columns]
+    return differing.select(*values, absent.alias(delete))
+
+
 # --- partitions -----------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +126,3 @@ def _last_day(start: date, write: Replace) -> date:
     following = (start.replace(day=28) + timedelta(days=4)).replace(day=1)
     return following - timedelta(days=1)
 
-
-def literal(value: Any) -> Column:
-    return F.lit(value)

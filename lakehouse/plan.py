@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Literal
@@ -37,7 +37,6 @@ class Step:
     batch: int = 0
     generation: int = 1
     full_refresh: bool = False
-    resync: bool = False
     partitions: tuple[date, ...] | None = None
     manifest: Manifest | None = None
     files: tuple[Delivery, ...] = ()
@@ -132,8 +131,6 @@ def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
 
 
 def _behind(step: Step, inputs: tuple[str, ...]) -> Step:
-    from dataclasses import replace
-
     reasons = tuple(f"{name} will change" for name in inputs)
     action: Action = "update" if step.action == "none" else "build" if step.action == "waits" else step.action
     kept = () if step.action == "waits" else step.reasons
@@ -159,8 +156,6 @@ def decide(lake: Lake, name: str, request: Request) -> Step:
         step = _decide_table(lake, declared, record, full, request)
     changes, breaking = _schema_changes(lake, name, table_log)
     code_changed = record is not None and record.definition != definition_of(declared)
-    from dataclasses import replace
-
     full_refresh = full or step.full_refresh
     return replace(step, schema_changes=changes, breaking=breaking and not full_refresh, code_changed=code_changed)
 
@@ -223,9 +218,7 @@ def _decide_change(
     asked = _asked(table, request)
     step = Step(table.name, "update", tuple(whole or reasons), pins, _versions(record), batch, record.generation)
     if whole or (reasons and isinstance(table.write, Rebuild)):
-        from dataclasses import replace
-
-        return replace(step, action="build", resync=not isinstance(table.write, Rebuild))
+        return replace(step, action="build", generation=record.generation + 1)
     if not reasons and not asked:
         return Step(table.name, "none", ("its inputs have not changed",), pins, _versions(record), batch, record.generation)
     if isinstance(table.write, Replace):
@@ -234,8 +227,6 @@ def _decide_change(
 
 
 def _decide_partitions(table: Table, step: Step, logs: Mapping[str, log.TableLog | None], asked: set[date]) -> Step:
-    from dataclasses import replace
-
     assert isinstance(table.write, Replace)
     partitions = set(asked)
     try:
@@ -245,7 +236,8 @@ def _decide_partitions(table: Table, step: Step, logs: Mapping[str, log.TableLog
             days = opened.changed_values(one.by, step.since[one.table], step.inputs[one.table].version)
             partitions |= touched(days, one.reach_days, table.write)
     except LedgerError:
-        return replace(step, action="build", resync=True, reasons=(*step.reasons, "the change feed no longer reaches back so far"))
+        reasons = (*step.reasons, "the change feed no longer reaches back so far")
+        return replace(step, action="build", generation=step.generation + 1, reasons=reasons)
     reasons = (*step.reasons, "asked for by date") if asked else step.reasons
     if not partitions:
         return replace(step, action="none", reasons=(*reasons, "no partition touched"))
@@ -265,8 +257,6 @@ def _versions(record: Record) -> dict[str, int]:
 
 def _sized(logs: Mapping[str, log.TableLog | None], step: Step) -> Step:
     """The step with the rows and bytes it would read: all of each input, or what was added since, by Delta's own counts."""
-    from dataclasses import replace
-
     if not step.works:
         return step
     rows = size = 0

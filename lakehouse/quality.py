@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 KEY_RULE = "key_is_not_null"
 MALFORMED_RULE = "well_formed"
 READABLE_RULE = "readable"
+RANGED_TYPES = ("date", "timestamp", "int", "bigint")
 
 QUARANTINE_COLUMNS: Mapping[str, str] = {
     "rules": "array<string>",
@@ -34,13 +35,17 @@ QUARANTINE_COLUMNS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Audit:
-    """What one pass over a staged batch counted; ``broken`` has the rows that broke each rule."""
+    """What one pass over a staged batch counted.
+
+    ``broken`` has the rows that broke each rule, ``key_range`` the least and greatest value of the key columns that have an
+    order worth skipping files by, as text in UTC.
+    """
 
     rows: int
     rejected: int
     duplicates: int
     broken: Mapping[str, int]
-    key_range: Mapping[str, tuple[Any, Any]]
+    key_range: Mapping[str, tuple[str, str]]
 
 
 def rules_of(table: Table) -> tuple[Rule, ...]:
@@ -81,8 +86,9 @@ def audit(table: Table, staged: DataFrame) -> Audit:
     counts += [F.count_if(_breaks(rule)).alias(f"rule_{i}") for i, rule in enumerate(rules)]
     if UNREADABLE in staged.columns:
         counts.append(F.count_if(F.size(UNREADABLE) > 0).alias("unreadable"))
-    for i, column in enumerate(table.key):
-        counts += [F.min(column).alias(f"min_{i}"), F.max(column).alias(f"max_{i}")]
+    ranged = [c for c in table.key if table.columns[c] in RANGED_TYPES]
+    for i, column in enumerate(ranged):
+        counts += [F.min(column).cast("string").alias(f"min_{i}"), F.max(column).cast("string").alias(f"max_{i}")]
     watched = staged.observe(observed, *counts)
     if table.key:
         per_key = watched.where(~rejected).groupBy(F.xxhash64(*table.key)).agg((F.count(F.lit(1)) - 1).alias("n"))
@@ -98,7 +104,7 @@ def audit(table: Table, staged: DataFrame) -> Audit:
         rejected=int(seen.get("rejected") or 0),
         duplicates=int(duplicates),
         broken={name: count for name, count in broken.items() if count},
-        key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(table.key) if seen.get(f"min_{i}") is not None},
+        key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(ranged) if seen.get(f"min_{i}")},
     )
 
 

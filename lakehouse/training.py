@@ -167,20 +167,20 @@ def _log_data(
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    mlflow.log_params({"feature_table": model.FEATURE_TABLE, "delta_version": features.version})
-    mlflow.log_params({"revision": revision, "seed": seed, "features": len(model.FEATURES)})
     # The id tells a table from one that was made anew in its place, whose versions start again.
     table_id = str(features.log.delta.metadata().id)
-    mlflow.log_param("feature_table_id", table_id)
+    params = {"feature_table": model.FEATURE_TABLE, "feature_table_id": table_id, "delta_version": features.version}
+    params |= {"revision": revision, "seed": seed, "features": len(model.FEATURES)}
     source = DeltaDatasetSource(
         path=str(features.log.path), delta_table_version=features.version, delta_table_id=table_id
     )
     for name, split in {"train": fitted_on, "choose": chosen_on}.items():
-        mlflow.log_params({f"{name}_from": split.span[0], f"{name}_until": split.span[1], f"{name}_rows": split.rows})
-        mlflow.log_params({f"{name}_unlabelled": split.unlabelled, f"{name}_keys_sha256": split.keys_sha256})
+        params |= {f"{name}_from": split.span[0], f"{name}_until": split.span[1], f"{name}_rows": split.rows}
+        params |= {f"{name}_unlabelled": split.unlabelled, f"{name}_keys_sha256": split.keys_sha256}
         digest = f"v{features.version}-{split.keys_sha256[:16]}"
         dataset = MetaDataset(source, name=model.FEATURE_TABLE, digest=digest)  # type: ignore[abstract]
         mlflow.log_input(dataset, context=name, tags={"delta_version": str(features.version), "rows": str(split.rows)})
+    mlflow.log_params(params)
 
 
 def _log_quality(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flights.clock import UNLISTED_ZONES, confirmed, date_of, is_clock, next_at, shifted, wall
+from flights.clock import UNLISTED_ZONES, confirmed, date_of, is_clock, next_wall, shifted, to_utc_after, wall
 from flights.keys import FLIGHT_KEY, MISSING, ORIGINS, also_unreadable
-from lakehouse.columns import typed, unreadable
+from lakehouse.columns import UNREADABLE, typed, unreadable
 from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, looks_up, table
 
 COLUMNS = {
@@ -65,55 +65,65 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
     that the file may show for it does not say the day. A `time_hour` that contradicts the local date and clock counts as
     unreadable.
     """
-    return _with_schedule(flights, airports).select(
+    return _scheduled(_typed(flights), airports).select(
         "flight_date",
-        _text("carrier"),
-        _number("flight"),
-        _text("origin"),
-        _text("dest"),
-        _text("tailnum"),
+        "carrier",
+        "flight",
+        "origin",
+        "dest",
+        "tailnum",
         "sched_dep_utc",
         "sched_arr_utc",
-        shifted(F.col("sched_dep_utc"), _number("dep_delay")).alias("dep_utc"),
-        shifted(F.col("sched_arr_utc"), _number("arr_delay")).alias("arr_utc"),
-        _number("dep_delay").alias("dep_delay_min"),
-        _number("arr_delay").alias("arr_delay_min"),
-        _number("air_time").alias("air_time_min"),
-        _number("distance").alias("distance_mi"),
-        _number("dep_time").isNull().alias("cancelled"),
-        _unreadable(),
+        shifted(F.col("sched_dep_utc"), F.col("dep_delay_min")).alias("dep_utc"),
+        shifted(F.col("sched_arr_utc"), F.col("arr_delay_min")).alias("arr_utc"),
+        "dep_delay_min",
+        "arr_delay_min",
+        "air_time_min",
+        "distance_mi",
+        F.col("_dep_time").isNull().alias("cancelled"),
+        also_unreadable(
+            F.col(UNREADABLE),
+            day=F.col("_day").isNotNull() & F.col("flight_date").isNull(),
+            time_hour=F.col("_time_hour").isNotNull() & F.col("sched_dep_utc").isNull(),
+            **{name: ~is_clock(F.col(f"_{name}")) for name in CLOCKS},
+        ),
         *ORIGIN_COLUMNS,
     )
 
 
-def _with_schedule(flights: DataFrame, airports: DataFrame) -> DataFrame:
-    """The landed rows with the scheduled departure and arrival in UTC."""
-    zones = airports.select(F.col("faa").alias("dest"), F.col("tzone").alias("_zone"))
-    unlisted = F.coalesce(*[F.when(F.col("dest") == dest, F.lit(zone)) for dest, zone in UNLISTED_ZONES.items()])
-    clock = _number("sched_dep_time")
-    wall_hour = F.date_trunc("hour", wall(F.col("flight_date"), clock))
-    hour = confirmed(typed("time_hour", "timestamp", MISSING), wall_hour)
-    return (
-        flights.join(F.broadcast(zones), "dest", "left")
-        .withColumn("flight_date", date_of("year", "month", "day"))
-        .withColumn("sched_dep_utc", shifted(hour, clock % 100))
-        .withColumn(
-            "sched_arr_utc",
-            next_at(_number("sched_arr_time"), F.col("sched_dep_utc"), F.coalesce("_zone", unlisted)),
-        )
+# Each step is a projection of its own, because Spark would repeat a step's expression wherever the next one uses it.
+def _typed(flights: DataFrame) -> DataFrame:
+    """The landed values by the table's names, and with an underscore those that the schedule is made of."""
+    return flights.select(
+        date_of("year", "month", "day").alias("flight_date"),
+        *[typed(name, "string", MISSING).alias(name) for name in ("carrier", "origin", "dest", "tailnum")],
+        typed("flight", "int", MISSING).alias("flight"),
+        typed("dep_delay", "int", MISSING).alias("dep_delay_min"),
+        typed("arr_delay", "int", MISSING).alias("arr_delay_min"),
+        typed("air_time", "int", MISSING).alias("air_time_min"),
+        typed("distance", "int", MISSING).alias("distance_mi"),
+        *[typed(name, "int", MISSING).alias(f"_{name}") for name in ("day", *CLOCKS)],
+        typed("time_hour", "timestamp", MISSING).alias("_time_hour"),
+        unreadable(LANDED_TYPES, MISSING),
+        *ORIGIN_COLUMNS,
     )
 
 
-def _unreadable() -> Column:
-    no_clock = {name: ~is_clock(_number(name)) for name in CLOCKS}
-    no_day = _number("day").isNotNull() & F.col("flight_date").isNull()
-    contradiction = typed("time_hour", "timestamp", MISSING).isNotNull() & F.col("sched_dep_utc").isNull()
-    return also_unreadable(unreadable(LANDED_TYPES, MISSING), day=no_day, time_hour=contradiction, **no_clock)
-
-
-def _number(name: str) -> Column:
-    return typed(name, "int", MISSING).alias(name)
-
-
-def _text(name: str) -> Column:
-    return typed(name, "string", MISSING).alias(name)
+def _scheduled(flights: DataFrame, airports: DataFrame) -> DataFrame:
+    """The flights with their scheduled departure and arrival in UTC."""
+    zones = airports.select(F.col("faa").alias("dest"), F.col("tzone").alias("_listed_zone"))
+    unlisted = F.coalesce(*[F.when(F.col("dest") == dest, F.lit(zone)) for dest, zone in UNLISTED_ZONES.items()])
+    zone, sched_dep, sched_dep_utc = F.col("_zone"), F.col("_sched_dep_time"), F.col("sched_dep_utc")
+    return (
+        flights.join(F.broadcast(zones), "dest", "left")
+        .withColumns(
+            {
+                "_zone": F.coalesce("_listed_zone", unlisted),
+                "_wall_hour": F.date_trunc("hour", wall(F.col("flight_date"), sched_dep)),
+            }
+        )
+        .withColumn("sched_dep_utc", shifted(confirmed(F.col("_time_hour"), F.col("_wall_hour")), sched_dep % 100))
+        .withColumn("_dep_there", F.from_utc_timestamp(sched_dep_utc, zone))
+        .withColumn("_arr_there", next_wall(F.col("_sched_arr_time"), F.col("_dep_there")))
+        .withColumn("sched_arr_utc", to_utc_after(sched_dep_utc, F.col("_arr_there"), zone))
+    )

@@ -1,0 +1,141 @@
+"""Running the graph: each table when its inputs are done, independent ones side by side."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from lakehouse.build import Builder, Outcome, Run
+from lakehouse.errors import LakehouseError, SchemaError
+from lakehouse.lock import note_jvm
+from lakehouse.plan import Lake, Request, Step, decide
+from lakehouse.settings import PROJECT
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+Status = Literal["written", "unchanged", "failed", "skipped", "waits"]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one table in a run."""
+
+    table: str
+    status: Status
+    step: Step | None = None
+    outcome: Outcome | None = None
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did; it failed if any table did."""
+
+    run: str
+    results: tuple[Result, ...]
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        return any(one.status in ("failed", "skipped") for one in self.results)
+
+
+@dataclass
+class Watcher:
+    """What is told of a run while it works: a table started, a table is done."""
+
+    started: Callable[[str], None] = field(default=lambda table: None)
+    done: Callable[[Result], None] = field(default=lambda result: None)
+
+
+def new_run() -> Run:
+    """A run id that sorts by time (UTC), and the code's revision."""
+    return Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", revision())
+
+
+def revision() -> str:
+    """The commit that is checked out, marked where files differ from it; empty where there is no git."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=PROJECT, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return said.stdout.strip() if said.returncode == 0 else ""
+
+
+def run_tables(
+    spark: SparkSession, lake: Lake, names: Iterable[str], request: Request, run: Run, parallel: int, watcher: Watcher | None = None
+) -> Report:
+    """Bring the tables up to date. A table's failure stops only those that depend on it."""
+    watcher = watcher or Watcher()
+    began = time.monotonic()
+    note_jvm(lake.root, run.id)
+    waiting = list(names)
+    results: dict[str, Result] = {}
+    under_way: dict[Future[Result], str] = {}
+    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool:
+        while waiting or under_way:
+            for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
+                waiting.remove(name)
+                blocked = [i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")]
+                if blocked:
+                    results[name] = Result(name, "skipped", error=f"{', '.join(blocked)} failed")
+                    watcher.done(results[name])
+                    continue
+                watcher.started(name)
+                under_way[pool.submit(_run_table, spark, lake, name, request, run)] = name
+            finished, _ = wait(under_way, return_when=FIRST_COMPLETED) if under_way else (set(), None)
+            for future in finished:
+                name = under_way.pop(future)
+                results[name] = future.result()
+                watcher.done(results[name])
+    ordered = tuple(results[name] for name in lake.graph.declared if name in results)
+    return Report(run.id, ordered, time.monotonic() - began)
+
+
+def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str]:
+    """The tables all of whose inputs are done or not part of this run, in order."""
+    pending = {*waiting, *under_way}
+    return [name for name in waiting if not pending.intersection(lake.graph.inputs(name))]
+
+
+def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+    began = time.monotonic()
+    step = None
+    try:
+        step = decide(lake, name, request)
+        if step.action == "waits":
+            return Result(name, "waits", step)
+        if not step.works:
+            return Result(name, "unchanged", step)
+        if step.breaking:
+            raise SchemaError(
+                f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
+                f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
+            )
+        outcome = Builder(spark, lake, run, step).carry_out()
+        status: Status = "written" if outcome.committed else "unchanged"
+        return Result(name, status, step, outcome, time.monotonic() - began)
+    except LakehouseError as error:
+        return Result(name, "failed", step, None, time.monotonic() - began, str(error))
+    except Exception as error:  # one table's failure, whatever it is, must not take the others with it
+        logger.exception("%s failed", name)
+        return Result(name, "failed", step, None, time.monotonic() - began, _short(error))
+
+
+def _short(error: Exception) -> str:
+    """The first lines of an error, without the JVM's stack trace."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("at ")]
+    return " ".join(lines[:3])[:600] or type(error).__name__
