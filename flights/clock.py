@@ -43,7 +43,8 @@ def is_clock(number: Column) -> Column:
 
 def wall(date: Column, clock: Column) -> Column:
     """The wall time of a local date and clock; null where the clock shows no such time."""
-    return F.when(is_clock(clock), _plus_minutes(date.cast("timestamp"), (F.floor(clock / 100) * 60 + clock % 100).cast("int")))
+    minutes = (F.floor(clock / 100) * 60 + clock % 100).cast("int")
+    return F.when(is_clock(clock), _plus_minutes(date.cast("timestamp"), minutes))
 
 
 def local_date(moment: Column, zone: str = LOCAL_ZONE) -> Column:

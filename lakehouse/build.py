@@ -194,7 +194,7 @@ class Builder:
         existing = delta.read_latest(self.spark, self.path).alias("t")
         if prune:
             existing = existing.where(prune)
-        classed = _classed(table, newest, existing, self._written(table, newest)).persist()
+        classed = classed(table, newest, existing, self._written(table, newest)).persist()
         try:
             found = {row["_class"]: int(row["count"]) for row in classed.groupBy("_class").count().collect()}
             new, newer = found.get("new", 0), found.get("newer", 0)
@@ -397,12 +397,17 @@ def _newest_of_doubled(table: Table, rows: DataFrame) -> DataFrame:
 def _prune(table: Table, counted: quality.Audit) -> str:
     """A condition on the target (alias t) that every row with one of the batch's keys meets: files outside are skipped."""
     ranges = ((c, table.columns[c], *counted.key_range[c]) for c in table.key if c in counted.key_range)
-    return " AND ".join(f"t.`{c}` BETWEEN {kind} '{low}' AND {kind} '{high}'" for c, kind, low, high in ranges)
+    return " AND ".join(f"t.`{c}` BETWEEN CAST('{low}' AS {kind}) AND CAST('{high}' AS {kind})" for c, kind, low, high in ranges)
 
 
-def _classed(table: Table, newest: DataFrame, existing: DataFrame, columns: list[str]) -> DataFrame:
-    """The batch's rows, each with how it stands to the table's row of the same key: new, newer, same or older."""
-    content = [c for c in table.columns if c not in table.key]
+def classed(
+    table: Table, newest: DataFrame, existing: DataFrame, columns: list[str], ignored: tuple[str, ...] = ()
+) -> DataFrame:
+    """The batch's rows, each with how it stands to the table's row of the same key: new, newer, same or older.
+
+    A difference in the ``ignored`` columns alone is none.
+    """
+    content = [c for c in table.columns if c not in (*table.key, *ignored)]
     batch, there = newest.alias("s"), existing.alias("t")
     matched = [F.col(f"s.{c}") == F.col(f"t.{c}") for c in table.key]
     orders = [c for c in (*(table.write.newest_by if isinstance(table.write, Merge) else ()), *ORIGIN_COLUMNS) if c in columns]

@@ -133,7 +133,7 @@ def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
 def _behind(step: Step, inputs: tuple[str, ...]) -> Step:
     reasons = tuple(f"{name} will change" for name in inputs)
     action: Action = "update" if step.action == "none" else "build" if step.action == "waits" else step.action
-    kept = () if step.action == "waits" else step.reasons
+    kept = step.reasons if step.works else ()
     rows = None if step.action in ("none", "waits") else step.rows
     return replace(step, action=action, reasons=(*reasons, *kept), after=inputs, rows=rows)
 

@@ -72,6 +72,7 @@ def importance(names: Sequence[str], rise: np.ndarray, title: str, most: int = 2
     axes = figure.subplots()
     axes.barh([names[i] for i in order], mean, xerr=whiskers, color=COLOURS[0], ecolor=GREY, capsize=2)
     axes.axvline(0, color=GREY, linewidth=1)
+    axes.margins(y=0.01)
     axes.set(title=title, xlabel="rise of the Brier score when the column is shuffled")
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame
 
 from flights.clock import snapshot_date
 from flights.keys import MISSING
-from lakehouse.columns import typed, unreadable
+from lakehouse.columns import typed
 from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from flights.clock import UNLISTED_ZONES, confirmed, date_of, is_clock, next_wall, shifted, to_utc_after, wall
@@ -27,8 +29,9 @@ COLUMNS = {
     "distance_mi": "int",
     "cancelled": "boolean",
 }
+DATE_PARTS = ("year", "month", "day")
 CLOCKS = ("sched_dep_time", "sched_arr_time", "dep_time")
-NUMBERS = ("year", "month", "day", *CLOCKS, "dep_delay", "arr_delay", "flight", "air_time", "distance")
+NUMBERS = (*DATE_PARTS, *CLOCKS, "dep_delay", "arr_delay", "flight", "air_time", "distance")
 LANDED_TYPES = {"time_hour": "timestamp", **dict.fromkeys(NUMBERS, "int")}
 RULES = (
     Rule("origin_is_new_york", f"origin IN {ORIGINS}"),
@@ -61,9 +64,9 @@ RULES = (
 def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
     """One row per scheduled departure.
 
-    A cancelled flight did not depart. A diverted one departed but has no arrival delay, and so no arrival here: the clock
-    that the file may show for it does not say the day. A `time_hour` that contradicts the local date and clock counts as
-    unreadable.
+    A cancelled flight did not depart. A diverted one departed but has no arrival delay, and so no arrival here: the
+    clock that the file may show for it does not say the day. A `time_hour` that contradicts the local date and clock
+    counts as unreadable.
     """
     return _scheduled(_typed(flights), airports).select(
         "flight_date",
@@ -83,8 +86,8 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
         F.col("_dep_time").isNull().alias("cancelled"),
         also_unreadable(
             F.col(UNREADABLE),
-            day=F.col("_day").isNotNull() & F.col("flight_date").isNull(),
-            time_hour=F.col("_time_hour").isNotNull() & F.col("sched_dep_utc").isNull(),
+            day=_all_known(*DATE_PARTS) & F.col("flight_date").isNull(),
+            time_hour=_all_known("time_hour", "wall_hour") & F.col("sched_dep_utc").isNull(),
             **{name: ~is_clock(F.col(f"_{name}")) for name in CLOCKS},
         ),
         *ORIGIN_COLUMNS,
@@ -95,14 +98,14 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
 def _typed(flights: DataFrame) -> DataFrame:
     """The landed values by the table's names, and with an underscore those that the schedule is made of."""
     return flights.select(
-        date_of("year", "month", "day").alias("flight_date"),
+        date_of(*DATE_PARTS).alias("flight_date"),
         *[typed(name, "string", MISSING).alias(name) for name in ("carrier", "origin", "dest", "tailnum")],
         typed("flight", "int", MISSING).alias("flight"),
         typed("dep_delay", "int", MISSING).alias("dep_delay_min"),
         typed("arr_delay", "int", MISSING).alias("arr_delay_min"),
         typed("air_time", "int", MISSING).alias("air_time_min"),
         typed("distance", "int", MISSING).alias("distance_mi"),
-        *[typed(name, "int", MISSING).alias(f"_{name}") for name in ("day", *CLOCKS)],
+        *[typed(name, "int", MISSING).alias(f"_{name}") for name in (*DATE_PARTS, *CLOCKS)],
         typed("time_hour", "timestamp", MISSING).alias("_time_hour"),
         unreadable(LANDED_TYPES, MISSING),
         *ORIGIN_COLUMNS,
@@ -127,3 +130,7 @@ def _scheduled(flights: DataFrame, airports: DataFrame) -> DataFrame:
         .withColumn("_arr_there", next_wall(F.col("_sched_arr_time"), F.col("_dep_there")))
         .withColumn("sched_arr_utc", to_utc_after(sched_dep_utc, F.col("_arr_there"), zone))
     )
+
+
+def _all_known(*names: str) -> Column:
+    return reduce(Column.__and__, (F.col(f"_{name}").isNotNull() for name in names))

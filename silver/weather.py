@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from flights.clock import confirmed, date_of, wall
 from flights.keys import MISSING, ORIGINS, also_unreadable
-from lakehouse.columns import typed, unreadable
+from lakehouse.columns import UNREADABLE, typed, unreadable
 from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
 
 MEASURES = {
@@ -60,15 +60,34 @@ def weather(weather: DataFrame) -> DataFrame:
 
     `weather_date` is the local date. A `time_hour` that contradicts the local date and hour counts as unreadable.
     """
-    landed_hour = typed("time_hour", "timestamp", MISSING)
-    local_hour = wall(date_of("year", "month", "day"), typed("hour", "int", MISSING).cast("bigint") * 100)
-    observed_at = confirmed(landed_hour, local_hour)
-    contradiction = landed_hour.isNotNull() & observed_at.isNull()
+    hours = _typed(weather).withColumn("observed_at", confirmed(F.col("_time_hour"), F.col("_wall_hour")))
+    dated, has_wall_hour = F.col("weather_date").isNotNull(), F.col("_wall_hour").isNotNull()
+    return hours.select(
+        "origin",
+        "observed_at",
+        "weather_date",
+        *MEASURES.values(),
+        also_unreadable(
+            F.col(UNREADABLE),
+            day=~dated & F.col("_dated"),
+            hour=dated & ~has_wall_hour & F.col("_hour").isNotNull(),
+            time_hour=has_wall_hour & F.col("_time_hour").isNotNull() & F.col("observed_at").isNull(),
+        ),
+        *ORIGIN_COLUMNS,
+    )
+
+
+# A projection of its own, because Spark would repeat its expressions wherever the next one uses them.
+def _typed(weather: DataFrame) -> DataFrame:
+    """The landed values by the table's names, and with an underscore what the time of observation is made of."""
+    date, hour = date_of(*DATE_PARTS), typed("hour", "int", MISSING)
     return weather.select(
         typed("origin", "string", MISSING).alias("origin"),
-        observed_at.alias("observed_at"),
-        date_of("year", "month", "day").alias("weather_date"),
+        date.alias("weather_date"),
         *[typed(landed, "double", MISSING).alias(measure) for landed, measure in MEASURES.items()],
-        also_unreadable(unreadable(LANDED_TYPES, MISSING), time_hour=contradiction),
+        typed("time_hour", "timestamp", MISSING).alias("_time_hour"),
+        hour.alias("_hour"),
+        wall(date, hour.cast("bigint") * 100).alias("_wall_hour"),
+        unreadable(LANDED_TYPES, MISSING),
         *ORIGIN_COLUMNS,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -183,7 +184,10 @@ def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: 
         ("choose", "0", "90"),
     }
     assert {one.dataset.name for one in run.inputs.dataset_inputs} == {"gold.parcels"}
-    assert all('"delta_table_version": 0' in one.dataset.source for one in run.inputs.dataset_inputs)
+    sources = [json.loads(one.dataset.source) for one in run.inputs.dataset_inputs]
+    assert [(one["path"], one["delta_table_version"]) for one in sources] == [
+        (str(place.lake / "gold" / "parcels"), 0)
+    ] * 2
     with tracking(place.tracking_uri) as client:
         files = {file.path for file in client.list_artifacts(result.run_id)}
     assert files >= {"candidates.json", "choose_calibration.png", "choose_importance.png"}

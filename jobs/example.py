@@ -1,0 +1,130 @@
+"""The flights example as commands: deliver its data, and the demo from first file to scored flights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+
+from rich.console import Console
+
+from flights.delivery import deliver
+from lakehouse import app, log, modeling, show
+from lakehouse.plan import Lake, Request
+from lakehouse.run import Report, run_tables
+from lakehouse.settings import Settings
+from lakehouse.training import TrainResult
+
+FIRST_DELIVERY_ENDS = date(2013, 11, 30)
+SECOND_DELIVERY = (date(2013, 12, 1), date(2013, 12, 31))
+
+
+@dataclass
+class Timings:
+    """Seconds by step, in the order in which they were taken."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, step: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[step] = time.monotonic() - began
+
+
+def land(settings: Settings, console: Console, since: date | None, until: date | None) -> None:
+    """Deliver the example's files from ``since`` to ``until`` (flights; the other sources whole)."""
+    with console.status("delivering") as said:
+        counts = deliver(settings.landing, since=since, until=until, progress=_telling(said.update))
+    for source, one in counts.items():
+        console.print(f"  {source:10} {one.written:4} files delivered, {one.unchanged:4} there already", highlight=False)
+
+
+def demo(settings: Settings, console: Console) -> None:
+    """The whole example, twice delivered: eleven months, then December's daily files.
+
+    Raises:
+        LakehouseError: a table or the training failed; the text names the log.
+    """
+    from lakehouse.errors import LakehouseError
+
+    lake = app.open_lake(settings)
+    names = lake.graph.select()
+    timings = Timings()
+    first_run, second_run = app.new_run(), app.new_run()
+    logged = app.log_to(settings, first_run)
+    console.rule("[bold]1. Eleven months of flights land", align="left")
+    with timings.of("deliver January to November"):
+        land(settings, console, None, FIRST_DELIVERY_ENDS)
+    try:
+        with app.session_for(settings, first_run, logged) as spark:
+            console.rule("[bold]2. Bronze, silver, gold", align="left")
+            with timings.of("first run"), show.progress(console, names) as watcher:
+                first = run_tables(spark, lake, names, Request(), first_run, settings.parallel_tables, watcher)
+            _raise_failed(first)
+            console.rule("[bold]3. Train on January to October, choose on November", align="left")
+            with timings.of("train"), console.status("training") as said:
+                trained = modeling.train(settings, None, said.update)
+            show.trained(console, trained)
+            console.rule("[bold]4. December lands, day by day; only what changed is computed", align="left")
+            with timings.of("deliver December"):
+                land(settings, console, *SECOND_DELIVERY)
+            with timings.of("second run"), show.progress(console, names) as watcher:
+                second = run_tables(spark, lake, names, Request(), second_run, settings.parallel_tables, watcher)
+            _raise_failed(second)
+            console.rule("[bold]5. Score December with the champion", align="left")
+            with timings.of("score"), console.status("scoring"):
+                module = app.load_model(settings)
+                scored = modeling.score_on(spark, settings, module, *SECOND_DELIVERY, second_run)
+    except Exception as error:
+        console.print(f"The demo stopped; its log is {logged}. Run it again: it goes on from what is there.", soft_wrap=True)
+        if isinstance(error, LakehouseError):
+            raise
+        raise LakehouseError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+    _summary(console, settings, lake, second, trained, scored, timings)
+
+
+def _summary(
+    console: Console, settings: Settings, lake: Lake, second: Report, trained: TrainResult, scored: modeling.Scored, timings: Timings
+) -> None:
+    console.rule("[bold]Summary", align="left")
+    touched = {r.table: r for r in second.results if r.status == "written" and r.outcome}
+    shown = show.grid("table", ">rows", ">version", "the second run wrote")
+    for name in (*lake.graph.declared, scored.table):
+        opened = log.open_log(lake.path(name))
+        if opened:
+            said = show.outcome(touched[name].outcome) if name in touched else "nothing: its inputs had not changed"
+            said = f"{scored.written:,} scores" if name == scored.table else said
+            shown.add_row(name, f"{opened.rows():,}", str(opened.version), said)
+    console.print(shown)
+    console.print(f"\n[bold]Will a flight be 15 minutes late or more?[/] {trained.model_name} version {scored.version}")
+    if scored.report:
+        named = {"December: model": scored.report.metrics, "December: schedule only": scored.report.baseline}
+        console.print(show.metrics_grid({"November: model": trained.metrics, "November: schedule only": trained.baseline, **named}))
+    times = show.grid("step", ">seconds")
+    for step, seconds in timings.seconds.items():
+        times.add_row(step, f"{seconds:.1f}")
+    times.add_row("in all", f"{sum(timings.seconds.values()):.1f}")
+    console.print()
+    console.print(times)
+    console.print(f"\nEverything is in {settings.root}. Try next:", highlight=False, soft_wrap=True)
+    for command in (
+        "lakehouse sql \"select flight_date, origin, flights, late_rate from gold.airport_daily order by late_rate desc limit 5\"",
+        "lakehouse history silver.flights",
+        "lakehouse plan --full-refresh --select silver.flights+",
+    ):
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _raise_failed(report: Report) -> None:
+    from lakehouse.errors import LakehouseError
+
+    failed = [r for r in report.results if r.status == "failed"]
+    if failed:
+        raise LakehouseError("; ".join(f"{r.table}: {r.error}" for r in failed))
+
+
+def _telling(update: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    return lambda source, done, total: update(f"delivering {source}: {done} of {total} files")

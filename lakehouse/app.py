@@ -1,0 +1,105 @@
+"""What commands and jobs do: the lake that the settings describe, and a run on it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lakehouse import graph as graphs
+from lakehouse.declare import Replace, Table
+from lakehouse.errors import DeclarationError, ModelError, SettingsError
+from lakehouse.lock import run_lock
+from lakehouse.plan import Lake, Request
+from lakehouse.run import Report, Run, Watcher, new_run, run_tables
+from lakehouse.session import spark_session
+from lakehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def open_lake(settings: Settings) -> Lake:
+    """The declared tables at the place that the settings name.
+
+    Raises:
+        DeclarationError: the declarations cannot be loaded or do not fit together.
+    """
+    return Lake(graphs.load(settings.declarations), settings.root)
+
+
+def log_to(settings: Settings, run: Run) -> Path:
+    """Send this process's log to a file of its own; returns the file."""
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    file = settings.logs / f"{run.id}.log"
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for noisy in ("py4j", "matplotlib", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Spark logs a query's error once more, as JSON, to the console, before it raises it.
+    queries = logging.getLogger("SQLQueryContextLogger")
+    queries.handlers, queries.propagate = [handler], False
+    logging.captureWarnings(True)
+    return file
+
+
+@contextmanager
+def session_for(settings: Settings, run: Run, log: Path | None) -> Iterator[SparkSession]:
+    """The lake's lock and a Spark session, both for this run."""
+    with run_lock(settings.root, run.id, settings.lock_wait_seconds), spark_session(settings, log) as spark:
+        yield spark
+
+
+def run_pipeline(
+    settings: Settings, selectors: Iterable[str] = (), request: Request | None = None, watcher: Watcher | None = None,
+    run: Run | None = None, log: Path | None = None,
+) -> Report:  # fmt: skip
+    """Bring the selected tables up to date, under the lake's lock, on a session of its own."""
+    lake = open_lake(settings)
+    names = lake.graph.select(tuple(selectors))
+    run = run or new_run()
+    with session_for(settings, run, log) as spark:
+        return run_tables(spark, lake, names, request or Request(), run, settings.parallel_tables, watcher)
+
+
+def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:
+    """What the user asked of a run.
+
+    Raises:
+        DeclarationError: a range of dates was asked for, but is not whole, ends before it begins, or none of the selected tables
+            is replaced by partition.
+    """
+    if (since is None) != (until is None):
+        raise DeclarationError("A range needs both --from and --to.")
+    if since is not None and since > until:
+        raise DeclarationError(f"--from {since} is after --to {until}.")
+    declared = (lake.graph.declared[name] for name in names)
+    if since is not None and not any(isinstance(t, Table) and isinstance(t.write, Replace) for t in declared):
+        raise DeclarationError("--from and --to recompute tables replaced by partition; none of the selected tables is.")
+    return Request(frozenset(names) if full_refresh else frozenset(), since, until)
+
+
+def load_model(settings: Settings, name: str | None = None) -> Any:
+    """The module of a declared model; the only one, without a name.
+
+    Raises:
+        ModelError: no model has that name.
+        SettingsError: its module cannot be imported.
+    """
+    name = name or next(iter(settings.models), "")
+    if name not in settings.models:
+        raise ModelError(f"No model is called {name!r}; known are {', '.join(settings.models) or 'none'} (conf/base.yml).")
+    try:
+        return importlib.import_module(settings.models[name])
+    except ImportError as error:
+        raise SettingsError(f"The model {name} cannot be loaded from {settings.models[name]}: {error}") from error
+
+
+def in_job() -> bool:
+    """Whether spark-submit started this process."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ

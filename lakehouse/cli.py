@@ -1,0 +1,173 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lakehouse import app as apps
+from lakehouse import settings as settings_module
+from lakehouse import show
+from lakehouse.errors import LakehouseError, SettingsError
+from lakehouse.settings import Settings
+
+cli = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="An open lakehouse: land, plan, run, query, train, score.")  # fmt: skip
+# Where nobody watches (a pipe, a scheduler's log) lines stay whole enough to be searched.
+PIPE_WIDTH = 160
+console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+
+Select = Annotated[list[str] | None, typer.Option("--select", "-s", help="A table, +t (and its inputs), t+ (and what reads it), or a layer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Since = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")]
+Until = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, included.")]
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's is told in words, without a stack trace."""
+    try:
+        cli(standalone_mode=True)
+    except LakehouseError as error:
+        errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        errors.print(str(error), markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. What was committed stays; `lakehouse run` goes on from there.")
+        sys.exit(130)
+
+
+@cli.command()
+def demo() -> None:
+    """The whole example: land, run, train, land December, run again, score."""
+    settings = settings_module.load()
+    _example(settings).demo(settings, console)
+
+
+@cli.command()
+def land(
+    source: Annotated[str | None, typer.Argument(help="A source such as bronze.flights.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Files to deliver to it.")] = None,
+    since: Since = None,
+    until: Until = None,
+) -> None:
+    """Deliver files to a source's landing folder, each whole; without a source, the example's data."""
+    settings = settings_module.load()
+    if source is None:
+        _example(settings).land(settings, console, since and since.date(), until and until.date())
+        return
+    from lakehouse import landing
+    from lakehouse.declare import Source
+
+    declared = apps.open_lake(settings).graph.declared.get(source)
+    if not isinstance(declared, Source):
+        known = [n for n, d in apps.open_lake(settings).graph.declared.items() if isinstance(d, Source)]
+        raise SettingsError(f"{source!r} is not a source; known are {', '.join(known)}.")
+    for path in landing.deliver(settings.landing, declared, files or []):
+        console.print(f"{path.relative_to(settings.root)}", highlight=False)
+
+
+@cli.command()
+def plan(select: Select = None, full_refresh: bool = False, since: Since = None,
+         until: Until = None, as_json: AsJson = False) -> None:  # fmt: skip
+    """What the next run would do to each table, and why. Exits with 1 on a breaking schema change."""
+    from lakehouse import plan as plans
+
+    settings = settings_module.load()
+    lake = apps.open_lake(settings)
+    names = lake.graph.select(select or ())
+    request = apps.make_request(lake, names, full_refresh, since and since.date(), until and until.date())
+    steps = plans.plan(lake, names, request)
+    show.plan(console, lake, steps, as_json)
+    if any(step.breaking for step in steps):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def run(select: Select = None, full_refresh: bool = False, since: Since = None,
+        until: Until = None) -> None:  # fmt: skip
+    """Bring tables up to date. Exits with 1 if any table failed."""
+    settings = settings_module.load()
+    lake = apps.open_lake(settings)
+    names = lake.graph.select(select or ())
+    request = apps.make_request(lake, names, full_refresh, since and since.date(), until and until.date())
+    run = apps.new_run()
+    log = apps.log_to(settings, run)
+    with show.progress(console, names) as watcher:
+        report = apps.run_pipeline(settings, select or (), request, watcher, run, log)
+    show.report(console, report, log)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def status(as_json: AsJson = False) -> None:
+    """Each table's state: last run, rows in and out, quarantine, what waits, rejected files."""
+    settings = settings_module.load()
+    show.status(console, apps.open_lake(settings), as_json)
+
+
+@cli.command()
+def tables(as_json: AsJson = False) -> None:
+    """The tables with rows, size, version."""
+    settings = settings_module.load()
+    show.tables(console, apps.open_lake(settings), as_json)
+
+
+@cli.command()
+def history(table: str, limit: int = 20, as_json: AsJson = False) -> None:
+    """A table's versions: when, which run, what it consumed and wrote."""
+    settings = settings_module.load()
+    show.history(console, apps.open_lake(settings), table, limit, as_json)
+
+
+@cli.command()
+def sql(text: Annotated[str, typer.Argument(metavar="QUERY")], as_json: AsJson = False) -> None:
+    """Query the tables by name (DuckDB): lakehouse sql 'select * from gold.airport_daily limit 5'."""
+    from lakehouse.query import query
+
+    settings = settings_module.load()
+    show.rows(console, query(settings.lake, text), as_json)
+
+
+@cli.command()
+def train(model: Annotated[str | None, typer.Argument(help="A model's name.")] = None) -> None:
+    """Train a model on its feature table, log it to MLflow, and crown it where it is better."""
+    from lakehouse import modeling
+
+    settings = settings_module.load()
+    apps.log_to(settings, apps.new_run())
+    with console.status("training") as said:
+        result = modeling.train(settings, model, lambda text: said.update(text))
+    show.trained(console, result)
+
+
+@cli.command()
+def score(model: Annotated[str | None, typer.Argument(help="A model's name.")] = None,
+          since: Since = None, until: Until = None) -> None:  # fmt: skip
+    """Score flights with the champion, into its table of predictions; the model's report period without dates."""
+    from lakehouse import modeling
+
+    settings = settings_module.load()
+    run = apps.new_run()
+    log = apps.log_to(settings, run)
+    with console.status("scoring"):
+        result = modeling.score(settings, model, since and since.date(), until and until.date(), run, log)
+    show.scored(console, result)
+
+
+def _example(settings: Settings) -> Any:
+    if settings.example is None:
+        raise SettingsError("No example is set: `example` in conf/base.yml names its module.")
+    return importlib.import_module(settings.example)
+
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""What the commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from lakehouse import log, query
+from lakehouse.build import Outcome
+from lakehouse.declare import Source
+from lakehouse.errors import DeclarationError
+from lakehouse.plan import Lake, Request, Step, decide
+from lakehouse.run import Report, Result, Watcher
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lakehouse.modeling import Scored
+    from lakehouse.training import TrainResult
+
+STATUS_STYLE = {"written": "green", "unchanged": "dim", "failed": "bold red", "skipped": "yellow", "waits": "yellow"}
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def emit(console: Console, value: Any) -> None:
+    """Print JSON, unwrapped."""
+    console.print(json.dumps(value, default=str, indent=1), soft_wrap=True, markup=False, highlight=False)
+
+
+def grid(*columns: str, title: str = "") -> Grid:
+    """An empty grid; columns that begin with > are set to the right."""
+    made = Grid(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        right = column.startswith(">")
+        made.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=right or not number)
+    return made
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.0f} {UNITS[unit]}" if unit == 0 else f"{count:.1f} {UNITS[unit]}"
+
+
+def number(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
+
+
+def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> None:
+    """The steps of the next run."""
+    if as_json:
+        emit(console, [_plan_entry(lake, step) for step in steps])
+        return
+    shown = grid("table", "does", "why", ">rows to read", ">bytes", "partitions", "affects")
+    for step in steps:
+        entry = _plan_entry(lake, step)
+        idle = not step.works
+        why = "; ".join([*step.reasons, *(f"schema: {c}" for c in step.schema_changes)])
+        if step.code_changed:
+            why += "; its code changed since the last commit"
+        style = "bold red" if step.breaking else "dim" if idle else ""
+        cells = [step.table, "-" if idle and step.action == "none" else step.action, why]
+        cells += ["", ""] if idle else [number(step.rows), size(step.bytes) if step.bytes else ""]
+        shown.add_row(*cells, "" if idle else entry["partitions_shown"], "" if idle else ", ".join(entry["downstream"]), style=style)
+    console.print(shown)
+    if any(step.code_changed for step in steps):
+        console.print("\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.", highlight=False)
+    work = [step for step in steps if step.works]
+    console.print(f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False)
+    if broken := [step.table for step in steps if step.breaking]:
+        names = ", ".join(broken)
+        console.print(f"[bold red]Breaking schema change[/] in {names}: run with --full-refresh --select {broken[0]}+ or take it back.")
+
+
+def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
+    partitions = None if step.partitions is None else [str(day) for day in step.partitions]
+    known = not step.after
+    shown = "" if partitions is None else f"{len(partitions)}: {partitions[0]} to {partitions[-1]}"
+    return {
+        "table": step.table, "action": step.action, "reasons": list(step.reasons), "after": list(step.after),
+        "files": [one.path for one in step.files], "rows": step.rows if known else None, "bytes": step.bytes,
+        "inputs": {n: {"from": step.since.get(n), "to": one.version} for n, one in step.inputs.items()},
+        "partitions": partitions, "partitions_shown": shown if known else "known after its inputs",
+        "schema_changes": list(step.schema_changes), "breaking": step.breaking, "code_changed": step.code_changed,
+        "downstream": list(lake.graph.downstream(step.table)),
+    }  # fmt: skip
+
+
+@contextmanager
+def progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
+    """Tell of a run while it works: what is under way, and a line for each table that is done."""
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True)
+    with bar:
+        task = bar.add_task("starting Spark", total=len(names))
+        under_way: list[str] = []
+
+        def started(table: str) -> None:
+            under_way.append(table)
+            bar.update(task, description=f"writing {', '.join(under_way)}")
+
+        def done(result: Result) -> None:
+            if result.table in under_way:
+                under_way.remove(result.table)
+            if result.status != "unchanged":
+                console.print(_line(result), highlight=False)
+            bar.update(task, advance=1, description=f"writing {', '.join(under_way)}" if under_way else "deciding")
+
+        yield Watcher(started, done)
+
+
+def _line(result: Result) -> str:
+    style = STATUS_STYLE[result.status]
+    said = f"  [{style}]{result.status:9}[/] {result.table:24} {outcome(result.outcome)}"
+    return f"{said} [dim]{result.seconds:.1f} s[/]" if result.seconds else said
+
+
+def outcome(done: Outcome | None) -> str:
+    """What became of a table's rows, in words."""
+    if done is None:
+        return ""
+    parts = [f"{count:,} {name}" for name, count in done.rows.items() if count or name == "written"]
+    if done.partitions is not None:
+        parts.append(f"{done.partitions} partition{'s' if done.partitions != 1 else ''}")
+    if done.rejected_files:
+        parts.append(f"{len(done.rejected_files)} file{'s' if len(done.rejected_files) != 1 else ''} rejected")
+    return ", ".join(parts)
+
+
+def report(console: Console, done: Report, logged: Path | None) -> None:
+    """What a run did: its failures, its rejects, its length."""
+    counts = {status: sum(r.status == status for r in done.results) for status in STATUS_STYLE}
+    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    console.print(f"Run {done.run}: {said} in {done.seconds:.1f} s.", highlight=False)
+    for result in done.results:
+        for one in result.outcome.rejected_files if result.outcome else ():
+            console.print(f"[yellow]rejected[/] {one.path}: {one.reason}", highlight=False)
+        for rule, rows in (result.outcome.warnings or {}).items() if result.outcome else ():
+            console.print(f"[yellow]warning[/] {result.table}: {rows:,} rows break {rule}", highlight=False)
+        if result.outcome and result.outcome.rows.get("quarantined"):
+            console.print(f"[yellow]quarantined[/] {result.table}: {result.outcome.rows['quarantined']:,} rows", highlight=False)
+        if result.error:
+            console.print(f"[bold red]{result.status}[/] {result.table}: ", end="", highlight=False)
+            console.print(result.error, markup=False, highlight=False)
+    if done.failed:
+        console.print(f"Its log: {logged}. What succeeded stays; `lakehouse run` resumes with what is missing.", highlight=False, soft_wrap=True)
+
+
+def status(console: Console, lake: Lake, as_json: bool) -> None:
+    """Every declared table's state."""
+    entries = [_status_entry(lake, name) for name in lake.graph.declared]
+    if as_json:
+        emit(console, entries)
+        return
+    shown = grid("table", "state", "last written (UTC)", ">written", ">unchanged", ">superseded", ">quarantined", "next")
+    for one in entries:
+        rows = one["rows"]
+        cells = [f"{rows[k]:,}" if k in rows else "" for k in ("written", "unchanged", "superseded", "quarantined")]
+        shown.add_row(one["table"], one["state"], one["at"][:16].replace("T", " "), *cells, one["pending"])
+    console.print(shown)
+    for one in entries:
+        for rejected in one["rejected_files"]:
+            console.print(f"[yellow]rejected[/] {rejected['path']}: {rejected['reason']}", highlight=False)
+
+
+def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
+    step = decide(lake, name, Request())
+    opened = log.open_log(lake.path(name))
+    entry = opened.last() if opened else None
+    record = entry.record if entry else None
+    declared = lake.graph.declared[name]
+    rejected = [r for m in lake.landing(declared).history() for r in m.rejected] if isinstance(declared, Source) else []
+    return {
+        "table": name, "state": "empty" if record is None else "behind" if step.works else "current",
+        "version": opened.version if opened else None, "run": record.run if record else None,
+        "at": record.at if record else "", "batch": record.batch if record else 0,
+        "generation": record.generation if record else 0, "rows": dict(record.rows) if record else {},
+        "pending": "; ".join(step.reasons) if step.works or step.action == "waits" else "",
+        "rejected_files": [{"path": r.path, "reason": r.reason} for r in rejected],
+    }  # fmt: skip
+
+
+def tables(console: Console, lake: Lake, as_json: bool) -> None:
+    """The tables that the lake holds, by Delta's own counts, and those declared that it does not hold yet."""
+    there = query.tables(lake.root / "lake")
+    entries = []
+    for name in dict.fromkeys([*lake.graph.declared, *there]):
+        opened = log.open_log(there[name]) if name in there else None
+        entries.append(_table_entry(lake, name, opened))
+    if as_json:
+        emit(console, entries)
+        return
+    shown = grid("table", "written by", ">rows", ">size", ">files", ">version", "path")
+    for one in entries:
+        counts = [f"{one['rows']:,}", size(one["bytes"]), str(one["files"]), str(one["version"])] if one["path"] else [""] * 4
+        shown.add_row(one["table"], one["write"], *counts, one["path"] or "not written yet")
+    console.print(shown)
+
+
+def _table_entry(lake: Lake, name: str, opened: log.TableLog | None) -> dict[str, Any]:
+    declared = lake.graph.declared.get(name)
+    write = "" if declared is None else "landing" if isinstance(declared, Source) else type(declared.write).__name__.lower()
+    return {
+        "table": name, "write": write, "rows": opened.rows() if opened else None, "bytes": opened.bytes() if opened else None,
+        "files": opened.files() if opened else None, "version": opened.version if opened else None,
+        "path": str(opened.path.relative_to(lake.root)) if opened else None,
+        "columns": opened.columns() if opened else dict(declared.columns) if declared else {},
+    }  # fmt: skip
+
+
+def history(console: Console, lake: Lake, table: str, limit: int, as_json: bool) -> None:
+    """A table's newest versions.
+
+    Raises:
+        DeclarationError: there is no such table.
+    """
+    path = query.tables(lake.root / "lake").get(table)
+    opened = log.open_log(path) if path else None
+    if opened is None:
+        known = ", ".join(dict.fromkeys([*lake.graph.declared, *query.tables(lake.root / "lake")]))
+        raise DeclarationError(f"{table!r} has no history: it is not written yet, or not one of {known}.")
+    entries = opened.entries(limit)
+    if as_json:
+        emit(console, [{**asdict(one), "record": asdict(one.record) if one.record else None} for one in entries])
+        return
+    shown = grid(">version", "when (UTC)", "operation", "run", ">batch", "rows", "inputs", "code")
+    for one in entries:
+        record = one.record
+        what = [one.operation, record.run if record else "", str(record.batch) if record else ""]
+        rows = ", ".join(f"{v:,} {k}" for k, v in record.rows.items() if v) if record else ""
+        rows = rows or f"{int(one.metrics.get('numOutputRows', 0)):,} written"
+        inputs = ", ".join(f"{n}@{c.version}" for n, c in record.inputs.items()) if record else ""
+        code = f"{record.revision} {record.definition}".strip() if record else ""
+        shown.add_row(str(one.version), f"{one.at:%Y-%m-%d %H:%M:%S}", *what, rows, inputs, code)
+    console.print(shown)
+
+
+def rows(console: Console, result: pa.Table, as_json: bool, most: int = 100) -> None:
+    """A query's result."""
+    if as_json:
+        emit(console, result.to_pylist())
+        return
+    numeric = [str(f.type).startswith(("int", "uint", "double", "float", "decimal")) for f in result.schema]
+    shown = grid(*[f">{name}" if right else name for name, right in zip(result.column_names, numeric, strict=True)])
+    for row in result.slice(0, most).to_pylist():
+        shown.add_row(*[_cell(value) for value in row.values()])
+    console.print(shown)
+    if result.num_rows > most:
+        console.print(f"... {result.num_rows - most:,} more rows; --json prints all of them.", highlight=False)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    return str(value)
+
+
+def metrics_grid(named: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Metrics side by side: one row for each model."""
+    shown = grid("", ">ROC AUC", ">average precision", ">Brier (lower is better)")
+    for name, metrics in named.items():
+        shown.add_row(name, *[f"{metrics[m]:.4f}" for m in ("roc_auc", "average_precision", "brier")])
+    return shown
+
+
+def trained(console: Console, result: TrainResult) -> None:
+    """How a new model does, and whether it became champion."""
+    console.print(metrics_grid({"model": result.metrics, "schedule only": result.baseline}))
+    console.print(f"{result.model_name} version {result.model_version} is {result.alias}: {result.reason}", highlight=False)
+
+
+def scored(console: Console, result: Scored) -> None:
+    """What was scored, and how well where the labels are known."""
+    console.print(
+        f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version}: "
+        f"{result.written:,} written to {result.table}, {result.rows - result.written:,} there already.",
+        highlight=False,
+    )
+    if result.report:
+        console.print(metrics_grid({"model": result.report.metrics, "schedule only": result.report.baseline}))

@@ -1,0 +1,93 @@
+"""What all tests share: one Spark session, and small tables written as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from delta import configure_spark_with_delta_pip
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StructType
+
+from lakehouse.declare import Source, Table
+
+MISSING = "-"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    builder = (
+        SparkSession.builder.master("local[2]")
+        .appName("tests")
+        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", "1")
+        .config("spark.databricks.delta.snapshotPartitions", "1")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+    )
+    session = configure_spark_with_delta_pip(builder).getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+def cells_of(text: str) -> list[list[str | None]]:
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
+    uneven = [line for line in lines if len(line) != len(lines[0])]
+    assert not uneven, f"not as many cells as columns {lines[0]}: {uneven}"
+    return [[None if cell == MISSING else cell for cell in line] for line in lines]
+
+
+@pytest.fixture
+def frame(spark: SparkSession) -> Callable[..., DataFrame]:
+    """A table written as text, "-" for null: all strings, or typed by a DDL schema with the same columns."""
+
+    def make(text: str, schema: str | None = None) -> DataFrame:
+        names, *rows = cells_of(text)
+        strings = spark.createDataFrame(rows, ", ".join(f"`{name}` string" for name in names))
+        if schema is None:
+            return strings
+        fields = StructType.fromDDL(schema).fields
+        assert [field.name for field in fields] == names, f"columns {names} are not those of {schema}"
+        return strings.select(
+            *[
+                (F.from_json(f.name, f.dataType) if isinstance(f.dataType, ArrayType) else F.col(f.name).cast(f.dataType))
+                .alias(f.name)
+                for f in fields
+            ]
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def landed(frame: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Rows of a bronze table: the source's columns from a table written as text, the others the same in every row."""
+
+    def make(source: Source, text: str, **others: str) -> DataFrame:
+        strings = frame(text)
+        unknown = {*strings.columns, *others} - {*source.columns, "_source_file", "_row"}
+        assert not unknown, f"{source.name} has no columns {unknown}"
+        given = {name: F.lit(value) for name, value in others.items()} | {name: F.col(name) for name in strings.columns}
+        return strings.select(
+            *[given.get(name, F.lit("NA")).alias(name) for name in source.columns],
+            given.get("_source_file", F.lit("file.csv")).alias("_source_file"),
+            F.lit(1).cast("bigint").alias("_file_id"),
+            given.get("_row", F.lit(1)).cast("bigint").alias("_row"),
+        )
+
+    return make
+
+
+@pytest.fixture
+def broken_rules() -> Callable[[Table, DataFrame], list[list[str]]]:
+    """The names of the table's rules that each row breaks, in the rows' order."""
+
+    def find(table: Table, rows: DataFrame) -> list[list[str]]:
+        good = rows.select(*[F.coalesce(F.expr(r.predicate), F.lit(False)).alias(r.name) for r in table.rules])
+        return [[name for name, holds in row.asDict().items() if not holds] for row in good.collect()]
+
+    return find
