@@ -32,3 +32,8 @@ def also_unreadable(unreadable: Column, **lost: Column) -> Column:
     # Compacting is slow, and hardly any row needs it.
     any_lost = reduce(Column.__or__, lost.values())
     return F.when(any_lost, F.array_compact(F.concat(unreadable, names))).otherwise(unreadable).alias(UNREADABLE)
+
+
+def lost(result: str, *parts: str) -> Column:
+    """Whether a column is null although all those it is made of are known."""
+    return reduce(Column.__and__, (F.col(part).isNotNull() for part in parts)) & F.col(result).isNull()

@@ -41,6 +41,7 @@ def query(lake: Path, sql: str) -> pa.Table:
     connection = duckdb.connect()
     try:
         _register(connection, {name: path for name, path in known.items() if name.split(".", 1)[1] in sql})
+        connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         return connection.execute(sql).to_arrow_table()
     except duckdb.Error as error:
@@ -56,8 +57,5 @@ def _register(connection: DuckDBPyConnection, wanted: Mapping[str, Path]) -> Non
             continue
         layer, table = name.split(".", 1)
         connection.register(f"_t{number}", opened.delta.to_pyarrow_dataset())
-        # Instants as plain time stamps in UTC: DuckDB's functions on zoned ones need an extension that is not in its package.
-        plain = [f'CAST("{c}" AS TIMESTAMP) AS "{c}"' for c, kind in opened.columns().items() if kind == "timestamp"]
-        columns = f"* REPLACE ({', '.join(plain)})" if plain else "*"
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{layer}"')
-        connection.execute(f'CREATE VIEW "{layer}"."{table}" AS SELECT {columns} FROM _t{number}')
+        connection.execute(f'CREATE VIEW "{layer}"."{table}" AS SELECT * FROM _t{number}')

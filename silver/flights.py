@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from flights.clock import UNLISTED_ZONES, confirmed, date_of, is_clock, next_wall, shifted, to_utc_after, wall
-from flights.keys import FLIGHT_KEY, MISSING, ORIGINS, also_unreadable
+from flights.keys import FLIGHT_KEY, MISSING, ORIGINS, also_unreadable, lost
 from lakehouse.columns import UNREADABLE, typed, unreadable
 from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, looks_up, table
 
@@ -86,8 +84,8 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
         F.col("_dep_time").isNull().alias("cancelled"),
         also_unreadable(
             F.col(UNREADABLE),
-            day=_all_known(*DATE_PARTS) & F.col("flight_date").isNull(),
-            time_hour=_all_known("time_hour", "wall_hour") & F.col("sched_dep_utc").isNull(),
+            day=lost("flight_date", "_year", "_month", "_day"),
+            time_hour=lost("sched_dep_utc", "_time_hour", "_wall_hour"),
             **{name: ~is_clock(F.col(f"_{name}")) for name in CLOCKS},
         ),
         *ORIGIN_COLUMNS,
@@ -130,7 +128,3 @@ def _scheduled(flights: DataFrame, airports: DataFrame) -> DataFrame:
         .withColumn("_arr_there", next_wall(F.col("_sched_arr_time"), F.col("_dep_there")))
         .withColumn("sched_arr_utc", to_utc_after(sched_dep_utc, F.col("_arr_there"), zone))
     )
-
-
-def _all_known(*names: str) -> Column:
-    return reduce(Column.__and__, (F.col(f"_{name}").isNotNull() for name in names))

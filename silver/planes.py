@@ -34,7 +34,11 @@ LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
         Rule("seats_are_plausible", "seats IS NULL OR seats BETWEEN 1 AND 900"),
         Rule("speed_is_plausible", "speed_mph IS NULL OR speed_mph BETWEEN 1 AND 1500", "warn"),
         # A maker's model year may run ahead of the calendar by one.
-        Rule("build_year_is_plausible", "year_built IS NULL OR year_built BETWEEN 1903 AND year(snapshot_date) + 1", "warn"),
+        Rule(
+            "build_year_is_plausible",
+            "year_built IS NULL OR year_built BETWEEN 1903 AND year(snapshot_date) + 1",
+            "warn",
+        ),
     ),
     planes="bronze.planes",
 )

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from flights.clock import confirmed, date_of, wall
-from flights.keys import MISSING, ORIGINS, also_unreadable
+from flights.keys import MISSING, ORIGINS, also_unreadable, lost
 from lakehouse.columns import UNREADABLE, typed, unreadable
 from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
 
@@ -21,9 +21,10 @@ MEASURES = {
     "pressure": "pressure_mb",
     "visib": "visib_mi",
 }
+DATE_PARTS = ("year", "month", "day")
 LANDED_TYPES = {
     "time_hour": "timestamp",
-    **dict.fromkeys(("year", "month", "day", "hour"), "int"),
+    **dict.fromkeys((*DATE_PARTS, "hour"), "int"),
     **dict.fromkeys(MEASURES, "double"),
 }
 RULES = (
@@ -60,34 +61,38 @@ def weather(weather: DataFrame) -> DataFrame:
 
     `weather_date` is the local date. A `time_hour` that contradicts the local date and hour counts as unreadable.
     """
-    hours = _typed(weather).withColumn("observed_at", confirmed(F.col("_time_hour"), F.col("_wall_hour")))
-    dated, has_wall_hour = F.col("weather_date").isNotNull(), F.col("_wall_hour").isNotNull()
-    return hours.select(
+    return _observed(_typed(weather)).select(
         "origin",
         "observed_at",
         "weather_date",
         *MEASURES.values(),
         also_unreadable(
             F.col(UNREADABLE),
-            day=~dated & F.col("_dated"),
-            hour=dated & ~has_wall_hour & F.col("_hour").isNotNull(),
-            time_hour=has_wall_hour & F.col("_time_hour").isNotNull() & F.col("observed_at").isNull(),
+            day=lost("weather_date", "_year", "_month", "_day"),
+            hour=lost("_wall_hour", "weather_date", "_hour"),
+            time_hour=lost("observed_at", "_time_hour", "_wall_hour"),
         ),
         *ORIGIN_COLUMNS,
     )
 
 
-# A projection of its own, because Spark would repeat its expressions wherever the next one uses them.
+# Each step is a projection of its own, because Spark would repeat a step's expression wherever the next one uses it.
 def _typed(weather: DataFrame) -> DataFrame:
     """The landed values by the table's names, and with an underscore what the time of observation is made of."""
-    date, hour = date_of(*DATE_PARTS), typed("hour", "int", MISSING)
     return weather.select(
         typed("origin", "string", MISSING).alias("origin"),
-        date.alias("weather_date"),
+        date_of(*DATE_PARTS).alias("weather_date"),
         *[typed(landed, "double", MISSING).alias(measure) for landed, measure in MEASURES.items()],
+        *[typed(name, "int", MISSING).alias(f"_{name}") for name in (*DATE_PARTS, "hour")],
         typed("time_hour", "timestamp", MISSING).alias("_time_hour"),
-        hour.alias("_hour"),
-        wall(date, hour.cast("bigint") * 100).alias("_wall_hour"),
         unreadable(LANDED_TYPES, MISSING),
         *ORIGIN_COLUMNS,
+    )
+
+
+def _observed(weather: DataFrame) -> DataFrame:
+    """The weather with the time of observation in UTC."""
+    clock = F.col("_hour").cast("bigint") * 100
+    return weather.withColumn("_wall_hour", wall(F.col("weather_date"), clock)).withColumn(
+        "observed_at", confirmed(F.col("_time_hour"), F.col("_wall_hour"))
     )

@@ -1,0 +1,52 @@
+# `make` prints this help. Everything needs Python 3.11 and Java 17 or 21, nothing else.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench setup setup-test java clean
+
+help:  ## Print the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: setup  ## Set up, then run the flights example from first file to scored flights.
+	$(BIN)/lakehouse demo
+
+test: setup-test  ## Set up with the test extras, then run every test.
+	$(BIN)/python -m pytest
+
+check: setup-test  ## Lint, types, import directions.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup-test  ## Measure the project against a hand-written script and polars, on one year and on twenty.
+	$(BIN)/python -m benchmarks
+
+setup: java $(VENV)/.installed  ## Make .venv from pyproject.toml and constraints.txt.
+
+setup-test: java $(VENV)/.installed-test
+
+java:
+	@command -v java >/dev/null 2>&1 || test -x "$$JAVA_HOME/bin/java" || { \
+	  echo "Java 17 or 21 is missing. Debian, Ubuntu: apt-get install openjdk-17-jre-headless;"; \
+	  echo "macOS: brew install openjdk@17; Fedora: dnf install java-21-openjdk-headless; or any Temurin 17 or 21"; \
+	  echo "package with JAVA_HOME pointing at it."; exit 1; }
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) is missing; name yours: make PYTHON=python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+clean:  ## Remove .venv and caches (not data/).
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,37 @@
+"""What every pipeline job does: parse arguments, start the session, run the selected tables, stop."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import date
+
+from rich.console import Console
+
+from lakehouse import app, settings, show
+from lakehouse.errors import LakehouseError
+
+
+def run_job(description: str, *layers: str) -> None:
+    """Run the given layers, or the selected tables of them; exit with 1 if a table failed, 2 on a user's mistake."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--select", action="append", default=[], help="a table, +t, t+ or a layer instead of the whole job")
+    parser.add_argument("--full-refresh", action="store_true", help="make the selected tables anew")
+    parser.add_argument("--from", dest="since", type=date.fromisoformat, help="recompute partitions from this day")
+    parser.add_argument("--to", dest="until", type=date.fromisoformat, help="to this day, included")
+    arguments = parser.parse_args()
+    console = Console(width=160)
+    try:
+        configured = settings.load()
+        lake = app.open_lake(configured)
+        selectors = arguments.select or list(layers)
+        names = lake.graph.select(selectors)
+        request = app.make_request(lake, names, arguments.full_refresh, arguments.since, arguments.until)
+        run = app.new_run()
+        log = app.log_to(configured, run)
+        report = app.run_pipeline(configured, selectors, request, run=run, log=log)
+    except LakehouseError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    show.report(console, report, log)
+    sys.exit(1 if report.failed else 0)

@@ -1,0 +1,6 @@
+"""Run the bronze layer: spark-submit --properties-file conf/spark/local.conf jobs/bronze.py"""
+
+from jobs._run import run_job
+
+if __name__ == "__main__":
+    run_job("Bring the bronze tables up to date.", "bronze")

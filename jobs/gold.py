@@ -1,0 +1,6 @@
+"""Run the gold layer: spark-submit --properties-file conf/spark/local.conf jobs/gold.py"""
+
+from jobs._run import run_job
+
+if __name__ == "__main__":
+    run_job("Bring the gold tables up to date.", "gold")

@@ -1,0 +1,6 @@
+"""Run the silver layer: spark-submit --properties-file conf/spark/local.conf jobs/silver.py"""
+
+from jobs._run import run_job
+
+if __name__ == "__main__":
+    run_job("Bring the silver tables up to date.", "silver")
