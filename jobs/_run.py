@@ -10,12 +10,15 @@ from rich.console import Console
 
 from lakehouse import app, settings, show
 from lakehouse.errors import LakehouseError
+from lakehouse.run import new_run
 
 
 def run_job(description: str, *layers: str) -> None:
     """Run the given layers, or the selected tables of them; exit with 1 if a table failed, 2 on a user's mistake."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--select", action="append", default=[], help="a table, +t, t+ or a layer instead of the whole job")
+    parser.add_argument(
+        "--select", action="append", default=[], help="a table, +t, t+ or a layer instead of the whole job"
+    )
     parser.add_argument("--full-refresh", action="store_true", help="make the selected tables anew")
     parser.add_argument("--from", dest="since", type=date.fromisoformat, help="recompute partitions from this day")
     parser.add_argument("--to", dest="until", type=date.fromisoformat, help="to this day, included")
@@ -27,7 +30,7 @@ def run_job(description: str, *layers: str) -> None:
         selectors = arguments.select or list(layers)
         names = lake.graph.select(selectors)
         request = app.make_request(lake, names, arguments.full_refresh, arguments.since, arguments.until)
-        run = app.new_run()
+        run = new_run()
         log = app.log_to(configured, run)
         report = app.run_pipeline(configured, selectors, request, run=run, log=log)
     except LakehouseError as error:

@@ -13,7 +13,7 @@ from rich.console import Console
 from flights.delivery import deliver
 from lakehouse import app, log, modeling, show
 from lakehouse.plan import Lake, Request
-from lakehouse.run import Report, run_tables
+from lakehouse.run import Report, new_run, run_tables
 from lakehouse.settings import Settings
 from lakehouse.training import TrainResult
 
@@ -39,7 +39,9 @@ def land(settings: Settings, console: Console, since: date | None, until: date |
     with console.status("delivering") as said:
         counts = deliver(settings.landing, since=since, until=until, progress=_telling(said.update))
     for source, one in counts.items():
-        console.print(f"  {source:10} {one.written:4} files delivered, {one.unchanged:4} there already", highlight=False)
+        console.print(
+            f"  {source:10} {one.written:4} files delivered, {one.unchanged:4} there already", highlight=False
+        )
 
 
 def demo(settings: Settings, console: Console) -> None:
@@ -53,7 +55,7 @@ def demo(settings: Settings, console: Console) -> None:
     lake = app.open_lake(settings)
     names = lake.graph.select()
     timings = Timings()
-    first_run, second_run = app.new_run(), app.new_run()
+    first_run, second_run = new_run(), new_run()
     logged = app.log_to(settings, first_run)
     console.rule("[bold]1. Eleven months of flights land", align="left")
     with timings.of("deliver January to November"):
@@ -79,7 +81,9 @@ def demo(settings: Settings, console: Console) -> None:
                 module = app.load_model(settings)
                 scored = modeling.score_on(spark, settings, module, *SECOND_DELIVERY, second_run)
     except Exception as error:
-        console.print(f"The demo stopped; its log is {logged}. Run it again: it goes on from what is there.", soft_wrap=True)
+        console.print(
+            f"The demo stopped; its log is {logged}. Run it again: it goes on from what is there.", soft_wrap=True
+        )
         if isinstance(error, LakehouseError):
             raise
         raise LakehouseError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
@@ -87,7 +91,13 @@ def demo(settings: Settings, console: Console) -> None:
 
 
 def _summary(
-    console: Console, settings: Settings, lake: Lake, second: Report, trained: TrainResult, scored: modeling.Scored, timings: Timings
+    console: Console,
+    settings: Settings,
+    lake: Lake,
+    second: Report,
+    trained: TrainResult,
+    scored: modeling.Scored,
+    timings: Timings,
 ) -> None:
     console.rule("[bold]Summary", align="left")
     touched = {r.table: r for r in second.results if r.status == "written" and r.outcome}
@@ -102,7 +112,11 @@ def _summary(
     console.print(f"\n[bold]Will a flight be 15 minutes late or more?[/] {trained.model_name} version {scored.version}")
     if scored.report:
         named = {"December: model": scored.report.metrics, "December: schedule only": scored.report.baseline}
-        console.print(show.metrics_grid({"November: model": trained.metrics, "November: schedule only": trained.baseline, **named}))
+        console.print(
+            show.metrics_grid(
+                {"November: model": trained.metrics, "November: schedule only": trained.baseline, **named}
+            )
+        )
     times = show.grid("step", ">seconds")
     for step, seconds in timings.seconds.items():
         times.add_row(step, f"{seconds:.1f}")
@@ -111,7 +125,7 @@ def _summary(
     console.print(times)
     console.print(f"\nEverything is in {settings.root}. Try next:", highlight=False, soft_wrap=True)
     for command in (
-        "lakehouse sql \"select flight_date, origin, flights, late_rate from gold.airport_daily order by late_rate desc limit 5\"",
+        'lakehouse sql "select flight_date, origin, flights, late_rate from gold.airport_daily order by late_rate desc limit 5"',
         "lakehouse history silver.flights",
         "lakehouse plan --full-refresh --select silver.flights+",
     ):

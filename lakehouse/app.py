@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lakehouse import graph as graphs
 from lakehouse.declare import Replace, Table
 from lakehouse.errors import DeclarationError, ModelError, SettingsError
+from lakehouse.ledger import Run
 from lakehouse.lock import run_lock
 from lakehouse.plan import Lake, Request
-from lakehouse.run import Report, Run, Watcher, new_run, run_tables
+from lakehouse.run import Report, Watcher, new_run, run_tables
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 
@@ -80,7 +81,9 @@ def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: 
         raise DeclarationError(f"--from {since} is after --to {until}.")
     declared = (lake.graph.declared[name] for name in names)
     if since is not None and not any(isinstance(t, Table) and isinstance(t.write, Replace) for t in declared):
-        raise DeclarationError("--from and --to recompute tables replaced by partition; none of the selected tables is.")
+        raise DeclarationError(
+            "--from and --to recompute tables replaced by partition; none of the selected tables is."
+        )
     return Request(frozenset(names) if full_refresh else frozenset(), since, until)
 
 
@@ -93,7 +96,9 @@ def load_model(settings: Settings, name: str | None = None) -> Any:
     """
     name = name or next(iter(settings.models), "")
     if name not in settings.models:
-        raise ModelError(f"No model is called {name!r}; known are {', '.join(settings.models) or 'none'} (conf/base.yml).")
+        raise ModelError(
+            f"No model is called {name!r}; known are {', '.join(settings.models) or 'none'} (conf/base.yml)."
+        )
     try:
         return importlib.import_module(settings.models[name])
     except ImportError as error:

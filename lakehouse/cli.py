@@ -15,6 +15,7 @@ from lakehouse import app as apps
 from lakehouse import settings as settings_module
 from lakehouse import show
 from lakehouse.errors import LakehouseError, SettingsError
+from lakehouse.run import new_run
 from lakehouse.settings import Settings
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -24,7 +25,10 @@ PIPE_WIDTH = 160
 console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
-Select = Annotated[list[str] | None, typer.Option("--select", "-s", help="A table, +t (and its inputs), t+ (and what reads it), or a layer.")]
+Select = Annotated[
+    list[str] | None,
+    typer.Option("--select", "-s", help="A table, +t (and its inputs), t+ (and what reads it), or a layer."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Since = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")]
 Until = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, included.")]
@@ -97,7 +101,7 @@ def run(select: Select = None, full_refresh: bool = False, since: Since = None,
     lake = apps.open_lake(settings)
     names = lake.graph.select(select or ())
     request = apps.make_request(lake, names, full_refresh, since and since.date(), until and until.date())
-    run = apps.new_run()
+    run = new_run()
     log = apps.log_to(settings, run)
     with show.progress(console, names) as watcher:
         report = apps.run_pipeline(settings, select or (), request, watcher, run, log)
@@ -142,9 +146,9 @@ def train(model: Annotated[str | None, typer.Argument(help="A model's name.")] =
     from lakehouse import modeling
 
     settings = settings_module.load()
-    apps.log_to(settings, apps.new_run())
+    apps.log_to(settings, new_run())
     with console.status("training") as said:
-        result = modeling.train(settings, model, lambda text: said.update(text))
+        result = modeling.train(settings, model, said.update)
     show.trained(console, result)
 
 
@@ -155,7 +159,7 @@ def score(model: Annotated[str | None, typer.Argument(help="A model's name.")] =
     from lakehouse import modeling
 
     settings = settings_module.load()
-    run = apps.new_run()
+    run = new_run()
     log = apps.log_to(settings, run)
     with console.status("scoring"):
         result = modeling.score(settings, model, since and since.date(), until and until.date(), run, log)
@@ -166,7 +170,6 @@ def _example(settings: Settings) -> Any:
     if settings.example is None:
         raise SettingsError("No example is set: `example` in conf/base.yml names its module.")
     return importlib.import_module(settings.example)
-
 
 
 if __name__ == "__main__":

@@ -235,7 +235,9 @@ def problems_of(declared: Declared) -> list[str]:
     found = []
     if not NAME_PATTERN.match(declared.name):
         found.append(f"{declared.name!r}: a table's name is layer.table in lower case, such as silver.orders")
-    found += [f"{declared.name}: column {c!r} is not a plain name" for c in declared.columns if not COLUMN_PATTERN.match(c)]
+    found += [
+        f"{declared.name}: column {c!r} is not a plain name" for c in declared.columns if not COLUMN_PATTERN.match(c)
+    ]
     if isinstance(declared, Table):
         found += _table_problems(declared)
     elif declared.format == "csv" and set(declared.columns.values()) - {"string"}:

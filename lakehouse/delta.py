@@ -91,7 +91,13 @@ def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str, *, 
 
 
 def merge(
-    spark: SparkSession, rows: DataFrame, target: Target, commit: Commit, key: Sequence[str], prune: str, delete: str | None
+    spark: SparkSession,
+    rows: DataFrame,
+    target: Target,
+    commit: Commit,
+    key: Sequence[str],
+    prune: str,
+    delete: str | None,
 ) -> None:
     """Update and insert the rows by key; those for which ``delete`` (a column of theirs) is true are deleted.
 
@@ -138,7 +144,11 @@ def _verify(target: Target, commit: Commit) -> None:
     """Check that the commit is there: Delta skips a used transaction version without a word."""
     table = log.open_log(target.path)
     entry = table.last() if table else None
-    if entry is None or entry.record is None or (entry.record.run, entry.record.batch) != (commit.record.run, commit.record.batch):
+    if (
+        entry is None
+        or entry.record is None
+        or (entry.record.run, entry.record.batch) != (commit.record.run, commit.record.batch)
+    ):
         raise LedgerError(
             f"{target.name}: batch {commit.record.batch} was not committed by this run; another writer used its number. "
             "Run again: it goes on from what the table holds."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,48 @@ def same_content(columns: Sequence[str], left: str, right: str) -> Column:
     return same
 
 
+def newest_of_doubled(table: Table, rows: DataFrame) -> DataFrame:
+    """One row for each key, at the cost of ordering only the keys that come more than once."""
+    key = list(table.key)
+    doubled = rows.groupBy(*key).count().where("count > 1").drop("count")
+    alone = rows.join(doubled, key, "left_anti")
+    return alone.unionByName(newest(table, rows.join(doubled, key, "left_semi")))
+
+
+def classed(
+    table: Table, batch: DataFrame, there: DataFrame, columns: Sequence[str], ignored: Sequence[str] = ()
+) -> DataFrame:
+    """The batch's rows, each with how it stands to the table's row of the same key: new, newer, same or older.
+
+    A difference in the ``ignored`` columns alone is none.
+    """
+    content = [c for c in table.columns if c not in (*table.key, *ignored)]
+    newest_by = table.write.newest_by if isinstance(table.write, Merge) else ()
+    ordered = [c for c in (*newest_by, *ORIGIN_COLUMNS) if c in columns]
+    ours, theirs = (F.struct(*[F.col(f"{side}.{c}") for c in ordered]) if ordered else F.lit(0) for side in "st")
+    stands = (
+        F.when(F.col(f"t.{table.key[0]}").isNull(), "new")
+        .when(same_content(content, "s", "t"), "same")
+        .when((ours <= theirs) if ordered else F.lit(False), "older")
+        .otherwise("newer")
+    )
+    matched = [F.col(f"s.{c}") == F.col(f"t.{c}") for c in table.key]
+    joined = batch.alias("s").join(there.alias("t"), matched, "left")
+    return joined.select(*[F.col(f"s.{c}").alias(c) for c in columns], stands.alias("_class"))
+
+
+def key_range(table: Table, ranges: Mapping[str, tuple[str, str]]) -> str:
+    """A condition on the target (alias t) that every row with one of a batch's keys meets: files outside are skipped."""
+    found = ((c, table.columns[c], *ranges[c]) for c in table.key if c in ranges)
+    return " AND ".join(f"t.`{c}` BETWEEN CAST('{low}' AS {t}) AND CAST('{high}' AS {t})" for c, t, low, high in found)
+
+
+def one_of(column: str, values: Collection[str]) -> str:
+    """A SQL predicate: the column has one of the values."""
+    quoted = ", ".join("'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" for value in sorted(values))
+    return f"`{column}` IN ({quoted})"
+
+
 def differences(told: DataFrame, there: DataFrame, key: Sequence[str], delete: str) -> DataFrame:
     """The rows to upsert so that a table holds what is told, and those to take away, marked by column ``delete``."""
     content = [c for c in told.columns if c not in key]
@@ -85,7 +127,10 @@ def differences(told: DataFrame, there: DataFrame, key: Sequence[str], delete: s
     joined = ours.join(theirs, on, "full")
     absent, new = F.col(f"s.{key[0]}").isNull(), F.col(f"t.{key[0]}").isNull()
     differing = joined.where(absent | new | ~same_content(content, "s", "t"))
-    values = [F.coalesce(F.col(f"s.{c}"), F.col(f"t.{c}")).alias(c) if c in key else F.col(f"s.{c}").alias(c) for c in told.columns]
+    values = [
+        F.coalesce(F.col(f"s.{c}"), F.col(f"t.{c}")).alias(c) if c in key else F.col(f"s.{c}").alias(c)
+        for c in told.columns
+    ]
     return differing.select(*values, absent.alias(delete))
 
 
@@ -125,4 +170,3 @@ def _last_day(start: date, write: Replace) -> date:
         return start
     following = (start.replace(day=28) + timedelta(days=4)).replace(day=1)
     return following - timedelta(days=1)
-

@@ -43,7 +43,10 @@ def read_batch(spark: SparkSession, source: Source, manifest: Manifest, landing:
     rows = parts[0]
     for part in parts[1:]:
         rows = rows.unionByName(part)
-    batch = {"_batch_id": F.lit(manifest.batch).cast("bigint"), "_ingested_at": F.lit(datetime.fromisoformat(manifest.at))}
+    batch = {
+        "_batch_id": F.lit(manifest.batch).cast("bigint"),
+        "_ingested_at": F.lit(datetime.fromisoformat(manifest.at)),
+    }
     named = rows.join(F.broadcast(_file_table(spark, manifest, landing)), "_path", "left")
     return named.withColumns(batch).select(*written_columns(source))
 

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from lakehouse.declare import Source
 from lakehouse.errors import LandingError
@@ -110,13 +109,12 @@ class Landing:
         """
         known: dict[str, tuple[Delivery | Rejected, str]] = {}
         for manifest in history:
-            for one in manifest.files:
-                known[one.path] = (one, manifest.at)
+            known.update((one.path, (one, manifest.at)) for one in manifest.files)
             for one in manifest.rejected:
-                if manifest.definition == definition:
+                if one.sha256 and manifest.definition == definition:
                     known[one.path] = (one, manifest.at)
-                elif isinstance(known.get(one.path, (None,))[0], Rejected):
-                    del known[one.path]
+                else:  # it could not be read then, or another declaration refused it
+                    known.pop(one.path, None)
         return [one for one in self.listed() if not self._is_known(one, known.get(one.path))]
 
     def _is_known(self, one: Delivery, taken: tuple[Delivery | Rejected, str] | None) -> bool:
@@ -136,16 +134,19 @@ class Landing:
         Raises:
             LandingError: the manifest is there already, written by another run.
         """
-        kept: dict[tuple[str, str], int] = {(f.path, f.sha256): f.file_id for m in history for f in m.files}
-        last_id = max(kept.values(), default=0)
+        last_id = max((one.file_id for m in history for one in m.files), default=0)
+        taken = {one.path: one for m in history for one in m.files}
         with ThreadPoolExecutor() as pool:
             inspected = list(pool.map(self._inspect, files))
         whole: list[Delivery] = []
         for one in inspected:
-            if isinstance(one, Delivery):
-                file_id = kept.get((one.path, one.sha256), 0)
-                last_id += 0 if file_id else 1
-                whole.append(replace(one, file_id=file_id or last_id))
+            if not isinstance(one, Delivery):
+                continue
+            before = taken.get(one.path)
+            if before and before.sha256 == one.sha256 and not full:
+                continue  # the delivery that the table has already
+            last_id += 1
+            whole.append(replace(one, file_id=last_id))
         rejected = tuple(one for one in inspected if isinstance(one, Rejected))
         manifest = Manifest(self.source.name, batch, now(), definition, tuple(whole), rejected, full)
         _create(self._file(batch), json.dumps(asdict(manifest), indent=1))
@@ -238,7 +239,11 @@ def deliver(landing: Path, source: Source, files: Iterable[Path]) -> list[Path]:
     """
     files = list(files)
     problems = [f"{file} is not a file" for file in files if not file.is_file()]
-    problems += [f"{file.name} has a name that is left alone (_, . or a temporary suffix)" for file in files if _left_alone(file.name)]
+    problems += [
+        f"{file.name} has a name that is left alone (_, . or a temporary suffix)"
+        for file in files
+        if _left_alone(file.name)
+    ]
     if problems:
         raise LandingError("Nothing was delivered: " + "; ".join(problems) + ".")
     folder = landing / source.landing
@@ -295,8 +300,7 @@ def _replace(file: Path, text: str) -> None:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    opened: IO[bytes] = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[assignment]
-    with opened as file:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 

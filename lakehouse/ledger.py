@@ -11,9 +11,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its id, which sorts by time, and the revision of the code that it runs."""
+
+    id: str
+    revision: str
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,3 @@ def application_id(table: str, generation: int) -> str:
 def now() -> str:
     """The time, UTC, to the second, as records keep it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def to_plain(record: Record) -> dict[str, Any]:
-    """The record as plain values, for JSON output."""
-    return asdict(record)

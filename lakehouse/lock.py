@@ -35,7 +35,9 @@ def run_lock(root: Path, run: str, wait_seconds: float = 0) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait_seconds, poll_interval=0.2)
     except Timeout:
-        raise LockError(f"Another run holds the lake {root}: {_describe(holder)}. Wait for it to finish, then run again.") from None
+        raise LockError(
+            f"Another run holds the lake {root}: {_describe(holder)}. Wait for it to finish, then run again."
+        ) from None
     try:
         _await_jvm(holder)
         _note(holder, run, [])
@@ -85,13 +87,15 @@ def _await_jvm(holder: Path) -> None:
     for pid, created in _read(holder).get("jvms", []):  # type: ignore[attr-defined]
         while _alive(int(pid), float(created)):
             if time.monotonic() > until:
-                raise LockError(f"The JVM {int(pid)} of a run that was killed is still there and may still write. End it, then run again.")
+                raise LockError(
+                    f"The JVM {int(pid)} of a run that was killed is still there and may still write. End it, then run again."
+                )
             time.sleep(0.2)
 
 
 def _alive(pid: int, created: float) -> bool:
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return bool(abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

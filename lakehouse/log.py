@@ -69,7 +69,7 @@ class TableLog:
         return int(pc.sum(adds["size_bytes"]).as_py() or 0) if adds.num_rows else 0
 
     def files(self) -> int:
-        return self._adds().num_rows
+        return int(self._adds().num_rows)
 
     def _adds(self) -> pa.Table:
         return pa.table(self.delta.get_add_actions(flatten=True))
@@ -80,7 +80,9 @@ class TableLog:
             return set()
         try:
             batches = self.delta.load_cdf(starting_version=after + 1, ending_version=until, columns=[column])
-            return {value for batch in batches for value in pc.unique(pa.record_batch(batch).column(column)).to_pylist()}
+            return {
+                value for batch in batches for value in pc.unique(pa.record_batch(batch).column(column)).to_pylist()
+            }
         except DeltaError as error:
             raise LedgerError(f"{self.path}: its changes after version {after} cannot be read: {error}") from error
 

@@ -12,9 +12,9 @@ from lakehouse import app, delta, log, training
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
-from lakehouse.ledger import Consumed, Record, now
+from lakehouse.ledger import Consumed, Record, Run, now
 from lakehouse.plan import Lake
-from lakehouse.run import Run, revision
+from lakehouse.run import revision
 from lakehouse.scoring import ReportResult, load_champion, report, score_frame
 from lakehouse.settings import Settings
 
@@ -39,7 +39,9 @@ class Scored:
     report: ReportResult | None
 
 
-def train(settings: Settings, name: str | None = None, progress: Callable[[str], None] | None = None) -> training.TrainResult:
+def train(
+    settings: Settings, name: str | None = None, progress: Callable[[str], None] | None = None
+) -> training.TrainResult:
     """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`."""
     module = app.load_model(settings, name)
     return training.train(
@@ -48,7 +50,9 @@ def train(settings: Settings, name: str | None = None, progress: Callable[[str],
     )  # fmt: skip
 
 
-def score(settings: Settings, name: str | None, since: date | None, until: date | None, run: Run, log_file: Path | None) -> Scored:
+def score(
+    settings: Settings, name: str | None, since: date | None, until: date | None, run: Run, log_file: Path | None
+) -> Scored:
     """Score with the champion on a Spark session of its own; without dates, the model's report period.
 
     Raises:
@@ -84,13 +88,18 @@ def _write(spark: SparkSession, lake: Lake, module: Any, scores: pa.Table, run: 
     """Merge the scores that differ from those there; returns how many were written."""
     from pyspark.sql import functions as F
 
-    from lakehouse.build import classed
+    from lakehouse.frames import classed
 
     rows = spark.createDataFrame(scores)
     rows = rows.select(*[c for c in rows.columns if c != "feature_version"], "feature_version")
     kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
     declared = Table(
-        module.PREDICTIONS, lambda: rows, kinds, Merge(), {"features": drives(module.FEATURE_TABLE)}, (*module.KEY, *MODEL_KEY)
+        module.PREDICTIONS,
+        lambda: rows,
+        kinds,
+        Merge(),
+        {"features": drives(module.FEATURE_TABLE)},
+        (*module.KEY, *MODEL_KEY),
     )
     path = lake.path(declared.name)
     record = log.last_record(path)
@@ -111,7 +120,9 @@ def _write(spark: SparkSession, lake: Lake, module: Any, scores: pa.Table, run: 
         delta.overwrite(rows, target, commit(scores.num_rows))
         return int(scores.num_rows)
     ignored = ("feature_version",)
-    differing = classed(declared, rows, delta.read_latest(spark, path), list(rows.columns), ignored).where("_class <> 'same'")
+    differing = classed(declared, rows, delta.read_latest(spark, path), list(rows.columns), ignored).where(
+        "_class <> 'same'"
+    )
     differing = differing.persist()
     found = {row["_class"]: int(row["count"]) for row in differing.groupBy("_class").count().collect()}
     written = sum(found.values())

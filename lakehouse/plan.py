@@ -114,7 +114,9 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
     steps: dict[str, Step] = {}
     for name in names:
         step = decide(lake, name, request)
-        pending = tuple(i for i in lake.graph.inputs(name) if i in steps and steps[i].works or i in steps and steps[i].after)
+        pending = tuple(
+            i for i in lake.graph.inputs(name) if (i in steps and steps[i].works) or (i in steps and steps[i].after)
+        )
         if pending and _touched_by(lake, name, pending):
             step = _behind(step, pending)
         steps[name] = step
@@ -125,7 +127,8 @@ def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
     table = lake.graph.declared[name]
     assert isinstance(table, Table)
     return any(
-        one.table in inputs and (one.role == "driver" or one.on_change == "everything" or log.open_log(lake.path(name)) is None)
+        one.table in inputs
+        and (one.role == "driver" or one.on_change == "everything" or log.open_log(lake.path(name)) is None)
         for one in table.inputs.values()
     )
 
@@ -168,7 +171,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
     unfinished = history[-1] if history and history[-1].batch > committed and history[-1].files else None
     batch = max([committed, *(m.batch for m in history)]) + 1
     if unfinished and not full:
-        manifest = landing.verified(unfinished)
+        manifest = unfinished
         generation += 1 if manifest.full and record else 0
         return Step(
             source.name, "ingest", (f"batch {manifest.batch} was left unfinished",), batch=manifest.batch, generation=generation,
@@ -196,7 +199,9 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
     if record is None or full:
         generation = record.generation + 1 if record else 1
         reason = "full refresh" if record else "no table yet"
-        return _sized(logs, Step(table.name, "build", (reason,), pins, {}, batch, generation, full and record is not None))
+        return _sized(
+            logs, Step(table.name, "build", (reason,), pins, {}, batch, generation, full and record is not None)
+        )
     return _sized(logs, _decide_change(lake, table, record, pins, batch, request, logs))
 
 
@@ -220,7 +225,9 @@ def _decide_change(
     if whole or (reasons and isinstance(table.write, Rebuild)):
         return replace(step, action="build", generation=record.generation + 1)
     if not reasons and not asked:
-        return Step(table.name, "none", ("its inputs have not changed",), pins, _versions(record), batch, record.generation)
+        return Step(
+            table.name, "none", ("its inputs have not changed",), pins, _versions(record), batch, record.generation
+        )
     if isinstance(table.write, Replace):
         return _decide_partitions(table, step, logs, asked)
     return step

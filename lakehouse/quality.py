@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from lakehouse.columns import UNREADABLE
-from lakehouse.declare import ORIGIN_COLUMNS, Rule, Table
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Rule, Table
 from lakehouse.errors import AccountingError, RuleError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Audit:
 
     rows: int
     rejected: int
-    duplicates: int
+    doubled: int
     broken: Mapping[str, int]
     key_range: Mapping[str, tuple[str, str]]
 
@@ -75,8 +75,8 @@ def rules_broken(table: Table, staged: DataFrame) -> Column:
     return F.concat(named, F.transform(UNREADABLE, lambda c: F.concat(F.lit(f"{READABLE_RULE}: "), c)))
 
 
-def audit(table: Table, staged: DataFrame) -> Audit:
-    """Count a staged batch in one pass: rows, rejects, rows per broken rule, doubled keys, range of each key column."""
+def audit(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
+    """Count a staged batch in one pass: rows, rejects, rows per broken rule, rows beyond one per key, key ranges."""
     from pyspark.sql import Observation
 
     rules = rules_of(table)
@@ -90,11 +90,11 @@ def audit(table: Table, staged: DataFrame) -> Audit:
     for i, column in enumerate(ranged):
         counts += [F.min(column).cast("string").alias(f"min_{i}"), F.max(column).cast("string").alias(f"max_{i}")]
     watched = staged.observe(observed, *counts)
-    if table.key:
+    if table.key and doubled:
         per_key = watched.where(~rejected).groupBy(F.xxhash64(*table.key)).agg((F.count(F.lit(1)) - 1).alias("n"))
     else:
         per_key = watched.select(F.lit(0).alias("n"))
-    duplicates = per_key.agg(F.sum("n")).first()[0] or 0  # type: ignore[index]
+    extra = per_key.agg(F.sum("n")).first()[0] or 0  # type: ignore[index]
     seen = observed.get
     broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(rules)}
     if seen.get("unreadable"):
@@ -102,7 +102,7 @@ def audit(table: Table, staged: DataFrame) -> Audit:
     return Audit(
         rows=int(seen.get("rows") or 0),
         rejected=int(seen.get("rejected") or 0),
-        duplicates=int(duplicates),
+        doubled=int(extra),
         broken={name: count for name, count in broken.items() if count},
         key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(ranged) if seen.get(f"min_{i}")},
     )
@@ -143,10 +143,35 @@ def quarantined(table: Table, staged: DataFrame, driver: DataFrame | None) -> Da
         missing = [F.lit(None).cast(QUARANTINE_COLUMNS[c]).alias(c) for c in (*ORIGIN_COLUMNS, "_source_file")]
         return bad.select("rules", original.alias("original"), *missing)
     bad = bad.select("rules", *ORIGIN_COLUMNS)
-    return originals(driver.join(F.broadcast(bad), [*ORIGIN_COLUMNS], "inner"), driver.columns)
+    return _originals(driver.join(F.broadcast(bad), [*ORIGIN_COLUMNS], "inner"), driver.columns)
 
 
-def originals(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
+def malformed(driver: DataFrame) -> DataFrame:
+    """The landed rows that do not have the declared shape, as quarantine rows."""
+    bad = driver.where(F.col(MALFORMED).isNotNull()).withColumn("rules", F.array(F.lit(MALFORMED_RULE)))
+    return _originals(bad, driver.columns)
+
+
+def warnings(table: Table, counted: Audit) -> dict[str, int]:
+    """The rows that broke each rule that only warns."""
+    warned = {rule.name for rule in table.rules if rule.on_breach == "warn"}
+    return {name: count for name, count in counted.broken.items() if name in warned}
+
+
+def check_written(table: str, audited: int, written: int) -> None:
+    """Check that a commit wrote the rows that the audit before it announced.
+
+    Raises:
+        AccountingError: it did not: the table's function gives other rows each time it is called.
+    """
+    if audited != written:
+        raise AccountingError(
+            f"{table}: {audited} rows were audited, {written} written. Its function must give the same rows each time: "
+            "look for the clock or random numbers in it, then run --full-refresh."
+        )
+
+
+def _originals(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
     """Quarantine rows from landed rows with a column `rules`."""
     kept = F.to_json(F.struct(*columns), {"ignoreNullFields": "false"})
     return rows.select("rules", kept.alias("original"), *ORIGIN_COLUMNS, "_source_file")

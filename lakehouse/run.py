@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from lakehouse.build import Builder, Outcome, Run
+from lakehouse.build import carry_out
 from lakehouse.errors import LakehouseError, SchemaError
+from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.settings import PROJECT
+from lakehouse.work import Outcome, Work
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -76,7 +78,13 @@ def revision() -> str:
 
 
 def run_tables(
-    spark: SparkSession, lake: Lake, names: Iterable[str], request: Request, run: Run, parallel: int, watcher: Watcher | None = None
+    spark: SparkSession,
+    lake: Lake,
+    names: Iterable[str],
+    request: Request,
+    run: Run,
+    parallel: int,
+    watcher: Watcher | None = None,
 ) -> Report:
     """Bring the tables up to date. A table's failure stops only those that depend on it."""
     watcher = watcher or Watcher()
@@ -89,7 +97,9 @@ def run_tables(
         while waiting or under_way:
             for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
                 waiting.remove(name)
-                blocked = [i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")]
+                blocked = [
+                    i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")
+                ]
                 if blocked:
                     results[name] = Result(name, "skipped", error=f"{', '.join(blocked)} failed")
                     watcher.done(results[name])
@@ -125,7 +135,7 @@ def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run
                 f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
                 f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
             )
-        outcome = Builder(spark, lake, run, step).carry_out()
+        outcome = carry_out(Work(spark, lake, run, step))
         status: Status = "written" if outcome.committed else "unchanged"
         return Result(name, status, step, outcome, time.monotonic() - began)
     except LakehouseError as error:

@@ -14,11 +14,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
 from lakehouse import log, query
-from lakehouse.build import Outcome
 from lakehouse.declare import Source
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.run import Report, Result, Watcher
+from lakehouse.work import Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +40,9 @@ def grid(*columns: str, title: str = "") -> Grid:
     made = Grid(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         right = column.startswith(">")
-        made.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=right or not number)
+        made.add_column(
+            column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=right or not number
+        )
     return made
 
 
@@ -71,15 +73,27 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
         style = "bold red" if step.breaking else "dim" if idle else ""
         cells = [step.table, "-" if idle and step.action == "none" else step.action, why]
         cells += ["", ""] if idle else [number(step.rows), size(step.bytes) if step.bytes else ""]
-        shown.add_row(*cells, "" if idle else entry["partitions_shown"], "" if idle else ", ".join(entry["downstream"]), style=style)
+        shown.add_row(
+            *cells,
+            "" if idle else entry["partitions_shown"],
+            "" if idle else ", ".join(entry["downstream"]),
+            style=style,
+        )
     console.print(shown)
     if any(step.code_changed for step in steps):
-        console.print("\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.", highlight=False)
+        console.print(
+            "\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.",
+            highlight=False,
+        )
     work = [step for step in steps if step.works]
-    console.print(f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False)
+    console.print(
+        f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False
+    )
     if broken := [step.table for step in steps if step.breaking]:
         names = ", ".join(broken)
-        console.print(f"[bold red]Breaking schema change[/] in {names}: run with --full-refresh --select {broken[0]}+ or take it back.")
+        console.print(
+            f"[bold red]Breaking schema change[/] in {names}: run with --full-refresh --select {broken[0]}+ or take it back."
+        )
 
 
 def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
@@ -99,7 +113,9 @@ def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
 @contextmanager
 def progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
     """Tell of a run while it works: what is under way, and a line for each table that is done."""
-    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True)
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    )
     with bar:
         task = bar.add_task("starting Spark", total=len(names))
         under_way: list[str] = []
@@ -144,15 +160,21 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
     for result in done.results:
         for one in result.outcome.rejected_files if result.outcome else ():
             console.print(f"[yellow]rejected[/] {one.path}: {one.reason}", highlight=False)
-        for rule, rows in (result.outcome.warnings or {}).items() if result.outcome else ():
+        for rule, rows in result.outcome.warnings.items() if result.outcome else ():
             console.print(f"[yellow]warning[/] {result.table}: {rows:,} rows break {rule}", highlight=False)
         if result.outcome and result.outcome.rows.get("quarantined"):
-            console.print(f"[yellow]quarantined[/] {result.table}: {result.outcome.rows['quarantined']:,} rows", highlight=False)
+            console.print(
+                f"[yellow]quarantined[/] {result.table}: {result.outcome.rows['quarantined']:,} rows", highlight=False
+            )
         if result.error:
             console.print(f"[bold red]{result.status}[/] {result.table}: ", end="", highlight=False)
             console.print(result.error, markup=False, highlight=False)
     if done.failed:
-        console.print(f"Its log: {logged}. What succeeded stays; `lakehouse run` resumes with what is missing.", highlight=False, soft_wrap=True)
+        console.print(
+            f"Its log: {logged}. What succeeded stays; `lakehouse run` resumes with what is missing.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def status(console: Console, lake: Lake, as_json: bool) -> None:
@@ -161,7 +183,9 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
     if as_json:
         emit(console, entries)
         return
-    shown = grid("table", "state", "last written (UTC)", ">written", ">unchanged", ">superseded", ">quarantined", "next")
+    shown = grid(
+        "table", "state", "last written (UTC)", ">written", ">unchanged", ">superseded", ">quarantined", "next"
+    )
     for one in entries:
         rows = one["rows"]
         cells = [f"{rows[k]:,}" if k in rows else "" for k in ("written", "unchanged", "superseded", "quarantined")]
@@ -201,14 +225,20 @@ def tables(console: Console, lake: Lake, as_json: bool) -> None:
         return
     shown = grid("table", "written by", ">rows", ">size", ">files", ">version", "path")
     for one in entries:
-        counts = [f"{one['rows']:,}", size(one["bytes"]), str(one["files"]), str(one["version"])] if one["path"] else [""] * 4
+        counts = (
+            [f"{one['rows']:,}", size(one["bytes"]), str(one["files"]), str(one["version"])]
+            if one["path"]
+            else [""] * 4
+        )
         shown.add_row(one["table"], one["write"], *counts, one["path"] or "not written yet")
     console.print(shown)
 
 
 def _table_entry(lake: Lake, name: str, opened: log.TableLog | None) -> dict[str, Any]:
     declared = lake.graph.declared.get(name)
-    write = "" if declared is None else "landing" if isinstance(declared, Source) else type(declared.write).__name__.lower()
+    write = (
+        "" if declared is None else "landing" if isinstance(declared, Source) else type(declared.write).__name__.lower()
+    )
     return {
         "table": name, "write": write, "rows": opened.rows() if opened else None, "bytes": opened.bytes() if opened else None,
         "files": opened.files() if opened else None, "version": opened.version if opened else None,
@@ -277,7 +307,9 @@ def metrics_grid(named: Mapping[str, Mapping[str, float]]) -> Grid:
 def trained(console: Console, result: TrainResult) -> None:
     """How a new model does, and whether it became champion."""
     console.print(metrics_grid({"model": result.metrics, "schedule only": result.baseline}))
-    console.print(f"{result.model_name} version {result.model_version} is {result.alias}: {result.reason}", highlight=False)
+    console.print(
+        f"{result.model_name} version {result.model_version} is {result.alias}: {result.reason}", highlight=False
+    )
 
 
 def scored(console: Console, result: Scored) -> None:

@@ -167,7 +167,7 @@ def _log_data(
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    class Pinned(DeltaDatasetSource):  # type: ignore[misc]
+    class Pinned(DeltaDatasetSource):
         """MLflow's own leaves out a version that is 0, so that the latest would be loaded in its place."""
 
         def to_dict(self) -> dict[Any, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from delta import configure_spark_with_delta_pip
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, StructType
+from pyspark.sql.types import ArrayType, StructField
 
 from lakehouse.declare import Source, Table
 
@@ -41,6 +41,12 @@ def cells_of(text: str) -> list[list[str | None]]:
     return [[None if cell == MISSING else cell for cell in line] for line in lines]
 
 
+def typed_cell(field: StructField) -> Column:
+    if isinstance(field.dataType, ArrayType):
+        return F.from_json(field.name, field.dataType)
+    return F.col(field.name).cast(field.dataType)
+
+
 @pytest.fixture
 def frame(spark: SparkSession) -> Callable[..., DataFrame]:
     """A table written as text, "-" for null: all strings, or typed by a DDL schema with the same columns."""
@@ -50,15 +56,9 @@ def frame(spark: SparkSession) -> Callable[..., DataFrame]:
         strings = spark.createDataFrame(rows, ", ".join(f"`{name}` string" for name in names))
         if schema is None:
             return strings
-        fields = StructType.fromDDL(schema).fields
-        assert [field.name for field in fields] == names, f"columns {names} are not those of {schema}"
-        return strings.select(
-            *[
-                (F.from_json(f.name, f.dataType) if isinstance(f.dataType, ArrayType) else F.col(f.name).cast(f.dataType))
-                .alias(f.name)
-                for f in fields
-            ]
-        )  # fmt: skip
+        typed = spark.createDataFrame([], schema)
+        assert typed.columns == names, f"columns {names} are not those of {schema}"
+        return strings.select(*[typed_cell(field).alias(field.name) for field in typed.schema])
 
     return make
 

@@ -73,7 +73,7 @@ def test_departed_diverted_and_cancelled_flights(landed, frame, airports):
         2013-01-01  | UA      | 1546   | EWR    | IAH  | N14229  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 2
         2013-01-01  | UA      | 1547   | EWR    | IAH  | N14230  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 3
         2013-01-01  | UA      | 1548   | EWR    | IAH  | -       | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | -            | 1400        | true      | []          | 1        | 4
-        """,  # noqa: E501
+        """,
         f"{SCHEMA}, _unreadable array<string>, _file_id bigint, _row bigint",
     )
     assert_df_equality(flights(rows, airports), expected, ignore_nullable=True, ignore_row_order=True)
@@ -220,7 +220,7 @@ def test_rules(frame, broken_rules):
         2013-01-01  | UA      | 5      | LGA    | IAH  | -       | 2013-01-01 10:15:00 | -                   | -                   | -                   | -             | -             | -            | 1400        | false
         2013-01-01  | UA      | 6      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 14:30:00 | 2013-01-01 14:30:00 | 255           | 11            | 5            | 1400        | false
         2013-01-01  | UA      | 7      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | 5            | 1400        | true
-        """,  # noqa: E501
+        """,
         SCHEMA,
     )
     assert broken_rules(flights, rows.orderBy("flight")) == [

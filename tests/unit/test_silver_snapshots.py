@@ -42,7 +42,7 @@ def test_planes(landed, frame):
         N10156  | 2004       | Fixed wing multi engine | EMBRAER      | EMB-145XR | 2       | 55    | -         | Turbo-fan | 2013-01-01    | []                                   | 1        | 1
         N201AA  | -          | Rotorcraft              | CESSNA       | 150       | 1       | 2     | 90        | 4 Cycle   | 2013-01-01    | []                                   | 1        | 2
         -       | -          | -                       | -            | -         | -       | -     | -         | -         | 2013-01-01    | ["year", "engines", "seats", "speed"] | 1        | 3
-        """,  # noqa: E501
+        """,
         schema_of(planes),
     )
     assert_df_equality(planes(rows), expected, ignore_nullable=True, ignore_row_order=True)
@@ -65,7 +65,7 @@ def test_airports(landed, frame):
         MVY | Martha's Vineyard | 41.391667 | -70.615278 | 67     | -5           | A   | America/New_York | 2013-01-01    | []                       | 1        | 1
         YAK | Yakutat           | 59.3012   | -139.3937  | 33     | -9           | A   | -                | 2013-01-01    | []                       | 1        | 2
         XXX | Nowhere           | -         | -          | 0      | 5.5          | N   | -                | 2013-01-01    | ["lat", "lon", "tzone"]  | 1        | 3
-        """,  # noqa: E501
+        """,
         schema_of(airports),
     )
     assert_df_equality(airports(rows), expected, ignore_nullable=True, ignore_row_order=True)

@@ -19,14 +19,14 @@ def test_values_are_typed_and_na_is_null(landed, frame):
         _row | origin | year | month | day | hour | temp  | dewp  | humid | wind_dir | wind_speed | wind_gust | precip | pressure | visib | time_hour
         1    | EWR    | 2013 | 1     | 1   | 1    | 39.02 | 26.06 | 59.37 | 270      | 10.35702   | 23.0      | 1e-2   | 1012     | 10    | 2013-01-01T06:00:00Z
         2    | JFK    | 2013 | 1     | 1   | 20   | NA    | NA    | NA    | NA       | NA         | NA        | NA     | NA       | NA    | 2013-01-02T01:00:00Z
-        """,  # noqa: E501
+        """,
     )
     expected = frame(
         """
         origin | observed_at         | weather_date | temp_f | dewp_f | humid_pct | wind_dir_deg | wind_speed_mph | wind_gust_mph | precip_in | pressure_mb | visib_mi | _unreadable | _file_id | _row
         EWR    | 2013-01-01 06:00:00 | 2013-01-01   | 39.02  | 26.06  | 59.37     | 270          | 10.35702       | 23.0          | 0.01      | 1012        | 10       | []          | 1        | 1
         JFK    | 2013-01-02 01:00:00 | 2013-01-01   | -      | -      | -         | -            | -              | -             | -         | -           | -        | []          | 1        | 2
-        """,  # noqa: E501
+        """,
         SCHEMA,
     )
     assert_df_equality(weather(rows), expected, ignore_nullable=True, ignore_row_order=True)
@@ -96,7 +96,7 @@ def test_rules(frame, broken_rules):
         JFK    | 2013-01-01 07:00:00 | 2013-01-01   | -      | -      | -         | -            | -              | -             | -         | -           | -
         EWR    | 2013-01-01 08:00:00 | 2013-01-01   | 39.02  | 26.06  | 59.37     | 260          | 1048.36        | -             | 0         | 1008        | 10
         PHL    | 2013-01-01 09:00:00 | 2013-01-01   | 400    | -200   | 101       | 361          | -1             | 300           | -0.1      | 2.5         | NaN
-        """,  # noqa: E501
+        """,
         COLUMNS,
     )
     assert broken_rules(weather, rows.orderBy("observed_at")) == [

@@ -1,0 +1,171 @@
+"""One table's write: the session, the step, and what every way of writing does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Observation
+from pyspark.sql import functions as F
+
+from lakehouse import delta, frames, log, quality
+from lakehouse.columns import UNREADABLE
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Declared, Replace, Table
+from lakehouse.definition import definition_of
+from lakehouse.delta import Commit, Target
+from lakehouse.landing import Rejected
+from lakehouse.ledger import Record, Run, now
+from lakehouse.plan import Lake, Step
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step: rows by what happened to them, partitions replaced, files rejected, rules that only warn."""
+
+    rows: Mapping[str, int]
+    partitions: int | None = None
+    rejected_files: tuple[Rejected, ...] = ()
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    committed: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A row-preserving table's staged rows, and where they came from.
+
+    ``arrived`` counts the driver's rows, and the malformed among them, while the staged rows are first computed.
+    """
+
+    staged: DataFrame
+    driver: DataFrame
+    arrived: Observation
+
+    def rows_in(self) -> int:
+        return int(self.arrived.get.get("rows") or 0)
+
+    def malformed(self) -> int:
+        return int(self.arrived.get.get("malformed") or 0)
+
+
+class Work:
+    """One table's write, on a session of its own: what a merge sets for its commit must not reach another's."""
+
+    def __init__(self, spark: SparkSession, lake: Lake, run: Run, step: Step) -> None:
+        self.spark = spark.newSession()
+        self.lake = lake
+        self.run = run
+        self.step = step
+        self.path = lake.path(step.table)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self, name: str) -> DataFrame:
+        """An input as it was at the pinned version."""
+        return delta.read(self.spark, self.lake.path(name), self.step.inputs[name].version)
+
+    def changes(self, name: str) -> DataFrame:
+        """An input's change feed from the version consumed to the pinned one."""
+        return delta.changes(self.spark, self.lake.path(name), self.step.since[name], self.step.inputs[name].version)
+
+    def called(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
+        """The function's output, checked against the declared columns."""
+        extra = [UNREADABLE, *(ORIGIN_COLUMNS if self.lake.landed_driver(table) else ())]
+        return frames.checked(table.name, table.columns, extra, table(**inputs))
+
+    def called_on(self, table: Table, driver: DataFrame) -> DataFrame:
+        """The function's output for these rows of its driver, look-ups being whole."""
+        return self.called(
+            table, {n: driver if one.role == "driver" else self.snapshot(one.table) for n, one in table.inputs.items()}
+        )
+
+    def batch(self, table: Table, driver: DataFrame) -> Batch:
+        """The function's output for the driver's well-formed rows."""
+        arrived = Observation("arrived")
+        counts = [F.count(F.lit(1)).alias("rows")]
+        landed = MALFORMED in driver.columns
+        if landed:
+            counts.append(F.count(MALFORMED).alias("malformed"))
+        watched = driver.observe(arrived, *counts)
+        whole = watched.where(F.col(MALFORMED).isNull()) if landed else watched
+        return Batch(self.called_on(table, whole), driver, arrived)
+
+    # --- quality ----------------------------------------------------------------------------------------------------
+
+    def account(self, table: Table, batch: Batch, counts: dict[str, int]) -> dict[str, int]:
+        """The counts, once they add up to the rows that came in, where the table takes landed rows one by one."""
+        counts["quarantined"] += batch.malformed()
+        if self.lake.landed_driver(table):
+            quality.check_accounting(table.name, batch.rows_in(), counts)
+        return counts
+
+    def set_aside(self, table: Table, counted: quality.Audit, batch: Batch) -> None:
+        """Refuse the batch, or write its rejects: before the table, so that none is lost; a retry replaces them.
+
+        Raises:
+            RuleError: a rule that fails the run was broken.
+        """
+        quality.refuse_failures(table, counted)
+        landed = batch.driver if self.lake.landed_driver(table) else None
+        parts = []
+        if counted.rejected:
+            parts.append(quality.quarantined(table, batch.staged, landed))
+        if batch.malformed():
+            parts.append(quality.malformed(batch.driver))
+        if not parts and self._left_rejects(table):
+            parts.append(quality.quarantined(table, batch.staged.limit(0), landed))
+        for part in parts[1:]:
+            parts[0] = parts[0].unionByName(part)
+        if parts:
+            self.quarantine(table, parts[0])
+
+    def _left_rejects(self, table: Table) -> bool:
+        """Whether an attempt at this batch that did not reach its commit left rejects behind."""
+        record = log.last_record(self.lake.quarantine(table.name))
+        return record is not None and record.batch == self.step.batch
+
+    def quarantine(self, table: Table, rows: DataFrame) -> None:
+        """Put a batch's rejects in the place of those that an earlier attempt at it left."""
+        commit = self.commit(table, {})
+        record = commit.record
+        stamps = {
+            "batch": F.lit(record.batch).cast("bigint"),
+            "generation": F.lit(record.generation).cast("bigint"),
+            "run": F.lit(record.run),
+            "quarantined_at": F.lit(datetime.fromisoformat(record.at)),
+        }
+        named = rows.withColumns(stamps).select(*quality.QUARANTINE_COLUMNS)
+        path = self.lake.quarantine(table.name)
+        target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
+        delta.replace(named, target, commit, f"batch = {record.batch}", fenced=False)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def written_columns(self, rows: DataFrame) -> list[str]:
+        return [c for c in self.lake.written_columns(self.step.table) if c in rows.columns]
+
+    def target(self, declared: Declared, stats: Sequence[str] = ()) -> Target:
+        """The table to write, with statistics on what readers filter by."""
+        if isinstance(declared, Table):
+            partition = (declared.write.partition,) if isinstance(declared.write, Replace) else ()
+            stats = tuple(dict.fromkeys((*declared.key, *partition, *declared.stats)))
+        return Target(declared.name, self.path, tuple(stats), self.lake.read_changes_of(declared.name))
+
+    def commit(self, declared: Declared, rows: Mapping[str, int], files: int = 0) -> Commit:
+        """The record of this step's commit."""
+        record = Record(
+            run=self.run.id,
+            batch=self.step.batch,
+            generation=self.step.generation,
+            inputs=self.step.inputs,
+            rows=rows,
+            revision=self.run.revision,
+            definition=definition_of(declared),
+            at=now(),
+            files=files,
+        )
+        return Commit(declared.name, record)
