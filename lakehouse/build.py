@@ -20,6 +20,8 @@ def carry_out(work: Work) -> Outcome:
         LakehouseError: the batch was refused; nothing of it is in the table.
     """
     declared = work.lake.graph.declared[work.step.table]
+    if not work.step.full_refresh:
+        delta.prepare(work.spark, work.target(declared), work.step.added_columns)
     if isinstance(declared, Source):
         return _ingest(work, declared)
     if isinstance(declared.write, Replace | Rebuild):

@@ -131,6 +131,18 @@ def rows_written(target: Target) -> int:
     return int(entry.metrics.get("numOutputRows", 0)) if entry else 0
 
 
+def prepare(spark: SparkSession, target: Target, added: Mapping[str, str]) -> None:
+    """Add columns to a table that is there, null in its rows, and turn its change feed on where a reader came to need it."""
+    table = log.open_log(target.path)
+    if table is None:
+        return
+    name = "delta.`" + str(target.path).replace("`", "``") + "`"
+    if added:
+        spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({', '.join(f'`{c}` {kind}' for c, kind in added.items())})")
+    if target.change_feed and not table.keeps_changes():
+        spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
+
+
 def _write(
     rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str], fenced: bool = True
 ) -> None:

@@ -74,6 +74,10 @@ class TableLog:
     def _adds(self) -> pa.Table:
         return pa.table(self.delta.get_add_actions(flatten=True))
 
+    def keeps_changes(self) -> bool:
+        """Whether its change feed is on."""
+        return str(self.delta.metadata().configuration.get("delta.enableChangeDataFeed")).lower() == "true"
+
     def changed_values(self, column: str, after: int, until: int) -> set[Any]:
         """The values of ``column`` in every row inserted, deleted or updated (old and new image) in (after, until]."""
         if after >= until:

@@ -17,6 +17,7 @@ from lakehouse.graph import Graph
 from lakehouse.landing import Delivery, Landing, Manifest
 from lakehouse.ledger import Consumed, Record
 
+FEED_GONE = "the change feed no longer reaches back so far"
 Action = Literal["none", "ingest", "build", "update", "waits"]
 
 
@@ -43,6 +44,7 @@ class Step:
     rows: int | None = 0
     bytes: int = 0
     schema_changes: tuple[str, ...] = ()
+    added_columns: Mapping[str, str] = field(default_factory=dict)
     breaking: bool = False
     code_changed: bool = False
     after: tuple[str, ...] = ()
@@ -157,10 +159,17 @@ def decide(lake: Lake, name: str, request: Request) -> Step:
         step = _decide_source(lake, declared, record, full)
     else:
         step = _decide_table(lake, declared, record, full, request)
-    changes, breaking = _schema_changes(lake, name, table_log)
-    code_changed = record is not None and record.definition != definition_of(declared)
-    full_refresh = full or step.full_refresh
-    return replace(step, schema_changes=changes, breaking=breaking and not full_refresh, code_changed=code_changed)
+    there = table_log.columns() if table_log else None
+    wanted = lake.written_columns(name)
+    added = {c: kind for c, kind in wanted.items() if there is not None and c not in there}
+    broken = _breaking_changes(wanted, there) if there is not None else []
+    return replace(
+        step,
+        schema_changes=(*(f"adds {c} {kind}" for c, kind in added.items()), *broken),
+        added_columns=added,
+        breaking=bool(broken) and not (full or step.full_refresh),
+        code_changed=record is not None and record.definition != definition_of(declared),
+    )
 
 
 def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool) -> Step:
@@ -230,7 +239,7 @@ def _decide_change(
         )
     if isinstance(table.write, Replace):
         return _decide_partitions(table, step, logs, asked)
-    return step
+    return _checked_feed(lake, table, step, logs)
 
 
 def _decide_partitions(table: Table, step: Step, logs: Mapping[str, log.TableLog | None], asked: set[date]) -> Step:
@@ -243,12 +252,25 @@ def _decide_partitions(table: Table, step: Step, logs: Mapping[str, log.TableLog
             days = opened.changed_values(one.by, step.since[one.table], step.inputs[one.table].version)
             partitions |= touched(days, one.reach_days, table.write)
     except LedgerError:
-        reasons = (*step.reasons, "the change feed no longer reaches back so far")
+        reasons = (*step.reasons, FEED_GONE)
         return replace(step, action="build", generation=step.generation + 1, reasons=reasons)
     reasons = (*step.reasons, "asked for by date") if asked else step.reasons
     if not partitions:
         return replace(step, action="none", reasons=(*reasons, "no partition touched"))
     return replace(step, partitions=tuple(sorted(partitions)), reasons=reasons)
+
+
+def _checked_feed(lake: Lake, table: Table, step: Step, logs: Mapping[str, log.TableLog | None]) -> Step:
+    """The step, or a build where the changes that it needs can no longer be read."""
+    try:
+        for one in table.drivers.values():
+            opened, column = logs[one.table], next(iter(lake.graph.declared[one.table].columns))
+            if opened is not None and not isinstance(table.write, History):
+                opened.changed_values(column, step.since[one.table], step.inputs[one.table].version)
+    except LedgerError:
+        reasons = (*step.reasons, FEED_GONE)
+        return replace(step, action="build", generation=step.generation + 1, reasons=reasons)
+    return step
 
 
 def _asked(table: Table, request: Request) -> set[date]:
@@ -279,12 +301,8 @@ def _sized(logs: Mapping[str, log.TableLog | None], step: Step) -> Step:
     return replace(step, rows=rows, bytes=size)
 
 
-def _schema_changes(lake: Lake, name: str, opened: log.TableLog | None) -> tuple[tuple[str, ...], bool]:
-    """How the declared columns differ from the table's; breaking unless columns are only added."""
-    if opened is None:
-        return (), False
-    found, wanted = opened.columns(), lake.written_columns(name)
-    added = [f"adds {c} {t}" for c, t in wanted.items() if c not in found]
-    removed = [f"removes {c}" for c in found if c not in wanted]
-    retyped = [f"changes {c} from {found[c]} to {t}" for c, t in wanted.items() if c in found and found[c] != t]
-    return (*added, *removed, *retyped), bool(removed or retyped)
+def _breaking_changes(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """How the declared columns contradict the table's: columns that are only added do not."""
+    removed = [f"removes {c}" for c in there if c not in wanted]
+    retyped = [f"changes {c} from {there[c]} to {kind}" for c, kind in wanted.items() if there.get(c, kind) != kind]
+    return [*removed, *retyped]
