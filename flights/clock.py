@@ -47,11 +47,6 @@ def wall(date: Column, clock: Column) -> Column:
     return F.when(is_clock(clock), _plus_minutes(date.cast("timestamp"), minutes))
 
 
-def local_date(moment: Column, zone: str = LOCAL_ZONE) -> Column:
-    """The date in a time zone at a moment in UTC."""
-    return F.to_date(F.from_utc_timestamp(moment, zone))
-
-
 def confirmed(moment: Column, wall_time: Column, zone: str = LOCAL_ZONE) -> Column:
     """The moment in UTC, where a clock in the zone then shows the wall time; null where the two contradict.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -194,6 +196,14 @@ def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: 
     assert told[0] == "reading gold.parcels version 0"
     assert "fitting candidate 2 of 2" in told
     assert capfd.readouterr() == ("", "")
+
+
+def test_making_the_database_prints_nothing(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    code = f"from lakehouse.scoring import tracking\nwith tracking({uri!r}) as client: client.search_experiments()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert (tmp_path / "new" / "mlflow.db").exists()
 
 
 def test_only_a_better_model_becomes_champion(place: Place) -> None:
