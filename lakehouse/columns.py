@@ -20,11 +20,10 @@ def typed(name: str, type_name: str, missing: Sequence[str] = ("",)) -> Column:
 
 def unreadable(types: Mapping[str, str], missing: Sequence[str] = ("",)) -> Column:
     """The names of the columns whose landed text is neither missing nor readable as the given type."""
-    return F.array_compact(
-        F.array(
-            *[
-                F.when(~F.col(name).isin(*missing) & F.col(name).try_cast(type_name).isNull(), F.lit(name))
-                for name, type_name in types.items()
-            ]
-        )
-    ).alias(UNREADABLE)
+    lost = (
+        F.when(typed(name, type_name, missing).isNull() & ~F.col(name).isin(*missing), F.lit(name))
+        for name, type_name in types.items()
+    )
+    # Text first, because hardly any row has such a column and arrays are slow to build.
+    names = F.concat_ws(",", *lost)
+    return F.when(names != "", F.split(names, ",")).otherwise(F.array().cast("array<string>")).alias(UNREADABLE)

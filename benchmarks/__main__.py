@@ -1,0 +1,168 @@
+"""Measure the project, a hand-written PySpark script and polars side by side; the page is docs/benchmarks.md.
+
+    python -m benchmarks [--years 1 20] [--rounds N] [--only build|day|nothing|report] [--scratch FOLDER]
+
+Every result is kept in results.json in the scratch folder at once, so that cases can be measured one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import data, report
+from benchmarks.measure import Measured, machine, measure
+from lakehouse.run import revision
+from lakehouse.settings import PREFIX, PROJECT
+
+PAGE = PROJECT / "docs" / "benchmarks.md"
+CASES = ("build", "day", "nothing")
+# A build of this many years or more is measured once, of fewer three times.
+LONG_YEARS = 10
+ROUNDS = 3
+# Above this, other processes take a share of the cores that would be measured as well.
+QUIET_LOAD = 0.5
+
+
+class Bench:
+    """The measurements in one scratch folder."""
+
+    def __init__(self, scratch: Path, years: list[int], rounds: int | None) -> None:
+        self.scratch, self.years, self.rounds = scratch, years, rounds
+        self.file = scratch / "results.json"
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.results: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    # --- cases ------------------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Every table from landed files, with an empty lake before; the three in turns."""
+        for years in self.years:
+            rounds = self.rounds or (1 if years >= LONG_YEARS else ROUNDS)
+            self.landing(years)
+            found: dict[str, list[Measured]] = {"project": [], "script": [], "polars": []}
+            for turn in range(1, rounds + 1):
+                for who, runs in found.items():
+                    runs.append(self.one_build(who, years))
+                    self.say(f"build, {years} years, round {turn} of {rounds}: {who}", runs[-1])
+                self.keep("build", str(years), {who: [asdict(one) for one in runs] for who, runs in found.items()})
+            if years == min(self.years):
+                self.agree(years)
+
+    def one_build(self, who: str, years: int) -> Measured:
+        if who == "project":
+            shutil.rmtree(self.root(years), ignore_errors=True)
+            return self.run(years)
+        lake = self.lake(who, years)
+        shutil.rmtree(lake, ignore_errors=True)
+        module = {"script": "benchmarks.handwritten", "polars": "benchmarks.polars_reference"}[who]
+        return self.measured([sys.executable, "-m", module, str(self.landing(years)), str(lake)], f"{who}-{years}")
+
+    def agree(self, years: int) -> None:
+        """Whether the three lakes just built hold the same rows."""
+        from benchmarks.compare import differences
+
+        ours, others = self.lake("project", years), [self.lake(who, years) for who in ("script", "polars")]
+        found = [f"{other.name}: {one}" for other in others for one in differences(ours, other)]
+        self.keep("agreement", None, {"years": years, "differences": found})
+        print("\n  - ".join(["the three lakes differ:", *found]) if found else "the three lakes hold the same rows")
+
+    def day(self) -> None:
+        """One more day of flights on lakes that are up to date, in turns; the lakes grow by a day each time."""
+        found: dict[int, list[Measured]] = {years: [] for years in self.years}
+        for years in self.years:
+            self.run(years)
+        rounds = self.rounds or ROUNDS
+        for turn in range(1, rounds + 1):
+            for years, runs in found.items():
+                file = data.one_day(self.root(years) / "landing")
+                runs.append(self.run(years))
+                self.say(f"{file.stem} on {years} years, round {turn} of {rounds}", runs[-1])
+                self.keep("day", str(years), [asdict(one) for one in runs])
+
+    def nothing(self) -> None:
+        """A run that finds nothing to do: what every run costs before it does anything."""
+        found: dict[int, list[Measured]] = {years: [] for years in self.years}
+        for years in self.years:
+            self.run(years)
+        for _ in range(self.rounds or ROUNDS):
+            for years, runs in found.items():
+                runs.append(self.run(years))
+                self.say(f"nothing to do on {years} years", runs[-1])
+                self.keep("nothing", str(years), [asdict(one) for one in runs])
+
+    # --- the lakes --------------------------------------------------------------------------------------------------
+
+    def landing(self, years: int) -> Path:
+        folder = self.scratch / f"landing-{years}"
+        data.make(folder, years)
+        return folder
+
+    def root(self, years: int) -> Path:
+        """The project's root for so many years: its landing zone is its own, because days are added to it."""
+        root = self.scratch / f"project-{years}"
+        if not (root / "landing").exists():
+            shutil.copytree(self.landing(years), root / "landing", copy_function=os.link)
+        return root
+
+    def lake(self, who: str, years: int) -> Path:
+        return self.root(years) / "lake" if who == "project" else self.scratch / f"{who}-{years}"
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    def run(self, years: int) -> Measured:
+        """The project, until its tables of so many years are up to date."""
+        command = [sys.executable, "-m", "lakehouse.cli", "run"]
+        return self.measured(command, f"project-{years}", LAKEHOUSE_ROOT=str(self.root(years)))
+
+    def measured(self, command: list[str], log: str, **env: str) -> Measured:
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        return measure(command, {**plain, **env}, PROJECT, self.scratch / "logs" / f"{log}.log")
+
+    # --- results ----------------------------------------------------------------------------------------------------
+
+    def say(self, what: str, one: Measured) -> None:
+        print(f"{what}: {one.seconds:.1f} s, {one.peak_mib / 1024:.2f} GiB", flush=True)
+
+    def keep(self, case: str, key: str | None, value: Any) -> None:
+        if key is None:
+            self.results[case] = value
+        else:
+            kept = {**self.results.get(case, {}), key: value}
+            self.results[case] = {name: kept[name] for name in sorted(kept, key=int)}
+        self.results |= {"machine": machine(), "revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        self.file.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
+
+    def write_page(self) -> None:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(report.page(self.results), encoding="utf-8")
+        print(f"Written: {PAGE.relative_to(PROJECT)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--years", type=int, nargs="+", default=[1, 20], help="years of flights (default: 1 20)")
+    parser.add_argument("--rounds", type=int, help=f"rounds of each case (default: {ROUNDS}; 1 for a long build)")
+    parser.add_argument("--only", choices=(*CASES, "report"), help="one case, or only the page from what is kept")
+    parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "bench", help="where files and lakes go")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.scratch.resolve(), sorted(set(arguments.years)), arguments.rounds)
+    if os.getloadavg()[0] > QUIET_LOAD:
+        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): what is measured now says little.", flush=True)
+    for case in CASES:
+        if arguments.only in (None, case):
+            getattr(bench, case)()
+    if not bench.results:
+        parser.error("nothing is measured yet")
+    bench.write_page()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The lake built by one plain PySpark script, tuned by hand: no planning, no ledger, no quarantine, no second run.
+
+    python -m benchmarks.handwritten LANDING LAKE
+
+It calls the table functions of silver/ and gold/ and their rules' predicates, so that the tables are the project's; reading,
+filtering, deduplicating, keeping history, writing and the order of it all are its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyspark.sql import DataFrame, Observation, SparkSession, Window
+from pyspark.sql import functions as F
+
+from bronze.airlines import airlines as landed_airlines
+from bronze.airports import airports as landed_airports
+from bronze.flights import flights as landed_flights
+from bronze.planes import planes as landed_planes
+from bronze.weather import weather as landed_weather
+from gold.airport_daily import airport_daily
+from gold.carrier_monthly import carrier_monthly
+from gold.flight_features import flight_features
+from lakehouse.declare import Source, Table
+from silver.airlines import airlines
+from silver.airports import airports
+from silver.flights import flights
+from silver.planes import planes
+from silver.weather import weather
+
+CONF = Path(__file__).resolve().parent.parent / "conf" / "spark"
+PROPERTIES = CONF / "local.conf"
+ORIGIN = ("_file_id", "_row")
+# Landed bytes for each task and file of a bronze table; stored bytes for each task that reads Delta.
+CHUNK_BYTES = 32 << 20
+SPLIT_BYTES = "16m"
+# More than any landed file has, so that each is read as a partition of its own.
+WHOLE_FILE = "1g"
+ROW_BITS = (1 << 33) - 1
+
+
+def start() -> SparkSession:
+    os.environ.setdefault("SPARK_CONF_DIR", str(CONF))  # log4j2.properties
+    builder = SparkSession.builder
+    for line in PROPERTIES.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            builder = builder.config(*line.split(None, 1))
+    spark = builder.getOrCreate()
+    spark.conf.set("spark.sql.files.maxPartitionBytes", SPLIT_BYTES)
+    return spark
+
+
+class Script:
+    """One build of a lake at ``lake`` from the CSV files below ``landing``."""
+
+    def __init__(self, spark: SparkSession, landing: Path, lake: Path) -> None:
+        self.spark, self.landing, self.lake = spark, landing, lake
+        self.at = datetime.now(UTC)
+        self.csv = spark.newSession()
+        # Without these the reader packs files together, which breaks `_row`, and starts a Spark job to list them.
+        self.csv.conf.set("spark.sql.files.maxPartitionBytes", WHOLE_FILE)
+        self.csv.conf.set("spark.sql.files.openCostInBytes", WHOLE_FILE)
+        self.csv.conf.set("spark.sql.sources.parallelPartitionDiscovery.threshold", "1000000")
+
+    def build(self) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            zones = pool.submit(self.small, landed_airports, airports)
+            small = [pool.submit(self.small, landed_planes, planes), pool.submit(self.small, landed_weather, weather),
+                     pool.submit(self.small, landed_airlines, airlines)]  # fmt: skip
+            self.write(landed_flights.name, self.landed(landed_flights), ["_file_id"])
+            zones.result()
+            typed = clean(flights, self.read(landed_flights.name), airports=self.read(airports.name))
+            self.write(flights.name, typed, ["flight_date", "sched_dep_utc", "dep_utc", "arr_utc"])
+            self.keep_newest()
+            for one in small:
+                one.result()
+            gold = [pool.submit(self.gold, one) for one in (airport_daily, carrier_monthly)]
+            self.gold(flight_features)
+            for one in gold:
+                one.result()
+
+    # --- bronze -----------------------------------------------------------------------------------------------------
+
+    def landed(self, source: Source) -> DataFrame:
+        """The records of a source's files in the order of their names, with the landing columns."""
+        files = sorted((self.landing / source.landing).iterdir())
+        rows = [self.read_csv(source, chunk) for chunk in chunks(files)]
+        whole = rows[0]
+        for one in rows[1:]:
+            whole = whole.unionByName(one)
+        names = [(file.name, i, f"{source.landing}/{file.name}") for i, file in enumerate(files, start=1)]
+        known = self.csv.createDataFrame(names, "_name string, _file_id bigint, _source_file string")
+        return whole.join(F.broadcast(known), "_name").select(
+            *source.columns,
+            "_malformed",
+            "_file_id",
+            "_row",
+            "_source_file",
+            F.lit(1).cast("bigint").alias("_batch_id"),
+            F.lit(self.at).alias("_ingested_at"),
+        )
+
+    def read_csv(self, source: Source, files: Sequence[Path]) -> DataFrame:
+        schema = ", ".join(f"`{column}` string" for column in (*source.columns, "_malformed"))
+        reader = self.csv.read.schema(schema).options(header=True, escape='"', columnNameOfCorruptRecord="_malformed")
+        # The low bits of the id count a partition's rows, and before `coalesce` a partition is one file.
+        row = F.monotonically_increasing_id().bitwiseAND(ROW_BITS) + 1
+        numbered = reader.csv([str(file) for file in files]).select(
+            "*", F.col("_metadata.file_name").alias("_name"), row.alias("_row")
+        )
+        return numbered.coalesce(1)
+
+    # --- silver -----------------------------------------------------------------------------------------------------
+
+    def small(self, source: Source, table: Table) -> None:
+        """A small source's bronze and silver table, both from its files: quicker than to read it back."""
+        landed = self.landed(source)
+        self.write(source.name, landed)
+        rows = clean(table, landed)
+        self.write(table.name, history(rows, table) if table is planes else newest(rows, table))
+
+    def keep_newest(self) -> None:
+        """One row per flight: to look for doubled keys in what is written is cheaper than to sort millions for none."""
+        written = self.read(flights.name)
+        per_key = written.groupBy(F.xxhash64(*flights.key)).count()
+        if not per_key.where("count > 1").isEmpty():
+            self.write(flights.name, newest(written, flights), ["flight_date", "sched_dep_utc", "dep_utc", "arr_utc"])
+
+    # --- gold -------------------------------------------------------------------------------------------------------
+
+    def gold(self, table: Table) -> None:
+        inputs = {parameter: self.read(one.table) for parameter, one in table.inputs.items()}
+        self.write(table.name, table(**inputs), ["flight_date"] if "flight_date" in table.columns else [])
+
+    # --- Delta ------------------------------------------------------------------------------------------------------
+
+    def read(self, name: str) -> DataFrame:
+        return self.spark.read.format("delta").load(str(self.path(name)))
+
+    def write(self, name: str, rows: DataFrame, stats: Iterable[str] = ()) -> None:
+        writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", True)
+        kept = ",".join(stats)
+        counted = ("delta.dataSkippingStatsColumns", kept) if kept else ("delta.dataSkippingNumIndexedCols", "0")
+        writer.option(*counted).save(str(self.path(name)))
+
+    def path(self, name: str) -> Path:
+        return self.lake.joinpath(*name.split("."))
+
+
+def chunks(files: Sequence[Path]) -> list[list[Path]]:
+    """Runs of neighbouring files of about the same size: one for each core at least."""
+    sizes = [file.stat().st_size for file in files]
+    count = min(len(files), max(os.cpu_count() or 1, -(-sum(sizes) // CHUNK_BYTES)))
+    found: list[list[Path]] = [[] for _ in range(count)]
+    done = 0
+    for file, size in zip(files, sizes, strict=True):
+        found[min(count - 1, done * count // max(1, sum(sizes)))].append(file)
+        done += size
+    return [one for one in found if one]
+
+
+def clean(table: Table, landed: DataFrame, **lookups: DataFrame) -> DataFrame:
+    """The table's rows less the rejects."""
+    (parameter,) = (name for name, one in table.inputs.items() if one.table.startswith("bronze."))
+    rows = table(**{parameter: landed.where("_malformed IS NULL")}, **lookups)
+    good = [rule.predicate for rule in table.rules if rule.on_breach == "quarantine"]
+    good += ["size(_unreadable) = 0"] if "_unreadable" in rows.columns else []
+    good += [f"{column} IS NOT NULL" for column in table.key]
+    # Spark cannot push the filter below `observe`: it would compute the columns that it tests twice.
+    watched = rows.observe(Observation(), F.count(F.lit(1)).alias("rows"))
+    return watched.where(" AND ".join(f"({one})" for one in good)).select(*table.columns, *ORIGIN)
+
+
+def newest(rows: DataFrame, table: Table) -> DataFrame:
+    """One row per key: that of the newest snapshot, the last delivered of these."""
+    order = [F.desc(c) for c in ("snapshot_date", *ORIGIN) if c in rows.columns]
+    ranked = rows.withColumn("_rank", F.row_number().over(Window.partitionBy(*table.key).orderBy(*order)))
+    return ranked.where("_rank = 1").drop("_rank")
+
+
+def history(rows: DataFrame, table: Table) -> DataFrame:
+    """Every version of each key: a snapshot that repeats the one before adds none."""
+    same_day = Window.partitionBy(*table.key, "snapshot_date").orderBy(*[F.desc(c) for c in ORIGIN])
+    by_day = Window.partitionBy(*table.key).orderBy("snapshot_date")
+    content = F.struct(*[c for c in table.columns if c not in (*table.key, "snapshot_date")])
+    told = rows.withColumn("_rank", F.row_number().over(same_day)).where("_rank = 1").drop("_rank")
+    starts = told.withColumn("_first", F.row_number().over(by_day) == 1).withColumn(
+        "_before", F.lag(content).over(by_day)
+    )
+    changed = starts.where(F.col("_first") | ~F.col("_before").eqNullSafe(content)).drop("_first", "_before")
+    return (
+        changed.withColumn("valid_from", F.col("snapshot_date"))
+        .withColumn("valid_to", F.lead("snapshot_date").over(by_day))
+        .withColumn("is_current", F.col("valid_to").isNull())
+    )
+
+
+if __name__ == "__main__":
+    session = start()
+    try:
+        Script(session, Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()).build()
+    finally:
+        session.stop()

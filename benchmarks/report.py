@@ -1,0 +1,137 @@
+"""The measurements as a page of tables, with the targets and whether they were met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+from typing import Any
+
+Runs = list[dict[str, float]]
+
+WHO = {"project": "project", "script": "hand-written PySpark", "polars": "polars and delta-rs"}
+FLIGHTS_A_YEAR = 336_776
+# Years, whom the project is compared with, what is compared, the most that the ratio of the medians may be.
+BUILD_TARGETS = (
+    (1, "script", "seconds", 1.1),
+    (20, "script", "seconds", 1.0),
+    (1, "script", "peak_mib", 1.2),
+    (20, "script", "peak_mib", 1.2),
+    (1, "polars", "seconds", 8.0),
+    (20, "polars", "seconds", 4.0),
+)
+DAY_YEARS, DAY_TARGET = (1, 20), 1.3
+INTRODUCTION = """\
+# Benchmarks
+
+`make bench` makes this page. Each measurement is a whole process, from its start to its end, JVM included, with an empty lake
+before it. The three take turns. The project is `lakehouse run`; the hand-written script (benchmarks/handwritten.py) builds
+the same tables with the same Spark properties and heap, but without ledger, quarantine, audit or a second run; polars with
+delta-rs (benchmarks/polars_reference.py) holds everything in memory. Years after 2013 are made by shifting its dates.
+"""
+
+
+def page(results: dict[str, Any]) -> str:
+    """The whole page, in Markdown."""
+    parts = [INTRODUCTION, _machine(results), "## Targets\n\n" + _table(TARGET_HEAD, list(_targets(results)))]
+    if builds := results.get("build", {}):
+        parts.append("## Full build\n\n" + _table(BUILD_HEAD, list(_build_rows(builds))))
+        parts += _agreement(results)
+    for case, title in (("day", "One more day of flights"), ("nothing", "A run with nothing to do")):
+        if found := results.get(case, {}):
+            rows = [[_years(n), _spread(runs, "seconds"), _spread(runs, "peak_mib", _gib)] for n, runs in found.items()]
+            parts.append(f"## {title}\n\n" + _table(RUN_HEAD, rows))
+    return "\n".join(parts)
+
+
+BUILD_HEAD = (
+    "lake",
+    "",
+    "seconds: median (range)",
+    "peak memory, GiB",
+    "time / script",
+    "memory / script",
+    "time / polars",
+)
+RUN_HEAD = ("lake", "seconds: median (range)", "peak memory, GiB")
+TARGET_HEAD = ("", "target", "measured", "")
+
+
+def _machine(results: dict[str, Any]) -> str:
+    found = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return (
+        f"Measured on {results['date']} at revision {results['revision'] or 'unknown'} on {found['cores']} cores of "
+        f"{found['cpu']}, {found['memory_gib']} GiB memory, {found['system']}; {versions}.\n"
+    )
+
+
+def _build_rows(builds: dict[str, dict[str, Runs]]) -> Iterator[list[str]]:
+    for years, runs in builds.items():
+        for who, name in WHO.items():
+            if who in runs:
+                against = [_ratio_text(runs, who, other, measure) for other, measure in
+                           (("script", "seconds"), ("script", "peak_mib"), ("polars", "seconds"))]  # fmt: skip
+                yield [
+                    _years(years),
+                    name,
+                    _spread(runs[who], "seconds"),
+                    _spread(runs[who], "peak_mib", _gib),
+                    *against,
+                ]
+
+
+def _targets(results: dict[str, Any]) -> Iterator[list[str]]:
+    for years, other, measure, most in BUILD_TARGETS:
+        runs = results.get("build", {}).get(str(years), {})
+        what = "time" if measure == "seconds" else "peak memory"
+        name = f"Full build, {_years(str(years))}: {what} against {WHO[other]}"
+        yield [name, *_verdict(_ratio(runs.get("project"), runs.get(other), measure), most)]
+    days = results.get("day", {})
+    one, many = (days.get(str(years)) for years in DAY_YEARS)
+    yield ["One more day: time on twenty years against one", *_verdict(_ratio(many, one, "seconds"), DAY_TARGET)]
+
+
+def _verdict(ratio: float | None, most: float) -> list[str]:
+    if ratio is None:
+        return [f"≤ {most} ×", "not measured", ""]
+    return [f"≤ {most} ×", f"{ratio:.2f} ×", "met" if ratio <= most else "**missed**"]
+
+
+def _agreement(results: dict[str, Any]) -> list[str]:
+    if (found := results.get("agreement")) is None:
+        return []
+    said = "differ:\n\n" + "\n".join(f"- {one}" for one in found["differences"])
+    said = said if found["differences"] else "hold the same rows in every table (floats within 1e-9)."
+    return [f"The three lakes of {_years(str(found['years']))} {said}\n"]
+
+
+def _ratio_text(runs: dict[str, Runs], who: str, other: str, measure: str) -> str:
+    ratio = _ratio(runs.get(who), runs.get(other), measure)
+    return "" if ratio is None or who == other else f"{ratio:.2f}"
+
+
+def _ratio(ours: Runs | None, theirs: Runs | None, measure: str) -> float | None:
+    if not ours or not theirs:
+        return None
+    return median(one[measure] for one in ours) / median(one[measure] for one in theirs)
+
+
+def _years(years: str) -> str:
+    many = f"{years} year{'s' if years != '1' else ''}"
+    return f"{many} ({int(years) * FLIGHTS_A_YEAR:,} flights)"
+
+
+def _gib(mib: float) -> str:
+    return f"{mib / 1024:.2f}"
+
+
+def _spread(runs: Runs, measure: str, shown: Callable[[float], str] = "{:.1f}".format) -> str:
+    values = [one[measure] for one in runs]
+    if len(values) == 1:
+        return shown(values[0])
+    return f"{shown(median(values))} ({shown(min(values))}-{shown(max(values))})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,202 @@
+"""What could be known at an airport, of a route and of the weather at each moment: small tables that flights are joined to.
+
+Times are minutes since 1970 in UTC. A bin is half an hour; `bin` in these tables is the one that a cut-off falls into, and
+all that is counted happened before that bin began.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
+from pyspark.sql import functions as F
+
+from flights.keys import LATE_MINUTES
+
+# What is known at the cut-off, so long before the scheduled departure, may be used; nothing later.
+CUTOFF_MIN = 120
+BIN_MIN = 30
+# How far back departures and landings are counted.
+DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN = 60, 180, 360
+# So long after its schedule a flight that has not left stops being overdue: it may have been cancelled.
+LONGEST_OVERDUE_MIN = 4 * 60
+# A departure earlier, or an event later than this against the scheduled departure is not counted: it bounds the context.
+EARLIEST_EVENT_MIN, LATEST_EVENT_MIN = -CUTOFF_MIN, 14 * 60
+# In a mean, a longer delay counts as this one.
+LONGEST_DELAY_MIN = 180
+# Flights of similar length meet similar winds.
+BAND_EDGES_MI = (300, 600, 900, 1300, 2000)
+# When a day's summary of the day before is drawn up: 05:00 UTC, midnight or one o'clock in New York.
+DAY_START_MIN = 5 * 60
+DAY_MIN = 24 * 60
+# An observation serves the cut-offs of so many hours, unless there is a newer one.
+WEATHER_HOURS = 6
+WEATHER = (
+    "temp_f",
+    "dewp_f",
+    "humid_pct",
+    "wind_dir_deg",
+    "wind_speed_mph",
+    "wind_gust_mph",
+    "precip_in",
+    "pressure_mb",
+    "visib_mi",
+)
+ORIGIN_COUNTS = ("scheduled", "departures", "dep_delay", "dep_late", "settled", "arrivals", "arr_delay", "enroute")
+BAND_COUNTS = ("arrivals", "arr_delay", "enroute")
+
+
+def minutes(moment: str) -> Column:
+    """The minute since 1970 in UTC."""
+    return F.floor(F.unix_seconds(moment) / 60)
+
+
+def day_start(date: Column) -> Column:
+    """The minute at which the day before the date is summed up."""
+    return F.unix_date(date).cast("bigint") * DAY_MIN + DAY_START_MIN
+
+
+def bin_of(minute: Column) -> Column:
+    return F.floor(minute / BIN_MIN)
+
+
+def band(distance_mi: Column) -> Column:
+    """The number of the flight's distance band."""
+    return sum((F.when(distance_mi >= edge, 1).otherwise(0) for edge in BAND_EDGES_MI), F.lit(0))
+
+
+def origins(flights: DataFrame) -> DataFrame:
+    """One row per origin and bin: its schedule, and what had happened there."""
+    board = _board(flights, "origin", ORIGIN_COUNTS, _scheduled(), _departed(), _given_up(), _landed())
+    short, long, landed = (_last(span, "origin") for span in (DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN))
+    # A departure is on the schedule of the bin in which its cut-off is, four bins before its own.
+    own_half_hour, due = _bins("origin", -1, 0), _bins("origin", None, -1 - CUTOFF_MIN // BIN_MIN)
+    overdue = _sum("scheduled", due) - F.coalesce(_sum("settled", _bins("origin", None, -1)), F.lit(0))
+    return board.select(
+        "origin",
+        "bin",
+        _sum("scheduled", own_half_hour).cast("int").alias("origin_scheduled"),
+        F.coalesce(overdue, F.lit(0)).cast("int").alias("origin_overdue"),
+        _count("departures", short).alias("origin_departures_1h"),
+        _mean("dep_delay", "departures", short).alias("origin_dep_delay_1h"),
+        _count("departures", long).alias("origin_departures_3h"),
+        _mean("dep_delay", "departures", long).alias("origin_dep_delay_3h"),
+        _mean("dep_late", "departures", long).alias("origin_dep_late_3h"),
+        _mean("arr_delay", "arrivals", landed).alias("origin_arr_delay_6h"),
+        _mean("enroute", "arrivals", landed).alias("origin_enroute_6h"),
+    )
+
+
+def bands(flights: DataFrame) -> DataFrame:
+    """One row per distance band and bin: how the flights that had landed, from all origins, fared."""
+    board = _board(flights, "band", BAND_COUNTS, _scheduled(), _landed())
+    landed = _last(ARRIVALS_MIN, "band")
+    return board.select(
+        "band",
+        "bin",
+        _count("arrivals", landed).alias("band_arrivals_6h"),
+        _mean("arr_delay", "arrivals", landed).alias("band_arr_delay_6h"),
+        _mean("enroute", "arrivals", landed).alias("band_enroute_6h"),
+    )
+
+
+def yesterdays(flights: DataFrame) -> DataFrame:
+    """One row per destination and day: the flights of the day before that had landed when it was summed up."""
+    following = F.date_add("flight_date", 1)
+    return (
+        flights.filter(F.col("arr") < day_start(following))
+        .groupBy("dest", following.alias("flight_date"))
+        .agg(
+            F.count("*").cast("int").alias("dest_arrivals_1d"),
+            F.avg(_capped("arr_delay_min")).alias("dest_arr_delay_1d"),
+            F.avg("enroute").alias("dest_enroute_1d"),
+        )
+    )
+
+
+def observations(weather: DataFrame) -> DataFrame:
+    """One row per origin and hour: the weather as last observed when the hour began, or before."""
+    hour = F.ceil(minutes("observed_at") / 60)
+    newer = F.lead("first").over(Window.partitionBy("origin").orderBy("observed"))
+    return (
+        weather.select("origin", minutes("observed_at").alias("observed"), hour.alias("first"), *WEATHER)
+        .withColumn("last", F.least(newer - 1, F.col("first") + WEATHER_HOURS - 1))
+        .filter("last >= first")
+        .select("origin", F.explode(F.sequence("first", "last")).alias("hour"), "observed", *WEATHER)
+    )
+
+
+# An event: the bin it is counted in, null where it did not happen, and what it adds.
+Event = tuple[Column, dict[str, Column]]
+
+
+def _scheduled() -> Event:
+    return bin_of(F.col("cutoff")), {"scheduled": F.lit(1)}
+
+
+def _departed() -> Event:
+    """The departure; one before its time is counted when it was due."""
+    moment = F.greatest("dep", "sched_dep")
+    counted = (F.col("dep") - F.col("sched_dep")).between(EARLIEST_EVENT_MIN, LATEST_EVENT_MIN)
+    return F.when(counted, bin_of(moment)), {
+        "departures": F.lit(1),
+        "dep_delay": _capped("dep_delay_min"),
+        "dep_late": (F.col("dep_delay_min") >= LATE_MINUTES).cast("int"),
+        "settled": (moment <= _longest_overdue()).cast("int"),
+    }
+
+
+def _given_up() -> Event:
+    left_in_time = F.coalesce(F.greatest("dep", "sched_dep") <= _longest_overdue(), F.lit(False)) & F.col("dep").isNotNull()
+    return F.when(~left_in_time, bin_of(_longest_overdue())), {"settled": F.lit(1)}
+
+
+def _landed() -> Event:
+    counted = F.col("arr") - F.col("sched_dep") <= LATEST_EVENT_MIN
+    return F.when(counted, bin_of(F.col("arr"))), {
+        "arrivals": F.lit(1),
+        "arr_delay": _capped("arr_delay_min"),
+        "enroute": F.col("enroute"),
+    }
+
+
+def _longest_overdue() -> Column:
+    return F.col("sched_dep") + LONGEST_OVERDUE_MIN
+
+
+def _capped(delay_min: str) -> Column:
+    return F.least(F.col(delay_min), F.lit(LONGEST_DELAY_MIN))
+
+
+def _board(flights: DataFrame, by: str, counts: tuple[str, ...], *events: Event) -> DataFrame:
+    """One row per value of a column and bin: what was counted in it, zero where nothing was."""
+    rows = [
+        F.struct(moment.alias("bin"), *[adds.get(name, F.lit(0)).cast("int").alias(name) for name in counts])
+        for moment, adds in events
+    ]
+    return (
+        flights.select(by, F.explode(F.array(*rows)).alias("event"))
+        .filter(F.col("event.bin").isNotNull())
+        .groupBy(by, F.col("event.bin").alias("bin"))
+        .agg(*[F.sum(f"event.{name}").alias(name) for name in counts])
+    )
+
+
+def _bins(by: str, first: int | None, last: int) -> WindowSpec:
+    """The bins from ``first`` (all, where None) to ``last``, both against the row's own."""
+    return Window.partitionBy(by).orderBy("bin").rangeBetween(Window.unboundedPreceding if first is None else first, last)
+
+
+def _last(span_min: int, by: str) -> WindowSpec:
+    return _bins(by, -(span_min // BIN_MIN), -1)
+
+
+def _sum(name: str, bins: WindowSpec) -> Column:
+    return F.sum(name).over(bins)
+
+
+def _count(name: str, bins: WindowSpec) -> Column:
+    return F.coalesce(_sum(name, bins), F.lit(0)).cast("int")
+
+
+def _mean(total: str, count: str, bins: WindowSpec) -> Column:
+    """The mean; null where nothing was counted."""
+    return _sum(total, bins) / F.nullif(_sum(count, bins), F.lit(0))

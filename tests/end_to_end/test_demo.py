@@ -1,0 +1,120 @@
+"""The demo from first file to scored flights, on January, in processes of its own; then what reads its lake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from deltalake import DeltaTable
+from nbclient import NotebookClient
+
+from lakehouse.settings import PROJECT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+DAYS, FLIGHTS, CANCELLED = 31, 27004, 521  # January, in the package's data
+LAST_DAYS = 5144  # of them, on the six days delivered last
+
+
+def run(root: Path, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=PROJECT,
+        env={**os.environ, "LAKEHOUSE_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("january")
+    return root, run(root, "tests.end_to_end.january")
+
+
+@pytest.fixture(scope="module")
+def sql(demo: tuple[Path, str]) -> Callable[[str], list[dict[str, object]]]:
+    return lambda text: json.loads(run(demo[0], "lakehouse.cli", "sql", text, "--json"))
+
+
+def version(root: Path, table: str) -> int:
+    layer, name = table.split(".")
+    return DeltaTable(str(root / "lake" / layer / name)).version()
+
+
+def test_every_table_holds_what_landed(sql: Callable[[str], list[dict[str, object]]]) -> None:
+    counts = sql(
+        """
+        select (select count(*) from bronze.flights) as landed, (select count(*) from silver.flights) as flights,
+            (select count(*) from silver.flights where cancelled) as cancelled,
+            (select count(*) from silver.weather) as weather, (select count(*) from silver.planes) as planes,
+            (select count(*) from silver.airports) as airports, (select count(*) from silver.airlines) as airlines,
+            (select count(*) from gold.airport_daily) as airport_days, (select sum(flights) from gold.airport_daily) as daily,
+            (select sum(flights) from gold.carrier_monthly) as monthly, (select count(*) from gold.flight_features) as features
+        """
+    )[0]
+    assert counts == {
+        "landed": FLIGHTS,
+        "flights": FLIGHTS,
+        "cancelled": CANCELLED,
+        "weather": 26115,
+        "planes": 3322,
+        "airports": 1458,
+        "airlines": 16,
+        "airport_days": 3 * DAYS,
+        "daily": FLIGHTS,
+        "monthly": FLIGHTS,
+        "features": FLIGHTS,
+    }
+
+
+def test_the_second_run_replaced_only_the_days_that_landed(demo: tuple[Path, str]) -> None:
+    root, said = demo
+    history = json.loads(run(root, "lakehouse.cli", "history", "gold.airport_daily", "--json"))
+    assert [entry["version"] for entry in history] == [1, 0]
+    assert history[0]["record"]["inputs"]["silver.flights"]["version"] == 1
+    assert "6 partitions" in said
+    assert version(root, "silver.weather") == 0
+
+
+def test_every_flight_of_the_last_days_is_scored_once(sql: Callable[[str], list[dict[str, object]]]) -> None:
+    scored = sql(
+        """
+        select count(*) as rows, count(distinct (carrier, flight, origin, dest, sched_dep_utc)) as flights,
+            min(probability) >= 0 and max(probability) <= 1 as probable, count(distinct model_version) as versions
+        from gold.delay_predictions
+        """
+    )
+    assert scored == [{"rows": LAST_DAYS, "flights": LAST_DAYS, "probable": True, "versions": 1}]
+
+
+def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
+    root, said = demo
+    for expected in ("gold.flight_features", "schedule only", "ROC AUC", "in all", "Try next", "lakehouse sql", str(root)):
+        assert expected in said
+    assert "WARN" not in said
+
+
+def test_running_it_again_changes_no_table_of_the_pipeline(demo: tuple[Path, str]) -> None:
+    root, _ = demo
+    tables = ("bronze.flights", "silver.flights", "silver.planes", "gold.airport_daily", "gold.flight_features")
+    before = {table: version(root, table) for table in tables}
+    run(root, "tests.end_to_end.january")
+    assert {table: version(root, table) for table in tables} == before
+
+
+def test_the_notebook_runs_on_the_demos_lake(demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(demo[0]))
+    notebook = nbformat.read(PROJECT / "notebooks" / "explore.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(PROJECT)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    plots = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(plots) == 4

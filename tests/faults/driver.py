@@ -1,0 +1,102 @@
+"""A run of the orders example in a process of its own that kills itself at a given point, as a power cut would.
+
+    python tests/faults/driver.py ROOT POINT
+
+POINT is one of the names of POINTS.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from delta import configure_spark_with_delta_pip
+from pyspark.sql import SparkSession
+
+from lakehouse import delta, graph, ingest
+from lakehouse.declare import Source, Table
+from lakehouse.delta import Target
+from lakehouse.ledger import Run
+from lakehouse.lock import run_lock
+from lakehouse.plan import Lake, Request
+from lakehouse.run import run_tables
+from lakehouse.work import Work
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_instead(module: Any, name: str, table: str) -> None:
+    """Die before the call that is about the table."""
+    _around(module, name, table, lambda call: die())
+
+
+def die_after(module: Any, name: str, table: str) -> None:
+    _around(module, name, table, lambda call: (call(), die()))
+
+
+def die_during(module: Any, name: str, table: str, seconds: float) -> None:
+    """Die that long after the call about the table began, whether it is done or not."""
+
+    def dying(call: Callable[[], Any]) -> None:
+        threading.Thread(target=lambda: (time.sleep(seconds), die()), daemon=True).start()
+        call()
+        time.sleep(2 * seconds)
+
+    _around(module, name, table, dying)
+
+
+def _around(module: Any, name: str, table: str, then: Callable[[Callable[[], Any]], Any]) -> None:
+    original = getattr(module, name)
+
+    def patched(*args: Any, **named: Any) -> Any:
+        if any(isinstance(one, Source | Table | Target) and one.name == table for one in args):
+            return then(lambda: original(*args, **named))
+        return original(*args, **named)
+
+    setattr(module, name, patched)
+
+
+POINTS: dict[str, Callable[[], None]] = {
+    "after a manifest was written": lambda: die_instead(ingest, "read_batch", "raw.payments"),
+    "during the first write": lambda: die_during(delta, "_write", "raw.orders", 0.7),
+    "after a bronze commit": lambda: die_after(delta, "_write", "raw.orders"),
+    "after the quarantine was written": lambda: die_after(Work, "quarantine", "clean.orders"),
+    "during a merge": lambda: die_during(delta, "merge", "clean.orders", 0.3),
+    "after a silver commit": lambda: die_after(delta, "merge", "clean.orders"),
+}
+
+
+def session() -> SparkSession:
+    builder = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", "1")
+        .config("spark.databricks.delta.snapshotPartitions", "1")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+    )
+    return configure_spark_with_delta_pip(builder).getOrCreate()
+
+
+def main(root: Path, point: str) -> None:
+    lake = Lake(graph.load(["tests.orders"]), root)
+    POINTS[point]()
+    with run_lock(root, f"killed {point}", wait_seconds=60):
+        spark = session()
+        report = run_tables(spark, lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1)
+        spark.stop()
+    sys.exit(1 if report.failed else 0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

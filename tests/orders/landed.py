@@ -1,0 +1,27 @@
+"""What lands: orders as CSV, snapshots of customers as JSON lines, payments as Parquet."""
+
+from __future__ import annotations
+
+from lakehouse.declare import source
+
+orders = source(
+    "raw.orders",
+    landing="orders",
+    columns=("order_id", "customer_id", "order_date", "updated_at", "status", "amount"),
+)
+
+customers = source(
+    "raw.customers",
+    landing="customers",
+    format="json",
+    columns={"customer_id": "bigint", "name": "string", "city": "string", "as_of": "date"},
+)
+
+# A file of payments that comes again says all that there is to say: what it leaves out was withdrawn.
+payments = source(
+    "raw.payments",
+    landing="payments",
+    format="parquet",
+    columns={"payment_id": "bigint", "order_id": "bigint", "paid_on": "date", "amount": "double"},
+    relanded="replace",
+)

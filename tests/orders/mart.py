@@ -1,0 +1,68 @@
+"""What the shop looks at."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from lakehouse.declare import Merge, Rebuild, Replace, Rule, drives, looks_up, table
+
+LOOK_BACK_DAYS = 2
+
+
+@table(
+    "mart.receipts",
+    columns={"payment_id": "bigint", "customer_id": "bigint", "paid_on": "date", "amount": "double"},
+    write=Merge(),
+    key=("payment_id",),
+    payments="clean.payments",
+    orders=looks_up("clean.orders", on_change="everything"),
+)
+def receipts(payments: DataFrame, orders: DataFrame) -> DataFrame:
+    """One row per payment, with the customer who owed it."""
+    known = payments.join(orders.select("order_id", "customer_id"), "order_id", "left")
+    return known.select("payment_id", "customer_id", "paid_on", "amount")
+
+
+@table(
+    "mart.daily_revenue",
+    columns={"day": "date", "revenue": "double", "revenue_3d": "double"},
+    write=Replace(partition="day"),
+    key=("day",),
+    rules=(Rule("revenue_is_positive", "revenue > 0", "fail"),),
+    payments=drives("clean.payments", by="paid_on", context_days=LOOK_BACK_DAYS, reach_days=LOOK_BACK_DAYS),
+)
+def daily_revenue(payments: DataFrame) -> DataFrame:
+    """One row per day with payments; `revenue_3d` adds the two days before."""
+    days = payments.groupBy(F.col("paid_on").alias("day")).agg(F.sum("amount").alias("revenue"))
+    recent = Window.orderBy(F.unix_date("day")).rangeBetween(-LOOK_BACK_DAYS, 0)
+    return days.withColumn("revenue_3d", F.sum("revenue").over(recent))
+
+
+@table(
+    "mart.monthly_orders",
+    columns={"month": "date", "orders": "bigint", "amount": "double"},
+    write=Replace(partition="month", unit="month"),
+    key=("month",),
+    orders=drives("clean.orders", by="order_date"),
+)
+def monthly_orders(orders: DataFrame) -> DataFrame:
+    """One row per month with orders."""
+    month = F.trunc("order_date", "month").alias("month")
+    return orders.groupBy(month).agg(F.count("*").alias("orders"), F.sum("amount").alias("amount"))
+
+
+@table(
+    "mart.top_customers",
+    columns={"customer_id": "bigint", "name": "string", "amount": "double"},
+    write=Rebuild(),
+    key=("customer_id",),
+    orders="clean.orders",
+    customers=looks_up("clean.customers", on_change="everything"),
+)
+def top_customers(orders: DataFrame, customers: DataFrame) -> DataFrame:
+    """One row per customer, for the three who ordered most."""
+    amounts = orders.groupBy("customer_id").agg(F.sum("amount").alias("amount"))
+    names = customers.where("is_current").select("customer_id", "name")
+    named = amounts.join(names, "customer_id", "left").select("customer_id", "name", "amount")
+    return named.orderBy(F.desc("amount"), "customer_id").limit(3)

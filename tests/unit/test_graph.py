@@ -1,0 +1,231 @@
+"""Declarations checked together: every problem at once, before Spark starts."""
+
+from __future__ import annotations
+
+import importlib
+import linecache
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame
+
+from lakehouse import graph
+from lakehouse.declare import (
+    Append,
+    Declared,
+    History,
+    Merge,
+    Rebuild,
+    Replace,
+    Rule,
+    Table,
+    drives,
+    looks_up,
+    source,
+    table,
+)  # fmt: skip
+from lakehouse.definition import definition_of
+from lakehouse.errors import DeclarationError
+
+COLUMNS = {"id": "bigint", "day": "date"}
+
+
+def a_table(name: str, write: Any = None, *, columns: dict[str, str] | None = None, **more: Any) -> Table:
+    def function(**inputs: DataFrame) -> DataFrame:
+        return next(iter(inputs.values()))
+
+    return table(name, columns=columns or COLUMNS, write=write or Rebuild(), **more)(function)
+
+
+RAW = source("raw.items", landing="items", columns=("id",))
+
+
+def problems(*declared: Declared) -> str:
+    with pytest.raises(DeclarationError) as raised:
+        graph.build(declared)
+    return str(raised.value)
+
+
+def test_the_orders_example_is_ordered_by_its_inputs() -> None:
+    orders = graph.load(["tests.orders"])
+    names = list(orders.declared)
+    assert len(names) == 11
+    for name in names:
+        assert all(names.index(i) < names.index(name) for i in orders.inputs(name))
+    assert orders.downstream("clean.payments") == tuple(
+        n for n in names if n in ("mart.receipts", "mart.daily_revenue")
+    )
+    assert set(orders.upstream("mart.receipts")) == {"raw.orders", "raw.payments", "clean.orders", "clean.payments"}
+
+
+def test_a_decorated_function_is_still_called_like_one() -> None:
+    declared = a_table("clean.items", rows="raw.items")
+    assert declared(rows="any frame") == "any frame"
+
+
+def test_problems_are_told_all_at_once() -> None:
+    said = problems(
+        RAW,
+        source("raw.items", landing="again", columns=("id",)),
+        source("Raw", landing="x", columns=("a b",)),
+        source("raw.typed", landing="x", columns={"id": "bigint"}),
+        a_table("clean.items", Merge(), rows="raw.itmes"),
+        a_table("clean.history", History(effective="since"), rows="raw.items"),
+        a_table("clean.append", Append(), rows="raw.items", more="raw.items2"),
+        a_table("mart.days", Replace(partition="id"), rows="raw.items"),
+        a_table("mart.by", Replace(partition="day"), rows=drives("clean.append", by="id")),
+        a_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
+        a_table("mart.one", rows="mart.two"),
+        a_table("mart.two", rows="mart.one"),
+    )
+    for one in (
+        "raw.items: declared twice",
+        "'Raw': a table's name is layer.table",
+        "Raw: column 'a b' is not a plain name",
+        "raw.typed: a CSV source lands as strings",
+        "clean.items: its input rows='raw.itmes' is not declared; did you mean raw.items?",
+        "clean.items: this way of writing needs a key",
+        "clean.history: this way of writing needs a key",
+        "clean.history: column 'since' is named but not declared",
+        "clean.append: Append needs exactly one driver, got 2",
+        "clean.append: its input more='raw.items2' is not declared",
+        "mart.days: the partition 'id' must be one of its date columns",
+        "mart.days: driver raw.items must say by which date column",
+        "mart.by: clean.append has no date column 'id' to map to partitions",
+        "mart.rules: two rules are called 'a'",
+        "mart.rules: column 'nothing' is named but not declared",
+        "tables read each other in a circle: mart.",
+    ):
+        assert one in said
+
+
+def test_a_table_that_reads_itself_is_a_circle() -> None:
+    assert "circle: mart.one -> mart.one" in problems(a_table("mart.one", rows="mart.one"))
+
+
+def test_inputs_that_the_function_does_not_take_are_told() -> None:
+    said = problems(RAW, table("clean.items", columns=COLUMNS, write=Rebuild(), wrong="raw.items")(helper))
+    assert "clean.items" in said
+    assert "'wrong'" in said
+
+
+@pytest.mark.parametrize(
+    ("selectors", "chosen"),
+    [
+        ((), "raw.a raw.b clean.a clean.b mart.a"),
+        (("raw",), "raw.a raw.b"),
+        (("raw.a+",), "raw.a clean.a mart.a"),
+        (("+clean.a",), "raw.a clean.a"),
+        (("+clean.a+",), "raw.a clean.a mart.a"),
+        (("+mart",), "raw.a raw.b clean.a clean.b mart.a"),
+        (("clean.b", "raw.a"), "raw.a clean.b"),
+    ],
+)
+def test_selectors(selectors: tuple[str, ...], chosen: str) -> None:
+    assert set(five().select(selectors)) == set(chosen.split())
+    assert five().select(selectors) == tuple(n for n in five().declared if n in chosen.split())
+
+
+def five() -> graph.Graph:
+    return graph.build(
+        [
+            a_table("mart.a", a="clean.a", b=looks_up("clean.b")),
+            a_table("clean.b", rows="raw.b"),
+            a_table("clean.a", rows="raw.a"),
+            source("raw.b", landing="b", columns=("id",)),
+            source("raw.a", landing="a", columns=("id",)),
+        ]
+    )
+
+
+def test_selectors_that_name_nothing_are_told_with_the_nearest_names() -> None:
+    with pytest.raises(DeclarationError) as raised:
+        five().select(["clean.aa", "zzz", "CLEAN", "raw.a"])
+    said = str(raised.value)
+    assert "'clean.aa' names no table; did you mean clean.a" in said
+    assert "'zzz' names no table; known are" in said
+    assert "'CLEAN'" in said
+
+
+def test_modules_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_tables.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "unfinished_tables.py").write_text("def (\n")
+    (tmp_path / "no_tables.py").write_text("x = 1\n")
+    for module, said in (
+        ("broken_tables", "nothing_of_this_name"),
+        ("unfinished_tables", "cannot be loaded"),
+        ("no_tables", "No table is declared"),
+        ("not_there_at_all", "cannot be loaded"),
+    ):
+        with pytest.raises(DeclarationError, match=said):
+            graph.load([module])
+        sys.modules.pop(module, None)
+
+
+def test_a_table_imported_by_two_modules_is_declared_once() -> None:
+    assert len(graph.load(["tests.orders", "tests.orders.clean"]).declared) == 11
+
+
+# --- the hash of a declaration --------------------------------------------------------------------------------------
+
+LIMIT = 5
+
+
+def helper(rows: DataFrame) -> DataFrame:
+    return rows.where(f"id < {LIMIT}")
+
+
+def first(rows: DataFrame) -> DataFrame:
+    """Says something."""
+    return helper(rows)
+
+
+def second(rows: DataFrame) -> DataFrame:
+    return helper(rows).distinct()
+
+
+def hashed(function: Callable[..., DataFrame], **more: Any) -> str:
+    options: dict[str, Any] = {"columns": COLUMNS, "write": Rebuild(), "rows": "raw.items", **more}
+    return definition_of(table("mart.items", **options)(function))
+
+
+def written(folder: Path, text: str) -> str:
+    """The definition of a table whose function is written so."""
+    (folder / "written_tables.py").write_text(
+        "from lakehouse.declare import Rebuild, table\n"
+        "@table('mart.items', columns={'id': 'bigint'}, write=Rebuild(), rows='raw.items')\n" + text
+    )
+    linecache.clearcache()
+    sys.modules.pop("written_tables", None)
+    importlib.invalidate_caches()
+    sys.path_importer_cache.clear()
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    return definition_of(importlib.import_module("written_tables").items)
+
+
+def test_words_and_layout_do_not_change_a_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    said = written(tmp_path, "def items(rows):\n    return rows.where('id > 1')\n")
+    assert said == written(
+        tmp_path, 'def items(rows):\n    """Doc."""\n    # why\n    return rows.where(\n"id > 1",)\n'
+    )
+    assert said != written(tmp_path, "def items(rows):\n    return rows.where('id > 2')\n")
+
+
+def test_a_definition_changes_with_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = hashed(first)
+    assert hashed(first) == said
+    assert hashed(second) != said
+    assert hashed(first, write=Append()) != said
+    assert hashed(first, rules=(Rule("a", "id > 1"),)) not in (said, hashed(first, rules=(Rule("a", "id > 2"),)))
+    assert hashed(first, rows=drives("raw.items", by="day")) != said
+    assert hashed(first, columns={**COLUMNS, "more": "int"}) != said
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "LIMIT", 6)
+        assert hashed(first) != said, "a constant of a function that it calls"
+    assert hashed(first) == said

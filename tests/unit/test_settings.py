@@ -1,0 +1,96 @@
+"""Settings: read once, every mistake told by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lakehouse import settings as settings_module
+from lakehouse.errors import SettingsError
+from lakehouse.settings import PROJECT, load
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+        monkeypatch.delenv(name)
+
+
+def test_variables_come_before_the_profile_and_the_profile_before_the_base(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    conf = tmp_path / "conf"
+    (conf / "spark").mkdir(parents=True)
+    for name, said in {
+        "base": {"root": "base", "spark": "a.conf", "declarations": ["one", "two"], "parallel_tables": 2},
+        "local": {"profile": "local"},
+        "other": {"profile": "other", "root": "other", "parallel_tables": 3},
+    }.items():
+        (conf / f"{name}.yml").write_text(yaml.safe_dump(said))
+    (conf / "spark" / "a.conf").touch()
+    monkeypatch.setattr(settings_module, "CONF", conf)
+    assert load().root == PROJECT / "base"
+    monkeypatch.setenv("LAKEHOUSE_PROFILE", "other")
+    assert (load().root, load().parallel_tables, load().profile) == (PROJECT / "other", 3, "other")
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path / "mine"))
+    monkeypatch.setenv("LAKEHOUSE_DECLARATIONS", '["tests.orders"]')
+    found = load()
+    assert (found.root, found.lake, found.declarations) == (
+        tmp_path / "mine",
+        tmp_path / "mine" / "lake",
+        ("tests.orders",),
+    )
+    assert load(parallel_tables=5).parallel_tables == 5
+
+    (conf / "other.yml").write_text("root: [unclosed\n")
+    with pytest.raises(SettingsError):
+        load()
+    (conf / "other.yml").write_text("profile: other\nrooot: typo\nroot: x\n")
+    with pytest.raises(SettingsError, match="rooot: unknown setting; allowed: profile, root"):
+        load()
+    (conf / "other.yml").write_text("profile: other\n")
+    (conf / "base.yml").write_text("declarations: [one]\n")
+    monkeypatch.delenv("LAKEHOUSE_ROOT")
+    with pytest.raises(SettingsError) as raised:
+        load()
+    assert "root: missing; set it in conf/base.yml or LAKEHOUSE_ROOT" in str(raised.value)
+    assert "spark: missing" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LAKEHOUSE_ROOOT", "x", "Unknown setting LAKEHOUSE_ROOOT; allowed: LAKEHOUSE_DECLARATIONS"),
+        ("LAKEHOUSE_", "x", "Unknown setting LAKEHOUSE_;"),
+        ("LAKEHOUSE_PROFILE", "produktion", "'produktion' is not a profile; conf/ has: "),
+        ("LAKEHOUSE_PARALLEL_TABLES", "many", "parallel_tables='many'"),
+        ("LAKEHOUSE_PARALLEL_TABLES", "0", "parallel_tables='0'"),
+        ("LAKEHOUSE_LOCK_WAIT_SECONDS", "-1", "lock_wait_seconds='-1'"),
+        ("LAKEHOUSE_SPARK", "mine.conf", "not one of the files in conf/spark: "),
+        ("LAKEHOUSE_DECLARATIONS", "bronze", "declarations"),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as raised:
+        load()
+    assert said in str(raised.value)
+
+
+def test_several_wrong_values_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_PARALLEL_TABLES", "99")
+    monkeypatch.setenv("LAKEHOUSE_SPARK", "none.conf")
+    with pytest.raises(SettingsError) as raised:
+        load()
+    assert "parallel_tables='99'" in str(raised.value)
+    assert "spark='none.conf'" in str(raised.value)
+
+
+def test_the_shipped_profiles_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in settings_module.CONF.glob("*.yml"):
+        if file.stem != "base":
+            monkeypatch.setenv("LAKEHOUSE_PROFILE", file.stem)
+            assert load().profile == file.stem
