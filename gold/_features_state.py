@@ -145,7 +145,9 @@ def _departed() -> Event:
 
 
 def _given_up() -> Event:
-    left_in_time = F.coalesce(F.greatest("dep", "sched_dep") <= _longest_overdue(), F.lit(False)) & F.col("dep").isNotNull()
+    left_in_time = (
+        F.coalesce(F.greatest("dep", "sched_dep") <= _longest_overdue(), F.lit(False)) & F.col("dep").isNotNull()
+    )
     return F.when(~left_in_time, bin_of(_longest_overdue())), {"settled": F.lit(1)}
 
 
@@ -182,7 +184,9 @@ def _board(flights: DataFrame, by: str, counts: tuple[str, ...], *events: Event)
 
 def _bins(by: str, first: int | None, last: int) -> WindowSpec:
     """The bins from ``first`` (all, where None) to ``last``, both against the row's own."""
-    return Window.partitionBy(by).orderBy("bin").rangeBetween(Window.unboundedPreceding if first is None else first, last)
+    return (
+        Window.partitionBy(by).orderBy("bin").rangeBetween(Window.unboundedPreceding if first is None else first, last)
+    )
 
 
 def _last(span_min: int, by: str) -> WindowSpec:

@@ -163,7 +163,9 @@ def _known_aircraft(planes: DataFrame) -> DataFrame:
 
 
 def _is_aircraft() -> Column:
-    known = (F.col("valid_from") <= _cutoff_date()) & (F.col("valid_to").isNull() | (F.col("valid_to") > _cutoff_date()))
+    known = (F.col("valid_from") <= _cutoff_date()) & (
+        F.col("valid_to").isNull() | (F.col("valid_to") > _cutoff_date())
+    )
     return (F.col("tailnum") == F.col("plane")) & known
 
 

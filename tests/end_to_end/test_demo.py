@@ -98,7 +98,15 @@ def test_every_flight_of_the_last_days_is_scored_once(sql: Callable[[str], list[
 
 def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
     root, said = demo
-    for expected in ("gold.flight_features", "schedule only", "ROC AUC", "in all", "Try next", "lakehouse sql", str(root)):
+    for expected in (
+        "gold.flight_features",
+        "schedule only",
+        "ROC AUC",
+        "in all",
+        "Try next",
+        "lakehouse sql",
+        str(root),
+    ):
         assert expected in said
     assert "WARN" not in said
 
@@ -114,7 +122,9 @@ def test_running_it_again_changes_no_table_of_the_pipeline(demo: tuple[Path, str
 def test_the_notebook_runs_on_the_demos_lake(demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(demo[0]))
     notebook = nbformat.read(PROJECT / "notebooks" / "explore.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(PROJECT)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(PROJECT)}}
+    ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     plots = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(plots) == 4
