@@ -18,8 +18,8 @@ BIN_MIN = 30
 DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN = 60, 180, 360
 # So long after its schedule a flight that has not left stops being overdue: it may have been cancelled.
 LONGEST_OVERDUE_MIN = 4 * 60
-# A departure earlier, or an event later than this against the scheduled departure is not counted: it bounds the context.
-EARLIEST_EVENT_MIN, LATEST_EVENT_MIN = -CUTOFF_MIN, 14 * 60
+# A departure or landing later than this after the scheduled departure is not counted: it bounds the context.
+LATEST_EVENT_MIN = 14 * 60
 # In a mean, a longer delay counts as this one.
 LONGEST_DELAY_MIN = 180
 # Flights of similar length meet similar winds.
@@ -134,21 +134,21 @@ def _scheduled() -> Event:
 
 def _departed() -> Event:
     """The departure; one before its time is counted when it was due."""
-    moment = F.greatest("dep", "sched_dep")
-    counted = (F.col("dep") - F.col("sched_dep")).between(EARLIEST_EVENT_MIN, LATEST_EVENT_MIN)
-    return F.when(counted, bin_of(moment)), {
+    counted = F.col("dep") - F.col("sched_dep") <= LATEST_EVENT_MIN
+    return F.when(counted, bin_of(F.greatest("dep", "sched_dep"))), {
         "departures": F.lit(1),
         "dep_delay": _capped("dep_delay_min"),
         "dep_late": (F.col("dep_delay_min") >= LATE_MINUTES).cast("int"),
-        "settled": (moment <= _longest_overdue()).cast("int"),
+        "settled": _left_while_overdue().cast("int"),
     }
 
 
 def _given_up() -> Event:
-    left_in_time = (
-        F.coalesce(F.greatest("dep", "sched_dep") <= _longest_overdue(), F.lit(False)) & F.col("dep").isNotNull()
-    )
-    return F.when(~left_in_time, bin_of(_longest_overdue())), {"settled": F.lit(1)}
+    return F.when(~_left_while_overdue(), bin_of(_longest_overdue())), {"settled": F.lit(1)}
+
+
+def _left_while_overdue() -> Column:
+    return F.coalesce(F.col("dep") <= _longest_overdue(), F.lit(False))
 
 
 def _landed() -> Event:

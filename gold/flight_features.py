@@ -138,14 +138,16 @@ def _with_legs(timed: DataFrame) -> DataFrame:
     last few.
     """
     legs = Window.partitionBy("tailnum").orderBy("sched_dep").rangeBetween(-LEGS_MIN, -1)
+    # Flights without a tail number are not one aircraft's.
+    named = F.col("tailnum").isNotNull()
     left = F.struct("dep", "dep_delay_min", "sched_duration_min")
     landed = F.struct("arr", "arr_delay_min")
     return timed.select(
         *("flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "distance_mi"),
         *("sched_dep", "cutoff", "sched_duration_min", "band"),
         late(F.col("arr_delay_min")).alias("late"),
-        F.collect_list(F.when(F.col("dep").isNotNull(), left)).over(legs).alias("left"),
-        F.collect_list(F.when(F.col("arr").isNotNull(), landed)).over(legs).alias("landed"),
+        F.collect_list(F.when(F.col("dep").isNotNull() & named, left)).over(legs).alias("left"),
+        F.collect_list(F.when(F.col("arr").isNotNull() & named, landed)).over(legs).alias("landed"),
     ).withColumns(
         {
             "left": F.array_max(F.filter("left", lambda leg: leg["dep"] < F.col("cutoff"))),

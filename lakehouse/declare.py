@@ -6,6 +6,7 @@ decorated function stays callable, so that a test can hand it small frames.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -246,7 +247,7 @@ def problems_of(declared: Declared) -> list[str]:
 
 
 def _table_problems(table: Table) -> list[str]:
-    found = []
+    found = _parameter_problems(table)
     write, known = table.write, set(table.columns)
     needs_key = isinstance(write, Merge | History)
     if needs_key and not table.key:
@@ -267,6 +268,16 @@ def _table_problems(table: Table) -> list[str]:
     doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
     found += [f"two rules are called {name!r}" for name in sorted(doubled)]
     return [f"{table.name}: {problem}" for problem in found]
+
+
+def _parameter_problems(table: Table) -> list[str]:
+    parameters = list(inspect.signature(table.function).parameters.values())
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        return []
+    known = {p.name for p in parameters}
+    found = [f"its function takes no parameter {name!r}" for name in table.inputs if name not in known]
+    needed = [p.name for p in parameters if p.default is p.empty and p.name not in table.inputs]
+    return found + [f"its function's parameter {name!r} names no input" for name in needed]
 
 
 def raise_all(problems: Sequence[str]) -> None:

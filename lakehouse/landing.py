@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 
 from lakehouse.declare import Source
 from lakehouse.errors import LandingError
@@ -27,6 +28,7 @@ from lakehouse.ledger import now
 
 # Names that a writer gives to files it has not finished.
 TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".inprogress", ".crdownload", "~")
+COMPRESSED_SUFFIXES = (".bz2", ".deflate", ".lz4", ".snappy", ".zst", ".zstd", ".xz", ".zip")
 CHUNK_BYTES = 1 << 20
 # A file changed this shortly before it was listed may have changed again under the same time stamp: hash it once more.
 RACY_SECONDS = 2.0
@@ -97,6 +99,8 @@ class Landing:
                     stat = path.stat()
                 except FileNotFoundError:  # renamed or withdrawn since it was listed
                     continue
+                if not S_ISREG(stat.st_mode):
+                    continue
                 if self.source.settle_seconds and stat.st_mtime_ns > settled_ns:
                     continue
                 found.append(Delivery(path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime_ns))
@@ -136,6 +140,8 @@ class Landing:
         """
         last_id = max((one.file_id for m in history for one in m.files), default=0)
         taken = {one.path: one for m in history for one in m.files}
+        if full:  # the order in which they were delivered is what makes one row newer than another
+            files = sorted(files, key=lambda one: taken[one.path].file_id if one.path in taken else last_id)
         with ThreadPoolExecutor() as pool:
             inspected = list(pool.map(self._inspect, files))
         whole: list[Delivery] = []
@@ -196,7 +202,7 @@ class Landing:
         digest, reason = "", None
         try:
             digest = _sha256(path)
-            reason = _INSPECTIONS[self.source.format](path, self.source)
+            reason = _unreadable_name(one.path) or _INSPECTIONS[self.source.format](path, self.source)
         except EOFError:
             reason = "ends before its compressed data does"
         except UnicodeDecodeError as error:
@@ -263,6 +269,19 @@ def place_whole(target: Path, content: bytes) -> bool:
     temporary.write_bytes(content)
     os.replace(temporary, target)
     return True
+
+
+def _unreadable_name(path: str) -> str | None:
+    """Why Spark's readers cannot take a file of this name, or would read something else than was inspected."""
+    if ":" in path:
+        return "has a colon in its path, which Spark cannot read"
+    if path.endswith(COMPRESSED_SUFFIXES):
+        return f"is compressed as {Path(path).suffix}; deliver it plain or as .gz"
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8"
+    return None
 
 
 def _left_alone(name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
 FORMAT = 1
@@ -59,10 +59,11 @@ class Record:
         """The record in a commit's userMetadata; None where there is none."""
         try:
             value = json.loads(text or "")["lakehouse"]
-        except (ValueError, KeyError, TypeError):
+            inputs = {n: Consumed(one["version"], one["generation"]) for n, one in value["inputs"].items()}
+            known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
+            return cls(inputs=inputs, **known)
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        inputs = {name: Consumed(**one) for name, one in value.pop("inputs").items()}
-        return cls(inputs=inputs, **value)
 
 
 def application_id(table: str, generation: int) -> str:

@@ -69,9 +69,10 @@ def _note(holder: Path, run: str, jvms: list[list[float]]) -> None:
 
 def _read(holder: Path) -> dict[str, object]:
     try:
-        return dict(json.loads(holder.read_text(encoding="utf-8")))
+        said = json.loads(holder.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _describe(holder: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from yaml import YAMLError
 
 from lakehouse.errors import SettingsError
 
@@ -103,7 +104,10 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(_explain(error.errors())) from None
-    except ValueError as error:  # a settings file that is not YAML, a variable that is not the JSON it should be
+    except (
+        ValueError,
+        YAMLError,
+    ) as error:  # a settings file that is not YAML, a variable that is not the JSON it should be
         raise SettingsError(f"The settings cannot be read: {error}") from None
 
 

@@ -89,8 +89,13 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 200, "l2_regularization": 1.0},
 )
 PARAMS = CANDIDATES[1]
-# What skops finds in a fitted pipeline beside its own list of safe types.
-TRUSTED_TYPES = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
+# What skops finds in a fitted pipeline beside its own list of safe types: the trees, and how scikit-learn itself checks the
+# numbers that it hands to them (a partial is loaded only of functions that are trusted, too).
+TRUSTED_TYPES = (
+    "functools.partial",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+)
 
 
 def fit(
@@ -100,15 +105,13 @@ def fit(
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import MaxAbsScaler, OrdinalEncoder
+    from sklearn.preprocessing import OrdinalEncoder
 
     categories = [name for name in features if name in CATEGORIES]
     codes = OrdinalEncoder(
         handle_unknown="use_encoded_value", unknown_value=float("nan"), encoded_missing_value=float("nan")
     )
-    # Trees do not care about scale, and a scaler is stored by skops as plain numbers where a passthrough is a function.
-    numbers = [name for name in features if name not in CATEGORIES]
-    columns = ColumnTransformer([("codes", codes, categories), ("numbers", MaxAbsScaler(), numbers)])
+    columns = ColumnTransformer([("codes", codes, categories)], remainder="passthrough")
     trees = HistGradientBoostingClassifier(
         categorical_features=list(range(len(categories))), early_stopping=False, random_state=seed, **params
     )
