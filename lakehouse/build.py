@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from datetime import date
+from typing import TYPE_CHECKING
 
 from lakehouse import delta, frames, ingest, keyed, quality
-from lakehouse.columns import UNREADABLE
 from lakehouse.declare import Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.errors import LandingError
 from lakehouse.landing import Landing, Manifest
 from lakehouse.work import Outcome, Work
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Span = tuple[date, date]
 
 
 def carry_out(work: Work) -> Outcome:
@@ -72,33 +78,63 @@ def _pinned(work: Work, source: Source, landing: Landing, history: list[Manifest
 
 
 def _whole(work: Work, table: Table) -> Outcome:
-    """Rebuild, and replace by partition: the function's output takes the place of what was there."""
-    step, write = work.step, table.write
-    spans = frames.spans(step.partitions, write) if isinstance(write, Replace) and step.partitions is not None else None
+    """Rebuild, and replace by partition: the function's output takes the place of what was there.
+
+    It is written in one pass that stops at the first row which breaks a rule; only then is it gone through with care.
+    """
+    spans = _spans(work, table)
+    staged = _computed(work, table, spans)
+    rows, warnings = quality.guarded(table, staged)
+    if work.left_rejects(table):
+        work.quarantine(table, quality.quarantined(table, staged, None).limit(0))
+    try:
+        written = _put(work, table, rows, spans, {"quarantined": 0})
+        rejected, warned = 0, warnings()
+    except Exception as error:
+        if not quality.stopped(error):
+            raise
+        counted = quality.audit(table, staged, doubled=False)
+        quality.refuse_failures(table, counted)
+        rejected, warned = counted.rejected, quality.warnings(table, counted)
+        work.quarantine(table, quality.quarantined(table, staged, None))
+        written = _put(work, table, staged.where(~quality.rejecting(table, staged)), spans, {"quarantined": rejected})
+    partitions = None if work.step.partitions is None else len(work.step.partitions)
+    return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
+
+
+def _spans(work: Work, table: Table) -> list[Span] | None:
+    """The days of the partitions to replace; None where the whole table is."""
+    if work.step.partitions is None or not isinstance(table.write, Replace):
+        return None
+    return frames.spans(work.step.partitions, table.write)
+
+
+def _computed(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
+    """The function's output, for these days of its inputs and what it needs before them.
+
+    A row of an input without its day is in no partition, whether some of them are computed or all.
+    """
     inputs = {}
     for name, one in table.inputs.items():
         inputs[name] = work.snapshot(one.table)
-        if spans is not None and one.by is not None:
-            inputs[name] = inputs[name].where(frames.within(one.by, spans, one.context_days))
+        if one.by is not None:
+            days = f"`{one.by}` IS NOT NULL" if spans is None else frames.within(one.by, spans, one.context_days)
+            inputs[name] = inputs[name].where(days)
     staged = work.called(table, inputs)
-    predicate = frames.within(write.partition, spans) if isinstance(write, Replace) and spans is not None else None
-    if predicate:
-        staged = staged.where(predicate)
-    counts: dict[str, int] = {}
-    warned = {}
-    if table.rules or UNREADABLE in staged.columns:
-        staged = staged.persist()
-        counted = quality.audit(replace(table, key=()), staged, doubled=False)
-        quality.refuse_failures(table, counted)
-        if counted.rejected:
-            work.quarantine(table, quality.quarantined(table, staged, None))
-        counts, warned = {"quarantined": counted.rejected}, quality.warnings(table, counted)
-    rows = staged.where(~quality.rejecting(table, staged)) if counts.get("quarantined") else staged
-    rows, target, commit = rows.select(*table.columns), work.target(table), work.commit(table, counts)
-    if predicate:
-        delta.replace(rows, target, commit, predicate)
-    else:
+    return staged if spans is None else staged.where(_predicate(table, spans))
+
+
+def _put(work: Work, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]) -> int:
+    """Write the rows in one commit; returns how many there were."""
+    target, commit = work.target(table), work.commit(table, counts)
+    rows = rows.select(*table.columns)
+    if spans is None:
         delta.overwrite(rows, target, commit)
-    staged.unpersist()
-    partitions = None if step.partitions is None else len(step.partitions)
-    return Outcome({"written": delta.rows_written(target), **counts}, partitions, warnings=warned)
+    else:
+        delta.replace(rows, target, commit, _predicate(table, spans))
+    return delta.rows_written(target)
+
+
+def _predicate(table: Table, spans: list[Span]) -> str:
+    assert isinstance(table.write, Replace)
+    return frames.within(table.write.partition, spans)

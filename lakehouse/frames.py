@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 VALID = ("valid_from", "valid_to", "is_current")
 
 
-def checked(name: str, columns: Mapping[str, str], extra: Sequence[str], frame: DataFrame) -> DataFrame:
-    """The frame with the declared columns in their order, then those of ``extra`` that it has.
+def checked(
+    name: str, columns: Mapping[str, str], needed: Sequence[str], allowed: Sequence[str], frame: DataFrame
+) -> DataFrame:
+    """The frame with the declared columns in their order, those also ``needed``, and those of ``allowed`` that it has.
 
     Raises:
         SchemaError: a declared column is missing or of another type, or there is an undeclared one; all are listed.
     """
     found = {field.name: field.dataType.simpleString() for field in frame.schema}
-    problems = [f"{c} is missing" for c in columns if c not in found]
+    problems = [f"{c} is missing" for c in (*columns, *needed) if c not in found]
     problems += [f"{c} is {found[c]}, declared {t}" for c, t in columns.items() if c in found and found[c] != t]
-    problems += [f"{c} is not declared" for c in found if c not in columns and c not in extra]
+    problems += [f"{c} is not declared" for c in found if c not in (*columns, *needed, *allowed)]
     if problems:
         raise SchemaError(f"{name}: its function returned other columns than declared: {'; '.join(problems)}.")
-    return frame.select(*columns, *[c for c in extra if c in found])
+    return frame.select(*columns, *needed, *[c for c in allowed if c in found])
 
 
 def order_of(table: Table, columns: Sequence[str]) -> Column:
@@ -117,6 +119,12 @@ def one_of(column: str, values: Collection[str]) -> str:
     """A SQL predicate: the column has one of the values."""
     quoted = ", ".join("'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" for value in sorted(values))
     return f"`{column}` IN ({quoted})"
+
+
+def of_keys(rows: DataFrame, keys: DataFrame, key: Sequence[str]) -> DataFrame:
+    """The rows that have one of the keys, a null being like another null."""
+    same = [F.col(f"s.{c}").eqNullSafe(F.col(f"k.{c}")) for c in key]
+    return rows.alias("s").join(keys.alias("k"), same, "left_semi")
 
 
 def differences(told: DataFrame, there: DataFrame, key: Sequence[str], delete: str) -> DataFrame:

@@ -15,7 +15,6 @@ from lakehouse.work import Batch, Outcome, Work
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_ARRIVED = ("insert", "update_postimage")
 _FEED = ("_change_type", "_commit_version", "_commit_timestamp")
 _DELETE = "_delete"
 
@@ -38,11 +37,9 @@ def _anew(work: Work, table: Table) -> Outcome:
     counted = quality.audit(table, batch.staged, doubled=isinstance(table.write, Merge))
     written = counted.rows - counted.rejected - counted.doubled
     counts = {"written": written, "unchanged": 0, "superseded": counted.doubled, "quarantined": counted.rejected}
-    counts = work.account(table, batch, counts)
+    counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
-    rows = _good(table, work.batch(table, driver).staged, counted)
-    if counted.doubled:
-        rows = frames.newest_of_doubled(table, rows)
+    rows = _newest_good(table, work.batch(table, driver).staged, counted)
     target = work.target(table)
     delta.overwrite(rows.select(*work.written_columns(rows)), target, work.commit(table, counts))
     quality.check_written(table.name, written, delta.rows_written(target))
@@ -55,9 +52,8 @@ def _append(work: Work, table: Table) -> Outcome:
     batch = work.batch(table, feed.where("_change_type = 'insert'").drop(*_FEED))
     counted = quality.audit(table, batch.staged, doubled=False)
     written = counted.rows - counted.rejected
-    counts = work.account(
-        table, batch, {"written": written, "unchanged": 0, "superseded": 0, "quarantined": counted.rejected}
-    )
+    counts = {"written": written, "unchanged": 0, "superseded": 0, "quarantined": counted.rejected}
+    counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
     rows = _good(table, work.batch(table, batch.driver).staged, counted)
     delta.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
@@ -67,22 +63,18 @@ def _append(work: Work, table: Table) -> Outcome:
 def _merge(work: Work, table: Table) -> Outcome:
     """The driver's changed rows, held while they are compared with the table's rows of the same keys."""
     feed = work.changes(_driver(table))
-    gone = _has_gone(work, table, feed)
-    if gone and work.lake.landed_driver(table):
-        # Landed rows were withdrawn: what an earlier delivery said of their keys counts again.
-        return _anew(work, table)
-    batch = work.batch(table, feed.where(F.col("_change_type").isin(*_ARRIVED)).drop(*_FEED))
+    if _has_gone(work, table, feed):
+        return _told_anew(work, table, feed)
+    batch = work.batch(table, feed.drop(*_FEED))
     batch = replace(batch, staged=batch.staged.persist())
     try:
-        counted = quality.audit(table, batch.staged)
-        deleted = _deleted_keys(work, table, feed).persist() if gone else None
-        return _merge_batch(work, table, batch, counted, deleted)
+        return _merge_batch(work, table, batch, quality.audit(table, batch.staged))
     finally:
         batch.staged.unpersist()
 
 
-def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit, deleted: DataFrame | None) -> Outcome:
-    prune = "" if deleted is not None else frames.key_range(table, counted.key_range)
+def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outcome:
+    prune = frames.key_range(table, counted.key_range)
     newest = _good(table, batch.staged, counted)
     if counted.doubled:
         newest = frames.newest(table, newest)
@@ -97,49 +89,90 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit, deleted
             "superseded": counted.doubled + found.get("older", 0),
             "quarantined": counted.rejected,
         }
-        counts = work.account(table, batch, counts)
+        counts = work.account(table, batch, counted, counts)
         work.set_aside(table, counted, batch)
         rows = held.where(F.col("_class").isin("new", "newer")).select(*columns)
-        target = work.target(table)
-        if deleted is not None:
-            counts["deleted"] = deleted.count()
-            rows = rows.join(deleted, list(table.key), "left_anti").withColumn(_DELETE, F.lit(False))
-            rows = rows.unionByName(deleted, allowMissingColumns=True)
-            delta.merge(work.spark, rows, target, work.commit(table, counts), table.key, prune, _DELETE)
-        elif found.get("newer"):
-            delta.merge(work.spark, rows, target, work.commit(table, counts), table.key, prune, None)
+        target, commit = work.target(table), work.commit(table, counts)
+        if found.get("newer"):
+            delta.merge(work.spark, rows, target, commit, table.key, prune, None)
         else:
-            delta.append(rows, target, work.commit(table, counts))
+            delta.append(rows, target, commit)
         return Outcome(counts, warnings=quality.warnings(table, counted))
     finally:
         held.unpersist()
 
 
+def _told_anew(work: Work, table: Table, feed: DataFrame) -> Outcome:
+    """Rows left the driver, so what it held before of their keys counts again: its whole is asked, and the difference merged.
+
+    A driver that is a table is asked only for the keys that its changed rows have or had.
+    """
+    batch = work.batch(table, work.snapshot(_driver(table)))
+    staged, there = batch.staged, delta.read_latest(work.spark, work.path)
+    if work.lake.landed_driver(table) is None:
+        keys = work.called_on(table, feed.drop(*_FEED)).select(*table.key).distinct()
+        staged, there = (frames.of_keys(rows, keys, table.key) for rows in (staged, there))
+        batch = replace(batch, staged=staged)
+    counted = quality.audit(table, staged)
+    told = _newest_good(table, staged, counted)
+    return _merge_told(work, table, batch, counted, told.select(*work.written_columns(told)), there)
+
+
 def _history(work: Work, table: Table) -> Outcome:
     """Type 2: the versions that all observations ever made tell; what differs from the table is merged into it."""
+    assert isinstance(table.write, History)
     batch = work.batch(table, work.snapshot(_driver(table)))
     batch = replace(batch, staged=batch.staged.persist())
-    assert isinstance(table.write, History)
+    observed = replace(table, key=(*table.key, table.write.effective))
     try:
-        counted = quality.audit(replace(table, key=(*table.key, table.write.effective)), batch.staged)
-        told = frames.versions(table, _good(table, batch.staged, counted))
-        told = told.select(*work.written_columns(told)).persist()
-        found = told.count()
-        unchanged = counted.rows - counted.rejected - counted.doubled - found
-        counts = {"written": found, "unchanged": unchanged, "superseded": counted.doubled}
-        counts = work.account(table, batch, {**counts, "quarantined": counted.rejected})
-        work.set_aside(table, counted, batch)
-        target, commit = work.target(table), work.commit(table, counts)
-        if work.step.action == "build":
-            delta.overwrite(told, target, commit)
-        else:
-            key = (*table.key, "valid_from")
-            differing = frames.differences(told, delta.read_latest(work.spark, work.path), key, _DELETE)
-            delta.merge(work.spark, differing, target, commit, key, "", _DELETE)
-        told.unpersist()
-        return Outcome(counts, warnings=quality.warnings(table, counted))
+        counted = quality.audit(observed, batch.staged)
+        told = frames.versions(table, _good(observed, batch.staged, counted))
+        told = told.select(*work.written_columns(told))
+        there = None if work.step.action == "build" else delta.read_latest(work.spark, work.path)
+        return _merge_told(work, observed, batch, counted, told, there)
     finally:
         batch.staged.unpersist()
+
+
+def _merge_told(
+    work: Work, table: Table, batch: Batch, counted: Audit, told: DataFrame, there: DataFrame | None
+) -> Outcome:
+    """Make the table hold what is told in place of the rows ``there``, in one commit that touches only what differs."""
+    told = told.persist()
+    differing = None
+    try:
+        written, unchanged, deleted = told.count(), 0, 0
+        kept = counted.rows - counted.rejected - counted.doubled
+        key = [c for c in table.key if not isinstance(table.write, History) or c != table.write.effective]
+        if isinstance(table.write, History):
+            key, unchanged = [*key, "valid_from"], kept - written  # what repeats what was known adds no version
+        if there is not None:
+            differing = frames.differences(told, there.select(*told.columns), key, _DELETE).persist()
+            found = {row[_DELETE]: int(row["count"]) for row in differing.groupBy(_DELETE).count().collect()}
+            unchanged, written, deleted = (
+                unchanged + written - found.get(False, 0),
+                found.get(False, 0),
+                found.get(True, 0),
+            )
+        counts = {
+            "written": written,
+            "unchanged": unchanged,
+            "superseded": counted.doubled,
+            "quarantined": counted.rejected,
+        }
+        counts = work.account(table, batch, counted, counts)
+        work.set_aside(table, counted, batch)
+        counts |= {"deleted": deleted} if deleted else {}
+        target, commit = work.target(table), work.commit(table, counts)
+        if differing is None:
+            delta.overwrite(told, target, commit)
+        else:
+            delta.merge(work.spark, differing, target, commit, key, "", _DELETE)
+        return Outcome(counts, warnings=quality.warnings(table, counted))
+    finally:
+        told.unpersist()
+        if differing is not None:
+            differing.unpersist()
 
 
 def _driver(table: Table) -> str:
@@ -151,25 +184,14 @@ def _good(table: Table, staged: DataFrame, counted: Audit) -> DataFrame:
     return staged.where(~quality.rejecting(table, staged)) if counted.rejected else staged
 
 
+def _newest_good(table: Table, staged: DataFrame, counted: Audit) -> DataFrame:
+    rows = _good(table, staged, counted)
+    return frames.newest_of_doubled(table, rows) if counted.doubled else rows
+
+
 def _has_gone(work: Work, table: Table, feed: DataFrame) -> bool:
     """Whether rows left the driver, or stand there otherwise now."""
     source = work.lake.landed_driver(table)
     if source is not None and source.relanded == "upsert":
         return False  # nothing ever leaves such a table
-    return not feed.where(~F.col("_change_type").isin(*_ARRIVED)).isEmpty()
-
-
-def _deleted_keys(work: Work, table: Table, feed: DataFrame) -> DataFrame:
-    """The keys whose last change in the feed took them away."""
-    arrived = F.col("_change_type").isin(*_ARRIVED)
-    keyed = []
-    for rows, stays in ((feed.where(arrived), 1), (feed.where(~arrived), 0)):
-        for version in [row[0] for row in rows.select("_commit_version").distinct().collect()]:
-            called = work.called_on(table, rows.where(F.col("_commit_version") == version).drop(*_FEED))
-            last = F.struct(F.lit(version).alias("version"), F.lit(stays).alias("stays")).alias("last")
-            keyed.append(called.select(*table.key, last))
-    every = keyed[0]
-    for one in keyed[1:]:
-        every = every.unionByName(one)
-    taken = every.groupBy(*table.key).agg(F.max("last").alias("last")).where("last.stays = 0")
-    return taken.select(*table.key, F.lit(True).alias(_DELETE))
+    return not feed.where("_change_type <> 'insert'").isEmpty()

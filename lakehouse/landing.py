@@ -141,7 +141,7 @@ class Landing:
         last_id = max((one.file_id for m in history for one in m.files), default=0)
         taken = {one.path: one for m in history for one in m.files}
         if full:  # the order in which they were delivered is what makes one row newer than another
-            files = sorted(files, key=lambda one: taken[one.path].file_id if one.path in taken else last_id)
+            files = sorted(files, key=lambda one: taken[one.path].file_id if one.path in taken else last_id + 1)
         with ThreadPoolExecutor() as pool:
             inspected = list(pool.map(self._inspect, files))
         whole: list[Delivery] = []
@@ -159,7 +159,12 @@ class Landing:
         return manifest
 
     def verified(self, manifest: Manifest) -> Manifest:
-        """The manifest less the files that vanished or changed since it was written; these go on record as rejected."""
+        """The manifest less the files that vanished or changed since it was written; these go on record as rejected.
+
+        Raises:
+            LandingError: the batch takes the place of all before it, and would lose the rows of such a file. Its
+                manifest is put away, so that the next run goes on from what the table holds.
+        """
         gone = []
         for one in manifest.files:
             try:
@@ -170,6 +175,13 @@ class Landing:
             same = (stat.st_size, stat.st_mtime_ns) == (one.size, one.modified_ns)
             if not same and _sha256(self.root / one.path) != one.sha256:
                 gone.append(Rejected(one.path, one.size, one.modified_ns, "", "changed while its batch was under way"))
+        if gone and manifest.full:
+            self._file(manifest.batch).rename(self._file(manifest.batch, ".abandoned"))
+            said = "; ".join(f"{one.path} {one.reason}" for one in gone)
+            raise LandingError(
+                f"{manifest.source}: a full refresh would lose rows, so it was given up and the table stays as it was: "
+                f"{said}. Put the files back and run --full-refresh again."
+            )
         if gone:
             # No hash: whatever lies at that path next is a new delivery.
             later = [*manifest.rejected[len(self._read_plain(manifest.batch).rejected) :], *gone]
@@ -359,12 +371,30 @@ def _inspect_json(path: Path, source: Source) -> str | None:
 
 def _inspect_parquet(path: Path, source: Source) -> str | None:
     import pyarrow.parquet as pq
+    from pyspark.sql.pandas.types import from_arrow_type
 
-    names = list(pq.read_schema(path).names)
-    missing = [c for c in source.columns if c not in names]
-    added = [c for c in names if c not in source.columns]
-    changes = [f"misses column {c}" for c in missing] + [f"has an unknown column {c}" for c in added]
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        found = {one.name: from_arrow_type(one.type).simpleString() for one in file.schema_arrow}
+        changes = [f"misses column {c}" for c in source.columns if c not in found]
+        changes += [f"has an unknown column {c}" for c in found if c not in source.columns]
+        changes += [
+            f"has column {c} as {found[c]}, declared {kind}"
+            for c, kind in source.columns.items()
+            if c in found and kind not in (found[c], *_READ_AS.get(found[c], ()))
+        ]
+        if not changes:
+            for _ in file.iter_batches():  # a damaged page shows only when it is read
+                pass
     return "; ".join(changes) or None
+
+
+# The wider types that Spark's Parquet reader can give a column without loss.
+_READ_AS = {
+    "tinyint": ("smallint", "int", "bigint"),
+    "smallint": ("int", "bigint"),
+    "int": ("bigint",),
+    "float": ("double",),
+}
 
 
 _INSPECTIONS = {"csv": _inspect_csv, "json": _inspect_json, "parquet": _inspect_parquet}

@@ -87,7 +87,7 @@ class TableLog:
             return {
                 value for batch in batches for value in pc.unique(pa.record_batch(batch).column(column)).to_pylist()
             }
-        except DeltaError as error:
+        except Exception as error:  # what reads the files lazily raises nothing more precise
             raise LedgerError(f"{self.path}: its changes after version {after} cannot be read: {error}") from error
 
 

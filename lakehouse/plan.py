@@ -120,14 +120,18 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
             i for i in lake.graph.inputs(name) if (i in steps and steps[i].works) or (i in steps and steps[i].after)
         )
         if pending and _touched_by(lake, name, pending):
-            step = _behind(step, pending)
+            step = _behind(lake, step, pending)
         steps[name] = step
     return list(steps.values())
 
 
 def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
+    """Whether the run will write the table once these inputs have changed."""
     table = lake.graph.declared[name]
     assert isinstance(table, Table)
+    without_data = {one.table for one in table.inputs.values() if log.open_log(lake.path(one.table)) is None}
+    if without_data:
+        return without_data <= set(inputs)
     return any(
         one.table in inputs
         and (one.role == "driver" or one.on_change == "everything" or log.open_log(lake.path(name)) is None)
@@ -135,9 +139,14 @@ def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
     )
 
 
-def _behind(step: Step, inputs: tuple[str, ...]) -> Step:
+def _behind(lake: Lake, step: Step, inputs: tuple[str, ...]) -> Step:
+    table = lake.graph.declared[step.table]
+    assert isinstance(table, Table)
     reasons = tuple(f"{name} will change" for name in inputs)
-    action: Action = "update" if step.action == "none" else "build" if step.action == "waits" else step.action
+    whole = isinstance(table.write, Rebuild) or any(
+        one.table in inputs and one.role == "lookup" and one.on_change == "everything" for one in table.inputs.values()
+    )
+    action: Action = "build" if whole or step.action in ("waits", "build") else "update"
     kept = step.reasons if step.works else ()
     rows = None if step.action in ("none", "waits") else step.rows
     return replace(step, action=action, reasons=(*reasons, *kept), after=inputs, rows=rows)

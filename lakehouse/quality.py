@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
 from lakehouse.columns import UNREADABLE
-from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Rule, Table
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Replace, Rule, Table
 from lakehouse.errors import AccountingError, RuleError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 KEY_RULE = "key_is_not_null"
 MALFORMED_RULE = "well_formed"
 READABLE_RULE = "readable"
+_STOP = "a row broke a rule of its table"
 RANGED_TYPES = ("date", "timestamp", "int", "bigint")
 
 QUARANTINE_COLUMNS: Mapping[str, str] = {
@@ -37,8 +38,9 @@ QUARANTINE_COLUMNS: Mapping[str, str] = {
 class Audit:
     """What one pass over a staged batch counted.
 
-    ``broken`` has the rows that broke each rule, ``key_range`` the least and greatest value of the key columns that have an
-    order worth skipping files by, as text in UTC.
+    ``broken`` has the rows that broke each rule (one that only warns counts those that are kept), ``key_range`` the least
+    and greatest value of the key columns that have an order worth skipping files by, as text in UTC, ``origins`` sums up
+    which landed rows they came from.
     """
 
     rows: int
@@ -46,13 +48,15 @@ class Audit:
     doubled: int
     broken: Mapping[str, int]
     key_range: Mapping[str, tuple[str, str]]
+    origins: int | None = None
 
 
 def rules_of(table: Table) -> tuple[Rule, ...]:
-    """The declared rules, and the one that every key brings along."""
-    if not table.key:
+    """The declared rules, and the one that a key brings along: no row goes without it, nor without its partition."""
+    needed = [*table.key, *([table.write.partition] if isinstance(table.write, Replace) else [])]
+    if not needed:
         return table.rules
-    return (Rule(KEY_RULE, " AND ".join(f"`{c}` IS NOT NULL" for c in table.key)), *table.rules)
+    return (Rule(KEY_RULE, " AND ".join(f"`{c}` IS NOT NULL" for c in dict.fromkeys(needed))), *table.rules)
 
 
 def rejecting(table: Table, staged: DataFrame) -> Column:
@@ -83,7 +87,9 @@ def audit(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
     rejected = rejecting(table, staged)
     observed = Observation("audit")
     counts = [F.count(F.lit(1)).alias("rows"), F.count_if(rejected).alias("rejected")]
-    counts += [F.count_if(_breaks(rule)).alias(f"rule_{i}") for i, rule in enumerate(rules)]
+    counts += [_count_of(rule, rejected).alias(f"rule_{i}") for i, rule in enumerate(rules)]
+    if set(ORIGIN_COLUMNS) <= set(staged.columns):
+        counts.append(origins())
     if UNREADABLE in staged.columns:
         counts.append(F.count_if(F.size(UNREADABLE) > 0).alias("unreadable"))
     ranged = [c for c in table.key if table.columns[c] in RANGED_TYPES]
@@ -105,7 +111,33 @@ def audit(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
         doubled=int(extra),
         broken={name: count for name, count in broken.items() if count},
         key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(ranged) if seen.get(f"min_{i}")},
+        origins=seen.get("origins"),
     )
+
+
+def guarded(table: Table, staged: DataFrame) -> tuple[DataFrame, Callable[[], dict[str, int]]]:
+    """The staged rows, whose writing stops at one that breaks a rule, and the count of warnings once they are written.
+
+    Where rows hardly ever break a rule this saves a pass over them; `stopped` tells such a stop from other errors.
+    """
+    from pyspark.sql import Observation
+
+    bad = rejecting(table, staged)
+    for rule in rules_of(table):
+        bad = bad | _breaks(rule) if rule.on_breach == "fail" else bad
+    warning = [rule for rule in table.rules if rule.on_breach == "warn"]
+    observed = Observation("warnings")
+    if warning:
+        staged = staged.observe(observed, *[F.count_if(_breaks(rule)).alias(rule.name) for rule in warning])
+    first = next(iter(table.columns))
+    # In a projection, not a filter: that would be pushed down, and the columns that it reads computed twice.
+    rows = staged.withColumn(first, F.when(bad, F.raise_error(F.lit(_STOP))).otherwise(F.col(first)))
+    return rows, lambda: {name: int(count) for name, count in observed.get.items() if count} if warning else {}
+
+
+def stopped(error: Exception) -> bool:
+    """Whether a write ended because a row broke a rule."""
+    return _STOP in str(error)
 
 
 def refuse_failures(table: Table, counted: Audit) -> None:
@@ -158,6 +190,25 @@ def warnings(table: Table, counted: Audit) -> dict[str, int]:
     return {name: count for name, count in counted.broken.items() if name in warned}
 
 
+def check_origins(table: str, came_in: int | None, went_out: int | None) -> None:
+    """Check that the rows that a function returned come from the very rows that it was given.
+
+    Raises:
+        AccountingError: it dropped some and returned as many twice, or changed `_file_id` or `_row`.
+    """
+    if came_in != went_out:
+        raise AccountingError(
+            f"{table}: as many rows came out as came in, but not one for each: its function dropped some and doubled "
+            "others, or changed _file_id or _row. Nothing was written."
+        )
+
+
+def origins(rows: Column | None = None) -> Column:
+    """What tells one set of landed rows from another of the same size: the exclusive or of their names' hashes."""
+    named = F.xxhash64(*ORIGIN_COLUMNS)
+    return F.bit_xor(named if rows is None else F.when(rows, named)).alias("origins")
+
+
 def check_written(table: str, audited: int, written: int) -> None:
     """Check that a commit wrote the rows that the audit before it announced.
 
@@ -175,6 +226,11 @@ def _originals(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
     """Quarantine rows from landed rows with a column `rules`."""
     kept = F.to_json(F.struct(*columns), {"ignoreNullFields": "false"})
     return rows.select("rules", kept.alias("original"), *ORIGIN_COLUMNS, "_source_file")
+
+
+def _count_of(rule: Rule, rejected: Column) -> Column:
+    broken = _breaks(rule)
+    return F.count_if(broken & ~rejected if rule.on_breach == "warn" else broken)
 
 
 def _breaks(rule: Rule) -> Column:

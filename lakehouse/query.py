@@ -43,8 +43,8 @@ def query(lake: Path, sql: str) -> pa.Table:
         _register(connection, {name: path for name, path in known.items() if name.split(".", 1)[1] in sql})
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        result = connection.execute(sql)
-        if result is None or result.description is None:
+        result = connection.sql(sql)
+        if result is None:
             raise QueryError("The query gives no result: ask for one with SELECT.")
         return result.to_arrow_table()
     except duckdb.Error as error:

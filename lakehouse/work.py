@@ -38,7 +38,8 @@ class Outcome:
 class Batch:
     """A row-preserving table's staged rows, and where they came from.
 
-    ``arrived`` counts the driver's rows, and the malformed among them, while the staged rows are first computed.
+    ``arrived`` counts the driver's rows and the malformed among them, and sums up which rows they are, while the staged
+    rows are first computed.
     """
 
     staged: DataFrame
@@ -50,6 +51,9 @@ class Batch:
 
     def malformed(self) -> int:
         return int(self.arrived.get.get("malformed") or 0)
+
+    def origins(self) -> int | None:
+        return self.arrived.get.get("origins")
 
 
 class Work:
@@ -74,8 +78,8 @@ class Work:
 
     def called(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
         """The function's output, checked against the declared columns."""
-        extra = [UNREADABLE, *(ORIGIN_COLUMNS if self.lake.landed_driver(table) else ())]
-        return frames.checked(table.name, table.columns, extra, table(**inputs))
+        needed = ORIGIN_COLUMNS if self.lake.landed_driver(table) else ()
+        return frames.checked(table.name, table.columns, needed, (UNREADABLE,), table(**inputs))
 
     def called_on(self, table: Table, driver: DataFrame) -> DataFrame:
         """The function's output for these rows of its driver, look-ups being whole."""
@@ -87,20 +91,22 @@ class Work:
         """The function's output for the driver's well-formed rows."""
         arrived = Observation("arrived")
         counts = [F.count(F.lit(1)).alias("rows")]
-        landed = MALFORMED in driver.columns
-        if landed:
+        whole = F.col(MALFORMED).isNull() if MALFORMED in driver.columns else F.lit(True)
+        if MALFORMED in driver.columns:
             counts.append(F.count(MALFORMED).alias("malformed"))
+        if self.lake.landed_driver(table):
+            counts.append(quality.origins(whole))
         watched = driver.observe(arrived, *counts)
-        whole = watched.where(F.col(MALFORMED).isNull()) if landed else watched
-        return Batch(self.called_on(table, whole), driver, arrived)
+        return Batch(self.called_on(table, watched.where(whole)), driver, arrived)
 
     # --- quality ----------------------------------------------------------------------------------------------------
 
-    def account(self, table: Table, batch: Batch, counts: dict[str, int]) -> dict[str, int]:
+    def account(self, table: Table, batch: Batch, counted: quality.Audit, counts: dict[str, int]) -> dict[str, int]:
         """The counts, once they add up to the rows that came in, where the table takes landed rows one by one."""
         counts["quarantined"] += batch.malformed()
         if self.lake.landed_driver(table):
             quality.check_accounting(table.name, batch.rows_in(), counts)
+            quality.check_origins(table.name, batch.origins(), counted.origins)
         return counts
 
     def set_aside(self, table: Table, counted: quality.Audit, batch: Batch) -> None:
@@ -116,14 +122,14 @@ class Work:
             parts.append(quality.quarantined(table, batch.staged, landed))
         if batch.malformed():
             parts.append(quality.malformed(batch.driver))
-        if not parts and self._left_rejects(table):
+        if not parts and self.left_rejects(table):
             parts.append(quality.quarantined(table, batch.staged.limit(0), landed))
         for part in parts[1:]:
             parts[0] = parts[0].unionByName(part)
         if parts:
             self.quarantine(table, parts[0])
 
-    def _left_rejects(self, table: Table) -> bool:
+    def left_rejects(self, table: Table) -> bool:
         """Whether an attempt at this batch that did not reach its commit left rejects behind."""
         record = log.last_record(self.lake.quarantine(table.name))
         return record is not None and record.batch == self.step.batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from delta import configure_spark_with_delta_pip
@@ -92,12 +91,3 @@ def broken_rules() -> Callable[[Table, DataFrame], list[list[str]]]:
         return [[name for name, holds in row.asDict().items() if not holds] for row in good.collect()]
 
     return find
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Expect the failure of what is listed as not holding yet: it still runs, and shows as xfailed or xpassed."""
-    lines = (Path(__file__).parent / "known_defects.txt").read_text(encoding="utf-8").splitlines()
-    known = tuple(line for line in lines if line and not line.startswith("#"))
-    for item in items:
-        if item.nodeid.startswith(known):
-            item.add_marker(pytest.mark.xfail(reason="a known defect, see tests/known_defects.txt", strict=False))

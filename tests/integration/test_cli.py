@@ -109,7 +109,7 @@ def test_from_landing_to_sql(lakehouse: Command, tmp_path: Path) -> None:
     assert status["clean.orders"]["state"] == "current"
     assert [one["path"] for one in status["raw.payments"]["rejected_files"]] == ["payments/broken"]
     assert status["mart.top_customers"]["state"] == "empty"
-    assert "raw.customers has no data yet" in status["mart.top_customers"]["pending"]
+    assert "clean.customers has no data yet" in status["mart.top_customers"]["pending"]
     tables = {one["table"]: one for one in lakehouse.json("tables")}
     assert tables["clean.orders"]["rows"] == 1
     assert tables["clean.orders"]["write"] == "merge"
