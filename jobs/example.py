@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 
 from rich.console import Console
 
@@ -124,12 +128,13 @@ def _summary(
     console.print()
     console.print(times)
     console.print(f"\nEverything is in {settings.root}. Try next:", highlight=False, soft_wrap=True)
+    program = "lakehouse" if shutil.which("lakehouse") else os.path.relpath(Path(sys.executable).with_name("lakehouse"))
     for command in (
-        'lakehouse sql "select flight_date, origin, flights, late_rate from gold.airport_daily order by late_rate desc limit 5"',
-        "lakehouse history silver.flights",
-        "lakehouse plan --full-refresh --select silver.flights+",
+        'sql "select flight_date, origin, flights, late_rate from gold.airport_daily order by late_rate desc limit 5"',
+        "history silver.flights",
+        "plan --full-refresh --select silver.flights+",
     ):
-        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {program} {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _raise_failed(report: Report) -> None:

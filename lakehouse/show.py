@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,14 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def emit(console: Console, value: Any) -> None:
     """Print JSON, unwrapped."""
-    console.print(json.dumps(value, default=str, indent=1), soft_wrap=True, markup=False, highlight=False)
+    console.print(json.dumps(value, default=_plain, indent=1), soft_wrap=True, markup=False, highlight=False)
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know: decimals (such as DuckDB's sums of integers) as numbers, times as text."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
 
 
 def grid(*columns: str, title: str = "") -> Grid:

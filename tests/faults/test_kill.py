@@ -95,7 +95,8 @@ def undisturbed(
     lake = at(spark, root / "lake")
     lake.root.mkdir()
     first_delivery(lake)
-    lake.run()
+    with run_lock(lake.root, "first"):
+        lake.run()
     second_delivery(lake)
     shutil.copytree(lake.root, root / "before")
     before = state(lake)
