@@ -108,6 +108,8 @@ class Script:
     def read_csv(self, source: Source, files: Sequence[Path]) -> DataFrame:
         schema = ", ".join(f"`{column}` string" for column in (*source.columns, "_malformed"))
         reader = self.csv.read.schema(schema).options(header=True, escape='"', columnNameOfCorruptRecord="_malformed")
+        # Spark keeps a parser for each file of a task until the task ends: twenty years of them do not fit with its default.
+        reader = reader.options(inputBufferSize=16384, multiLine=True)
         # The low bits of the id count a partition's rows, and before `coalesce` a partition is one file.
         row = F.monotonically_increasing_id().bitwiseAND(ROW_BITS) + 1
         numbered = reader.csv([str(file) for file in files]).select(

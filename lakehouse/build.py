@@ -97,7 +97,7 @@ def _whole(work: Work, table: Table) -> Outcome:
         quality.refuse_failures(table, counted)
         rejected, warned = counted.rejected, quality.warnings(table, counted)
         work.quarantine(table, quality.quarantined(table, staged, None))
-        written = _put(work, table, staged.where(~quality.rejecting(table, staged)), spans, {"quarantined": rejected})
+        written = _put(work, table, quality.good(table, staged), spans, {"quarantined": rejected})
     partitions = None if work.step.partitions is None else len(work.step.partitions)
     return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
 

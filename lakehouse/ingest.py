@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Landed bytes per task and per file of the bronze table.
 CHUNK_BYTES = 32 << 20
+# Spark keeps a parser for each file of a task until the task ends, by default with megabytes of buffer.
+PARSER_BUFFER_CHARS = 1 << 14
 _RECORD_BITS = (1 << 33) - 1
 
 
@@ -95,6 +97,7 @@ def _reader(spark: SparkSession, source: Source, paths: list[str]) -> DataFrame:
     if source.format == "json":
         return reader.options(**source.options).json(paths)
     standard = {"header": "true", "escape": '"', "multiLine": "true", "enforceSchema": "true"}
+    standard["inputBufferSize"] = str(PARSER_BUFFER_CHARS)
     return reader.options(**standard).options(**source.options).csv(paths)
 
 

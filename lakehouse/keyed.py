@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -31,19 +33,35 @@ def build(work: Work, table: Table) -> Outcome:
 
 
 def _anew(work: Work, table: Table) -> Outcome:
-    """Append and merge from a whole driver: nothing to compare with, so the batch is passed over twice, never held."""
+    """Append and merge from a whole driver: nothing to compare with, and never held.
+
+    First only its keys are gone through; the write then stops at a row that breaks a rule, and all is gone through with care.
+    """
+    try:
+        return _write_anew(work, table, rules=False)
+    except Exception as error:
+        if not quality.stopped(error):
+            raise
+    return _write_anew(work, table, rules=True)
+
+
+def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
     driver = work.snapshot(_driver(table))
     batch = work.batch(table, driver)
-    counted = quality.audit(table, batch.staged, doubled=isinstance(table.write, Merge))
+    counted = quality.audit(table, batch.staged, doubled=isinstance(table.write, Merge), rules=rules)
     written = counted.rows - counted.rejected - counted.doubled
     counts = {"written": written, "unchanged": 0, "superseded": counted.doubled, "quarantined": counted.rejected}
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
-    rows = _newest_good(table, work.batch(table, driver).staged, counted)
+    rows = work.batch(table, driver).staged
+    warnings: Callable[[], dict[str, int]] = partial(quality.warnings, table, counted)
+    if not rules:
+        rows, warnings = quality.guarded(table, rows)
+    rows = _newest_good(table, rows, counted)
     target = work.target(table)
     delta.overwrite(rows.select(*work.written_columns(rows)), target, work.commit(table, counts))
     quality.check_written(table.name, written, delta.rows_written(target))
-    return Outcome(counts, warnings=quality.warnings(table, counted))
+    return Outcome(counts, warnings=warnings())
 
 
 def _append(work: Work, table: Table) -> Outcome:
@@ -181,7 +199,7 @@ def _driver(table: Table) -> str:
 
 def _good(table: Table, staged: DataFrame, counted: Audit) -> DataFrame:
     """The rows that no rule sets aside; without a filter to compute where there are none."""
-    return staged.where(~quality.rejecting(table, staged)) if counted.rejected else staged
+    return quality.good(table, staged) if counted.rejected else staged
 
 
 def _newest_good(table: Table, staged: DataFrame, counted: Audit) -> DataFrame:

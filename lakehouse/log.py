@@ -97,7 +97,8 @@ def open_log(path: Path, version: int | None = None) -> TableLog | None:
     Raises:
         LedgerError: there is a table, but its log is damaged or the version is gone.
     """
-    if not (path / "_delta_log").is_dir() or not any((path / "_delta_log").iterdir()):
+    # A first write that failed leaves the folder, with nothing committed in it.
+    if not any((path / "_delta_log").glob("*.json")) and not any((path / "_delta_log").glob("*.parquet")):
         return None
     try:
         return TableLog(path, DeltaTable(str(path), version=version))

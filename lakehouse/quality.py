@@ -79,18 +79,22 @@ def rules_broken(table: Table, staged: DataFrame) -> Column:
     return F.concat(named, F.transform(UNREADABLE, lambda c: F.concat(F.lit(f"{READABLE_RULE}: "), c)))
 
 
-def audit(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
-    """Count a staged batch in one pass: rows, rejects, rows per broken rule, rows beyond one per key, key ranges."""
+def audit(table: Table, staged: DataFrame, doubled: bool = True, *, rules: bool = True) -> Audit:
+    """Count a staged batch in one pass: rows, rejects, rows per broken rule, rows beyond one per key, key ranges.
+
+    Without ``rules`` every row counts as good: only the columns of the key need to be computed.
+    """
     from pyspark.sql import Observation
 
-    rules = rules_of(table)
-    rejected = rejecting(table, staged)
+    applied = rules_of(table) if rules else ()
+    unreadable = rules and UNREADABLE in staged.columns
+    rejected = rejecting(table, staged) if rules else F.lit(False)
     observed = Observation("audit")
     counts = [F.count(F.lit(1)).alias("rows"), F.count_if(rejected).alias("rejected")]
-    counts += [_count_of(rule, rejected).alias(f"rule_{i}") for i, rule in enumerate(rules)]
+    counts += [_count_of(rule, rejected).alias(f"rule_{i}") for i, rule in enumerate(applied)]
     if set(ORIGIN_COLUMNS) <= set(staged.columns):
         counts.append(origins())
-    if UNREADABLE in staged.columns:
+    if unreadable:
         counts.append(F.count_if(F.size(UNREADABLE) > 0).alias("unreadable"))
     ranged = [c for c in table.key if table.columns[c] in RANGED_TYPES]
     for i, column in enumerate(ranged):
@@ -102,7 +106,7 @@ def audit(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
         per_key = watched.select(F.lit(0).alias("n"))
     extra = per_key.agg(F.sum("n")).first()[0] or 0  # type: ignore[index]
     seen = observed.get
-    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(rules)}
+    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(applied)}
     if seen.get("unreadable"):
         broken[READABLE_RULE] = int(seen["unreadable"])
     return Audit(
@@ -133,6 +137,15 @@ def guarded(table: Table, staged: DataFrame) -> tuple[DataFrame, Callable[[], di
     # In a projection, not a filter: that would be pushed down, and the columns that it reads computed twice.
     rows = staged.withColumn(first, F.when(bad, F.raise_error(F.lit(_STOP))).otherwise(F.col(first)))
     return rows, lambda: {name: int(count) for name, count in observed.get.items() if count} if warning else {}
+
+
+def good(table: Table, staged: DataFrame) -> DataFrame:
+    """The staged rows that no rule sets aside."""
+    from pyspark.sql import Observation
+
+    # A filter is not pushed below what is observed: it would compute the columns that it reads a second time.
+    computed = staged.observe(Observation("rows"), F.count(F.lit(1)).alias("rows"))
+    return computed.where(~rejecting(table, computed))
 
 
 def stopped(error: Exception) -> bool:
