@@ -128,15 +128,18 @@ def test_a_function_that_returns_other_columns_is_told_all_of_them(lake_of: Lake
         assert said in error
 
 
+def computes_and_fails(rows: DataFrame, *args: object) -> None:
+    """In place of a write: its last step fails."""
+    rows.collect()
+    raise OSError("the disk is full")
+
+
 def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     strict = lake_of(landed_items, items_table(rules=(Rule("small", "value < 5"), Rule("even", "value % 2 = 0"))))
     strict.land("raw.items", "1.csv", items_csv("1,1,4", "2,1,3", "3,1,8", "4,1,9"))
 
-    def fails(*args: object, **named: object) -> None:
-        raise OSError("the disk is full")
-
     with monkeypatch.context() as patched:
-        patched.setattr(delta, "overwrite", fails)
+        patched.setattr(delta, "overwrite", computes_and_fails)
         assert strict.attempt(run="failing").errors == {"clean.items": "the disk is full"}
     assert strict.quarantine("clean.items", "_row", "run") == [(2, "failing"), (3, "failing"), (4, "failing")]
     lenient = strict.declaring(landed_items, items_table(rules=(Rule("even", "value % 2 = 0"),)))
@@ -147,7 +150,7 @@ def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkey
     lenient.land("raw.items", "2.csv", items_csv("5,1,5"))
     lenient.run("raw")
     with monkeypatch.context() as patched:
-        patched.setattr(delta, "append", fails)
+        patched.setattr(delta, "append", computes_and_fails)
         assert lenient.attempt("clean", run="failing").report.failed
     assert len(lenient.quarantine("clean.items")) == 3
     free = strict.declaring(landed_items, items_table())
@@ -219,10 +222,6 @@ def test_a_retry_of_a_whole_table_replaces_what_a_failed_attempt_set_aside(
     lake = lake_of(landed_items, clean_dated, by_day)
     lake.land("raw.items", "1.csv", items_csv("1,0,-5"))
     lake.run("raw", "clean")
-
-    def computes_and_fails(rows: DataFrame, *args: object) -> None:
-        rows.collect()
-        raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
         patched.setattr(delta, "overwrite", computes_and_fails)
