@@ -104,3 +104,9 @@ def test_changed_values_are_those_of_every_image(tmp_path: Path) -> None:
     assert opened.changed_values("day", 1, 2) == {"b"}
     assert opened.changed_values("day", 2, 2) == set()
     assert opened.keeps_changes()
+
+
+def test_a_first_write_that_failed_left_no_table(tmp_path: Path) -> None:
+    (tmp_path / "_delta_log" / "_staged_commits").mkdir(parents=True)
+    assert log.open_log(tmp_path) is None
+    assert log.last_record(tmp_path) is None
