@@ -14,7 +14,7 @@ from lakehouse import graph as graphs
 from lakehouse.declare import Replace, Table
 from lakehouse.errors import DeclarationError, ModelError, SettingsError
 from lakehouse.ledger import Run
-from lakehouse.lock import run_lock
+from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
 from lakehouse.run import Report, Watcher, new_run, run_tables
 from lakehouse.session import spark_session
@@ -53,6 +53,7 @@ def log_to(settings: Settings, run: Run) -> Path:
 def session_for(settings: Settings, run: Run, log: Path | None) -> Iterator[SparkSession]:
     """The lake's lock and a Spark session, both for this run."""
     with run_lock(settings.root, run.id, settings.lock_wait_seconds), spark_session(settings, log) as spark:
+        note_jvm(settings.root, run.id)
         yield spark
 
 
@@ -101,8 +102,9 @@ def load_model(settings: Settings, name: str | None = None) -> Any:
         )
     try:
         return importlib.import_module(settings.models[name])
-    except ImportError as error:
-        raise SettingsError(f"The model {name} cannot be loaded from {settings.models[name]}: {error}") from error
+    except Exception as error:  # whatever a mistake in its module raises
+        said = f"{type(error).__name__}: {error}"
+        raise SettingsError(f"The model {name} cannot be loaded from {settings.models[name]}: {said}") from error
 
 
 def in_job() -> bool:

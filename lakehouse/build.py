@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from lakehouse import delta, frames, ingest, keyed, quality
 from lakehouse.declare import Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
-from lakehouse.errors import LandingError
 from lakehouse.landing import Landing, Manifest
 from lakehouse.work import Outcome, Work
 
@@ -42,7 +41,7 @@ def _ingest(work: Work, source: Source) -> Outcome:
     known = len(manifest.rejected) if manifest else 0
     if manifest is None:
         manifest = _pinned(work, source, landing, history)
-    manifest = landing.verified(manifest)
+    manifest = landing.verified(manifest, definition_of(source))
     rejected = manifest.rejected[known:]
     if not manifest.files:
         return Outcome({}, rejected_files=rejected, committed=False)
@@ -65,15 +64,11 @@ def _pinned(work: Work, source: Source, landing: Landing, history: list[Manifest
     """The batch's manifest, written before any of its files is read.
 
     Raises:
-        LandingError: a full refresh would lose rows, their files being gone from the landing zone.
+        LandingError: a full refresh would lose rows.
     """
     full = work.step.full_refresh
-    if full and (problems := landing.missing(history)):
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise LandingError(
-            f"{source.name}: a full refresh would lose rows, so nothing was done: {'; '.join(problems[:5])}{more}. "
-            "Put the files back and run again."
-        )
+    if full:
+        landing.check_refresh(history)
     return landing.write(work.step.batch, definition_of(source), history, work.step.files, full)
 
 
@@ -86,7 +81,7 @@ def _whole(work: Work, table: Table) -> Outcome:
     staged = _computed(work, table, spans)
     rows, warnings = quality.guarded(table, staged)
     if work.left_rejects(table):
-        work.quarantine(table, quality.quarantined(table, staged, None).limit(0))
+        work.quarantine(table, quality.quarantined(table, staged, None).limit(0), 0)
     try:
         written = _put(work, table, rows, spans, {"quarantined": 0})
         rejected, warned = 0, warnings()
@@ -96,7 +91,7 @@ def _whole(work: Work, table: Table) -> Outcome:
         counted = quality.audit(table, staged, doubled=False)
         quality.refuse_failures(table, counted)
         rejected, warned = counted.rejected, quality.warnings(table, counted)
-        work.quarantine(table, quality.quarantined(table, staged, None))
+        work.quarantine(table, quality.quarantined(table, staged, None), rejected)
         written = _put(work, table, quality.good(table, staged), spans, {"quarantined": rejected})
     partitions = None if work.step.partitions is None else len(work.step.partitions)
     return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
@@ -121,7 +116,11 @@ def _computed(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
             days = f"`{one.by}` IS NOT NULL" if spans is None else frames.within(one.by, spans, one.context_days)
             inputs[name] = inputs[name].where(days)
     staged = work.called(table, inputs)
-    return staged if spans is None else staged.where(_predicate(table, spans))
+    if spans is None:
+        return staged
+    assert isinstance(table.write, Replace)
+    # A row without its partition stays, to be set aside as it is when all partitions are computed.
+    return staged.where(f"{_predicate(table, spans)} OR `{table.write.partition}` IS NULL")
 
 
 def _put(work: Work, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]) -> int:

@@ -6,9 +6,11 @@ import difflib
 import importlib
 import pkgutil
 import re
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 from lakehouse.declare import Declared, Source, Table, problems_of, raise_all
 from lakehouse.errors import DeclarationError
@@ -134,8 +136,10 @@ def load(modules: Iterable[str]) -> Graph:
             submodules = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
             for loaded in [module, *(importlib.import_module(sub.name) for sub in submodules)]:
                 found.update({id(v): v for v in vars(loaded).values() if isinstance(v, Source | Table)})
-        except (ImportError, SyntaxError) as error:
-            raise DeclarationError(f"The declarations in {name!r} cannot be loaded: {error}") from error
+        except Exception as error:  # whatever a mistake in a declaration raises
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+            raise DeclarationError(f"The declarations in {name!r} cannot be loaded: {said}") from error
     if not found:
         raise DeclarationError("No table is declared: check `declarations` in conf/base.yml.")
     return build(found.values())

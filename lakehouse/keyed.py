@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
     counts = {"written": written, "unchanged": 0, "superseded": counted.doubled, "quarantined": counted.rejected}
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
-    rows = work.batch(table, driver).staged
+    rows = work.staged(table, driver)
     warnings: Callable[[], dict[str, int]] = partial(quality.warnings, table, counted)
     if not rules:
         rows, warnings = quality.guarded(table, rows)
@@ -73,7 +73,7 @@ def _append(work: Work, table: Table) -> Outcome:
     counts = {"written": written, "unchanged": 0, "superseded": 0, "quarantined": counted.rejected}
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
-    rows = _good(table, work.batch(table, batch.driver).staged, counted)
+    rows = _good(table, work.staged(table, batch.driver), counted)
     delta.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
     return Outcome(counts, warnings=quality.warnings(table, counted))
 
@@ -133,7 +133,8 @@ def _told_anew(work: Work, table: Table, feed: DataFrame) -> Outcome:
         batch = replace(batch, staged=staged)
     counted = quality.audit(table, staged)
     told = _newest_good(table, staged, counted)
-    return _merge_told(work, table, batch, counted, told.select(*work.written_columns(told)), there)
+    told = told.select(*work.written_columns(told))
+    return _merge_told(work, table, batch, counted, told, there, table.key)
 
 
 def _history(work: Work, table: Table) -> Outcome:
@@ -147,23 +148,31 @@ def _history(work: Work, table: Table) -> Outcome:
         told = frames.versions(table, _good(observed, batch.staged, counted))
         told = told.select(*work.written_columns(told))
         there = None if work.step.action == "build" else delta.read_latest(work.spark, work.path)
-        return _merge_told(work, observed, batch, counted, told, there)
+        return _merge_told(work, observed, batch, counted, told, there, (*table.key, "valid_from"))
     finally:
         batch.staged.unpersist()
 
 
 def _merge_told(
-    work: Work, table: Table, batch: Batch, counted: Audit, told: DataFrame, there: DataFrame | None
+    work: Work,
+    observed: Table,
+    batch: Batch,
+    counted: Audit,
+    told: DataFrame,
+    there: DataFrame | None,
+    key: Sequence[str],
 ) -> Outcome:
-    """Make the table hold what is told in place of the rows ``there``, in one commit that touches only what differs."""
+    """Make the table hold what is told in place of the rows ``there``, in one commit that touches only what differs.
+
+    ``observed`` is the table as its rows were audited, ``key`` tells the rows of the table apart.
+    """
+    table = work.lake.graph.declared[observed.name]
     told = told.persist()
     differing = None
     try:
-        written, unchanged, deleted = told.count(), 0, 0
+        written, deleted = told.count(), 0
         kept = counted.rows - counted.rejected - counted.doubled
-        key = [c for c in table.key if not isinstance(table.write, History) or c != table.write.effective]
-        if isinstance(table.write, History):
-            key, unchanged = [*key, "valid_from"], kept - written  # what repeats what was known adds no version
+        unchanged = kept - written  # in a history, what repeats what was known adds no version
         if there is not None:
             differing = frames.differences(told, there.select(*told.columns), key, _DELETE).persist()
             found = {row[_DELETE]: int(row["count"]) for row in differing.groupBy(_DELETE).count().collect()}
@@ -178,15 +187,15 @@ def _merge_told(
             "superseded": counted.doubled,
             "quarantined": counted.rejected,
         }
-        counts = work.account(table, batch, counted, counts)
-        work.set_aside(table, counted, batch)
+        counts = work.account(observed, batch, counted, counts)
+        work.set_aside(observed, counted, batch, whole=work.lake.landed_driver(observed) is not None)
         counts |= {"deleted": deleted} if deleted else {}
         target, commit = work.target(table), work.commit(table, counts)
         if differing is None:
             delta.overwrite(told, target, commit)
         else:
             delta.merge(work.spark, differing, target, commit, key, "", _DELETE)
-        return Outcome(counts, warnings=quality.warnings(table, counted))
+        return Outcome(counts, warnings=quality.warnings(observed, counted))
     finally:
         told.unpersist()
         if differing is not None:

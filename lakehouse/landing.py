@@ -97,7 +97,7 @@ class Landing:
                 path = Path(folder, name)
                 try:
                     stat = path.stat()
-                except FileNotFoundError:  # renamed or withdrawn since it was listed
+                except OSError:  # renamed or withdrawn since it was listed, or a link that leads nowhere
                     continue
                 if not S_ISREG(stat.st_mode):
                     continue
@@ -111,15 +111,22 @@ class Landing:
 
         A rejected file counts as taken until its bytes or the source's declaration change.
         """
-        known: dict[str, tuple[Delivery | Rejected, str]] = {}
+        taken: dict[str, tuple[Delivery | Rejected, str]] = {}
+        refused: dict[str, tuple[Delivery | Rejected, str]] = {}
         for manifest in history:
-            known.update((one.path, (one, manifest.at)) for one in manifest.files)
+            if manifest.full:
+                taken.clear()
+            taken.update((one.path, (one, manifest.at)) for one in manifest.files)
             for one in manifest.rejected:
                 if one.sha256 and manifest.definition == definition:
-                    known[one.path] = (one, manifest.at)
+                    refused[one.path] = (one, manifest.at)
                 else:  # it could not be read then, or another declaration refused it
-                    known.pop(one.path, None)
-        return [one for one in self.listed() if not self._is_known(one, known.get(one.path))]
+                    refused.pop(one.path, None)
+        return [
+            one
+            for one in self.listed()
+            if not any(self._is_known(one, known.get(one.path)) for known in (taken, refused))
+        ]
 
     def _is_known(self, one: Delivery, taken: tuple[Delivery | Rejected, str] | None) -> bool:
         if taken is None or taken[0].size != one.size:
@@ -128,7 +135,10 @@ class Landing:
         same_time = before.modified_ns == one.modified_ns
         if same_time and before.modified_ns / 1e9 < _epoch(at) - RACY_SECONDS:
             return True
-        return bool(before.sha256) and _sha256(self.root / one.path) == before.sha256
+        try:
+            return bool(before.sha256) and _sha256(self.root / one.path) == before.sha256
+        except OSError:  # what cannot be read is looked at, and rejected, by the next batch
+            return False
 
     def write(
         self, batch: int, definition: str, history: Sequence[Manifest], files: Iterable[Delivery], full: bool = False
@@ -136,10 +146,11 @@ class Landing:
         """Inspect the files, then write the batch's manifest: whole files numbered, the others rejected.
 
         Raises:
-            LandingError: the manifest is there already, written by another run.
+            LandingError: the manifest is there already, written by another run; or the batch takes the place of all before it
+                and files on record would not be in it.
         """
         last_id = max((one.file_id for m in history for one in m.files), default=0)
-        taken = {one.path: one for m in history for one in m.files}
+        taken = _in_table(history)
         if full:  # the order in which they were delivered is what makes one row newer than another
             files = sorted(files, key=lambda one: taken[one.path].file_id if one.path in taken else last_id + 1)
         with ThreadPoolExecutor() as pool:
@@ -154,12 +165,17 @@ class Landing:
             last_id += 1
             whole.append(replace(one, file_id=last_id))
         rejected = tuple(one for one in inspected if isinstance(one, Rejected))
+        if full and (lost := sorted(taken.keys() - {one.path for one in whole})):
+            reasons = {one.path: one.reason for one in rejected}
+            raise _would_lose_rows(self.source, [f"{p} {reasons.get(p, 'has not settled or is gone')}" for p in lost])
         manifest = Manifest(self.source.name, batch, now(), definition, tuple(whole), rejected, full)
         _create(self._file(batch), json.dumps(asdict(manifest), indent=1))
         return manifest
 
-    def verified(self, manifest: Manifest) -> Manifest:
+    def verified(self, manifest: Manifest, definition: str) -> Manifest:
         """The manifest less the files that vanished or changed since it was written; these go on record as rejected.
+
+        Where the source was declared otherwise then, files that do not fit its declaration now are rejected, too.
 
         Raises:
             LandingError: the batch takes the place of all before it, and would lose the rows of such a file. Its
@@ -175,13 +191,11 @@ class Landing:
             same = (stat.st_size, stat.st_mtime_ns) == (one.size, one.modified_ns)
             if not same and _sha256(self.root / one.path) != one.sha256:
                 gone.append(Rejected(one.path, one.size, one.modified_ns, "", "changed while its batch was under way"))
+            elif manifest.definition != definition and isinstance(found := self._inspect(one), Rejected):
+                gone.append(replace(found, sha256=""))
         if gone and manifest.full:
             self._file(manifest.batch).rename(self._file(manifest.batch, ".abandoned"))
-            said = "; ".join(f"{one.path} {one.reason}" for one in gone)
-            raise LandingError(
-                f"{manifest.source}: a full refresh would lose rows, so it was given up and the table stays as it was: "
-                f"{said}. Put the files back and run --full-refresh again."
-            )
+            raise _would_lose_rows(self.source, [f"{one.path} {one.reason}" for one in gone])
         if gone:
             # No hash: whatever lies at that path next is a new delivery.
             later = [*manifest.rejected[len(self._read_plain(manifest.batch).rejected) :], *gone]
@@ -189,8 +203,12 @@ class Landing:
             manifest = self._read(self._file(manifest.batch))
         return manifest
 
-    def missing(self, history: Sequence[Manifest]) -> list[str]:
-        """Recorded files that a full refresh would need and that are gone from the landing zone, or have other bytes."""
+    def check_refresh(self, history: Sequence[Manifest]) -> None:
+        """Check that a full refresh finds everything on record in the landing zone, with the same bytes.
+
+        Raises:
+            LandingError: it would lose rows.
+        """
         wanted: dict[str, list[Delivery]] = {}
         for manifest in history:
             for one in manifest.files:
@@ -207,7 +225,8 @@ class Landing:
                     problems.append(f"{path} is gone")
                 elif found != one.sha256:
                     problems.append(f"{path} holds other bytes than delivery {one.file_id}")
-        return problems
+        if problems:
+            raise _would_lose_rows(self.source, problems)
 
     def _inspect(self, one: Delivery) -> Delivery | Rejected:
         path = self.root / one.path
@@ -262,6 +281,8 @@ def deliver(landing: Path, source: Source, files: Iterable[Path]) -> list[Path]:
         for file in files
         if _left_alone(file.name)
     ]
+    names = [file.name for file in files]
+    problems += [f"two files are called {name}" for name in sorted({n for n in names if names.count(n) > 1})]
     if problems:
         raise LandingError("Nothing was delivered: " + "; ".join(problems) + ".")
     folder = landing / source.landing
@@ -271,6 +292,24 @@ def deliver(landing: Path, source: Source, files: Iterable[Path]) -> list[Path]:
         place_whole(folder / file.name, file.read_bytes())
         delivered.append(folder / file.name)
     return delivered
+
+
+def _in_table(history: Iterable[Manifest]) -> dict[str, Delivery]:
+    """The last delivery of each path whose rows the table holds: a full batch took the place of all before it."""
+    taken: dict[str, Delivery] = {}
+    for manifest in history:
+        if manifest.full:
+            taken.clear()
+        taken.update((one.path, one) for one in manifest.files)
+    return taken
+
+
+def _would_lose_rows(source: Source, problems: Sequence[str]) -> LandingError:
+    more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return LandingError(
+        f"{source.name}: a full refresh would lose rows, so nothing was done: {'; '.join(problems[:5])}{more}. "
+        "Put the files back as they were delivered, fitting the declaration, and run --full-refresh again."
+    )
 
 
 def place_whole(target: Path, content: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
+logger = logging.getLogger(__name__)
 MODEL_KEY = ("model_name", "model_version")
 
 
@@ -80,7 +82,10 @@ def score_on(
     written = _write(spark.newSession(), lake, module, scores, run)
     reported = None
     if first <= module.SPLITS.report[0] and last >= module.SPLITS.report[1]:
-        reported = report(module, lake=settings.lake, tracking_uri=settings.tracking_uri)
+        try:
+            reported = report(module, lake=settings.lake, tracking_uri=settings.tracking_uri)
+        except ModelError as error:  # the scores stand; what became of the flights may not be known yet
+            logger.warning("no report on %s: %s", module.NAME, error)
     return Scored(module.NAME, champion.version, module.PREDICTIONS, first, last, scores.num_rows, written, reported)
 
 

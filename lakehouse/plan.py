@@ -120,7 +120,7 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
             i for i in lake.graph.inputs(name) if (i in steps and steps[i].works) or (i in steps and steps[i].after)
         )
         if pending and _touched_by(lake, name, pending):
-            step = _behind(lake, step, pending)
+            step = _behind(lake, step, [steps[i] for i in pending])
         steps[name] = step
     return list(steps.values())
 
@@ -139,13 +139,16 @@ def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
     )
 
 
-def _behind(lake: Lake, step: Step, inputs: tuple[str, ...]) -> Step:
+def _behind(lake: Lake, step: Step, before: list[Step]) -> Step:
+    """The step as far as it can be told before its inputs have changed."""
     table = lake.graph.declared[step.table]
     assert isinstance(table, Table)
-    reasons = tuple(f"{name} will change" for name in inputs)
-    whole = isinstance(table.write, Rebuild) or any(
-        one.table in inputs and one.role == "lookup" and one.on_change == "everything" for one in table.inputs.values()
-    )
+    inputs = tuple(one.table for one in before)
+    anew = {one.table for one in before if one.action == "build" or one.full_refresh}
+    reasons = tuple(f"{name} will {'be made anew' if name in anew else 'change'}" for name in inputs)
+    everything = {i.table for i in table.inputs.values() if i.role == "lookup" and i.on_change == "everything"}
+    drivers = {one.table for one in table.drivers.values()}
+    whole = isinstance(table.write, Rebuild) or everything & set(inputs) or drivers & anew
     action: Action = "build" if whole or step.action in ("waits", "build") else "update"
     kept = step.reasons if step.works else ()
     rows = None if step.action in ("none", "waits") else step.rows

@@ -63,7 +63,7 @@ def rejecting(table: Table, staged: DataFrame) -> Column:
     """True for a row that breaks a rule which quarantines it."""
     broken = [_breaks(rule) for rule in rules_of(table) if rule.on_breach == "quarantine"]
     if UNREADABLE in staged.columns:
-        broken.append(F.size(UNREADABLE) > 0)
+        broken.append(F.coalesce(F.size(UNREADABLE) > 0, F.lit(False)))
     rejected = F.lit(False)
     for one in broken:
         rejected = rejected | one

@@ -128,13 +128,13 @@ def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run
         step = decide(lake, name, request)
         if step.action == "waits":
             return Result(name, "waits", step)
-        if not step.works:
-            return Result(name, "unchanged", step)
         if step.breaking:
             raise SchemaError(
                 f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
                 f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
             )
+        if not step.works:
+            return Result(name, "unchanged", step)
         outcome = carry_out(Work(spark, lake, run, step))
         status: Status = "written" if outcome.committed else "unchanged"
         return Result(name, status, step, outcome, time.monotonic() - began)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
@@ -167,7 +168,7 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
     console.print(f"Run {done.run}: {said} in {done.seconds:.1f} s.", highlight=False)
     for result in done.results:
         for one in result.outcome.rejected_files if result.outcome else ():
-            console.print(f"[yellow]rejected[/] {one.path}: {one.reason}", highlight=False)
+            console.print(f"[yellow]rejected[/] {_literally(one.path)}: {_literally(one.reason)}", highlight=False)
         for rule, rows in result.outcome.warnings.items() if result.outcome else ():
             console.print(f"[yellow]warning[/] {result.table}: {rows:,} rows break {rule}", highlight=False)
         if result.outcome and result.outcome.rows.get("quarantined"):
@@ -183,6 +184,11 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _literally(text: str) -> str:
+    """Text from outside: no markup in it, and nothing that a terminal cannot be sent."""
+    return escape(text.encode("utf-8", "replace").decode())
 
 
 def status(console: Console, lake: Lake, as_json: bool) -> None:
@@ -201,7 +207,8 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
     console.print(shown)
     for one in entries:
         for rejected in one["rejected_files"]:
-            console.print(f"[yellow]rejected[/] {rejected['path']}: {rejected['reason']}", highlight=False)
+            said = f"{_literally(rejected['path'])}: {_literally(rejected['reason'])}"
+            console.print(f"[yellow]rejected[/] {said}", highlight=False)
 
 
 def _status_entry(lake: Lake, name: str) -> dict[str, Any]:

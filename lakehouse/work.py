@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Observation
@@ -20,7 +21,7 @@ from lakehouse.ledger import Record, Run, now
 from lakehouse.plan import Lake, Step
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,22 @@ class Batch:
     staged: DataFrame
     driver: DataFrame
     arrived: Observation
+    counts: Sequence[Column]
+
+    @cached_property
+    def seen(self) -> Mapping[str, int | None]:
+        seen = self.arrived.get
+        # Where an input is empty, Spark may answer without looking at the driver at all.
+        return seen if "rows" in seen else self.driver.agg(*self.counts).first().asDict()  # type: ignore[union-attr]
 
     def rows_in(self) -> int:
-        return int(self.arrived.get.get("rows") or 0)
+        return int(self.seen["rows"] or 0)
 
     def malformed(self) -> int:
-        return int(self.arrived.get.get("malformed") or 0)
+        return int(self.seen.get("malformed") or 0)
 
     def origins(self) -> int | None:
-        return self.arrived.get.get("origins")
+        return self.seen.get("origins")
 
 
 class Work:
@@ -87,17 +95,21 @@ class Work:
             table, {n: driver if one.role == "driver" else self.snapshot(one.table) for n, one in table.inputs.items()}
         )
 
-    def batch(self, table: Table, driver: DataFrame) -> Batch:
+    def staged(self, table: Table, driver: DataFrame) -> DataFrame:
         """The function's output for the driver's well-formed rows."""
+        return self.called_on(table, driver.where(_well_formed(driver)))
+
+    def batch(self, table: Table, driver: DataFrame) -> Batch:
+        """The same, with a count of what it came from."""
         arrived = Observation("arrived")
         counts = [F.count(F.lit(1)).alias("rows")]
-        whole = F.col(MALFORMED).isNull() if MALFORMED in driver.columns else F.lit(True)
+        whole = _well_formed(driver)
         if MALFORMED in driver.columns:
             counts.append(F.count(MALFORMED).alias("malformed"))
         if self.lake.landed_driver(table):
             counts.append(quality.origins(whole))
         watched = driver.observe(arrived, *counts)
-        return Batch(self.called_on(table, watched.where(whole)), driver, arrived)
+        return Batch(self.called_on(table, watched.where(whole)), driver, arrived, counts)
 
     # --- quality ----------------------------------------------------------------------------------------------------
 
@@ -109,8 +121,10 @@ class Work:
             quality.check_origins(table.name, batch.origins(), counted.origins)
         return counts
 
-    def set_aside(self, table: Table, counted: quality.Audit, batch: Batch) -> None:
+    def set_aside(self, table: Table, counted: quality.Audit, batch: Batch, *, whole: bool = False) -> None:
         """Refuse the batch, or write its rejects: before the table, so that none is lost; a retry replaces them.
+
+        A batch that goes through the ``whole`` driver again takes the place of all that this generation set aside.
 
         Raises:
             RuleError: a rule that fails the run was broken.
@@ -127,16 +141,16 @@ class Work:
         for part in parts[1:]:
             parts[0] = parts[0].unionByName(part)
         if parts:
-            self.quarantine(table, parts[0])
+            self.quarantine(table, parts[0], counted.rejected + batch.malformed(), whole=whole)
 
     def left_rejects(self, table: Table) -> bool:
         """Whether an attempt at this batch that did not reach its commit left rejects behind."""
         record = log.last_record(self.lake.quarantine(table.name))
-        return record is not None and record.batch == self.step.batch
+        return record is not None and record.batch == self.step.batch and record.rows.get("quarantined") != 0
 
-    def quarantine(self, table: Table, rows: DataFrame) -> None:
+    def quarantine(self, table: Table, rows: DataFrame, count: int, *, whole: bool = False) -> None:
         """Put a batch's rejects in the place of those that an earlier attempt at it left."""
-        commit = self.commit(table, {})
+        commit = self.commit(table, {"quarantined": count})
         record = commit.record
         stamps = {
             "batch": F.lit(record.batch).cast("bigint"),
@@ -147,7 +161,8 @@ class Work:
         named = rows.withColumns(stamps).select(*quality.QUARANTINE_COLUMNS)
         path = self.lake.quarantine(table.name)
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
-        delta.replace(named, target, commit, f"batch = {record.batch}", fenced=False)
+        same = f"generation = {record.generation}" if whole else f"batch = {record.batch}"
+        delta.replace(named, target, commit, same, fenced=False)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -175,3 +190,7 @@ class Work:
             files=files,
         )
         return Commit(declared.name, record)
+
+
+def _well_formed(driver: DataFrame) -> Column:
+    return F.col(MALFORMED).isNull() if MALFORMED in driver.columns else F.lit(True)

@@ -85,12 +85,13 @@ def test_from_landing_to_sql(lakehouse: Command, tmp_path: Path) -> None:
     assert lakehouse("land", "raw.orders", str(file)).strip() == "landing/orders/orders 1.csv"
     lake.land("raw.payments", "p", payments_file((1, 1, "2024-01-01", 5.0)))
     lake.land("raw.payments", "broken", b"PAR1")
+    lake.land("raw.orders", "[bold].csv", "[/x],not a header\n")
 
     planned = {one["table"]: one for one in lakehouse.json("plan", "--select", "raw.orders+")}
     assert set(planned) == {
         "raw.orders", "clean.order_log", "clean.orders", "mart.receipts", "mart.monthly_orders", "mart.top_customers",
     }  # fmt: skip
-    assert planned["raw.orders"]["files"] == ["orders/orders 1.csv"]
+    assert planned["raw.orders"]["files"] == ["orders/[bold].csv", "orders/orders 1.csv"]
     assert planned["clean.orders"]["after"] == ["raw.orders"]
     assert set(planned["clean.orders"]["downstream"]) == {"mart.receipts", "mart.monthly_orders", "mart.top_customers"}
     assert "tables would be written" in lakehouse("plan")
@@ -100,6 +101,7 @@ def test_from_landing_to_sql(lakehouse: Command, tmp_path: Path) -> None:
         "quarantined clean.orders: 1 rows",
         "warning clean.orders: 1 rows break amount_is_usual",
         "rejected payments/broken",
+        "rejected orders/[bold].csv: has no header: its first line is '[/x],not a header'",
     ):
         assert words in said
     assert not (lake.root / ".run.json").exists()

@@ -10,7 +10,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse.declare import Append, Merge, Rebuild, Replace, drives, looks_up, source, table
+from lakehouse.declare import Append, History, Merge, Rebuild, Replace, drives, looks_up, source, table
 from lakehouse.plan import Request
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, payments_file, typed_items
 from tests.orders import clean, landed, mart
@@ -89,7 +89,11 @@ def test_changed_columns(lake_of: Lakes) -> None:
     def text(items: DataFrame) -> DataFrame:
         return typed_items(items).withColumn("value", F.col("value").cast("string"))
 
-    ways = {"log": (Append(), ()), "items": (Merge(newest_by=("at",)), ("id",))}
+    ways = {
+        "log": (Append(), ()),
+        "items": (Merge(newest_by=("at",)), ("id",)),
+        "told": (History(effective="at"), ("id",)),
+    }
 
     def tables(function: Callable[[DataFrame], DataFrame], columns: dict[str, str]) -> list:
         return [
@@ -119,7 +123,7 @@ def test_changed_columns(lake_of: Lakes) -> None:
     held = added.content()
     lake.land("raw.items", "3.csv", items_csv("4,1,1"))
     done = broken.attempt()
-    assert set(done.errors) == {"clean.items", "clean.log"}
+    assert set(done.errors) == {"clean.items", "clean.log", "clean.told"}
     assert "--full-refresh --select clean.items+" in done.errors["clean.items"]
     assert added.content() == held
     assert not broken.plan(request=Request(frozenset({"clean.items"})))["clean.items"].breaking

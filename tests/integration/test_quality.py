@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakehouse import delta
-from lakehouse.declare import Append, History, Merge, Rebuild, Replace, Rule, drives, source, table
+from lakehouse.declare import Append, History, Merge, Rebuild, Replace, Rule, drives, looks_up, source, table
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv, typed_items
 from tests.orders import clean, landed
 
@@ -106,6 +106,23 @@ def test_dropping_one_row_and_doubling_another_is_refused(lake_of: Lakes) -> Non
     assert lake.version("clean.items") is None
 
 
+def test_a_look_up_that_is_empty_hides_no_dropped_rows(lake_of: Lakes) -> None:
+    def joined(items: DataFrame, names: DataFrame) -> DataFrame:
+        return (
+            typed_items(items)
+            .join(names.select(F.col("id").cast("bigint").alias("id")), "id")
+            .select(*ITEM_TYPES, "_unreadable", "_file_id", "_row")
+        )
+
+    names = source("raw.names", landing="names", columns=("id",))
+    lake = lake_of(landed_items, names, items_table(Append(), joined, key=(), names=looks_up("raw.names")))
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    lake.land("raw.names", "1.csv", "id\n")
+    error = lake.attempt().errors["clean.items"]
+    assert "1 rows came in" in error
+    assert lake.version("clean.items") is None
+
+
 def test_a_function_must_pass_the_landed_rows_name_through(lake_of: Lakes) -> None:
     def forgets(items: DataFrame) -> DataFrame:
         return typed_items(items).drop("_file_id", "_row")
@@ -154,6 +171,10 @@ def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkey
         assert lenient.attempt("clean", run="failing").report.failed
     assert len(lenient.quarantine("clean.items")) == 3
     free = strict.declaring(landed_items, items_table())
+    with monkeypatch.context() as patched:  # twice cut off after it cleared what the attempt before had set aside
+        patched.setattr(delta, "append", computes_and_fails)
+        for _ in range(2):
+            assert free.attempt("clean").errors == {"clean.items": "the disk is full"}
     free.run()
     assert [row for (row,) in free.quarantine("clean.items", "batch")] == [1, 1], "nothing of batch 2 is set aside now"
     assert free.rows("clean.items", "id") == [(1,), (3,), (5,)]

@@ -102,8 +102,8 @@ def test_a_delivered_file_that_comes_again_broken_and_then_as_it_was(landing: La
     put(landing, "a.csv", b"")
     assert take(landing).rejected[0].reason.startswith("is empty")
     put(landing, "a.csv")
-    assert take(landing).files == (), "the table has these bytes already"
-    assert [m.batch for m in landing.history()] == [1, 2, 3]
+    assert pending(landing) == [], "the table has these bytes already"
+    assert take(landing).files == ()
 
 
 def test_a_settling_file_is_left_alone(tmp_path: Path) -> None:
@@ -144,15 +144,15 @@ def test_files_that_vanish_or_change_after_they_were_pinned_are_rejected_on_reco
     (landing.folder / "a.csv").unlink()
     put(landing, "b.csv", b"id,value\n9,9\n", hours_ago=0)
     os.utime(landing.folder / "c.csv")
-    verified = landing.verified(manifest)
+    verified = landing.verified(manifest, "one")
     assert [one.path for one in verified.files] == ["items/c.csv"]
     assert landing.history() == [verified]
-    assert landing.verified(verified) == verified
+    assert landing.verified(verified, "one") == verified
     assert [(one.path, one.reason[:14]) for one in verified.rejected] == [
         ("items/a.csv", "cannot be read"), ("items/b.csv", "changed while "),
     ]  # fmt: skip
     (landing.folder / "c.csv").unlink()
-    assert landing.verified(verified).files == ()
+    assert landing.verified(verified, "one").files == ()
     assert len(landing.history()[0].rejected) == 3
     assert pending(landing) == ["items/b.csv"]
 
@@ -165,10 +165,36 @@ def test_what_a_full_refresh_would_miss(tmp_path: Path, relanded: str) -> None:
     take(landing)
     put(landing, "a.csv", GOOD * 2)
     take(landing)
-    missing = landing.missing(landing.history())
-    assert missing == ([] if relanded == "replace" else ["items/a.csv holds other bytes than delivery 1"])
+    if relanded == "replace":
+        landing.check_refresh(landing.history())
+    else:
+        with pytest.raises(LandingError, match=r"would lose rows.*items/a\.csv holds other bytes than delivery 1"):
+            landing.check_refresh(landing.history())
     (landing.folder / "b.csv").unlink()
-    assert landing.missing(landing.history())[-1] == "items/b.csv is gone"
+    with pytest.raises(LandingError, match=r"items/b\.csv is gone"):
+        landing.check_refresh(landing.history())
+
+
+def test_a_full_refresh_that_would_reject_a_file_on_record_is_refused(landing: Landing) -> None:
+    put(landing, "a.csv")
+    take(landing)
+    wider = make(landing.root.parent, replace(ITEMS, columns={"id": "string", "value": "string", "more": "string"}))
+    with pytest.raises(LandingError, match=r"items/a\.csv misses column more"):
+        wider.write(2, "two", wider.history(), wider.listed(), full=True)
+    assert len(wider.history()) == 1
+    settling = make(landing.root.parent, replace(ITEMS, settle_seconds=1e6))
+    with pytest.raises(LandingError, match=r"items/a\.csv has not settled"):
+        settling.write(2, "one", settling.history(), settling.listed(), full=True)
+
+
+def test_a_pinned_file_that_no_longer_fits_the_declaration_is_rejected(landing: Landing) -> None:
+    put(landing, "a.csv")
+    manifest = take(landing)
+    renamed = make(landing.root.parent, replace(ITEMS, columns={"id": "string", "amount": "string"}))
+    verified = renamed.verified(manifest, "two")
+    assert verified.files == ()
+    assert verified.rejected[0].reason == "misses column amount; has an unknown column value"
+    assert pending(renamed, "two") == ["items/a.csv"], "and is looked at again"
 
 
 def test_a_full_refresh_keeps_the_order_of_deliveries(landing: Landing) -> None:
@@ -192,6 +218,10 @@ def test_delivering(tmp_path: Path) -> None:
     for said in ("_b.csv has a name that is left alone", "c.csv is not a file", f"{tmp_path} is not a file"):
         assert said in str(raised.value)
     assert list(landing.folder.iterdir()) == []
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.csv").write_bytes(GOOD * 2)
+    with pytest.raises(LandingError, match=r"two files are called a\.csv"):
+        deliver(landing.root, ITEMS, [good, tmp_path / "other" / "a.csv"])
     assert deliver(landing.root, ITEMS, [good]) == [landing.folder / "a.csv"]
     assert [p.name for p in landing.folder.iterdir()] == ["a.csv"]
     assert not place_whole(landing.folder / "a.csv", GOOD)
