@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
@@ -13,7 +13,7 @@ from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Replace, Rule, Table
 from lakehouse.errors import AccountingError, RuleError
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, Observation
 
 KEY_RULE = "key_is_not_null"
 MALFORMED_RULE = "well_formed"
@@ -105,7 +105,7 @@ def audit(table: Table, staged: DataFrame, doubled: bool = True, *, rules: bool 
     else:
         per_key = watched.select(F.lit(0).alias("n"))
     extra = per_key.agg(F.sum("n")).first()[0] or 0  # type: ignore[index]
-    seen = observed.get
+    seen = seen_by(observed)
     broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(applied)}
     if seen.get("unreadable"):
         broken[READABLE_RULE] = int(seen["unreadable"])
@@ -136,7 +136,7 @@ def guarded(table: Table, staged: DataFrame) -> tuple[DataFrame, Callable[[], di
     first = next(iter(table.columns))
     # In a projection, not a filter: that would be pushed down, and the columns that it reads computed twice.
     rows = staged.withColumn(first, F.when(bad, F.raise_error(F.lit(_STOP))).otherwise(F.col(first)))
-    return rows, lambda: {name: int(count) for name, count in observed.get.items() if count} if warning else {}
+    return rows, lambda: {name: int(count) for name, count in seen_by(observed).items() if count} if warning else {}
 
 
 def good(table: Table, staged: DataFrame) -> DataFrame:
@@ -146,6 +146,14 @@ def good(table: Table, staged: DataFrame) -> DataFrame:
     # A filter is not pushed below what is observed: it would compute the columns that it reads a second time.
     computed = staged.observe(Observation("rows"), F.count(F.lit(1)).alias("rows"))
     return computed.where(~rejecting(table, computed))
+
+
+def seen_by(observation: Observation) -> dict[str, Any]:
+    """What was observed; empty where Spark could answer without computing the rows: an empty input makes all of a join empty."""
+    try:
+        return dict(observation.get)
+    except Exception:  # the plan that ran has no such observation any more, which Spark's own code does not expect
+        return {}
 
 
 def stopped(error: Exception) -> bool:

@@ -50,8 +50,7 @@ class Batch:
 
     @cached_property
     def seen(self) -> Mapping[str, int | None]:
-        seen = self.arrived.get
-        # Where an input is empty, Spark may answer without looking at the driver at all.
+        seen = quality.seen_by(self.arrived)
         return seen if "rows" in seen else self.driver.agg(*self.counts).first().asDict()  # type: ignore[union-attr]
 
     def rows_in(self) -> int:

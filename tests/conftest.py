@@ -25,6 +25,9 @@ def spark() -> Iterator[SparkSession]:
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", "1")
         .config("spark.databricks.delta.snapshotPartitions", "1")
+        .config(
+            "spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1"
+        )  # small tables: little is worth compiling well
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )

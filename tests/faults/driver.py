@@ -82,6 +82,9 @@ def session() -> SparkSession:
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", "1")
         .config("spark.databricks.delta.snapshotPartitions", "1")
+        .config(
+            "spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1"
+        )  # small tables: little is worth compiling well
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )
