@@ -1,16 +1,26 @@
-"""What every pipeline job does: parse arguments, start the session, run the selected tables, stop."""
+"""What the jobs do: parse arguments, start the session, run the selected tables or a command, stop."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from datetime import date
+from pathlib import Path
 
 from rich.console import Console
 
-from lakehouse import app, settings, show
+from lakehouse import app, cli, settings, show
 from lakehouse.errors import LakehouseError
 from lakehouse.run import new_run
+
+# spark-submit puts the script's folder first, where jobs/bronze.py would be taken for the package bronze.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+
+
+def run_command(name: str) -> None:
+    """A command of the command line, with the job's arguments."""
+    sys.argv[1:1] = [name]
+    cli.main()
 
 
 def run_job(description: str, *layers: str) -> None:

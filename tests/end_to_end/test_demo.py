@@ -119,6 +119,24 @@ def test_running_it_again_changes_no_table_of_the_pipeline(demo: tuple[Path, str
     assert {table: version(root, table) for table in tables} == before
 
 
+@pytest.mark.parametrize("job", ["daily.py", "gold.py --from 2013-01-01 --to 2013-01-02"])
+def test_the_jobs_run_by_spark_submit(demo: tuple[Path, str], job: str) -> None:
+    submit = [str(Path(sys.executable).with_name("spark-submit")), "--properties-file", "conf/spark/local.conf"]
+    script, *arguments = job.split()
+    done = subprocess.run(
+        [*submit, f"jobs/{script}", *arguments],
+        cwd=PROJECT,
+        env={**os.environ, "LAKEHOUSE_ROOT": str(demo[0]), "PYSPARK_PYTHON": sys.executable,
+             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert ("13 unchanged" if job == "daily.py" else "2 written, 1 unchanged") in done.stdout
+    assert " INFO " not in done.stderr
+
+
 def test_the_notebook_runs_on_the_demos_lake(demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(demo[0]))
     notebook = nbformat.read(PROJECT / "notebooks" / "explore.ipynb", as_version=4)
