@@ -133,7 +133,7 @@ def test_the_jobs_run_by_spark_submit(demo: tuple[Path, str], job: str) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert ("13 unchanged" if job == "daily.py" else "2 written, 1 unchanged") in done.stdout
+    assert ("13 unchanged" if job == "daily.py" else "3 written") in done.stdout
     assert " INFO " not in done.stderr
 
 
