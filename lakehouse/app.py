@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,8 +104,3 @@ def load_model(settings: Settings, name: str | None = None) -> Any:
     except Exception as error:  # whatever a mistake in its module raises
         said = f"{type(error).__name__}: {error}"
         raise SettingsError(f"The model {name} cannot be loaded from {settings.models[name]}: {said}") from error
-
-
-def in_job() -> bool:
-    """Whether spark-submit started this process."""
-    return "PYSPARK_GATEWAY_PORT" in os.environ

@@ -111,12 +111,8 @@ class Landing:
 
         A rejected file counts as taken until its bytes or the source's declaration change.
         """
-        taken: dict[str, tuple[Delivery | Rejected, str]] = {}
-        refused: dict[str, tuple[Delivery | Rejected, str]] = {}
+        taken, refused = _in_table(history), dict[str, tuple[Rejected, str]]()
         for manifest in history:
-            if manifest.full:
-                taken.clear()
-            taken.update((one.path, (one, manifest.at)) for one in manifest.files)
             for one in manifest.rejected:
                 if one.sha256 and manifest.definition == definition:
                     refused[one.path] = (one, manifest.at)
@@ -125,7 +121,7 @@ class Landing:
         return [
             one
             for one in self.listed()
-            if not any(self._is_known(one, known.get(one.path)) for known in (taken, refused))
+            if not (self._is_known(one, taken.get(one.path)) or self._is_known(one, refused.get(one.path)))
         ]
 
     def _is_known(self, one: Delivery, taken: tuple[Delivery | Rejected, str] | None) -> bool:
@@ -150,7 +146,7 @@ class Landing:
                 and files on record would not be in it.
         """
         last_id = max((one.file_id for m in history for one in m.files), default=0)
-        taken = _in_table(history)
+        taken = {path: one for path, (one, _) in _in_table(history).items()}
         if full:  # the order in which they were delivered is what makes one row newer than another
             files = sorted(files, key=lambda one: taken[one.path].file_id if one.path in taken else last_id + 1)
         with ThreadPoolExecutor() as pool:
@@ -294,13 +290,13 @@ def deliver(landing: Path, source: Source, files: Iterable[Path]) -> list[Path]:
     return delivered
 
 
-def _in_table(history: Iterable[Manifest]) -> dict[str, Delivery]:
-    """The last delivery of each path whose rows the table holds: a full batch took the place of all before it."""
-    taken: dict[str, Delivery] = {}
+def _in_table(history: Iterable[Manifest]) -> dict[str, tuple[Delivery, str]]:
+    """The last delivery of each path whose rows the table holds, and when: a full batch took the place of all before it."""
+    taken: dict[str, tuple[Delivery, str]] = {}
     for manifest in history:
         if manifest.full:
             taken.clear()
-        taken.update((one.path, one) for one in manifest.files)
+        taken.update((one.path, (one, manifest.at)) for one in manifest.files)
     return taken
 
 

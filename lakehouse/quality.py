@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from lakehouse.columns import UNREADABLE
-from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Replace, Rule, Table
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, OnBreach, Replace, Rule, Table
 from lakehouse.errors import AccountingError, RuleError
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def rules_of(table: Table) -> tuple[Rule, ...]:
     return (Rule(KEY_RULE, " AND ".join(f"`{c}` IS NOT NULL" for c in dict.fromkeys(needed))), *table.rules)
 
 
-def rejecting(table: Table, staged: DataFrame) -> Column:
-    """True for a row that breaks a rule which quarantines it."""
-    broken = [_breaks(rule) for rule in rules_of(table) if rule.on_breach == "quarantine"]
+def rejecting(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
+    """True for a row that breaks a rule which quarantines it, or has one of the other consequences named."""
+    broken = [_breaks(rule) for rule in rules_of(table) if rule.on_breach in ("quarantine", *also)]
     if UNREADABLE in staged.columns:
         broken.append(F.coalesce(F.size(UNREADABLE) > 0, F.lit(False)))
     rejected = F.lit(False)
@@ -126,9 +126,7 @@ def guarded(table: Table, staged: DataFrame) -> tuple[DataFrame, Callable[[], di
     """
     from pyspark.sql import Observation
 
-    bad = rejecting(table, staged)
-    for rule in rules_of(table):
-        bad = bad | _breaks(rule) if rule.on_breach == "fail" else bad
+    bad = rejecting(table, staged, "fail")
     warning = [rule for rule in table.rules if rule.on_breach == "warn"]
     observed = Observation("warnings")
     if warning:

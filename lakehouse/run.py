@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from lakehouse.build import carry_out
 from lakehouse.errors import LakehouseError, SchemaError
 from lakehouse.ledger import Run
-from lakehouse.lock import note_jvm
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.settings import PROJECT
 from lakehouse.work import Outcome, Work
@@ -89,7 +88,6 @@ def run_tables(
     """Bring the tables up to date. A table's failure stops only those that depend on it."""
     watcher = watcher or Watcher()
     began = time.monotonic()
-    note_jvm(lake.root, run.id)
     waiting = list(names)
     results: dict[str, Result] = {}
     under_way: dict[Future[Result], str] = {}

@@ -104,10 +104,8 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(_explain(error.errors())) from None
-    except (
-        ValueError,
-        YAMLError,
-    ) as error:  # a settings file that is not YAML, a variable that is not the JSON it should be
+    # A settings file that is not YAML, a variable that is not the JSON it should be.
+    except (ValueError, YAMLError) as error:
         raise SettingsError(f"The settings cannot be read: {error}") from None
 
 

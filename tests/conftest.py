@@ -5,33 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from delta import configure_spark_with_delta_pip
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructField
 
 from lakehouse.declare import Source, Table
+from tests.sessions import small_session
 
 MISSING = "-"
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    builder = (
-        SparkSession.builder.master("local[2]")
-        .appName("tests")
-        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
-        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
-        .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.shuffle.partitions", "1")
-        .config("spark.databricks.delta.snapshotPartitions", "1")
-        .config(
-            "spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1"
-        )  # small tables: little is worth compiling well
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-    )
-    session = configure_spark_with_delta_pip(builder).getOrCreate()
+    session = small_session()
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()

@@ -16,17 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from delta import configure_spark_with_delta_pip
-from pyspark.sql import SparkSession
-
 from lakehouse import delta, graph, ingest
 from lakehouse.declare import Source, Table
 from lakehouse.delta import Target
 from lakehouse.ledger import Run
-from lakehouse.lock import run_lock
+from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
 from lakehouse.run import run_tables
 from lakehouse.work import Work
+from tests.sessions import small_session
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -74,28 +72,12 @@ POINTS: dict[str, Callable[[], None]] = {
 }
 
 
-def session() -> SparkSession:
-    builder = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
-        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
-        .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.shuffle.partitions", "1")
-        .config("spark.databricks.delta.snapshotPartitions", "1")
-        .config(
-            "spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1"
-        )  # small tables: little is worth compiling well
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-    )
-    return configure_spark_with_delta_pip(builder).getOrCreate()
-
-
 def main(root: Path, point: str) -> None:
     lake = Lake(graph.load(["tests.orders"]), root)
     POINTS[point]()
     with run_lock(root, f"killed {point}", wait_seconds=60):
-        spark = session()
+        spark = small_session()
+        note_jvm(root, f"killed {point}")
         report = run_tables(spark, lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1)
         spark.stop()
     sys.exit(1 if report.failed else 0)

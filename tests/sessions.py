@@ -1,0 +1,23 @@
+"""The Spark session of the tests, and of the processes that they start."""
+
+from __future__ import annotations
+
+from delta import configure_spark_with_delta_pip
+from pyspark.sql import SparkSession
+
+
+def small_session() -> SparkSession:
+    """A local session for small tables, of which little is worth compiling well."""
+    builder = (
+        SparkSession.builder.master("local[2]")
+        .appName("tests")
+        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", "1")
+        .config("spark.databricks.delta.snapshotPartitions", "1")
+        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+    )
+    return configure_spark_with_delta_pip(builder).getOrCreate()
