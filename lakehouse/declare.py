@@ -213,7 +213,7 @@ def table(
     Each further keyword names a parameter of the function and the table it reads; a bare name is a driver. ``columns`` maps
     the columns that the function returns to their Spark SQL types; a function driven by a source must also pass
     `_file_id` and `_row` through. ``stats`` names the columns whose minimum and maximum Delta keeps per file: those that
-    readers filter by. The key and the partition are always among them.
+    readers filter by. The partition and the numbers, dates and times of the key are always among them.
     """
 
     def declare(function: Callable[..., DataFrame]) -> Table:

@@ -47,13 +47,14 @@ def _anew(work: Work, table: Table) -> Outcome:
 
 def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
     driver = work.snapshot(_driver(table))
-    batch = work.batch(table, driver)
-    counted = quality.audit(table, batch.staged, doubled=isinstance(table.write, Merge), rules=rules)
+    batch = work.batch(table, driver, observed=False)
+    count = quality.audit if rules else quality.census
+    counted = count(table, batch.staged, doubled=isinstance(table.write, Merge))
     written = counted.rows - counted.rejected - counted.doubled
     counts = {"written": written, "unchanged": 0, "superseded": counted.doubled, "quarantined": counted.rejected}
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
-    rows = work.staged(table, driver)
+    rows = batch.staged
     warnings: Callable[[], dict[str, int]] = partial(quality.warnings, table, counted)
     if not rules:
         rows, warnings = quality.guarded(table, rows)

@@ -59,6 +59,11 @@ def rules_of(table: Table) -> tuple[Rule, ...]:
     return (Rule(KEY_RULE, " AND ".join(f"`{c}` IS NOT NULL" for c in dict.fromkeys(needed))), *table.rules)
 
 
+def ranged(table: Table) -> list[str]:
+    """The key's columns that have an order worth skipping files by."""
+    return [c for c in table.key if table.columns[c] in RANGED_TYPES]
+
+
 def rejecting(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
     """True for a row that breaks a rule which quarantines it, or has one of the other consequences named."""
     broken = [_breaks(rule) for rule in rules_of(table) if rule.on_breach in ("quarantine", *also)]
@@ -79,44 +84,67 @@ def rules_broken(table: Table, staged: DataFrame) -> Column:
     return F.concat(named, F.transform(UNREADABLE, lambda c: F.concat(F.lit(f"{READABLE_RULE}: "), c)))
 
 
-def audit(table: Table, staged: DataFrame, doubled: bool = True, *, rules: bool = True) -> Audit:
-    """Count a staged batch in one pass: rows, rejects, rows per broken rule, rows beyond one per key, key ranges.
-
-    Without ``rules`` every row counts as good: only the columns of the key need to be computed.
-    """
+def audit(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
+    """Count a staged batch in one pass: rows, rejects, rows per broken rule, rows beyond one per key, key ranges."""
     from pyspark.sql import Observation
 
-    applied = rules_of(table) if rules else ()
-    unreadable = rules and UNREADABLE in staged.columns
-    rejected = rejecting(table, staged) if rules else F.lit(False)
+    rules, rejected = rules_of(table), rejecting(table, staged)
     observed = Observation("audit")
     counts = [F.count(F.lit(1)).alias("rows"), F.count_if(rejected).alias("rejected")]
-    counts += [_count_of(rule, rejected).alias(f"rule_{i}") for i, rule in enumerate(applied)]
+    counts += [_count_of(rule, rejected).alias(f"rule_{i}") for i, rule in enumerate(rules)]
     if set(ORIGIN_COLUMNS) <= set(staged.columns):
         counts.append(origins())
-    if unreadable:
+    if UNREADABLE in staged.columns:
         counts.append(F.count_if(F.size(UNREADABLE) > 0).alias("unreadable"))
-    ranged = [c for c in table.key if table.columns[c] in RANGED_TYPES]
-    for i, column in enumerate(ranged):
+    ordered = ranged(table)
+    for i, column in enumerate(ordered):
         counts += [F.min(column).cast("string").alias(f"min_{i}"), F.max(column).cast("string").alias(f"max_{i}")]
     watched = staged.observe(observed, *counts)
-    if table.key and doubled:
-        per_key = watched.where(~rejected).groupBy(F.xxhash64(*table.key)).agg((F.count(F.lit(1)) - 1).alias("n"))
-    else:
-        per_key = watched.select(F.lit(0).alias("n"))
-    extra = per_key.agg(F.sum("n")).first()[0] or 0  # type: ignore[index]
+    hashed = _by_key_hash(table, watched.where(~rejected)) if doubled else watched.select(F.lit(1).alias("rows"))
+    extra = hashed.agg(F.sum(F.col("rows") - 1)).first()[0]  # type: ignore[index]
     seen = seen_by(observed)
-    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(applied)}
+    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(rules)}
     if seen.get("unreadable"):
         broken[READABLE_RULE] = int(seen["unreadable"])
     return Audit(
         rows=int(seen.get("rows") or 0),
         rejected=int(seen.get("rejected") or 0),
-        doubled=int(extra),
+        doubled=_doubled(table, staged.where(~rejected)) if extra else 0,
         broken={name: count for name, count in broken.items() if count},
-        key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(ranged) if seen.get(f"min_{i}")},
+        key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(ordered) if seen.get(f"min_{i}")},
         origins=seen.get("origins"),
     )
+
+
+def census(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
+    """Count a staged batch without a look at its rules: every row counts as good, only the keys need to be computed."""
+    origin = [origins()] if set(ORIGIN_COLUMNS) <= set(staged.columns) else []
+    if doubled:
+        hashed = _by_key_hash(table, staged, *origin)
+        totals = [F.sum("rows").alias("rows"), F.sum(F.col("rows") - 1).alias("extra")]
+        seen = hashed.agg(*totals, *[F.bit_xor("origins").alias("origins") for _ in origin]).first()
+    else:
+        seen = staged.agg(F.count(F.lit(1)).alias("rows"), F.lit(0).alias("extra"), *origin).first()
+    assert seen is not None
+    return Audit(
+        rows=int(seen["rows"] or 0),
+        rejected=0,
+        doubled=_doubled(table, staged) if seen["extra"] else 0,
+        broken={},
+        key_range={},
+        origins=seen["origins"] if origin else None,
+    )
+
+
+def _by_key_hash(table: Table, rows: DataFrame, *more: Column) -> DataFrame:
+    """The rows of each key's hash: much less to shuffle than the keys."""
+    return rows.groupBy(F.xxhash64(*table.key)).agg(F.count(F.lit(1)).alias("rows"), *more)
+
+
+def _doubled(table: Table, rows: DataFrame) -> int:
+    """The rows beyond one per key, by the keys themselves: of billions, two may share a hash."""
+    per_key = rows.groupBy(*table.key).agg((F.count(F.lit(1)) - 1).alias("beyond"))
+    return int(per_key.agg(F.sum("beyond")).first()[0] or 0)  # type: ignore[index]
 
 
 def guarded(table: Table, staged: DataFrame) -> tuple[DataFrame, Callable[[], dict[str, int]]]:

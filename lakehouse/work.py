@@ -39,25 +39,25 @@ class Outcome:
 class Batch:
     """A row-preserving table's staged rows, and where they came from.
 
-    ``arrived`` counts the driver's rows and the malformed among them, and sums up which rows they are, while the staged
-    rows are first computed.
+    ``counts`` are of the driver's rows and the malformed among them, and sum up which rows they are; ``arrived`` makes
+    them while the staged rows are first computed, where to read the driver once more would cost more.
     """
 
     staged: DataFrame
     driver: DataFrame
-    arrived: Observation
     counts: Sequence[Column]
+    arrived: Observation | None = None
 
     @cached_property
     def seen(self) -> Mapping[str, int | None]:
-        seen = quality.seen_by(self.arrived)
+        seen = quality.seen_by(self.arrived) if self.arrived else {}
         return seen if "rows" in seen else self.driver.agg(*self.counts).first().asDict()  # type: ignore[union-attr]
 
     def rows_in(self) -> int:
         return int(self.seen["rows"] or 0)
 
     def malformed(self) -> int:
-        return int(self.seen.get("malformed") or 0)
+        return int(self.seen.get("malformed") or 0) if MALFORMED in self.driver.columns else 0
 
     def origins(self) -> int | None:
         return self.seen.get("origins")
@@ -98,17 +98,19 @@ class Work:
         """The function's output for the driver's well-formed rows."""
         return self.called_on(table, driver.where(_well_formed(driver)))
 
-    def batch(self, table: Table, driver: DataFrame) -> Batch:
+    def batch(self, table: Table, driver: DataFrame, *, observed: bool = True) -> Batch:
         """The same, with a count of what it came from."""
-        arrived = Observation("arrived")
         counts = [F.count(F.lit(1)).alias("rows")]
         whole = _well_formed(driver)
         if MALFORMED in driver.columns:
             counts.append(F.count(MALFORMED).alias("malformed"))
         if self.lake.landed_driver(table):
             counts.append(quality.origins(whole))
+        if not observed:
+            return Batch(self.staged(table, driver), driver, counts)
+        arrived = Observation("arrived")
         watched = driver.observe(arrived, *counts)
-        return Batch(self.called_on(table, watched.where(whole)), driver, arrived, counts)
+        return Batch(self.called_on(table, watched.where(whole)), driver, counts, arrived)
 
     # --- quality ----------------------------------------------------------------------------------------------------
 
@@ -172,7 +174,8 @@ class Work:
         """The table to write, with statistics on what readers filter by."""
         if isinstance(declared, Table):
             partition = (declared.write.partition,) if isinstance(declared.write, Replace) else ()
-            stats = tuple(dict.fromkeys((*declared.key, *partition, *declared.stats)))
+            ordered = quality.ranged(declared)
+            stats = tuple(dict.fromkeys((*ordered, *partition, *declared.stats)))
         return Target(declared.name, self.path, tuple(stats), self.lake.read_changes_of(declared.name))
 
     def commit(self, declared: Declared, rows: Mapping[str, int], files: int = 0) -> Commit:
