@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse import delta
+from lakehouse import delta, quality
 from lakehouse.declare import Append, History, Merge, Rebuild, Replace, Rule, drives, looks_up, source, table
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv, typed_items
 from tests.orders import clean, landed
@@ -104,6 +104,18 @@ def test_dropping_one_row_and_doubling_another_is_refused(lake_of: Lakes) -> Non
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,6", "3,1,7"))
     assert "clean.items" in lake.attempt().errors
     assert lake.version("clean.items") is None
+
+
+def test_keys_that_share_a_hash_are_not_doubled(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_alike(_: Any, rows: DataFrame, *more: Any) -> DataFrame:
+        return rows.groupBy(F.lit(1)).agg(F.count(F.lit(1)).alias("rows"), *more)
+
+    monkeypatch.setattr(quality, "_by_key_hash", all_alike)
+    lake = lake_of(landed_items, items_table())
+    for file, lines, superseded in (("1.csv", ("1,1,1", "2,1,1"), 0), ("2.csv", ("3,1,1", "4,1,1", "4,2,2"), 1)):
+        lake.land("raw.items", file, items_csv(*lines))
+        counts = lake.run().counts("clean.items")
+        assert counts == {"written": 2, "unchanged": 0, "superseded": superseded, "quarantined": 0}
 
 
 def test_a_look_up_that_is_empty_hides_no_dropped_rows(lake_of: Lakes) -> None:
