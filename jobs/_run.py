@@ -41,10 +41,10 @@ def run_job(description: str, *layers: str) -> None:
         names = lake.graph.select(selectors)
         request = app.make_request(lake, names, arguments.full_refresh, arguments.since, arguments.until)
         run = new_run()
-        log = app.log_to(configured, run)
-        report = app.run_pipeline(configured, selectors, request, run=run, log=log)
+        with app.logged(configured, run) as log:
+            report = app.run_pipeline(configured, selectors, request, run=run, log=log)
     except LakehouseError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        cli.tell(error)
         sys.exit(2)
     show.report(console, report, log)
     sys.exit(1 if report.failed else 0)

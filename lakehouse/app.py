@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse import graph as graphs
 from lakehouse.declare import Replace, Table
-from lakehouse.errors import DeclarationError, ModelError, SettingsError
+from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError
 from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
@@ -46,6 +46,26 @@ def log_to(settings: Settings, run: Run) -> Path:
     queries.handlers, queries.propagate = [handler], False
     logging.captureWarnings(True)
     return file
+
+
+@contextmanager
+def logged(settings: Settings, run: Run) -> Iterator[Path]:
+    """The run's log file; an error that ends the run meanwhile names it, and one that nobody expected is kept in it.
+
+    Raises:
+        LakehouseError: in place of an error that is none of the project's.
+    """
+    file = log_to(settings, run)
+    try:
+        yield file
+    except LakehouseError as error:
+        error.add_note(f"The log is {file}.")
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).exception("run %s failed", run.id)
+        said = LakehouseError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        said.add_note(f"The log is {file}.")
+        raise said from error
 
 
 @contextmanager

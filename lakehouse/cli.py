@@ -39,12 +39,18 @@ def main() -> None:
     try:
         cli(standalone_mode=True)
     except LakehouseError as error:
-        errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        errors.print(str(error), markup=False, highlight=False)
+        tell(error)
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("Interrupted. What was committed stays; `lakehouse run` goes on from there.")
         sys.exit(130)
+
+
+def tell(error: LakehouseError) -> None:
+    """Say what went wrong, and where more is to be read."""
+    errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+    for line in (str(error), *getattr(error, "__notes__", ())):
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @cli.command()
@@ -56,7 +62,7 @@ def demo() -> None:
 
 @cli.command()
 def land(
-    source: Annotated[str | None, typer.Argument(help="A source such as bronze.flights.")] = None,
+    source: Annotated[str | None, typer.Argument(help="A source, such as bronze.orders.")] = None,
     files: Annotated[list[Path] | None, typer.Argument(help="Files to deliver to it.")] = None,
     since: Since = None,
     until: Until = None,
@@ -73,7 +79,9 @@ def land(
     if not isinstance(declared, Source):
         known = [n for n, d in apps.open_lake(settings).graph.declared.items() if isinstance(d, Source)]
         raise SettingsError(f"{source!r} is not a source; known are {', '.join(known)}.")
-    for path in landing.deliver(settings.landing, declared, files or []):
+    if not files:
+        raise SettingsError(f"Name the files to deliver to {source}: lakehouse land {source} FILE...")
+    for path in landing.deliver(settings.landing, declared, files):
         console.print(f"{path.relative_to(settings.root)}", highlight=False)
 
 
@@ -102,8 +110,7 @@ def run(select: Select = None, full_refresh: bool = False, since: Since = None,
     names = lake.graph.select(select or ())
     request = apps.make_request(lake, names, full_refresh, since and since.date(), until and until.date())
     run = new_run()
-    log = apps.log_to(settings, run)
-    with show.progress(console, names) as watcher:
+    with apps.logged(settings, run) as log, show.progress(console, names) as watcher:
         report = apps.run_pipeline(settings, select or (), request, watcher, run, log)
     show.report(console, report, log)
     if report.failed:
@@ -146,8 +153,7 @@ def train(model: Annotated[str | None, typer.Argument(help="A model's name.")] =
     from lakehouse import modeling
 
     settings = settings_module.load()
-    apps.log_to(settings, new_run())
-    with console.status("training") as said:
+    with apps.logged(settings, new_run()), console.status("training") as said:
         result = modeling.train(settings, model, said.update)
     show.trained(console, result)
 
@@ -155,13 +161,12 @@ def train(model: Annotated[str | None, typer.Argument(help="A model's name.")] =
 @cli.command()
 def score(model: Annotated[str | None, typer.Argument(help="A model's name.")] = None,
           since: Since = None, until: Until = None) -> None:  # fmt: skip
-    """Score flights with the champion, into its table of predictions; the model's report period without dates."""
+    """Score a range of days with the champion, into its table of predictions; the model's report period without dates."""
     from lakehouse import modeling
 
     settings = settings_module.load()
     run = new_run()
-    log = apps.log_to(settings, run)
-    with console.status("scoring"):
+    with apps.logged(settings, run) as log, console.status("scoring"):
         result = modeling.score(settings, model, since and since.date(), until and until.date(), run, log)
     show.scored(console, result)
 

@@ -8,7 +8,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from lakehouse.declare import Declared, Table
@@ -47,14 +47,27 @@ def _sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
             if ast.get_docstring(node) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
     yield ast.dump(tree)
-    for name in sorted(_names(function.__code__)):
+    names = _names(function.__code__)
+    for name in sorted(names):
         used = function.__globals__.get(name)
-        if isinstance(used, FunctionType) and _is_ours(used):
-            yield from _sources(used, seen)
-        elif isinstance(used, Table):
-            yield from _sources(used.function, seen)
-        elif isinstance(used, str | int | float | tuple | frozenset | dict):
-            yield f"{name}={used!r}"
+        if isinstance(used, ModuleType) and _is_in_project(used.__file__):
+            for attribute in sorted(names & vars(used).keys()):
+                yield from _used(f"{name}.{attribute}", vars(used)[attribute], seen)
+        else:
+            yield from _used(name, used, seen)
+
+
+def _used(name: str, used: Any, seen: set[int]) -> Iterator[str]:
+    """What a function's use of a name says: a function's sources, a constant's value."""
+    used = inspect.unwrap(used) if callable(used) else used  # what @cache and the like wrap
+    if isinstance(used, FunctionType) and _is_ours(used):
+        yield from _sources(used, seen)
+    elif isinstance(used, Table):
+        yield from _sources(used.function, seen)
+    elif isinstance(used, set | frozenset):
+        yield f"{name}={sorted(used, key=repr)!r}"
+    elif isinstance(used, str | int | float | tuple | list | dict | range):
+        yield f"{name}={used!r}"
 
 
 def _names(code: CodeType) -> set[str]:
@@ -63,5 +76,8 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _is_ours(function: FunctionType) -> bool:
-    file = inspect.getsourcefile(function) or ""
-    return file.startswith(str(PROJECT)) and "site-packages" not in file
+    return _is_in_project(inspect.getsourcefile(function))
+
+
+def _is_in_project(file: str | None) -> bool:
+    return file is not None and file.startswith(str(PROJECT)) and "site-packages" not in file

@@ -128,8 +128,7 @@ def rows_written(target: Target) -> int:
     """The rows that the table's last recorded commit wrote, by Delta's own count."""
     table = log.open_log(target.path)
     entry = table.last() if table else None
-    # Replacing rows by predicate copies their neighbours in the same files.
-    return int(entry.metrics.get("numOutputRows", 0)) - int(entry.metrics.get("numCopiedRows", 0)) if entry else 0
+    return entry.written if entry else 0
 
 
 def prepare(spark: SparkSession, target: Target, added: Mapping[str, str]) -> None:

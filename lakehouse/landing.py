@@ -8,15 +8,11 @@ reason, beside the manifest, and do not block the rest.
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
 import hashlib
-import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,12 +20,12 @@ from stat import S_ISREG
 
 from lakehouse.declare import Source
 from lakehouse.errors import LandingError
+from lakehouse.inspection import INSPECTIONS, parquet_rows
 from lakehouse.ledger import now
 
 # Names that a writer gives to files it has not finished.
 TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".inprogress", ".crdownload", "~")
 COMPRESSED_SUFFIXES = (".bz2", ".deflate", ".lz4", ".snappy", ".zst", ".zstd", ".xz", ".zip")
-CHUNK_BYTES = 1 << 20
 # A file changed this shortly before it was listed may have changed again under the same time stamp: hash it once more.
 RACY_SECONDS = 2.0
 
@@ -123,6 +119,12 @@ class Landing:
             for one in self.listed()
             if not (self._is_known(one, taken.get(one.path)) or self._is_known(one, refused.get(one.path)))
         ]
+
+    def rows(self, files: Iterable[Delivery]) -> int | None:
+        """The rows of files that say how many they have (Parquet), as far as they can be read; None for others."""
+        if self.source.format != "parquet":
+            return None
+        return sum(parquet_rows(self.root / one.path) for one in files)
 
     def _is_known(self, one: Delivery, taken: tuple[Delivery | Rejected, str] | None) -> bool:
         if taken is None or taken[0].size != one.size:
@@ -229,7 +231,7 @@ class Landing:
         digest, reason = "", None
         try:
             digest = _sha256(path)
-            reason = _unreadable_name(one.path) or _INSPECTIONS[self.source.format](path, self.source)
+            reason = _unreadable_name(one.path) or INSPECTIONS[self.source.format](path, self.source)
         except EOFError:
             reason = "ends before its compressed data does"
         except UnicodeDecodeError as error:
@@ -363,73 +365,3 @@ def _replace(file: Path, text: str) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-
-
-def _text_head(path: Path) -> str:
-    """The first chunk of a text file, having checked that the whole of it is there and is UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    head = ""
-    for chunk in _chunks(path):
-        text = decoder.decode(chunk)
-        head = head or text
-    decoder.decode(b"", final=True)
-    return head.removeprefix("\ufeff")
-
-
-def _inspect_csv(path: Path, source: Source) -> str | None:
-    head = _text_head(path)
-    if not head:
-        return "is empty: not even a header"
-    header = next(csv.reader(io.StringIO(head), delimiter=source.options.get("sep", ",")), [])
-    expected = list(source.columns)
-    if header == expected:
-        return None
-    missing = [c for c in expected if c not in header]
-    added = [c for c in header if c not in expected]
-    if len(missing) == len(expected):
-        return f"has no header: its first line is {','.join(header)[:80]!r}"
-    if not missing and not added:
-        return f"has its columns in another order: {','.join(header)}"
-    changes = [f"misses column {c}" for c in missing] + [f"has an unknown column {c}" for c in added]
-    return "; ".join(changes)
-
-
-def _inspect_json(path: Path, source: Source) -> str | None:
-    return None if _text_head(path) else "is empty"
-
-
-def _inspect_parquet(path: Path, source: Source) -> str | None:
-    import pyarrow.parquet as pq
-    from pyspark.sql.pandas.types import from_arrow_type
-
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        found = {one.name: from_arrow_type(one.type).simpleString() for one in file.schema_arrow}
-        changes = [f"misses column {c}" for c in source.columns if c not in found]
-        changes += [f"has an unknown column {c}" for c in found if c not in source.columns]
-        changes += [
-            f"has column {c} as {found[c]}, declared {kind}"
-            for c, kind in source.columns.items()
-            if c in found and kind not in (found[c], *_READ_AS.get(found[c], ()))
-        ]
-        if not changes:
-            for _ in file.iter_batches():  # a damaged page shows only when it is read
-                pass
-    return "; ".join(changes) or None
-
-
-# The wider types that Spark's Parquet reader can give a column without loss.
-_READ_AS = {
-    "tinyint": ("smallint", "int", "bigint"),
-    "smallint": ("int", "bigint"),
-    "int": ("bigint",),
-    "float": ("double",),
-}
-
-
-_INSPECTIONS = {"csv": _inspect_csv, "json": _inspect_json, "parquet": _inspect_parquet}

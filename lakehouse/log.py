@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lakehouse.errors import LedgerError
 from lakehouse.ledger import Record
 
 SCAN_STEP = 32
+_MERGED_ROWS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,16 @@ class Entry:
     operation: str
     metrics: dict[str, Any]
     record: Record | None
+
+    @property
+    def written(self) -> int:
+        """The rows that it wrote, by Delta's count; a replacement by predicate copies their neighbours in the same files."""
+        return int(self.metrics.get("numOutputRows", 0)) - int(self.metrics.get("numCopiedRows", 0))
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The record's row counts, with Delta's where rows are written without having been counted before."""
+        return {"written": self.written, **(self.record.rows if self.record else {})}
 
 
 class TableLog:
@@ -61,12 +72,32 @@ class TableLog:
         return {f["name"]: _type_name(f["type"]) for f in json.loads(self.delta.schema().to_json())["fields"]}
 
     def rows(self) -> int:
-        adds = self._adds()
-        return int(pc.sum(adds["num_records"]).as_py() or 0) if adds.num_rows else 0
+        return self.size()[0]
 
     def bytes(self) -> int:
+        return self.size()[1]
+
+    def size(self, column: str | None = None, days: Sequence[tuple[date, date]] = ()) -> tuple[int, int]:
+        """The rows and bytes of its files: of all, or of those that may hold rows whose date in ``column`` is one of the days."""
         adds = self._adds()
-        return int(pc.sum(adds["size_bytes"]).as_py() or 0) if adds.num_rows else 0
+        if column is not None and f"min.{column}" in adds.column_names:
+            least, most = adds[f"min.{column}"].to_pylist(), adds[f"max.{column}"].to_pylist()
+            kept = [
+                low is None or high is None or any(low <= last and first <= high for first, last in days)
+                for low, high in zip(least, most, strict=True)
+            ]
+            adds = adds.filter(pa.array(kept, pa.bool_()))
+        return tuple(int(pc.sum(adds[c]).as_py() or 0) if adds.num_rows else 0 for c in ("num_records", "size_bytes"))  # type: ignore[return-value]
+
+    def changed_size(self, after: int) -> tuple[int, int]:
+        """The rows that were written or deleted after a version, and the bytes of the files that hold them."""
+        rows = size = 0
+        for entry in self.entries(max(self.version - after, 0) or 1):
+            if entry.version > after:
+                merged = [int(entry.metrics.get(name, 0)) for name in _MERGED_ROWS]
+                rows += sum(merged) or int(entry.metrics.get("numOutputRows", 0))
+                size += int(entry.metrics.get("numOutputBytes") or entry.metrics.get("numTargetBytesAdded") or 0)
+        return rows, size
 
     def files(self) -> int:
         return int(self._adds().num_rows)

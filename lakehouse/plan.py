@@ -12,7 +12,7 @@ from lakehouse import log
 from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, History, Merge, Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.errors import LedgerError
-from lakehouse.frames import VALID, partition_of, touched
+from lakehouse.frames import VALID, partition_of, spans, touched
 from lakehouse.graph import Graph
 from lakehouse.landing import Delivery, Landing, Manifest
 from lakehouse.ledger import Consumed, Record
@@ -196,7 +196,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
         generation += 1 if manifest.full and record else 0
         return Step(
             source.name, "ingest", (f"batch {manifest.batch} was left unfinished",), batch=manifest.batch, generation=generation,
-            manifest=manifest, files=manifest.files, rows=None, bytes=sum(f.size for f in manifest.files), full_refresh=manifest.full,
+            manifest=manifest, files=manifest.files, rows=landing.rows(manifest.files), bytes=sum(f.size for f in manifest.files), full_refresh=manifest.full,
         )  # fmt: skip
     files = landing.listed() if full else landing.pending(history, definition_of(source))
     if not files:
@@ -204,7 +204,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
         return Step(source.name, "none", ("no new files" + (f"; {rejected} rejected so far" if rejected else ""),))
     reason = "full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}"
     return Step(
-        source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=None,
+        source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=landing.rows(files),
         bytes=sum(f.size for f in files), full_refresh=full,
     )  # fmt: skip
 
@@ -220,10 +220,9 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
     if record is None or full:
         generation = record.generation + 1 if record else 1
         reason = "full refresh" if record else "no table yet"
-        return _sized(
-            logs, Step(table.name, "build", (reason,), pins, {}, batch, generation, full and record is not None)
-        )
-    return _sized(logs, _decide_change(lake, table, record, pins, batch, request, logs))
+        step = Step(table.name, "build", (reason,), pins, {}, batch, generation, full and record is not None)
+        return _sized(table, logs, step)
+    return _sized(table, logs, _decide_change(lake, table, record, pins, batch, request, logs))
 
 
 def _decide_change(
@@ -296,21 +295,28 @@ def _versions(record: Record) -> dict[str, int]:
     return {name: one.version for name, one in record.inputs.items()}
 
 
-def _sized(logs: Mapping[str, log.TableLog | None], step: Step) -> Step:
-    """The step with the rows and bytes it would read: all of each input, or what was added since, by Delta's own counts."""
+def _sized(table: Table, logs: Mapping[str, log.TableLog | None], step: Step) -> Step:
+    """The step with the rows and bytes that it would read, by Delta's own counts.
+
+    Of a driver these are its changed rows, or the files that hold the partitions to replace and the days before them; of
+    everything else the whole.
+    """
     if not step.works:
         return step
-    rows = size = 0
-    for name, opened in logs.items():
+    read = []
+    for one in table.inputs.values():
+        opened = logs[one.table]
         assert opened is not None
-        if step.action == "build" or name not in step.since:
-            rows, size = rows + opened.rows(), size + opened.bytes()
-            continue
-        for entry in opened.entries(max(opened.version - step.since[name], 0) or 1):
-            if entry.version > step.since[name]:
-                rows += int(entry.metrics.get("numOutputRows", 0))
-                size += int(entry.metrics.get("numOutputBytes", 0))
-    return replace(step, rows=rows, bytes=size)
+        if step.action == "build" or one.role == "lookup" or isinstance(table.write, History):
+            read.append(opened.size())
+        elif isinstance(table.write, Replace) and one.by is not None:
+            days = [
+                (first - timedelta(one.context_days), last) for first, last in spans(step.partitions or (), table.write)
+            ]
+            read.append(opened.size(one.by, days))
+        else:
+            read.append(opened.changed_size(step.since[one.table]))
+    return replace(step, rows=sum(rows for rows, _ in read), bytes=sum(size for _, size in read))
 
 
 def _breaking_changes(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:

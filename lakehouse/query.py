@@ -40,7 +40,7 @@ def query(lake: Path, sql: str) -> pa.Table:
     known = tables(lake)
     connection = duckdb.connect()
     try:
-        _register(connection, {name: path for name, path in known.items() if name.split(".", 1)[1] in sql})
+        _register(connection, {name: path for name, path in known.items() if name.split(".", 1)[1] in sql.lower()})
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         result = connection.sql(sql)

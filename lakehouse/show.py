@@ -81,7 +81,9 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
             why += "; its code changed since the last commit"
         style = "bold red" if step.breaking else "dim" if idle else ""
         cells = [step.table, "-" if idle and step.action == "none" else step.action, why]
-        cells += ["", ""] if idle else [number(step.rows), size(step.bytes) if step.bytes else ""]
+        cells += (
+            ["", ""] if idle else [number(entry["rows"]), "unknown" if entry["bytes"] is None else size(entry["bytes"])]
+        )
         shown.add_row(
             *cells,
             "" if idle else entry["partitions_shown"],
@@ -111,7 +113,7 @@ def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
     shown = "" if partitions is None else f"{len(partitions)}: {partitions[0]} to {partitions[-1]}"
     return {
         "table": step.table, "action": step.action, "reasons": list(step.reasons), "after": list(step.after),
-        "files": [one.path for one in step.files], "rows": step.rows if known else None, "bytes": step.bytes,
+        "files": [one.path for one in step.files], "rows": step.rows if known else None, "bytes": step.bytes if known else None,
         "inputs": {n: {"from": step.since.get(n), "to": one.version} for n, one in step.inputs.items()},
         "partitions": partitions, "partitions_shown": shown if known else "known after its inputs",
         "schema_changes": list(step.schema_changes), "breaking": step.breaking, "code_changed": step.code_changed,
@@ -222,7 +224,7 @@ def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
         "table": name, "state": "empty" if record is None else "behind" if step.works else "current",
         "version": opened.version if opened else None, "run": record.run if record else None,
         "at": record.at if record else "", "batch": record.batch if record else 0,
-        "generation": record.generation if record else 0, "rows": dict(record.rows) if record else {},
+        "generation": record.generation if record else 0, "rows": entry.rows if entry else {},
         "pending": "; ".join(step.reasons) if step.works or step.action == "waits" else "",
         "rejected_files": [{"path": r.path, "reason": r.reason} for r in rejected],
     }  # fmt: skip
@@ -281,8 +283,7 @@ def history(console: Console, lake: Lake, table: str, limit: int, as_json: bool)
     for one in entries:
         record = one.record
         what = [one.operation, record.run if record else "", str(record.batch) if record else ""]
-        rows = ", ".join(f"{v:,} {k}" for k, v in record.rows.items() if v) if record else ""
-        rows = rows or f"{int(one.metrics.get('numOutputRows', 0)):,} written"
+        rows = ", ".join(f"{v:,} {k}" for k, v in one.rows.items() if v) or "0 written"
         inputs = ", ".join(f"{n}@{c.version}" for n, c in record.inputs.items()) if record else ""
         code = f"{record.revision} {record.definition}".strip() if record else ""
         shown.add_row(str(one.version), f"{one.at:%Y-%m-%d %H:%M:%S}", *what, rows, inputs, code)

@@ -81,12 +81,14 @@ def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(lake
         "cut.csv.gz": (packed[: len(packed) // 2], "ends before"),
         "not_packed.csv.gz": (b"id,at,value\n1,1,1\n", "cannot be read"),
         "binary.csv": (bytes(range(128, 256)), "not UTF-8"),
+        "cut.csv": (items_csv("1,1,1", "2,1,1500")[:-3], "does not end with a line end"),
+        "open_quote.csv": ('id,at,value\n1,1,1\n2,1,"2\n3,1,3\n', "a quote that nothing closes after line 2"),
     }
     lake.land("raw.items", "good.csv", good)
     lake.land("raw.items", "header_only.csv", items_csv())
     lake.land("raw.items", "byte_order_mark.csv", "\ufeff" + items_csv("3,1,1"))
     lake.land("raw.items", "crlf.csv", items_csv("4,1,1").replace("\n", "\r\n"))
-    lake.land("raw.items", "no_last_line_end.csv", items_csv("5,1,1").rstrip("\n"))
+    lake.land("raw.items", "quotes.csv", 'id,at,value\n"5","1","1"\n')
     lake.land("raw.items", "a_folder.csv/inner.csv", items_csv("6,1,1"))
     (lake.folder("raw.items") / "to_nowhere.csv").symlink_to("/nowhere/at/all")
     for name, (content, _) in broken.items():
@@ -151,9 +153,13 @@ def test_broken_json_files_are_rejected_whole(lake_of: Lakes) -> None:
     lake = lake_of(landed.customers)
     lake.land("raw.customers", "empty.json", "")
     lake.land("raw.customers", "latin1.json", '{"name": "caf\xe9"}'.encode("latin-1"))
-    lake.land("raw.customers", "good.json", json_lines({"customer_id": 1, "unknown": 2}, {"name": "caf\xe9"}))
+    renamed = json_lines({"customer_id": 1, "full_name": "a"}, {"customer_id": 2, "town": "b"})
+    lake.land("raw.customers", "renamed.json", renamed)
+    lake.land("raw.customers", "good.json", json_lines({"customer_id": 1}, {"name": "caf\xe9"}))
     lake.run()
-    assert set(lake.rejected("raw.customers")) == {"empty.json", "latin1.json"}
+    rejected = lake.rejected("raw.customers")
+    assert set(rejected) == {"empty.json", "latin1.json", "renamed.json"}
+    assert "unknown column full_name; has an unknown column town" in rejected["renamed.json"]
     assert lake.rows("raw.customers", "customer_id", "name") == [(1, None), (None, "caf\xe9")][::-1]
 
 

@@ -7,12 +7,15 @@ import linecache
 import shutil
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from flights import clock
 from lakehouse import graph
 from lakehouse.declare import (
     Append,
@@ -174,10 +177,16 @@ def test_a_table_imported_by_two_modules_is_declared_once() -> None:
 # --- the hash of a declaration --------------------------------------------------------------------------------------
 
 LIMIT = 5
+YEARS = range(2000, 2010)
+
+
+@cache
+def years() -> list[int]:
+    return list(YEARS)
 
 
 def helper(rows: DataFrame) -> DataFrame:
-    return rows.where(f"id < {LIMIT}")
+    return rows.where(f"id < {LIMIT}").where(F.col("year").isin(years())).where(F.col("zone") == clock.LOCAL_ZONE)
 
 
 def first(rows: DataFrame) -> DataFrame:
@@ -225,7 +234,12 @@ def test_a_definition_changes_with_what_counts(monkeypatch: pytest.MonkeyPatch) 
     assert hashed(first, rules=(Rule("a", "id > 1"),)) not in (said, hashed(first, rules=(Rule("a", "id > 2"),)))
     assert hashed(first, rows=drives("raw.items", by="day")) != said
     assert hashed(first, columns={**COLUMNS, "more": "int"}) != said
-    with monkeypatch.context() as patched:
-        patched.setattr(sys.modules[__name__], "LIMIT", 6)
-        assert hashed(first) != said, "a constant of a function that it calls"
+    for place, name, value in (
+        (sys.modules[__name__], "LIMIT", 6),
+        (sys.modules[__name__], "YEARS", range(2000, 2011)),  # by way of a function that is cached
+        (clock, "LOCAL_ZONE", "UTC"),  # by way of a module
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, value)
+            assert hashed(first) != said, f"{name}, a constant of a function that it calls"
     assert hashed(first) == said
