@@ -34,6 +34,8 @@ def open_lake(settings: Settings) -> Lake:
 
 def log_to(settings: Settings, run: Run) -> Path:
     """Send this process's log to a file of its own; returns the file."""
+    from pyspark.logger import PySparkLogger
+
     settings.logs.mkdir(parents=True, exist_ok=True)
     file = settings.logs / f"{run.id}.log"
     handler = logging.FileHandler(file)
@@ -42,8 +44,9 @@ def log_to(settings: Settings, run: Run) -> Path:
     for noisy in ("py4j", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Spark logs a query's error once more, as JSON, to the console, before it raises it.
-    queries = logging.getLogger("SQLQueryContextLogger")
-    queries.handlers, queries.propagate = [handler], False
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        queries = PySparkLogger.getLogger(name)
+        queries.handlers, queries.propagate = [handler], False
     logging.captureWarnings(True)
     return file
 

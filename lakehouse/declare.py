@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lakehouse.errors import DeclarationError
 
@@ -37,7 +37,15 @@ ORIGIN_COLUMNS = ("_file_id", "_row")
 # Where a CSV or JSON reader keeps a line that does not have the declared shape.
 MALFORMED = "_malformed"
 
+TYPES = (
+    "string", "boolean", "tinyint", "smallint", "int", "bigint", "float", "double", "date", "timestamp", "timestamp_ntz",
+    "binary",
+)  # fmt: skip
+NESTED_TYPE = re.compile(r"^(decimal\(\d+,\d+\)|(array|map|struct)<.+>)$")
+
 OnBreach = Literal["warn", "quarantine", "fail"]
+Format = Literal["csv", "json", "parquet"]
+Relanded = Literal["upsert", "replace"]
 Effect = Literal["everything", "nothing"]
 
 
@@ -141,10 +149,10 @@ class Source:
 
     name: str
     landing: str
-    format: Literal["csv", "json", "parquet"]
+    format: Format
     columns: Mapping[str, str]
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    relanded: Literal["upsert", "replace"] = "upsert"
+    relanded: Relanded = "upsert"
     settle_seconds: float = 0.0
     stats: tuple[str, ...] = ()
 
@@ -178,13 +186,14 @@ def source(
     *,
     landing: str,
     columns: Sequence[str] | Mapping[str, str],
-    format: Literal["csv", "json", "parquet"] = "csv",
+    format: Format = "csv",
     options: Mapping[str, str] | None = None,
-    relanded: Literal["upsert", "replace"] = "upsert",
+    relanded: Relanded = "upsert",
     settle_seconds: float = 0.0,
     stats: Sequence[str] = (),
 ) -> Source:
     """Declare a source. Column names alone mean strings."""
+    _refuse_text(name, columns=columns, stats=stats)
     typed = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
     return Source(
         name,
@@ -213,8 +222,16 @@ def table(
     Each further keyword names a parameter of the function and the table it reads; a bare name is a driver. ``columns`` maps
     the columns that the function returns to their Spark SQL types; a function driven by a source must also pass
     `_file_id` and `_row` through. ``stats`` names the columns whose minimum and maximum Delta keeps per file: those that
-    readers filter by. The partition and the numbers, dates and times of the key are always among them.
+    readers filter by. The partition, the numbers, dates and times of the key, and a driver's ``by`` are always among them.
     """
+
+    _refuse_text(name, key=key, stats=stats)
+    if not isinstance(columns, Mapping):
+        raise DeclarationError(
+            f"{name}: columns={columns!r} must map each column to its type, such as {{'id': 'bigint'}}."
+        )
+    if isinstance(rules, Rule):
+        raise DeclarationError(f"{name}: rules={rules!r} must be a list of rules, such as [Rule(...)].")
 
     def declare(function: Callable[..., DataFrame]) -> Table:
         return Table(
@@ -231,6 +248,15 @@ def table(
     return declare
 
 
+def _refuse_text(name: str, **columns: object) -> None:
+    """Refuse ("id"), which is text and would be taken for columns i and d."""
+    for parameter, value in columns.items():
+        if isinstance(value, str):
+            raise DeclarationError(
+                f"{name}: {parameter}={value!r} is text, not columns; write {parameter}=({value!r},)."
+            )
+
+
 def problems_of(declared: Declared) -> list[str]:
     """What is wrong with one declaration taken alone, in sentences."""
     found = []
@@ -239,9 +265,21 @@ def problems_of(declared: Declared) -> list[str]:
     found += [
         f"{declared.name}: column {c!r} is not a plain name" for c in declared.columns if not COLUMN_PATTERN.match(c)
     ]
+    found += [
+        f"{declared.name}: column {c} has type {kind!r}, which is none of Spark SQL's ({', '.join(TYPES)}, decimal(p,s), "
+        "array<>, map<>, struct<>)"
+        for c, kind in declared.columns.items()
+        if kind not in TYPES and not NESTED_TYPE.match(kind)
+    ]
     if isinstance(declared, Table):
         found += _table_problems(declared)
-    elif declared.format == "csv" and set(declared.columns.values()) - {"string"}:
+        return found
+    for parameter, value, allowed in (
+        ("format", declared.format, Format), ("relanded", declared.relanded, Relanded)
+    ):  # fmt: skip
+        if value not in get_args(allowed):
+            found.append(f"{declared.name}: {parameter}={value!r} is not one of {', '.join(get_args(allowed))}")
+    if declared.format == "csv" and set(declared.columns.values()) - {"string"}:
         found.append(f"{declared.name}: a CSV source lands as strings; give types in silver")
     return found
 
@@ -249,6 +287,16 @@ def problems_of(declared: Declared) -> list[str]:
 def _table_problems(table: Table) -> list[str]:
     found = _parameter_problems(table)
     write, known = table.write, set(table.columns)
+    if not isinstance(write, Write):
+        ways = ", ".join(f"{way.__name__}()" for way in get_args(Write))
+        return [f"{table.name}: write={write!r} is not one of {ways}"]
+    found += [
+        f"rule {rule.name} is to {rule.on_breach!r}, which is not one of {', '.join(get_args(OnBreach))}"
+        for rule in table.rules
+        if rule.on_breach not in get_args(OnBreach)
+    ]
+    if isinstance(write, Merge) and isinstance(write.newest_by, str):
+        return [f"{table.name}: newest_by={write.newest_by!r} is text, not columns; write ({write.newest_by!r},)"]
     needs_key = isinstance(write, Merge | History)
     if needs_key and not table.key:
         found.append("this way of writing needs a key")

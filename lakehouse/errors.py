@@ -1,5 +1,23 @@
 """The project's errors. A user's mistake is reported as one of these, never as a stack trace."""
 
+import sysconfig
+import traceback
+from pathlib import Path
+
+_NOT_THE_USERS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+
+
+def place_of(error: BaseException) -> str:
+    """Where in the user's own code an error arose, in brackets; empty where it did not."""
+    if isinstance(error, SyntaxError) and error.filename:
+        places = [(Path(error.filename), error.lineno)]
+    else:
+        places = [(Path(one.filename), one.lineno) for one in reversed(traceback.extract_tb(error.__traceback__))]
+    for file, line in places:
+        if file.is_file() and not {*_NOT_THE_USERS, Path(__file__).parent} & {*file.parents} and file.suffix == ".py":
+            return f" ({file.parent.name}/{file.name}, line {line})"
+    return ""
+
 
 class LakehouseError(Exception):
     """Base of every error that the project raises on purpose; its text says what was wrong, where, and what to do."""

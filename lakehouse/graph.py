@@ -6,14 +6,12 @@ import difflib
 import importlib
 import pkgutil
 import re
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 from lakehouse.declare import Declared, Source, Table, problems_of, raise_all
-from lakehouse.errors import DeclarationError
+from lakehouse.errors import DeclarationError, place_of
 
 _SELECTOR = re.compile(r"^(\+?)([a-z0-9_.]+?)(\+?)$")
 
@@ -137,9 +135,8 @@ def load(modules: Iterable[str]) -> Graph:
             for loaded in [module, *(importlib.import_module(sub.name) for sub in submodules)]:
                 found.update({id(v): v for v in vars(loaded).values() if isinstance(v, Source | Table)})
         except Exception as error:  # whatever a mistake in a declaration raises
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
-            raise DeclarationError(f"The declarations in {name!r} cannot be loaded: {said}") from error
+            said = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
+            raise DeclarationError(f"The declarations in {name!r} cannot be loaded: {said}{place_of(error)}") from error
     if not found:
         raise DeclarationError("No table is declared: check `declarations` in conf/base.yml.")
     return build(found.values())

@@ -105,6 +105,11 @@ class Lake:
                     return declared
         return None
 
+    def filtered_by(self, name: str) -> tuple[str, ...]:
+        """The columns that map this table's rows to partitions of others, which read it by them."""
+        tables = (t for t in self.graph.declared.values() if isinstance(t, Table))
+        return tuple(dict.fromkeys(i.by for t in tables for i in t.drivers.values() if i.table == name and i.by))
+
     def read_changes_of(self, name: str) -> bool:
         """Whether any table is driven by this one."""
         tables = (t for t in self.graph.declared.values() if isinstance(t, Table))

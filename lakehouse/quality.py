@@ -281,4 +281,10 @@ def _count_of(rule: Rule, rejected: Column) -> Column:
 
 
 def _breaks(rule: Rule) -> Column:
-    return ~F.coalesce(F.expr(rule.predicate), F.lit(False))
+    from pyspark.errors import ParseException
+
+    try:
+        return ~F.coalesce(F.expr(rule.predicate), F.lit(False))
+    except ParseException as error:
+        said = str(error).splitlines()[0]
+        raise RuleError(f"The predicate of rule {rule.name} is not SQL: {rule.predicate}: {said}") from error

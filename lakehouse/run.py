@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from lakehouse.build import carry_out
-from lakehouse.errors import LakehouseError, SchemaError
+from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.ledger import Run
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.settings import PROJECT
@@ -145,6 +145,7 @@ def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run
 
 
 def _short(error: Exception) -> str:
-    """The first lines of an error, without the JVM's stack trace."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("at ")]
-    return " ".join(lines[:3])[:600] or type(error).__name__
+    """The first lines of an error, without the query plan and the JVM's stack trace, and where in the user's code it arose."""
+    told = str(error).split("\n'", 1)[0].split("\n==", 1)[0]
+    lines = [line for line in told.splitlines() if line.strip() and not line.lstrip().startswith("at ")]
+    return (" ".join(lines[:3])[:600] or type(error).__name__) + place_of(error)

@@ -16,6 +16,7 @@ from lakehouse.columns import UNREADABLE
 from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Declared, Replace, Table
 from lakehouse.definition import definition_of
 from lakehouse.delta import Commit, Target
+from lakehouse.errors import SchemaError
 from lakehouse.landing import Rejected
 from lakehouse.ledger import Record, Run, now
 from lakehouse.plan import Lake, Step
@@ -86,7 +87,10 @@ class Work:
     def called(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
         """The function's output, checked against the declared columns."""
         needed = ORIGIN_COLUMNS if self.lake.landed_driver(table) else ()
-        return frames.checked(table.name, table.columns, needed, (UNREADABLE,), table(**inputs))
+        made = table(**inputs)
+        if made is None:
+            raise SchemaError(f"{table.name}: its function returned nothing; it must return a DataFrame.")
+        return frames.checked(table.name, table.columns, needed, (UNREADABLE,), made)
 
     def called_on(self, table: Table, driver: DataFrame) -> DataFrame:
         """The function's output for these rows of its driver, look-ups being whole."""
@@ -175,8 +179,9 @@ class Work:
         if isinstance(declared, Table):
             partition = (declared.write.partition,) if isinstance(declared.write, Replace) else ()
             ordered = quality.ranged(declared)
-            stats = tuple(dict.fromkeys((*ordered, *partition, *declared.stats)))
-        return Target(declared.name, self.path, tuple(stats), self.lake.read_changes_of(declared.name))
+            stats = (*ordered, *partition, *declared.stats)
+        stats = tuple(dict.fromkeys((*stats, *self.lake.filtered_by(declared.name))))
+        return Target(declared.name, self.path, stats, self.lake.read_changes_of(declared.name))
 
     def commit(self, declared: Declared, rows: Mapping[str, int], files: int = 0) -> Commit:
         """The record of this step's commit."""

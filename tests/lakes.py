@@ -129,6 +129,11 @@ class TestLake:
         opened = log.open_log(self.lake.path(name))
         return opened.version if opened else None
 
+    def opened(self, name: str) -> log.TableLog:
+        opened = log.open_log(self.lake.path(name))
+        assert opened is not None, name
+        return opened
+
     def versions(self) -> dict[str, int | None]:
         return {name: self.version(name) for name in self.lake.graph.declared}
 

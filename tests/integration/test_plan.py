@@ -31,6 +31,7 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
     assert actions(lake) == {"raw.payments": "ingest", "clean.payments": "build", "mart.daily_revenue": "build"}
     assert planned["mart.daily_revenue"].after == ("clean.payments",)
     assert planned["raw.payments"].bytes == (lake.folder("raw.payments") / "a").stat().st_size
+    assert planned["raw.payments"].rows == 2, "a Parquet file says how many rows it has"
     assert lake.versions() == dict.fromkeys(lake.lake.graph.declared), "a plan writes nothing"
     assert not (lake.root / "manifests").exists()
 
@@ -44,6 +45,10 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
     step = lake.plan(request=asked)["mart.daily_revenue"]
     assert step.reasons == ("asked for by date",)
     assert step.partitions == tuple(date(2024, 1, d) for d in (2, 3, 4, 5))
+    whole = lake.opened("clean.payments")
+    assert (step.rows, step.bytes) == (whole.rows(), whole.bytes()), "of the one file that holds these days"
+    later = Request(since=date(2024, 2, 1), until=date(2024, 2, 5))
+    assert lake.plan(request=later)["mart.daily_revenue"].rows == 0
     held = lake.content()
     done = lake.run(request=asked)
     assert {n for n, status in done.statuses.items() if status == "written"} == {"mart.daily_revenue"}

@@ -84,6 +84,13 @@ def test_problems_are_told_all_at_once() -> None:
         a_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
         a_table("mart.one", rows="mart.two"),
         a_table("mart.two", rows="mart.one"),
+        source("raw.odd", landing="x", columns=("id",), format="xml", relanded="add"),  # type: ignore[arg-type]
+        a_table("mart.level", rules=(Rule("a", "true", "drop"),), rows="raw.items"),  # type: ignore[arg-type]
+        a_table("mart.way", Merge, rows="raw.items"),
+        a_table("mart.newest", Merge(newest_by="day"), key=("id",), rows="raw.items"),  # type: ignore[arg-type]
+        a_table(
+            "mart.type", columns={"id": "int64", "price": "decimal(10,2)", "tags": "array<string>"}, rows="raw.items"
+        ),
     )
     for one in (
         "raw.items: declared twice",
@@ -102,8 +109,30 @@ def test_problems_are_told_all_at_once() -> None:
         "mart.rules: two rules are called 'a'",
         "mart.rules: column 'nothing' is named but not declared",
         "tables read each other in a circle: mart.",
+        "raw.odd: format='xml' is not one of csv, json, parquet",
+        "raw.odd: relanded='add' is not one of upsert, replace",
+        "mart.level: rule a is to 'drop', which is not one of warn, quarantine, fail",
+        "mart.way: write=<class 'lakehouse.declare.Merge'> is not one of Append(), Merge()",
+        "mart.newest: newest_by='day' is text, not columns; write ('day',)",
+        "mart.type: column id has type 'int64', which is none of Spark SQL's",
     ):
         assert one in said
+    assert "column price" not in said
+    assert "column tags" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"key": "id"}, r"mart.items: key='id' is text, not columns; write key=\('id',\)"),
+        ({"stats": "id"}, "mart.items: stats='id' is text"),
+        ({"columns": ("id",)}, "must map each column to its type"),
+        ({"rules": Rule("a", "true")}, "must be a list of rules"),
+    ],
+)
+def test_text_where_columns_are_meant_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(DeclarationError, match=said):
+        table("mart.items", **{"columns": COLUMNS, "write": Rebuild(), "rows": "raw.items", **options})
 
 
 def test_a_table_that_reads_itself_is_a_circle() -> None:
@@ -159,9 +188,11 @@ def test_modules_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "broken_tables.py").write_text("import nothing_of_this_name\n")
     (tmp_path / "unfinished_tables.py").write_text("def (\n")
     (tmp_path / "no_tables.py").write_text("x = 1\n")
+    (tmp_path / "nameless_tables.py").write_text("\norders = source('raw.orders')\n")
     for module, said in (
         ("broken_tables", "nothing_of_this_name"),
-        ("unfinished_tables", "cannot be loaded"),
+        ("unfinished_tables", r"cannot be loaded.*unfinished_tables.py, line 1\)"),
+        ("nameless_tables", r"name 'source' is not defined \(.*/nameless_tables.py, line 2\)"),
         ("no_tables", "No table is declared"),
         ("not_there_at_all", "cannot be loaded"),
     ):

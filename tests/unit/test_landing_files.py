@@ -246,7 +246,9 @@ def test_delivering(tmp_path: Path) -> None:
         ("a.gz", GOOD, "cannot be read"),
         ("a", b"\xef\xbb\xbf" + GOOD, None),
         ("a", b'"id","value"\r\n', None),
-        ("a", b"id,value", None),
+        ("a", b"id,value", "does not end with a line end"),
+        ("a", b'id,value\n1,"2\n3,4\n', "a quote that nothing closes after line 1"),
+        ("a", b'id,value\n1,"2\n3"\n', None),
     ],
 )
 def test_inspecting_csv(landing: Landing, name: str, content: bytes, reason: str | None) -> None:
