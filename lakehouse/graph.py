@@ -66,14 +66,16 @@ class Graph:
                 chosen.update(self.upstream(name) if match[1] else ())
                 chosen.update(self.downstream(name) if match[3] else ())
         if problems:
-            raise DeclarationError("; ".join(problems) + ".")
+            raise DeclarationError("\n".join(problems))
         return tuple(name for name in self.declared if name in chosen or not selectors)
 
     def _named(self, text: str) -> list[str]:
         return [name for name in self.declared if name == text or name.split(".")[0] == text]
 
     def _nearest(self, text: str) -> str:
-        near = difflib.get_close_matches(text.strip("+"), self.declared, n=2, cutoff=0.5)
+        layers = dict.fromkeys(name.split(".")[0] for name in self.declared)
+        known = list(layers) if "." not in text else list(self.declared)
+        near = difflib.get_close_matches(text.strip("+"), known, n=2, cutoff=0.6)
         return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(self.declared)}"
 
 

@@ -120,6 +120,15 @@ class Landing:
             if not (self._is_known(one, taken.get(one.path)) or self._is_known(one, refused.get(one.path)))
         ]
 
+    def rejected(self, history: Iterable[Manifest]) -> list[Rejected]:
+        """The rejected files that still wait for somebody: neither delivered again nor taken away since."""
+        waiting: dict[str, Rejected] = {}
+        for manifest in history:
+            waiting.update((one.path, one) for one in manifest.rejected)
+            for one in manifest.files:
+                waiting.pop(one.path, None)
+        return [one for one in waiting.values() if (self.root / one.path).exists()]
+
     def rows(self, files: Iterable[Delivery]) -> int | None:
         """The rows of files that say how many they have (Parquet), as far as they can be read; None for others."""
         if self.source.format != "parquet":

@@ -36,7 +36,8 @@ def run_lock(root: Path, run: str, wait_seconds: float = 0) -> Iterator[None]:
         lock.acquire(timeout=wait_seconds, poll_interval=0.2)
     except Timeout:
         raise LockError(
-            f"Another run holds the lake {root}: {_describe(holder)}. Wait for it to finish, then run again."
+            f"Another run holds the lake {root}: {_describe(holder)}. Wait for it to finish, then run again, "
+            "or let a run wait by itself: LAKEHOUSE_LOCK_WAIT_SECONDS."
         ) from None
     try:
         _await_jvm(holder)

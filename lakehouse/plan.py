@@ -205,8 +205,8 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
         )  # fmt: skip
     files = landing.listed() if full else landing.pending(history, definition_of(source))
     if not files:
-        rejected = sum(len(m.rejected) for m in history)
-        return Step(source.name, "none", ("no new files" + (f"; {rejected} rejected so far" if rejected else ""),))
+        rejected = len(landing.rejected(history))
+        return Step(source.name, "none", ("no new files" + (f"; {rejected} rejected" if rejected else ""),))
     reason = "full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}"
     return Step(
         source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=landing.rows(files),

@@ -48,9 +48,17 @@ def query(lake: Path, sql: str) -> pa.Table:
             raise QueryError("The query gives no result: ask for one with SELECT.")
         return result.to_arrow_table()
     except duckdb.Error as error:
-        raise QueryError(f"{error}\nTables: {', '.join(known) or 'none yet; run `lakehouse run`'}") from None
+        raise QueryError(
+            f"{error}\nTables: {', '.join(map(_as_typed, known)) or 'none yet; run `lakehouse run`'}"
+        ) from None
     finally:
         connection.close()
+
+
+def _as_typed(name: str) -> str:
+    """A table's name as a query says it: that of a quarantine has a dot of its own."""
+    layer, table = name.split(".", 1)
+    return f'{layer}."{table}"' if "." in table else name
 
 
 def _register(connection: DuckDBPyConnection, wanted: Mapping[str, Path]) -> None:

@@ -96,7 +96,7 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
             "\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.",
             highlight=False,
         )
-    work = [step for step in steps if step.works]
+    work = [step for step in steps if step.works and not step.breaking]
     console.print(
         f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False
     )
@@ -211,6 +211,8 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
         for rejected in one["rejected_files"]:
             said = f"{_literally(rejected['path'])}: {_literally(rejected['reason'])}"
             console.print(f"[yellow]rejected[/] {said}", highlight=False)
+    if any(one["rejected_files"] for one in entries):
+        console.print("Mend such a file and land it again under its name, or take it away.", highlight=False)
 
 
 def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
@@ -219,7 +221,8 @@ def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
     entry = opened.last() if opened else None
     record = entry.record if entry else None
     declared = lake.graph.declared[name]
-    rejected = [r for m in lake.landing(declared).history() for r in m.rejected] if isinstance(declared, Source) else []
+    landing = lake.landing(declared) if isinstance(declared, Source) else None
+    rejected = landing.rejected(landing.history()) if landing else []
     return {
         "table": name, "state": "empty" if record is None else "behind" if step.works else "current",
         "version": opened.version if opened else None, "run": record.run if record else None,

@@ -68,6 +68,22 @@ def test_files_are_taken_once_in_the_order_of_their_paths(landing: Landing) -> N
     assert landing.history() == [first, second]
 
 
+def test_a_rejected_file_waits_until_it_is_delivered_again_or_taken_away(landing: Landing) -> None:
+    put(landing, "mended.csv", b"")
+    withdrawn = put(landing, "withdrawn.csv", b"")
+    put(landing, "broken.csv", b"")
+    take(landing)
+
+    def waiting() -> list[str]:
+        return [one.path for one in landing.rejected(landing.history())]
+
+    assert waiting() == ["items/broken.csv", "items/mended.csv", "items/withdrawn.csv"]
+    put(landing, "mended.csv")
+    withdrawn.unlink()
+    take(landing)
+    assert waiting() == ["items/broken.csv"]
+
+
 def test_new_bytes_of_the_same_length_and_time_are_seen_where_the_time_says_little(landing: Landing) -> None:
     file = put(landing, "a.csv", hours_ago=0)
     take(landing)
