@@ -30,11 +30,13 @@ setup: java $(VENV)/.installed  ## Make .venv from pyproject.toml and constraint
 
 setup-test: java $(VENV)/.installed-test
 
+# macOS has a java that only says that there is none: so it is asked, not looked for.
 java:
-	@command -v java >/dev/null 2>&1 || test -x "$$JAVA_HOME/bin/java" || { \
-	  echo "Java 17 or 21 is missing. Debian, Ubuntu: apt-get install openjdk-17-jre-headless;"; \
-	  echo "macOS: brew install openjdk@17; Fedora: dnf install java-21-openjdk-headless; or any Temurin 17 or 21"; \
-	  echo "package with JAVA_HOME pointing at it."; exit 1; }
+	@java -version >/dev/null 2>&1 || "$$JAVA_HOME/bin/java" -version >/dev/null 2>&1 || { \
+	  echo "Java 17 or 21 is missing. Debian, Ubuntu: apt-get install openjdk-17-jre-headless (or openjdk-21-jre-headless);"; \
+	  echo "Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17 and then"; \
+	  echo "export JAVA_HOME=\"\$$(brew --prefix openjdk@17)\"; or any Temurin 17 or 21 package with JAVA_HOME pointing at it."; \
+	  exit 1; }
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) is missing; name yours: make PYTHON=python3"; exit 1; }

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 JAVA_HINT = (
-    "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless; "
-    "macOS: brew install openjdk@17; any system: a Temurin 17 or 21 package) or point JAVA_HOME at one."
+    "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
+    "openjdk-21-jre-headless; Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17, then export "
+    'JAVA_HOME="$(brew --prefix openjdk@17)"; any system: a Temurin 17 or 21 package) or point JAVA_HOME at one.'
 )
 
 

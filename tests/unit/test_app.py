@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 from pyspark.logger import PySparkLogger
 
 from lakehouse.app import log_to, logged
-from lakehouse.errors import LakehouseError, ModelError
+from lakehouse.errors import LakehouseError, ModelError, SessionError
 from lakehouse.ledger import Run
-from lakehouse.settings import Settings, load
+from lakehouse.session import spark_session
+from lakehouse.settings import PROJECT, Settings, load
 
 
 @pytest.fixture
@@ -40,3 +43,19 @@ def test_an_error_names_the_log_and_one_that_nobody_expected_is_kept_in_it(setti
         raise KeyError("x")
     assert told_too.value.__notes__ == [f"The log is {settings.logs / 'two.log'}."]
     assert "Traceback" in (settings.logs / "two.log").read_text()
+
+
+def test_without_java_both_the_command_and_make_say_how_to_get_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for tool in ("sh", "bash"):
+        (tmp_path / tool).symlink_to(f"/bin/{tool}")
+    make = shutil.which("make") or "make"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nothing"))
+    with pytest.raises(SessionError, match="openjdk-17-jre-headless"), spark_session(settings):
+        pass
+    said = subprocess.run([make, "java"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert said.returncode != 0
+    assert "openjdk-17-jre-headless" in said.stdout
+    assert '"$(brew --prefix openjdk@17)"' in said.stdout

@@ -117,12 +117,12 @@ def some_flights(chance: random.Random, days: int = 3, aircraft: int = 80) -> li
     flights = []
     for plane in range(aircraft):
         for day in range(days):
-            minute = day * 1440 + chance.randrange(9 * 60, 13 * 60, 30)
+            minute = day * 1440 + chance.randrange(9 * 60, 13 * 60, 10)
             for _ in range(chance.randrange(1, 5)):
                 flight = Flight(len(flights), chance.choice(ORIGINS), chance.choice(list(BANDS_MI)),
                                 None if chance.random() < 0.05 else f"N{plane}", minute, None, None)  # fmt: skip
                 flights.append(happens(flight, chance))
-                minute += chance.randrange(120, 390, 30)
+                minute += chance.randrange(120, 390, 10)
     return flights
 
 
