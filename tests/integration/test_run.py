@@ -127,7 +127,8 @@ def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) 
     }  # fmt: skip
     errors = {one.table: one.error for one in report.results if one.error}
     assert errors == {
-        "mart.broken": "the code is wrong", "mart.behind": "mart.broken failed", "mart.further": "mart.behind failed",
+        "mart.broken": f"the code is wrong (integration/test_run.py, line {fragile.__code__.co_firstlineno + 2})",
+        "mart.behind": "mart.broken failed", "mart.further": "mart.behind failed",
     }  # fmt: skip
     assert "failed mart.broken" in heard
     assert "start mart.behind" not in heard
