@@ -16,6 +16,7 @@ from rich.console import Console
 
 from flights.delivery import deliver
 from lakehouse import app, log, modeling, show
+from lakehouse.errors import LakehouseError
 from lakehouse.plan import Lake, Request
 from lakehouse.run import Report, new_run, run_tables
 from lakehouse.settings import Settings
@@ -54,43 +55,37 @@ def demo(settings: Settings, console: Console) -> None:
     Raises:
         LakehouseError: a table or the training failed; the text names the log.
     """
-    from lakehouse.errors import LakehouseError
-
     lake = app.open_lake(settings)
     names = lake.graph.select()
     timings = Timings()
     first_run, second_run = new_run(), new_run()
-    logged = app.log_to(settings, first_run)
-    console.rule("[bold]1. Eleven months of flights land", align="left")
-    with timings.of("deliver January to November"):
-        land(settings, console, None, FIRST_DELIVERY_ENDS)
     try:
-        with app.session_for(settings, first_run, logged) as spark:
-            console.rule("[bold]2. Bronze, silver, gold", align="left")
-            with timings.of("first run"), show.progress(console, names) as watcher:
-                first = run_tables(spark, lake, names, Request(), first_run, settings.parallel_tables, watcher)
-            _raise_failed(first)
-            console.rule("[bold]3. Train on January to October, choose on November", align="left")
-            with timings.of("train"), console.status("training") as said:
-                trained = modeling.train(settings, None, said.update)
-            show.trained(console, trained)
-            console.rule("[bold]4. December lands, day by day; only what changed is computed", align="left")
-            with timings.of("deliver December"):
-                land(settings, console, *SECOND_DELIVERY)
-            with timings.of("second run"), show.progress(console, names) as watcher:
-                second = run_tables(spark, lake, names, Request(), second_run, settings.parallel_tables, watcher)
-            _raise_failed(second)
-            console.rule("[bold]5. Score December with the champion", align="left")
-            with timings.of("score"), console.status("scoring"):
-                module = app.load_model(settings)
-                scored = modeling.score_on(spark, settings, module, *SECOND_DELIVERY, second_run)
-    except Exception as error:
-        console.print(
-            f"The demo stopped; its log is {logged}. Run it again: it goes on from what is there.", soft_wrap=True
-        )
-        if isinstance(error, LakehouseError):
-            raise
-        raise LakehouseError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+        with app.logged(settings, first_run) as log_file:
+            console.rule("[bold]1. Eleven months of flights land", align="left")
+            with timings.of("deliver January to November"):
+                land(settings, console, None, FIRST_DELIVERY_ENDS)
+            with app.session_for(settings, first_run, log_file) as spark:
+                console.rule("[bold]2. Bronze, silver, gold", align="left")
+                with timings.of("first run"), show.progress(console, names) as watcher:
+                    first = run_tables(spark, lake, names, Request(), first_run, settings.parallel_tables, watcher)
+                _raise_failed(first)
+                console.rule("[bold]3. Train on January to October, choose on November", align="left")
+                with timings.of("train"), console.status("training") as said:
+                    trained = modeling.train(settings, None, said.update)
+                show.trained(console, trained)
+                console.rule("[bold]4. December lands, day by day; only what changed is computed", align="left")
+                with timings.of("deliver December"):
+                    land(settings, console, *SECOND_DELIVERY)
+                with timings.of("second run"), show.progress(console, names) as watcher:
+                    second = run_tables(spark, lake, names, Request(), second_run, settings.parallel_tables, watcher)
+                _raise_failed(second)
+                console.rule("[bold]5. Score December with the champion", align="left")
+                with timings.of("score"), console.status("scoring"):
+                    module = app.load_model(settings)
+                    scored = modeling.score_on(spark, settings, module, *SECOND_DELIVERY, second_run)
+    except LakehouseError:
+        console.print("The demo stopped. Run it again: it goes on from what is there.", soft_wrap=True)
+        raise
     _summary(console, settings, lake, second, trained, scored, timings)
 
 
@@ -138,8 +133,6 @@ def _summary(
 
 
 def _raise_failed(report: Report) -> None:
-    from lakehouse.errors import LakehouseError
-
     failed = [r for r in report.results if r.status == "failed"]
     if failed:
         raise LakehouseError("; ".join(f"{r.table}: {r.error}" for r in failed))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse import graph as graphs
 from lakehouse.declare import Replace, Table
-from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError
+from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError, first_line
 from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
@@ -66,7 +66,7 @@ def logged(settings: Settings, run: Run) -> Iterator[Path]:
         raise
     except Exception as error:
         logging.getLogger(__name__).exception("run %s failed", run.id)
-        said = LakehouseError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        said = LakehouseError(f"{type(error).__name__}: {first_line(error)}")
         said.add_note(f"The log is {file}.")
         raise said from error
 

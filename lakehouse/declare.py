@@ -285,24 +285,37 @@ def problems_of(declared: Declared) -> list[str]:
 
 
 def _table_problems(table: Table) -> list[str]:
-    found = _parameter_problems(table)
-    write, known = table.write, set(table.columns)
-    if not isinstance(write, Write):
-        ways = ", ".join(f"{way.__name__}()" for way in get_args(Write))
-        return [f"{table.name}: write={write!r} is not one of {ways}"]
-    found += [
-        f"rule {rule.name} is to {rule.on_breach!r}, which is not one of {', '.join(get_args(OnBreach))}"
+    found = [*_parameter_problems(table), *_rule_problems(table), *_write_problems(table)]
+    return [f"{table.name}: {problem}" for problem in found]
+
+
+def _rule_problems(table: Table) -> list[str]:
+    levels = get_args(OnBreach)
+    found = [
+        f"rule {rule.name} is to {rule.on_breach!r}, which is not one of {', '.join(levels)}"
         for rule in table.rules
-        if rule.on_breach not in get_args(OnBreach)
+        if rule.on_breach not in levels
     ]
-    if isinstance(write, Merge) and isinstance(write.newest_by, str):
-        return [f"{table.name}: newest_by={write.newest_by!r} is text, not columns; write ({write.newest_by!r},)"]
-    needs_key = isinstance(write, Merge | History)
-    if needs_key and not table.key:
+    doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
+    return found + [f"two rules are called {name!r}" for name in sorted(doubled)]
+
+
+def _write_problems(table: Table) -> list[str]:
+    write = table.write
+    if not isinstance(write, Write):
+        return [f"write={write!r} is not one of {', '.join(f'{way.__name__}()' for way in get_args(Write))}"]
+    found, named = [], [*table.key, *table.stats]
+    if isinstance(write, Merge | History) and not table.key:
         found.append("this way of writing needs a key")
     if isinstance(write, Append | Merge | History) and len(table.drivers) != 1:
         found.append(f"{type(write).__name__} needs exactly one driver, got {len(table.drivers)}")
-    if isinstance(write, Replace):
+    if isinstance(write, Merge) and isinstance(write.newest_by, str):
+        found.append(f"newest_by={write.newest_by!r} is text, not columns; write ({write.newest_by!r},)")
+    elif isinstance(write, Merge):
+        named += write.newest_by
+    elif isinstance(write, History):
+        named.append(write.effective)
+    elif isinstance(write, Replace):
         if table.columns.get(write.partition) != "date":
             found.append(f"the partition {write.partition!r} must be one of its date columns")
         found += [
@@ -310,12 +323,7 @@ def _table_problems(table: Table) -> list[str]:
             for one in table.drivers.values()
             if one.by is None
         ]
-    named = [*table.key, *table.stats, *(write.newest_by if isinstance(write, Merge) else ())]
-    named += [write.effective] if isinstance(write, History) else []
-    found += [f"column {c!r} is named but not declared" for c in dict.fromkeys(named) if c not in known]
-    doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
-    found += [f"two rules are called {name!r}" for name in sorted(doubled)]
-    return [f"{table.name}: {problem}" for problem in found]
+    return found + [f"column {c!r} is named but not declared" for c in dict.fromkeys(named) if c not in table.columns]
 
 
 def _parameter_problems(table: Table) -> list[str]:

@@ -7,6 +7,11 @@ from pathlib import Path
 _NOT_THE_USERS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def place_of(error: BaseException) -> str:
     """Where in the user's own code an error arose, in brackets; empty where it did not."""
     if isinstance(error, SyntaxError) and error.filename:

@@ -7,19 +7,32 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from lakehouse.declare import Source
 
 CHUNK_BYTES = 1 << 20
 
 
+def _unpacked(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
 def _chunks(path: Path) -> Iterator[bytes]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with _unpacked(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
+
+
+def _changed(found: Collection[str], declared: Collection[str]) -> list[str]:
+    return [f"misses column {c}" for c in declared if c not in found] + _unknown(found, declared)
+
+
+def _unknown(found: Collection[str], declared: Collection[str]) -> list[str]:
+    return [f"has an unknown column {c}" for c in found if c not in declared]
 
 
 @dataclass(frozen=True)
@@ -59,20 +72,14 @@ def _inspect_csv(path: Path, source: Source) -> str | None:
 
 
 def _header_changes(header: Sequence[str], expected: Sequence[str]) -> str:
-    missing = [c for c in expected if c not in header]
-    added = [c for c in header if c not in expected]
-    if len(missing) == len(expected):
+    if not {*header} & {*expected}:
         return f"has no header: its first line is {','.join(header)[:80]!r}"
-    if not missing and not added:
-        return f"has its columns in another order: {','.join(header)}"
-    changes = [f"misses column {c}" for c in missing] + [f"has an unknown column {c}" for c in added]
-    return "; ".join(changes)
+    return "; ".join(_changed(header, expected)) or f"has its columns in another order: {','.join(header)}"
 
 
 def _open_quote(path: Path, source: Source) -> str | None:
     """Whether a quote opens a value and nothing closes it: all that follows would be read as that value."""
-    lines = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="")
-    with lines:
+    with io.TextIOWrapper(_unpacked(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
         before = 0
         try:
@@ -84,10 +91,9 @@ def _open_quote(path: Path, source: Source) -> str | None:
 
 
 def _inspect_json(path: Path, source: Source) -> str | None:
-    if not _text(path).head:
-        return "is empty"
     found: dict[str, None] = {}
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+    line = ""
+    with io.TextIOWrapper(_unpacked(path), "utf-8-sig") as lines:
         for line in lines:
             try:
                 record = json.loads(line)
@@ -95,8 +101,9 @@ def _inspect_json(path: Path, source: Source) -> str | None:
                 continue
             if isinstance(record, dict):
                 found.update(dict.fromkeys(record))
-    # A record may leave out what is null.
-    return "; ".join(f"has an unknown column {c}" for c in found if c not in source.columns) or None
+    if not line:
+        return "is empty"
+    return "; ".join(_unknown(found, source.columns)) or None  # a record may leave out what is null
 
 
 def _inspect_parquet(path: Path, source: Source) -> str | None:
@@ -105,8 +112,7 @@ def _inspect_parquet(path: Path, source: Source) -> str | None:
 
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         found = {one.name: from_arrow_type(one.type).simpleString() for one in file.schema_arrow}
-        changes = [f"misses column {c}" for c in source.columns if c not in found]
-        changes += [f"has an unknown column {c}" for c in found if c not in source.columns]
+        changes = _changed(found, source.columns)
         changes += [
             f"has column {c} as {found[c]}, declared {kind}"
             for c, kind in source.columns.items()

@@ -19,7 +19,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from lakehouse.declare import Source
-from lakehouse.errors import LandingError
+from lakehouse.errors import LandingError, first_line
 from lakehouse.inspection import INSPECTIONS, parquet_rows
 from lakehouse.ledger import now
 
@@ -246,7 +246,7 @@ class Landing:
         except UnicodeDecodeError as error:
             reason = f"is not UTF-8 text (byte {error.start} of a part: {error.reason})"
         except Exception as error:  # whatever a reader raises on a broken file: it must not block the others
-            reason = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            reason = f"cannot be read: {first_line(error)}"
         if reason:
             return Rejected(one.path, one.size, one.modified_ns, digest, reason)
         return replace(one, sha256=digest)

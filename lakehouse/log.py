@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class TableLog:
 
     def size(self, column: str | None = None, days: Sequence[tuple[date, date]] = ()) -> tuple[int, int]:
         """The rows and bytes of its files: of all, or of those that may hold rows whose date in ``column`` is one of the days."""
-        adds = self._adds()
+        adds = self._adds
         if column is not None and f"min.{column}" in adds.column_names:
             least, most = adds[f"min.{column}"].to_pylist(), adds[f"max.{column}"].to_pylist()
             kept = [
@@ -87,7 +88,8 @@ class TableLog:
                 for low, high in zip(least, most, strict=True)
             ]
             adds = adds.filter(pa.array(kept, pa.bool_()))
-        return tuple(int(pc.sum(adds[c]).as_py() or 0) if adds.num_rows else 0 for c in ("num_records", "size_bytes"))  # type: ignore[return-value]
+        rows, size = (int(pc.sum(adds[c]).as_py() or 0) if adds.num_rows else 0 for c in ("num_records", "size_bytes"))
+        return rows, size
 
     def changed_size(self, after: int) -> tuple[int, int]:
         """The rows that were written or deleted after a version, and the bytes of the files that hold them."""
@@ -100,8 +102,9 @@ class TableLog:
         return rows, size
 
     def files(self) -> int:
-        return int(self._adds().num_rows)
+        return int(self._adds.num_rows)
 
+    @cached_property
     def _adds(self) -> pa.Table:
         return pa.table(self.delta.get_add_actions(flatten=True))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lakehouse import log
-from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, History, Merge, Rebuild, Replace, Source, Table
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, History, Input, Merge, Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.errors import LedgerError
 from lakehouse.frames import VALID, partition_of, spans, touched
@@ -107,20 +107,23 @@ class Lake:
 
     def filtered_by(self, name: str) -> tuple[str, ...]:
         """The columns that map this table's rows to partitions of others, which read it by them."""
-        tables = (t for t in self.graph.declared.values() if isinstance(t, Table))
-        return tuple(dict.fromkeys(i.by for t in tables for i in t.drivers.values() if i.table == name and i.by))
+        return tuple(dict.fromkeys(one.by for one in self._driven_by(name) if one.by))
 
     def read_changes_of(self, name: str) -> bool:
         """Whether any table is driven by this one."""
+        return bool(self._driven_by(name))
+
+    def _driven_by(self, name: str) -> list[Input]:
+        """The inputs of other tables that this table drives."""
         tables = (t for t in self.graph.declared.values() if isinstance(t, Table))
-        return any(one.table == name for t in tables for one in t.drivers.values())
+        return [one for t in tables for one in t.drivers.values() if one.table == name]
 
 
 def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
     """The steps of the next run, in order; a table whose inputs would change is planned ``after`` them."""
     steps: dict[str, Step] = {}
     for name in names:
-        step = decide(lake, name, request)
+        step = _with_rows(lake, decide(lake, name, request))
         pending = tuple(
             i for i in lake.graph.inputs(name) if (i in steps and steps[i].works) or (i in steps and steps[i].after)
         )
@@ -128,6 +131,16 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
             step = _behind(lake, step, [steps[i] for i in pending])
         steps[name] = step
     return list(steps.values())
+
+
+def _with_rows(lake: Lake, step: Step) -> Step:
+    """The step of a source with the rows of its files, where they say so: only who plans has them opened for that."""
+    declared = lake.graph.declared[step.table]
+    return (
+        replace(step, rows=lake.landing(declared).rows(step.files))
+        if isinstance(declared, Source) and step.files
+        else step
+    )
 
 
 def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
@@ -201,7 +214,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
         generation += 1 if manifest.full and record else 0
         return Step(
             source.name, "ingest", (f"batch {manifest.batch} was left unfinished",), batch=manifest.batch, generation=generation,
-            manifest=manifest, files=manifest.files, rows=landing.rows(manifest.files), bytes=sum(f.size for f in manifest.files), full_refresh=manifest.full,
+            manifest=manifest, files=manifest.files, rows=None, bytes=sum(f.size for f in manifest.files), full_refresh=manifest.full,
         )  # fmt: skip
     files = landing.listed() if full else landing.pending(history, definition_of(source))
     if not files:
@@ -209,7 +222,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
         return Step(source.name, "none", ("no new files" + (f"; {rejected} rejected" if rejected else ""),))
     reason = "full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}"
     return Step(
-        source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=landing.rows(files),
+        source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=None,
         bytes=sum(f.size for f in files), full_refresh=full,
     )  # fmt: skip
 

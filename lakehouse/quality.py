@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyspark.errors import ParseException
 from pyspark.sql import functions as F
 
 from lakehouse.columns import UNREADABLE
 from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, OnBreach, Replace, Rule, Table
-from lakehouse.errors import AccountingError, RuleError
+from lakehouse.errors import AccountingError, RuleError, first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, Observation
@@ -281,10 +282,8 @@ def _count_of(rule: Rule, rejected: Column) -> Column:
 
 
 def _breaks(rule: Rule) -> Column:
-    from pyspark.errors import ParseException
-
     try:
         return ~F.coalesce(F.expr(rule.predicate), F.lit(False))
     except ParseException as error:
-        said = str(error).splitlines()[0]
+        said = first_line(error)
         raise RuleError(f"The predicate of rule {rule.name} is not SQL: {rule.predicate}: {said}") from error

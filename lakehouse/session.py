@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakehouse.errors import SessionError
+from lakehouse.errors import SessionError, first_line
 from lakehouse.settings import CONF, Settings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
             spark = builder.getOrCreate()
         except Exception as error:  # py4j raises bare exceptions where the JVM does not come up
             hint = f"; its output is in {log}" if log else ""
-            raise SessionError(f"Spark did not start: {_first_line(error)}{hint}. {JAVA_HINT}") from error
+            raise SessionError(f"Spark did not start: {first_line(error)}{hint}. {JAVA_HINT}") from error
         try:
             yield spark
         finally:
@@ -82,7 +82,3 @@ def _stderr_to(log: Path | None) -> Iterator[None]:
         sys.stderr = python_stderr
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

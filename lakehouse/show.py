@@ -55,8 +55,10 @@ def grid(*columns: str, title: str = "") -> Grid:
     return made
 
 
-def size(count: float) -> str:
+def size(count: float | None) -> str:
     """Bytes in words."""
+    if count is None:
+        return "unknown"
     unit = 0
     while count >= 1000 and unit < len(UNITS) - 1:
         count, unit = count / 1000, unit + 1
@@ -81,9 +83,7 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
             why += "; its code changed since the last commit"
         style = "bold red" if step.breaking else "dim" if idle else ""
         cells = [step.table, "-" if idle and step.action == "none" else step.action, why]
-        cells += (
-            ["", ""] if idle else [number(entry["rows"]), "unknown" if entry["bytes"] is None else size(entry["bytes"])]
-        )
+        cells += ["", ""] if idle else [number(entry["rows"]), size(entry["bytes"])]
         shown.add_row(
             *cells,
             "" if idle else entry["partitions_shown"],

@@ -55,7 +55,7 @@ RULES = (
     write=Merge(),
     key=FLIGHT_KEY,
     rules=RULES,
-    stats=("flight_date", "dep_utc", "arr_utc"),
+    stats=("dep_utc", "arr_utc"),
     flights="bronze.flights",
     airports=looks_up("silver.airports"),
 )

@@ -53,7 +53,6 @@ RULES = (
     write=Merge(),
     key=("origin", "observed_at"),
     rules=RULES,
-    stats=("weather_date",),
     weather="bronze.weather",
 )
 def weather(weather: DataFrame) -> DataFrame:
