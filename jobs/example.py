@@ -101,11 +101,12 @@ def _summary(
     console.rule("[bold]Summary", align="left")
     touched = {r.table: r for r in second.results if r.status == "written" and r.outcome}
     shown = show.grid("table", ">rows", ">version", "the second run wrote")
-    for name in (*lake.graph.declared, scored.table):
+    scores = {scored.table: f"{scored.written:,} scores", scored.quality_table: f"{scored.days_written:,} days"}
+    for name in (*lake.graph.declared, *scores):
         opened = log.open_log(lake.path(name))
         if opened:
             said = show.outcome(touched[name].outcome) if name in touched else "nothing: its inputs had not changed"
-            said = f"{scored.written:,} scores" if name == scored.table else said
+            said = scores.get(name, said)
             shown.add_row(name, f"{opened.rows():,}", str(opened.version), said)
     console.print(shown)
     console.print(f"\n[bold]Will a flight be 15 minutes late or more?[/] {trained.model_name} version {scored.version}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from lakehouse.errors import ModelError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from lakehouse.log import TableLog
 
+# What every model's `evaluate` says, and perhaps more.
+METRICS: Final = ("roc_auc", "average_precision", "brier")
 Split = Literal["train", "choose", "report"]
 Span = tuple[str, str]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,10 +13,11 @@ from lakehouse import app, delta, log, training
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
+from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
 from lakehouse.plan import Lake
 from lakehouse.run import revision
-from lakehouse.scoring import ReportResult, load_champion, report, score_frame
+from lakehouse.scoring import ReportResult, load_champion, realised, report, score_frame
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,15 +30,20 @@ MODEL_KEY = ("model_name", "model_version")
 
 @dataclass(frozen=True)
 class Scored:
-    """What a scoring did; ``report`` where it covered the model's whole report period and its labels are known."""
+    """What a scoring did: rows written to the table of predictions, days to the table of their quality.
+
+    ``report`` where it covered the model's whole report period and its labels are known.
+    """
 
     model: str
     version: int
     table: str
+    quality_table: str
     since: str
     until: str
     rows: int
     written: int
+    days_written: int
     report: ReportResult | None
 
 
@@ -70,7 +76,8 @@ def score(
 def score_on(
     spark: SparkSession, settings: Settings, module: Any, since: date | None, until: date | None, run: Run
 ) -> Scored:
-    """Score with the champion and merge the scores into the model's predictions table: one row per key and model version."""
+    """Score with the champion into the model's predictions table, one row per key and model version, and say in its table of
+    quality how the scores of each day whose labels are known did, one row per day and model version."""
     first, last = str(since or module.SPLITS.report[0]), str(until or module.SPLITS.report[1])
     champion = load_champion(module, tracking_uri=settings.tracking_uri)
     scores = score_frame(
@@ -78,63 +85,66 @@ def score_on(
     )
     if scores.num_rows == 0:
         raise ModelError(f"{module.FEATURE_TABLE} has no rows from {first} to {last}: nothing to score.")
-    lake = app.open_lake(settings)
-    written = _write(spark.newSession(), lake, module, scores, run)
+    merge = _Merge(spark.newSession(), app.open_lake(settings), module, run, int(scores["feature_version"][0].as_py()))
+    written = merge(module.PREDICTIONS, scores, module.KEY)
+    days_written = merge(module.QUALITY, realised(module, scores, lake=settings.lake), (module.TIME,))
     reported = None
     if first <= module.SPLITS.report[0] and last >= module.SPLITS.report[1]:
         try:
             reported = report(module, lake=settings.lake, tracking_uri=settings.tracking_uri)
         except ModelError as error:  # the scores stand; what became of the flights may not be known yet
             logger.warning("no report on %s: %s", module.NAME, error)
-    return Scored(module.NAME, champion.version, module.PREDICTIONS, first, last, scores.num_rows, written, reported)
+    return Scored(
+        module.NAME, champion.version, module.PREDICTIONS, module.QUALITY, first, last,
+        scores.num_rows, written, days_written, reported,
+    )  # fmt: skip
 
 
-def _write(spark: SparkSession, lake: Lake, module: Any, scores: pa.Table, run: Run) -> int:
-    """Merge the scores that differ from those there; returns how many were written."""
-    from pyspark.sql import functions as F
+@dataclass(frozen=True)
+class _Merge:
+    """Merges rows that a model version made of the features at ``feature_version`` into a table, by a key and that version."""
 
-    from lakehouse.frames import classed
+    spark: SparkSession
+    lake: Lake
+    module: Any
+    run: Run
+    feature_version: int
 
-    rows = spark.createDataFrame(scores)
-    rows = rows.select(*[c for c in rows.columns if c != "feature_version"], "feature_version")
-    kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
-    declared = Table(
-        module.PREDICTIONS,
-        lambda: rows,
-        kinds,
-        Merge(),
-        {"features": drives(module.FEATURE_TABLE)},
-        (*module.KEY, *MODEL_KEY),
-    )
-    path = lake.path(declared.name)
-    record = log.last_record(path)
-    feature_record = log.last_record(lake.path(module.FEATURE_TABLE))
-    inputs = {
-        module.FEATURE_TABLE: Consumed(
-            int(scores["feature_version"][0].as_py()), feature_record.generation if feature_record else 1
+    def __call__(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
+        """Write the rows that differ from those there in more than the feature version; returns how many."""
+        path = self.lake.path(name)
+        record = log.last_record(path)
+        if made.num_rows == 0:
+            return 0
+        rows = self.spark.createDataFrame(made)
+        kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
+        inputs = {"features": drives(self.module.FEATURE_TABLE)}
+        declared = Table(name, lambda: rows, kinds, Merge(), inputs, (*key, *MODEL_KEY))
+        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.module.TIME))), change_feed=False)
+
+        def commit(written: int) -> Commit:
+            return self._commit(name, record.batch + 1 if record else 1, written, made.num_rows - written)
+
+        if record is None:
+            delta.overwrite(rows, target, commit(made.num_rows))
+            return int(made.num_rows)
+        there = delta.read_latest(self.spark, path)
+        differing = (
+            classed(declared, rows, there, rows.columns, ("feature_version",)).where("_class <> 'same'").persist()
         )
-    }
-    target = Target(declared.name, path, (*declared.key, module.TIME), change_feed=False)
-    batch = record.batch + 1 if record else 1
+        found = {row["_class"]: int(row["count"]) for row in differing.groupBy("_class").count().collect()}
+        written = sum(found.values())
+        changed = differing.select(*rows.columns)
+        if found.get("newer"):
+            delta.merge(self.spark, changed, target, commit(written), declared.key, "", None)
+        elif written:
+            delta.append(changed, target, commit(written))
+        differing.unpersist()
+        return written
 
-    def commit(written: int) -> Commit:
-        counts = {"written": written, "unchanged": scores.num_rows - written}
-        return Commit(declared.name, Record(run.id, batch, 1, inputs, counts, run.revision, module.NAME, now()))
-
-    if record is None:
-        delta.overwrite(rows, target, commit(scores.num_rows))
-        return int(scores.num_rows)
-    ignored = ("feature_version",)
-    differing = classed(declared, rows, delta.read_latest(spark, path), list(rows.columns), ignored).where(
-        "_class <> 'same'"
-    )
-    differing = differing.persist()
-    found = {row["_class"]: int(row["count"]) for row in differing.groupBy("_class").count().collect()}
-    written = sum(found.values())
-    rows = differing.select(*[F.col(c) for c in rows.columns])
-    if found.get("newer"):
-        delta.merge(spark, rows, target, commit(written), declared.key, "", None)
-    elif written:
-        delta.append(rows, target, commit(written))
-    differing.unpersist()
-    return written
+    def _commit(self, name: str, batch: int, written: int, unchanged: int) -> Commit:
+        features = log.last_record(self.lake.path(self.module.FEATURE_TABLE))
+        consumed = Consumed(self.feature_version, features.generation if features else 1)
+        counts = {"written": written, "unchanged": unchanged}
+        inputs = {self.module.FEATURE_TABLE: consumed}
+        return Commit(name, Record(self.run.id, batch, 1, inputs, counts, self.run.revision, self.module.NAME, now()))

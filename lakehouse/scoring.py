@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lakehouse.errors import ModelError
-from lakehouse.features import Features, Model, columns_of, open_features
+from lakehouse.features import METRICS, Features, Model, columns_of, open_features
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,6 +199,42 @@ def score_frame(
     }.items():
         scores = scores.append_column(name, values)
     return scores
+
+
+def realised(model_module: Model, scores: pa.Table, *, lake: Path) -> pa.Table:
+    """How scores (of one model and feature version, see `score_frame`) did on each day of which labels are known.
+
+    One row per day, in order: the time column, model_name, model_version (int32), scored and labelled (int64, rows), label_rate
+    and mean_probability (double, of the labelled rows), roc_auc, average_precision and brier (double, null where all labels
+    of the day are the same), feature_version (int64).
+
+    Raises:
+        ModelError: the feature version that was scored is gone.
+    """
+    import pyarrow as pa
+
+    time, label = model_module.TIME, model_module.LABEL
+    kinds = {time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
+    kinds |= dict.fromkeys(("scored", "labelled"), pa.int64())
+    kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS), pa.float64())
+    schema = pa.schema(kinds | {"feature_version": pa.int64()})
+    if scores.num_rows == 0:
+        return schema.empty_table()
+    features = open_features(model_module, lake, scores["feature_version"][0].as_py())
+    days = sorted(set(scores[time].to_pylist()))
+    labels = features.read((str(days[0]), str(days[-1])), [label])
+    frame = scores.append_column(label, labels[label]).to_pandas()
+    rows = []
+    for day, scored in frame.groupby(time, sort=True):
+        known = scored[scored[label].notna()]
+        if known.empty:
+            continue
+        late = known[label].to_numpy(dtype=bool)
+        measured = model_module.evaluate(late, known["probability"].to_numpy()) if 0 < late.sum() < len(late) else {}
+        same = {name: scored[name].iloc[0] for name in ("model_name", "model_version", "feature_version")}
+        rows.append({time: day, **same, "scored": len(scored), "labelled": len(known), "label_rate": late.mean(),
+                     "mean_probability": known["probability"].mean()} | measured)  # fmt: skip
+    return pa.Table.from_pylist(rows, schema)
 
 
 def report(model_module: Model, *, lake: Path, tracking_uri: str, version: int | None = None) -> ReportResult:

@@ -18,6 +18,7 @@ from rich.table import Table as Grid
 from lakehouse import log, query
 from lakehouse.declare import Source
 from lakehouse.errors import DeclarationError
+from lakehouse.features import METRICS
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.run import Report, Result, Watcher
 from lakehouse.work import Outcome
@@ -319,7 +320,7 @@ def metrics_grid(named: Mapping[str, Mapping[str, float]]) -> Grid:
     """Metrics side by side: one row for each model."""
     shown = grid("", ">ROC AUC", ">average precision", ">Brier (lower is better)")
     for name, metrics in named.items():
-        shown.add_row(name, *[f"{metrics[m]:.4f}" for m in ("roc_auc", "average_precision", "brier")])
+        shown.add_row(name, *[f"{metrics[m]:.4f}" for m in METRICS])
     return shown
 
 
@@ -335,7 +336,8 @@ def scored(console: Console, result: Scored) -> None:
     """What was scored, and how well where the labels are known."""
     console.print(
         f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version}: "
-        f"{result.written:,} written to {result.table}, {result.rows - result.written:,} there already.",
+        f"{result.written:,} written to {result.table}, {result.rows - result.written:,} there already; how they did on "
+        f"{result.days_written:,} days to {result.quality_table}.",
         highlight=False,
     )
     if result.report:

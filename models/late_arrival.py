@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NAME = "late_arrival"
 FEATURE_TABLE = "gold.flight_features"
 PREDICTIONS = "gold.delay_predictions"
+QUALITY = "gold.model_quality"
 KEY = FLIGHT_KEY
 TIME = "flight_date"
 LABEL = "late"

@@ -96,6 +96,19 @@ def test_every_flight_of_the_last_days_is_scored_once(sql: Callable[[str], list[
     assert scored == [{"rows": LAST_DAYS, "flights": LAST_DAYS, "probable": True, "versions": 1}]
 
 
+def test_how_the_scores_did_is_there_for_each_day(sql: Callable[[str], list[dict[str, object]]]) -> None:
+    quality = sql(
+        """
+        select count(*) as days, sum(scored) as scored, sum(labelled) as labelled,
+            min(brier) > 0 and max(brier) < 0.5 as plausible, min(roc_auc) > 0.5 as better_than_chance
+        from gold.model_quality
+        """
+    )
+    labelled = sql("select count(late) as n from gold.flight_features where flight_date >= '2013-01-26'")[0]["n"]
+    expected = {"days": 6, "scored": LAST_DAYS, "labelled": labelled, "plausible": True, "better_than_chance": True}
+    assert quality == [expected]
+
+
 def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
     root, said = demo
     for expected in (
@@ -119,8 +132,15 @@ def test_running_it_again_changes_no_table_of_the_pipeline(demo: tuple[Path, str
     assert {table: version(root, table) for table in tables} == before
 
 
-@pytest.mark.parametrize("job", ["daily.py", "gold.py --from 2013-01-01 --to 2013-01-02"])
-def test_the_jobs_run_by_spark_submit(demo: tuple[Path, str], job: str) -> None:
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        ("daily.py", "13 unchanged"),
+        ("gold.py --from 2013-01-01 --to 2013-01-02", "3 written"),
+        ("score.py --from 2013-01-30 --to 2013-01-31", "0 written to gold.delay_predictions"),
+    ],
+)
+def test_the_jobs_run_by_spark_submit(demo: tuple[Path, str], job: str, says: str) -> None:
     submit = [str(Path(sys.executable).with_name("spark-submit")), "--properties-file", "conf/spark/local.conf"]
     script, *arguments = job.split()
     done = subprocess.run(
@@ -133,7 +153,7 @@ def test_the_jobs_run_by_spark_submit(demo: tuple[Path, str], job: str) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert ("13 unchanged" if job == "daily.py" else "3 written") in done.stdout
+    assert says in done.stdout
     assert " INFO " not in done.stderr
 
 

@@ -69,6 +69,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "after the quarantine was written": lambda: die_after(Work, "quarantine", "clean.orders"),
     "during a merge": lambda: die_during(delta, "merge", "clean.orders", 0.3),
     "after a silver commit": lambda: die_after(delta, "merge", "clean.orders"),
+    "during a gold write": lambda: die_during(delta, "_write", "mart.daily_revenue", 0.4),
 }
 
 

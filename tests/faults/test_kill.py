@@ -139,6 +139,7 @@ def test_a_first_run_that_is_killed_while_it_writes_and_again_while_it_resumes(
     lake.root.mkdir()
     first_delivery(lake)
     killed(lake.root, "during the first write")
+    killed(lake.root, "during a gold write")
     resume(lake)
     assert state(lake) == before
 

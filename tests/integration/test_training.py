@@ -27,8 +27,8 @@ from sklearn.preprocessing import OrdinalEncoder
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
-from lakehouse.features import open_features
-from lakehouse.scoring import load_champion, report, score_frame, tracking
+from lakehouse.features import METRICS, open_features
+from lakehouse.scoring import load_champion, realised, report, score_frame, tracking
 from lakehouse.training import TrainResult, train
 
 TREES = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
@@ -448,3 +448,30 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
     ):
         raise OSError("no route")
     assert "secret" not in str(error.value)
+
+
+def test_how_scores_did_is_known_for_days_with_labels(place: Place) -> None:
+    rows = parcels()
+    late = rows["late"].to_pylist()
+    # Of the last three days one has only one label, one none yet.
+    late[380:390], late[390:400] = [False] * 9 + [None], [None] * 10
+    place.write(rows.set_column(rows.column_names.index("late"), "late", pa.array(late)))
+    place.train(model())
+    scores = score_frame(
+        model(), lake=place.lake, tracking_uri=place.tracking_uri, since="2024-02-07", until="2024-02-09"
+    )
+    told = realised(model(), scores, lake=place.lake).to_pylist()
+
+    assert [one["day"] for one in told] == [date(2024, 2, 7), date(2024, 2, 8)]
+    mixed, single = told
+    label, probability = np.array(late[370:379]), scores["probability"].to_numpy()[:9]
+    assert {name: mixed[name] for name in METRICS} == pytest.approx(evaluate(label, probability))
+    assert (mixed["scored"], mixed["labelled"], mixed["model_name"], mixed["model_version"]) == (
+        10,
+        9,
+        "late_parcel",
+        1,
+    )
+    assert (mixed["label_rate"], mixed["mean_probability"]) == pytest.approx((label.mean(), probability.mean()))
+    assert (single["label_rate"], *[single[name] for name in METRICS]) == (0, None, None, None)
+    assert realised(model(), scores.slice(0, 0), lake=place.lake).num_rows == 0
