@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ cli = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
                   help="An open lakehouse: land, plan, run, query, train, score.")  # fmt: skip
 # Where nobody watches (a pipe, a scheduler's log) lines stay whole enough to be searched.
 PIPE_WIDTH = 160
+INTERRUPTED = 128 + signal.SIGINT
 console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
@@ -41,9 +43,10 @@ def main() -> None:
     except LakehouseError as error:
         tell(error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("Interrupted. What was committed stays; `lakehouse run` goes on from there.")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer says nothing of it
+            errors.print("Interrupted. What was committed stays; the same command goes on from there.", highlight=False)
+        raise
 
 
 def tell(error: LakehouseError) -> None:

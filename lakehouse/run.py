@@ -93,25 +93,37 @@ def run_tables(
     results: dict[str, Result] = {}
     under_way: dict[Future[Result], str] = {}
     with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool:
-        while waiting or under_way:
-            for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
-                waiting.remove(name)
-                blocked = [
-                    i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")
-                ]
-                if blocked:
-                    results[name] = Result(name, "skipped", error=f"{', '.join(blocked)} failed")
+        try:
+            while waiting or under_way:
+                for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
+                    waiting.remove(name)
+                    blocked = [
+                        i
+                        for i in lake.graph.inputs(name)
+                        if i in results and results[i].status in ("failed", "skipped")
+                    ]
+                    if blocked:
+                        results[name] = Result(name, "skipped", error=f"{', '.join(blocked)} failed")
+                        watcher.done(results[name])
+                        continue
+                    watcher.started(name)
+                    under_way[pool.submit(_run_table, spark, lake, name, request, run)] = name
+                finished, _ = wait(under_way, return_when=FIRST_COMPLETED) if under_way else (set(), None)
+                for future in finished:
+                    name = under_way.pop(future)
+                    results[name] = future.result()
                     watcher.done(results[name])
-                    continue
-                watcher.started(name)
-                under_way[pool.submit(_run_table, spark, lake, name, request, run)] = name
-            finished, _ = wait(under_way, return_when=FIRST_COMPLETED) if under_way else (set(), None)
-            for future in finished:
-                name = under_way.pop(future)
-                results[name] = future.result()
-                watcher.done(results[name])
+        except KeyboardInterrupt:
+            _cancel(spark, under_way)
+            raise
     ordered = tuple(results[name] for name in lake.graph.declared if name in results)
     return Report(run.id, ordered, time.monotonic() - began)
+
+
+def _cancel(spark: SparkSession, under_way: Iterable[Future[Result]]) -> None:
+    """End the tables under way before their commits: again and again, as each may be between two of its jobs."""
+    while wait(under_way, timeout=0.2).not_done:
+        spark.sparkContext.cancelAllJobs()
 
 
 def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,12 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from lakehouse import app, cli
+from lakehouse import app, cli, log, run
 from lakehouse.lock import run_lock
 from lakehouse.settings import PROJECT
+from lakehouse.work import Outcome, Work
 from tests.lakes import TestLake, orders_csv, payments_file
 
 
@@ -207,3 +211,26 @@ def test_a_breaking_change_of_columns_is_planned_with_exit_code_1(lakehouse: Com
 def test_a_second_run_leaves_with_the_holders_name(lakehouse: Command) -> None:
     with run_lock(lakehouse.lake.root, "the-first-run"):
         assert f"run the-first-run, process {os.getpid()}" in lakehouse("run", exit_code=2)
+
+
+@pytest.mark.usefixtures("on_shared_session")
+def test_an_interrupted_run_ends_at_once_and_the_next_goes_on(
+    lakehouse: Command, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakehouse.lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    carry_out = run.carry_out
+
+    def interrupted(work: Work) -> Outcome:
+        if work.step.table != "clean.orders":
+            return carry_out(work)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)  # between two of its jobs
+        work.spark.range(10**15).agg(F.sum(F.sqrt("id"))).collect()
+        raise AssertionError("the job was not ended")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(run, "carry_out", interrupted)
+        said = lakehouse("run", "--select", "clean.orders", "--select", "raw.orders", exit_code=130)
+    assert "Interrupted. What was committed stays" in said
+    assert log.open_log(lakehouse.lake.lake.path("clean.orders")) is None
+    assert "written" in lakehouse("run", "--select", "clean.orders")
