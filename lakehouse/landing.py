@@ -86,9 +86,9 @@ class Landing:
         settled_ns = time.time_ns() - int(self.source.settle_seconds * 1e9)
         found = []
         for folder, folders, names in os.walk(self.folder):
-            folders[:] = sorted(f for f in folders if not _left_alone(f))
+            folders[:] = sorted(f for f in folders if not left_alone(f))
             for name in names:
-                if _left_alone(name):
+                if left_alone(name):
                     continue
                 path = Path(folder, name)
                 try:
@@ -286,7 +286,7 @@ def deliver(landing: Path, source: Source, files: Iterable[Path]) -> list[Path]:
     problems += [
         f"{file.name} has a name that is left alone (_, . or a temporary suffix)"
         for file in files
-        if _left_alone(file.name)
+        if left_alone(file.name)
     ]
     names = [file.name for file in files]
     problems += [f"two files are called {name}" for name in sorted({n for n in names if names.count(n) > 1})]
@@ -342,7 +342,8 @@ def _unreadable_name(path: str) -> str | None:
     return None
 
 
-def _left_alone(name: str) -> bool:
+def left_alone(name: str) -> bool:
+    """Whether the name is that of a file or folder which its writer has not finished, or hides."""
     return name.startswith(("_", ".")) or name.endswith(TEMPORARY_SUFFIXES)
 
 

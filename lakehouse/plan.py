@@ -14,7 +14,7 @@ from lakehouse.definition import definition_of
 from lakehouse.errors import LedgerError
 from lakehouse.frames import VALID, partition_of, spans, touched
 from lakehouse.graph import Graph
-from lakehouse.landing import Delivery, Landing, Manifest
+from lakehouse.landing import Delivery, Landing, Manifest, left_alone
 from lakehouse.ledger import Consumed, Record
 
 FEED_GONE = "the change feed no longer reaches back so far"
@@ -79,6 +79,12 @@ class Lake:
 
     def landing(self, source: Source) -> Landing:
         return Landing(source, self.root / "landing", self.root / "manifests")
+
+    def strays(self) -> list[str]:
+        """What lies in the landing zone and no source reads: most often a folder whose name was mistyped."""
+        read = {Path(d.landing).parts[0] for d in self.graph.declared.values() if isinstance(d, Source)}
+        found = sorted(entry.name for entry in (self.root / "landing").glob("*"))
+        return [name for name in found if name not in read and not left_alone(name)]
 
     def written_columns(self, name: str) -> dict[str, str]:
         """The columns of the table as written: those declared, and what the platform adds."""

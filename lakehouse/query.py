@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
+_WRITING = {"ALTER", "CREATE", "DELETE", "DROP", "INSERT", "MERGE_INTO", "UPDATE"}
 _LAYER = re.compile(r"^[a-z][a-z0-9_]*$")
 
 
@@ -43,6 +44,8 @@ def query(lake: Path, sql: str) -> pa.Table:
         _register(connection, {name: path for name, path in known.items() if name.split(".", 1)[1] in sql.lower()})
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        if any(one.type.name in _WRITING for one in connection.extract_statements(sql)):
+            raise QueryError("Queries only read here: `lakehouse run` writes the tables, from what is declared.")
         result = connection.sql(sql)
         if result is None:
             raise QueryError("The query gives no result: ask for one with SELECT.")

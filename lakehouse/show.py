@@ -97,6 +97,7 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
             "\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.",
             highlight=False,
         )
+    _strays(console, lake)
     work = [step for step in steps if step.works and not step.breaking]
     console.print(
         f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False
@@ -129,7 +130,7 @@ def progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
     )
     with bar:
-        task = bar.add_task("starting Spark", total=len(names))
+        task = bar.add_task("taking the lake, starting Spark", total=len(names))
         under_way: list[str] = []
 
         def started(table: str) -> None:
@@ -180,7 +181,7 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
             )
         if result.error:
             console.print(f"[bold red]{result.status}[/] {result.table}: ", end="", highlight=False)
-            console.print(result.error, markup=False, highlight=False)
+            console.print(result.error.removeprefix(f"{result.table}: "), markup=False, highlight=False)
     if done.failed:
         console.print(
             f"Its log: {logged}. What succeeded stays; `lakehouse run` resumes with what is missing.",
@@ -214,6 +215,12 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
             console.print(f"[yellow]rejected[/] {said}", highlight=False)
     if any(one["rejected_files"] for one in entries):
         console.print("Mend such a file and land it again under its name, or take it away.", highlight=False)
+    _strays(console, lake)
+
+
+def _strays(console: Console, lake: Lake) -> None:
+    for name in lake.strays():
+        console.print(f"[yellow]unread[/] landing/{_literally(name)}: no source reads this folder", highlight=False)
 
 
 def _status_entry(lake: Lake, name: str) -> dict[str, Any]:

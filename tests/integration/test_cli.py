@@ -199,6 +199,16 @@ def test_a_wrong_setting_is_told_in_words(
         assert said in lakehouse(command, exit_code=2)
 
 
+def test_a_folder_that_no_source_reads_is_pointed_out(lakehouse: Command) -> None:
+    for name in ("ordres", "orders", ".hidden"):
+        (lakehouse.lake.root / "landing" / name).mkdir(parents=True)
+    for command in ("plan", "status"):
+        said = lakehouse(command)
+        assert "unread landing/ordres: no source reads this folder" in said
+        assert "landing/orders" not in said
+        assert "hidden" not in said
+
+
 def test_a_breaking_change_of_columns_is_planned_with_exit_code_1(lakehouse: Command) -> None:
     path = lakehouse.lake.lake.path("clean.payments")
     path.parent.mkdir(parents=True)

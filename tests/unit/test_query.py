@@ -63,6 +63,13 @@ def test_a_query_without_a_result_is_told(lake: Path) -> None:
             query(lake, sql)
 
 
+def test_a_query_that_would_write_is_told_who_writes(lake: Path) -> None:
+    for sql in ("CREATE TABLE t AS SELECT 1", "select 1; DROP VIEW gold.days", "DELETE FROM gold.days"):
+        with pytest.raises(QueryError, match="Queries only read here: `lakehouse run` writes"):
+            query(lake, sql)
+    assert query(lake, "PIVOT gold.days ON id USING count(*)").num_rows
+
+
 def test_a_query_sees_no_file_writes_none_and_sees_no_variable(lake: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n")
