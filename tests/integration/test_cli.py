@@ -113,6 +113,7 @@ def test_from_landing_to_sql(lakehouse: Command, tmp_path: Path) -> None:
     status = {one["table"]: one for one in lakehouse.json("status")}
     assert status["clean.orders"]["rows"] == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 1}
     assert status["clean.orders"]["state"] == "current"
+    assert status["raw.orders"]["rows"] == {"written": 2}
     assert [one["path"] for one in status["raw.payments"]["rejected_files"]] == ["payments/broken"]
     assert status["mart.top_customers"]["state"] == "empty"
     assert "clean.customers has no data yet" in status["mart.top_customers"]["pending"]

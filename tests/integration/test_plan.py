@@ -64,6 +64,9 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
     # Without the files that the changes are read from, what reads them is built whole, and says so.
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 3.0)))
     lake.run("raw", "clean")
+    step, merged = lake.plan()["mart.daily_revenue"], lake.opened("clean.payments").entries(1)[0]
+    assert merged.operation == "MERGE"
+    assert (step.rows, step.bytes) == (1, int(merged.metrics["numTargetBytesAdded"])), "what the merge changed"
     shutil.rmtree(lake.lake.path("clean.payments") / "_change_data", ignore_errors=True)
     lake.spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     DeltaTable.forPath(lake.spark, str(lake.lake.path("clean.payments"))).vacuum(0)
