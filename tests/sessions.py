@@ -7,7 +7,10 @@ from pyspark.sql import SparkSession
 
 
 def small_session() -> SparkSession:
-    """A local session for small tables, of which little is worth compiling well."""
+    """A local session for small tables: to interpret a query of ten rows is quicker than to compile it.
+
+    What the tests of the demo start has the project's own settings, and compiles.
+    """
     builder = (
         SparkSession.builder.master("local[2]")
         .appName("tests")
@@ -18,6 +21,8 @@ def small_session() -> SparkSession:
         .config("spark.databricks.delta.snapshotPartitions", "1")
         .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")  # a vacuum lists with so many tasks
         .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1")
+        .config("spark.sql.codegen.wholeStage", "false")
+        .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )
