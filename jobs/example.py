@@ -101,7 +101,10 @@ def _summary(
     console.rule("[bold]Summary", align="left")
     touched = {r.table: r for r in second.results if r.status == "written" and r.outcome}
     shown = show.grid("table", ">rows", ">version", "the second run wrote")
-    scores = {scored.table: f"{scored.written:,} scores", scored.quality_table: f"{scored.days_written:,} days"}
+    scores = {
+        scored.table: f"{scored.written:,} scores",
+        scored.quality_table: f"{scored.quality_written:,} days judged",
+    }
     for name in (*lake.graph.declared, *scores):
         opened = log.open_log(lake.path(name))
         if opened:

@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer says nothing of it
-            errors.print("Interrupted. What was committed stays; the same command goes on from there.", highlight=False)
+            errors.print("Interrupted. What was committed stays; run it again to go on.", highlight=False)
         raise
 
 

@@ -30,7 +30,7 @@ MODEL_KEY = ("model_name", "model_version")
 
 @dataclass(frozen=True)
 class Scored:
-    """What a scoring did: rows written to the table of predictions, days to the table of their quality.
+    """What a scoring did: rows written to the table of predictions, and to the table of their quality.
 
     ``report`` where it covered the model's whole report period and its labels are known.
     """
@@ -43,7 +43,7 @@ class Scored:
     until: str
     rows: int
     written: int
-    days_written: int
+    quality_written: int
     report: ReportResult | None
 
 
@@ -76,8 +76,10 @@ def score(
 def score_on(
     spark: SparkSession, settings: Settings, module: Any, since: date | None, until: date | None, run: Run
 ) -> Scored:
-    """Score with the champion into the model's predictions table, one row per key and model version, and say in its table of
-    quality how the scores of each day whose labels are known did, one row per day and model version."""
+    """Score with the champion into the model's predictions table, one row per key and model version.
+
+    How every model version's scores of these days did is put into its table of quality, one row per day and model version.
+    """
     first, last = str(since or module.SPLITS.report[0]), str(until or module.SPLITS.report[1])
     champion = load_champion(module, tracking_uri=settings.tracking_uri)
     scores = score_frame(
@@ -87,7 +89,8 @@ def score_on(
         raise ModelError(f"{module.FEATURE_TABLE} has no rows from {first} to {last}: nothing to score.")
     merge = _Merge(spark.newSession(), app.open_lake(settings), module, run, int(scores["feature_version"][0].as_py()))
     written = merge(module.PREDICTIONS, scores, module.KEY)
-    days_written = merge(module.QUALITY, realised(module, scores, lake=settings.lake), (module.TIME,))
+    quality = realised(module, lake=settings.lake, since=first, until=last, version=merge.feature_version)
+    quality_written = merge(module.QUALITY, quality, (module.TIME,))
     reported = None
     if first <= module.SPLITS.report[0] and last >= module.SPLITS.report[1]:
         try:
@@ -96,7 +99,7 @@ def score_on(
             logger.warning("no report on %s: %s", module.NAME, error)
     return Scored(
         module.NAME, champion.version, module.PREDICTIONS, module.QUALITY, first, last,
-        scores.num_rows, written, days_written, reported,
+        scores.num_rows, written, quality_written, reported,
     )  # fmt: skip
 
 

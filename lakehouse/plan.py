@@ -82,7 +82,9 @@ class Lake:
 
     def strays(self) -> list[str]:
         """What lies in the landing zone and no source reads: most often a folder whose name was mistyped."""
-        read = {Path(d.landing).parts[0] for d in self.graph.declared.values() if isinstance(d, Source)}
+        read = {
+            part for d in self.graph.declared.values() if isinstance(d, Source) for part in Path(d.landing).parts[:1]
+        }
         found = sorted(entry.name for entry in (self.root / "landing").glob("*"))
         return [name for name in found if name not in read and not left_alone(name)]
 

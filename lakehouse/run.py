@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -121,9 +122,10 @@ def run_tables(
 
 
 def _cancel(spark: SparkSession, under_way: Iterable[Future[Result]]) -> None:
-    """End the tables under way before their commits: again and again, as each may be between two of its jobs."""
+    """End the tables under way, as a rule before their commits: again and again, as each may be between two of its jobs."""
     while wait(under_way, timeout=0.2).not_done:
-        spark.sparkContext.cancelAllJobs()
+        with suppress(Exception):  # the JVM may have been interrupted, too
+            spark.sparkContext.cancelAllJobs()
 
 
 def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str]:

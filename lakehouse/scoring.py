@@ -201,39 +201,48 @@ def score_frame(
     return scores
 
 
-def realised(model_module: Model, scores: pa.Table, *, lake: Path) -> pa.Table:
-    """How scores (of one model and feature version, see `score_frame`) did on each day of which labels are known.
+def realised(
+    model_module: Model, *, lake: Path, since: str | date, until: str | date, version: int | None = None
+) -> pa.Table:
+    """How the scores in the model's predictions table did, from ``since`` to ``until`` (both included), by the labels in the
+    feature table at ``version`` (by default the latest).
 
-    One row per day, in order: the time column, model_name, model_version (int32), scored and labelled (int64, rows), label_rate
-    and mean_probability (double, of the labelled rows), roc_auc, average_precision and brier (double, null where all labels
-    of the day are the same), feature_version (int64).
+    One row per day and model version: the time column, model_name, model_version (int32), scored and labelled (int64, rows),
+    label_rate and mean_probability (double, of the labelled rows; null where there are none), roc_auc, average_precision and
+    brier (double, null where not both labels occur), feature_version (int64).
 
     Raises:
-        ModelError: the feature version that was scored is gone.
+        ModelError: a table, the version or a column is missing.
     """
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
-    time, label = model_module.TIME, model_module.LABEL
+    from lakehouse.log import open_log
+
+    model, time, label = model_module, model_module.TIME, model_module.LABEL
     kinds = {time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
     kinds |= dict.fromkeys(("scored", "labelled"), pa.int64())
     kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS), pa.float64())
     schema = pa.schema(kinds | {"feature_version": pa.int64()})
-    if scores.num_rows == 0:
+    features = open_features(model, lake, version)
+    predictions = open_log(lake.joinpath(*model.PREDICTIONS.split(".")))
+    if predictions is None:
         return schema.empty_table()
-    features = open_features(model_module, lake, scores["feature_version"][0].as_py())
-    days = sorted(set(scores[time].to_pylist()))
-    labels = features.read((str(days[0]), str(days[-1])), [label])
-    frame = scores.append_column(label, labels[label]).to_pandas()
+    first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
+    wanted = (ds.field(time) >= first) & (ds.field(time) <= last) & (ds.field("model_name") == model.NAME)
+    named = [*dict.fromkeys((*model.KEY, time)), "model_version", "probability"]
+    scores = predictions.delta.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
+    labels = features.read((str(since), str(until)), [label]).to_pandas()
+    frame = scores.merge(labels[[*model.KEY, label]], on=list(model.KEY), how="left", validate="many_to_one")
     rows = []
-    for day, scored in frame.groupby(time, sort=True):
+    for (day, of), scored in frame.groupby([time, "model_version"], sort=True):
         known = scored[scored[label].notna()]
-        if known.empty:
-            continue
-        late = known[label].to_numpy(dtype=bool)
-        measured = model_module.evaluate(late, known["probability"].to_numpy()) if 0 < late.sum() < len(late) else {}
-        same = {name: scored[name].iloc[0] for name in ("model_name", "model_version", "feature_version")}
-        rows.append({time: day, **same, "scored": len(scored), "labelled": len(known), "label_rate": late.mean(),
-                     "mean_probability": known["probability"].mean()} | measured)  # fmt: skip
+        row = {time: day, "model_name": model.NAME, "model_version": of, "scored": len(scored), "labelled": len(known)}
+        if len(known):
+            positive, probability = known[label].to_numpy(dtype=bool), known["probability"].to_numpy()
+            row |= {"label_rate": positive.mean(), "mean_probability": probability.mean()}
+            row |= model.evaluate(positive, probability) if 0 < positive.sum() < len(positive) else {}
+        rows.append(row | {"feature_version": features.version})
     return pa.Table.from_pylist(rows, schema)
 
 

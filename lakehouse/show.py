@@ -220,7 +220,7 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
 
 def _strays(console: Console, lake: Lake) -> None:
     for name in lake.strays():
-        console.print(f"[yellow]unread[/] landing/{_literally(name)}: no source reads this folder", highlight=False)
+        console.print(f"[yellow]unread[/] landing/{_literally(name)}: no source reads this", highlight=False)
 
 
 def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
@@ -343,8 +343,8 @@ def scored(console: Console, result: Scored) -> None:
     """What was scored, and how well where the labels are known."""
     console.print(
         f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version}: "
-        f"{result.written:,} written to {result.table}, {result.rows - result.written:,} there already; how they did on "
-        f"{result.days_written:,} days to {result.quality_table}.",
+        f"{result.written:,} written to {result.table}, {result.rows - result.written:,} there already; how they did, "
+        f"by day: {result.quality_written:,} rows to {result.quality_table}.",
         highlight=False,
     )
     if result.report:

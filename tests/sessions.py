@@ -6,11 +6,8 @@ from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
 
-def small_session() -> SparkSession:
-    """A local session for small tables: to interpret a query of ten rows is quicker than to compile it.
-
-    What the tests of the demo start has the project's own settings, and compiles.
-    """
+def small_session(*, compiled: bool = False) -> SparkSession:
+    """A local session for small tables: to interpret a query of ten rows is quicker than to compile it, as Spark does."""
     builder = (
         SparkSession.builder.master("local[2]")
         .appName("tests")
@@ -21,8 +18,8 @@ def small_session() -> SparkSession:
         .config("spark.databricks.delta.snapshotPartitions", "1")
         .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")  # a vacuum lists with so many tasks
         .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1")
-        .config("spark.sql.codegen.wholeStage", "false")
-        .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+        .config("spark.sql.codegen.wholeStage", str(compiled).lower())
+        .config("spark.sql.codegen.factoryMode", "CODEGEN_ONLY" if compiled else "NO_CODEGEN")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )

@@ -77,7 +77,7 @@ def main(root: Path, point: str) -> None:
     lake = Lake(graph.load(["tests.orders"]), root)
     POINTS[point]()
     with run_lock(root, f"killed {point}", wait_seconds=60):
-        spark = small_session()
+        spark = small_session(compiled=True)
         note_jvm(root, f"killed {point}")
         report = run_tables(spark, lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1)
         spark.stop()

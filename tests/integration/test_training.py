@@ -69,6 +69,8 @@ def model(**changed: Any) -> Any:
         **{
             "NAME": "late_parcel",
             "FEATURE_TABLE": "gold.parcels",
+            "PREDICTIONS": "gold.parcel_scores",
+            "QUALITY": "gold.parcel_quality",
             "FEATURES": ("distance_km", "shop", "items"),
             "BASELINE_FEATURES": ("shop",),
             "LABEL": "late",
@@ -450,28 +452,33 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
     assert "secret" not in str(error.value)
 
 
-def test_how_scores_did_is_known_for_days_with_labels(place: Place) -> None:
+def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
     rows = parcels()
     late = rows["late"].to_pylist()
     # Of the last three days one has only one label, one none yet.
     late[380:390], late[390:400] = [False] * 9 + [None], [None] * 10
     place.write(rows.set_column(rows.column_names.index("late"), "late", pa.array(late)))
     place.train(model())
-    scores = score_frame(
-        model(), lake=place.lake, tracking_uri=place.tracking_uri, since="2024-02-07", until="2024-02-09"
-    )
-    told = realised(model(), scores, lake=place.lake).to_pylist()
+    days = {"since": "2024-02-07", "until": "2024-02-09"}
+    assert realised(model(), lake=place.lake, **days).num_rows == 0, "nothing is scored yet"
+    scores = score_frame(model(), lake=place.lake, tracking_uri=place.tracking_uri, **days)
+    older = pc.subtract(pa.scalar(1.0), scores["probability"]).slice(0, 10)
+    before = scores.slice(0, 10).set_column(3, "model_version", pa.array([0] * 10, pa.int32()))
+    before = before.set_column(4, "probability", older)
+    write_deltalake(place.lake / "gold" / "parcel_scores", pa.concat_tables([scores, before]))
+    told = realised(model(), lake=place.lake, **days).to_pylist()
 
-    assert [one["day"] for one in told] == [date(2024, 2, 7), date(2024, 2, 8)]
-    mixed, single = told
+    named = [(one["day"].day, one["model_name"], one["model_version"], one["scored"], one["labelled"]) for one in told]
+    assert named == [
+        (7, "late_parcel", 0, 10, 9),
+        (7, "late_parcel", 1, 10, 9),
+        (8, "late_parcel", 1, 10, 9),
+        (9, "late_parcel", 1, 10, 0),
+    ]
+    former, mixed, single, unknown = told
     label, probability = np.array(late[370:379]), scores["probability"].to_numpy()[:9]
     assert {name: mixed[name] for name in METRICS} == pytest.approx(evaluate(label, probability))
-    assert (mixed["scored"], mixed["labelled"], mixed["model_name"], mixed["model_version"]) == (
-        10,
-        9,
-        "late_parcel",
-        1,
-    )
+    assert {name: former[name] for name in METRICS} == pytest.approx(evaluate(label, 1 - probability))
     assert (mixed["label_rate"], mixed["mean_probability"]) == pytest.approx((label.mean(), probability.mean()))
     assert (single["label_rate"], *[single[name] for name in METRICS]) == (0, None, None, None)
-    assert realised(model(), scores.slice(0, 0), lake=place.lake).num_rows == 0
+    assert (unknown["label_rate"], unknown["mean_probability"], unknown["brier"]) == (None, None, None)
