@@ -139,7 +139,7 @@ def _summary(
 def _raise_failed(report: Report) -> None:
     failed = [r for r in report.results if r.status == "failed"]
     if failed:
-        raise LakehouseError("; ".join(f"{r.table}: {r.error}" for r in failed))
+        raise LakehouseError("; ".join(r.failure() for r in failed))
 
 
 def _telling(update: Callable[[str], None]) -> Callable[[str, int, int], None]:

@@ -105,7 +105,7 @@ def score_on(
 
 @dataclass(frozen=True)
 class _Merge:
-    """Merges rows that a model version made of the features at ``feature_version`` into a table, by a key and that version."""
+    """Merges rows about scores into a table, by a key and the model's version; ``feature_version`` is what they came from."""
 
     spark: SparkSession
     lake: Lake
@@ -117,8 +117,6 @@ class _Merge:
         """Write the rows that differ from those there in more than the feature version; returns how many."""
         path = self.lake.path(name)
         record = log.last_record(path)
-        if made.num_rows == 0:
-            return 0
         rows = self.spark.createDataFrame(made)
         kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
         inputs = {"features": drives(self.module.FEATURE_TABLE)}

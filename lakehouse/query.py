@@ -44,7 +44,8 @@ def query(lake: Path, sql: str) -> pa.Table:
         _register(connection, {name: path for name, path in known.items() if name.split(".", 1)[1] in sql.lower()})
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        if any(one.type.name in _WRITING for one in connection.extract_statements(sql)[-1:]):
+        statements = connection.extract_statements(sql)
+        if statements and statements[-1].type.name in _WRITING:
             raise QueryError("Queries only read here: `lakehouse run` writes the tables, from what is declared.")
         result = connection.sql(sql)
         if result is None:

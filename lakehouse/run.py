@@ -6,9 +6,9 @@ import logging
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +37,10 @@ class Result:
     outcome: Outcome | None = None
     seconds: float = 0.0
     error: str = ""
+
+    def failure(self) -> str:
+        """The error with the table's name before it, once: some errors begin with it."""
+        return f"{self.table}: {self.error.removeprefix(f'{self.table}: ')}"
 
 
 @dataclass(frozen=True)
@@ -93,39 +97,38 @@ def run_tables(
     waiting = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
     results: dict[str, Result] = {}
     under_way: dict[Future[Result], str] = {}
-    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool:
-        try:
-            while waiting or under_way:
-                for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
-                    waiting.remove(name)
-                    blocked = [
-                        i
-                        for i in lake.graph.inputs(name)
-                        if i in results and results[i].status in ("failed", "skipped")
-                    ]
-                    if blocked:
-                        results[name] = Result(name, "skipped", error=f"{', '.join(blocked)} failed")
-                        watcher.done(results[name])
-                        continue
-                    watcher.started(name)
-                    under_way[pool.submit(_run_table, spark, lake, name, request, run)] = name
-                finished, _ = wait(under_way, return_when=FIRST_COMPLETED) if under_way else (set(), None)
-                for future in finished:
-                    name = under_way.pop(future)
-                    results[name] = future.result()
+    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_on_interrupt(spark, under_way):
+        while waiting or under_way:
+            for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
+                waiting.remove(name)
+                blocked = [
+                    i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")
+                ]
+                if blocked:
+                    results[name] = Result(name, "skipped", error=f"{', '.join(blocked)} failed")
                     watcher.done(results[name])
-        except KeyboardInterrupt:
-            _cancel(spark, under_way)
-            raise
+                    continue
+                watcher.started(name)
+                under_way[pool.submit(_run_table, spark, lake, name, request, run)] = name
+            finished, _ = wait(under_way, return_when=FIRST_COMPLETED) if under_way else (set(), None)
+            for future in finished:
+                name = under_way.pop(future)
+                results[name] = future.result()
+                watcher.done(results[name])
     ordered = tuple(results[name] for name in lake.graph.declared if name in results)
     return Report(run.id, ordered, time.monotonic() - began)
 
 
-def _cancel(spark: SparkSession, under_way: Iterable[Future[Result]]) -> None:
+@contextmanager
+def _cancelled_on_interrupt(spark: SparkSession, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
     """End the tables under way, as a rule before their commits: again and again, as each may be between two of its jobs."""
-    while wait(under_way, timeout=0.2).not_done:
-        with suppress(Exception):  # the JVM may have been interrupted, too
-            spark.sparkContext.cancelAllJobs()
+    try:
+        yield
+    except KeyboardInterrupt:
+        while wait(under_way, timeout=0.2).not_done:
+            with suppress(Exception):  # the JVM may have been interrupted, too
+                spark.sparkContext.cancelAllJobs()
+        raise
 
 
 def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str]:

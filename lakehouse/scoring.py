@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from lakehouse.errors import ModelError
+from lakehouse.errors import ModelError, first_line
 from lakehouse.features import METRICS, Features, Model, columns_of, open_features
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ def tracking(uri: str) -> Iterator[Any]:
             mlflow.set_tracking_uri(uri)
             yield mlflow.MlflowClient(tracking_uri=uri)
     except (mlflow.MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        first = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"MLflow at {without_password(uri)} cannot be used: {first} Check that the place is there, can be written to, and "
+            f"MLflow at {without_password(uri)} cannot be used: {first_line(error)} Check that the place is there, can be written to, and "
             "was made by this or an older version of MLflow (then `mlflow db upgrade` brings it up to date); a database "
             "that is damaged must be moved away or restored."
         ) from error

@@ -180,8 +180,8 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
                 f"[yellow]quarantined[/] {result.table}: {result.outcome.rows['quarantined']:,} rows", highlight=False
             )
         if result.error:
-            console.print(f"[bold red]{result.status}[/] {result.table}: ", end="", highlight=False)
-            console.print(result.error.removeprefix(f"{result.table}: "), markup=False, highlight=False)
+            console.print(f"[bold red]{result.status}[/] ", end="", highlight=False)
+            console.print(result.failure(), markup=False, highlight=False)
     if done.failed:
         console.print(
             f"Its log: {logged}. What succeeded stays; `lakehouse run` resumes with what is missing.",
