@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench setup setup-test java clean
+.PHONY: help demo test check bench env stack stack-down setup setup-test setup-stack java clean
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,9 +26,20 @@ check: setup-test  ## Lint, types, import directions.
 bench: setup-test  ## Measure the project against a hand-written script and polars, on one year and on twenty.
 	$(BIN)/python -m benchmarks
 
+env:  ## Make .env with new secrets, unless it is there.
+	@$(PYTHON) -m deploy.env
+
+stack: setup-stack env  ## Start the servers of docker-compose.yml without Docker.
+	$(BIN)/python -m deploy.stack up
+
+stack-down:  ## Stop the servers that `make stack` started.
+	$(BIN)/python -m deploy.stack down
+
 setup: java $(VENV)/.installed  ## Make .venv from pyproject.toml and constraints.txt.
 
 setup-test: java $(VENV)/.installed-test
+
+setup-stack: java $(VENV)/.installed-stack
 
 # macOS has a java that only says that there is none: so it is asked, not looked for.
 java:
@@ -48,6 +59,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-stack
+
+$(VENV)/.installed-stack: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[stack]'
 	@touch $@ $(VENV)/.installed
 
 clean:  ## Remove .venv and caches (not data/).

@@ -70,3 +70,7 @@ class QueryError(LakehouseError):
 
 class ModelError(LakehouseError):
     """A model cannot be trained, found or scored."""
+
+
+class StackError(LakehouseError):
+    """A server cannot be started, or did not come up."""
