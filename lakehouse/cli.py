@@ -18,6 +18,7 @@ from lakehouse import show
 from lakehouse.errors import LakehouseError, SettingsError
 from lakehouse.run import new_run
 from lakehouse.settings import Settings
+from lakehouse.storage import relative
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="An open lakehouse: land, plan, run, query, train, score.")  # fmt: skip
@@ -84,8 +85,10 @@ def land(
         raise SettingsError(f"{source!r} is not a source; known are {', '.join(known)}.")
     if not files:
         raise SettingsError(f"Name the files to deliver to {source}: lakehouse land {source} FILE...")
-    for path in landing.deliver(settings.landing, declared, files):
-        console.print(f"{path.relative_to(settings.root)}", highlight=False)
+    with show.sending(console, files) as sent:
+        delivered = landing.deliver(settings.landing, declared, files, sent)
+    for path in delivered:
+        console.print(relative(path, settings.root), markup=False, highlight=False)
 
 
 @cli.command()

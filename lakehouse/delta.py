@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -12,6 +11,7 @@ from pyspark.sql import functions as F
 from lakehouse import log
 from lakehouse.errors import LedgerError
 from lakehouse.ledger import Record, application_id
+from lakehouse.storage import Location, spark_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -32,7 +32,7 @@ class Target:
     """A table to write: where it is, which columns keep statistics, and whether others read its changes."""
 
     name: str
-    path: Path
+    path: Location
     stats: tuple[str, ...] = ()
     change_feed: bool = True
 
@@ -58,19 +58,19 @@ class Commit:
         }
 
 
-def read(spark: SparkSession, path: Path, version: int) -> DataFrame:
+def read(spark: SparkSession, path: Location, version: int) -> DataFrame:
     """The table as it was at ``version``."""
-    return spark.read.format("delta").option("versionAsOf", version).load(str(path))
+    return spark.read.format("delta").option("versionAsOf", version).load(spark_uri(path))
 
 
-def read_latest(spark: SparkSession, path: Path) -> DataFrame:
-    return spark.read.format("delta").load(str(path))
+def read_latest(spark: SparkSession, path: Location) -> DataFrame:
+    return spark.read.format("delta").load(spark_uri(path))
 
 
-def changes(spark: SparkSession, path: Path, after: int, until: int) -> DataFrame:
+def changes(spark: SparkSession, path: Location, after: int, until: int) -> DataFrame:
     """Rows inserted, updated (old and new image) and deleted in versions (after, until]; see `_change_type`."""
     reader = spark.read.format("delta").option("readChangeFeed", "true")
-    return reader.option("startingVersion", after + 1).option("endingVersion", until).load(str(path))
+    return reader.option("startingVersion", after + 1).option("endingVersion", until).load(spark_uri(path))
 
 
 def append(rows: DataFrame, target: Target, commit: Commit) -> None:
@@ -112,7 +112,7 @@ def merge(
     try:
         for name, value in settings.items():
             spark.conf.set(name, value)
-        merging = DeltaTable.forPath(spark, str(target.path)).alias("t").merge(rows.alias("s"), on)
+        merging = DeltaTable.forPath(spark, spark_uri(target.path)).alias("t").merge(rows.alias("s"), on)
         if delete:
             merging = merging.whenMatchedDelete(gone)
         merging = merging.whenMatchedUpdate(f"NOT {gone}", values)
@@ -136,7 +136,7 @@ def prepare(spark: SparkSession, target: Target, added: Mapping[str, str]) -> No
     table = log.open_log(target.path)
     if table is None:
         return
-    name = "delta.`" + str(target.path).replace("`", "``") + "`"
+    name = "delta.`" + spark_uri(target.path).replace("`", "``") + "`"
     if added:
         spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({', '.join(f'`{c}` {kind}' for c, kind in added.items())})")
     if target.change_feed and not table.keeps_changes():
@@ -148,7 +148,7 @@ def _write(
 ) -> None:
     marks = commit.options() if fenced else {"userMetadata": commit.record.to_json()}
     writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**marks)
-    writer.options(**options).save(str(target.path))
+    writer.options(**options).save(spark_uri(target.path))
     _verify(target, commit)
 
 

@@ -52,6 +52,10 @@ class LedgerError(LakehouseError):
     """A table's log does not hold what the ledger needs: the commit just made is not there, or the log is damaged."""
 
 
+class StorageError(LakehouseError):
+    """The object store cannot be reached, refuses, or does not keep what the lake relies on."""
+
+
 class LandingError(LakehouseError):
     """The landing zone does not hold what a batch has on record."""
 

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from lakehouse.errors import ModelError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lakehouse.log import TableLog
+    from lakehouse.storage import Location
 
 # What every model's `evaluate` says, and perhaps more.
 METRICS: Final = ("roc_auc", "average_precision", "brier")
@@ -177,7 +177,7 @@ def columns_of(model: Model) -> list[str]:
     return list(dict.fromkeys((*model.KEY, model.TIME, *model.FEATURES, *model.BASELINE_FEATURES)))
 
 
-def open_features(model: Model, lake: Path, version: int | None = None) -> Features:
+def open_features(model: Model, lake: Location, version: int | None = None) -> Features:
     """The model's feature table pinned at ``version``, the latest by default.
 
     Raises:

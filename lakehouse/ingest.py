@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -14,6 +13,8 @@ from pyspark.sql import functions as F
 
 from lakehouse.declare import MALFORMED, Source
 from lakehouse.landing import Delivery, Manifest
+from lakehouse.s3 import S3Path
+from lakehouse.storage import Location, spark_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -30,7 +31,7 @@ def written_columns(source: Source) -> list[str]:
     return [*source.columns, *malformed, "_file_id", "_row", "_source_file", "_batch_id", "_ingested_at"]
 
 
-def read_batch(spark: SparkSession, source: Source, manifest: Manifest, landing: Path) -> DataFrame:
+def read_batch(spark: SparkSession, source: Source, manifest: Manifest, landing: Location) -> DataFrame:
     """The records of a batch's files, in the order of their paths, with the landing columns.
 
     Every file is read by one task from its start, so that `_row` is the record's number in the file; runs of files by
@@ -66,9 +67,9 @@ def chunks(files: Sequence[Delivery], size: int = CHUNK_BYTES) -> list[list[Deli
     return [chunk for chunk in found if chunk]
 
 
-def _read_files(spark: SparkSession, source: Source, files: Sequence[Delivery], landing: Path) -> DataFrame:
+def _read_files(spark: SparkSession, source: Source, files: Sequence[Delivery], landing: Location) -> DataFrame:
     # The record number is taken before files share a task: it starts anew with each of them.
-    numbered = _reader(spark, source, [_escaped((landing / one.path).as_posix()) for one in files]).select(
+    numbered = _reader(spark, source, [_escaped(spark_uri(landing / one.path)) for one in files]).select(
         "*",
         F.col("_metadata.file_path").alias("_path"),
         (F.monotonically_increasing_id().bitwiseAND(_RECORD_BITS) + 1).alias("_row"),
@@ -76,11 +77,11 @@ def _read_files(spark: SparkSession, source: Source, files: Sequence[Delivery], 
     return numbered.coalesce(1)
 
 
-def _file_table(spark: SparkSession, manifest: Manifest, landing: Path) -> DataFrame:
+def _file_table(spark: SparkSession, manifest: Manifest, landing: Location) -> DataFrame:
     return spark.createDataFrame(
         pa.table(
             {
-                "_path": [_as_spark_says((landing / one.path).as_posix()) for one in manifest.files],
+                "_path": [_as_spark_says(landing / one.path) for one in manifest.files],
                 "_file_id": [one.file_id for one in manifest.files],
                 "_source_file": [one.path for one in manifest.files],
             }
@@ -106,7 +107,7 @@ def _escaped(path: str) -> str:
     return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)
 
 
-def _as_spark_says(path: str) -> str:
+def _as_spark_says(file: Location) -> str:
     """The path as `_metadata.file_path` spells it: a java.net.URI, whose escapes are not those of RFC 3986."""
-    quoted = (c if ord(c) > 127 else quote(c, safe="/_-!.~'()*,;:$&+=@") for c in path)
-    return "file:" + "".join(quoted)
+    scheme = "" if isinstance(file, S3Path) else "file:"
+    return scheme + "".join(c if ord(c) > 127 else quote(c, safe="/_-!.~'()*,;:$&+=@") for c in spark_uri(file))

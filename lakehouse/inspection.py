@@ -9,19 +9,20 @@ import io
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from lakehouse.declare import Source
+from lakehouse.storage import Location
 
 CHUNK_BYTES = 1 << 20
 
 
-def _unpacked(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+def _unpacked(path: Location) -> BinaryIO:
+    content = path.open("rb")
+    return cast(BinaryIO, gzip.open(content, "rb")) if path.suffix == ".gz" else content
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Location) -> Iterator[bytes]:
     with _unpacked(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
@@ -44,7 +45,7 @@ class _Text:
     quotes: int
 
 
-def _text(path: Path) -> _Text:
+def _text(path: Location) -> _Text:
     decoder = codecs.getincrementaldecoder("utf-8")()
     head = last = ""
     quotes = 0
@@ -56,7 +57,7 @@ def _text(path: Path) -> _Text:
     return _Text(head.removeprefix("\ufeff"), last, quotes)
 
 
-def _inspect_csv(path: Path, source: Source) -> str | None:
+def _inspect_csv(path: Location, source: Source) -> str | None:
     text = _text(path)
     if not text.head:
         return "is empty: not even a header"
@@ -77,7 +78,7 @@ def _header_changes(header: Sequence[str], expected: Sequence[str]) -> str:
     return "; ".join(_changed(header, expected)) or f"has its columns in another order: {','.join(header)}"
 
 
-def _open_quote(path: Path, source: Source) -> str | None:
+def _open_quote(path: Location, source: Source) -> str | None:
     """Whether a quote opens a value and nothing closes it: all that follows would be read as that value."""
     with io.TextIOWrapper(_unpacked(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
@@ -90,7 +91,7 @@ def _open_quote(path: Path, source: Source) -> str | None:
     return None
 
 
-def _inspect_json(path: Path, source: Source) -> str | None:
+def _inspect_json(path: Location, source: Source) -> str | None:
     found: dict[str, None] = {}
     line = ""
     with io.TextIOWrapper(_unpacked(path), "utf-8-sig") as lines:
@@ -106,11 +107,11 @@ def _inspect_json(path: Path, source: Source) -> str | None:
     return "; ".join(_unknown(found, source.columns)) or None  # a record may leave out what is null
 
 
-def _inspect_parquet(path: Path, source: Source) -> str | None:
+def _inspect_parquet(path: Location, source: Source) -> str | None:
     import pyarrow.parquet as pq
     from pyspark.sql.pandas.types import from_arrow_type
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with path.open("rb") as content, pq.ParquetFile(content, page_checksum_verification=True) as file:
         found = {one.name: from_arrow_type(one.type).simpleString() for one in file.schema_arrow}
         changes = _changed(found, source.columns)
         changes += [
@@ -124,12 +125,13 @@ def _inspect_parquet(path: Path, source: Source) -> str | None:
     return "; ".join(changes) or None
 
 
-def parquet_rows(path: Path) -> int:
+def parquet_rows(path: Location) -> int:
     """The rows that a Parquet file says it has; none where it cannot be read."""
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(path).num_rows)
+        with path.open("rb") as content:
+            return int(pq.read_metadata(content).num_rows)
     except (OSError, ValueError):  # pyarrow's errors are kinds of these
         return 0
 

@@ -1,6 +1,7 @@
 """The landing zone: which files are new, whether they are whole, and the manifest that pins a batch before it is read.
 
-A delivery is a path with its size and content hash: the same name with new bytes is a new delivery. Batch N's exact list
+A delivery is a path with its size and its identity (a hash of its content, in a bucket its ETag): the same name with new bytes
+is a new delivery. Batch N's exact list
 of files is written to manifests/<source>/<N>.json, once, before Spark reads any of them; a batch that a
 killed run left unfinished is finished with that same list. Files that turn out broken are rejected as a whole, with the
 reason, beside the manifest, and do not block the rest.
@@ -8,20 +9,19 @@ reason, beside the manifest, and do not block the rest.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from stat import S_ISREG
 
+from lakehouse import storage
 from lakehouse.declare import Source
-from lakehouse.errors import LandingError, first_line
+from lakehouse.errors import LandingError, StorageError, first_line
 from lakehouse.inspection import INSPECTIONS, parquet_rows
 from lakehouse.ledger import now
+from lakehouse.storage import Found, Location
 
 # Names that a writer gives to files it has not finished.
 TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".inprogress", ".crdownload", "~")
@@ -37,7 +37,7 @@ class Delivery:
     path: str
     size: int
     modified_ns: int
-    sha256: str = ""
+    identity: str = ""
     file_id: int = 0
 
 
@@ -48,7 +48,7 @@ class Rejected:
     path: str
     size: int
     modified_ns: int
-    sha256: str
+    identity: str
     reason: str
 
 
@@ -68,38 +68,27 @@ class Manifest:
 class Landing:
     """One source's landing folder and manifests."""
 
-    def __init__(self, source: Source, landing: Path, manifests: Path) -> None:
+    def __init__(self, source: Source, landing: Location, manifests: Location) -> None:
         self.source = source
-        self.root = landing
-        self.folder = landing / source.landing
-        self.manifests = manifests / source.name
+        self.root: Location = landing
+        self.folder: Location = landing / source.landing
+        self.manifests: Location = manifests / source.name
 
     def history(self) -> list[Manifest]:
         """Every manifest, oldest first, with what was rejected after it was written taken into account."""
-        files = sorted(p for p in self.manifests.glob("*.json") if p.stem.isdigit())
-        return [self._read(file) for file in files]
+        there = storage.names(self.manifests)
+        batches = [int(name.removesuffix(".json")) for name in there if name.removesuffix(".json").isdigit()]
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda batch: self._read(batch, f"{batch:08d}.rejected.json" in there), batches))
 
     def listed(self) -> list[Delivery]:
         """The files that are there and finished, by path, not yet hashed."""
-        if not self.folder.is_dir():
-            return []
         settled_ns = time.time_ns() - int(self.source.settle_seconds * 1e9)
-        found = []
-        for folder, folders, names in os.walk(self.folder):
-            folders[:] = sorted(f for f in folders if not left_alone(f))
-            for name in names:
-                if left_alone(name):
-                    continue
-                path = Path(folder, name)
-                try:
-                    stat = path.stat()
-                except OSError:  # renamed or withdrawn since it was listed, or a link that leads nowhere
-                    continue
-                if not S_ISREG(stat.st_mode):
-                    continue
-                if self.source.settle_seconds and stat.st_mtime_ns > settled_ns:
-                    continue
-                found.append(Delivery(path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime_ns))
+        found = [
+            Delivery(f"{self.source.landing}/{one.path}", one.size, one.modified_ns, one.identity)
+            for one in storage.walk(self.folder, left_alone)
+            if not self.source.settle_seconds or one.modified_ns <= settled_ns
+        ]
         return sorted(found, key=lambda one: one.path)
 
     def pending(self, history: Sequence[Manifest], definition: str) -> list[Delivery]:
@@ -110,7 +99,7 @@ class Landing:
         taken, refused = _in_table(history), dict[str, tuple[Rejected, str]]()
         for manifest in history:
             for one in manifest.rejected:
-                if one.sha256 and manifest.definition == definition:
+                if one.identity and manifest.definition == definition:
                     refused[one.path] = (one, manifest.at)
                 else:  # it could not be read then, or another declaration refused it
                     refused.pop(one.path, None)
@@ -127,7 +116,8 @@ class Landing:
             waiting.update((one.path, one) for one in manifest.rejected)
             for one in manifest.files:
                 waiting.pop(one.path, None)
-        return [one for one in waiting.values() if (self.root / one.path).exists()]
+        there = storage.look_up(self.root, waiting)
+        return [one for path, one in waiting.items() if not isinstance(there[path], OSError)]
 
     def rows(self, files: Iterable[Delivery]) -> int | None:
         """The rows of files that say how many they have (Parquet), as far as they can be read; None for others."""
@@ -139,11 +129,13 @@ class Landing:
         if taken is None or taken[0].size != one.size:
             return False
         before, at = taken
+        if one.identity:
+            return one.identity == before.identity
         same_time = before.modified_ns == one.modified_ns
         if same_time and before.modified_ns / 1e9 < _epoch(at) - RACY_SECONDS:
             return True
         try:
-            return bool(before.sha256) and _sha256(self.root / one.path) == before.sha256
+            return bool(before.identity) and storage.identity(self.root / one.path) == before.identity
         except OSError:  # what cannot be read is looked at, and rejected, by the next batch
             return False
 
@@ -167,7 +159,7 @@ class Landing:
             if not isinstance(one, Delivery):
                 continue
             before = taken.get(one.path)
-            if before and before.sha256 == one.sha256 and not full:
+            if before and before.identity == one.identity and not full:
                 continue  # the delivery that the table has already
             last_id += 1
             whole.append(replace(one, file_id=last_id))
@@ -176,7 +168,10 @@ class Landing:
             reasons = {one.path: one.reason for one in rejected}
             raise _would_lose_rows(self.source, [f"{p} {reasons.get(p, 'has not settled or is gone')}" for p in lost])
         manifest = Manifest(self.source.name, batch, now(), definition, tuple(whole), rejected, full)
-        _create(self._file(batch), json.dumps(asdict(manifest), indent=1))
+        try:
+            storage.create(self._file(batch), json.dumps(asdict(manifest), indent=1).encode())
+        except FileExistsError:
+            raise LandingError(f"{self._file(batch)} exists: another run took this batch. Run again.") from None
         return manifest
 
     def verified(self, manifest: Manifest, definition: str) -> Manifest:
@@ -188,27 +183,32 @@ class Landing:
             LandingError: the batch takes the place of all before it, and would lose the rows of such a file. Its
                 manifest is put away, so that the next run goes on from what the table holds.
         """
+        there = storage.look_up(self.root, [one.path for one in manifest.files])
         gone = []
         for one in manifest.files:
-            try:
-                stat = (self.root / one.path).stat()
-            except OSError as error:
-                gone.append(Rejected(one.path, one.size, one.modified_ns, "", f"cannot be read: {error.strerror}"))
-                continue
-            same = (stat.st_size, stat.st_mtime_ns) == (one.size, one.modified_ns)
-            if not same and _sha256(self.root / one.path) != one.sha256:
+            found = there[one.path]
+            if isinstance(found, OSError):
+                gone.append(Rejected(one.path, one.size, one.modified_ns, "", f"cannot be read: {found.strerror}"))
+            elif not self._is_still(one, found):
                 gone.append(Rejected(one.path, one.size, one.modified_ns, "", "changed while its batch was under way"))
-            elif manifest.definition != definition and isinstance(found := self._inspect(one), Rejected):
-                gone.append(replace(found, sha256=""))
+            elif manifest.definition != definition and isinstance(refused := self._inspect(one), Rejected):
+                gone.append(replace(refused, identity=""))
         if gone and manifest.full:
-            self._file(manifest.batch).rename(self._file(manifest.batch, ".abandoned"))
+            storage.put(self._file(manifest.batch, ".abandoned"), self._file(manifest.batch).read_bytes())
+            self._file(manifest.batch).unlink()
             raise _would_lose_rows(self.source, [f"{one.path} {one.reason}" for one in gone])
         if gone:
             # No hash: whatever lies at that path next is a new delivery.
             later = [*manifest.rejected[len(self._read_plain(manifest.batch).rejected) :], *gone]
-            _replace(self._file(manifest.batch, ".rejected"), json.dumps([asdict(one) for one in later], indent=1))
-            manifest = self._read(self._file(manifest.batch))
+            said = json.dumps([asdict(one) for one in later], indent=1)
+            storage.put(self._file(manifest.batch, ".rejected"), said.encode())
+            manifest = self._read(manifest.batch, True)
         return manifest
+
+    def _is_still(self, one: Delivery, found: Found) -> bool:
+        if not found.identity and (found.size, found.modified_ns) == (one.size, one.modified_ns):
+            return True
+        return (found.identity or storage.identity(self.root / one.path)) == one.identity
 
     def check_refresh(self, history: Sequence[Manifest]) -> None:
         """Check that a full refresh finds everything on record in the landing zone, with the same bytes.
@@ -224,42 +224,44 @@ class Landing:
                 else:
                     wanted.setdefault(one.path, []).append(one)
         problems = []
+        there = storage.look_up(self.root, wanted)
         for path, deliveries in wanted.items():
-            file = self.root / path
-            found = _sha256(file) if file.is_file() else None
-            for one in {d.sha256: d for d in deliveries}.values():
-                if found is None:
+            found = there[path]
+            known = "" if isinstance(found, OSError) else found.identity or storage.identity(self.root / path)
+            for one in {d.identity: d for d in deliveries}.values():
+                if not known:
                     problems.append(f"{path} is gone")
-                elif found != one.sha256:
+                elif known != one.identity:
                     problems.append(f"{path} holds other bytes than delivery {one.file_id}")
         if problems:
             raise _would_lose_rows(self.source, problems)
 
     def _inspect(self, one: Delivery) -> Delivery | Rejected:
         path = self.root / one.path
-        digest, reason = "", None
+        identity, reason = one.identity, None
         try:
-            digest = _sha256(path)
+            identity = identity or storage.identity(path)
             reason = _unreadable_name(one.path) or INSPECTIONS[self.source.format](path, self.source)
         except EOFError:
             reason = "ends before its compressed data does"
         except UnicodeDecodeError as error:
             reason = f"is not UTF-8 text (byte {error.start} of a part: {error.reason})"
+        except StorageError:  # says nothing of the file
+            raise
         except Exception as error:  # whatever a reader raises on a broken file: it must not block the others
             reason = f"cannot be read: {first_line(error)}"
         if reason:
-            return Rejected(one.path, one.size, one.modified_ns, digest, reason)
-        return replace(one, sha256=digest)
+            return Rejected(one.path, one.size, one.modified_ns, identity, reason)
+        return replace(one, identity=identity)
 
-    def _file(self, batch: int, suffix: str = "") -> Path:
+    def _file(self, batch: int, suffix: str = "") -> Location:
         return self.manifests / f"{batch:08d}{suffix}.json"
 
-    def _read(self, file: Path) -> Manifest:
-        manifest = self._read_plain(int(file.stem))
-        later_file = file.with_name(f"{file.stem}.rejected.json")
-        if not later_file.exists():
+    def _read(self, batch: int, has_later: bool) -> Manifest:
+        manifest = self._read_plain(batch)
+        if not has_later:
             return manifest
-        later = tuple(Rejected(**one) for one in json.loads(later_file.read_text(encoding="utf-8")))
+        later = tuple(Rejected(**one) for one in json.loads(self._file(batch, ".rejected").read_text(encoding="utf-8")))
         gone = {one.path for one in later}
         kept = tuple(one for one in manifest.files if one.path not in gone)
         return replace(manifest, files=kept, rejected=manifest.rejected + later)
@@ -275,8 +277,10 @@ class Landing:
             raise LandingError(f"{file}: not a manifest ({error}); restore it from a backup of the lake.") from error
 
 
-def deliver(landing: Path, source: Source, files: Iterable[Path]) -> list[Path]:
-    """Put copies of files into a source's landing folder, each whole: written under a temporary name, then renamed.
+def deliver(
+    landing: Location, source: Source, files: Iterable[Path], progress: Callable[[int], None] | None = None
+) -> list[Location]:
+    """Put copies of files into a source's landing folder, each whole; ``progress`` is told of bytes sent to a bucket.
 
     Raises:
         LandingError: a file is not there, or its name is one that the landing zone leaves alone; nothing is delivered.
@@ -292,12 +296,9 @@ def deliver(landing: Path, source: Source, files: Iterable[Path]) -> list[Path]:
     problems += [f"two files are called {name}" for name in sorted({n for n in names if names.count(n) > 1})]
     if problems:
         raise LandingError("Nothing was delivered: " + "; ".join(problems) + ".")
-    folder = landing / source.landing
-    folder.mkdir(parents=True, exist_ok=True)
-    delivered = []
-    for file in files:
-        place_whole(folder / file.name, file.read_bytes())
-        delivered.append(folder / file.name)
+    delivered: list[Location] = [landing.joinpath(source.landing, name) for name in names]
+    for file, target in zip(files, delivered, strict=True):
+        storage.deliver(target, file, progress)
     return delivered
 
 
@@ -319,16 +320,6 @@ def _would_lose_rows(source: Source, problems: Sequence[str]) -> LandingError:
     )
 
 
-def place_whole(target: Path, content: bytes) -> bool:
-    """Write a file so that no reader sees half of it; False where the same bytes are there already."""
-    if target.exists() and target.stat().st_size == len(content) and target.read_bytes() == content:
-        return False
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, target)
-    return True
-
-
 def _unreadable_name(path: str) -> str | None:
     """Why Spark's readers cannot take a file of this name, or would read something else than was inspected."""
     if ":" in path:
@@ -347,31 +338,7 @@ def left_alone(name: str) -> bool:
     return name.startswith(("_", ".")) or name.endswith(TEMPORARY_SUFFIXES)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _epoch(at: str) -> float:
     from datetime import datetime
 
     return datetime.fromisoformat(at).timestamp()
-
-
-def _create(file: Path, text: str) -> None:
-    """Create a file with its whole content, or fail where it exists."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    try:
-        os.link(temporary, file)
-    except FileExistsError:
-        raise LandingError(f"{file} exists: another run took this batch. Run again.") from None
-    finally:
-        temporary.unlink()
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)

@@ -14,22 +14,37 @@ import psutil
 from filelock import FileLock, Timeout
 
 from lakehouse.errors import LockError
+from lakehouse.lease import Hold, leased
 from lakehouse.ledger import now
+from lakehouse.s3 import S3Path
+from lakehouse.storage import Location
 
 # How long the JVM of a holder that was killed may take to notice: it ends when its Python process is gone.
 JVM_SECONDS = 60.0
 
 
 @contextmanager
-def run_lock(root: Path, run: str, wait_seconds: float = 0) -> Iterator[None]:
+def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | None = None) -> Iterator[None]:
     """Hold the lake; leave with the holder's name where another run has it longer than ``wait_seconds``.
 
-    The operating system lets go of the lock when its process ends, however it ends. A JVM can outlive its Python process
-    for a moment and still commit: a successor waits for it.
+    In a folder, the operating system lets go of the lock when its process ends, however it ends. A JVM can outlive its
+    Python process for a moment and still commit: a successor waits for it. In a bucket, the lock is a lease: a successor
+    of a killed run waits for it to run out; ``hold`` says while it is held.
 
     Raises:
         LockError: another run holds the lake, or a killed run's JVM does not end.
+        StorageError: the bucket cannot be reached, or its store does not honour conditions.
     """
+    if isinstance(root, S3Path):
+        with leased(root / ".run.lock", _said(run, []), wait_seconds, hold or Hold()):
+            yield
+    else:
+        with _file_lock(root, run, wait_seconds):
+            yield
+
+
+@contextmanager
+def _file_lock(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(root / ".run.lock"), root / ".run.json"
     try:
@@ -50,9 +65,10 @@ def run_lock(root: Path, run: str, wait_seconds: float = 0) -> Iterator[None]:
         lock.release()
 
 
-def note_jvm(root: Path, run: str) -> None:
-    """Put the JVMs that this process started on record, for whoever comes after a crash."""
-    _note(root / ".run.json", run, [[child.pid, child.create_time()] for child in _jvms()])
+def note_jvm(root: Location, run: str) -> None:
+    """Put the JVMs that this process started on record, for whoever comes after a crash; a lease needs no such note."""
+    if isinstance(root, Path):
+        _note(root / ".run.json", run, [[child.pid, child.create_time()] for child in _jvms()])
 
 
 def _jvms() -> list[psutil.Process]:
@@ -61,8 +77,12 @@ def _jvms() -> list[psutil.Process]:
     return [one for one in [*found, *([parent] if parent else [])] if "java" in one.name()]
 
 
+def _said(run: str, jvms: list[list[float]]) -> dict[str, object]:
+    return {"run": run, "pid": os.getpid(), "host": socket.gethostname(), "since": now(), "jvms": jvms}
+
+
 def _note(holder: Path, run: str, jvms: list[list[float]]) -> None:
-    said = {"run": run, "pid": os.getpid(), "host": socket.gethostname(), "since": now(), "jvms": jvms}
+    said = _said(run, jvms)
     temporary = holder.with_suffix(".tmp")
     temporary.write_text(json.dumps(said), encoding="utf-8")
     os.replace(temporary, holder)

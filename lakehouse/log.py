@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse.errors import LedgerError
 from lakehouse.ledger import Record
+from lakehouse.storage import Location, delta_options, names
 
 SCAN_STEP = 32
+_COMMITTED = re.compile(r"\.(json|parquet)$")
 _MERGED_ROWS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted")
 
 
@@ -46,7 +48,7 @@ class Entry:
 class TableLog:
     """A table's log as it stood when opened."""
 
-    def __init__(self, path: Path, table: DeltaTable) -> None:
+    def __init__(self, path: Location, table: DeltaTable) -> None:
         self.path = path
         self.delta = table
 
@@ -125,24 +127,24 @@ class TableLog:
             raise LedgerError(f"{self.path}: its changes after version {after} cannot be read: {error}") from error
 
 
-def open_log(path: Path, version: int | None = None) -> TableLog | None:
+def open_log(path: Location, version: int | None = None) -> TableLog | None:
     """The log of the table at ``path``; None where there is no table.
 
     Raises:
         LedgerError: there is a table, but its log is damaged or the version is gone.
     """
-    # A first write that failed leaves the folder, with nothing committed in it.
-    if not any((path / "_delta_log").glob("*.json")) and not any((path / "_delta_log").glob("*.parquet")):
-        return None
     try:
-        return TableLog(path, DeltaTable(str(path), version=version))
+        return TableLog(path, DeltaTable(str(path), version=version, storage_options=delta_options(path)))
     except (DeltaError, OSError, ValueError) as error:
+        # A first write that failed leaves the folder, with nothing committed in it.
+        if isinstance(error, TableNotFoundError) and not any(_COMMITTED.search(n) for n in names(path / "_delta_log")):
+            return None
         raise LedgerError(
             f"{path}: the Delta log cannot be read ({error}). Nothing was changed; restore the missing log files."
         ) from error
 
 
-def last_record(path: Path) -> Record | None:
+def last_record(path: Location) -> Record | None:
     log = open_log(path)
     entry = log.last() if log else None
     return entry.record if entry else None

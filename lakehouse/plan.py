@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Literal
 
-from lakehouse import log
+from lakehouse import log, storage
 from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, History, Input, Merge, Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.errors import LedgerError
@@ -16,6 +15,7 @@ from lakehouse.frames import VALID, partition_of, spans, touched
 from lakehouse.graph import Graph
 from lakehouse.landing import Delivery, Landing, Manifest, left_alone
 from lakehouse.ledger import Consumed, Record
+from lakehouse.storage import Location
 
 FEED_GONE = "the change feed no longer reaches back so far"
 Action = Literal["none", "ingest", "build", "update", "waits"]
@@ -68,25 +68,21 @@ class Lake:
     """Where a graph's tables, landed files and manifests are."""
 
     graph: Graph
-    root: Path
+    root: Location
 
-    def path(self, name: str) -> Path:
-        layer, table = name.split(".")
-        return self.root / "lake" / layer / table
+    def path(self, name: str) -> Location:
+        return self.root.joinpath("lake", *name.split("."))
 
-    def quarantine(self, name: str) -> Path:
-        return self.root / "lake" / "quarantine" / name
+    def quarantine(self, name: str) -> Location:
+        return self.root.joinpath("lake", "quarantine", name)
 
     def landing(self, source: Source) -> Landing:
         return Landing(source, self.root / "landing", self.root / "manifests")
 
     def strays(self) -> list[str]:
         """What lies in the landing zone and no source reads: most often a folder whose name was mistyped."""
-        read = {
-            part for d in self.graph.declared.values() if isinstance(d, Source) for part in Path(d.landing).parts[:1]
-        }
-        found = sorted(entry.name for entry in (self.root / "landing").glob("*"))
-        return [name for name in found if name not in read and not left_alone(name)]
+        read = {d.landing.split("/")[0] for d in self.graph.declared.values() if isinstance(d, Source)}
+        return [name for name in storage.names(self.root / "landing") if name not in read and not left_alone(name)]
 
     def written_columns(self, name: str) -> dict[str, str]:
         """The columns of the table as written: those declared, and what the platform adds."""

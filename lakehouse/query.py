@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse import log
 from lakehouse.errors import QueryError
+from lakehouse.storage import Location, is_folder, names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,17 +18,17 @@ _WRITING = {"ALTER", "CREATE", "DELETE", "DROP", "INSERT", "MERGE_INTO", "UPDATE
 _LAYER = re.compile(r"^[a-z][a-z0-9_]*$")
 
 
-def tables(lake: Path) -> dict[str, Path]:
+def tables(lake: Location) -> dict[str, Location]:
     """Every table below the lake's folder, by name; those of the quarantine as quarantine."layer.table"."""
-    found = {}
-    for layer in sorted(p for p in lake.glob("*") if p.is_dir() and _LAYER.match(p.name)):
-        for path in sorted(layer.iterdir()):
-            if (path / "_delta_log").is_dir():
-                found[f"{layer.name}.{path.name}"] = path
+    found: dict[str, Location] = {}
+    for layer in filter(_LAYER.match, names(lake)):
+        for name in names(lake / layer):
+            if is_folder(lake.joinpath(layer, name, "_delta_log")):
+                found[f"{layer}.{name}"] = lake.joinpath(layer, name)
     return found
 
 
-def query(lake: Path, sql: str) -> pa.Table:
+def query(lake: Location, sql: str) -> pa.Table:
     """The result of a query over the lake's tables, named layer.table, times in UTC.
 
     The query sees nothing but these tables: no file and no network.
@@ -65,7 +65,7 @@ def _as_typed(name: str) -> str:
     return f'{layer}."{table}"' if "." in table else name
 
 
-def _register(connection: DuckDBPyConnection, wanted: Mapping[str, Path]) -> None:
+def _register(connection: DuckDBPyConnection, wanted: Mapping[str, Location]) -> None:
     for number, (name, path) in enumerate(wanted.items()):
         opened = log.open_log(path)
         if opened is None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from lakehouse.storage import Location
+
 CHAMPION: Final = "champion"
 BASELINE_TAG = "baseline_model"
 REPORT_VERSION_TAG = "report_delta_version"
@@ -165,7 +167,7 @@ def reads(pipeline: Any) -> tuple[str, ...]:
 def score_frame(
     model_module: Model,
     *,
-    lake: Path,
+    lake: Location,
     tracking_uri: str,
     since: str | date,
     until: str | date,
@@ -201,7 +203,7 @@ def score_frame(
 
 
 def realised(
-    model_module: Model, *, lake: Path, since: str | date, until: str | date, version: int | None = None
+    model_module: Model, *, lake: Location, since: str | date, until: str | date, version: int | None = None
 ) -> pa.Table:
     """How the scores in the model's predictions table did, from ``since`` to ``until`` (both included), by the labels in the
     feature table at ``version`` (by default the latest).
@@ -245,7 +247,7 @@ def realised(
     return pa.Table.from_pylist(rows, schema)
 
 
-def report(model_module: Model, *, lake: Path, tracking_uri: str, version: int | None = None) -> ReportResult:
+def report(model_module: Model, *, lake: Location, tracking_uri: str, version: int | None = None) -> ReportResult:
     """The champion and its baseline on the report split, from the feature table at ``version`` (by default the latest).
 
     The result is kept with the champion's run, as metrics `report_*` and `report_baseline_*`, a calibration plot and the

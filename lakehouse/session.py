@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse.errors import SessionError, first_line
-from lakehouse.settings import CONF, Settings
+from lakehouse.settings import CONF, PROJECT, Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -34,8 +34,7 @@ def properties(file: Path) -> dict[str, str]:
 def spark_session(settings: Settings, log: Path | None = None) -> Iterator[SparkSession]:
     """Start Spark with the profile's properties, and stop it in the end.
 
-    Where spark-submit started this process, its properties are already there and the same ones are set again. With
-    ``log``, what the JVM prints (Spark's and Ivy's chatter) goes to that file.
+    Where spark-submit started this process, what it was told comes before the profile's properties. With ``log``, what the JVM prints (Spark's and Ivy's chatter) goes to that file.
 
     Raises:
         SessionError: Java is missing or Spark did not start.
@@ -46,7 +45,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder
-    for key, value in properties(settings.spark_conf).items():
+    for key, value in _properties(settings).items():
         builder = builder.config(key, value)
     os.environ.setdefault("SPARK_CONF_DIR", str(CONF / "spark"))  # log4j2.properties
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -60,6 +59,20 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
             yield spark
         finally:
             spark.stop()
+
+
+def _properties(settings: Settings) -> dict[str, str]:
+    """The profile's properties, less what spark-submit was told."""
+    found = properties(settings.spark_conf)
+    if settings.spark_master:
+        found["spark.master"] = settings.spark_master
+    if "spark.jars" in found:
+        found["spark.jars"] = ",".join(str(PROJECT / jar) for jar in found["spark.jars"].split(","))
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit's JVM is there
+        from pyspark import SparkConf
+
+        return {key: value for key, value in found.items() if not SparkConf().contains(key)}
+    return found
 
 
 @contextmanager

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
-from yaml import YAMLError
+import yaml
+from dotenv import load_dotenv
+from pydantic import Field, PlainValidator, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.errors import SettingsError
+from lakehouse.s3 import S3Path
+from lakehouse.storage import Location
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
 PREFIX = "LAKEHOUSE_"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def _place(text: str | Location) -> Location:
+    if isinstance(text, S3Path) or str(text).startswith("s3://"):
+        return text if isinstance(text, S3Path) else S3Path.parse(str(text))
+    return (PROJECT / Path(text).expanduser()).resolve()
 
 
 class Settings(BaseSettings):
@@ -24,18 +35,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     profile: str = "local"
-    root: Path
+    root: Annotated[Location, PlainValidator(_place)]
+    log_folder: Path | None = None
+    mlflow: str = ""
     spark: str
+    spark_master: str = ""
     declarations: tuple[str, ...]
     models: dict[str, str] = Field(default_factory=dict)
     example: str | None = None
     parallel_tables: int = Field(default=2, ge=1, le=16)
     lock_wait_seconds: float = Field(default=0, ge=0)
-
-    @field_validator("root")
-    @classmethod
-    def _from_project(cls, root: Path) -> Path:
-        return (PROJECT / root.expanduser()).resolve()
 
     @field_validator("spark")
     @classmethod
@@ -45,21 +54,26 @@ class Settings(BaseSettings):
             raise ValueError(f"not one of the files in conf/spark: {', '.join(shipped)}")
         return name
 
+    @model_validator(mode="after")
+    def _complete(self) -> Settings:
+        if isinstance(self.root, S3Path) and not (self.log_folder and self.mlflow):
+            raise ValueError(
+                "a root in a bucket needs log_folder, a local folder, and mlflow, a tracking server's address"
+            )
+        return self
+
     @property
-    def landing(self) -> Path:
+    def landing(self) -> Location:
         return self.root / "landing"
 
     @property
-    def lake(self) -> Path:
+    def lake(self) -> Location:
         return self.root / "lake"
 
     @property
-    def manifests(self) -> Path:
-        return self.root / "manifests"
-
-    @property
     def logs(self) -> Path:
-        return self.root / "logs"
+        """A local folder for the log of each run, by default below the root."""
+        return PROJECT / (self.log_folder or f"{self.root}/logs")
 
     @property
     def spark_conf(self) -> Path:
@@ -67,11 +81,12 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return self.mlflow or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
     def artifacts(self) -> str:
-        return (self.root / "mlartifacts").as_uri()
+        """The URI below which new experiments keep their files; empty where a tracking server decides."""
+        return "" if self.mlflow else Path(str(self.root), "mlartifacts").as_uri()
 
     @classmethod
     def settings_customise_sources(
@@ -82,16 +97,28 @@ class Settings(BaseSettings):
         return (
             named["init_settings"],
             named["env_settings"],
-            *(YamlConfigSettingsSource(settings_cls, yaml_file=file) for file in files),
+            *(InitSettingsSource(settings_cls, _read(file)) for file in files if file.exists()),
         )
 
 
+def _read(file: Path) -> dict[str, Any]:
+    """A settings file, in whose values ${NAME} stands for a variable of the environment."""
+    said = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    names = {name for value in said.values() if isinstance(value, str) for name in _VARIABLE.findall(value)}
+    if missing := sorted(name for name in names if not os.environ.get(name)):
+        raise SettingsError(
+            f"{file.name} needs {', '.join(missing)} in the environment or in .env (`make env` writes one)."
+        )
+    return {k: _VARIABLE.sub(lambda one: os.environ[one[1]], v) if isinstance(v, str) else v for k, v in said.items()}
+
+
 def load(**overrides: Any) -> Settings:
-    """Read the settings.
+    """Read the settings, and for this process the variables in .env that the environment does not have.
 
     Raises:
         SettingsError: a profile or key is unknown, a value is missing or not allowed; every problem is listed.
     """
+    load_dotenv(PROJECT / ".env")
     profile = os.environ.get(f"{PREFIX}PROFILE", "local")
     profiles = sorted(p.stem for p in CONF.glob("*.yml") if p.stem != "base")
     if profile not in profiles:
@@ -105,7 +132,7 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         raise SettingsError(_explain(error.errors())) from None
     # A settings file that is not YAML, a variable that is not the JSON it should be.
-    except (ValueError, YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"The settings cannot be read: {error}") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from decimal import Decimal
@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table as Grid
 
 from lakehouse import log, query
@@ -21,6 +29,7 @@ from lakehouse.errors import DeclarationError
 from lakehouse.features import METRICS
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.run import Report, Result, Watcher
+from lakehouse.storage import relative
 from lakehouse.work import Outcome
 
 if TYPE_CHECKING:
@@ -147,6 +156,15 @@ def progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
         yield Watcher(started, done)
 
 
+@contextmanager
+def sending(console: Console, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
+    """Tell of the bytes that go to a bucket."""
+    columns = (TextColumn("delivering"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=sum(file.stat().st_size for file in files if file.is_file()))
+        yield lambda count: bar.update(task, advance=count)
+
+
 def _line(result: Result) -> str:
     style = STATUS_STYLE[result.status]
     said = f"  [{style}]{result.status:9}[/] {result.table:24} {outcome(result.outcome)}"
@@ -270,7 +288,7 @@ def _table_entry(lake: Lake, name: str, opened: log.TableLog | None) -> dict[str
     return {
         "table": name, "write": write, "rows": opened.rows() if opened else None, "bytes": opened.bytes() if opened else None,
         "files": opened.files() if opened else None, "version": opened.version if opened else None,
-        "path": str(opened.path.relative_to(lake.root)) if opened else None,
+        "path": relative(opened.path, lake.root) if opened else None,
         "columns": opened.columns() if opened else dict(declared.columns) if declared else {},
     }  # fmt: skip
 

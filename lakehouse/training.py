@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lakehouse.errors import ModelError
@@ -19,6 +18,8 @@ from lakehouse.scoring import BASELINE_TAG, CHAMPION, find_champion, load_pipeli
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from lakehouse.storage import Location
 
 CHALLENGER: Final = "challenger"
 REQUIREMENTS = ("mlflow", "scikit-learn", "skops", "pandas", "numpy")
@@ -57,7 +58,7 @@ class _Fitted:
 def train(
     model_module: Model,
     *,
-    lake: Path,
+    lake: Location,
     tracking_uri: str,
     artifact_root: str,
     experiment: str,

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from lakehouse import graph, log, quality
+from lakehouse import graph, log, quality, storage
 from lakehouse.columns import typed, unreadable
 from lakehouse.declare import ORIGIN_COLUMNS, Declared, History, Merge, Source, Table, Write, source, table
-from lakehouse.landing import Manifest, place_whole
+from lakehouse.landing import Manifest
 from lakehouse.ledger import Record, Run
 from lakehouse.plan import Lake, Request, Step, plan
 from lakehouse.run import Report, Result, run_tables
@@ -104,7 +104,9 @@ class TestLake:
         file = self.folder(source) / name
         file.parent.mkdir(parents=True, exist_ok=True)
         data = content.encode() if isinstance(content, str) else content
-        place_whole(file, gzip.compress(data, mtime=0) if name.endswith(".gz") and isinstance(content, str) else data)
+        storage.deliver(
+            file, gzip.compress(data, mtime=0) if name.endswith(".gz") and isinstance(content, str) else data
+        )
         return file
 
     def plan(self, *selectors: str, request: Request | None = None) -> dict[str, Step]:

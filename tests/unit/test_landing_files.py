@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from lakehouse import storage
 from lakehouse.declare import Source, source
 from lakehouse.errors import LandingError
 from lakehouse.ingest import chunks
-from lakehouse.landing import Delivery, Landing, Manifest, deliver, place_whole
+from lakehouse.landing import Delivery, Landing, Manifest, deliver
 
 ITEMS = source("raw.items", landing="items", columns=("id", "value"))
 GOOD = b"id,value\n1,1\n"
@@ -240,8 +241,8 @@ def test_delivering(tmp_path: Path) -> None:
         deliver(landing.root, ITEMS, [good, tmp_path / "other" / "a.csv"])
     assert deliver(landing.root, ITEMS, [good]) == [landing.folder / "a.csv"]
     assert [p.name for p in landing.folder.iterdir()] == ["a.csv"]
-    assert not place_whole(landing.folder / "a.csv", GOOD)
-    assert place_whole(landing.folder / "a.csv", GOOD * 2)
+    assert not storage.deliver(landing.folder / "a.csv", GOOD)
+    assert storage.deliver(landing.folder / "a.csv", GOOD * 2)
 
 
 @pytest.mark.parametrize(

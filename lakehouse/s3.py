@@ -1,0 +1,213 @@
+"""Objects in a bucket of MinIO or any other S3, in the few words of pathlib that the lakehouse uses.
+
+The client is boto3's: it takes its endpoint, region and credentials from the environment (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION,
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from lakehouse.errors import StorageError, first_line
+
+CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 4
+_GONE = ("404", "NoSuchKey", "NotFound")
+_TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+_MEANING = {
+    "NoSuchBucket": "the bucket is not there: `lakehouse init` makes it, or correct `root`",
+    "InvalidAccessKeyId": "it does not know AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the one that belongs to AWS_ACCESS_KEY_ID",
+    "ExpiredToken": "the credentials have expired: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew",
+    "AccessDenied": "the credentials in AWS_ACCESS_KEY_ID do not allow this",
+    "403": "the credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are wrong or do not allow this",
+    "XMinioStorageFull": "its disk is full: make room, then run again",
+    "SlowDown": "it is overloaded: run again later",
+}
+
+
+@dataclass(frozen=True, order=True)
+class S3Path:
+    """A place in a bucket; ``key`` has no slash at its ends, and is empty for the bucket itself."""
+
+    bucket: str
+    key: str = ""
+
+    @classmethod
+    def parse(cls, uri: str) -> S3Path:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return cls(bucket, key.strip("/"))
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}".rstrip("/")
+
+    def __truediv__(self, name: str) -> S3Path:
+        return S3Path(self.bucket, f"{self.key}/{name}" if self.key else name)
+
+    def joinpath(self, *names: str) -> S3Path:
+        return self / "/".join(names)
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """A seekable stream; what fails while it is read is told as `told` does."""
+        from smart_open import s3
+
+        with told(self):
+            return cast(BinaryIO, s3.open(self.bucket, self.key, mode, client=client()))
+
+    def read_bytes(self) -> bytes:
+        with told(self):
+            return cast(bytes, client().get_object(Bucket=self.bucket, Key=self.key)["Body"].read())
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def head(self) -> dict[str, Any]:
+        """The object's size, ETag and time.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        with told(self):
+            return cast(dict[str, Any], client().head_object(Bucket=self.bucket, Key=self.key))
+
+    def exists(self) -> bool:
+        """Whether there is an object, or any below it."""
+        try:
+            self.head()
+        except FileNotFoundError:
+            return bool(self.below(1))
+        return True
+
+    def below(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Every object below this prefix, as S3 lists them: Key, Size, ETag, LastModified."""
+        limit = {"MaxKeys": most} if most else {}
+        found = []
+        for page in self._pages(f"{self.key}/" if self.key else "", **limit):
+            found += page.get("Contents", ())
+            if most and len(found) >= most:
+                break
+        return found
+
+    def iterdir(self) -> Iterator[S3Path]:
+        """What lies directly below."""
+        prefix = f"{self.key}/" if self.key else ""
+        for page in self._pages(prefix, Delimiter="/"):
+            for one in page.get("CommonPrefixes", ()):
+                yield self / one["Prefix"].removeprefix(prefix).rstrip("/")
+            for one in page.get("Contents", ()):
+                if one["Key"] != prefix:
+                    yield self / one["Key"].removeprefix(prefix)
+
+    def _pages(self, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
+        with told(self):
+            pages = client().get_paginator("list_objects_v2")
+            yield from cast(Iterator[dict[str, Any]], pages.paginate(Bucket=self.bucket, Prefix=prefix, **more))
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def write_bytes(self, content: bytes, **conditions: str) -> str:
+        """Put the whole object, in one request; returns its ETag. ``conditions`` are PutObject's IfMatch and IfNoneMatch.
+
+        Raises:
+            FileExistsError: a condition did not hold.
+        """
+        with told(self):
+            return str(client().put_object(Bucket=self.bucket, Key=self.key, Body=content, **conditions)["ETag"])
+
+    def upload(self, file: Path, progress: Callable[[int], None] | None = None) -> None:
+        """Put a local file's content, in parts where it is large; ``progress`` is told the bytes of each part that is sent."""
+        with told(self):
+            client().upload_file(str(file), self.bucket, self.key, Callback=progress)
+
+    def unlink(self) -> None:
+        with told(self):
+            client().delete_object(Bucket=self.bucket, Key=self.key)
+
+
+def client() -> Any:
+    """The process's client, made anew where the environment names another endpoint or user."""
+    names = (
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    )
+    return _client(hashlib.sha256(repr([os.environ.get(name) for name in names]).encode()).hexdigest())
+
+
+@cache
+def _client(environment: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    settings = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        s3={"addressing_style": "path"} if endpoint() else None,
+        max_pool_connections=32,
+    )
+    return boto3.client("s3", region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"), config=settings)
+
+
+def endpoint() -> str:
+    """The store's address; empty for Amazon's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+@contextmanager
+def told(place: S3Path) -> Iterator[None]:
+    """Put a failure to reach the store or an object in words.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        FileExistsError: a condition on what is there did not hold.
+        StorageError: anything else; it names the server and the setting.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError, OSError) as error:
+        cause = getattr(error, "backend_error", error)  # what smart_open wraps
+        if not isinstance(cause, BotoCoreError | ClientError):
+            raise
+        code = str(cause.response.get("Error", {}).get("Code")) if isinstance(cause, ClientError) else ""
+        if code in _GONE:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from error
+        if code in _TAKEN:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)) from error
+        raise StorageError(f"{place}: {_meaning(cause, code)}") from error
+
+
+def _meaning(error: Exception, code: str) -> str:
+    from botocore.exceptions import HTTPClientError, NoCredentialsError, PartialCredentialsError
+
+    server = (
+        f"the object store at {endpoint()} (AWS_ENDPOINT_URL)"
+        if endpoint()
+        else "Amazon S3 (AWS_ENDPOINT_URL is not set)"
+    )
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return f"no credentials for {server}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
+    if isinstance(error, HTTPClientError):
+        return f"{server} does not answer ({first_line(error)}). Start it (`make stack`) or correct the setting, then run again."
+    return f"{server} refuses: {_MEANING.get(code) or first_line(error)}."

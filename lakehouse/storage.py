@@ -1,0 +1,180 @@
+"""Where a lake lies: a local folder or a bucket. What pathlib has no word for, for both."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+from typing import TypeAlias
+
+from lakehouse.s3 import S3Path, endpoint
+
+Location: TypeAlias = Path | S3Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file: its path below where it was looked for, and its identity, where a listing gives one (the ETag in a bucket)."""
+
+    path: str
+    size: int
+    modified_ns: int
+    identity: str = ""
+
+
+def walk(folder: Location, left_alone: Callable[[str], bool]) -> Iterator[Found]:
+    """Every file below a folder, but for those whose name, or that of a folder above them, is to be left alone."""
+    if isinstance(folder, S3Path):
+        start = len(folder.key) + 1 if folder.key else 0
+        for one in folder.below():
+            path = one["Key"][start:]
+            if not path.endswith("/") and not any(left_alone(part) for part in path.split("/")):
+                yield _object(path, one)
+        return
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not left_alone(f))
+        for name in names:
+            if left_alone(name):
+                continue
+            path = Path(parent, name)
+            try:
+                stat = path.stat()
+            except OSError:  # renamed or withdrawn since it was listed, or a link that leads nowhere
+                continue
+            if S_ISREG(stat.st_mode):
+                yield Found(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+
+
+def look_up(folder: Location, paths: Iterable[str]) -> dict[str, Found | OSError]:
+    """The files as they are now, or why one cannot be had; those of a bucket from one listing."""
+    if isinstance(folder, S3Path):
+        there = {one.path: one for one in walk(folder, lambda name: False)}
+        gone = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return {path: there.get(path, gone) for path in paths}
+    found: dict[str, Found | OSError] = {}
+    for path in paths:
+        try:
+            stat = (folder / path).stat()
+            found[path] = Found(path, stat.st_size, stat.st_mtime_ns)
+        except OSError as error:
+            found[path] = error
+    return found
+
+
+def identity(file: Location) -> str:
+    """What tells one content from another: the ETag in a bucket, the SHA-256 of a local file."""
+    return _tag(file.head()["ETag"]) if isinstance(file, S3Path) else _sha256(file)
+
+
+def names(folder: Location) -> list[str]:
+    """What lies directly in a folder, sorted; nothing where there is none."""
+    try:
+        return sorted(one.name for one in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def is_folder(place: Location) -> bool:
+    """Whether there is a folder; in a bucket, whether anything lies below the place."""
+    return bool(place.below(1)) if isinstance(place, S3Path) else place.is_dir()
+
+
+def create(file: Location, content: bytes) -> None:
+    """Create a file with its whole content.
+
+    Raises:
+        FileExistsError: it is there already.
+    """
+    if isinstance(file, S3Path):
+        file.write_bytes(content, IfNoneMatch="*")
+        return
+    with _beside(file, content) as temporary:
+        os.link(temporary, file)
+
+
+def put(file: Location, content: bytes) -> None:
+    """Write a file so that no reader sees half of it, in the place of what was there."""
+    if isinstance(file, S3Path):
+        file.write_bytes(content)
+        return
+    with _beside(file, content) as temporary:
+        os.replace(temporary, file)
+
+
+def deliver(file: Location, content: bytes | Path, progress: Callable[[int], None] | None = None) -> bool:
+    """`put`, from memory or from a local file; False where the same bytes are there already.
+
+    What is large goes to a bucket in parts; ``progress`` is told the bytes of each.
+    """
+    if _holds(file, content):
+        return False
+    if isinstance(file, Path):
+        with _beside(file, content) as temporary:
+            os.replace(temporary, file)
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.upload(content, progress)
+    return True
+
+
+def _holds(file: Location, content: bytes | Path) -> bool:
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    try:
+        there = file.head()["ContentLength"] if isinstance(file, S3Path) else file.stat().st_size
+    except FileNotFoundError:
+        return False
+    if there != size:
+        return False
+    return _sha256(file) == (hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else _sha256(content))
+
+
+def relative(place: Location, root: Location) -> str:
+    """The place as seen from a folder above it."""
+    return str(place).removeprefix(str(root)).strip("/")
+
+
+def spark_uri(place: Location) -> str:
+    """The place as Spark names it."""
+    return f"s3a://{place.bucket}/{place.key}" if isinstance(place, S3Path) else str(place)
+
+
+def delta_options(place: Location) -> dict[str, str]:
+    """What delta-rs must be told beyond the environment, which it reads itself."""
+    plain = isinstance(place, S3Path) and endpoint().startswith("http://")
+    return {"allow_http": "true"} if plain else {}
+
+
+@contextmanager
+def _beside(file: Path, content: bytes | Path) -> Iterator[Path]:
+    """The content in a file of a temporary name, in the same folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            shutil.copyfile(content, temporary)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sha256(file: Location) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # any stream will do
+
+
+def _object(path: str, listed: dict[str, object]) -> Found:
+    modified = listed["LastModified"].timestamp()  # type: ignore[attr-defined]
+    return Found(path, int(listed["Size"]), int(modified * 1e9), _tag(str(listed["ETag"])))  # type: ignore[call-overload]
+
+
+def _tag(etag: str) -> str:
+    return etag.strip('"')
