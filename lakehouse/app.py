@@ -74,7 +74,7 @@ def logged(settings: Settings, run: Run) -> Iterator[Path]:
 @contextmanager
 def session_for(settings: Settings, run: Run, log: Path | None) -> Iterator[SparkSession]:
     """The lake's lock and a Spark session, both for this run."""
-    with run_lock(settings.root, run.id, settings.lock_wait_seconds), spark_session(settings, log) as spark:
+    with run_lock(settings.root, run.id, settings.lock_wait_seconds, run.hold), spark_session(settings, log) as spark:
         note_jvm(settings.root, run.id)
         yield spark
 

@@ -41,6 +41,7 @@ def _ingest(work: Work, source: Source) -> Outcome:
     known = len(manifest.rejected) if manifest else 0
     if manifest is None:
         manifest = _pinned(work, source, landing, history)
+    work.run.hold.check()
     manifest = landing.verified(manifest, definition_of(source))
     rejected = manifest.rejected[known:]
     if not manifest.files:

@@ -45,16 +45,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Commit:
-    """A record, and the transaction id that keeps its batch from being written twice."""
+    """A record, and the transaction id that keeps its batch from being written twice.
+
+    With a ``fence`` (`lakehouse.lease.Hold`) the same batch may be written again, but by nobody who held the lake earlier.
+    """
 
     table: str
     record: Record
+    fence: int | None = None
 
     def options(self) -> dict[str, str]:
+        fenced = self.fence is not None
         return {
             "userMetadata": self.record.to_json(),
-            "txnAppId": application_id(self.table, self.record.generation),
-            "txnVersion": str(self.record.batch),
+            "txnAppId": application_id(self.table, 0 if fenced else self.record.generation),
+            "txnVersion": str(self.fence if fenced else self.record.batch),
         }
 
 
@@ -82,12 +87,9 @@ def overwrite(rows: DataFrame, target: Target, commit: Commit) -> None:
     _write(rows, target, commit, "overwrite", {"overwriteSchema": "true"})
 
 
-def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str, *, fenced: bool = True) -> None:
-    """Put the rows in the place of those that the predicate (SQL) selects, in one commit.
-
-    Without the fence of a transaction id the same batch may be written again, taking the place of its first attempt.
-    """
-    _write(rows, target, commit, "overwrite", {"replaceWhere": predicate}, fenced)
+def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str) -> None:
+    """Put the rows in the place of those that the predicate (SQL) selects, in one commit."""
+    _write(rows, target, commit, "overwrite", {"replaceWhere": predicate})
 
 
 def merge(
@@ -143,11 +145,8 @@ def prepare(spark: SparkSession, target: Target, added: Mapping[str, str]) -> No
         spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
 
 
-def _write(
-    rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str], fenced: bool = True
-) -> None:
-    marks = commit.options() if fenced else {"userMetadata": commit.record.to_json()}
-    writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**marks)
+def _write(rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
+    writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**commit.options())
     writer.options(**options).save(spark_uri(target.path))
     _verify(target, commit)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -20,15 +20,26 @@ from lakehouse.s3 import S3Path, client, told
 
 LEASE_SECONDS = 60.0
 RENEWALS = 6  # in each lease
+FENCES = 10_000  # that each holder has
 # A clock that goes on while the machine sleeps.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass
 class Hold:
-    """Until when, by this machine's clock, its holder may take the lock for its own; without an end by default."""
+    """Until when, by this machine's clock, its holder may take the lock for its own; without an end by default.
+
+    ``token`` is larger than that of every earlier holder.
+    """
 
     until: float = field(default=float("inf"))
+    token: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+    def fence(self) -> int:
+        """A number larger than any that this holder or an earlier one was given: Delta skips a write whose transaction has a
+        smaller number than one that it has seen."""
+        self.token += 1
+        return self.token
 
     def check(self) -> None:
         """
@@ -55,25 +66,27 @@ class Holder:
 
 
 @contextmanager
-def leased(lock: S3Path, said: Mapping[str, Any], wait_seconds: float, hold: Hold) -> Iterator[None]:
+def leased(
+    lock: S3Path, said: Mapping[str, Any], wait_seconds: float, hold: Hold, ended: Callable[[Mapping[str, Any]], bool]
+) -> Iterator[None]:
     """Hold the lock; a thread renews it. Where it could not be renewed in time, ``hold`` says so.
+
+    ``said`` is put on record with the lock; ``ended`` is asked of another's whether it can be known to have come to its end.
 
     Raises:
         LockError: another holds it for longer than ``wait_seconds``.
     """
-    body = json.dumps({**said, "lease_seconds": LEASE_SECONDS}).encode()
-    hold.until = time.clock_gettime(_CLOCK) + LEASE_SECONDS
-    tag = [_acquired(lock, body, wait_seconds)]
-    hold.until = time.clock_gettime(_CLOCK) + LEASE_SECONDS
-    ended = Event()
-    renewing = Thread(target=_renew, args=(lock, body, tag, hold, ended), name="lease", daemon=True)
+    body = {**said, "lease_seconds": LEASE_SECONDS, "token": hold.token}
+    tag = [_acquired(lock, body, wait_seconds, hold, ended)]
+    done = Event()
+    renewing = Thread(target=_renew, args=(lock, body, tag, hold, done), name="lease", daemon=True)
     renewing.start()
     try:
         yield
     finally:
-        ended.set()
+        done.set()
         renewing.join()
-        _release(lock, tag)
+        _release(lock, body, tag)
 
 
 def holder(lock: S3Path) -> Holder | None:
@@ -92,14 +105,20 @@ def holder(lock: S3Path) -> Holder | None:
     return Holder(said if isinstance(said, dict) else {}, found["ETag"], (now - found["LastModified"]).total_seconds())
 
 
-def _acquired(lock: S3Path, body: bytes, wait_seconds: float) -> str:
+def _acquired(
+    lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Hold, ended: Callable[[Mapping[str, Any]], bool]
+) -> str:
+    """Write the lock, once it is free; returns the object's tag."""
     until = time.monotonic() + wait_seconds
     while True:
         there = holder(lock)
-        if there is None or there.is_over():
+        if there is None or there.is_over() or ended(there.said):
             condition = {"IfMatch": there.tag} if there else {"IfNoneMatch": "*"}
+            # Whatever the clocks say, it is larger than the token of the holder before.
+            hold.token = body["token"] = max(hold.token, int(there.said.get("token", 0)) + FENCES if there else 0)
+            hold.until = time.clock_gettime(_CLOCK) + LEASE_SECONDS
             try:
-                return lock.write_bytes(body, **condition)
+                return lock.write_bytes(_text(body), **condition)
             except (FileExistsError, FileNotFoundError):  # another was quicker
                 continue
         if time.monotonic() >= until:
@@ -121,11 +140,16 @@ def _taken(lock: S3Path, there: Holder, ends: float) -> str:
     )
 
 
-def _renew(lock: S3Path, body: bytes, tag: list[str], hold: Hold, ended: Event) -> None:
-    while not ended.wait(LEASE_SECONDS / RENEWALS):
+def _text(body: Mapping[str, Any]) -> bytes:
+    # Every renewal has other bytes, and with them another tag.
+    return json.dumps({**body, "renewed": time.time_ns()}).encode()
+
+
+def _renew(lock: S3Path, body: Mapping[str, Any], tag: list[str], hold: Hold, done: Event) -> None:
+    while not done.wait(LEASE_SECONDS / RENEWALS):
         began = time.clock_gettime(_CLOCK)
         try:
-            tag[0] = lock.write_bytes(body, IfMatch=tag[0])
+            tag[0] = lock.write_bytes(_text(body), IfMatch=tag[0])
             hold.until = began + LEASE_SECONDS
         except (FileExistsError, FileNotFoundError):  # another has it, or somebody removed it
             hold.until = 0.0
@@ -134,8 +158,8 @@ def _renew(lock: S3Path, body: bytes, tag: list[str], hold: Hold, ended: Event) 
             continue
 
 
-def _release(lock: S3Path, tag: list[str]) -> None:
+def _release(lock: S3Path, body: Mapping[str, Any], tag: list[str]) -> None:
     try:
-        lock.write_bytes(json.dumps({"released": True}).encode(), IfMatch=tag[0])
+        lock.write_bytes(_text({"released": True, "token": body["token"]}), IfMatch=tag[0])
     except (FileExistsError, FileNotFoundError, StorageError):
         return  # another's by now, or it runs out by itself

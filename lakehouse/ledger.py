@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
+from lakehouse.lease import Hold
+
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its id, which sorts by time, and the revision of the code that it runs."""
+    """One run: its id, which sorts by time, the revision of the code that it runs, and its hold of the lake."""
 
     id: str
     revision: str
+    hold: Hold = field(default_factory=Hold, compare=False)
 
 
 @dataclass(frozen=True)

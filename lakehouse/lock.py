@@ -6,9 +6,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -36,7 +37,7 @@ def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | Non
         StorageError: the bucket cannot be reached, or its store does not honour conditions.
     """
     if isinstance(root, S3Path):
-        with leased(root / ".run.lock", _said(run, []), wait_seconds, hold or Hold()):
+        with leased(root / ".run.lock", _said(run, []), wait_seconds, hold or Hold(), _has_ended):
             yield
     else:
         with _file_lock(root, run, wait_seconds):
@@ -78,7 +79,14 @@ def _jvms() -> list[psutil.Process]:
 
 
 def _said(run: str, jvms: list[list[float]]) -> dict[str, object]:
-    return {"run": run, "pid": os.getpid(), "host": socket.gethostname(), "since": now(), "jvms": jvms}
+    own = psutil.Process()
+    host = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname()}
+    return {"run": run, **host, "since": now(), "jvms": jvms}
+
+
+def _has_ended(said: Mapping[str, Any]) -> bool:
+    """Whether a holder on this machine was killed; of one elsewhere nobody can tell."""
+    return said.get("host") == socket.gethostname() and not _alive(int(said["pid"]), float(said["created"]))
 
 
 def _note(holder: Path, run: str, jvms: list[list[float]]) -> None:

@@ -144,6 +144,7 @@ class _Merge:
         return written
 
     def _commit(self, name: str, batch: int, written: int, unchanged: int) -> Commit:
+        self.run.hold.check()
         features = log.last_record(self.lake.path(self.module.FEATURE_TABLE))
         consumed = Consumed(self.feature_version, features.generation if features else 1)
         counts = {"written": written, "unchanged": unchanged}

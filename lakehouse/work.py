@@ -155,8 +155,8 @@ class Work:
 
     def quarantine(self, table: Table, rows: DataFrame, count: int, *, whole: bool = False) -> None:
         """Put a batch's rejects in the place of those that an earlier attempt at it left."""
-        commit = self.commit(table, {"quarantined": count})
-        record = commit.record
+        record = self.commit(table, {"quarantined": count}).record
+        commit = Commit(f"quarantine/{table.name}", record, self.run.hold.fence())
         stamps = {
             "batch": F.lit(record.batch).cast("bigint"),
             "generation": F.lit(record.generation).cast("bigint"),
@@ -167,7 +167,7 @@ class Work:
         path = self.lake.quarantine(table.name)
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
         same = f"generation = {record.generation}" if whole else f"batch = {record.batch}"
-        delta.replace(named, target, commit, same, fenced=False)
+        delta.replace(named, target, commit, same)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,12 @@ class Work:
         return Target(declared.name, self.path, stats, self.lake.read_changes_of(declared.name))
 
     def commit(self, declared: Declared, rows: Mapping[str, int], files: int = 0) -> Commit:
-        """The record of this step's commit."""
+        """The record of this step's commit.
+
+        Raises:
+            LockError: the lake may be another's by now.
+        """
+        self.run.hold.check()
         record = Record(
             run=self.run.id,
             batch=self.step.batch,

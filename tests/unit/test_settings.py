@@ -15,8 +15,10 @@ from lakehouse.settings import PROJECT, load
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+    """Neither the developer's variables nor their .env."""
+    for name in [name for name in os.environ if name.startswith(("LAKEHOUSE_", "MLFLOW_", "SPARK_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr(settings_module, "load_dotenv", lambda file: False)
 
 
 def test_variables_come_before_the_profile_and_the_profile_before_the_base(
@@ -89,7 +91,28 @@ def test_several_wrong_values_are_told_together(monkeypatch: pytest.MonkeyPatch)
     assert "spark='none.conf'" in str(raised.value)
 
 
+def test_a_lake_in_a_bucket_has_its_log_and_its_tracking_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ROOT", "s3://acme-data/lake/")
+    with pytest.raises(SettingsError, match="needs log_folder, a local folder, and mlflow, a tracking server's address"):
+        load()
+    monkeypatch.setenv("LAKEHOUSE_LOG_FOLDER", "data/logs")
+    monkeypatch.setenv("LAKEHOUSE_MLFLOW", "http://127.0.0.1:5000")
+    found = load()
+    assert (str(found.landing), str(found.lake)) == ("s3://acme-data/lake/landing", "s3://acme-data/lake/lake")
+    assert (found.logs, found.tracking_uri, found.artifacts) == (PROJECT / "data/logs", "http://127.0.0.1:5000", "")
+
+
+def test_a_profile_names_the_variables_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_PROFILE", "minio")
+    with pytest.raises(SettingsError, match="minio.yml needs MLFLOW_TRACKING_URI in the environment or in .env"):
+        load()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5001")
+    assert load().tracking_uri == "http://127.0.0.1:5001"
+
+
 def test_the_shipped_profiles_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("SPARK_MASTER_PORT", "7077")
     for file in settings_module.CONF.glob("*.yml"):
         if file.stem != "base":
             monkeypatch.setenv("LAKEHOUSE_PROFILE", file.stem)
