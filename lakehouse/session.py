@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -46,7 +47,10 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
 
     builder = SparkSession.builder
     for key, value in _properties(settings).items():
-        builder = builder.config(key, value)
+        if key == "spark.jars":
+            _submit_with(value)
+        else:
+            builder = builder.config(key, value)
     os.environ.setdefault("SPARK_CONF_DIR", str(CONF / "spark"))  # log4j2.properties
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with _stderr_to(log):
@@ -66,13 +70,17 @@ def _properties(settings: Settings) -> dict[str, str]:
     found = properties(settings.spark_conf)
     if settings.spark_master:
         found["spark.master"] = settings.spark_master
-    if "spark.jars" in found:
-        found["spark.jars"] = ",".join(str(PROJECT / jar) for jar in found["spark.jars"].split(","))
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit's JVM is there
         from pyspark import SparkConf
 
         return {key: value for key, value in found.items() if not SparkConf().contains(key)}
     return found
+
+
+def _submit_with(jars: str) -> None:
+    """Have the JVM started with the jars: set on the session, they would take the place of those of spark.jars.packages."""
+    found = ",".join(str(PROJECT / jar) for jar in jars.split(","))  # commands work from any folder
+    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"--jars {shlex.quote(found)} pyspark-shell")
 
 
 @contextmanager
