@@ -165,7 +165,8 @@ def _client(environment: str) -> Any:
         s3={"addressing_style": "path"} if endpoint() else None,
         max_pool_connections=32,
     )
-    return boto3.client("s3", region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"), config=settings)
+    session = boto3.session.Session()  # boto3's own keeps the first credentials that it finds
+    return session.client("s3", region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"), config=settings)
 
 
 def endpoint() -> str:
@@ -199,7 +200,7 @@ def told(place: S3Path) -> Iterator[None]:
 
 
 def _meaning(error: Exception, code: str) -> str:
-    from botocore.exceptions import HTTPClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 
     server = (
         f"the object store at {endpoint()} (AWS_ENDPOINT_URL)"
@@ -208,6 +209,6 @@ def _meaning(error: Exception, code: str) -> str:
     )
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return f"no credentials for {server}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
-    if isinstance(error, HTTPClientError):
+    if isinstance(error, HTTPClientError | ConnectionError):
         return f"{server} does not answer ({first_line(error)}). Start it (`make stack`) or correct the setting, then run again."
     return f"{server} refuses: {_MEANING.get(code) or first_line(error)}."

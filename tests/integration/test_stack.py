@@ -4,126 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import urllib.error
-import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import boto3
-import psutil
 import psycopg
 import pytest
-from dotenv import dotenv_values
 from mlflow import MlflowClient
 
-from deploy import env, prepare, processes, programs
+from deploy import prepare, processes
 from deploy.servers import SERVERS
-from deploy.stack import read_env
-from lakehouse.errors import StackError
-from lakehouse.settings import PROJECT
+from tests.servers import SECRETS, Running, listening, running_servers
 
 # A machine without MinIO builds it first, once.
 pytestmark = pytest.mark.timeout(1800)
 
-SECRETS = [key for key, value in dotenv_values(env.EXAMPLE, interpolate=False).items() if not value]
-
-
-def listening(process: psutil.Process) -> set[tuple[str, int]]:
-    """The addresses and ports at which a process can be reached, by TCP or UDP."""
-    try:
-        found = [one for one in process.net_connections("inet") if one.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
-    except psutil.NoSuchProcess:
-        return set()
-    return {(one.laddr[0].removeprefix("::ffff:"), one.laddr[1]) for one in found if one.laddr}
-
-
-@dataclass(frozen=True)
-class Running:
-    """The servers of an .env."""
-
-    env_file: Path
-    folder: Path
-    values: dict[str, str]
-
-    def command(self, name: str, exit_code: int = 0) -> str:
-        line = [sys.executable, "-m", "deploy.stack", name, "--env-file", self.env_file, "--data", self.folder]
-        # No server may inherit this.
-        told = {**os.environ, "CANARY": "sings"}
-        done = subprocess.run(line, cwd=PROJECT, env=told, check=False, capture_output=True, text=True)
-        if done.returncode != exit_code:
-            logs = [f"{log.name}:\n{log.read_text()[-2000:]}" for log in self.folder.glob("logs/*")]
-            pytest.fail("\n".join([done.stdout, done.stderr, *logs]))
-        return done.stdout
-
-    def processes(self) -> dict[str, list[psutil.Process]]:
-        return {server.name: processes.members(self.folder, server.name) for server in SERVERS}
-
-    def told(self, what: str) -> Iterator[tuple[str, bytes]]:
-        """By server, what each of its processes was told: "cmdline" or "environ"."""
-        for name, members in self.processes().items():
-            for member in members:
-                with suppress(OSError):  # it has ended
-                    yield name, Path(f"/proc/{member.pid}/{what}").read_bytes()
-
-    def get(self, url: str, **headers: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:  # noqa: S310
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def s3(self, secret: str) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=self.values["AWS_ENDPOINT_URL"],
-            region_name=self.values["AWS_DEFAULT_REGION"],
-            aws_access_key_id=self.values["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=secret,
-        )
-
-
-def _free_ports(values: dict[str, str | None]) -> dict[str, int]:
-    """A free port for each key, none twice."""
-    with ExitStack() as held:
-        taken = {key: held.enter_context(socket.socket()) for key in values if key.endswith("_PORT")}
-        for one in taken.values():
-            one.bind(("127.0.0.1", 0))
-        return {key: one.getsockname()[1] for key, one in taken.items()}
-
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    # Not below pytest's own folder, which another user, PostgreSQL's, cannot enter.
-    folder = Path(tempfile.mkdtemp(prefix="lakehouse-stack-"))
-    try:
-        for program in ("minio", "postgres"):
-            programs.find(program, folder)
-    except StackError as error:
-        pytest.skip(str(error))
-    folder.chmod(0o711)
-    env_file = folder / ".env"
-    env.write(env_file)
-    text = env_file.read_text()
-    for key, port in _free_ports(dotenv_values(env_file)).items():
-        text = re.sub(rf"(?m)^{key}=.*$", f"{key}={port}", text)
-    env_file.write_text(text)
-    made = Running(env_file, folder / "stack", read_env(env_file))
-    try:
-        made.command("up")
+    with running_servers() as made:
         yield made
-    finally:
-        made.command("down")
-        shutil.rmtree(folder)
 
 
 def test_minio_keeps_what_is_put_and_refuses_others(running: Running) -> None:
@@ -206,8 +107,8 @@ def test_spark_has_two_workers_whose_executors_know_s3_alone(running: Running) -
     told = {key: os.environ[key] for key in ("PATH", "JAVA_HOME") if key in os.environ}
     told |= {"PYSPARK_PYTHON": sys.executable, "PYSPARK_SUBMIT_ARGS": f"--master {master['url']} pyspark-shell"}
     done = subprocess.run([sys.executable, "-c", JOB], check=True, capture_output=True, text=True, env=told)
-    for listening, variables, command in json.loads(done.stdout):
-        assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+    for addresses, variables, command in json.loads(done.stdout):
+        assert {ip.removeprefix("::ffff:") for ip in addresses} == {"127.0.0.1"}
         assert {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= {*variables}
         assert not {"CANARY", "PGPASSWORD", "POSTGRES_PASSWORD", "MLFLOW_TRACKING_PASSWORD"} & {*variables}
         assert not [key for key in SECRETS if running.values[key] in " ".join(command)]

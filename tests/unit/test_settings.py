@@ -93,7 +93,9 @@ def test_several_wrong_values_are_told_together(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_lake_in_a_bucket_has_its_log_and_its_tracking_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ROOT", "s3://acme-data/lake/")
-    with pytest.raises(SettingsError, match="needs log_folder, a local folder, and mlflow, a tracking server's address"):
+    with pytest.raises(
+        SettingsError, match="needs log_folder, a local folder, and mlflow, a tracking server's address"
+    ):
         load()
     monkeypatch.setenv("LAKEHOUSE_LOG_FOLDER", "data/logs")
     monkeypatch.setenv("LAKEHOUSE_MLFLOW", "http://127.0.0.1:5000")

@@ -1,0 +1,192 @@
+"""S3 servers for the tests, started in a folder of their own, and a proxy that loses answers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from botocore.config import Config
+
+REGION = "us-east-1"
+
+
+def new_keys() -> dict[str, str]:
+    """Credentials of a new user, as the environment has them."""
+    return {"AWS_ACCESS_KEY_ID": secrets.token_hex(8), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16)}
+
+
+def client(endpoint: str, env: dict[str, str]) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=30),
+    )
+
+
+@contextmanager
+def minio(folder: Path, keys: dict[str, str] | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+    """A MinIO server with its data in the folder: its endpoint, and the environment that a client needs."""
+    keys = keys or new_keys()
+    port, console = free_ports(2)
+    command = [
+        _binary("minio"), "server", "--quiet", "--address", f"127.0.0.1:{port}",
+        "--console-address", f"127.0.0.1:{console}", str(folder),
+    ]  # fmt: skip
+    root = {"MINIO_ROOT_USER": keys["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": keys["AWS_SECRET_ACCESS_KEY"]}
+    with _serving(command, root, folder, port, keys) as served:
+        yield served
+
+
+@contextmanager
+def seaweedfs(folder: Path, keys: dict[str, str] | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+    """A SeaweedFS server with its data in the folder, as `minio`."""
+    keys = keys or new_keys()
+    port, master, volume, filer, *grpc = free_ports(8)
+    options = {
+        "dir": folder, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3": "true", "s3.port": port, "s3.port.grpc": grpc[0],
+        "master.port": master, "master.port.grpc": grpc[1], "volume.port": volume, "volume.port.grpc": grpc[2],
+        "filer.port": filer, "filer.port.grpc": grpc[3], "master.volumeSizeLimitMB": 64, "volume.max": 50,
+    }  # fmt: skip
+    command = [_binary("weed"), "server", *(f"-{name}={value}" for name, value in options.items())]
+    with _serving(command, keys, folder, port, keys) as served:
+        yield served
+
+
+SERVERS = {"minio": minio, "seaweedfs": seaweedfs}
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def _binary(name: str) -> str:
+    """The program on the PATH, beside this Python, or downloaded earlier; the test is skipped where there is none."""
+    beside = Path(sys.executable).with_name(name)
+    kept = sorted(Path.home().glob(f".cache/lakehouse/bin/{name}-*"))
+    found = shutil.which(name) or next((str(one) for one in [beside, *reversed(kept)] if one.exists()), None)
+    return found or pytest.skip(f"{name} is not on the PATH")
+
+
+@contextmanager
+def _serving(
+    command: list[str], env: dict[str, str], folder: Path, port: int, keys: dict[str, str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    endpoint = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, env={**os.environ, **env}, cwd=folder, stdout=output, stderr=output)
+    try:
+        _wait(endpoint, keys, server, log)
+        yield endpoint, {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": REGION}
+    finally:
+        server.kill()  # asked to end, SeaweedFS takes half a minute
+        server.wait()
+
+
+def _wait(endpoint: str, keys: dict[str, str], server: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the server takes a bucket: some answer before they can."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            client(endpoint, keys).create_bucket(Bucket="ready")
+            return
+        except Exception as error:
+            if server.poll() is not None or time.monotonic() > until:
+                raise AssertionError(f"{server.args} does not serve: {log.read_text()[-2000:]}") from error
+            time.sleep(0.1)
+
+
+@dataclass
+class Proxy:
+    """What stands between a client and a server: it keeps a list of the requests, and may lose an answer or give another.
+
+    ``rule`` is asked for each request: "pass" it on, carry it out but "lose" the answer, or say "conflict" and carry
+    nothing out. It may also do something itself before.
+    """
+
+    endpoint: str
+    rule: Callable[[str, str], str] = lambda method, path: "pass"
+    requests: list[tuple[str, str, int]] = field(default_factory=list)
+
+
+CONFLICT = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>ConditionalRequestConflict</Code><Message>A conflicting operation is in progress.</Message></Error>"""
+
+
+@contextmanager
+def proxy(upstream: str) -> Iterator[Proxy]:
+    """A proxy before the server at ``upstream``."""
+    (port,) = free_ports(1)
+    standing = Proxy(f"http://127.0.0.1:{port}")
+    server = urlsplit(upstream).netloc
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            does = standing.rule(self.command, self.path)
+            if does == "conflict":
+                self.answer(409, [("Content-Length", str(len(CONFLICT)))], CONFLICT)
+                return
+            onward = HTTPConnection(server, timeout=60)
+            onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() != "expect":
+                    onward.putheader(name, value)
+            onward.endheaders(body)
+            answer = onward.getresponse()
+            content = answer.read()
+            onward.close()
+            if does == "lose":
+                standing.requests.append((self.command, self.path, 0))
+                self.close_connection = True
+                return
+            kept = [(n, v) for n, v in answer.getheaders() if n.lower() not in ("transfer-encoding", "connection")]
+            if answer.getheader("Content-Length") is None:
+                kept.append(("Content-Length", str(len(content))))
+            self.answer(answer.status, kept, content)
+
+        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+            standing.requests.append((self.command, self.path, status))
+            self.send_response_only(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        try:
+            yield standing
+        finally:
+            served.shutdown()

@@ -1,0 +1,125 @@
+"""The servers of `make stack`, for the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+import pytest
+from dotenv import dotenv_values
+
+from deploy import env, processes, programs
+from deploy.servers import SERVERS
+from deploy.stack import read_env
+from lakehouse.errors import StackError
+from lakehouse.settings import PROJECT
+
+SECRETS = [key for key, value in dotenv_values(env.EXAMPLE, interpolate=False).items() if not value]
+
+
+def listening(process: psutil.Process) -> set[tuple[str, int]]:
+    """The addresses and ports at which a process can be reached, by TCP or UDP."""
+    try:
+        found = [one for one in process.net_connections("inet") if one.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
+    except psutil.NoSuchProcess:
+        return set()
+    return {(one.laddr[0].removeprefix("::ffff:"), one.laddr[1]) for one in found if one.laddr}
+
+
+@dataclass(frozen=True)
+class Running:
+    """The servers of an .env."""
+
+    env_file: Path
+    folder: Path
+    values: dict[str, str]
+
+    def command(self, name: str, exit_code: int = 0) -> str:
+        line = [sys.executable, "-m", "deploy.stack", name, "--env-file", self.env_file, "--data", self.folder]
+        # No server may inherit this.
+        told = {**os.environ, "CANARY": "sings"}
+        done = subprocess.run(line, cwd=PROJECT, env=told, check=False, capture_output=True, text=True)
+        if done.returncode != exit_code:
+            logs = [f"{log.name}:\n{log.read_text()[-2000:]}" for log in self.folder.glob("logs/*")]
+            pytest.fail("\n".join([done.stdout, done.stderr, *logs]))
+        return done.stdout
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        return {server.name: processes.members(self.folder, server.name) for server in SERVERS}
+
+    def told(self, what: str) -> Iterator[tuple[str, bytes]]:
+        """By server, what each of its processes was told: "cmdline" or "environ"."""
+        for name, members in self.processes().items():
+            for member in members:
+                with suppress(OSError):  # it has ended
+                    yield name, Path(f"/proc/{member.pid}/{what}").read_bytes()
+
+    def get(self, url: str, **headers: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def s3(self, secret: str) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.values["AWS_ENDPOINT_URL"],
+            region_name=self.values["AWS_DEFAULT_REGION"],
+            aws_access_key_id=self.values["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=secret,
+        )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
+def _free_ports(values: dict[str, str | None]) -> dict[str, int]:
+    """A free port for each key, none twice."""
+    with ExitStack() as held:
+        taken = {key: held.enter_context(socket.socket()) for key in values if key.endswith("_PORT")}
+        for one in taken.values():
+            one.bind(("127.0.0.1", 0))
+        return {key: one.getsockname()[1] for key, one in taken.items()}
+
+
+@contextmanager
+def running_servers() -> Iterator[Running]:
+    """The servers, on free ports, in a folder of their own."""
+    # Not below pytest's own folder, which another user, PostgreSQL's, cannot enter.
+    folder = Path(tempfile.mkdtemp(prefix="lakehouse-stack-"))
+    try:
+        for program in ("minio", "postgres"):
+            programs.find(program, folder)
+    except StackError as error:
+        pytest.skip(str(error))
+    folder.chmod(0o711)
+    env_file = folder / ".env"
+    env.write(env_file)
+    text = env_file.read_text()
+    for key, port in _free_ports(dotenv_values(env_file)).items():
+        text = re.sub(rf"(?m)^{key}=.*$", f"{key}={port}", text)
+    env_file.write_text(text)
+    made = Running(env_file, folder / "stack", read_env(env_file))
+    try:
+        made.command("up")
+        yield made
+    finally:
+        made.command("down")
+        shutil.rmtree(folder)
