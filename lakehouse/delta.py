@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import delta.exceptions.captured  # noqa: F401  # has conflicts raised as what they are
+from delta.exceptions import DeltaConcurrentModificationException
 from pyspark.sql import functions as F
 
 from lakehouse import log
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _TXN_APP = "spark.databricks.delta.write.txnAppId"
 _TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+
+Conflict = DeltaConcurrentModificationException
 
 # How long a table's past stays readable: change feed and time travel need both the log and the removed files.
 RETENTION = {

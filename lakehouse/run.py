@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import subprocess
 import time
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from lakehouse.build import carry_out
+from lakehouse.delta import Conflict
 from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.ledger import Run
 from lakehouse.plan import Lake, Request, Step, decide
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 Status = Literal["written", "unchanged", "failed", "skipped", "waits"]
+# What was computed from a table that another writer has changed since is computed anew, so often, each time after up to so long.
+CONFLICT_RETRIES = 3
+CONFLICT_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -137,28 +142,42 @@ def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str
     return [name for name in waiting if not pending.intersection(lake.graph.inputs(name))]
 
 
-def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+def _run_table(
+    spark: SparkSession, lake: Lake, name: str, request: Request, run: Run, retries: int = CONFLICT_RETRIES
+) -> Result:
     began = time.monotonic()
     step = None
     try:
-        step = decide(lake, name, request)
-        if step.action == "waits":
-            return Result(name, "waits", step)
-        if step.breaking:
-            raise SchemaError(
-                f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
-                f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
-            )
+        step = _decided(lake, name, request)
         if not step.works:
-            return Result(name, "unchanged", step)
+            return Result(name, "waits" if step.action == "waits" else "unchanged", step)
         outcome = carry_out(Work(spark, lake, run, step))
         status: Status = "written" if outcome.committed else "unchanged"
         return Result(name, status, step, outcome, time.monotonic() - began)
     except LakehouseError as error:
         return Result(name, "failed", step, None, time.monotonic() - began, str(error))
     except Exception as error:  # one table's failure, whatever it is, must not take the others with it
+        if isinstance(error, Conflict) and retries:
+            logger.warning("%s is decided anew, as another writer's commit came before: %s", name, _short(error))
+            time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
+            return _run_table(spark, lake, name, request, run, retries - 1)
         logger.exception("%s failed", name)
         return Result(name, "failed", step, None, time.monotonic() - began, _short(error))
+
+
+def _decided(lake: Lake, name: str, request: Request) -> Step:
+    """What to do now.
+
+    Raises:
+        SchemaError: the declared columns break with the table's.
+    """
+    step = decide(lake, name, request)
+    if step.breaking:
+        raise SchemaError(
+            f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
+            f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
+        )
+    return step
 
 
 def _short(error: Exception) -> str:

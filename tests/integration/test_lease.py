@@ -35,7 +35,10 @@ with run_lock(S3Path("locks", sys.argv[1]), "the-first-run"):
 @pytest.fixture(scope="module", params=SERVERS)
 def bucket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Path]:
     """A bucket of each server, reached by this process's environment and its children's."""
-    with SERVERS[request.param](tmp_path_factory.mktemp("s3") / "data") as (_, env), pytest.MonkeyPatch.context() as changed:
+    with (
+        SERVERS[request.param](tmp_path_factory.mktemp("s3") / "data") as (_, env),
+        pytest.MonkeyPatch.context() as changed,
+    ):
         for name, value in env.items():
             changed.setenv(name, value)
         client().create_bucket(Bucket="locks")
@@ -58,9 +61,9 @@ def held_elsewhere(root: S3Path, seconds: float) -> subprocess.Popen[str]:
 
 def test_a_second_run_leaves_with_the_holders_name_and_takes_over_at_once_when_it_was_killed(root: S3Path) -> None:
     first = held_elsewhere(root, 60)
-    with pytest.raises(LockError, match=rf"run the-first-run, process {first.pid} on .* its lease ends in \d+ s"):
-        with run_lock(root, "second"):
-            pass
+    said = rf"run the-first-run, process {first.pid} on .* its lease ends in \d+ s"
+    with pytest.raises(LockError, match=said), run_lock(root, "second"):
+        pass
     first.kill()
     first.wait()
     began = time.monotonic()
@@ -138,7 +141,11 @@ def test_a_store_that_is_down_is_told_in_bounded_time(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
     began = time.monotonic()
-    with pytest.raises(StorageError, match=r"the object store at http://127.0.0.1:9 \(AWS_ENDPOINT_URL\) does not answer"):
-        with run_lock(S3Path("locks"), "one"):
-            pass
+    with (
+        pytest.raises(
+            StorageError, match=r"the object store at http://127.0.0.1:9 \(AWS_ENDPOINT_URL\) does not answer"
+        ),
+        run_lock(S3Path("locks"), "one"),
+    ):
+        pass
     assert time.monotonic() - began < 30

@@ -43,8 +43,8 @@ def running() -> Iterator[Running]:
 
 
 def run(variables: Mapping[str, str], *command: str) -> str:
-    line = [str(PROGRAMS / command[0]), *command[1:]]
-    done = subprocess.run(line, cwd=PROJECT, env=dict(variables), check=False, capture_output=True, text=True)
+    found = {**variables, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=PROJECT, env=found, check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
@@ -87,7 +87,7 @@ class Watch:
                     self._read(f"/api/v1/applications/{application}/{part}")
 
     def _read(self, path: str) -> str:
-        with suppress(URLError, OSError, UnicodeDecodeError), urlopen(self.address + path, timeout=10) as answer:
+        with suppress(URLError, OSError, UnicodeDecodeError), urlopen(self.address + path, timeout=10) as answer:  # noqa: S310
             self.seen[path] = answer.read().decode()
         return self.seen.get(path, "")
 
@@ -116,19 +116,10 @@ def test_the_cluster_on_minio_makes_the_same_tables_and_tells_no_secret(running:
         "spark.ui.enabled": "true", "spark.ui.port": str(port),
         "spark.eventLog.enabled": "true", "spark.eventLog.dir": events.as_uri(), "spark.eventLog.compress": "false",
     }  # fmt: skip
+    submitted = ("--master", f"spark://127.0.0.1:{running.values['SPARK_MASTER_PORT']}",
+                 "--properties-file", "conf/spark/cluster.conf", *[f"--conf={k}={v}" for k, v in shown.items()])  # fmt: skip
     with Watch(port) as watch:
-        said.append(
-            run(
-                cluster,
-                "spark-submit",
-                "--master",
-                f"spark://127.0.0.1:{running.values['SPARK_MASTER_PORT']}",
-                "--properties-file",
-                "conf/spark/cluster.conf",
-                *[f"--conf={k}={v}" for k, v in shown.items()],
-                "jobs/daily.py",
-            )  # fmt: skip
-        )
+        said.append(run(cluster, "spark-submit", *submitted, "jobs/daily.py"))
 
     options = {k.lower(): v for k, v in running.values.items() if k.startswith("AWS_")} | {"allow_http": "true"}
     for name in graph.load(["bronze", "silver", "gold"]).declared:
