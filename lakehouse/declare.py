@@ -138,13 +138,34 @@ def looks_up(table: str, on_change: Effect = "nothing") -> Input:
 
 
 @dataclass(frozen=True)
+class Database:
+    """A table, or view, of a database that JDBC reaches, whose rows a run brings into the landing zone.
+
+    In ``url``, ``${NAME}`` stands for a variable of the environment; ``user`` and ``password`` name the variables that hold
+    these. ``key`` orders the rows of an extract. Without a ``cursor`` each extract is a snapshot of the whole, taken as a
+    file of its day, where it differs from the one before; with it, the rows whose cursor is greater than any extracted before:
+    a column that every change sets to something greater, such as `updated_at`. Rows may become visible only after
+    greater ones: where the cursor is a time, the source's ``settle_seconds`` leave the youngest for later.
+    """
+
+    url: str
+    table: str
+    key: tuple[str, ...]
+    cursor: str | None = None
+    user: str = "PGUSER"
+    password: str = "PGPASSWORD"  # noqa: S105  # a variable's name
+    driver: str = "org.postgresql.Driver"
+
+
+@dataclass(frozen=True)
 class Source:
     """How one source's files land; its bronze table holds one row per landed record, nothing cleaned.
 
     ``landing`` is the folder below the landing zone. ``columns`` maps each column to its Spark SQL type, in file order;
     a CSV source's are all strings, as landed. ``relanded`` says what a file delivered again under its old name
     means: its rows join the earlier delivery's (``upsert``), or take their place, missing rows included (``replace``).
-    ``settle_seconds`` leaves a file alone until it has not changed for that long.
+    ``settle_seconds`` leaves a file alone until it has not changed for that long. With a ``database`` its files, Parquet, are
+    made by the run.
     """
 
     name: str
@@ -155,6 +176,7 @@ class Source:
     relanded: Relanded = "upsert"
     settle_seconds: float = 0.0
     stats: tuple[str, ...] = ()
+    database: Database | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +213,7 @@ def source(
     relanded: Relanded = "upsert",
     settle_seconds: float = 0.0,
     stats: Sequence[str] = (),
+    database: Database | None = None,
 ) -> Source:
     """Declare a source. Column names alone mean strings."""
     _refuse_text(name, columns=columns, stats=stats)
@@ -204,6 +227,7 @@ def source(
         relanded,
         settle_seconds,
         tuple(stats),
+        database,
     )
 
 
@@ -281,7 +305,20 @@ def problems_of(declared: Declared) -> list[str]:
             found.append(f"{declared.name}: {parameter}={value!r} is not one of {', '.join(get_args(allowed))}")
     if declared.format == "csv" and set(declared.columns.values()) - {"string"}:
         found.append(f"{declared.name}: a CSV source lands as strings; give types in silver")
-    return found
+    return found + _database_problems(declared)
+
+
+def _database_problems(source: Source) -> list[str]:
+    database = source.database
+    if database is None:
+        return []
+    found = (
+        [] if source.format == "parquet" else [f"{source.name}: what comes from a database lands as format='parquet'"]
+    )
+    if not database.key:
+        found.append(f"{source.name}: its database needs a key, the columns that order its rows")
+    unknown = [c for c in (*database.key, *([database.cursor] if database.cursor else [])) if c not in source.columns]
+    return found + [f"{source.name}: its database's {c} is none of its columns" for c in unknown]
 
 
 def _table_problems(table: Table) -> list[str]:

@@ -56,6 +56,10 @@ class StorageError(LakehouseError):
     """The object store cannot be reached, refuses, or does not keep what the lake relies on."""
 
 
+class SourceError(LakehouseError):
+    """A source's database cannot be read, or has rows that would be missed."""
+
+
 class LandingError(LakehouseError):
     """The landing zone does not hold what a batch has on record."""
 

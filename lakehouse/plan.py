@@ -223,7 +223,8 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
     files = landing.listed() if full else landing.pending(history, definition_of(source))
     if not files:
         rejected = len(landing.rejected(history))
-        return Step(source.name, "none", ("no new files" + (f"; {rejected} rejected" if rejected else ""),))
+        said = "no new files" + (f"; {rejected} rejected" if rejected else "")
+        return Step(source.name, "none", (said + ("; the run asks its database" if source.database else ""),))
     reason = "full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}"
     return Step(
         source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=None,

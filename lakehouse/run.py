@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
+from lakehouse import extract
 from lakehouse.build import carry_out
+from lakehouse.declare import Source
 from lakehouse.delta import Conflict
 from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.ledger import Run
@@ -148,6 +150,7 @@ def _run_table(
     began = time.monotonic()
     step = None
     try:
+        _extract(spark, lake, name)
         step = _decided(lake, name, request)
         if not step.works:
             return Result(name, "waits" if step.action == "waits" else "unchanged", step)
@@ -163,6 +166,16 @@ def _run_table(
             return _run_table(spark, lake, name, request, run, retries - 1)
         logger.exception("%s failed", name)
         return Result(name, "failed", step, None, time.monotonic() - began, _short(error))
+
+
+def _extract(spark: SparkSession, lake: Lake, name: str) -> None:
+    declared = lake.graph.declared[name]
+    if isinstance(declared, Source) and declared.database:
+        scratch = lake.root.joinpath("extracts", declared.name)
+        try:
+            extract.extract(spark, declared, lake.landing(declared), scratch)
+        except Exception as error:
+            raise extract.explained(declared, error) or error from error
 
 
 def _decided(lake: Lake, name: str, request: Request) -> Step:

@@ -125,14 +125,40 @@ def deliver(file: Location, content: bytes | Path, progress: Callable[[int], Non
 
 
 def _holds(file: Location, content: bytes | Path) -> bool:
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if isinstance(content, Path):
+        return same(content, file)
+    return _size(file) == len(content) and _sha256(file) == hashlib.sha256(content).hexdigest()
+
+
+def same(one: Location, other: Location) -> bool:
+    """Whether two files hold the same bytes; not where one is missing."""
+    return _size(one) == _size(other) is not None and _sha256(one) == _sha256(other)
+
+
+def move(file: Location, target: Location) -> None:
+    """Put a file of the same store in another place, whole."""
+    if isinstance(file, S3Path) and isinstance(target, S3Path):
+        file.copy(target)
+        file.unlink()
+    elif isinstance(file, Path) and isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
+
+
+def remove(folder: Location) -> None:
+    """Remove a folder and all in it."""
+    if isinstance(folder, S3Path):
+        for one in folder.below():
+            S3Path(folder.bucket, one["Key"]).unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(file: Location) -> int | None:
     try:
-        there = file.head()["ContentLength"] if isinstance(file, S3Path) else file.stat().st_size
+        return int(file.head()["ContentLength"]) if isinstance(file, S3Path) else file.stat().st_size
     except FileNotFoundError:
-        return False
-    if there != size:
-        return False
-    return _sha256(file) == (hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else _sha256(content))
+        return None
 
 
 def relative(place: Location, root: Location) -> str:

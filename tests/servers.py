@@ -47,9 +47,21 @@ class Running:
     env_file: Path
     folder: Path
     values: dict[str, str]
+    services: str
 
     def command(self, name: str, exit_code: int = 0) -> str:
-        line = [sys.executable, "-m", "deploy.stack", name, "--env-file", self.env_file, "--data", self.folder]
+        line = [
+            sys.executable,
+            "-m",
+            "deploy.stack",
+            name,
+            "--env-file",
+            self.env_file,
+            "--data",
+            self.folder,
+            "--services",
+            self.services,
+        ]
         # No server may inherit this.
         told = {**os.environ, "CANARY": "sings"}
         done = subprocess.run(line, cwd=PROJECT, env=told, check=False, capture_output=True, text=True)
@@ -100,7 +112,7 @@ def _free_ports(values: dict[str, str | None]) -> dict[str, int]:
 
 
 @contextmanager
-def running_servers() -> Iterator[Running]:
+def running_servers(services: str = "minio,postgres,mlflow,spark") -> Iterator[Running]:
     """The servers, on free ports, in a folder of their own."""
     # Not below pytest's own folder, which another user, PostgreSQL's, cannot enter.
     folder = Path(tempfile.mkdtemp(prefix="lakehouse-stack-"))
@@ -116,7 +128,7 @@ def running_servers() -> Iterator[Running]:
     for key, port in _free_ports(dotenv_values(env_file)).items():
         text = re.sub(rf"(?m)^{key}=.*$", f"{key}={port}", text)
     env_file.write_text(text)
-    made = Running(env_file, folder / "stack", read_env(env_file))
+    made = Running(env_file, folder / "stack", read_env(env_file), services)
     try:
         made.command("up")
         yield made

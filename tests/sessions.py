@@ -23,4 +23,4 @@ def small_session(*, compiled: bool = False) -> SparkSession:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )
-    return configure_spark_with_delta_pip(builder).getOrCreate()
+    return configure_spark_with_delta_pip(builder, ["org.postgresql:postgresql:42.7.8"]).getOrCreate()

@@ -1,0 +1,171 @@
+"""Sources kept in a database: what a run finds there becomes a file of the landing zone, and is ingested as one.
+
+So a batch is pinned, finished after a crash, and made anew in a full refresh as that of any other source, whatever has become of
+the database since. An extract by cursor has its bounds on record (manifests/<source>/extracts/<N>.json) before its rows are read:
+one that was cut short is carried out again with the same bounds, into the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from lakehouse import storage
+from lakehouse.declare import Database, Source
+from lakehouse.errors import SourceError
+from lakehouse.landing import Landing, left_alone
+from lakehouse.storage import Location, spark_uri
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+CONNECT_SECONDS = 10
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Extract:
+    """Extract N of a source by cursor: the rows after one value of it (all without one), up to another, into one file."""
+
+    number: int
+    after: str | None
+    until: str
+    file: str
+
+
+def extract(spark: SparkSession, source: Source, landing: Landing, scratch: Location) -> None:
+    """Bring what the database has and the landing zone has not into the source's landing folder.
+
+    Raises:
+        SourceError: the database cannot be read, or has rows that no extract by cursor would find.
+    """
+    assert source.database is not None
+    asked = _Asked(spark, source, source.database)
+    if source.database.cursor is None:
+        there = [name for name in storage.names(landing.folder) if not left_alone(name)]
+        before = landing.folder / there[-1] if there else None
+        file = landing.folder / f"{_stem(source)}_{datetime.now(UTC):%Y-%m-%d}.parquet"
+        _deliver(asked.rows(None), file, scratch, unless=before)
+        return
+    folder = landing.manifests / "extracts"
+    last = _last(folder)
+    if last is not None and not _has_landed(landing, last):
+        _deliver(asked.rows(last), landing.folder / last.file, scratch)
+    new = asked.bounds(last)
+    if new is not None:
+        storage.create(folder / f"{new.number:08d}.json", json.dumps(asdict(new), indent=1).encode())
+        _deliver(asked.rows(new), landing.folder / new.file, scratch)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A source's table in its database."""
+
+    spark: SparkSession
+    source: Source
+    database: Database
+
+    def bounds(self, last: Extract | None) -> Extract | None:
+        """The next extract; None where nothing is new."""
+        cursor, settle = self.database.cursor, self.source.settle_seconds
+        where = [f"{cursor} > {_text(last.until)}"] if last else []
+        if settle:
+            where.append(f"{cursor} <= current_timestamp - interval '{settle:g} seconds'")
+        found = self._read(
+            f"SELECT CAST(max({cursor}) AS varchar(64)) AS until, "
+            f"(SELECT count(*) FROM {self.database.table} WHERE {cursor} IS NULL) AS missing "
+            f"FROM {self.database.table}{_where(where)}"
+        ).first()
+        assert found is not None
+        if found["missing"]:
+            raise SourceError(
+                f"{self.source.name}: {found['missing']} rows of {self.database.table} have no {cursor}, so that no extract would "
+                "find them. Give them one, or declare the source without a cursor."
+            )
+        if found["until"] is None:
+            return None
+        number = last.number + 1 if last else 1
+        return Extract(
+            number, last.until if last else None, found["until"], f"{_stem(self.source)}_{number:08d}.parquet"
+        )
+
+    def rows(self, extract: Extract | None) -> DataFrame:
+        """The rows of an extract, or all, in the order of the key."""
+        where = []
+        if extract:
+            where += [f"{self.database.cursor} > {_text(extract.after)}"] if extract.after is not None else []
+            where += [f"{self.database.cursor} <= {_text(extract.until)}"]
+        named = ", ".join(self.source.columns)
+        read = self._read(f"SELECT {named} FROM {self.database.table}{_where(where)}")
+        typed = read.select(*[F.col(name).cast(kind).alias(name) for name, kind in self.source.columns.items()])
+        return typed.coalesce(1).sortWithinPartitions(*self.database.key)
+
+    def _read(self, query: str) -> DataFrame:
+        url = _VARIABLE.sub(lambda one: self._variable(one[1]), self.database.url)
+        options = {
+            "url": url, "driver": self.database.driver, "query": query, "fetchsize": "10000",
+            "user": self._variable(self.database.user), "password": self._variable(self.database.password),
+            "connectTimeout": str(CONNECT_SECONDS), "loginTimeout": str(CONNECT_SECONDS), "tcpKeepAlive": "true",
+        }  # fmt: skip
+        return self.spark.read.format("jdbc").options(**options).load()
+
+    def _variable(self, name: str) -> str:
+        value = os.environ.get(name)
+        if not value:
+            raise SourceError(f"{self.source.name}: its database needs {name} in the environment or in .env.")
+        return value
+
+
+def explained(source: Source, error: Exception) -> SourceError | None:
+    """An error that came from the database in words; None for any other."""
+    database = source.database
+    said = re.search(r"(?:org\.postgresql|java\.sql)[\w.]*Exception: ([^\n]+)", str(error))
+    if database is None or said is None:
+        return None
+    names = [*_VARIABLE.findall(database.url), database.user, database.password]
+    return SourceError(
+        f"{source.name}: its database ({database.url}) cannot be read: {said[1]} Check that it runs and that "
+        f"{', '.join(names)} are right, then run again."
+    )
+
+
+def _deliver(rows: DataFrame, file: Location, scratch: Location, *, unless: Location | None = None) -> None:
+    """Put the rows into a file of the landing zone, whole, unless another file holds the same."""
+    try:
+        rows.write.mode("overwrite").parquet(spark_uri(scratch))
+        (part,) = [scratch / name for name in storage.names(scratch) if name.endswith(".parquet")]
+        if unless is None or not storage.same(part, unless):
+            storage.move(part, file)
+    finally:
+        storage.remove(scratch)
+
+
+def _has_landed(landing: Landing, extract: Extract) -> bool:
+    path = f"{landing.source.landing}/{extract.file}"
+    taken = any(one.path == path for manifest in landing.history() for one in manifest.files)
+    return taken or not isinstance(storage.look_up(landing.root, [path])[path], OSError)
+
+
+def _last(folder: Location) -> Extract | None:
+    names = storage.names(folder)
+    return Extract(**json.loads((folder / names[-1]).read_text(encoding="utf-8"))) if names else None
+
+
+def _stem(source: Source) -> str:
+    return source.landing.rpartition("/")[2]
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return " WHERE " + " AND ".join(conditions) if conditions else ""
+
+
+def _text(value: str) -> str:
+    """A value as SQL says it; the database compares it as what the column is."""
+    return "'" + value.replace("'", "''") + "'"

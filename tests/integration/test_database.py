@@ -1,0 +1,138 @@
+"""Sources kept in PostgreSQL: airlines as snapshots, planes by a cursor; nothing lost, nothing doubled, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from flights.delivery import _package_data
+from lakehouse import extract, storage
+from lakehouse.declare import Database, source
+from silver.airlines import airlines as silver_airlines
+from silver.planes import planes as silver_planes
+from tests.lakes import TestLake
+from tests.servers import Running, running_servers
+
+URL = "jdbc:postgresql://${PGHOST}:${PGPORT}/sources"
+AIRLINES = ("carrier", "name")
+PLANES = ("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine")
+
+airlines = source(
+    "bronze.airlines", landing="airlines", columns=AIRLINES, format="parquet", relanded="replace",
+    database=Database(URL, "airlines", key=("carrier",)),
+)  # fmt: skip
+planes = source(
+    "bronze.planes", landing="planes", columns={**dict.fromkeys(PLANES, "string"), "changed": "bigint"}, format="parquet",
+    database=Database(URL, "planes", key=("changed",), cursor="changed"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    with running_servers("postgres") as made:
+        yield made
+
+
+@pytest.fixture
+def database(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection]:
+    """The example's airlines and planes in PostgreSQL, which the run is told of by its environment."""
+    for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"):
+        monkeypatch.setenv(name, running.values[name])
+    with psycopg.connect(dbname="sources", autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS airlines, planes")
+        for name, columns in (("airlines", AIRLINES), ("planes", PLANES)):
+            connection.execute(f"CREATE TABLE {name} ({', '.join(f'{c} text' for c in columns)})")
+            with connection.cursor().copy(f"COPY {name} FROM STDIN (FORMAT csv, HEADER, NULL 'NA')") as copy:
+                copy.write((_package_data() / f"{name}.csv").read_bytes())
+        connection.execute("ALTER TABLE planes ADD changed bigserial")
+        yield connection
+
+
+@pytest.fixture
+def lake(lake_of: Callable[..., TestLake], database: psycopg.Connection) -> TestLake:
+    return lake_of(airlines, planes, silver_airlines, silver_planes)
+
+
+def test_what_is_new_is_taken_once(lake: TestLake, database: psycopg.Connection) -> None:
+    done = lake.run()
+    assert (done.counts("bronze.airlines")["written"], done.counts("bronze.planes")["written"]) == (16, 3322)
+    assert done.counts("silver.airlines")["written"] == 16
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert storage.names(lake.folder("bronze.airlines")) == [f"airlines_{today}.parquet"]
+    assert storage.names(lake.folder("bronze.planes")) == ["planes_00000001.parquet"]
+    assert not (lake.root / "extracts" / "bronze.planes").exists()
+    assert ("9E", "Endeavor Air Inc.") in lake.rows("bronze.airlines", *AIRLINES)
+    assert None in {year for (year,) in lake.rows("bronze.planes", "year")}
+
+    versions = lake.versions()
+    assert lake.run().statuses["bronze.planes"] == "unchanged"
+    assert lake.versions() == versions
+
+    database.execute("UPDATE planes SET seats = '1', changed = DEFAULT WHERE tailnum = 'N10156'")
+    database.execute("INSERT INTO planes (tailnum, seats) VALUES ('NEW', '2')")
+    database.execute("UPDATE airlines SET name = 'Renamed' WHERE carrier = '9E'")
+    database.execute("DELETE FROM airlines WHERE carrier = 'AA'")
+    done = lake.run()
+    assert done.counts("bronze.planes")["written"] == 2
+    second = [row[:2] for row in lake.rows("bronze.planes", "tailnum", "seats", "_file_id") if row[2] == 2]
+    assert second == [("N10156", "1"), ("NEW", "2")]
+    assert len(lake.rows("bronze.airlines")) == 15, "a snapshot of the same day takes the place of the one before"
+    assert ("9E", "Renamed") in lake.rows("silver.airlines", "carrier", "name")
+    assert [one for (one,) in lake.rows("silver.airlines", "carrier") if one == "AA"] == []
+
+
+def test_an_extract_that_was_cut_short_is_carried_out_with_its_bounds(
+    lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object, **__: object) -> None:
+        raise KeyError("power")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(extract.storage, "move", cut)
+        assert lake.attempt("bronze.planes").report.failed
+    assert storage.names(lake.root / "manifests" / "bronze.planes" / "extracts") == ["00000001.json"]
+    database.execute("INSERT INTO planes (tailnum) VALUES ('LATER')")
+    assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3323
+    assert storage.names(lake.folder("bronze.planes")) == ["planes_00000001.parquet", "planes_00000002.parquet"]
+    assert lake.rows("bronze.planes", "_source_file", "tailnum")[-1] == ("planes/planes_00000002.parquet", "LATER")
+
+
+def test_a_row_without_its_cursor_is_told_and_none_is_taken(lake: TestLake, database: psycopg.Connection) -> None:
+    database.execute("ALTER TABLE planes ALTER changed DROP NOT NULL")
+    database.execute("INSERT INTO planes (tailnum, changed) VALUES ('LOST', NULL)")
+    said = lake.attempt().errors["bronze.planes"]
+    assert said.startswith("bronze.planes: 1 rows of planes have no changed, so that no extract would find them.")
+    assert lake.version("bronze.planes") is None
+
+
+def test_the_landed_extracts_make_the_table_anew_whatever_became_of_the_database(
+    lake: TestLake, database: psycopg.Connection
+) -> None:
+    lake.run()
+    before = lake.rows("bronze.planes", *PLANES)
+    database.execute("DELETE FROM planes")
+    lake.run("bronze.planes", full_refresh=True)
+    assert lake.rows("bronze.planes", *PLANES) == before
+
+
+def test_a_database_that_cannot_be_read_is_told_in_bounded_time_without_the_password(
+    lake: TestLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setenv("PGPASSWORD", "canary-of-the-database")
+        said = lake.attempt("bronze.planes").errors["bronze.planes"]
+        assert "password authentication failed" in said
+        assert "jdbc:postgresql://${PGHOST}:${PGPORT}/sources" in said
+        assert "PGHOST, PGPORT, PGUSER, PGPASSWORD are right" in said
+        assert "canary" not in said
+    with monkeypatch.context() as changed:
+        changed.setenv("PGPORT", "9")
+        said = lake.attempt("bronze.planes").errors["bronze.planes"]
+        assert "refused" in said
+    with monkeypatch.context() as changed:
+        changed.delenv("PGUSER")
+        assert "its database needs PGUSER" in lake.attempt("bronze.planes").errors["bronze.planes"]
+    assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3322
