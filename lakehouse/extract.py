@@ -51,7 +51,7 @@ def extract(spark: SparkSession, source: Source, landing: Landing, scratch: Loca
     if source.database.cursor is None:
         there = [name for name in storage.names(landing.folder) if not left_alone(name)]
         before = landing.folder / there[-1] if there else None
-        file = landing.folder / f"{_stem(source)}_{datetime.now(UTC):%Y-%m-%d}.parquet"
+        file = landing.folder / f"{_stem(source)}_{_today()}.parquet"
         _deliver(asked.rows(None), file, scratch, unless=before)
         return
     folder = landing.manifests / "extracts"
@@ -93,7 +93,10 @@ class _Asked:
             return None
         number = last.number + 1 if last else 1
         return Extract(
-            number, last.until if last else None, found["until"], f"{_stem(self.source)}_{number:08d}.parquet"
+            number,
+            last.until if last else None,
+            found["until"],
+            f"{_stem(self.source)}_{number:08d}_{_today()}.parquet",
         )
 
     def rows(self, extract: Extract | None) -> DataFrame:
@@ -160,6 +163,10 @@ def _last(folder: Location) -> Extract | None:
 
 def _stem(source: Source) -> str:
     return source.landing.rpartition("/")[2]
+
+
+def _today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 def _where(conditions: Sequence[str]) -> str:
