@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from lakehouse.errors import LedgerError
+from lakehouse import s3
+from lakehouse.errors import LedgerError, StorageError
 from lakehouse.ledger import Record
 from lakehouse.storage import Location, delta_options, names
 
@@ -139,6 +140,8 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
         # A first write that failed leaves the folder, with nothing committed in it.
         if isinstance(error, TableNotFoundError) and not any(_COMMITTED.search(n) for n in names(path / "_delta_log")):
             return None
+        if said := s3.explained(error):
+            raise StorageError(f"{path}: {said}") from error
         raise LedgerError(
             f"{path}: the Delta log cannot be read ({error}). Nothing was changed; restore the missing log files."
         ) from error

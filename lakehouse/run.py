@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from lakehouse import extract
+from lakehouse import extract, s3
 from lakehouse.build import carry_out
 from lakehouse.declare import Source
 from lakehouse.delta import Conflict
@@ -165,7 +165,8 @@ def _run_table(
             time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
             return _run_table(spark, lake, name, request, run, retries - 1)
         logger.exception("%s failed", name)
-        return Result(name, "failed", step, None, time.monotonic() - began, _short(error))
+        said = s3.explained(error) or _short(error)
+        return Result(name, "failed", step, None, time.monotonic() - began, said)
 
 
 def _extract(spark: SparkSession, lake: Lake, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 4
 _GONE = ("404", "NoSuchKey", "NotFound")
 _TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 _MEANING = {
-    "NoSuchBucket": "the bucket is not there: `lakehouse init` makes it, or correct `root`",
+    "NoSuchBucket": "the bucket is not there: make it, or correct `root`",
     "InvalidAccessKeyId": "it does not know AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the one that belongs to AWS_ACCESS_KEY_ID",
     "ExpiredToken": "the credentials have expired: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew",
@@ -30,7 +31,15 @@ _MEANING = {
     "403": "the credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are wrong or do not allow this",
     "XMinioStorageFull": "its disk is full: make room, then run again",
     "SlowDown": "it is overloaded: run again later",
+    "503": "it is overloaded or starting: run again later",
+    "507": "its disk is full: make room, then run again",
 }
+_START = "Start it (`make stack`) or correct the setting, then run again."
+_OF_S3 = re.compile(r"s3a?://|software\.amazon\.awssdk|Generic S3 error|fs\.s3a|S3Exception")
+_UNREACHABLE = re.compile(
+    r"error sending request|Unable to execute HTTP request|Connect to \S+ .*failed|Connection (refused|reset)|"
+    r"ConnectException|SocketTimeout|timed out|did not complete"
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -204,16 +213,29 @@ def told(place: S3Path) -> Iterator[None]:
         raise StorageError(f"{place}: {_meaning(cause, code)}") from error
 
 
+def explained(error: Exception) -> str | None:
+    """What an error of another client of the store (Spark's, delta-rs's) says of it, in words; None where it says nothing."""
+    said = str(error)
+    if not _OF_S3.search(said):
+        return None
+    code = next((code for code in _MEANING if re.search(rf"\b{code}\b", said)), None)
+    if code:
+        return f"{_server()} refuses: {_MEANING[code]}."
+    return f"{_server()} does not answer. {_START}" if _UNREACHABLE.search(said) else None
+
+
+def _server() -> str:
+    if endpoint():
+        return f"the object store at {endpoint()} (AWS_ENDPOINT_URL)"
+    return "Amazon S3 (AWS_ENDPOINT_URL is not set)"
+
+
 def _meaning(error: Exception, code: str) -> str:
     from botocore.exceptions import ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 
-    server = (
-        f"the object store at {endpoint()} (AWS_ENDPOINT_URL)"
-        if endpoint()
-        else "Amazon S3 (AWS_ENDPOINT_URL is not set)"
-    )
+    server = _server()
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return f"no credentials for {server}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
     if isinstance(error, HTTPClientError | ConnectionError):
-        return f"{server} does not answer ({first_line(error)}). Start it (`make stack`) or correct the setting, then run again."
+        return f"{server} does not answer ({first_line(error)}). {_START}"
     return f"{server} refuses: {_MEANING.get(code) or first_line(error)}."
