@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench env stack stack-down setup setup-test setup-stack java clean
+.PHONY: help demo test check bench env stack stack-down logstore setup setup-test setup-stack java clean
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,17 @@ stack: setup-stack env  ## Start the servers of docker-compose.yml without Docke
 
 stack-down:  ## Stop the servers that `make stack` started.
 	$(BIN)/python -m deploy.stack down
+
+# What it compiles against: Spark has Hadoop's classes, and Delta's are where any session has put them.
+LOGSTORE_NEEDS = $(wildcard $(VENV)/lib/python3*/site-packages/pyspark/jars/hadoop-client-api-*.jar $(HOME)/.ivy2*/jars/io.delta_delta-storage-*.jar)
+LOGSTORE_JAR = lakehouse/logstore/conditional-put-logstore.jar
+LOGSTORE_CLASSES = build/logstore
+space := $(subst ,, )
+
+logstore:  ## Build the S3 log store's jar anew from its source (needs a JDK 17 and one earlier Spark session).
+	rm -rf $(LOGSTORE_CLASSES)
+	javac --release 17 -Xlint:all -Werror -d $(LOGSTORE_CLASSES) -cp "$(subst $(space),:,$(LOGSTORE_NEEDS))" lakehouse/logstore/*.java
+	jar --create --file $(LOGSTORE_JAR) --no-manifest --date 2026-01-01T00:00:00Z -C $(LOGSTORE_CLASSES) lakehouse
 
 setup: java $(VENV)/.installed  ## Make .venv from pyproject.toml and constraints.txt.
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import delta.exceptions.captured  # noqa: F401  # has conflicts raised as what they are
-from delta.exceptions import DeltaConcurrentModificationException
+import delta.exceptions.captured  # has conflicts raised as what they are
 from pyspark.sql import functions as F
 
 from lakehouse import log
@@ -22,7 +21,8 @@ _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _TXN_APP = "spark.databricks.delta.write.txnAppId"
 _TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 
-Conflict = DeltaConcurrentModificationException
+# What Delta raises where another writer's commit came between; the kinds have no base of their own.
+CONFLICTS = tuple(getattr(delta.exceptions, name) for name in delta.exceptions.__all__)
 
 # How long a table's past stays readable: change feed and time travel need both the log and the removed files.
 RETENTION = {

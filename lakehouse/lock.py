@@ -14,12 +14,15 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from lakehouse import lease
 from lakehouse.errors import LockError
 from lakehouse.lease import Hold, leased
 from lakehouse.ledger import now
-from lakehouse.s3 import S3Path
+from lakehouse.s3 import S3Path, client
 from lakehouse.storage import Location
+from lakehouse.storage_check import require_conditional_put
 
+LOCK = ".run.lock"
 # How long the JVM of a holder that was killed may take to notice: it ends when its Python process is gone.
 JVM_SECONDS = 60.0
 
@@ -37,7 +40,9 @@ def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | Non
         StorageError: the bucket cannot be reached, or its store does not honour conditions.
     """
     if isinstance(root, S3Path):
-        with leased(root / ".run.lock", _said(run, []), wait_seconds, hold or Hold(), _has_ended):
+        lease.holder(root / LOCK)  # before anything is written: there are stores that make a bucket of a wrong name
+        require_conditional_put(client(), root.bucket, root.key)
+        with leased(root / LOCK, _said(run, []), wait_seconds, hold or Hold(), _has_ended):
             yield
     else:
         with _file_lock(root, run, wait_seconds):
@@ -47,7 +52,7 @@ def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | Non
 @contextmanager
 def _file_lock(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(root / ".run.lock"), root / ".run.json"
+    lock, holder = FileLock(root / LOCK), root / ".run.json"
     try:
         lock.acquire(timeout=wait_seconds, poll_interval=0.2)
     except Timeout:

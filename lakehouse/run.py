@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from lakehouse import extract, s3
 from lakehouse.build import carry_out
 from lakehouse.declare import Source
-from lakehouse.delta import Conflict
+from lakehouse.delta import CONFLICTS
 from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.ledger import Run
 from lakehouse.plan import Lake, Request, Step, decide
@@ -160,7 +160,7 @@ def _run_table(
     except LakehouseError as error:
         return Result(name, "failed", step, None, time.monotonic() - began, str(error))
     except Exception as error:  # one table's failure, whatever it is, must not take the others with it
-        if isinstance(error, Conflict) and retries:
+        if isinstance(error, CONFLICTS) and retries:
             logger.warning("%s is decided anew, as another writer's commit came before: %s", name, _short(error))
             time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
             return _run_table(spark, lake, name, request, run, retries - 1)

@@ -48,7 +48,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     builder = SparkSession.builder
     for key, value in _properties(settings).items():
         if key == "spark.jars":
-            _submit_with(value)
+            start_jvm_with(value)
         else:
             builder = builder.config(key, value)
     os.environ.setdefault("SPARK_CONF_DIR", str(CONF / "spark"))  # log4j2.properties
@@ -77,7 +77,7 @@ def _properties(settings: Settings) -> dict[str, str]:
     return found
 
 
-def _submit_with(jars: str) -> None:
+def start_jvm_with(jars: str) -> None:
     """Have the JVM started with the jars: set on the session, they would take the place of those of spark.jars.packages."""
     found = ",".join(str(PROJECT / jar) for jar in jars.split(","))  # commands work from any folder
     os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"--jars {shlex.quote(found)} pyspark-shell")

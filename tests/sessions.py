@@ -5,6 +5,17 @@ from __future__ import annotations
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
+from lakehouse.session import properties, start_jvm_with
+from lakehouse.settings import CONF
+
+SMALL = {
+    "spark.sql.shuffle.partitions": "1",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+
 
 def small_session(*, compiled: bool = False) -> SparkSession:
     """A local session for small tables: to interpret a query of ten rows is quicker than to compile it, as Spark does."""
@@ -24,3 +35,14 @@ def small_session(*, compiled: bool = False) -> SparkSession:
         .config("spark.ui.showConsoleProgress", "false")
     )
     return configure_spark_with_delta_pip(builder, ["org.postgresql:postgresql:42.7.8"]).getOrCreate()
+
+
+def small_s3_session(**others: str) -> SparkSession:
+    """A session of the profile minio for small tables; the environment says where the store is."""
+    settings = properties(CONF / "spark" / "minio.conf") | SMALL | others
+    settings |= {"spark.master": "local[2]", "spark.driver.memory": "700m"}
+    start_jvm_with(settings.pop("spark.jars"))
+    builder = SparkSession.builder
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
