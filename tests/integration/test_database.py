@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -17,7 +16,7 @@ from tests.lakes import TestLake
 from tests.servers import Running, running_servers
 
 URL = "jdbc:postgresql://${PGHOST}:${PGPORT}/sources"
-TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
+TODAY = "2024-02-29"
 AIRLINES = ("carrier", "name")
 PLANES = ("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine")
 
@@ -53,7 +52,8 @@ def database(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[psyc
 
 
 @pytest.fixture
-def lake(lake_of: Callable[..., TestLake], database: psycopg.Connection) -> TestLake:
+def lake(lake_of: Callable[..., TestLake], database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> TestLake:
+    monkeypatch.setattr(extract, "_today", lambda: TODAY)
     return lake_of(airlines, planes, silver_airlines, silver_planes)
 
 
