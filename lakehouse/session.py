@@ -71,9 +71,11 @@ def _properties(settings: Settings) -> dict[str, str]:
     if settings.spark_master:
         found["spark.master"] = settings.spark_master
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit's JVM is there
-        from pyspark import SparkConf
+        from pyspark import SparkConf, SparkContext
 
-        return {key: value for key, value in found.items() if not SparkConf().contains(key)}
+        SparkContext._ensure_initialized()  # until then a SparkConf knows nothing of what the JVM was told
+        told = SparkConf()
+        return {key: value for key, value in found.items() if not told.contains(key)}
     return found
 
 
