@@ -18,9 +18,9 @@ from flights.delivery import deliver
 from lakehouse import app, log, modeling, show
 from lakehouse.errors import LakehouseError
 from lakehouse.plan import Lake, Request
+from lakehouse.registering import TrainResult
 from lakehouse.run import Report, new_run, run_tables
 from lakehouse.settings import Settings
-from lakehouse.training import TrainResult
 
 FIRST_DELIVERY_ENDS = date(2013, 11, 30)
 SECOND_DELIVERY = (date(2013, 12, 1), date(2013, 12, 31))

@@ -101,6 +101,11 @@ class Features:
     def version(self) -> int:
         return self.log.version
 
+    @property
+    def table_id(self) -> str:
+        """It tells a table from one that was made anew in its place, whose versions start again."""
+        return str(self.log.delta.metadata().id)
+
     def __str__(self) -> str:
         return f"{self.model.FEATURE_TABLE} version {self.version}"
 

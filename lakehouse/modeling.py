@@ -16,6 +16,7 @@ from lakehouse.errors import ModelError
 from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
 from lakehouse.plan import Lake
+from lakehouse.registering import Registry, TrainResult
 from lakehouse.run import revision
 from lakehouse.scoring import ReportResult, load_champion, realised, report, score_frame
 from lakehouse.settings import Settings
@@ -47,15 +48,13 @@ class Scored:
     report: ReportResult | None
 
 
-def train(
-    settings: Settings, name: str | None = None, progress: Callable[[str], None] | None = None
-) -> training.TrainResult:
+def train(settings: Settings, name: str | None = None, progress: Callable[[str], None] | None = None) -> TrainResult:
     """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`."""
     module = app.load_model(settings, name)
+    registry = Registry(settings.tracking_uri, settings.artifacts, module.NAME)
     return training.train(
-        module, lake=settings.lake, tracking_uri=settings.tracking_uri, artifact_root=settings.artifacts,
-        experiment=module.NAME, revision=revision(), progress=progress,
-    )  # fmt: skip
+        module, lake=settings.lake, registry=registry, revision=revision(), kept=settings.trainings, progress=progress
+    )
 
 
 def score(

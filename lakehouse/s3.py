@@ -24,12 +24,14 @@ _GONE = ("404", "NoSuchKey", "NotFound")
 _TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 _MEANING = {
     "NoSuchBucket": "the bucket is not there: make it, or correct `root`",
-    "InvalidAccessKeyId": "it does not know AWS_ACCESS_KEY_ID",
+    "InvalidAccessKeyId": "it does not know AWS_ACCESS_KEY_ID (any more, if it was a temporary one)",
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the one that belongs to AWS_ACCESS_KEY_ID",
     "ExpiredToken": "the credentials have expired: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew",
+    "InvalidTokenId": "AWS_SESSION_TOKEN is not the one that belongs to AWS_ACCESS_KEY_ID, or has expired",
     "AccessDenied": "the credentials in AWS_ACCESS_KEY_ID do not allow this",
     "403": "the credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are wrong or do not allow this",
     "XMinioStorageFull": "its disk is full: make room, then run again",
+    "no space left on device": "its disk is full: make room, then run again",
     "SlowDown": "it is overloaded: run again later",
     "503": "it is overloaded or starting: run again later",
     "507": "its disk is full: make room, then run again",
@@ -238,4 +240,5 @@ def _meaning(error: Exception, code: str) -> str:
         return f"no credentials for {server}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
     if isinstance(error, HTTPClientError | ConnectionError):
         return f"{server} does not answer ({first_line(error)}). {_START}"
-    return f"{server} refuses: {_MEANING.get(code) or first_line(error)}."
+    meaning = _MEANING.get(code) or next((_MEANING[said] for said in _MEANING if said in str(error)), first_line(error))
+    return f"{server} refuses: {meaning}."

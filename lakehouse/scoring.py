@@ -1,27 +1,27 @@
 """The champion of a model: finding and loading it, scoring with it, reporting on it.
 
-Nothing here starts Spark. Models come from MLflow, stored with skops and loaded with exactly the types that the model's module
-trusts: MLflow's own loader takes that list from the stored model itself, so it is not used.
+Nothing here starts Spark.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import re
-import sqlite3
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lakehouse.errors import ModelError, first_line
+from lakehouse.errors import ModelError
 from lakehouse.features import METRICS, Features, Model, columns_of, open_features
+from lakehouse.tracking import (
+    BASELINE_TAG,
+    find_champion,
+    load_pipeline,
+    reads,
+    sqlite_file,
+    tracking,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from lakehouse.storage import Location
 
-CHAMPION: Final = "champion"
-BASELINE_TAG = "baseline_model"
 REPORT_VERSION_TAG = "report_delta_version"
 
 
@@ -58,87 +56,6 @@ class ReportResult:
     logged: bool
 
 
-@contextmanager
-def tracking(uri: str) -> Iterator[Any]:
-    """An MlflowClient for ``uri``, which also becomes the process's tracking server, as logging a model needs it.
-
-    Creates and migrates an SQLite database that is not there yet (two seconds). Nothing is printed: MLflow's messages go to
-    the root logger's handlers.
-
-    Raises:
-        ModelError: the database, the server or the artifact store cannot be used.
-    """
-    # Read when MLflow is first imported: no telemetry, no handlers of its own, no bars, no minutes of retries.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    # Read when scikit-learn is first imported: threads that wait give their core away. Spinning, as is the default, made a
-    # training on two busy cores take 285 s instead of 27 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).addHandler(logging.NullHandler())
-    import mlflow
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        _check_sqlite(uri)
-        with warnings.catch_warnings():
-            # MLflow's own use of what its dependencies deprecate: nothing that a reader could mend.
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"mlflow\.")
-            mlflow.set_tracking_uri(uri)
-            yield mlflow.MlflowClient(tracking_uri=uri)
-    except (mlflow.MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise ModelError(
-            f"MLflow at {without_password(uri)} cannot be used: {first_line(error)} Check that the place is there, can be written to, and "
-            "was made by this or an older version of MLflow (then `mlflow db upgrade` brings it up to date); a database "
-            "that is damaged must be moved away or restored."
-        ) from error
-
-
-def without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", uri)
-
-
-def find_champion(client: Any, name: str) -> Any | None:
-    """The champion's entry in the registry; None where the model has none."""
-    from mlflow import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
-            return None
-        raise
-
-
-def load_pipeline(client: Any, model_uri: str, trusted: Sequence[str]) -> Any:
-    """The stored pipeline, by skops, with exactly the trusted types.
-
-    Raises:
-        ModelError: it holds other types, is not a skops file, or is gone.
-    """
-    import mlflow
-    import skops.io
-    from skops.io.exceptions import UntrustedTypesFoundException
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            found = mlflow.artifacts.download_artifacts(
-                artifact_uri=model_uri, dst_path=folder, tracking_uri=client.tracking_uri
-            )
-            return skops.io.load(Path(found) / "model.skops", trusted=list(trusted))
-        except UntrustedTypesFoundException as error:
-            raise ModelError(
-                f"{model_uri} is refused: {error} Train again, or, if you know where it comes from and have read what these "
-                "types do, add them to the model's TRUSTED_TYPES."
-            ) from error
-        except Exception as error:  # whatever a file that is gone, cut short or forged makes of the readers
-            raise ModelError(f"{model_uri} cannot be loaded ({type(error).__name__}: {error}). Train again.") from error
-
-
 def load_champion(model_module: Model, *, tracking_uri: str) -> Champion:
     """The champion of ``model_module``, a (pipeline, version, run id).
 
@@ -148,7 +65,7 @@ def load_champion(model_module: Model, *, tracking_uri: str) -> Champion:
     none = ModelError(
         f"{model_module.NAME} has no champion at {without_password(tracking_uri)}: run `lakehouse train` first."
     )
-    database = _sqlite_file(tracking_uri)
+    database = sqlite_file(tracking_uri)
     if database and not database.exists():
         raise none
     with tracking(tracking_uri) as client:
@@ -157,11 +74,6 @@ def load_champion(model_module: Model, *, tracking_uri: str) -> Champion:
             raise none
         pipeline = load_pipeline(client, f"models:/{found.name}/{found.version}", model_module.TRUSTED_TYPES)
     return Champion(pipeline, int(found.version), found.run_id)
-
-
-def reads(pipeline: Any) -> tuple[str, ...]:
-    """The columns that a fitted pipeline was given: an older champion's may differ from the module's of today."""
-    return tuple(str(name) for name in getattr(pipeline, "feature_names_in_", ()))
 
 
 def score_frame(
@@ -311,16 +223,3 @@ def _predict(model: Model, champion: Champion, features: Features, frame: pd.Dat
             f"{', '.join(gone)}. Run `lakehouse train`, or name the feature version it was trained on."
         )
     return model.predict(champion.pipeline, frame)
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def _check_sqlite(uri: str) -> None:
-    """Fail at once where MLflow would retry for a minute."""
-    database = _sqlite_file(uri)
-    if database:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("PRAGMA schema_version").fetchone()

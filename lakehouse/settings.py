@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         return PROJECT / (self.log_folder or f"{self.root}/logs")
 
     @property
+    def trainings(self) -> Path:
+        """A local folder for trainings that MLflow does not have yet."""
+        return self.logs / "trainings"
+
+    @property
     def spark_conf(self) -> Path:
         return CONF / "spark" / self.spark
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lakehouse.modeling import Scored
-    from lakehouse.training import TrainResult
+    from lakehouse.registering import TrainResult
 
 STATUS_STYLE = {"written": "green", "unchanged": "dim", "failed": "bold red", "skipped": "yellow", "waits": "yellow"}
 UNITS = ("B", "kB", "MB", "GB", "TB")

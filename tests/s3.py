@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,10 +43,13 @@ def client(endpoint: str, env: dict[str, str]) -> Any:
 
 
 @contextmanager
-def minio(folder: Path, keys: dict[str, str] | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+def minio(
+    folder: Path, keys: dict[str, str] | None = None, port: int | None = None
+) -> Iterator[tuple[str, dict[str, str]]]:
     """A MinIO server with its data in the folder: its endpoint, and the environment that a client needs."""
     keys = keys or new_keys()
-    port, console = free_ports(2)
+    free, console = free_ports(2)
+    port = port or free
     command = [
         _binary("minio"), "server", "--quiet", "--address", f"127.0.0.1:{port}",
         "--console-address", f"127.0.0.1:{console}", str(folder),
@@ -112,7 +115,8 @@ def _wait(endpoint: str, keys: dict[str, str], server: subprocess.Popen[bytes], 
     until = time.monotonic() + 60
     while True:
         try:
-            client(endpoint, keys).create_bucket(Bucket="ready")
+            with suppress(client(endpoint, keys).exceptions.BucketAlreadyOwnedByYou):
+                client(endpoint, keys).create_bucket(Bucket="ready")
             return
         except Exception as error:
             if server.poll() is not None or time.monotonic() > until:
@@ -124,8 +128,8 @@ def _wait(endpoint: str, keys: dict[str, str], server: subprocess.Popen[bytes], 
 class Proxy:
     """What stands between a client and a server: it keeps a list of the requests, and may lose an answer or give another.
 
-    ``rule`` is asked for each request: "pass" it on, carry it out but "lose" the answer, or say "conflict" and carry
-    nothing out. It may also do something itself before.
+    ``rule`` is asked for each request: "pass" it on, carry it out but "lose" the answer, or, carrying nothing out, be "down",
+    or say "conflict", "slow down" or "expired". It may also do something itself before.
     """
 
     endpoint: str
@@ -135,6 +139,13 @@ class Proxy:
 
 CONFLICT = b"""<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>ConditionalRequestConflict</Code><Message>A conflicting operation is in progress.</Message></Error>"""
+
+
+SLOW_DOWN = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"""
+EXPIRED = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"""
+REFUSALS = {"conflict": (409, CONFLICT), "slow down": (503, SLOW_DOWN), "expired": (400, EXPIRED)}
 
 
 @contextmanager
@@ -150,8 +161,12 @@ def proxy(upstream: str) -> Iterator[Proxy]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             does = standing.rule(self.command, self.path)
-            if does == "conflict":
-                self.answer(409, [("Content-Length", str(len(CONFLICT)))], CONFLICT)
+            if does == "down":
+                self.close_connection = True
+                return
+            if does in REFUSALS:
+                status, content = REFUSALS[does]
+                self.answer(status, [("Content-Length", str(len(content)))], content)
                 return
             onward = HTTPConnection(server, timeout=60)
             onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -179,7 +194,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+        do_GET = do_PUT = do_POST = do_PATCH = do_HEAD = do_DELETE = handle_any
 
         def log_message(self, *_: Any) -> None:
             pass

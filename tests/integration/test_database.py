@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -142,3 +143,18 @@ def test_a_database_that_cannot_be_read_is_told_in_bounded_time_without_the_pass
         changed.delenv("PGUSER")
         assert "its database needs PGUSER" in lake.attempt("bronze.planes").errors["bronze.planes"]
     assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3322
+
+
+def test_a_database_that_is_restarted_loses_nothing(lake: TestLake, running: Running) -> None:
+    running.command("down")
+    try:
+        began = time.monotonic()
+        errors = lake.attempt("bronze.airlines", "bronze.planes").errors
+        assert time.monotonic() - began < 60
+    finally:
+        running.command("up")
+    assert {"bronze.airlines", "bronze.planes"} == {*errors}
+    assert all("refused" in said and "PGHOST" in said for said in errors.values())
+    assert not lake.folder("bronze.planes").exists()
+    done = lake.run()
+    assert (done.counts("bronze.airlines")["written"], done.counts("bronze.planes")["written"]) == (16, 3322)

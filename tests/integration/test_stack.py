@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -15,6 +17,8 @@ from mlflow import MlflowClient
 
 from deploy import prepare, processes
 from deploy.servers import SERVERS
+from lakehouse.errors import ModelError
+from lakehouse.tracking import tracking
 from tests.servers import SECRETS, Running, listening, running_servers
 
 # A machine without MinIO builds it first, once.
@@ -83,6 +87,35 @@ def test_an_artifact_logged_to_mlflow_lands_in_minio(running: Running, monkeypat
         dbname="mlflow",
     ) as connection:
         assert connection.execute("select run_uuid from runs").fetchall() == [(run.info.run_id,)]
+
+
+def test_mlflow_says_that_its_database_is_gone_and_goes_on_when_it_is_back(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(key, running.values[key])
+    uri = running.values["MLFLOW_TRACKING_URI"]
+
+    def experiments() -> int:
+        with tracking(uri) as client:
+            return len(client.search_experiments())
+
+    before = experiments()
+    postgres = replace(running, services="postgres")
+    postgres.command("down")
+    try:
+        began = time.monotonic()
+        with pytest.raises(ModelError, match=r"The MLflow server at .*MLFLOW_TRACKING_URI.* its database") as error:
+            experiments()
+        assert time.monotonic() - began < 60
+        assert not [key for key in SECRETS if running.values[key] in str(error.value)]
+    finally:
+        postgres.command("up")
+    assert experiments() == before
+    with monkeypatch.context() as changed:
+        changed.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+        with pytest.raises(ModelError, match="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
+            experiments()
 
 
 JOB = """

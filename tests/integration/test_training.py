@@ -1,4 +1,4 @@
-"""Training, scoring and reporting on a shop's parcels: a table of 400 rows, a model module that the test makes up."""
+"""Training, scoring and reporting on a shop's parcels."""
 
 from __future__ import annotations
 
@@ -7,134 +7,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from sklearn.compose import make_column_transformer
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OrdinalEncoder
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
 from lakehouse.features import METRICS, open_features
-from lakehouse.scoring import load_champion, realised, report, score_frame, tracking
-from lakehouse.training import TrainResult, train
-
-TREES = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
-DAYS = 40
-
-
-@dataclass(frozen=True)
-class Splits:
-    train: tuple[str, str] = ("2024-01-01", "2024-01-20")
-    choose: tuple[str, str] = ("2024-01-21", "2024-01-30")
-    report: tuple[str, str] = ("2024-01-31", "2024-02-09")
-
-
-def fit(frame: pd.DataFrame, *, features: tuple[str, ...], params: dict[str, Any], seed: int) -> Pipeline:
-    text = [name for name in features if name == "shop"]
-    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
-    trees = HistGradientBoostingClassifier(random_state=seed, min_samples_leaf=5, **params)
-    pipeline = make_pipeline(make_column_transformer((encoder, text), remainder="passthrough"), trees)
-    return pipeline.fit(frame[list(features)], frame["late"])
-
-
-def predict(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:
-    assert "late" not in frame, "a model that predicts must not be shown the label"
-    return model.predict_proba(frame[list(model.feature_names_in_)])[:, 1]
-
-
-def evaluate(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    return {
-        "roc_auc": float(roc_auc_score(label, probability)),
-        "average_precision": float(average_precision_score(label, probability)),
-        "brier": float(brier_score_loss(label, probability)),
-    }
-
-
-def model(**changed: Any) -> Any:
-    """A model module that uses what tells late parcels apart (distance) and what hardly does (shop, items)."""
-    return SimpleNamespace(
-        **{
-            "NAME": "late_parcel",
-            "FEATURE_TABLE": "gold.parcels",
-            "PREDICTIONS": "gold.parcel_scores",
-            "QUALITY": "gold.parcel_quality",
-            "FEATURES": ("distance_km", "shop", "items"),
-            "BASELINE_FEATURES": ("shop",),
-            "LABEL": "late",
-            "KEY": ("parcel",),
-            "TIME": "day",
-            "SPLITS": Splits(),
-            "CANDIDATES": ({"max_iter": 2}, {"max_iter": 30}),
-            "TRUSTED_TYPES": (TREES,),
-            "fit": fit,
-            "predict": predict,
-            "evaluate": evaluate,
-        }
-        | changed
-    )
-
-
-def parcels(seed: int = 0) -> pa.Table:
-    """Ten parcels a day, late when they go far; each day's last is still on its way, so that it has no label."""
-    random = np.random.default_rng(seed)
-    size = DAYS * 10
-    distance = random.uniform(0, 100, size)
-    late = random.random(size) < 1 / (1 + np.exp((50 - distance) / 3))
-    on_its_way = np.arange(size) % 10 == 9
-    items = random.integers(1, 5, size)
-    return pa.table(
-        {
-            "parcel": pa.array(np.arange(size)),
-            "day": pa.array([date(2024, 1, 1) + timedelta(days=int(i) // 10) for i in range(size)]),
-            "distance_km": pa.array(distance),
-            "items": pa.array(items, mask=items == 4),
-            "shop": pa.array(random.choice(["north", "south"], size)),
-            "noise": pa.array(random.random(size)),
-            "late": pa.array(late, mask=on_its_way),
-        }
-    )
-
-
-@dataclass(frozen=True)
-class Place:
-    lake: Path
-    tracking_uri: str
-    artifact_root: str
-
-    def write(self, rows: pa.Table) -> int:
-        """The version that the table has after it was overwritten with these rows, in any order of files."""
-        path = self.lake / "gold" / "parcels"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
-        return DeltaTable(path).version()
-
-    def train(self, module: Any, **more: Any) -> TrainResult:
-        return train(
-            module,
-            lake=self.lake,
-            tracking_uri=self.tracking_uri,
-            artifact_root=self.artifact_root,
-            experiment="parcels",
-            revision="abc123",
-            **more,
-        )
-
-    def run(self, run_id: str) -> Any:
-        with tracking(self.tracking_uri) as client:
-            return client.get_run(run_id)
+from lakehouse.scoring import load_champion, realised, report, score_frame
+from lakehouse.tracking import tracking
+from tests.parcels import Place, Splits, evaluate, model, parcels
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -202,7 +90,7 @@ def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: 
 
 def test_making_the_database_prints_nothing(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-    code = f"from lakehouse.scoring import tracking\nwith tracking({uri!r}) as client: client.search_experiments()"
+    code = f"from lakehouse.tracking import tracking\nwith tracking({uri!r}) as client: client.search_experiments()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert (tmp_path / "new" / "mlflow.db").exists()
@@ -445,7 +333,7 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
     with pytest.raises(ModelError, match=r"MLflow at sqlite:///.*mlflow.db cannot be used: file is not a database"):
         place.train(model())
     with (
-        pytest.raises(ModelError, match=r"MLflow at http://\*\*\*@localhost") as error,
+        pytest.raises(ModelError, match=r"The MLflow server at http://\*\*\*@localhost") as error,
         tracking("http://me:secret@localhost"),
     ):
         raise OSError("no route")

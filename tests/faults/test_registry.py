@@ -1,0 +1,141 @@
+"""Bad days of the MLflow server: a training survives them, and is registered once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lakehouse.errors import ModelError
+from lakehouse.scoring import load_champion
+from lakehouse.tracking import tracking
+from tests.parcels import Place, model, parcels
+from tests.s3 import Proxy, free_ports, proxy
+
+pytestmark = pytest.mark.timeout(300)
+UP = "pass"
+MADE = "as the version is made"
+REQUESTS = {
+    "from the start": "/",
+    "as files are uploaded": "/mlflow-artifacts/",
+    MADE: "/model-versions/create",
+    "as the version gets its alias": "/registered-models/alias",
+    "as the run ends": "/runs/update",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """An MLflow server, behind a proxy."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    (port,) = free_ports(1)
+    command = [
+        *(str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--port", str(port)),
+        *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    ]
+    with (folder / "log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 60
+        while not _answers(address):
+            assert time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.2)
+        with proxy(address) as standing:
+            yield standing
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"{address}/health", timeout=5).status == 200)  # noqa: S310
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def place(server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A lake of its own and, on the one server, an experiment and a model of its own."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    server.rule = lambda method, path: UP
+    place = Place(tmp_path / "lake", server.endpoint, "", experiment=tmp_path.name)
+    place.write(parcels())
+    return place
+
+
+def registered(place: Place, name: str) -> list[tuple[int, str, str]]:
+    """Version, status and decision of the model's runs, as the registry has them."""
+    with tracking(place.tracking_uri) as client:
+        versions = client.search_model_versions(f"name = '{name}'")
+        runs = [client.get_run(one.run_id) for one in versions]
+        return [
+            (int(one.version), run.info.status, run.data.tags["decision"])
+            for one, run in zip(versions, runs, strict=True)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("moment", "how"),
+    [*((moment, "down") for moment in REQUESTS), (MADE, "lose"), ("as the version gets its alias", "lose")],
+)
+def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
+    place: Place, server: Proxy, moment: str, how: str
+) -> None:
+    late = model(NAME=place.experiment)
+    server.rule = lambda method, path: how if REQUESTS[moment] in path and method != "GET" else UP
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"MLflow server at .* \(MLFLOW_TRACKING_URI\) does not answer") as error:
+        place.train(late)
+    (kept,) = place.kept.glob("*/training.json")
+    assert str(kept.parent) in error.value.__notes__[0]
+    assert time.monotonic() - began < 60
+    server.rule = lambda method, path: "down"
+    with pytest.raises(ModelError, match="does not answer"):
+        place.train(late)  # which fits nothing as long as one waits
+    assert [kept] == list(place.kept.glob("*/training.json"))
+    server.rule = lambda method, path: UP
+    told: list[str] = []
+    result = place.train(late, progress=told.append)
+
+    assert not any("fitting" in one for one in told), "what was kept is what would be trained"
+    assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
+    assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
+    assert load_champion(late, tracking_uri=place.tracking_uri)[1:] == (1, result.run_id)
+    assert not list(place.kept.glob("*/training.json"))
+    with tracking(place.tracking_uri) as client:
+        runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
+    assert all(run.info.status == "FAILED" for run in runs if run.info.run_id != result.run_id)
+    assert place.train(late).alias == "challenger"
+
+
+def test_a_version_whose_answer_is_lost_is_made_once(place: Place, server: Proxy) -> None:
+    late = model(NAME=place.experiment)
+    answers = iter(["lose"])
+    server.rule = lambda method, path: next(answers, UP) if REQUESTS[MADE] in path else UP
+    place.train(late)
+    assert [(method, status) for method, path, status in server.requests if REQUESTS[MADE] in path][-2:] == [
+        ("POST", 0),
+        ("POST", 200),
+    ]
+    assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
+
+
+def test_a_champion_that_cannot_be_read_now_is_not_replaced(place: Place, server: Proxy) -> None:
+    best = model(NAME=place.experiment)
+    place.train(best)
+    weak = model(NAME=place.experiment, FEATURES=("noise",))
+    server.rule = lambda method, path: "slow down" if method == "GET" and "/mlflow-artifacts/" in path else UP
+    with pytest.raises(ModelError, match="MLflow server at"):
+        place.train(weak)
+    server.rule = lambda method, path: UP
+    assert place.train(weak).alias == "challenger"
+    assert load_champion(best, tracking_uri=place.tracking_uri).version == 1
