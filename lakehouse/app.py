@@ -40,6 +40,7 @@ def log_to(settings: Settings, run: Run) -> Path:
     file = settings.logs / f"{run.id}.log"
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason to fill the console
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("py4j", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
