@@ -70,11 +70,12 @@ def _told(uri: str, error: Exception) -> str:
             "that is damaged must be moved away or restored."
         )
     server = f"The MLflow server at {without_password(uri)} (MLFLOW_TRACKING_URI)"
-    if re.search(r"Max retries exceeded|timed out|Connection (aborted|refused|reset)", what):
+    errors = re.search(r"too many \d+ error responses", what)
+    if not errors and re.search(r"Max retries exceeded|timed out|Connection (aborted|refused|reset)", what):
         return f"{server} does not answer. Check that it runs, and that the address is its own."
     if re.search(r"error code 401|Error: 401|401 Client|not authenticated", what):
         return f"{server} does not let you in: check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-    return f"{server} failed ({what}). Its own log says more; the store of its artifacts or its database may be in trouble."
+    return f"{server} failed ({errors[0] if errors else what}). Its own log says more; the store of its artifacts or its database may be in trouble."
 
 
 def without_password(uri: str) -> str:
