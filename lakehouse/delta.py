@@ -133,7 +133,7 @@ def merge(
 def rows_written(target: Target) -> int:
     """The rows that the table's last recorded commit wrote, by Delta's own count."""
     table = log.open_log(target.path)
-    entry = table.last() if table else None
+    entry = table.last if table else None
     return entry.written if entry else 0
 
 
@@ -158,7 +158,7 @@ def _write(rows: DataFrame, target: Target, commit: Commit, mode: str, options: 
 def _verify(target: Target, commit: Commit) -> None:
     """Check that the commit is there: Delta skips a used transaction version without a word."""
     table = log.open_log(target.path)
-    entry = table.last() if table else None
+    entry = table.last if table else None
     if (
         entry is None
         or entry.record is None

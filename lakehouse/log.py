@@ -20,7 +20,8 @@ from lakehouse.errors import LedgerError, StorageError
 from lakehouse.ledger import Record
 from lakehouse.storage import Location, delta_options, names
 
-SCAN_STEP = 32
+# How many versions are looked through, more each time: each is a file, and nearly always the newest has a record.
+SCANS = (1, 32, None)
 _COMMITTED = re.compile(r"\.(json|parquet)$")
 _MERGED_ROWS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted")
 
@@ -61,15 +62,15 @@ class TableLog:
         """Its versions, newest first."""
         return [_entry(commit) for commit in self.delta.history(limit)]
 
+    @cached_property
     def last(self) -> Entry | None:
         """The newest entry that carries a record."""
-        limit: int | None = SCAN_STEP
-        while True:
+        for limit in SCANS:
             entries = self.entries(limit)
             found = next((entry for entry in entries if entry.record), None)
             if found or limit is None or len(entries) < limit:
                 return found
-            limit = None
+        return None
 
     def columns(self) -> dict[str, str]:
         """Column names and Spark SQL types."""
@@ -149,7 +150,7 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
 
 def last_record(path: Location) -> Record | None:
     log = open_log(path)
-    entry = log.last() if log else None
+    entry = log.last if log else None
     return entry.record if entry else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal
 
-from lakehouse import log, storage
+from lakehouse import storage
 from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, History, Input, Merge, Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.errors import LedgerError
@@ -15,6 +15,7 @@ from lakehouse.frames import VALID, partition_of, spans, touched
 from lakehouse.graph import Graph
 from lakehouse.landing import Delivery, Landing, Manifest, left_alone
 from lakehouse.ledger import Consumed, Record
+from lakehouse.log import TableLog, open_log
 from lakehouse.storage import Location
 
 FEED_GONE = "the change feed no longer reaches back so far"
@@ -65,10 +66,27 @@ class Request:
 
 @dataclass(frozen=True)
 class Lake:
-    """Where a graph's tables, landed files and manifests are."""
+    """Where a graph's tables, landed files and manifests are. ``logs`` keeps those that were opened, in a lake that stands still."""
 
     graph: Graph
     root: Location
+    logs: dict[str, TableLog | None] | None = field(default=None, compare=False, repr=False)
+
+    def still(self) -> Lake:
+        """The lake as it stands: each log is read once, when it is asked for first."""
+        return replace(self, logs={})
+
+    def log(self, name: str) -> TableLog | None:
+        """A table's log; None where there is no table.
+
+        Raises:
+            LedgerError: there is a table, but its log is damaged.
+        """
+        if self.logs is None:
+            return open_log(self.path(name))
+        if name not in self.logs:
+            self.logs[name] = open_log(self.path(name))
+        return self.logs[name]
 
     def path(self, name: str) -> Location:
         return self.root.joinpath("lake", *name.split("."))
@@ -126,6 +144,7 @@ class Lake:
 def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
     """The steps of the next run, in order; a table whose inputs would change is planned ``after`` them."""
     steps: dict[str, Step] = {}
+    lake = lake.still()
     for name in names:
         step = _with_rows(lake, decide(lake, name, request))
         pending = tuple(
@@ -151,12 +170,11 @@ def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
     """Whether the run will write the table once these inputs have changed."""
     table = lake.graph.declared[name]
     assert isinstance(table, Table)
-    without_data = {one.table for one in table.inputs.values() if log.open_log(lake.path(one.table)) is None}
+    without_data = {one.table for one in table.inputs.values() if lake.log(one.table) is None}
     if without_data:
         return without_data <= set(inputs)
     return any(
-        one.table in inputs
-        and (one.role == "driver" or one.on_change == "everything" or log.open_log(lake.path(name)) is None)
+        one.table in inputs and (one.role == "driver" or one.on_change == "everything" or lake.log(name) is None)
         for one in table.inputs.values()
     )
 
@@ -185,8 +203,8 @@ def decide(lake: Lake, name: str, request: Request) -> Step:
         LandingError: a manifest is damaged.
     """
     declared = lake.graph.declared[name]
-    table_log = log.open_log(lake.path(name))
-    last = table_log.last() if table_log else None
+    table_log = lake.log(name)
+    last = table_log.last if table_log else None
     record = last.record if last else None
     full = name in request.full_refresh
     if isinstance(declared, Source):
@@ -233,8 +251,8 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
 
 
 def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, request: Request) -> Step:
-    logs = {name: log.open_log(lake.path(name)) for name in lake.graph.inputs(table.name)}
-    entries = {name: one.last() if one else None for name, one in logs.items()}
+    logs = {name: lake.log(name) for name in lake.graph.inputs(table.name)}
+    entries = {name: one.last if one else None for name, one in logs.items()}
     waiting = [name for name, entry in entries.items() if entry is None]
     if waiting:
         return Step(table.name, "waits", (f"{', '.join(waiting)} has no data yet",))
@@ -250,7 +268,7 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
 
 def _decide_change(
     lake: Lake, table: Table, record: Record, pins: Mapping[str, Consumed], batch: int, request: Request,
-    logs: Mapping[str, log.TableLog | None],
+    logs: Mapping[str, TableLog | None],
 ) -> Step:  # fmt: skip
     reasons, whole = [], []
     for one in table.inputs.values():
@@ -276,7 +294,7 @@ def _decide_change(
     return _checked_feed(lake, table, step, logs)
 
 
-def _decide_partitions(table: Table, step: Step, logs: Mapping[str, log.TableLog | None], asked: set[date]) -> Step:
+def _decide_partitions(table: Table, step: Step, logs: Mapping[str, TableLog | None], asked: set[date]) -> Step:
     assert isinstance(table.write, Replace)
     partitions = set(asked)
     try:
@@ -294,7 +312,7 @@ def _decide_partitions(table: Table, step: Step, logs: Mapping[str, log.TableLog
     return replace(step, partitions=tuple(sorted(partitions)), reasons=reasons)
 
 
-def _checked_feed(lake: Lake, table: Table, step: Step, logs: Mapping[str, log.TableLog | None]) -> Step:
+def _checked_feed(lake: Lake, table: Table, step: Step, logs: Mapping[str, TableLog | None]) -> Step:
     """The step, or a build where the changes that it needs can no longer be read."""
     try:
         for one in table.drivers.values():
@@ -318,7 +336,7 @@ def _versions(record: Record) -> dict[str, int]:
     return {name: one.version for name, one in record.inputs.items()}
 
 
-def _sized(table: Table, logs: Mapping[str, log.TableLog | None], step: Step) -> Step:
+def _sized(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> Step:
     """The step with the rows and bytes that it would read, by Delta's own counts.
 
     Of a driver these are its changed rows, or the files that hold the partitions to replace and the days before them; of

@@ -215,6 +215,7 @@ def _literally(text: str) -> str:
 
 def status(console: Console, lake: Lake, as_json: bool) -> None:
     """Every declared table's state."""
+    lake = lake.still()
     entries = [_status_entry(lake, name) for name in lake.graph.declared]
     if as_json:
         emit(console, entries)
@@ -243,8 +244,8 @@ def _strays(console: Console, lake: Lake) -> None:
 
 def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
     step = decide(lake, name, Request())
-    opened = log.open_log(lake.path(name))
-    entry = opened.last() if opened else None
+    opened = lake.log(name)
+    entry = opened.last if opened else None
     record = entry.record if entry else None
     declared = lake.graph.declared[name]
     landing = lake.landing(declared) if isinstance(declared, Source) else None

@@ -165,7 +165,7 @@ def test_late_files_and_withdrawn_rows_reach_the_days_they_touch(lake_of: Lakes)
 def changed_days(lake: TestLake) -> set[date]:
     opened = log.open_log(lake.lake.path("mart.daily_revenue"))
     assert opened is not None
-    entry = opened.last()
+    entry = opened.last
     assert entry is not None
     return lake.rows_changed("mart.daily_revenue", "day", entry.version)
 

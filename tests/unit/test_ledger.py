@@ -13,6 +13,7 @@ from lakehouse import log
 from lakehouse.errors import LedgerError
 from lakehouse.ledger import Consumed, Record, application_id
 
+SCANNED = log.SCANS[1]
 RECORD = Record(
     run="r1", batch=3, generation=2, inputs={"raw.items": Consumed(7, 1)}, rows={"written": 5}, revision="abc",
     definition="def", at="2024-01-01T00:00:00+00:00",
@@ -53,17 +54,17 @@ def test_the_last_record_is_found_behind_many_commits_without(tmp_path: Path) ->
     commit(path, 0, None)
     assert log.last_record(path) is None
     commit(path, 1, RECORD.to_json())
-    for value in range(log.SCAN_STEP + 1):
+    for value in range(SCANNED + 1):
         commit(path, value, None if value else "another writer's words")
     opened = log.open_log(path)
     assert opened is not None
-    entry = opened.last()
+    entry = opened.last
     assert entry is not None
     assert (entry.version, entry.record) == (1, RECORD)
-    assert opened.version == log.SCAN_STEP + 2
-    assert (opened.rows(), opened.files()) == (log.SCAN_STEP + 3, log.SCAN_STEP + 3)
+    assert opened.version == SCANNED + 2
+    assert (opened.rows(), opened.files()) == (SCANNED + 3, SCANNED + 3)
     assert opened.columns() == {"value": "bigint"}
-    assert [one.version for one in opened.entries(2)] == [log.SCAN_STEP + 2, log.SCAN_STEP + 1]
+    assert [one.version for one in opened.entries(2)] == [SCANNED + 2, SCANNED + 1]
 
 
 def test_column_types_are_told_as_spark_says_them(tmp_path: Path) -> None:
