@@ -23,7 +23,7 @@ check: setup-test  ## Lint, types, import directions.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup-test  ## Measure the project against a hand-written script and polars, on one year and on twenty.
+bench: setup-test  ## Measure the project against a hand-written script, polars, and itself on MinIO.
 	$(BIN)/python -m benchmarks
 
 env:  ## Make .env with new secrets, unless it is there.

@@ -1,6 +1,6 @@
 """Measure the project, a hand-written PySpark script and polars side by side; the page is docs/benchmarks.md.
 
-    python -m benchmarks [--years 1 20] [--rounds N] [--only build|day|nothing|report] [--scratch FOLDER]
+    python -m benchmarks [--years 1 20] [--rounds N] [--only build|day|nothing|store|report] [--scratch FOLDER]
 
 Every result is kept in results.json in the scratch folder at once, so that cases can be measured one by one.
 """
@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +21,12 @@ from typing import Any
 
 from benchmarks import data, report
 from benchmarks.measure import Measured, machine, measure
+from benchmarks.store import Audit, minio
 from lakehouse.run import revision
 from lakehouse.settings import PREFIX, PROJECT
 
 PAGE = PROJECT / "docs" / "benchmarks.md"
-CASES = ("build", "day", "nothing")
+CASES = ("build", "day", "nothing", "store")
 # A build of this many years or more is measured once, of fewer three times.
 LONG_YEARS = 10
 ROUNDS = 3
@@ -98,6 +101,47 @@ class Bench:
                 self.say(f"nothing to do on {years} years", runs[-1])
                 self.keep("nothing", str(years), [asdict(one) for one in runs])
 
+    def store(self) -> None:
+        """The real year in a folder and on MinIO, in turns: landed, built, run once more; then what MinIO was asked for."""
+        steps = {"land": ["land"], "build": ["run"], "nothing": ["run"]}
+        found: dict[str, dict[str, list[Measured]]] = {at: {step: [] for step in steps} for at in ("folder", "minio")}
+        rounds = self.rounds or ROUNDS
+        for turn in range(1, rounds + 1):
+            for at, runs in found.items():
+                with self.place(at) as env:
+                    for step, command in steps.items():
+                        runs[step].append(self.lakehouse(command, f"store-{at}", **env))
+                        self.say(f"{step} at {at}, round {turn} of {rounds}", runs[step][-1])
+            self.keep(
+                "store",
+                None,
+                {at: {k: [asdict(one) for one in v] for k, v in runs.items()} for at, runs in found.items()},
+            )
+        audit, requests = Audit(), {}
+        with self.place("minio", audit) as env:
+            audit.taken()
+            for step, command in steps.items():
+                self.lakehouse(command, "store-requests", **env)
+                requests[step] = audit.taken()
+        self.keep("requests", None, requests)
+
+    @contextmanager
+    def place(self, at: str, audit: Audit | None = None) -> Iterator[dict[str, str]]:
+        """An empty place for a lake, as the environment names it."""
+        folder = self.scratch / f"store-{at}"
+        shutil.rmtree(folder, ignore_errors=True)
+        if at == "folder":
+            yield {"LAKEHOUSE_ROOT": str(folder)}
+            return
+        with minio(folder, audit) as env:
+            # No model is trained, so that no MLflow server is asked.
+            told = {
+                "LAKEHOUSE_PROFILE": "minio",
+                "LAKEHOUSE_LOG_FOLDER": str(self.scratch / "logs"),
+                "MLFLOW_TRACKING_URI": "none",
+            }
+            yield {**env, **told}
+
     # --- the lakes --------------------------------------------------------------------------------------------------
 
     def landing(self, years: int) -> Path:
@@ -119,8 +163,10 @@ class Bench:
 
     def run(self, years: int) -> Measured:
         """The project, until its tables of so many years are up to date."""
-        command = [sys.executable, "-m", "lakehouse.cli", "run"]
-        return self.measured(command, f"project-{years}", LAKEHOUSE_ROOT=str(self.root(years)))
+        return self.lakehouse(["run"], f"project-{years}", LAKEHOUSE_ROOT=str(self.root(years)))
+
+    def lakehouse(self, arguments: list[str], log: str, **env: str) -> Measured:
+        return self.measured([sys.executable, "-m", "lakehouse.cli", *arguments], log, **env)
 
     def measured(self, command: list[str], log: str, **env: str) -> Measured:
         plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
@@ -137,7 +183,9 @@ class Bench:
         else:
             kept = {**self.results.get(case, {}), key: value}
             self.results[case] = {name: kept[name] for name in sorted(kept, key=int)}
-        self.results |= {"machine": machine(), "revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        measured = {"revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        self.results["measured"] = {**self.results.get("measured", {}), case: measured}
+        self.results["machine"] = machine()
         self.file.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
 
     def write_page(self) -> None:

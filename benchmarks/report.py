@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -20,6 +20,10 @@ BUILD_TARGETS = (
     (20, "polars", "seconds", 4.0),
 )
 DAY_YEARS, DAY_TARGET = (1, 20), 1.3
+STORE_TARGET = 1.5
+STEPS = {
+    "land": "the year's files are landed", "build": "every table is built", "nothing": "a run with nothing to do",
+}  # fmt: skip
 INTRODUCTION = """\
 # Benchmarks
 
@@ -56,12 +60,13 @@ def page(results: dict[str, Any]) -> str:
     """The whole page, in Markdown."""
     parts = [INTRODUCTION, _machine(results), "## Targets\n\n" + _table(TARGET_HEAD, list(_targets(results)))]
     if builds := results.get("build", {}):
-        parts.append("## Full build\n\n" + _table(BUILD_HEAD, list(_build_rows(builds))))
+        parts.append("## Full build\n\n" + _table(BUILD_HEAD, list(_build_rows(builds))) + _when(results, "build"))
         parts += _agreement(results)
     for case, title in (("day", "One more day of flights"), ("nothing", "A run with nothing to do")):
         if found := results.get(case, {}):
             rows = [[_years(n), _spread(runs, "seconds"), _spread(runs, "peak_mib", _gib)] for n, runs in found.items()]
-            parts.append(f"## {title}\n\n" + _table(RUN_HEAD, rows))
+            parts.append(f"## {title}\n\n" + _table(RUN_HEAD, rows) + _when(results, case))
+    parts += _store(results)
     return "\n".join([*parts, FINDINGS])
 
 
@@ -75,16 +80,30 @@ BUILD_HEAD = (
     "time / polars",
 )
 RUN_HEAD = ("lake", "seconds: median (range)", "peak memory, GiB")
+STORE_HEAD = ("", "folder, seconds: median (range)", "MinIO, seconds: median (range)", "MinIO / folder")
+STORE_INTRODUCTION = """\
+## On MinIO
+
+The real year with the profiles `local` and `minio`, in turns; MinIO runs on the same cores.
+
+"""
+REQUESTS_INTRODUCTION = """\
+What MinIO was asked for meanwhile, by its own audit: by step, then by table (or other folder) while every table is built. To
+the landed files belong a look at each before it is trusted, and Spark's own.
+
+"""
 TARGET_HEAD = ("", "target", "measured", "")
 
 
 def _machine(results: dict[str, Any]) -> str:
     found = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    return (
-        f"Measured on {results['date']} at revision {results['revision'] or 'unknown'} on {found['cores']} cores of "
-        f"{found['cpu']}, {found['memory_gib']} GiB memory, {found['system']}; {versions}.\n"
-    )
+    return f"Measured on {found['cores']} cores of {found['cpu']}, {found['memory_gib']} GiB memory, {found['system']}; {versions}.\n"
+
+
+def _when(results: dict[str, Any], case: str) -> str:
+    one = results["measured"][case]
+    return f"\nMeasured on {one['date']} at revision {one['revision'] or 'unknown'}.\n"
 
 
 def _build_rows(builds: dict[str, dict[str, Runs]]) -> Iterator[list[str]]:
@@ -110,6 +129,12 @@ def _targets(results: dict[str, Any]) -> Iterator[list[str]]:
         yield [name, *_verdict(_ratio(runs.get("project"), runs.get(other), measure), most)]
     days = results.get("day", {})
     one, many = (days.get(str(years)) for years in DAY_YEARS)
+    store = results.get("store", {})
+    there, here = (store.get(at, {}).get("build") for at in ("minio", "folder"))
+    yield [
+        "Full build, 1 year: time on MinIO against a folder",
+        *_verdict(_ratio(there, here, "seconds"), STORE_TARGET),
+    ]
     yield ["One more day: time on twenty years against one", *_verdict(_ratio(many, one, "seconds"), DAY_TARGET)]
 
 
@@ -117,6 +142,31 @@ def _verdict(ratio: float | None, most: float) -> list[str]:
     if ratio is None:
         return [f"≤ {most} ×", "not measured", ""]
     return [f"≤ {most} ×", f"{ratio:.2f} ×", "met" if ratio <= most else "**missed**"]
+
+
+def _store(results: dict[str, Any]) -> Iterator[str]:
+    """The year in a folder and on MinIO, and the requests that MinIO was sent."""
+    if found := results.get("store"):
+        rows = []
+        for step, what in STEPS.items():
+            here, there = found["folder"][step], found["minio"][step]
+            rows.append(
+                [what, _spread(here, "seconds"), _spread(there, "seconds"), f"{_ratio(there, here, 'seconds'):.2f}"]
+            )
+        yield STORE_INTRODUCTION + _table(STORE_HEAD, rows) + _when(results, "store")
+    if asked := results.get("requests"):
+        kinds = sorted({kind for step in asked.values() for sent in step.values() for kind in sent})
+        rows = [[f"**{STEPS[step]}**", *_sent(places.values(), kinds)] for step, places in asked.items()]
+        rows += [
+            [place, *_sent([sent], kinds)] for place, sent in asked["build"].items() if not place.startswith("_probe")
+        ]
+        yield REQUESTS_INTRODUCTION + _table(("", "requests", *kinds), rows)
+
+
+def _sent(of: Iterable[dict[str, int]], kinds: Sequence[str]) -> list[str]:
+    """How many requests there were: of all kinds, and of each."""
+    counted = [sum(sent.get(kind, 0) for sent in of) for of in [list(of)] for kind in kinds]
+    return [f"{count:,}" if count else "" for count in (sum(counted), *counted)]
 
 
 def _agreement(results: dict[str, Any]) -> list[str]:
