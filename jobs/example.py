@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -58,7 +58,8 @@ def demo(settings: Settings, console: Console) -> None:
     lake = app.open_lake(settings)
     names = lake.graph.select()
     timings = Timings()
-    first_run, second_run = new_run(), new_run()
+    first_run = new_run()
+    second_run = replace(new_run(), hold=first_run.hold)  # one lock for both
     try:
         with app.logged(settings, first_run) as log_file:
             console.rule("[bold]1. Eleven months of flights land", align="left")

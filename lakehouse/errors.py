@@ -1,5 +1,6 @@
 """The project's errors. A user's mistake is reported as one of these, never as a stack trace."""
 
+import re
 import sysconfig
 import traceback
 from pathlib import Path
@@ -10,6 +11,10 @@ _NOT_THE_USERS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "pu
 def first_line(error: BaseException) -> str:
     """The first line of an error's text; its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def place_of(error: BaseException) -> str:

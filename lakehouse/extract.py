@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,12 +21,16 @@ from lakehouse import storage
 from lakehouse.declare import Database, Source
 from lakehouse.errors import SourceError
 from lakehouse.landing import Landing, left_alone
+from lakehouse.ledger import Run
 from lakehouse.storage import Location, spark_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 CONNECT_SECONDS = 10
+# How long the database may send nothing: it looks through the whole table for a new value of the cursor.
+SILENT_SECONDS = 600
+LOCK_SECONDS = 60
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -40,28 +44,31 @@ class Extract:
     file: str
 
 
-def extract(spark: SparkSession, source: Source, landing: Landing, scratch: Location) -> None:
+def extract(spark: SparkSession, source: Source, landing: Landing, scratches: Location, run: Run) -> None:
     """Bring what the database has and the landing zone has not into the source's landing folder.
 
     Raises:
         SourceError: the database cannot be read, or has rows that no extract by cursor would find.
+        LockError: the lake may be another run's by now, and this extract with it.
     """
     assert source.database is not None
     asked = _Asked(spark, source, source.database)
+    storage.remove(scratches)  # what runs that were cut short left behind
+    scratch = scratches / run.id
     if source.database.cursor is None:
         there = [name for name in storage.names(landing.folder) if not left_alone(name)]
         before = landing.folder / there[-1] if there else None
         file = landing.folder / f"{_stem(source)}_{_today()}.parquet"
-        _deliver(asked.rows(None), file, scratch, unless=before)
+        _deliver(asked.rows(None), scratch, lambda part: before is not None and storage.same(part, before), file, run)
         return
     folder = landing.manifests / "extracts"
     last = _last(folder)
     if last is not None and not _has_landed(landing, last):
-        _deliver(asked.rows(last), landing.folder / last.file, scratch)
+        _carry_out(asked, landing, last, scratch, run)
     new = asked.bounds(last)
     if new is not None:
         storage.create(folder / f"{new.number:08d}.json", json.dumps(asdict(new), indent=1).encode())
-        _deliver(asked.rows(new), landing.folder / new.file, scratch)
+        _carry_out(asked, landing, new, scratch, run)
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,12 @@ class _Asked:
         options = {
             "url": url, "driver": self.database.driver, "query": query, "fetchsize": "10000",
             "user": self._variable(self.database.user), "password": self._variable(self.database.password),
-            "connectTimeout": str(CONNECT_SECONDS), "loginTimeout": str(CONNECT_SECONDS), "tcpKeepAlive": "true",
         }  # fmt: skip
+        if url.startswith("jdbc:postgresql:"):  # other drivers count in milliseconds
+            options |= {
+                "connectTimeout": str(CONNECT_SECONDS), "loginTimeout": str(CONNECT_SECONDS), "socketTimeout": str(SILENT_SECONDS),
+                "options": f"-c lock_timeout={LOCK_SECONDS}s", "tcpKeepAlive": "true",
+            }  # fmt: skip
         return self.spark.read.format("jdbc").options(**options).load()
 
     def _variable(self, name: str) -> str:
@@ -124,6 +135,10 @@ class _Asked:
         if not value:
             raise SourceError(f"{self.source.name}: its database needs {name} in the environment or in .env.")
         return value
+
+
+def _carry_out(asked: _Asked, landing: Landing, one: Extract, scratch: Location, run: Run) -> None:
+    _deliver(asked.rows(one), scratch, lambda _: _has_landed(landing, one), landing.folder / one.file, run)
 
 
 def explained(source: Source, error: Exception) -> SourceError | None:
@@ -139,12 +154,15 @@ def explained(source: Source, error: Exception) -> SourceError | None:
     )
 
 
-def _deliver(rows: DataFrame, file: Location, scratch: Location, *, unless: Location | None = None) -> None:
-    """Put the rows into a file of the landing zone, whole, unless another file holds the same."""
+def _deliver(
+    rows: DataFrame, scratch: Location, is_there: Callable[[Location], bool], file: Location, run: Run
+) -> None:
+    """Put the rows into a file of the landing zone, whole, unless what they hold is there."""
     try:
         rows.write.mode("overwrite").parquet(spark_uri(scratch))
         (part,) = [scratch / name for name in storage.names(scratch) if name.endswith(".parquet")]
-        if unless is None or not storage.same(part, unless):
+        if not is_there(part):
+            run.hold.check()  # a file that lies there already may be in a table
             storage.move(part, file)
     finally:
         storage.remove(scratch)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from lakehouse.errors import ModelError
+from lakehouse import s3
+from lakehouse.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +116,7 @@ class Features:
 
         Raises:
             ModelError: the version's files are gone.
+            StorageError: the object store cannot be used.
         """
         import pyarrow as pa
         import pyarrow.dataset as ds
@@ -130,6 +132,10 @@ class Features:
                 f"{self}: some of its files are gone, probably vacuumed. Name a version that is still there, or none for "
                 "the latest."
             ) from error
+        except Exception as error:  # pyarrow's and delta-rs's alike
+            if said := s3.explained(error):
+                raise StorageError(f"{self}: {said}") from error
+            raise
         return rows.sort_by([(name, "ascending") for name in self.model.KEY])
 
     def labelled(self, split: Split, also: Iterable[str] = ()) -> Labelled:

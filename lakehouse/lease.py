@@ -112,6 +112,8 @@ def _acquired(
     until = time.monotonic() + wait_seconds
     while True:
         there = holder(lock)
+        if there and _is_own(there, body):  # the answer was lost on the way
+            return there.tag
         if there is None or there.is_over() or ended(there.said):
             condition = {"IfMatch": there.tag} if there else {"IfNoneMatch": "*"}
             # Whatever the clocks say, it is larger than the token of the holder before.
@@ -151,11 +153,31 @@ def _renew(lock: S3Path, body: Mapping[str, Any], tag: list[str], hold: Hold, do
         try:
             tag[0] = lock.write_bytes(_text(body), IfMatch=tag[0])
             hold.until = began + LEASE_SECONDS
-        except (FileExistsError, FileNotFoundError):  # another has it, or somebody removed it
-            hold.until = 0.0
-            return
+        except (
+            FileExistsError,
+            FileNotFoundError,
+        ):  # another has it, somebody removed it, or an answer was lost on the way
+            if not _adopted(lock, body, tag, hold, began):
+                return
         except StorageError:  # tried again until the lease has ended
             continue
+
+
+def _is_own(there: Holder, body: Mapping[str, Any]) -> bool:
+    return (there.said.get("run"), there.said.get("token")) == (body.get("run"), body["token"]) and "run" in body
+
+
+def _adopted(lock: S3Path, body: Mapping[str, Any], tag: list[str], hold: Hold, began: float) -> bool:
+    """Whether the lock is this holder's as it is there; where it is another's, ``hold`` ends."""
+    try:
+        there = holder(lock)
+    except StorageError:  # asked again until the lease has ended
+        return True
+    if there is None or not _is_own(there, body):
+        hold.until = 0.0
+        return False
+    tag[0], hold.until = there.tag, began + LEASE_SECONDS
+    return True
 
 
 def _release(lock: S3Path, body: Mapping[str, Any], tag: list[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -60,7 +61,8 @@ class TableLog:
 
     def entries(self, limit: int | None = None) -> list[Entry]:
         """Its versions, newest first."""
-        return [_entry(commit) for commit in self.delta.history(limit)]
+        with _told(self.path):
+            return [_entry(commit) for commit in self.delta.history(limit)]
 
     @cached_property
     def last(self) -> Entry | None:
@@ -121,12 +123,26 @@ class TableLog:
         if after >= until:
             return set()
         try:
-            batches = self.delta.load_cdf(starting_version=after + 1, ending_version=until, columns=[column])
-            return {
-                value for batch in batches for value in pc.unique(pa.record_batch(batch).column(column)).to_pylist()
-            }
+            with _told(self.path):
+                batches = self.delta.load_cdf(starting_version=after + 1, ending_version=until, columns=[column])
+                return {
+                    value for batch in batches for value in pc.unique(pa.record_batch(batch).column(column)).to_pylist()
+                }
+        except StorageError:  # says nothing of the changes
+            raise
         except Exception as error:  # what reads the files lazily raises nothing more precise
             raise LedgerError(f"{self.path}: its changes after version {after} cannot be read: {error}") from error
+
+
+@contextmanager
+def _told(path: Location) -> Iterator[None]:
+    """Put what is the store's fault in words."""
+    try:
+        yield
+    except Exception as error:  # of whichever library reads
+        if said := s3.explained(error):
+            raise StorageError(f"{path}: {said}") from error
+        raise
 
 
 def open_log(path: Location, version: int | None = None) -> TableLog | None:

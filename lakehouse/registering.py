@@ -21,6 +21,7 @@ from lakehouse.tracking import BASELINE_TAG, CHAMPION, find_champion, load_pipel
 if TYPE_CHECKING:
     from lakehouse.storage import Location
 
+SAID: Final = "training.json"
 CHALLENGER: Final = "challenger"
 TRAINING_TAG: Final = "training"
 REQUIREMENTS = ("mlflow", "scikit-learn", "skops", "pandas", "numpy")
@@ -47,17 +48,36 @@ class TrainResult:
 class Training:
     """What one training made: the pipelines `model` and `baseline` as skops files, files to show, and what it ``said``.
 
-    ``said`` holds what a `TrainResult` does and: id; began and ended, seconds since 1970; from what and by which code it was
-    made; the parameters, metrics and inputs that MLflow is told.
+    ``said`` holds what a `TrainResult` does and: id; began, seconds since 1970; for which lake and tracking server, from what, as
+    the model was declared, and by which code it was made; the parameters, metrics and inputs that MLflow is told.
     """
 
     folder: Path
     said: Mapping[str, Any]
 
     def save(self, kept: Path) -> Training:
-        """The training in the folder ``kept``, where it appears whole or not at all."""
-        (self.folder / "training.json").write_text(json.dumps(self.said, indent=1))
-        return Training(self.folder.rename(kept / f"{self.said['model']}-{self.said['id']}"), self.said)
+        """The training in a folder below ``kept``, where it appears whole or not at all."""
+        (self.folder / SAID).write_text(json.dumps(self.said, indent=1))
+        return Training(self.folder.rename(kept / str(self.said["id"])), self.said)
+
+    def set_aside(self) -> Path:
+        """Leave it where it does not wait any longer; returns its folder."""
+        aside = self.folder.parent / "set-aside"
+        aside.mkdir(exist_ok=True)
+        return self.folder.rename(aside / self.folder.name)
+
+    def rows(self, model: Model, lake: Location) -> tuple[Features, Labelled]:
+        """The feature table as it was, and its choose split.
+
+        Raises:
+            ModelError: the model is declared otherwise now, or the version of its table is gone.
+        """
+        if declared(model) != self.said["declared"]:
+            raise ModelError(f"{model.NAME} is declared otherwise since.")
+        features = open_features(model, lake, self.said["delta_version"])
+        if features.table_id != self.said["feature_table_id"]:
+            raise ModelError(f"{model.FEATURE_TABLE} was made anew since.")
+        return features, features.labelled("choose")
 
     def pipeline(self, name: str, trusted: tuple[str, ...]) -> Any:
         import skops.io
@@ -65,10 +85,30 @@ class Training:
         return skops.io.load(self.folder / f"{name}.skops", trusted=list(trusted))
 
 
-def waiting(kept: Path, model_name: str) -> list[Training]:
-    """The model's trainings that MLflow does not have yet, the oldest first."""
-    found = [Training(file.parent, json.loads(file.read_text())) for file in kept.glob("*/training.json")]
-    return sorted((one for one in found if one.said["model"] == model_name), key=lambda one: one.said["began"])
+def declared(model: Model) -> dict[str, Any]:
+    """What a training depends on, as the model's module declares it."""
+    splits = {name: list(getattr(model.SPLITS, name)) for name in ("train", "choose")}
+    named = {name: list(getattr(model, name)) for name in ("FEATURES", "BASELINE_FEATURES", "KEY", "TRUSTED_TYPES")}
+    return {**named, "LABEL": model.LABEL, "TIME": model.TIME, "SPLITS": splits}
+
+
+def waiting(kept: Path, **said: Any) -> list[Training]:
+    """The trainings that MLflow does not have yet and that said so, the oldest first.
+
+    Raises:
+        ModelError: a training's file is damaged.
+    """
+    found = []
+    for file in kept.glob(f"*/{SAID}"):
+        try:
+            found.append(Training(file.parent, json.loads(file.read_text())))
+        except ValueError as error:
+            raise ModelError(f"{file} is damaged ({error}): move {file.parent} away, or delete it.") from error
+    return sorted((one for one in found if says(one, said)), key=lambda one: one.said["began"])
+
+
+def says(training: Training, what: Mapping[str, Any]) -> bool:
+    return all(training.said.get(name) == value for name, value in what.items())
 
 
 @dataclass(frozen=True)
@@ -83,21 +123,21 @@ class Registry:
     experiment: str
 
     def register(
-        self, training: Training, model_module: Model, lake: Location, tell: Callable[[str], None]
+        self, training: Training, model_module: Model, rows: tuple[Features, Labelled], tell: Callable[[str], None]
     ) -> TrainResult:
-        """Log a training, make it a version of the model, and give up its folder.
+        """Log a training, make it a version of the model, and give up its folder. ``rows`` are its own, `Training.rows`.
 
         The new version becomes `champion` where there is none, where its Brier score on the choose split is lower than the
         champion's on the same rows, or where the champion is gone, damaged or cannot be evaluated; otherwise it becomes
         `challenger`.
 
         Raises:
-            ModelError: MLflow cannot be used, or the version of the feature table is gone; the folder is still there.
+            ModelError: MLflow cannot be used; the folder is still there.
         """
         try:
             with tracking(self.tracking_uri) as client:
-                result = self._register(client, training, model_module, lake, tell)
-        except ModelError as error:
+                result = self._register(client, training, model_module, *rows, tell)
+        except Exception as error:
             error.add_note(
                 f"The trained model is kept in {training.folder}: the next `lakehouse train` registers it. Delete the folder to give "
                 "it up."
@@ -107,19 +147,20 @@ class Registry:
         return result
 
     def _register(
-        self, client: Any, training: Training, model: Model, lake: Location, tell: Callable[[str], None]
+        self,
+        client: Any,
+        training: Training,
+        model: Model,
+        features: Features,
+        chosen_on: Labelled,
+        tell: Callable[[str], None],
     ) -> TrainResult:
         import mlflow
 
         said = training.said
-        features = open_features(model, lake, said["delta_version"])
-        if features.table_id != said["feature_table_id"]:
-            raise ModelError(
-                f"{model.FEATURE_TABLE} was made anew since: version {said['delta_version']} is not what it was."
-            )
-        chosen_on = features.labelled("choose")
         tell("logging to MLflow")
-        run, version = self._started(client, training)
+        experiment = _experiment(client, self.experiment, self.artifact_root)
+        run, version = _started(client, experiment, training)
         with mlflow.start_run(run_id=run.info.run_id):
             if version is None:
                 base, best = _log(training, model, features, chosen_on)
@@ -131,31 +172,50 @@ class Registry:
             client.set_model_version_tag(model.NAME, version.version, "decision_reason", reason)
             # Last, so that a training cut short never leaves a champion half described.
             client.set_registered_model_alias(model.NAME, alias, version.version)
+        _end_others(client, experiment, said["id"], run.info.run_id)
         fields = {name: said[name] for name in ("delta_version", "params", "rows", "metrics", "baseline")}
         return TrainResult(model.NAME, int(version.version), alias, reason, run.info.run_id, **fields)
 
-    def _started(self, client: Any, training: Training) -> tuple[Any, Any | None]:
-        """The training's run, and its version of the model where an earlier try came as far as that."""
-        said, experiment = training.said, _experiment(client, self.experiment, self.artifact_root)
-        for run in client.search_runs([experiment], f"tags.{TRAINING_TAG} = '{said['id']}'"):
-            if version := _only_version(client, run.info.run_id):
-                return run, version
+
+def _started(client: Any, experiment: str, training: Training) -> tuple[Any, Any | None]:
+    """The training's run, and its version of the model where an earlier try came as far as that."""
+    said = training.said
+    for run in _runs(client, experiment, said["id"]):
+        if version := _only_version(client, run.info.run_id):
+            return run, version
+    tags = {
+        TRAINING_TAG: said["id"],
+        "delta_version": str(said["delta_version"]),
+        "revision": said["revision"],
+        "mlflow.source.name": "lakehouse train",
+        "mlflow.source.git.commit": said["revision"],
+    }
+    name = f"{said['model']} from {said['feature_table']} version {said['delta_version']}"
+    return client.create_run(experiment, int(said["began"] * 1000), tags, name), None
+
+
+def _runs(client: Any, experiment: str, training: str) -> Any:
+    return client.search_runs([experiment], f"tags.{TRAINING_TAG} = '{training}'")
+
+
+def _end_others(client: Any, experiment: str, training: str, run_id: str) -> None:
+    """End the runs of tries that were cut short, and of a request that MLflow's client sent again."""
+    for run in _runs(client, experiment, training):
+        if run.info.run_id != run_id and run.info.status != "FAILED":
             client.set_terminated(run.info.run_id, "FAILED")
-        tags = {
-            TRAINING_TAG: said["id"],
-            "delta_version": str(said["delta_version"]),
-            "revision": said["revision"],
-            "mlflow.source.name": "lakehouse train",
-            "mlflow.source.git.commit": said["revision"],
-        }
-        name = f"{said['model']} from {said['feature_table']} version {said['delta_version']}"
-        return client.create_run(experiment, int(said["began"] * 1000), tags, name), None
 
 
 def _experiment(client: Any, name: str, artifact_root: str) -> str:
+    from mlflow import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=artifact_root or None))
+        try:
+            return str(client.create_experiment(name, artifact_location=artifact_root or None))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.get_experiment_by_name(name)  # another was quicker, or an answer was lost on the way
     if found.lifecycle_stage != "active":
         raise ModelError(f"MLflow experiment {name!r} was deleted: restore it (`mlflow experiments restore`).")
     return str(found.experiment_id)

@@ -150,7 +150,7 @@ def _run_table(
     began = time.monotonic()
     step = None
     try:
-        _extract(spark, lake, name)
+        _extract(spark, lake, name, run)
         step = _decided(lake, name, request)
         if not step.works:
             return Result(name, "waits" if step.action == "waits" else "unchanged", step)
@@ -169,12 +169,12 @@ def _run_table(
         return Result(name, "failed", step, None, time.monotonic() - began, said)
 
 
-def _extract(spark: SparkSession, lake: Lake, name: str) -> None:
+def _extract(spark: SparkSession, lake: Lake, name: str, run: Run) -> None:
     declared = lake.graph.declared[name]
     if isinstance(declared, Source) and declared.database:
-        scratch = lake.root.joinpath("extracts", declared.name)
+        scratches = lake.root.joinpath("extracts", declared.name)
         try:
-            extract.extract(spark, declared, lake.landing(declared), scratch)
+            extract.extract(spark, declared, lake.landing(declared), scratches, run)
         except Exception as error:
             raise extract.explained(declared, error) or error from error
 

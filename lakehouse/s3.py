@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -76,11 +77,11 @@ class S3Path:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """A seekable stream; what fails while it is read is told as `told` does."""
+        """A seekable stream to read; what fails while it is read is told as `told` does."""
         from smart_open import s3
 
         with told(self):
-            return cast(BinaryIO, s3.open(self.bucket, self.key, mode, client=client()))
+            return cast(BinaryIO, _Stream(self, s3.open(self.bucket, self.key, mode, client=client())))
 
     def read_bytes(self) -> bytes:
         with told(self):
@@ -157,14 +158,63 @@ class S3Path:
             client().delete_object(Bucket=self.bucket, Key=self.key)
 
 
+class _Stream(io.BufferedIOBase):
+    """An object's content: what fails while it is read says nothing of the object, and so must not pass for its fault."""
+
+    def __init__(self, place: S3Path, content: Any) -> None:
+        self._place, self._content = place, content
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return cast(bytes, self._told(self._content.read, -1 if size is None else size))
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return self.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return cast(int, self._told(self._content.seek, offset, whence))
+
+    def tell(self) -> int:
+        return cast(int, self._content.tell())
+
+    def close(self) -> None:
+        self._content.close()
+        super().close()
+
+    def _told(self, call: Callable[..., Any], *arguments: int) -> Any:
+        try:
+            with told(self._place):
+                return call(*arguments)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(f"{self._place}: {_server()} broke off: {first_line(error)}") from error
+
+
 def client() -> Any:
-    """The process's client, made anew where the environment names another endpoint or user."""
+    """The process's client, made anew where the environment names another endpoint or user.
+
+    Raises:
+        StorageError: the environment has no credentials, or names the store in a way that Spark does not know.
+    """
+    elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3")
+    if elsewhere and elsewhere != endpoint():
+        raise StorageError("AWS_ENDPOINT_URL_S3 is not known to Spark: name the object store in AWS_ENDPOINT_URL.")
+    if not (os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")):
+        raise StorageError(
+            f"no credentials for {_server()}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
+        )
     names = (
         "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_S3",
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
+        "AWS_DEFAULT_REGION",
     )
     return _client(hashlib.sha256(repr([os.environ.get(name) for name in names]).encode()).hexdigest())
 
@@ -180,14 +230,23 @@ def _client(environment: str) -> Any:
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         s3={"addressing_style": "path"} if endpoint() else None,
         max_pool_connections=32,
+        ignore_configured_endpoint_urls=True,
     )
-    session = boto3.session.Session()  # boto3's own keeps the first credentials that it finds
-    return session.client("s3", region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"), config=settings)
+    # All of it given: of what is not, boto3 would look into files of the user's.
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint() or None,
+        region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+        aws_access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+        aws_session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
+        config=settings,
+    )
 
 
 def endpoint() -> str:
     """The store's address; empty for Amazon's own."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 @contextmanager
@@ -199,12 +258,14 @@ def told(place: S3Path) -> Iterator[None]:
         FileExistsError: a condition on what is there did not hold.
         StorageError: anything else; it names the server and the setting.
     """
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except (BotoCoreError, ClientError, OSError) as error:
-        cause = getattr(error, "backend_error", error)  # what smart_open wraps
+    except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
+        # What smart_open and boto3's transfers wrap.
+        cause = getattr(error, "backend_error", error.__context__ if isinstance(error, Boto3Error) else error)
         if not isinstance(cause, BotoCoreError | ClientError):
             raise
         code = str(cause.response.get("Error", {}).get("Code")) if isinstance(cause, ClientError) else ""
@@ -233,11 +294,9 @@ def _server() -> str:
 
 
 def _meaning(error: Exception, code: str) -> str:
-    from botocore.exceptions import ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import ConnectionError, HTTPClientError
 
     server = _server()
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return f"no credentials for {server}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
     if isinstance(error, HTTPClientError | ConnectionError):
         return f"{server} does not answer ({first_line(error)}). {_START}"
     meaning = _MEANING.get(code) or next((_MEANING[said] for said in _MEANING if said in str(error)), first_line(error))

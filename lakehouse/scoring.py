@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lakehouse.errors import ModelError
+from lakehouse.errors import ModelError, without_password
 from lakehouse.features import METRICS, Features, Model, columns_of, open_features
 from lakehouse.tracking import (
     BASELINE_TAG,
@@ -20,7 +20,6 @@ from lakehouse.tracking import (
     reads,
     sqlite_file,
     tracking,
-    without_password,
 )
 
 if TYPE_CHECKING:

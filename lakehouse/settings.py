@@ -13,7 +13,7 @@ from dotenv import load_dotenv
 from pydantic import Field, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from lakehouse.errors import SettingsError
+from lakehouse.errors import SettingsError, without_password
 from lakehouse.s3 import S3Path
 from lakehouse.storage import Location
 
@@ -149,6 +149,8 @@ def _explain(errors: Iterable[Any]) -> str:
             lines.append(f"{key}: unknown setting; allowed: {', '.join(Settings.model_fields)}")
         elif error["type"] == "missing":
             lines.append(f"{key}: missing; set it in conf/base.yml or {PREFIX}{key.upper()}")
+        elif not key:  # of several settings together: their values may hold secrets
+            lines.append(error["msg"])
         else:
-            lines.append(f"{key}={error['input']!r}: {error['msg']}")
+            lines.append(f"{key}={without_password(repr(error['input']))}: {error['msg']}")
     return "The settings are wrong:\n  - " + "\n  - ".join(lines)

@@ -172,9 +172,11 @@ def spark_uri(place: Location) -> str:
 
 
 def delta_options(place: Location) -> dict[str, str]:
-    """What delta-rs must be told beyond the environment, which it reads itself."""
-    plain = isinstance(place, S3Path) and endpoint().startswith("http://")
-    return {"allow_http": "true"} if plain else {}
+    """What delta-rs must be told beyond the environment, which it reads itself: to give up within half a minute, too."""
+    if not isinstance(place, S3Path):
+        return {}
+    plain = {"allow_http": "true"} if endpoint().startswith("http://") else {}
+    return {**plain, "max_retries": "7", "retry_timeout": "30s"}
 
 
 @contextmanager

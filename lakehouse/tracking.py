@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from lakehouse.errors import ModelError, first_line
+from lakehouse.errors import ModelError, first_line, without_password
 
 CHAMPION: Final = "champion"
 BASELINE_TAG: Final = "baseline_model"
@@ -48,8 +48,11 @@ def tracking(uri: str) -> Iterator[Any]:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).addHandler(logging.NullHandler())
     import mlflow
+    from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
+    # What else the system says is not a server's fault, but may well be that of a database in a file.
+    faults = (RequestException,) if uri.startswith("http") else (SQLAlchemyError, sqlite3.Error, OSError)
     try:
         _check_sqlite(uri)
         with warnings.catch_warnings():
@@ -57,7 +60,7 @@ def tracking(uri: str) -> Iterator[Any]:
             warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"mlflow\.")
             mlflow.set_tracking_uri(uri)
             yield mlflow.MlflowClient(tracking_uri=uri)
-    except (mlflow.MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (mlflow.MlflowException, *faults) as error:
         raise ModelError(_told(uri, error)) from error
 
 
@@ -76,10 +79,6 @@ def _told(uri: str, error: Exception) -> str:
     if re.search(r"error code 401|Error: 401|401 Client|not authenticated", what):
         return f"{server} does not let you in: check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
     return f"{server} failed ({errors[0] if errors else what}). Its own log says more; the store of its artifacts or its database may be in trouble."
-
-
-def without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def find_champion(client: Any, name: str) -> Any | None:

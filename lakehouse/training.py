@@ -8,6 +8,7 @@ never read here (`lakehouse.scoring.report` reads it). All of it goes to a folde
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 import uuid
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from lakehouse.errors import ModelError
+from lakehouse.errors import ModelError, without_password
 from lakehouse.features import Features, Labelled, Model, open_features
-from lakehouse.registering import Registry, Training, TrainResult, waiting
+from lakehouse.registering import Registry, Training, TrainResult, declared, says, waiting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from lakehouse.storage import Location
 
+logger = logging.getLogger(__name__)
 SHUFFLES = 3
 SHUFFLED_ROWS = 5_000
 
@@ -66,30 +68,37 @@ def train(
             not cover what it fitted, or MLflow cannot be used.
     """
     tell = progress or (lambda _: None)
-    with _alone(kept, model_module.NAME, tell):
+    kept = kept / model_module.NAME
+    with _alone(kept, tell):
         features = open_features(model_module, lake, version)
+        bound_for = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
         made_from = {
             "model": model_module.NAME, "feature_table": model_module.FEATURE_TABLE, "feature_table_id": features.table_id,
-            "delta_version": features.version, "revision": revision, "seed": seed,
+            "delta_version": features.version, "revision": revision, "seed": seed, "declared": declared(model_module),
         }  # fmt: skip
-        for earlier in waiting(kept, model_module.NAME):
+        for earlier in waiting(kept, **bound_for):
+            try:
+                rows = earlier.rows(model_module, lake)
+            except ModelError as error:  # it can never be compared with the champion
+                logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.set_aside(), error)
+                continue
             tell("registering the training that waits for MLflow")
-            result = registry.register(earlier, model_module, lake, tell)
-            if made_from.items() <= earlier.said.items() and not revision.endswith("dirty"):
+            result = registry.register(earlier, model_module, rows, tell)
+            if says(earlier, made_from) and revision and not revision.endswith("dirty"):
                 return result
-        training = _fit_all(model_module, features, made_from, kept, tell)
-        return registry.register(training, model_module, lake, tell)
+        training = _fit_all(model_module, features, {**bound_for, **made_from}, kept, tell)
+        return registry.register(training, model_module, training.rows(model_module, lake), tell)
 
 
 @contextmanager
-def _alone(kept: Path, name: str, tell: Callable[[str], None]) -> Iterator[None]:
+def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """One training of a model at a time on this machine, so that none registers what another is about to."""
     kept.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(kept / f"{name}.lock")
+    lock = FileLock(kept / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tell(f"waiting for another training of {name}")
+        tell(f"waiting for another training of {kept.name}")
         lock.acquire()
     try:
         yield

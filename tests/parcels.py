@@ -115,7 +115,8 @@ class Place:
 
     def train(self, module: Any, **more: Any) -> TrainResult:
         registry = Registry(self.tracking_uri, self.artifact_root, self.experiment)
-        return train(module, lake=self.lake, registry=registry, revision="abc123", kept=self.kept, **more)
+        told = {"revision": "abc123", "kept": self.kept, **more}
+        return train(module, lake=self.lake, registry=registry, **told)
 
     @property
     def kept(self) -> Path:

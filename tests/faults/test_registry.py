@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.timeout(300)
 UP = "pass"
 MADE = "as the version is made"
 REQUESTS = {
+    "as the experiment is made": "/experiments/create",
+    "as the run is made": "/runs/create",
     "from the start": "/",
     "as files are uploaded": "/mlflow-artifacts/",
     MADE: "/model-versions/create",
@@ -85,7 +88,10 @@ def registered(place: Place, name: str) -> list[tuple[int, str, str]]:
 
 @pytest.mark.parametrize(
     ("moment", "how"),
-    [*((moment, "down") for moment in REQUESTS), (MADE, "lose"), ("as the version gets its alias", "lose")],
+    [
+        *((moment, "down") for moment in REQUESTS if "experiment" not in moment),
+        *((moment, "lose") for moment in (MADE, "as the version gets its alias")),
+    ],
 )
 def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
     place: Place, server: Proxy, moment: str, how: str
@@ -95,13 +101,13 @@ def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"MLflow server at .* \(MLFLOW_TRACKING_URI\) does not answer") as error:
         place.train(late)
-    (kept,) = place.kept.glob("*/training.json")
+    (kept,) = place.kept.glob("*/*/training.json")
     assert str(kept.parent) in error.value.__notes__[0]
     assert time.monotonic() - began < 60
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late)  # which fits nothing as long as one waits
-    assert [kept] == list(place.kept.glob("*/training.json"))
+    assert [kept] == list(place.kept.glob("*/*/training.json"))
     server.rule = lambda method, path: UP
     told: list[str] = []
     result = place.train(late, progress=told.append)
@@ -110,23 +116,54 @@ def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
     assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
     assert load_champion(late, tracking_uri=place.tracking_uri)[1:] == (1, result.run_id)
-    assert not list(place.kept.glob("*/training.json"))
+    assert not list(place.kept.glob("*/*/training.json"))
     with tracking(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
     assert all(run.info.status == "FAILED" for run in runs if run.info.run_id != result.run_id)
     assert place.train(late).alias == "challenger"
 
 
-def test_a_version_whose_answer_is_lost_is_made_once(place: Place, server: Proxy) -> None:
+@pytest.mark.parametrize("moment", ["as the experiment is made", "as the run is made", MADE])
+def test_what_is_made_is_made_once_though_an_answer_is_lost(place: Place, server: Proxy, moment: str) -> None:
     late = model(NAME=place.experiment)
     answers = iter(["lose"])
-    server.rule = lambda method, path: next(answers, UP) if REQUESTS[MADE] in path else UP
-    place.train(late)
-    assert [(method, status) for method, path, status in server.requests if REQUESTS[MADE] in path][-2:] == [
-        ("POST", 0),
-        ("POST", 200),
-    ]
+    server.rule = lambda method, path: next(answers, UP) if REQUESTS[moment] in path else UP
+    made = place.train(late)
+    sent = [(method, status) for method, path, status in server.requests if REQUESTS[moment] in path][-2:]
+    assert sent[0] == ("POST", 0)
+    assert sent[1][0] == "POST"
     assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
+    with tracking(place.tracking_uri) as client:
+        runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
+    assert {run.info.status for run in runs if run.info.run_id != made.run_id} <= {"FAILED"}
+
+
+def test_what_waits_is_registered_as_it_was_declared_and_where_it_belongs(
+    place: Place, server: Proxy, tmp_path: Path
+) -> None:
+    late = model(NAME=place.experiment)
+    server.rule = lambda method, path: "down"
+    with pytest.raises(ModelError, match="does not answer"):
+        place.train(late)
+    (kept,) = place.kept.glob("*/*/training.json")
+    elsewhere = replace(place, tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=tmp_path.as_uri())
+    assert elsewhere.train(late).model_version == 1
+    assert kept.exists(), "it waits for another server"
+    server.rule = lambda method, path: UP
+    fewer = place.train(model(NAME=place.experiment, FEATURES=("distance_km", "items")))
+    assert [one.name for one in place.kept.glob("*/set-aside/*")] == [kept.parent.name]
+    assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
+    assert fewer.model_version == 1
+
+
+def test_code_that_is_not_known_to_be_the_same_is_trained_anew(place: Place, server: Proxy) -> None:
+    late = model(NAME=place.experiment)
+    server.rule = lambda method, path: "down"
+    with pytest.raises(ModelError, match="does not answer"):
+        place.train(late, revision="")
+    server.rule = lambda method, path: UP
+    assert place.train(late, revision="").model_version == 2
+    assert len(registered(place, late.NAME)) == 2
 
 
 def test_a_champion_that_cannot_be_read_now_is_not_replaced(place: Place, server: Proxy) -> None:

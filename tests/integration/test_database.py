@@ -11,6 +11,8 @@ import pytest
 from flights.delivery import _package_data
 from lakehouse import extract, storage
 from lakehouse.declare import Database, source
+from lakehouse.errors import LockError
+from lakehouse.lease import Hold
 from silver.airlines import airlines as silver_airlines
 from silver.planes import planes as silver_planes
 from tests.lakes import TestLake
@@ -143,6 +145,48 @@ def test_a_database_that_cannot_be_read_is_told_in_bounded_time_without_the_pass
         changed.delenv("PGUSER")
         assert "its database needs PGUSER" in lake.attempt("bronze.planes").errors["bronze.planes"]
     assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3322
+
+
+def test_a_database_that_hangs_is_not_waited_for_forever(
+    lake: TestLake, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.run("bronze.planes")  # its connections are warm: what hangs then is the query
+    monkeypatch.setattr(extract, "SILENT_SECONDS", 3)
+    members = running.processes()["postgres"]
+    for one in members:
+        one.suspend()
+    try:
+        began = time.monotonic()
+        said = lake.attempt("bronze.planes").errors["bronze.planes"]
+        assert time.monotonic() - began < 60
+    finally:
+        for one in members:
+            one.resume()
+    assert "its database (jdbc:postgresql:" in said
+    assert lake.run("bronze.planes").statuses == {"bronze.planes": "unchanged"}
+
+
+def test_a_run_that_lost_the_lake_lands_nothing(lake: TestLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.run("bronze.airlines")
+    (file,) = lake.folder("bronze.airlines").iterdir()
+    before = file.read_bytes()
+    file.unlink()
+    with monkeypatch.context() as changed:
+        changed.setattr(Hold, "check", lost)
+        changed.setattr(extract, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
+        assert "lost the lake" in lake.attempt("bronze.airlines").errors["bronze.airlines"]
+        assert not file.exists()
+    file.write_bytes(before)
+    with monkeypatch.context() as changed:
+        decided = iter([False, True])  # a successor landed it while its rows were read
+        changed.setattr(extract, "_has_landed", lambda landing, one: next(decided))
+        changed.setattr(Hold, "check", lost)
+        lake.attempt("bronze.airlines")
+    assert file.read_bytes() == before
+
+
+def lost(hold: Hold) -> None:
+    raise LockError("lost the lake")
 
 
 def test_a_database_that_is_restarted_loses_nothing(lake: TestLake, running: Running) -> None:

@@ -18,7 +18,7 @@ from lakehouse.errors import LockError, StorageError
 from lakehouse.lease import Hold, holder
 from lakehouse.lock import run_lock
 from lakehouse.s3 import S3Path, client
-from tests.s3 import SERVERS
+from tests.s3 import SERVERS, proxy
 
 HOLD = """
 import sys, time
@@ -119,7 +119,9 @@ def test_a_stopped_process_finds_its_lease_gone(root: S3Path, monkeypatch: pytes
         first.wait()
 
 
-def test_a_missing_bucket_and_wrong_credentials_are_told(bucket: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bucket_and_wrong_credentials_are_told(
+    bucket: S3Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StorageError, match="the bucket is not there"), run_lock(S3Path("nowhere"), "one"):
         pass
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
@@ -130,10 +132,39 @@ def test_a_missing_bucket_and_wrong_credentials_are_told(bucket: S3Path, monkeyp
         pass
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(Path("/nonexistent")))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    (tmp_path / "credentials").write_text(
+        "[default]\naws_access_key_id = a-user\naws_secret_access_key = of-this-machine\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     with pytest.raises(StorageError, match="no credentials"), run_lock(bucket, "one"):
         pass
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3 is not known to Spark"), run_lock(bucket, "one"):
+        pass
+
+
+def test_a_lock_whose_answer_was_lost_is_still_the_holders(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
+    with proxy(os.environ["AWS_ENDPOINT_URL"]) as standing:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", standing.endpoint)
+        lost = {"_probe": 1, ".run.lock": 1}
+
+        def loses(method: str, path: str) -> str:
+            of = next((name for name in lost if name in path and method == "PUT" and lost[name]), None)
+            if of is None:
+                return "pass"
+            lost[of] -= 1
+            return "lose"
+
+        standing.rule = loses
+        hold = Hold()
+        with run_lock(root, "one", hold=hold):
+            lost[".run.lock"] = 1  # of a renewal
+            time.sleep(2.5)
+            assert not any(lost.values())
+            hold.check()
+            assert holder(root / ".run.lock").said["run"] == "one"
+        assert holder(root / ".run.lock").said["released"]
 
 
 def test_a_store_that_is_down_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import requests
 from deltalake import DeltaTable, write_deltalake
 from threadpoolctl import threadpool_limits
 
@@ -336,7 +337,7 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
         pytest.raises(ModelError, match=r"The MLflow server at http://\*\*\*@localhost") as error,
         tracking("http://me:secret@localhost"),
     ):
-        raise OSError("no route")
+        raise requests.ConnectionError("no route")
     assert "secret" not in str(error.value)
 
 

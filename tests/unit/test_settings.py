@@ -104,6 +104,18 @@ def test_a_lake_in_a_bucket_has_its_log_and_its_tracking_elsewhere(monkeypatch: 
     assert (found.logs, found.tracking_uri, found.artifacts) == (PROJECT / "data/logs", "http://127.0.0.1:5000", "")
 
 
+def test_no_password_is_told_with_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ROOT", "s3://acme-data/lake")
+    monkeypatch.setenv("LAKEHOUSE_MLFLOW", "https://me:canary@mlflow.example")
+    with pytest.raises(SettingsError, match="needs log_folder") as raised:
+        load()
+    assert "canary" not in str(raised.value)
+    monkeypatch.setenv("LAKEHOUSE_SPARK", "https://me:canary@mlflow.example")
+    with pytest.raises(SettingsError, match="spark=") as raised:
+        load()
+    assert "canary" not in str(raised.value)
+
+
 def test_a_profile_names_the_variables_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_PROFILE", "minio")
     with pytest.raises(SettingsError, match="minio.yml needs MLFLOW_TRACKING_URI in the environment or in .env"):

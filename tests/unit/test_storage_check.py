@@ -48,6 +48,8 @@ def test_a_store_where_not_exactly_one_writer_wins_is_refused(
     for _ in range(wins):
         stubber.add_response("put_object", {"ResponseMetadata": {"HTTPStatusCode": 200}}, PROBE)
     refused(stubber, 412, WRITERS - wins)
+    if not wins:
+        stubber.add_client_error("head_object", "404", http_status_code=404)
     stubber.add_response("delete_object", {}, {"Bucket": "lake", "Key": ANY})
     with pytest.raises(StorageError) as raised:
         require_conditional_put(s3, "lake", "")
@@ -98,3 +100,12 @@ def test_a_server_that_ignores_the_condition_is_refused(looks_first: bool) -> No
             require_conditional_put(client(f"http://127.0.0.1:{server.server_port}", new_keys()), "lake", "tables")
         server.shutdown()
     assert [path.rpartition("-")[0] for path in objects] == ["/lake/tables/_probe"]
+
+
+def test_a_winner_whose_answer_was_lost_is_found(stubbed: tuple[Any, Stubber]) -> None:
+    s3, stubber = stubbed
+    refused(stubber, 412, WRITERS)  # one of them asked again, and was refused for what it had put there itself
+    stubber.add_response("head_object", {"ContentLength": 5})
+    stubber.add_response("delete_object", {}, {"Bucket": "lake", "Key": ANY})
+    require_conditional_put(s3, "lake", "")
+    stubber.assert_no_pending_responses()
