@@ -53,6 +53,7 @@ def extract(spark: SparkSession, source: Source, landing: Landing, scratches: Lo
     """
     assert source.database is not None
     asked = _Asked(spark, source, source.database)
+    run.hold.check()
     storage.remove(scratches)  # what runs that were cut short left behind
     scratch = scratches / run.id
     if source.database.cursor is None:
