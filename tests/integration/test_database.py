@@ -172,7 +172,7 @@ def test_a_run_that_lost_the_lake_lands_nothing(lake: TestLake, monkeypatch: pyt
     before = file.read_bytes()
     file.unlink()
     with monkeypatch.context() as changed:
-        changed.setattr(Hold, "check", lost)
+        changed.setattr(Hold, "check", lost_after(1))
         changed.setattr(extract, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
         assert "lost the lake" in lake.attempt("bronze.airlines").errors["bronze.airlines"]
         assert not file.exists()
@@ -180,13 +180,19 @@ def test_a_run_that_lost_the_lake_lands_nothing(lake: TestLake, monkeypatch: pyt
     with monkeypatch.context() as changed:
         decided = iter([False, True])  # a successor landed it while its rows were read
         changed.setattr(extract, "_has_landed", lambda landing, one: next(decided))
-        changed.setattr(Hold, "check", lost)
+        changed.setattr(Hold, "check", lost_after(1))
         lake.attempt("bronze.airlines")
     assert file.read_bytes() == before
 
 
-def lost(hold: Hold) -> None:
-    raise LockError("lost the lake")
+def lost_after(checks: int) -> Callable[[Hold], None]:
+    left = iter(range(checks))
+
+    def check(hold: Hold) -> None:
+        if next(left, None) is None:
+            raise LockError("lost the lake")
+
+    return check
 
 
 def test_a_database_that_is_restarted_loses_nothing(lake: TestLake, running: Running) -> None:
