@@ -15,6 +15,7 @@ demo: setup  ## Set up, then run the flights example from first file to scored f
 	$(BIN)/lakehouse demo
 
 test: setup-test  ## Set up with the test extras, then run every test.
+	$(BIN)/python -m deploy.programs
 	$(BIN)/python -m pytest
 
 check: setup-test  ## Lint, types, import directions.

@@ -121,3 +121,11 @@ def make_database(data: Path, values: Variables, account: Mapping[str, Any]) -> 
     if done.returncode:
         raise StackError(f"PostgreSQL's folder {data} could not be made: {done.stderr.strip()}")
     os.replace(fresh, data)
+
+
+if __name__ == "__main__":
+    # Before tests with limits of time start servers: building one takes minutes.
+    try:
+        find("minio", Path())
+    except StackError as error:
+        print(error)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
-import pytest
 from botocore.config import Config
+
+from tests.servers import program
 
 REGION = "us-east-1"
 
@@ -51,7 +50,7 @@ def minio(
     free, console = free_ports(2)
     port = port or free
     command = [
-        _binary("minio"), "server", "--quiet", "--address", f"127.0.0.1:{port}",
+        program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{port}",
         "--console-address", f"127.0.0.1:{console}", str(folder),
     ]  # fmt: skip
     root = {"MINIO_ROOT_USER": keys["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": keys["AWS_SECRET_ACCESS_KEY"]}
@@ -69,7 +68,7 @@ def seaweedfs(folder: Path, keys: dict[str, str] | None = None) -> Iterator[tupl
         "master.port": master, "master.port.grpc": grpc[1], "volume.port": volume, "volume.port.grpc": grpc[2],
         "filer.port": filer, "filer.port.grpc": grpc[3], "master.volumeSizeLimitMB": 64, "volume.max": 50,
     }  # fmt: skip
-    command = [_binary("weed"), "server", *(f"-{name}={value}" for name, value in options.items())]
+    command = [program("weed"), "server", *(f"-{name}={value}" for name, value in options.items())]
     with _serving(command, keys, folder, port, keys) as served:
         yield served
 
@@ -83,14 +82,6 @@ def free_ports(count: int) -> list[int]:
     for one in held:
         one.close()
     return ports
-
-
-def _binary(name: str) -> str:
-    """The program on the PATH, beside this Python, or downloaded earlier; the test is skipped where there is none."""
-    beside = Path(sys.executable).with_name(name)
-    kept = sorted(Path.home().glob(f".cache/lakehouse/bin/{name}-*"))
-    found = shutil.which(name) or next((str(one) for one in [beside, *reversed(kept)] if one.exists()), None)
-    return found or pytest.skip(f"{name} is not on the PATH")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from lakehouse import graph, lease
 from lakehouse.settings import PROJECT
 from tests.lakes import customer, json_lines, orders_csv, payments_file
 from tests.s3 import client, free_ports, minio, new_keys, proxy
+from tests.servers import absent
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -204,7 +205,7 @@ def test_a_full_disk_under_the_store_is_named_and_the_next_run_completes(tmp_pat
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
+        absent("no file system can be mounted here")
     try:
         with standing_shop(small) as shop:
             ballast = small / "ballast"

@@ -27,6 +27,7 @@ from deploy.servers import MINIO, POSTGRES, POSTGRESQL, S3, SERVERS, Server
 from deploy.stack import Stack, chosen, read_env, up
 from lakehouse.errors import StackError
 from lakehouse.settings import PROJECT
+from tests.servers import absent
 
 COMPOSE_VERSION = "v5.6.0"
 COMPOSE_FILE = PROJECT / "docker-compose.yml"
@@ -235,7 +236,7 @@ def docker_compose() -> list[str]:
     if found := shutil.which("docker-compose") or (str(built) if built.exists() else None):
         return [found]
     if (go := shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")) is None:
-        pytest.skip("docker compose is not on this machine, nor Go, which would build it")
+        absent("docker compose is not on this machine, nor Go, which would build it")
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         package = "github.com/docker/compose/v5/cmd"
