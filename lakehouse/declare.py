@@ -41,6 +41,9 @@ TYPES = (
     "string", "boolean", "tinyint", "smallint", "int", "bigint", "float", "double", "date", "timestamp", "timestamp_ntz",
     "binary",
 )  # fmt: skip
+# What a cursor can be besides a time: numbers that tell one row from the next.
+_COUNTING = ("smallint", "int", "bigint", "decimal")
+SECRET_IN_URL = re.compile(r"password|//[^/@]*@", re.IGNORECASE)
 NESTED_TYPE = re.compile(r"^(decimal\(\d+,\d+\)|(array|map|struct)<.+>)$")
 
 OnBreach = Literal["warn", "quarantine", "fail"]
@@ -142,16 +145,19 @@ class Database:
     """A table, or view, of a database that JDBC reaches, whose rows a run brings into the landing zone.
 
     In ``url``, ``${NAME}`` stands for a variable of the environment; ``user`` and ``password`` name the variables that hold
-    these. ``key`` orders the rows of an extract. Without a ``cursor`` each extract is a snapshot of the whole, taken as a
-    file of its day, where it differs from the one before; with it, the rows whose cursor is greater than any extracted before:
-    a column that every change sets to something greater, such as `updated_at`. Rows may become visible only after
-    greater ones: where the cursor is a time, the source's ``settle_seconds`` leave the youngest for later.
+    these. Names are taken as they are, in the database's own case. ``key`` orders the rows of an extract. Without a ``cursor``
+    each extract is a snapshot of the whole, taken as a file of its day, where it differs from the one before; with it, the rows
+    whose cursor is greater than any extracted before: a column that every change sets to something greater, such as
+    `updated_at`. A row becomes visible when its transaction ends, perhaps after greater ones: where the cursor is a time,
+    rows younger than ``settle_seconds`` are left for later, which must be longer than any transaction; a cursor that is a
+    number must be given out by one writer at a time.
     """
 
     url: str
     table: str
     key: tuple[str, ...]
     cursor: str | None = None
+    settle_seconds: float = 0.0
     user: str = "PGUSER"
     password: str = "PGPASSWORD"  # noqa: S105  # a variable's name
     driver: str = "org.postgresql.Driver"
@@ -318,7 +324,32 @@ def _database_problems(source: Source) -> list[str]:
     if not database.key:
         found.append(f"{source.name}: its database needs a key, the columns that order its rows")
     unknown = [c for c in (*database.key, *([database.cursor] if database.cursor else [])) if c not in source.columns]
-    return found + [f"{source.name}: its database's {c} is none of its columns" for c in unknown]
+    found += [f"{source.name}: its database's {c} is none of its columns" for c in unknown]
+    if SECRET_IN_URL.search(database.url):
+        found.append(f"{source.name}: its database's url holds a password; name variables in user and password instead")
+    if source.settle_seconds:
+        found.append(
+            f"{source.name}: settle_seconds would hold back its own extracts; give Database(settle_seconds=...)"
+        )
+    if database.cursor is None and source.relanded != "replace":
+        found.append(f"{source.name}: a second snapshot of a day replaces the first: give relanded='replace'")
+    return found + _cursor_problems(source, database)
+
+
+def _cursor_problems(source: Source, database: Database) -> list[str]:
+    if database.cursor is None or database.cursor not in source.columns:
+        return []
+    kind, settle = source.columns[database.cursor], database.settle_seconds
+    if kind.startswith("timestamp") and not settle:
+        return [
+            f"{source.name}: rows with an earlier {database.cursor} may become visible later: give Database(settle_seconds=...), "
+            "longer than any transaction takes"
+        ]
+    if not kind.startswith(("timestamp", *_COUNTING)):
+        return [f"{source.name}: its cursor {database.cursor} is a {kind}, which is neither a number nor a timestamp"]
+    if settle and not kind.startswith("timestamp"):
+        return [f"{source.name}: settle_seconds need a cursor that is a timestamp, not a {kind}"]
+    return []
 
 
 def _table_problems(table: Table) -> list[str]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import delta.exceptions.captured  # has conflicts raised as what they are
 from pyspark.sql import functions as F
 
 from lakehouse import log
-from lakehouse.errors import LedgerError
+from lakehouse.errors import LedgerError, first_line
 from lakehouse.ledger import Record, application_id
 from lakehouse.storage import Location, spark_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _TXN_APP = "spark.databricks.delta.write.txnAppId"
@@ -23,6 +29,10 @@ _TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 
 # What Delta raises where another writer's commit came between; the kinds have no base of their own.
 CONFLICTS = tuple(getattr(delta.exceptions, name) for name in delta.exceptions.__all__)
+
+# What was computed from a table that another writer has changed since is computed anew, so often, each time after up to so long.
+CONFLICT_RETRIES = 3
+CONFLICT_SECONDS = 2.0
 
 # How long a table's past stays readable: change feed and time travel need both the log and the removed files.
 RETENTION = {
@@ -65,6 +75,17 @@ class Commit:
             "txnAppId": application_id(self.table, 0 if fenced else self.record.generation),
             "txnVersion": str(self.fence if fenced else self.record.batch),
         }
+
+
+def after_conflicts(table: str, attempt: Callable[[], T]) -> T:
+    """What the attempt at a commit gives, from its decision on; made again where another writer's commit came between."""
+    for _ in range(CONFLICT_RETRIES):
+        try:
+            return attempt()
+        except CONFLICTS as error:
+            logger.warning("%s is decided anew, as another writer's commit came before: %s", table, first_line(error))
+            time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
+    return attempt()
 
 
 def read(spark: SparkSession, path: Location, version: int) -> DataFrame:

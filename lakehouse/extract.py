@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from lakehouse import storage
-from lakehouse.declare import Database, Source
+from lakehouse.declare import SECRET_IN_URL, Database, Source
 from lakehouse.errors import SourceError
 from lakehouse.landing import Landing, left_alone
 from lakehouse.ledger import Run
@@ -60,7 +61,10 @@ def extract(spark: SparkSession, source: Source, landing: Landing, scratches: Lo
         there = [name for name in storage.names(landing.folder) if not left_alone(name)]
         before = landing.folder / there[-1] if there else None
         file = landing.folder / f"{_stem(source)}_{_today()}.parquet"
-        _deliver(asked.rows(None), scratch, lambda part: before is not None and storage.same(part, before), file, run)
+        with _extracted(asked.rows(None), scratch) as part:
+            if before is None or not storage.same(part, before):
+                run.hold.check()
+                storage.move(part, file)
         return
     folder = landing.manifests / "extracts"
     last = _last(folder)
@@ -82,19 +86,20 @@ class _Asked:
 
     def bounds(self, last: Extract | None) -> Extract | None:
         """The next extract; None where nothing is new."""
-        cursor, settle = self.database.cursor, self.source.settle_seconds
+        assert self.database.cursor is not None
+        cursor, settle = _name(self.database.cursor), self.database.settle_seconds
         where = [f"{cursor} > {_text(last.until)}"] if last else []
         if settle:
             where.append(f"{cursor} <= current_timestamp - interval '{settle:g} seconds'")
+        table = _name(self.database.table)
         found = self._read(
             f"SELECT CAST(max({cursor}) AS varchar(64)) AS until, "
-            f"(SELECT count(*) FROM {self.database.table} WHERE {cursor} IS NULL) AS missing "
-            f"FROM {self.database.table}{_where(where)}"
+            f"(SELECT count(*) FROM {table} WHERE {cursor} IS NULL) AS missing FROM {table}{_where(where)}"
         ).first()
         assert found is not None
         if found["missing"]:
             raise SourceError(
-                f"{self.source.name}: {found['missing']} rows of {self.database.table} have no {cursor}, so that no extract would "
+                f"{self.source.name}: {found['missing']} rows of {self.database.table} have no {self.database.cursor}, so that no extract would "
                 "find them. Give them one, or declare the source without a cursor."
             )
         if found["until"] is None:
@@ -111,11 +116,12 @@ class _Asked:
         """The rows of an extract, or all, in the order of the key."""
         where = []
         if extract:
-            where += [f"{self.database.cursor} > {_text(extract.after)}"] if extract.after is not None else []
-            where += [f"{self.database.cursor} <= {_text(extract.until)}"]
-        named = ", ".join(self.source.columns)
-        read = self._read(f"SELECT {named} FROM {self.database.table}{_where(where)}")
-        typed = read.select(*[F.col(name).cast(kind).alias(name) for name, kind in self.source.columns.items()])
+            cursor = _name(str(self.database.cursor))
+            where += [f"{cursor} > {_text(extract.after)}"] if extract.after is not None else []
+            where += [f"{cursor} <= {_text(extract.until)}"]
+        named = ", ".join(map(_name, self.source.columns))
+        read = self._read(f"SELECT {named} FROM {_name(self.database.table)}{_where(where)}")
+        typed = read.select(*[F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()])
         return typed.coalesce(1).sortWithinPartitions(*self.database.key)
 
     def _read(self, query: str) -> DataFrame:
@@ -139,7 +145,12 @@ class _Asked:
 
 
 def _carry_out(asked: _Asked, landing: Landing, one: Extract, scratch: Location, run: Run) -> None:
-    _deliver(asked.rows(one), scratch, lambda _: _has_landed(landing, one), landing.folder / one.file, run)
+    with _extracted(asked.rows(one), scratch) as part:
+        run.hold.check()
+        # A file that lies there, put by whoever came between, may be in a table already.
+        with suppress(FileExistsError):
+            if not _has_landed(landing, one):
+                storage.move_new(part, landing.folder / one.file)
 
 
 def explained(source: Source, error: Exception) -> SourceError | None:
@@ -149,22 +160,21 @@ def explained(source: Source, error: Exception) -> SourceError | None:
     if database is None or said is None:
         return None
     names = [*_VARIABLE.findall(database.url), database.user, database.password]
+    resolved = _VARIABLE.sub(lambda one: os.environ.get(one[1], one[0]), database.url)
+    url = database.url if SECRET_IN_URL.search(resolved) else resolved
     return SourceError(
-        f"{source.name}: its database ({database.url}) cannot be read: {said[1]} Check that it runs and that "
+        f"{source.name}: its database ({url}) cannot be read: {said[1]} Check that it runs and that "
         f"{', '.join(names)} are right, then run again."
     )
 
 
-def _deliver(
-    rows: DataFrame, scratch: Location, is_there: Callable[[Location], bool], file: Location, run: Run
-) -> None:
-    """Put the rows into a file of the landing zone, whole, unless what they hold is there."""
+@contextmanager
+def _extracted(rows: DataFrame, scratch: Location) -> Iterator[Location]:
+    """The rows as one file, which is gone in the end."""
     try:
         rows.write.mode("overwrite").parquet(spark_uri(scratch))
         (part,) = [scratch / name for name in storage.names(scratch) if name.endswith(".parquet")]
-        if not is_there(part):
-            run.hold.check()  # a file that lies there already may be in a table
-            storage.move(part, file)
+        yield part
     finally:
         storage.remove(scratch)
 
@@ -190,6 +200,11 @@ def _today() -> str:
 
 def _where(conditions: Sequence[str]) -> str:
     return " WHERE " + " AND ".join(conditions) if conditions else ""
+
+
+def _name(name: str) -> str:
+    """A column, a table or schema.table as SQL says it, whatever the word means otherwise: user, order."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
 
 
 def _text(value: str) -> str:

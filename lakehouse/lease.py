@@ -20,6 +20,7 @@ from lakehouse.s3 import S3Path, client, told
 
 LEASE_SECONDS = 60.0
 RENEWALS = 6  # in each lease
+CLOCK_SECONDS = 1.0  # stores tell times in whole seconds
 FENCES = 10_000  # that each holder has
 # A clock that goes on while the machine sleeps.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -62,7 +63,8 @@ class Holder:
     age: float
 
     def is_over(self) -> bool:
-        return bool(self.said.get("released")) or self.age > float(self.said.get("lease_seconds", LEASE_SECONDS))
+        ends = float(self.said.get("lease_seconds", LEASE_SECONDS)) + CLOCK_SECONDS
+        return bool(self.said.get("released")) or self.age > ends
 
 
 @contextmanager

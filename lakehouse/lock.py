@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lakehouse.storage import Location
 from lakehouse.storage_check import require_conditional_put
 
 LOCK = ".run.lock"
+TOKEN = ".run.token"  # noqa: S105  # no secret: a number
 # How long the JVM of a holder that was killed may take to notice: it ends when its Python process is gone.
 JVM_SECONDS = 60.0
 
@@ -46,6 +47,7 @@ def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | Non
             yield
     else:
         with _file_lock(root, run, wait_seconds):
+            _take_token(root, hold or Hold())
             yield
 
 
@@ -71,6 +73,16 @@ def _file_lock(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
         lock.release()
 
 
+def _take_token(root: Path, hold: Hold) -> None:
+    """Give the holder a larger token than any before it had, even where the clock was put back meanwhile."""
+    record = root / TOKEN
+    with suppress(FileNotFoundError, ValueError):
+        hold.token = max(hold.token, int(record.read_text(encoding="ascii")) + lease.FENCES)
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(str(hold.token), encoding="ascii")
+    os.replace(temporary, record)
+
+
 def note_jvm(root: Location, run: str) -> None:
     """Put the JVMs that this process started on record, for whoever comes after a crash; a lease needs no such note."""
     if isinstance(root, Path):
@@ -85,13 +97,21 @@ def _jvms() -> list[psutil.Process]:
 
 def _said(run: str, jvms: list[list[float]]) -> dict[str, object]:
     own = psutil.Process()
-    host = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname()}
+    host = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname(), "machine": _machine()}
     return {"run": run, **host, "since": now(), "jvms": jvms}
+
+
+def _machine() -> str:
+    """What tells this machine, since its last start, and this container's processes from others: host names may be shared."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
 
 
 def _has_ended(said: Mapping[str, Any]) -> bool:
     """Whether a holder on this machine was killed; of one elsewhere nobody can tell."""
-    return said.get("host") == socket.gethostname() and not _alive(int(said["pid"]), float(said["created"]))
+    return said.get("machine") == _machine() and not _alive(int(said["pid"]), float(said["created"]))
 
 
 def _note(holder: Path, run: str, jvms: list[list[float]]) -> None:

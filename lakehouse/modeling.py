@@ -114,6 +114,9 @@ class _Merge:
 
     def __call__(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
         """Write the rows that differ from those there in more than the feature version; returns how many."""
+        return delta.after_conflicts(name, lambda: self._attempt(name, made, key))
+
+    def _attempt(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
         path = self.lake.path(name)
         record = log.last_record(path)
         rows = self.spark.createDataFrame(made)

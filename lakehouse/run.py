@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from lakehouse import extract, s3
+from lakehouse import delta, extract, s3
 from lakehouse.build import carry_out
 from lakehouse.declare import Source
-from lakehouse.delta import CONFLICTS
 from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.ledger import Run
 from lakehouse.plan import Lake, Request, Step, decide
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 Status = Literal["written", "unchanged", "failed", "skipped", "waits"]
-# What was computed from a table that another writer has changed since is computed anew, so often, each time after up to so long.
-CONFLICT_RETRIES = 3
-CONFLICT_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -144,39 +139,39 @@ def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str
     return [name for name in waiting if not pending.intersection(lake.graph.inputs(name))]
 
 
-def _run_table(
-    spark: SparkSession, lake: Lake, name: str, request: Request, run: Run, retries: int = CONFLICT_RETRIES
-) -> Result:
+def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run: Run) -> Result:
     began = time.monotonic()
-    step = None
     try:
-        _extract(spark, lake, name, run)
-        step = _decided(lake, name, request)
-        if not step.works:
-            return Result(name, "waits" if step.action == "waits" else "unchanged", step)
-        outcome = carry_out(Work(spark, lake, run, step))
-        status: Status = "written" if outcome.committed else "unchanged"
-        return Result(name, status, step, outcome, time.monotonic() - began)
+        done = delta.after_conflicts(name, lambda: _attempt(spark, lake, name, request, run))
+        return replace(done, seconds=time.monotonic() - began) if done.outcome else done
     except LakehouseError as error:
-        return Result(name, "failed", step, None, time.monotonic() - began, str(error))
+        said = str(error)
     except Exception as error:  # one table's failure, whatever it is, must not take the others with it
-        if isinstance(error, CONFLICTS) and retries:
-            logger.warning("%s is decided anew, as another writer's commit came before: %s", name, _short(error))
-            time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
-            return _run_table(spark, lake, name, request, run, retries - 1)
         logger.exception("%s failed", name)
         said = s3.explained(error) or _short(error)
-        return Result(name, "failed", step, None, time.monotonic() - began, said)
+    return Result(name, "failed", seconds=time.monotonic() - began, error=said)
 
 
-def _extract(spark: SparkSession, lake: Lake, name: str, run: Run) -> None:
+def _attempt(spark: SparkSession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+    run.hold.check()
+    step = _decided(lake, name, request)
     declared = lake.graph.declared[name]
-    if isinstance(declared, Source) and declared.database:
-        scratches = lake.root.joinpath("extracts", declared.name)
-        try:
-            extract.extract(spark, declared, lake.landing(declared), scratches, run)
-        except Exception as error:
-            raise extract.explained(declared, error) or error from error
+    # What is pinned comes first: an extract might take the place of one of its files.
+    if isinstance(declared, Source) and declared.database and step.manifest is None:
+        _extract(spark, lake, declared, run)
+        step = _decided(lake, name, request)
+    if not step.works:
+        return Result(name, "waits" if step.action == "waits" else "unchanged", step)
+    outcome = carry_out(Work(spark, lake, run, step))
+    return Result(name, "written" if outcome.committed else "unchanged", step, outcome)
+
+
+def _extract(spark: SparkSession, lake: Lake, declared: Source, run: Run) -> None:
+    scratches = lake.root.joinpath("extracts", declared.name)
+    try:
+        extract.extract(spark, declared, lake.landing(declared), scratches, run)
+    except Exception as error:
+        raise extract.explained(declared, error) or error from error
 
 
 def _decided(lake: Lake, name: str, request: Request) -> Step:

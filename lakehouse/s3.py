@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
+from uuid import uuid4
 
-from lakehouse.errors import StorageError, first_line
+from lakehouse.errors import StorageError, first_line, without_password
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 4
+_WRITER = "lakehouse-writer"
 _GONE = ("404", "NoSuchKey", "NotFound")
 _TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 _MEANING = {
@@ -37,8 +39,11 @@ _MEANING = {
     "503": "it is overloaded or starting: run again later",
     "507": "its disk is full: make room, then run again",
 }
+_ADDRESS = re.compile(r"https?://[^/@\s]+/?$")
 _START = "Start it (`make stack`) or correct the setting, then run again."
-_OF_S3 = re.compile(r"s3a?://|software\.amazon\.awssdk|Generic S3 error|fs\.s3a|S3Exception")
+# What a client of the store says, and not just whoever came across a path in it.
+_CLIENT = r"software\.amazon\.awssdk|Generic S3 error|fs\.s3a\.|S3Exception"
+_OF_S3, _OF_A_CLIENT = re.compile(rf"s3a?://|{_CLIENT}"), re.compile(_CLIENT)
 _UNREACHABLE = re.compile(
     r"error sending request|Unable to execute HTTP request|Connect to \S+ .*failed|Connection (refused|reset)|"
     r"ConnectException|SocketTimeout|timed out|did not complete"
@@ -143,6 +148,21 @@ class S3Path:
         with told(self):
             return str(client().put_object(Bucket=self.bucket, Key=self.key, Body=content, **conditions)["ETag"])
 
+    def create_from(self, content: BinaryIO) -> None:
+        """Put the whole object where there is none, in one request: at most 5 GiB.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        writer = uuid4().hex
+        metadata = {_WRITER: writer}
+        try:
+            with told(self):
+                client().put_object(Bucket=self.bucket, Key=self.key, Body=content, IfNoneMatch="*", Metadata=metadata)
+        except FileExistsError:
+            if self.head().get("Metadata", {}).get(_WRITER) != writer:  # else the answer was lost on the way
+                raise
+
     def upload(self, file: Path, progress: Callable[[int], None] | None = None) -> None:
         """Put a local file's content, in parts where it is large; ``progress`` is told the bytes of each part that is sent."""
         with told(self):
@@ -200,15 +220,9 @@ def client() -> Any:
     """The process's client, made anew where the environment names another endpoint or user.
 
     Raises:
-        StorageError: the environment has no credentials, or names the store in a way that Spark does not know.
+        StorageError: see `require_environment`.
     """
-    elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3")
-    if elsewhere and elsewhere != endpoint():
-        raise StorageError("AWS_ENDPOINT_URL_S3 is not known to Spark: name the object store in AWS_ENDPOINT_URL.")
-    if not (os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")):
-        raise StorageError(
-            f"no credentials for {_server()}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
-        )
+    require_environment()
     names = (
         "AWS_ENDPOINT_URL",
         "AWS_ACCESS_KEY_ID",
@@ -217,6 +231,26 @@ def client() -> Any:
         "AWS_DEFAULT_REGION",
     )
     return _client(hashlib.sha256(repr([os.environ.get(name) for name in names]).encode()).hexdigest())
+
+
+def require_environment() -> None:
+    """Check that the environment says where the store is and who asks, before any client guesses.
+
+    Raises:
+        StorageError: it has no credentials, no whole address, or names the store in a way that Spark does not know.
+    """
+    elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3")
+    if elsewhere and elsewhere != endpoint():
+        raise StorageError("AWS_ENDPOINT_URL_S3 is not known to Spark: name the object store in AWS_ENDPOINT_URL.")
+    if endpoint() and not _ADDRESS.match(endpoint()):
+        raise StorageError(
+            f"AWS_ENDPOINT_URL={without_password(endpoint())!r} is no address: it begins with http:// or https://, such as "
+            "http://127.0.0.1:9000."
+        )
+    if not (os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")):
+        raise StorageError(
+            f"no credentials for {_server()}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
+        )
 
 
 @cache
@@ -281,10 +315,17 @@ def explained(error: Exception) -> str | None:
     said = str(error)
     if not _OF_S3.search(said):
         return None
-    code = next((code for code in _MEANING if re.search(rf"\b{code}\b", said)), None)
+    code = next((code for code in _MEANING if re.search(_said_as(code), said)), None)
     if code:
         return f"{_server()} refuses: {_MEANING[code]}."
-    return f"{_server()} does not answer. {_START}" if _UNREACHABLE.search(said) else None
+    if _OF_A_CLIENT.search(said) and _UNREACHABLE.search(said):
+        return f"{_server()} does not answer. {_START}"
+    return None
+
+
+def _said_as(code: str) -> str:
+    """A pattern for an error code: one that is a number alone could be anything, a file's name or a value."""
+    return rf"(?i:status(?: code)?:? ?){code}\b" if code.isdigit() else rf"\b{code}\b"
 
 
 def _server() -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse.errors import SessionError, first_line
+from lakehouse.s3 import S3Path
 from lakehouse.settings import CONF, PROJECT, Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LOG_STORE = "lakehouse.ConditionalPutLogStore"
 JAVA_HINT = (
     "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
     "openjdk-21-jre-headless; Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17, then export "
@@ -58,11 +60,35 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
             spark = builder.getOrCreate()
         except Exception as error:  # py4j raises bare exceptions where the JVM does not come up
             hint = f"; its output is in {log}" if log else ""
-            raise SessionError(f"Spark did not start: {first_line(error)}{hint}. {JAVA_HINT}") from error
+            master = settings.spark_master
+            advice = f"Check that {master} (spark_master) runs." if master else JAVA_HINT
+            raise SessionError(f"Spark did not start: {first_line(error)}{hint}. {advice}") from error
         try:
+            if isinstance(settings.root, S3Path):
+                _require_safe_commits(spark)
             yield spark
         finally:
             spark.stop()
+
+
+def _require_safe_commits(spark: SparkSession) -> None:
+    """Check that nothing took the place of what keeps two writers from the same commit: spark-submit is told anything.
+
+    Raises:
+        SessionError: a property did; it is named.
+    """
+    told = spark.sparkContext.getConf()
+    flags = {flag.strip() for flag in (told.get("spark.hadoop.fs.s3a.performance.flags") or "").split(",")}
+    wrong = {
+        "spark.hadoop.fs.s3a.performance.flags": bool({"create", "*"} & flags),
+        "spark.hadoop.fs.s3a.create.performance": str(told.get("spark.hadoop.fs.s3a.create.performance")) == "true",
+        "spark.delta.logStore.s3a.impl": told.get("spark.delta.logStore.s3a.impl") != LOG_STORE,
+    }
+    if found := [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise SessionError(
+            f"Two writers at once would lose commits with {', '.join(f'{name}={told.get(name)}' for name in found)}: "
+            "leave it as conf/spark has it."
+        )
 
 
 def _properties(settings: Settings) -> dict[str, str]:

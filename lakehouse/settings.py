@@ -24,8 +24,13 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def _place(text: str | Location) -> Location:
-    if isinstance(text, S3Path) or str(text).startswith("s3://"):
-        return text if isinstance(text, S3Path) else S3Path.parse(str(text))
+    if isinstance(text, S3Path):
+        return text
+    scheme, _, rest = str(text).rpartition("://")
+    if scheme in ("s3", "s3a"):
+        return S3Path.parse(f"s3://{rest}")
+    if scheme:
+        raise ValueError("a lake lies in a folder or in s3://bucket/prefix")
     return (PROJECT / Path(text).expanduser()).resolve()
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import TypeAlias
 
-from lakehouse.s3 import S3Path, endpoint
+from lakehouse.s3 import S3Path, endpoint, require_environment
 
 Location: TypeAlias = Path | S3Path
 
@@ -54,7 +56,11 @@ def walk(folder: Location, left_alone: Callable[[str], bool]) -> Iterator[Found]
 def look_up(folder: Location, paths: Iterable[str]) -> dict[str, Found | OSError]:
     """The files as they are now, or why one cannot be had; those of a bucket from one listing."""
     if isinstance(folder, S3Path):
-        there = {one.path: one for one in walk(folder, lambda name: False)}
+        paths = list(paths)
+        top = os.path.commonpath([PurePosixPath(path).parent for path in paths]) if paths else ""
+        below = f"{top}/" if top else ""
+        listed = walk(folder / top if top else folder, lambda name: False) if paths else ()
+        there = {below + one.path: replace(one, path=below + one.path) for one in listed}
         gone = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return {path: there.get(path, gone) for path in paths}
     found: dict[str, Found | OSError] = {}
@@ -92,7 +98,7 @@ def create(file: Location, content: bytes) -> None:
         FileExistsError: it is there already.
     """
     if isinstance(file, S3Path):
-        file.write_bytes(content, IfNoneMatch="*")
+        file.create_from(io.BytesIO(content))
         return
     with _beside(file, content) as temporary:
         os.link(temporary, file)
@@ -145,6 +151,25 @@ def move(file: Location, target: Location) -> None:
         os.replace(file, target)
 
 
+def move_new(file: Location, target: Location) -> None:
+    """`move` to a place where nothing lies.
+
+    Raises:
+        FileExistsError: something does.
+    """
+    if isinstance(file, S3Path) and isinstance(target, S3Path):
+        # Stores copy without conditions, so it comes by here.
+        with tempfile.TemporaryFile() as held, file.open() as content:
+            shutil.copyfileobj(content, held)
+            held.seek(0)
+            target.create_from(held)
+        file.unlink()
+    elif isinstance(file, Path) and isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, target)
+        file.unlink()
+
+
 def remove(folder: Location) -> None:
     """Remove a folder and all in it."""
     if isinstance(folder, S3Path):
@@ -175,6 +200,7 @@ def delta_options(place: Location) -> dict[str, str]:
     """What delta-rs must be told beyond the environment, which it reads itself: to give up within half a minute, too."""
     if not isinstance(place, S3Path):
         return {}
+    require_environment()  # without keys, or with half an address, delta-rs would look elsewhere, and say so of that
     plain = {"allow_http": "true"} if endpoint().startswith("http://") else {}
     return {**plain, "max_retries": "7", "retry_timeout": "30s"}
 

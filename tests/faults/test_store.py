@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 import boto3
+import psutil
 import pytest
 from deltalake import DeltaTable
 
@@ -41,6 +42,7 @@ class Shop:
     keys: dict[str, str]
     port: int
     running: ExitStack
+    process: psutil.Process = field(default_factory=psutil.Process)  # the server's, once it is started
 
     @property
     def endpoint(self) -> str:
@@ -48,6 +50,7 @@ class Shop:
 
     def start(self) -> None:
         self.running.enter_context(minio(self.folder / "minio", self.keys, self.port))
+        (self.process,) = [one for one in psutil.Process().children() if f":{self.port}" in " ".join(one.cmdline())]
 
     def stop(self) -> None:
         self.running.pop_all().close()
@@ -73,8 +76,12 @@ class Shop:
         )  # fmt: skip
 
     def fails(self, **others: str) -> str:
-        """What a run says that must fail, in bounded time, and without the secret."""
-        return ended(self.run(**others), self.keys)
+        """What a run says that must fail, in bounded time, and without the secret, which is in no log either."""
+        said = ended(self.run(**others), self.keys)
+        secrets = {self.keys["AWS_SECRET_ACCESS_KEY"], {**self.keys, **others}["AWS_SECRET_ACCESS_KEY"]}
+        logs = {file: file.read_text() for file in (self.folder / "logs").rglob("*") if file.is_file()}
+        assert not [file for file, text in logs.items() if any(secret in text for secret in secrets)]
+        return said
 
     def completes(self, **others: str) -> dict[str, int]:
         """The rows of every table after a run that must not fail."""
@@ -85,13 +92,17 @@ class Shop:
     def rows(self) -> dict[str, int]:
         return {name: len(table.to_pyarrow_table()) for name, table in self.tables().items()}
 
+    def committed(self) -> dict[str, int]:
+        """The rows of the tables that there are."""
+        return {name: len(table.to_pyarrow_table()) for name, table in self.tables(DeltaTable.is_deltatable).items()}
+
     def versions(self) -> dict[str, int]:
         return {name: table.version() for name, table in self.tables().items()}
 
-    def tables(self) -> dict[str, DeltaTable]:
+    def tables(self, wanted: Callable[..., bool] = lambda *_: True) -> dict[str, DeltaTable]:
         options = {**self.keys, "AWS_ENDPOINT_URL": self.endpoint, "AWS_ALLOW_HTTP": "true"}
-        names = graph.load(["tests.orders"]).declared
-        return {n: DeltaTable(f"s3://shop/lake/{n.replace('.', '/')}", storage_options=options) for n in names}
+        places = {n: f"s3://shop/lake/{n.replace('.', '/')}" for n in graph.load(["tests.orders"]).declared}
+        return {n: DeltaTable(place, storage_options=options) for n, place in places.items() if wanted(place, options)}
 
 
 def ended(run: subprocess.Popen[str], keys: dict[str, str], *codes: int) -> str:
@@ -141,13 +152,46 @@ def test_minio_that_stops_under_a_run_is_named_and_the_next_run_completes(shop: 
     assert f"the object store at {shop.endpoint} (AWS_ENDPOINT_URL) does not answer" in said
     assert f"the object store at {shop.endpoint} (AWS_ENDPOINT_URL) does not answer" in shop.fails()
     shop.start()
+    there = shop.committed()
+    assert there
+    assert {name: rows for name, rows in WHOLE.items() if name in there}.items() <= there.items(), (
+        "whole, or not at all"
+    )
     rows = shop.completes()
     assert {name: rows[name] for name in WHOLE} == WHOLE
 
 
+def test_a_store_that_hangs_is_not_waited_for_forever(shop: Shop) -> None:
+    run = shop.run()
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "written" in line:
+            break
+    os.kill(shop.process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        said, _ = run.communicate(timeout=300)
+        assert time.monotonic() - began < BOUND_SECONDS + 30
+    finally:
+        os.kill(shop.process.pid, signal.SIGCONT)
+    assert run.returncode == 1, said
+    assert f"the object store at {shop.endpoint} (AWS_ENDPOINT_URL) does not answer" in " ".join(said.split())
+    rows = shop.completes()
+    assert {name: rows[name] for name in WHOLE} == WHOLE
+
+
+def test_a_store_that_ignores_conditions_is_not_written(shop: Shop) -> None:
+    with proxy(shop.endpoint) as standing:
+        standing.rule = lambda method, path: "forget"
+        said = shop.fails(AWS_ENDPOINT_URL=standing.endpoint)
+    assert "does not honour If-None-Match" in said
+    left = client(shop.endpoint, shop.keys).list_objects_v2(Bucket="shop")["Contents"]
+    assert {one["Key"] for one in left} == {f"landing/{name}" for name in LANDED}
+
+
 def test_wrong_credentials_and_a_missing_bucket_are_named(shop: Shop) -> None:
     assert "AWS_SECRET_ACCESS_KEY is not the one that belongs to AWS_ACCESS_KEY_ID" in shop.fails(
-        AWS_SECRET_ACCESS_KEY="wrong"  # noqa: S106
+        AWS_SECRET_ACCESS_KEY="a-wrong-secret-of-the-test"  # noqa: S106
     )
     assert "it does not know AWS_ACCESS_KEY_ID" in shop.fails(AWS_ACCESS_KEY_ID="stranger")
     said = shop.fails(LAKEHOUSE_ROOT="s3://nowhere")

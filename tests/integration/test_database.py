@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from threading import Event, Thread
 
 import psycopg
 import pytest
 
-from flights.delivery import _package_data
 from lakehouse import extract, storage
 from lakehouse.declare import Database, source
 from lakehouse.errors import LockError
@@ -17,20 +18,9 @@ from silver.airlines import airlines as silver_airlines
 from silver.planes import planes as silver_planes
 from tests.lakes import TestLake
 from tests.servers import Running, running_servers
+from tests.sources import AIRLINES, URL, airlines, fill, planes
 
-URL = "jdbc:postgresql://${PGHOST}:${PGPORT}/sources"
 TODAY = "2024-02-29"
-AIRLINES = ("carrier", "name")
-PLANES = ("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine")
-
-airlines = source(
-    "bronze.airlines", landing="airlines", columns={**dict.fromkeys(AIRLINES, "string"), "changed": "bigint"}, format="parquet",
-    database=Database(URL, "airlines", key=("changed",), cursor="changed"),
-)  # fmt: skip
-planes = source(
-    "bronze.planes", landing="planes", columns=PLANES, format="parquet", relanded="replace",
-    database=Database(URL, "planes", key=("tailnum",)),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +35,7 @@ def database(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[psyc
     for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"):
         monkeypatch.setenv(name, running.values[name])
     with psycopg.connect(dbname="sources", autocommit=True) as connection:
-        connection.execute("DROP TABLE IF EXISTS airlines, planes")
-        for name, columns in (("airlines", AIRLINES), ("planes", PLANES)):
-            connection.execute(f"CREATE TABLE {name} ({', '.join(f'{c} text' for c in columns)})")
-            with connection.cursor().copy(f"COPY {name} FROM STDIN (FORMAT csv, HEADER, NULL 'NA')") as copy:
-                copy.write((_package_data() / f"{name}.csv").read_bytes())
-        connection.execute("ALTER TABLE airlines ADD changed bigserial")
+        fill(connection)
         yield connection
 
 
@@ -97,7 +82,7 @@ def test_an_extract_that_was_cut_short_is_carried_out_with_its_bounds(
         raise OSError("power")
 
     with monkeypatch.context() as changed:
-        changed.setattr(extract.storage, "move", cut)
+        changed.setattr(extract.storage, "move_new", cut)
         assert lake.attempt("bronze.airlines").report.failed
     assert storage.names(lake.root / "manifests" / "bronze.airlines" / "extracts") == ["00000001.json"]
     database.execute("INSERT INTO airlines (carrier) VALUES ('LATER')")
@@ -134,7 +119,7 @@ def test_a_database_that_cannot_be_read_is_told_in_bounded_time_without_the_pass
         changed.setenv("PGPASSWORD", "canary-of-the-database")
         said = lake.attempt("bronze.planes").errors["bronze.planes"]
         assert "password authentication failed" in said
-        assert "jdbc:postgresql://${PGHOST}:${PGPORT}/sources" in said
+        assert f"jdbc:postgresql://127.0.0.1:{os.environ['PGPORT']}/sources" in said
         assert "PGHOST, PGPORT, PGUSER, PGPASSWORD are right" in said
         assert "canary" not in said
     with monkeypatch.context() as changed:
@@ -169,20 +154,19 @@ def test_a_database_that_hangs_is_not_waited_for_forever(
 def test_a_run_that_lost_the_lake_lands_nothing(lake: TestLake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.run("bronze.airlines")
     (file,) = lake.folder("bronze.airlines").iterdir()
-    before = file.read_bytes()
     file.unlink()
     with monkeypatch.context() as changed:
-        changed.setattr(Hold, "check", lost_after(1))
+        changed.setattr(
+            Hold, "check", lost_after(2)
+        )  # asked as the table's turn comes, as its extract begins and as it lands
         changed.setattr(extract, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
         assert "lost the lake" in lake.attempt("bronze.airlines").errors["bronze.airlines"]
         assert not file.exists()
-    file.write_bytes(before)
+    file.write_bytes(b"of a successor")  # which landed it between the last look and the landing
     with monkeypatch.context() as changed:
-        decided = iter([False, True])  # a successor landed it while its rows were read
-        changed.setattr(extract, "_has_landed", lambda landing, one: next(decided))
-        changed.setattr(Hold, "check", lost_after(1))
+        changed.setattr(extract, "_has_landed", lambda landing, one: False)
         lake.attempt("bronze.airlines")
-    assert file.read_bytes() == before
+    assert file.read_bytes() == b"of a successor"
 
 
 def lost_after(checks: int) -> Callable[[Hold], None]:
@@ -193,6 +177,91 @@ def lost_after(checks: int) -> Callable[[Hold], None]:
             raise LockError("lost the lake")
 
     return check
+
+
+def test_names_that_mean_something_in_sql_are_names(
+    lake_of: Callable[..., TestLake], database: psycopg.Connection
+) -> None:
+    database.execute('DROP TABLE IF EXISTS "Order"')
+    database.execute('CREATE TABLE "Order" ("user" text, "order" bigserial, "TailNum" text)')
+    database.execute("""INSERT INTO "Order" ("user", "TailNum") VALUES ('Ada', 'N1')""")
+    orders = source(
+        "bronze.orders", landing="orders", columns={"user": "string", "order": "bigint", "TailNum": "string"}, format="parquet",
+        database=Database(URL, "public.Order", key=("order",), cursor="order"),
+    )  # fmt: skip
+    lake = lake_of(orders)
+    lake.run()
+    assert lake.rows("bronze.orders") == [("Ada", 1, "N1")]
+
+
+def test_a_row_whose_transaction_ends_late_is_taken_once_it_has_settled(
+    lake_of: Callable[..., TestLake], database: psycopg.Connection
+) -> None:
+    database.execute("DROP TABLE IF EXISTS changes")
+    database.execute("CREATE TABLE changes (id bigint, changed timestamptz DEFAULT clock_timestamp())")
+    changes = source(
+        "bronze.changes", landing="changes", columns={"id": "bigint", "changed": "timestamp"}, format="parquet",
+        database=Database(URL, "changes", key=("id",), cursor="changed", settle_seconds=2),
+    )  # fmt: skip
+    lake = lake_of(changes)
+    with psycopg.connect(dbname="sources") as slow:
+        slow.execute("INSERT INTO changes VALUES (1)")
+        database.execute("INSERT INTO changes VALUES (2)")
+        assert lake.run().statuses == {"bronze.changes": "unchanged"}, "2 is too young: 1 may still come before it"
+    time.sleep(2.1)
+    database.execute("INSERT INTO changes VALUES (3)")
+    lake.run()
+    assert [row[0] for row in lake.rows("bronze.changes")] == [1, 2]
+    time.sleep(2.1)
+    lake.run()
+    assert [row[0] for row in lake.rows("bronze.changes")] == [1, 2, 3]
+
+
+def test_a_connection_that_is_cut_while_rows_are_read_lands_nothing(
+    lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGAPPNAME", "the test's own")
+    database.execute("ALTER TABLE planes RENAME TO all_planes")
+    database.execute(
+        "CREATE VIEW planes AS SELECT p.* FROM all_planes p, LATERAL (SELECT pg_sleep(0.01) WHERE p.tailnum > '') s"
+    )
+    reading = "FROM pg_stat_activity WHERE application_name LIKE 'PostgreSQL JDBC%' AND query LIKE '%seats%' AND state = 'active'"
+    ended = Event()
+
+    def cut() -> None:
+        with psycopg.connect(dbname="sources", autocommit=True) as other:
+            while not ended.wait(0.05):
+                if other.execute(
+                    f"SELECT pg_terminate_backend(pid) {reading} AND now() - query_start > '1 s'"
+                ).rowcount:
+                    return
+
+    cutting = Thread(target=cut)
+    cutting.start()
+    said = lake.attempt("bronze.planes").errors["bronze.planes"]
+    ended.set()
+    cutting.join()
+    assert "its database" in said
+    assert "terminating connection" in said
+    assert storage.names(lake.folder("bronze.planes")) == []
+    database.execute("DROP VIEW planes")
+    database.execute("ALTER TABLE all_planes RENAME TO planes")
+    assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3322
+
+
+def test_a_batch_that_is_pinned_is_finished_before_the_next_extract(
+    lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr("lakehouse.ingest.read_batch", lambda *_: 1 / 0)
+        assert lake.attempt("bronze.planes").report.failed
+    database.execute("UPDATE planes SET seats = '1' WHERE tailnum = 'N10156'")
+    lake.run("bronze.planes")
+    assert len(lake.rows("bronze.planes")) == 3322
+    assert lake.rejected("bronze.planes") == {}
+    lake.run("bronze.planes")
+    assert ("N10156", "1") in lake.rows("bronze.planes", "tailnum", "seats")
+    assert len(lake.rows("bronze.planes")) == 3322
 
 
 def test_a_database_that_is_restarted_loses_nothing(lake: TestLake, running: Running) -> None:

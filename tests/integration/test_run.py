@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from delta.exceptions import ConcurrentAppendException
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame
 
 from lakehouse import delta, log
+from lakehouse import run as runs
 from lakehouse.declare import Append, Merge, Rule, source, table
 from lakehouse.definition import definition_of
 from lakehouse.delta import Commit, Target
@@ -17,6 +19,7 @@ from lakehouse.errors import LedgerError
 from lakehouse.ledger import Consumed, Run, application_id
 from lakehouse.plan import Request
 from lakehouse.run import Watcher, run_tables
+from lakehouse.work import Outcome, Work
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items
 from tests.orders import landed
 
@@ -175,3 +178,32 @@ def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
     watcher = Watcher(started=started.append)
     run_tables(lake.spark, lake.lake, names, Request(), Run("run", ""), parallel=1, watcher=watcher)
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
+
+
+@pytest.mark.parametrize("conflicts", [0, 3, 4])
+def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
+    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, conflicts: int
+) -> None:
+    lake = lake_of(landed_items, items_table())
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    lake.run("raw.items")
+    waits: list[float] = []
+    left = iter([ConcurrentAppendException("another")] * conflicts)
+    carried_out = runs.carry_out
+
+    def conflicting(work: Work) -> Outcome:
+        for error in left:
+            raise error
+        return carried_out(work)
+
+    monkeypatch.setattr(runs, "carry_out", conflicting)
+    monkeypatch.setattr("lakehouse.delta.time.sleep", waits.append)
+    decided: list[str] = []
+    decide = runs.decide
+    monkeypatch.setattr(runs, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request))
+    done = lake.attempt("clean.items")
+    assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
+    assert len(decided) == 1 + min(conflicts, 3)
+    assert len({*waits}) == len(waits) == min(conflicts, 3)
+    assert all(0 <= one <= delta.CONFLICT_SECONDS for one in waits)
+    assert lake.version("clean.items") == (0 if conflicts <= 3 else None)

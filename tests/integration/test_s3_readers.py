@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +98,49 @@ def test_an_upload_that_fails_is_told(standing: Proxy, tmp_path: Path, size: int
     standing.rule = lambda method, path: "expired" if method in ("PUT", "POST") else "pass"
     with pytest.raises(StorageError, match="the credentials have expired"):
         storage.deliver(S3Path("lake", "file"), tmp_path / "file")
+
+
+def loses_first(standing: Proxy, wanted: str, part: str) -> None:
+    answers = iter(["lose"])
+    standing.rule = lambda method, path: next(answers, "pass") if method == wanted and part in path else "pass"
+
+
+def test_what_is_created_once_is_the_writers_own_though_the_answer_was_lost(standing: Proxy) -> None:
+    part, target = S3Path("lake", "scratch/part.parquet"), S3Path("lake", "landing/extract.parquet")
+    for create in (lambda: storage.create(target, b"rows"), lambda: storage.move_new(part, target)):
+        part.write_bytes(b"rows")
+        target.unlink()
+        loses_first(standing, "PUT", "extract")
+        create()
+        assert target.read_bytes() == b"rows"
+        target.write_bytes(b"another's")
+        part.write_bytes(b"rows")
+        with pytest.raises(FileExistsError):
+            create()
+        assert target.read_bytes() == b"another's"
+
+
+def test_a_large_file_is_delivered_in_parts_and_its_progress_told(standing: Proxy, tmp_path: Path) -> None:
+    file = tmp_path / "large.csv"
+    file.write_bytes(os.urandom(20_000_000))
+    sent: list[int] = []
+    standing.requests.clear()
+    assert storage.deliver(S3Path("lake", "landing/large.csv"), file, sent.append)
+    assert sum(sent) == 20_000_000
+    assert len(sent) > 2
+    assert len([1 for method, path, _ in standing.requests if method == "PUT" and "partNumber=" in path]) == 3
+    assert storage.same(S3Path("lake", "landing/large.csv"), file)
+    assert not storage.deliver(S3Path("lake", "landing/large.csv"), file), "the same bytes are there"
+
+
+def test_files_are_looked_up_below_their_own_folder(standing: Proxy) -> None:
+    for name in ("one/a/1.csv", "one/b/2.csv", "other/3.csv"):
+        S3Path("lake", f"zone/{name}").write_bytes(b"x")
+    zone = S3Path("lake", "zone")
+    standing.requests.clear()
+    found = storage.look_up(zone, ["one/a/1.csv", "one/b/2.csv", "one/gone.csv"])
+    assert [path for path, one in found.items() if isinstance(one, OSError)] == ["one/gone.csv"]
+    assert {one.path for one in found.values() if isinstance(one, storage.Found)} == {"one/a/1.csv", "one/b/2.csv"}
+    assert ["prefix=zone%2Fone%2F" in path for _, path, _ in standing.requests] == [True]
+    assert isinstance(storage.look_up(zone, ["one/a/1.csv", "other/3.csv"])["other/3.csv"], storage.Found)
+    assert storage.look_up(zone, []) == {}

@@ -19,6 +19,7 @@ from flights import clock
 from lakehouse import graph
 from lakehouse.declare import (
     Append,
+    Database,
     Declared,
     History,
     Merge,
@@ -51,6 +52,43 @@ def problems(*declared: Declared) -> str:
     with pytest.raises(DeclarationError) as raised:
         graph.build(declared)
     return str(raised.value)
+
+
+def from_database(name: str, database: Database, **more: Any) -> Declared:
+    columns = {"id": "bigint", "name": "string", "updated_at": "timestamp"}
+    return source(name, landing=name, columns=columns, format=more.pop("format", "parquet"), database=database, **more)
+
+
+def test_a_source_in_a_database_says_what_would_lose_rows_or_tell_a_secret() -> None:
+    url, key = "jdbc:postgresql://${PGHOST}/sources", ("id",)
+    said = problems(
+        from_database("raw.csv", Database(url, "t", ()), format="csv"),
+        from_database("raw.snapshot", Database(url, "t", key)),
+        from_database("raw.time", Database(url, "t", key, "updated_at")),
+        from_database("raw.text", Database(url, "t", key, "name")),
+        from_database("raw.settled", Database(url, "t", key, "id", settle_seconds=60)),
+        from_database("raw.waits", Database(url, "t", key, "id"), settle_seconds=60),
+        from_database("raw.secret", Database(f"{url}?user=me&Password=canary", "t", key, "id")),
+        from_database("raw.secrets", Database("jdbc:mysql://me:canary@host/sources", "t", key, "id")),
+        from_database("raw.typo", Database(url, "t", ("di",), "ids")),
+    )
+    for one in (
+        "raw.csv: a CSV source lands as strings",
+        "raw.csv: what comes from a database lands as format='parquet'",
+        "raw.csv: its database needs a key",
+        "raw.snapshot: a second snapshot of a day replaces the first: give relanded='replace'",
+        "raw.time: rows with an earlier updated_at may become visible later: give Database(settle_seconds=...)",
+        "raw.text: its cursor name is a string, which is neither a number nor a timestamp",
+        "raw.settled: settle_seconds need a cursor that is a timestamp, not a bigint",
+        "raw.waits: settle_seconds would hold back its own extracts",
+        "raw.secret: its database's url holds a password",
+        "raw.secrets: its database's url holds a password",
+        "raw.typo: its database's di is none of its columns",
+        "raw.typo: its database's ids is none of its columns",
+    ):
+        assert one in said
+    assert "canary" not in said
+    graph.build([from_database("raw.good", Database(url, "t", key, "updated_at", settle_seconds=60))])
 
 
 def test_the_orders_example_is_ordered_by_its_inputs() -> None:

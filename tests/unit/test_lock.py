@@ -16,6 +16,7 @@ import pytest
 
 from lakehouse import lock
 from lakehouse.errors import LockError
+from lakehouse.lease import Hold
 from lakehouse.lock import run_lock
 
 HOLD = """
@@ -108,3 +109,19 @@ def test_an_error_under_the_lock_lets_go_of_it(tmp_path: Path) -> None:
         raise ValueError("wrong")
     with run_lock(tmp_path, "two"):
         pass
+
+
+def test_a_holder_has_a_larger_number_than_any_before_whatever_the_clock_says(tmp_path: Path) -> None:
+    before, after = Hold(), Hold(token=1)  # an hour later by the sun, a year earlier by the clock
+    with run_lock(tmp_path, "one", hold=before):
+        given = [before.fence() for _ in range(3)]
+    with run_lock(tmp_path, "two", hold=after):
+        assert after.fence() > max(given)
+
+
+def test_only_a_process_of_this_very_machine_is_known_to_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {**lock._said("one", []), "pid": 2**22 + 1}
+    assert lock._has_ended(said)
+    assert not lock._has_ended({**said, "machine": "a container of the same name"})
+    assert not lock._has_ended({**said, "pid": os.getpid()})
+    assert not lock._has_ended({"host": said["host"], "pid": said["pid"], "created": 0.0})

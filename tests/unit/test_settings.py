@@ -10,6 +10,7 @@ import yaml
 
 from lakehouse import settings as settings_module
 from lakehouse.errors import SettingsError
+from lakehouse.session import LOG_STORE, properties
 from lakehouse.settings import PROJECT, load
 
 
@@ -102,6 +103,27 @@ def test_a_lake_in_a_bucket_has_its_log_and_its_tracking_elsewhere(monkeypatch: 
     found = load()
     assert (str(found.landing), str(found.lake)) == ("s3://acme-data/lake/landing", "s3://acme-data/lake/lake")
     assert (found.logs, found.tracking_uri, found.artifacts) == (PROJECT / "data/logs", "http://127.0.0.1:5000", "")
+
+
+def test_a_bucket_may_be_named_as_spark_does_and_no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_LOG_FOLDER", "data/logs")
+    monkeypatch.setenv("LAKEHOUSE_MLFLOW", "http://127.0.0.1:5000")
+    monkeypatch.setenv("LAKEHOUSE_ROOT", "s3a://acme-data/lake")
+    assert str(load().root) == "s3://acme-data/lake"
+    monkeypatch.setenv("LAKEHOUSE_ROOT", "gs://acme-data/lake")
+    with pytest.raises(SettingsError, match="a lake lies in a folder or in s3://bucket/prefix"):
+        load()
+
+
+@pytest.mark.parametrize("file", sorted((settings_module.CONF / "spark").glob("*.conf")), ids=lambda file: file.stem)
+def test_every_profile_keeps_times_in_utc_and_commits_apart(file: Path) -> None:
+    found = properties(file)
+    options = {name: value for name, value in found.items() if name.endswith(".extraJavaOptions")}
+    assert options
+    assert all("-Duser.timezone=UTC" in value for value in options.values())
+    assert found["spark.sql.session.timeZone"] == "UTC"
+    assert not {name for name in found if name.startswith("spark.hadoop.fs.s3a") and "performance" in name}
+    assert found.get("spark.delta.logStore.s3a.impl", LOG_STORE) == LOG_STORE
 
 
 def test_no_password_is_told_with_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
