@@ -96,10 +96,8 @@ class Watch:
                 self._read(page)
 
     def _read(self, path: str) -> str:
-        with (
-            suppress(URLError, OSError, UnicodeDecodeError),
-            urlopen(path if path.startswith("http") else self.address + path, timeout=10) as answer,
-        ):
+        address = path if path.startswith("http") else self.address + path
+        with suppress(URLError, OSError, UnicodeDecodeError), urlopen(address, timeout=10) as answer:  # noqa: S310
             self.seen[path] = answer.read().decode()
         return self.seen.get(path, "")
 
