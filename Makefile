@@ -1,4 +1,4 @@
-# `make` prints this help. Everything needs Python 3.11 and Java 17 or 21, nothing else.
+# `make` prints this help. Everything needs Python 3.11 and Java 17 or 21; stack and its tests also PostgreSQL, and MinIO or Go.
 
 PYTHON ?= python3.11
 VENV := .venv

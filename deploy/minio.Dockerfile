@@ -1,4 +1,5 @@
-# MinIO's community edition is archived: no more images, no more releases. This is its last commit, built from source;
+# MinIO's community edition is archived: no more images, no more releases. This is its last commit, with the mends that came
+# after its last release, built from source;
 # `make stack` reads the version here. SeaweedFS (or any S3 store) can take its place: put its image and command into
 # docker-compose.yml and deploy/servers.py, with the same key pair and port.
 FROM golang:1.24-bookworm AS build

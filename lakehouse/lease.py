@@ -42,12 +42,15 @@ class Hold:
         self.token += 1
         return self.token
 
+    def has_run_out(self) -> bool:
+        return time.clock_gettime(_CLOCK) > self.until
+
     def check(self) -> None:
         """
         Raises:
             LockError: the lock may be another's by now.
         """
-        if time.clock_gettime(_CLOCK) > self.until:
+        if self.has_run_out():
             raise LockError(
                 "This run was held up for longer than its lease of the lake, and another may have taken it over: it stops "
                 "here. What was committed stays; run again."
@@ -87,8 +90,9 @@ def leased(
         yield
     finally:
         done.set()
-        renewing.join()
-        _release(lock, body, tag)
+        if not hold.has_run_out():  # else there is nothing to release, and perhaps no store that would answer
+            renewing.join()
+            _release(lock, body, tag)
 
 
 def holder(lock: S3Path) -> Holder | None:

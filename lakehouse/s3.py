@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from lakehouse.errors import StorageError, first_line, without_password
 
-CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 4
+CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 15, 3
 _WRITER = "lakehouse-writer"
 _GONE = ("404", "NoSuchKey", "NotFound")
 _TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")

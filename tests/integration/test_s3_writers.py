@@ -111,6 +111,21 @@ def commit(path: str, size: int) -> str:
     return "committed"
 
 
+def listed(path: str) -> list[str] | str:
+    """The names that the log store lists from a path onwards, or the kind of its error."""
+    from py4j.protocol import Py4JJavaError
+
+    jvm, hadoop = spark()._jvm, spark()._jsc.hadoopConfiguration()
+    try:
+        found = jvm.lakehouse.ConditionalPutLogStore(hadoop).listFrom(jvm.org.apache.hadoop.fs.Path(path), hadoop)
+    except Py4JJavaError as error:
+        return str(error.java_exception.getClass().getName())
+    names = []
+    while found.hasNext():
+        names.append(str(found.next().getPath().getName()))
+    return names
+
+
 def jars() -> str:
     """The jars that executors get."""
     return str(spark()._jsc.sc().listJars())
@@ -290,3 +305,17 @@ def test_executors_get_the_log_store_and_the_packages(writers: list[ProcessPoolE
     found = writers[0].submit(carry_out, jars).result()
     assert "conditional-put-logstore.jar" in found
     assert "hadoop-aws" in found
+    assert "bundle" not in found
+    assert "wildfly" not in found
+
+
+def test_a_log_that_is_not_there_is_told_from_an_empty_one(minio: Store, writers: list[ProcessPoolExecutor]) -> None:
+    assert (
+        writers[0].submit(carry_out, listed, minio.table("nowhere") + COMMIT % 0).result()
+        == "java.io.FileNotFoundException"
+    )
+    minio.create("listed", {"id": [1]})
+    minio.create("listed", {"id": [2]})
+    assert writers[0].submit(carry_out, listed, minio.table("listed/_delta_log/%020d.json") % 1).result() == [
+        "00000000000000000001.json"
+    ]
