@@ -119,8 +119,8 @@ def _wait(endpoint: str, keys: dict[str, str], server: subprocess.Popen[bytes], 
 class Proxy:
     """What stands between a client and a server: it keeps a list of the requests, and may lose an answer or give another.
 
-    ``rule`` is asked for each request: "pass" it on, "forget" its conditions, carry it out but "lose" the answer, or, carrying
-    nothing out, be "down", or say "conflict", "slow down" or "expired". It may also do something itself before.
+    ``rule`` is asked for each request: "pass" it on, carry it out but "lose" the answer, or, carrying nothing out, be "down",
+    "pretend" that it was done, or say "conflict", "slow down" or "expired". It may also do something itself before.
     """
 
     endpoint: str
@@ -155,6 +155,9 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             if does == "down":
                 self.close_connection = True
                 return
+            if does == "pretend":
+                self.answer(200, [("Content-Length", "0")], b"")
+                return
             if does in REFUSALS:
                 status, content = REFUSALS[does]
                 self.answer(status, [("Content-Length", str(len(content)))], content)
@@ -162,7 +165,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             onward = HTTPConnection(server, timeout=60)
             onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() != "expect" and not (does == "forget" and name.lower().startswith("if-")):
+                if name.lower() != "expect":
                     onward.putheader(name, value)
             onward.endheaders(body)
             answer = onward.getresponse()

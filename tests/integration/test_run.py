@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from delta.exceptions import ConcurrentAppendException
@@ -197,7 +198,7 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
         return carried_out(work)
 
     monkeypatch.setattr(runs, "carry_out", conflicting)
-    monkeypatch.setattr("lakehouse.delta.time.sleep", waits.append)
+    monkeypatch.setattr(delta, "time", SimpleNamespace(sleep=waits.append))
     decided: list[str] = []
     decide = runs.decide
     monkeypatch.setattr(runs, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request))
