@@ -17,7 +17,8 @@ from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
 from lakehouse.run import Report, Watcher, new_run, run_tables
 from lakehouse.session import spark_session
-from lakehouse.settings import Settings
+from lakehouse.settings import CONF, Settings
+from lakehouse.suites import Suites
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -29,7 +30,8 @@ def open_lake(settings: Settings) -> Lake:
     Raises:
         DeclarationError: the declarations cannot be loaded or do not fit together.
     """
-    return Lake(graphs.load(settings.declarations), settings.root)
+    suites = Suites(CONF / "expectations", settings.logs / "data_docs")
+    return Lake(graphs.load(settings.declarations), settings.root, suites)
 
 
 def log_to(settings: Settings, run: Run) -> Path:

@@ -79,7 +79,13 @@ def _whole(work: Work, table: Table) -> Outcome:
     It is written in one pass that stops at the first row which breaks a rule; only then is it gone through with care.
     """
     spans = _spans(work, table)
-    staged = _computed(work, table, spans)
+    with work.held(table, _computed(work, table, spans)) as staged:
+        if work.has_suite(table):
+            work.validate(table, quality.good(table, staged), _kept(work, table, spans))
+        return _written_whole(work, table, staged, spans)
+
+
+def _written_whole(work: Work, table: Table, staged: DataFrame, spans: list[Span] | None) -> Outcome:
     rows, warnings = quality.guarded(table, staged)
     if work.left_rejects(table):
         work.quarantine(table, quality.quarantined(table, staged, None).limit(0), 0)
@@ -96,6 +102,13 @@ def _whole(work: Work, table: Table) -> Outcome:
         written = _put(work, table, quality.good(table, staged), spans, {"quarantined": rejected})
     partitions = None if work.step.partitions is None else len(work.step.partitions)
     return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
+
+
+def _kept(work: Work, table: Table, spans: list[Span] | None) -> DataFrame | None:
+    """The rows of the partitions that are not replaced; None where all are."""
+    if spans is None:
+        return None
+    return delta.read_latest(work.spark, work.path).where(f"NOT {_predicate(table, spans)}")
 
 
 def _spans(work: Work, table: Table) -> list[Span] | None:

@@ -53,6 +53,10 @@ class RuleError(LakehouseError):
     """A row broke a rule whose declared consequence is to fail the run: nothing was committed."""
 
 
+class SuiteError(LakehouseError):
+    """A batch does not meet its table's suite of expectations, or could not be validated: nothing was committed."""
+
+
 class LedgerError(LakehouseError):
     """A table's log does not hold what the ledger needs: the commit just made is not there, or the log is damaged."""
 

@@ -46,8 +46,12 @@ def _anew(work: Work, table: Table) -> Outcome:
 
 
 def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
-    driver = work.snapshot(_driver(table))
-    batch = work.batch(table, driver, observed=False)
+    batch = work.batch(table, work.snapshot(_driver(table)), observed=False)
+    with work.held(table, batch.staged) as staged:
+        return _write_batch_anew(work, table, replace(batch, staged=staged), rules)
+
+
+def _write_batch_anew(work: Work, table: Table, batch: Batch, rules: bool) -> Outcome:
     count = quality.audit if rules else quality.census
     counted = count(table, batch.staged, doubled=isinstance(table.write, Merge))
     written = counted.rows - counted.rejected - counted.doubled
@@ -55,6 +59,9 @@ def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
     rows = batch.staged
+    if work.has_suite(table):
+        good = quality.good(table, rows)
+        work.validate(table, frames.newest_of_doubled(table, good) if counted.doubled else good)
     warnings: Callable[[], dict[str, int]] = partial(quality.warnings, table, counted)
     if not rules:
         rows, warnings = quality.guarded(table, rows)
@@ -75,6 +82,7 @@ def _append(work: Work, table: Table) -> Outcome:
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
     rows = _good(table, work.staged(table, batch.driver), counted)
+    work.validate(table, rows, delta.read_latest(work.spark, work.path))
     delta.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
     return Outcome(counts, warnings=quality.warnings(table, counted))
 
@@ -111,6 +119,8 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outc
         counts = work.account(table, batch, counted, counts)
         work.set_aside(table, counted, batch)
         rows = held.where(F.col("_class").isin("new", "newer")).select(*columns)
+        if counts["written"]:
+            work.validate(table, rows, _without(delta.read_latest(work.spark, work.path), rows, table.key))
         target, commit = work.target(table), work.commit(table, counts)
         if found.get("newer"):
             delta.merge(work.spark, rows, target, commit, table.key, prune, None)
@@ -168,6 +178,7 @@ def _merge_told(
     ``observed`` is the table as its rows were audited, ``key`` tells the rows of the table apart.
     """
     table = work.lake.graph.declared[observed.name]
+    assert isinstance(table, Table)
     told = told.persist()
     differing = None
     try:
@@ -191,6 +202,11 @@ def _merge_told(
         counts = work.account(observed, batch, counted, counts)
         work.set_aside(observed, counted, batch, whole=work.lake.landed_driver(observed) is not None)
         counts |= {"deleted": deleted} if deleted else {}
+        if differing is None:
+            work.validate(table, told)
+        elif written or deleted:
+            stays = _without(delta.read_latest(work.spark, work.path), differing, key)
+            work.validate(table, differing.where(f"NOT `{_DELETE}`"), stays)
         target, commit = work.target(table), work.commit(table, counts)
         if differing is None:
             delta.overwrite(told, target, commit)
@@ -201,6 +217,11 @@ def _merge_told(
         told.unpersist()
         if differing is not None:
             differing.unpersist()
+
+
+def _without(there: DataFrame, rows: DataFrame, key: Sequence[str]) -> DataFrame:
+    """The table's rows less those that have the key of one of the rows."""
+    return there.join(rows.select(*key), list(key), "left_anti")
 
 
 def _driver(table: Table) -> str:

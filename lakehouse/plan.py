@@ -17,6 +17,7 @@ from lakehouse.landing import Delivery, Landing, Manifest, left_alone
 from lakehouse.ledger import Consumed, Record
 from lakehouse.log import TableLog, open_log
 from lakehouse.storage import Location
+from lakehouse.suites import Suites
 
 FEED_GONE = "the change feed no longer reaches back so far"
 Action = Literal["none", "ingest", "build", "update", "waits"]
@@ -66,10 +67,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Lake:
-    """Where a graph's tables, landed files and manifests are. ``logs`` keeps those that were opened, in a lake that stands still."""
+    """Where a graph's tables, landed files and manifests are, and the suites of expectations.
+
+    ``logs`` keeps those that were opened, in a lake that stands still.
+    """
 
     graph: Graph
     root: Location
+    suites: Suites | None = None
     logs: dict[str, TableLog | None] | None = field(default=None, compare=False, repr=False)
 
     def still(self) -> Lake:

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table as Grid
 
-from lakehouse import log, query
+from lakehouse import data_docs, log, query
 from lakehouse.declare import Source
 from lakehouse.errors import DeclarationError
 from lakehouse.features import METRICS
@@ -235,6 +235,9 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
     if any(one["rejected_files"] for one in entries):
         console.print("Mend such a file and land it again under its name, or take it away.", highlight=False)
     _strays(console, lake)
+    if lake.suites and data_docs.index(lake.suites.data_docs).is_file():
+        docs = data_docs.index(lake.suites.data_docs)
+        console.print(f"Data Docs: {_literally(docs.as_uri())}", highlight=False, soft_wrap=True)
 
 
 def _strays(console: Console, lake: Lake) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
-from lakehouse import delta, frames, log, quality
+from lakehouse import delta, frames, log, quality, suites
 from lakehouse.columns import UNREADABLE
 from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Declared, Replace, Table
 from lakehouse.definition import definition_of
@@ -147,6 +148,34 @@ class Work:
             parts[0] = parts[0].unionByName(part)
         if parts:
             self.quarantine(table, parts[0], counted.rejected + batch.malformed(), whole=whole)
+
+    def has_suite(self, table: Table) -> bool:
+        return self.lake.suites is not None and self.lake.suites.of(table.name)
+
+    def validate(self, table: Table, rows: DataFrame, stays: DataFrame | None = None) -> None:
+        """Validate the table as it is about to be with its suite, where it has one: the rows to write and those that stay.
+
+        Raises:
+            SuiteError: they do not meet it, or it could not be told.
+        """
+        if self.lake.suites is not None and self.lake.suites.of(table.name):
+            columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
+            whole = rows.select(*[c for c in columns if c in rows.columns])
+            if stays is not None:
+                whole = whole.unionByName(stays.select(*whole.columns))
+            suites.validate(self.lake.suites, table.name, whole, self.run.id)
+
+    @contextmanager
+    def held(self, table: Table, rows: DataFrame) -> Iterator[DataFrame]:
+        """The rows, kept while they are validated and then written, where the table has a suite: they are computed once."""
+        if not self.has_suite(table):
+            yield rows
+            return
+        kept = rows.persist()
+        try:
+            yield kept
+        finally:
+            kept.unpersist()
 
     def left_rejects(self, table: Table) -> bool:
         """Whether an attempt at this batch that did not reach its commit left rejects behind."""
