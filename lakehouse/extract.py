@@ -62,7 +62,7 @@ def extract(spark: SparkSession, source: Source, landing: Landing, scratches: Lo
         before = landing.folder / there[-1] if there else None
         file = landing.folder / f"{_stem(source)}_{_today()}.parquet"
         with _extracted(asked.rows(None), scratch) as part:
-            if before is None or not storage.same(part, before):
+            if before is None or not _same_rows(part, before):
                 run.hold.check()
                 storage.move(part, file)
         return
@@ -177,6 +177,22 @@ def _extracted(rows: DataFrame, scratch: Location) -> Iterator[Location]:
         yield part
     finally:
         storage.remove(scratch)
+
+
+def _same_rows(one: Location, other: Location) -> bool:
+    """Whether two Parquet files hold the same rows in the same order; their bytes may differ from one JVM to the next."""
+    import pyarrow.parquet as pq
+
+    with (
+        one.open("rb") as left,
+        other.open("rb") as right,
+        pq.ParquetFile(left) as ours,
+        pq.ParquetFile(right) as theirs,
+    ):
+        if ours.schema_arrow != theirs.schema_arrow or ours.metadata.num_rows != theirs.metadata.num_rows:
+            return False
+        pairs = zip(ours.iter_batches(), theirs.iter_batches(), strict=True)
+        return all(mine.equals(yours) for mine, yours in pairs)
 
 
 def _has_landed(landing: Landing, extract: Extract) -> bool:
