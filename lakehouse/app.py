@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse import graph as graphs
+from lakehouse import rejects
 from lakehouse.declare import Replace, Table
 from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError, first_line
 from lakehouse.ledger import Run
@@ -22,6 +23,8 @@ from lakehouse.suites import Suites
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from lakehouse.replay import Replayed
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -92,6 +95,18 @@ def run_pipeline(
     run = run or new_run()
     with session_for(settings, run, log) as spark:
         return run_tables(spark, lake, names, request or Request(), run, settings.parallel_tables, watcher)
+
+
+def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool) -> Replayed:
+    """Replay a table's rejects, under the lake's lock, on a session of its own."""
+    from lakehouse import delta
+    from lakehouse.replay import Replayed, replay
+
+    lake = open_lake(settings)
+    if not rejects.waiting(lake, table):  # no JVM to say so
+        return Replayed(table)
+    with session_for(settings, run, log) as spark:
+        return delta.after_conflicts(table, lambda: replay(spark, lake, table, run, dry=dry))
 
 
 def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:

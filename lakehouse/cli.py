@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lakehouse import app as apps
 from lakehouse import settings as settings_module
-from lakehouse import show
+from lakehouse import show, show_rejects
 from lakehouse.errors import LakehouseError, SettingsError
 from lakehouse.run import new_run
 from lakehouse.settings import Settings
@@ -151,6 +151,41 @@ def sql(text: Annotated[str, typer.Argument(metavar="QUERY")], as_json: AsJson =
 
     settings = settings_module.load()
     show.rows(console, query(settings.lake, text), as_json)
+
+
+quarantine = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was set aside: list, show, replay.")
+cli.add_typer(quarantine, name="quarantine")
+
+
+@quarantine.command("list")
+def list_quarantine(as_json: AsJson = False) -> None:
+    """What waits in each table's quarantine, and what became of the rest."""
+    from lakehouse import rejects
+
+    settings = settings_module.load()
+    show_rejects.summaries(console, rejects.summaries(apps.open_lake(settings)), as_json)
+
+
+@quarantine.command("show")
+def show_quarantine(table: str, limit: int = 20, as_json: AsJson = False) -> None:
+    """The rejects of a table that wait: where they came from, what they broke, as they were landed."""
+    from lakehouse import rejects
+
+    lake = apps.open_lake(settings_module.load())
+    rows = rejects.waiting(lake, table)
+    show_rejects.rows(console, rows, rejects.columns(lake, table), limit, as_json)
+
+
+@quarantine.command("replay")
+def replay_quarantine(
+    table: str, dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of them.")] = False
+) -> None:
+    """Put a table's rejects through today's code and rules; on record what became of each."""
+    settings = settings_module.load()
+    run = new_run()
+    with apps.logged(settings, run) as log, console.status("replaying"):
+        result = apps.replay(settings, table, run, log, dry_run)
+    show_rejects.replayed(console, result, dry_run)
 
 
 @cli.command()

@@ -181,18 +181,18 @@ def _extracted(rows: DataFrame, scratch: Location) -> Iterator[Location]:
 
 def _same_rows(one: Location, other: Location) -> bool:
     """Whether two Parquet files hold the same rows in the same order; their bytes may differ from one JVM to the next."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with (
-        one.open("rb") as left,
-        other.open("rb") as right,
-        pq.ParquetFile(left) as ours,
-        pq.ParquetFile(right) as theirs,
-    ):
-        if ours.schema_arrow != theirs.schema_arrow or ours.metadata.num_rows != theirs.metadata.num_rows:
-            return False
-        pairs = zip(ours.iter_batches(), theirs.iter_batches(), strict=True)
-        return all(mine.equals(yours) for mine, yours in pairs)
+    try:
+        with one.open("rb") as left, other.open("rb") as right:
+            ours, theirs = pq.ParquetFile(left), pq.ParquetFile(right)
+            if ours.schema_arrow != theirs.schema_arrow or ours.metadata.num_rows != theirs.metadata.num_rows:
+                return False
+            pairs = zip(ours.iter_batches(), theirs.iter_batches(), strict=True)
+            return all(mine.equals(yours) for mine, yours in pairs)
+    except pa.ArrowInvalid:  # what lies there is damaged: it is replaced
+        return False
 
 
 def _has_landed(landing: Landing, extract: Extract) -> bool:

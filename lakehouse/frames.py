@@ -127,6 +127,11 @@ def of_keys(rows: DataFrame, keys: DataFrame, key: Sequence[str]) -> DataFrame:
     return rows.alias("s").join(keys.alias("k"), same, "left_semi")
 
 
+def without(there: DataFrame, rows: DataFrame, key: Sequence[str]) -> DataFrame:
+    """The table's rows less those that have the key of one of the rows."""
+    return there.join(rows.select(*key), list(key), "left_anti")
+
+
 def differences(told: DataFrame, there: DataFrame, key: Sequence[str], delete: str) -> DataFrame:
     """The rows to upsert so that a table holds what is told, and those to take away, marked by column ``delete``."""
     content = [c for c in told.columns if c not in key]

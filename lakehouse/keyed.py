@@ -120,7 +120,7 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outc
         work.set_aside(table, counted, batch)
         rows = held.where(F.col("_class").isin("new", "newer")).select(*columns)
         if counts["written"]:
-            work.validate(table, rows, _without(delta.read_latest(work.spark, work.path), rows, table.key))
+            work.validate(table, rows, frames.without(delta.read_latest(work.spark, work.path), rows, table.key))
         target, commit = work.target(table), work.commit(table, counts)
         if found.get("newer"):
             delta.merge(work.spark, rows, target, commit, table.key, prune, None)
@@ -205,7 +205,7 @@ def _merge_told(
         if differing is None:
             work.validate(table, told)
         elif written or deleted:
-            stays = _without(delta.read_latest(work.spark, work.path), differing, key)
+            stays = frames.without(delta.read_latest(work.spark, work.path), differing, key)
             work.validate(table, differing.where(f"NOT `{_DELETE}`"), stays)
         target, commit = work.target(table), work.commit(table, counts)
         if differing is None:
@@ -217,11 +217,6 @@ def _merge_told(
         told.unpersist()
         if differing is not None:
             differing.unpersist()
-
-
-def _without(there: DataFrame, rows: DataFrame, key: Sequence[str]) -> DataFrame:
-    """The table's rows less those that have the key of one of the rows."""
-    return there.join(rows.select(*key), list(key), "left_anti")
 
 
 def _driver(table: Table) -> str:

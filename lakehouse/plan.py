@@ -99,6 +99,10 @@ class Lake:
     def quarantine(self, name: str) -> Location:
         return self.root.joinpath("lake", "quarantine", name)
 
+    def outcomes(self, name: str) -> Location:
+        """What became of the rejects of a table."""
+        return self.root.joinpath("lake", "outcomes", name)
+
     def landing(self, source: Source) -> Landing:
         return Landing(source, self.root / "landing", self.root / "manifests")
 

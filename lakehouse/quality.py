@@ -76,9 +76,10 @@ def rejecting(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
     return rejected
 
 
-def rules_broken(table: Table, staged: DataFrame) -> Column:
-    """The names of the rules that set a row aside."""
-    names = [F.when(_breaks(rule), F.lit(rule.name)) for rule in rules_of(table) if rule.on_breach == "quarantine"]
+def rules_broken(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
+    """The names of the rules that set a row aside, or have another of the consequences named."""
+    wanted = ("quarantine", *also)
+    names = [F.when(_breaks(rule), F.lit(rule.name)) for rule in rules_of(table) if rule.on_breach in wanted]
     named = F.array_compact(F.array(*names)) if names else F.array().cast("array<string>")
     if UNREADABLE not in staged.columns:
         return named
@@ -166,13 +167,13 @@ def guarded(table: Table, staged: DataFrame) -> tuple[DataFrame, Callable[[], di
     return rows, lambda: {name: int(count) for name, count in seen_by(observed).items() if count} if warning else {}
 
 
-def good(table: Table, staged: DataFrame) -> DataFrame:
-    """The staged rows that no rule sets aside."""
+def good(table: Table, staged: DataFrame, *also: OnBreach) -> DataFrame:
+    """The staged rows that no rule sets aside, nor one that has another of the consequences named."""
     from pyspark.sql import Observation
 
     # A filter is not pushed below what is observed: it would compute the columns that it reads a second time.
     computed = staged.observe(Observation("rows"), F.count(F.lit(1)).alias("rows"))
-    return computed.where(~rejecting(table, computed))
+    return computed.where(~rejecting(table, computed, *also))
 
 
 def seen_by(observation: Observation) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
     console.print(f"Run {done.run}: {said} in {done.seconds:.1f} s.", highlight=False)
     for result in done.results:
         for one in result.outcome.rejected_files if result.outcome else ():
-            console.print(f"[yellow]rejected[/] {_literally(one.path)}: {_literally(one.reason)}", highlight=False)
+            console.print(f"[yellow]rejected[/] {literally(one.path)}: {literally(one.reason)}", highlight=False)
         for rule, rows in result.outcome.warnings.items() if result.outcome else ():
             console.print(f"[yellow]warning[/] {result.table}: {rows:,} rows break {rule}", highlight=False)
         if result.outcome and result.outcome.rows.get("quarantined"):
@@ -208,7 +208,7 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
         )
 
 
-def _literally(text: str) -> str:
+def literally(text: str) -> str:
     """Text from outside: no markup in it, and nothing that a terminal cannot be sent."""
     return escape(text.encode("utf-8", "replace").decode())
 
@@ -230,19 +230,19 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
     console.print(shown)
     for one in entries:
         for rejected in one["rejected_files"]:
-            said = f"{_literally(rejected['path'])}: {_literally(rejected['reason'])}"
+            said = f"{literally(rejected['path'])}: {literally(rejected['reason'])}"
             console.print(f"[yellow]rejected[/] {said}", highlight=False)
     if any(one["rejected_files"] for one in entries):
         console.print("Mend such a file and land it again under its name, or take it away.", highlight=False)
     _strays(console, lake)
     if lake.suites and data_docs.index(lake.suites.data_docs).is_file():
         docs = data_docs.index(lake.suites.data_docs)
-        console.print(f"Data Docs: {_literally(docs.as_uri())}", highlight=False, soft_wrap=True)
+        console.print(f"Data Docs: {literally(docs.as_uri())}", highlight=False, soft_wrap=True)
 
 
 def _strays(console: Console, lake: Lake) -> None:
     for name in lake.strays():
-        console.print(f"[yellow]unread[/] landing/{_literally(name)}: no source reads this", highlight=False)
+        console.print(f"[yellow]unread[/] landing/{literally(name)}: no source reads this", highlight=False)
 
 
 def _status_entry(lake: Lake, name: str) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class Work:
     def set_aside(self, table: Table, counted: quality.Audit, batch: Batch, *, whole: bool = False) -> None:
         """Refuse the batch, or write its rejects: before the table, so that none is lost; a retry replaces them.
 
-        A batch that goes through the ``whole`` driver again takes the place of all that this generation set aside.
+        A batch that goes through the ``whole`` driver again adds what this generation has not set aside before.
 
         Raises:
             RuleError: a rule that fails the run was broken.
@@ -194,9 +194,13 @@ class Work:
         }
         named = rows.withColumns(stamps).select(*quality.QUARANTINE_COLUMNS)
         path = self.lake.quarantine(table.name)
+        if whole and log.open_log(path):
+            before = delta.read_latest(self.spark, path).where(
+                f"generation = {record.generation} AND batch <> {record.batch}"
+            )
+            named = frames.without(named, before, [*ORIGIN_COLUMNS, "rules"])
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
-        same = f"generation = {record.generation}" if whole else f"batch = {record.batch}"
-        delta.replace(named, target, commit, same)
+        delta.replace(named, target, commit, f"batch = {record.batch}")
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,173 @@
+"""Replaying rejects: today's code and rules over the landed rows that were set aside, and on record what became of each.
+
+A table that takes landed rows one by one (Append, Merge) takes those that pass now, in one commit; what a newer row of the same key
+makes superfluous is discarded, on record with the reason. Any other table is made anew, as it is worked out from all of its rows.
+Replaying once more finds nothing left to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from lakehouse import delta, frames, log, quality, rejects
+from lakehouse.build import carry_out
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, Merge, Table
+from lakehouse.delta import Commit, Target
+from lakehouse.errors import LedgerError
+from lakehouse.plan import Lake, Request, Step, decide
+from lakehouse.work import Work
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from lakehouse.ledger import Run
+
+# How a reject that passes now stands to the table, and what becomes of it.
+WRITTEN = ("new", "newer")
+DISCARDED = {
+    "older": "the table has a newer row of its key",
+    "doubled": "a newer reject of its key was replayed",
+    "gone": "its file was delivered again without it",
+}
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay did, or would do: rejects replayed, discarded by reason, and those that still wait by the rules they break."""
+
+    table: str
+    replayed: int = 0
+    discarded: dict[str, int] | None = None
+    waits: dict[str, int] | None = None
+    made_anew: bool = False
+
+
+def replay(spark: SparkSession, lake: Lake, name: str, run: Run, *, dry: bool = False) -> Replayed:
+    """Replay a table's rejects; ``dry`` writes nothing.
+
+    Raises:
+        DeclarationError: there is no such table.
+        LedgerError: the table has not been written yet.
+    """
+    waiting = rejects.waiting(lake, name)
+    table, record = lake.graph.declared[name], log.last_record(lake.path(name))
+    assert isinstance(table, Table)
+    if record is None:
+        raise LedgerError(f"{name} has not been written yet: run `lakehouse run` first.")
+    if not waiting:
+        return Replayed(name)
+    if lake.landed_driver(table) is None or not isinstance(table.write, Append | Merge):
+        return _made_anew(spark, lake, table, run, len(waiting), dry)
+    step = Step(name, "update", ("replay",), record.inputs, {}, record.batch + 1, record.generation)
+    return _Rows(Work(spark, lake, run, step), table).replay(dry)
+
+
+def _made_anew(spark: SparkSession, lake: Lake, table: Table, run: Run, waiting: int, dry: bool) -> Replayed:
+    """Work the table out anew: it holds what passes now, and its new generation's quarantine what does not."""
+    if dry:
+        return Replayed(table.name, waiting, made_anew=True)
+    step = decide(lake, table.name, Request(full_refresh=frozenset({table.name})))
+    still = int(carry_out(Work(spark, lake, run, step)).rows.get("quarantined", 0))
+    return Replayed(table.name, max(waiting - still, 0), None, {"its rules": still} if still else None, made_anew=True)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rejects of a table that takes landed rows one by one."""
+
+    work: Work
+    table: Table
+
+    def replay(self, dry: bool) -> Replayed:
+        landed = self._landed().persist()
+        staged = self.work.staged(self.table, landed).persist()
+        placed = self._placed(quality.good(self.table, staged, "fail")).persist()
+        try:
+            found = {row["_class"]: int(row["count"]) for row in placed.groupBy("_class").count().collect()}
+            waits = self._still_waiting(landed, staged)
+            if not dry:
+                self._write(placed, found, sum(waits.values()))
+        finally:
+            for frame in (placed, staged, landed):
+                frame.unpersist()
+        discarded = {DISCARDED[kind]: count for kind, count in found.items() if kind in DISCARDED}
+        return Replayed(self.table.name, sum(found.values()) - sum(discarded.values()), discarded, waits)
+
+    def _landed(self) -> DataFrame:
+        """The rejects that wait, as they were landed."""
+        work, name = self.work, self.table.name
+        columns = work.lake.written_columns(self._source)
+        rows = delta.read_latest(work.spark, work.lake.quarantine(name)).where(f"generation = {work.step.generation}")
+        if log.open_log(work.lake.outcomes(name)):
+            settled = delta.read_latest(work.spark, work.lake.outcomes(name))
+            rows = rows.join(settled, [*ORIGIN_COLUMNS, "generation"], "left_anti")
+        schema = ", ".join(f"`{c}` {kind}" for c, kind in columns.items())
+        return rows.dropDuplicates([*ORIGIN_COLUMNS]).select(F.from_json("original", schema).alias("_")).select("_.*")
+
+    @property
+    def _source(self) -> str:
+        return next(iter(self.table.drivers.values())).table
+
+    def _still_waiting(self, landed: DataFrame, staged: DataFrame) -> dict[str, int]:
+        """The rejects that do not pass, by the first rule that they break."""
+        rules = quality.rules_broken(self.table, staged, "fail")
+        broken = staged.where(quality.rejecting(self.table, staged, "fail")).groupBy(rules[0].alias("rule")).count()
+        waits = {str(row["rule"]): int(row["count"]) for row in broken.collect()}
+        malformed = landed.where(F.col(MALFORMED).isNotNull()).count() if MALFORMED in landed.columns else 0
+        return {**waits, **({quality.MALFORMED_RULE: malformed} if malformed else {})}
+
+    def _placed(self, good: DataFrame) -> DataFrame:
+        """The rejects that pass, and how each stands to the table and to the others (`_class`)."""
+        work, table = self.work, self.table
+        good = good.select(*work.written_columns(good))
+        there = delta.read_latest(work.spark, work.path)
+        driver = delta.read(work.spark, work.lake.path(self._source), work.step.inputs[self._source].version)
+        origins = [*ORIGIN_COLUMNS]
+        landed = good.join(driver.select(origins), origins, "left_semi")
+        gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("gone"))
+        if isinstance(table.write, Append):
+            known = there.select(*origins, F.lit("same").alias("_class"))
+            stands = landed.join(known, origins, "left").withColumn("_class", F.coalesce("_class", F.lit("new")))
+            return stands.select(*gone.columns).unionByName(gone)
+        newest = frames.newest(table, landed)
+        doubled = landed.join(newest.select(origins), origins, "left_anti").withColumn("_class", F.lit("doubled"))
+        return frames.classed(table, newest, there, newest.columns).unionByName(doubled).unionByName(gone)
+
+    def _write(self, placed: DataFrame, found: dict[str, int], waits: int) -> None:
+        """The rows that the table takes, in one commit, then what became of each."""
+        work, table = self.work, self.table
+        written = sum(found.get(kind, 0) for kind in WRITTEN)
+        counts = {
+            "replayed": sum(found.values()) + waits, "written": written, "unchanged": found.get("same", 0),
+            "superseded": sum(found.get(kind, 0) for kind in DISCARDED), "quarantined": waits,
+        }  # fmt: skip
+        commit = work.commit(table, counts)
+        rows = placed.where(F.col("_class").isin(*WRITTEN)).drop("_class")
+        if written:
+            there = delta.read_latest(work.spark, work.path)
+            stays = there if isinstance(table.write, Append) else frames.without(there, rows, table.key)
+            work.validate(table, rows, stays)
+            if found.get("newer"):
+                delta.merge(work.spark, rows, work.target(table), commit, table.key, "", None)
+            else:
+                delta.append(rows, work.target(table), commit)
+        if found:
+            self._settle(placed, commit)
+
+    def _settle(self, placed: DataFrame, commit: Commit) -> None:
+        reason = F.lit("")
+        for kind, text in DISCARDED.items():
+            reason = F.when(F.col("_class") == kind, text).otherwise(reason)
+        values = {
+            "generation": F.lit(commit.record.generation).cast("bigint"),
+            "outcome": F.when(F.col("_class").isin(*DISCARDED), "discarded").otherwise("replayed"),
+            "reason": reason, "run": F.lit(commit.record.run), "at": F.lit(datetime.fromisoformat(commit.record.at)),
+        }  # fmt: skip
+        path = self.work.lake.outcomes(self.table.name)
+        target = Target(f"the outcomes of {self.table.name}", path, change_feed=False)
+        named = placed.withColumns(values).select(*rejects.OUTCOME_COLUMNS)
+        delta.append(named, target, Commit(f"outcomes/{self.table.name}", commit.record, self.work.run.hold.fence()))
