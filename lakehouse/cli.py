@@ -130,6 +130,17 @@ def status(as_json: AsJson = False) -> None:
     show.status(console, apps.open_lake(settings), as_json)
 
 
+@cli.command("reconcile")
+def reconcile_lake(as_json: AsJson = False) -> None:
+    """Count again, from what lies in the lake: landed files, bronze, tables, quarantine. Exits with 1 on a difference."""
+    from lakehouse.reconcile import reconcile
+
+    accounts = reconcile(apps.open_lake(settings_module.load()))
+    show_rejects.accounts(console, accounts, as_json)
+    if any(one.differences for one in accounts):
+        raise typer.Exit(1)
+
+
 @cli.command()
 def tables(as_json: AsJson = False) -> None:
     """The tables with rows, size, version."""

@@ -17,13 +17,14 @@ from lakehouse.storage import Location
 CHUNK_BYTES = 1 << 20
 
 
-def _unpacked(path: Location) -> BinaryIO:
+def unpacked(path: Location) -> BinaryIO:
+    """A file's content, unpacked where its name says that it is packed."""
     content = path.open("rb")
     return cast(BinaryIO, gzip.open(content, "rb")) if path.suffix == ".gz" else content
 
 
 def _chunks(path: Location) -> Iterator[bytes]:
-    with _unpacked(path) as file:
+    with unpacked(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
@@ -80,7 +81,7 @@ def _header_changes(header: Sequence[str], expected: Sequence[str]) -> str:
 
 def _open_quote(path: Location, source: Source) -> str | None:
     """Whether a quote opens a value and nothing closes it: all that follows would be read as that value."""
-    with io.TextIOWrapper(_unpacked(path), "utf-8", newline="") as lines:
+    with io.TextIOWrapper(unpacked(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
         before = 0
         try:
@@ -94,7 +95,7 @@ def _open_quote(path: Location, source: Source) -> str | None:
 def _inspect_json(path: Location, source: Source) -> str | None:
     found: dict[str, None] = {}
     line = ""
-    with io.TextIOWrapper(_unpacked(path), "utf-8-sig") as lines:
+    with io.TextIOWrapper(unpacked(path), "utf-8-sig") as lines:
         for line in lines:
             try:
                 record = json.loads(line)

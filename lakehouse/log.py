@@ -29,13 +29,15 @@ _MERGED_ROWS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsD
 
 @dataclass(frozen=True)
 class Entry:
-    """One version of a table: when (UTC), what Delta did, and the ledger's record where it has one."""
+    """One version of a table: when (UTC), what Delta did (a write's ``mode`` is Append or Overwrite), and the ledger's record
+    where it has one."""
 
     version: int
     at: datetime
     operation: str
     metrics: dict[str, Any]
     record: Record | None
+    mode: str = ""
 
     @property
     def written(self) -> int:
@@ -178,6 +180,7 @@ def _entry(commit: dict[str, Any]) -> Entry:
         operation=str(commit.get("operation", "")),
         metrics=metrics if isinstance(metrics, dict) else json.loads(metrics),
         record=Record.from_json(commit.get("userMetadata")),
+        mode=str((commit.get("operationParameters") or {}).get("mode", "")),
     )
 
 

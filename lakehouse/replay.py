@@ -130,12 +130,15 @@ class _Rows:
         landed = good.join(driver.select(origins), origins, "left_semi")
         gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("gone"))
         if isinstance(table.write, Append):
-            known = there.select(*origins, F.lit("same").alias("_class"))
-            stands = landed.join(known, origins, "left").withColumn("_class", F.coalesce("_class", F.lit("new")))
-            return stands.select(*gone.columns).unionByName(gone)
-        newest = frames.newest(table, landed)
-        doubled = landed.join(newest.select(origins), origins, "left_anti").withColumn("_class", F.lit("doubled"))
-        return frames.classed(table, newest, there, newest.columns).unionByName(doubled).unionByName(gone)
+            stands = landed.withColumn("_class", F.lit("new"))
+        else:
+            newest = frames.newest(table, landed)
+            doubled = landed.join(newest.select(origins), origins, "left_anti").withColumn("_class", F.lit("doubled"))
+            stands = frames.classed(table, newest, there, newest.columns).unionByName(doubled)
+        # A replay that was cut short after its commit left its rows in the table.
+        own = there.select(*origins, F.lit("own").alias("_own"))
+        stands = stands.join(own, origins, "left").withColumn("_class", F.coalesce("_own", "_class"))
+        return stands.select(*gone.columns).unionByName(gone)
 
     def _write(self, placed: DataFrame, found: dict[str, int], waits: int) -> None:
         """The rows that the table takes, in one commit, then what became of each."""
@@ -146,19 +149,21 @@ class _Rows:
             "superseded": sum(found.get(kind, 0) for kind in DISCARDED), "quarantined": waits,
         }  # fmt: skip
         commit = work.commit(table, counts)
+        if not found:
+            return
         rows = placed.where(F.col("_class").isin(*WRITTEN)).drop("_class")
         if written:
             there = delta.read_latest(work.spark, work.path)
             stays = there if isinstance(table.write, Append) else frames.without(there, rows, table.key)
             work.validate(table, rows, stays)
-            if found.get("newer"):
-                delta.merge(work.spark, rows, work.target(table), commit, table.key, "", None)
-            else:
-                delta.append(rows, work.target(table), commit)
-        if found:
-            self._settle(placed, commit)
+        if found.get("newer"):
+            delta.merge(work.spark, rows, work.target(table), commit, table.key, "", None)
+        else:  # also where there are no rows: what was found is on record
+            delta.append(rows, work.target(table), commit)
+        self._settle(placed, commit)
 
     def _settle(self, placed: DataFrame, commit: Commit) -> None:
+        """Put what became of each on record."""
         reason = F.lit("")
         for kind, text in DISCARDED.items():
             reason = F.when(F.col("_class") == kind, text).otherwise(reason)

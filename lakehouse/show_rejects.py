@@ -1,4 +1,4 @@
-"""What the terminal shows of the quarantine."""
+"""What the terminal shows of the quarantine, and of the accounting."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lakehouse import rejects
 from lakehouse.show import emit, grid, literally
 
 if TYPE_CHECKING:
+    from lakehouse.reconcile import Account
     from lakehouse.replay import Replayed
 
 
@@ -48,6 +49,23 @@ def rows(
     console.print(shown)
     if len(found) > limit:
         console.print(f"... {len(found) - limit:,} more rows; --limit, or --json for all of them.", highlight=False)
+
+
+def accounts(console: Console, found: Sequence[Account], as_json: bool) -> None:
+    """Where each table's rows are, and what does not add up."""
+    if as_json:
+        emit(console, [asdict(one) for one in found])
+        return
+    shown = grid("table", ">came in", "where they are", "")
+    for one in found:
+        parts = ", ".join(f"{count:,} {name}" for name, count in one.parts.items())
+        unseen = f"; {one.unseen:,} files were overwritten or taken away, and not counted again" if one.unseen else ""
+        state = "[bold red]differs[/]" if one.differences else "[green]adds up[/]"
+        shown.add_row(one.table, f"{one.came_in:,}", parts + unseen, state)
+    console.print(shown)
+    for one in found:
+        for said in one.differences:
+            console.print(f"[bold red]difference[/] {one.table} {literally(said)}", highlight=False, soft_wrap=True)
 
 
 def replayed(console: Console, done: Replayed, dry: bool) -> None:

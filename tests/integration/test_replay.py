@@ -14,6 +14,7 @@ from lakehouse.columns import typed
 from lakehouse.declare import ORIGIN_COLUMNS, Append, History, Merge, Rebuild, Rule, table
 from lakehouse.errors import DeclarationError, LedgerError
 from lakehouse.ledger import Run
+from lakehouse.reconcile import reconcile
 from lakehouse.replay import Replayed, replay
 from tests.lakes import ITEM_TYPES, TestLake, _rows, items_csv, items_table, landed_items
 
@@ -67,6 +68,10 @@ def test_rows_are_replayed_once_the_rule_is_mended(lake_of: Lakes) -> None:
     assert (record.run, record.batch) == ("replay-1", 3)
     assert record.rows == {"replayed": 6, "written": 2, "unchanged": 0, "superseded": 2, "quarantined": 2}
 
+    assert [(one.parts, one.differences) for one in reconcile(lake.lake)][1] == (
+        {"kept": 3, "duplicates": 3, "quarantined": 2},
+        (),
+    )
     # Once more there is nothing to do; what waits still waits, and later runs go on.
     version = lake.version("clean.items")
     assert replayed(lake) == Replayed("clean.items", 0, {}, {"readable: value": 1, "well_formed": 1})
@@ -108,7 +113,9 @@ def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50)]
     version = lake.version("clean.items")
     assert replayed(lake, run=Run("replay-2", "")).replayed == 1
-    assert (lake.rows("clean.items"), lake.version("clean.items")) == ([(1, 1, 5), (2, 1, 50)], version)
+    assert (lake.rows("clean.items"), lake.version("clean.items")) == ([(1, 1, 5), (2, 1, 50)], (version or 0) + 1)
+    assert lake.record("clean.items").rows["written"] == 0
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
     assert outcomes(lake) == [(1, 2, "replayed", "")]
 
 
