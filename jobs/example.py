@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flights.delivery import deliver
-from lakehouse import app, log, modeling, show
+from lakehouse import app, lineage, log, modeling, show
 from lakehouse.errors import LakehouseError
 from lakehouse.plan import Lake, Request
 from lakehouse.registering import TrainResult
@@ -68,7 +68,8 @@ def demo(settings: Settings, console: Console) -> None:
             with app.session_for(settings, first_run, log_file) as spark:
                 console.rule("[bold]2. Bronze, silver, gold", align="left")
                 with timings.of("first run"), show.progress(console, names) as watcher:
-                    first = run_tables(spark, lake, names, Request(), first_run, settings.parallel_tables, watcher)
+                    traced = lineage.traced(settings, lake, first_run, watcher)
+                    first = run_tables(spark, lake, names, Request(), first_run, settings.parallel_tables, traced)
                 _raise_failed(first)
                 console.rule("[bold]3. Train on January to October, choose on November", align="left")
                 with timings.of("train"), console.status("training") as said:
@@ -78,7 +79,8 @@ def demo(settings: Settings, console: Console) -> None:
                 with timings.of("deliver December"):
                     land(settings, console, *SECOND_DELIVERY)
                 with timings.of("second run"), show.progress(console, names) as watcher:
-                    second = run_tables(spark, lake, names, Request(), second_run, settings.parallel_tables, watcher)
+                    traced = lineage.traced(settings, lake, second_run, watcher)
+                    second = run_tables(spark, lake, names, Request(), second_run, settings.parallel_tables, traced)
                 _raise_failed(second)
                 console.rule("[bold]5. Score December with the champion", align="left")
                 with timings.of("score"), console.status("scoring"):

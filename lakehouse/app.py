@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse import graph as graphs
-from lakehouse import rejects
+from lakehouse import lineage, rejects
 from lakehouse.declare import Replace, Table
 from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError, first_line
 from lakehouse.ledger import Run
@@ -94,7 +94,8 @@ def run_pipeline(
     names = lake.graph.select(tuple(selectors))
     run = run or new_run()
     with session_for(settings, run, log) as spark:
-        return run_tables(spark, lake, names, request or Request(), run, settings.parallel_tables, watcher)
+        traced = lineage.traced(settings, lake, run, watcher)
+        return run_tables(spark, lake, names, request or Request(), run, settings.parallel_tables, traced)
 
 
 def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool) -> Replayed:

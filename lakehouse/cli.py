@@ -130,6 +130,14 @@ def status(as_json: AsJson = False) -> None:
     show.status(console, apps.open_lake(settings), as_json)
 
 
+@cli.command("lineage")
+def draw_lineage(table: str) -> None:
+    """What a table was made from, by version, down to the landed files, and what reads it."""
+    from lakehouse import lineage
+
+    console.print(lineage.tree(apps.open_lake(settings_module.load()), table), highlight=False)
+
+
 @cli.command("reconcile")
 def reconcile_lake(as_json: AsJson = False) -> None:
     """Count again, from what lies in the lake: landed files, bronze, tables, quarantine. Exits with 1 on a difference."""
