@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -18,6 +19,13 @@ from lakehouse.settings import CONF, PROJECT, Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+logger = logging.getLogger(__name__)
+# Variables by which a JVM takes options, or Spark jars and settings.
+_OF_THE_JVM = (
+    "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS", "SPARK_JAVA_OPTS", "SPARK_CLASSPATH",
+    "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
+    "PYSPARK_SUBMIT_ARGS",
+)  # fmt: skip
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
 JAVA_HINT = (
     "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
@@ -47,13 +55,14 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
         raise SessionError(JAVA_HINT)
     from pyspark.sql import SparkSession
 
+    if not _is_submitted():
+        _shut_out_the_environment()
     builder = SparkSession.builder
     for key, value in _properties(settings).items():
         if key == "spark.jars":
             start_jvm_with(value)
         else:
             builder = builder.config(key, value)
-    os.environ.setdefault("SPARK_CONF_DIR", str(CONF / "spark"))  # log4j2.properties
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with _stderr_to(log):
         try:
@@ -69,6 +78,19 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
             yield spark
         finally:
             spark.stop()
+
+
+def _is_submitted() -> bool:
+    """Whether spark-submit started this process, with the JVM that whoever called it asked for."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _shut_out_the_environment() -> None:
+    """Have the JVM's options, jars and classes come from conf/spark alone, whatever the environment would add."""
+    for name in _OF_THE_JVM:
+        if os.environ.pop(name, None) is not None:
+            logger.warning("%s is left aside: what the JVM is started with is said in conf/spark", name)
+    os.environ["SPARK_CONF_DIR"] = str(CONF / "spark")  # with log4j2.properties, and without spark-defaults.conf
 
 
 def _require_safe_commits(spark: SparkSession) -> None:
@@ -96,7 +118,7 @@ def _properties(settings: Settings) -> dict[str, str]:
     found = properties(settings.spark_conf)
     if settings.spark_master:
         found["spark.master"] = settings.spark_master
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit's JVM is there
+    if _is_submitted():
         from pyspark import SparkConf, SparkContext
 
         SparkContext._ensure_initialized()  # until then a SparkConf knows nothing of what the JVM was told

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -127,6 +127,24 @@ def test_from_landing_to_sql(lakehouse: Command, tmp_path: Path) -> None:
     assert lakehouse.json("sql", 'SELECT rules FROM quarantine."clean.orders"') == [
         {"rules": ["amount_is_not_negative"]}
     ]
+    [summary] = lakehouse.json("quarantine", "list")
+    assert (summary["table"], summary["waiting"], summary["rules"]) == (
+        "clean.orders",
+        1,
+        {"amount_is_not_negative": 1},
+    )
+    assert "1 amount_is_not_negative" in lakehouse("quarantine", "list")
+    [reject] = lakehouse.json("quarantine", "show", "clean.orders")
+    assert (reject["_row"], reject["original"]["amount"]) == (2, "-1")
+    assert "amount='-1'" in lakehouse("quarantine", "show", "clean.orders")
+    for option in (["--dry-run"], []):
+        said = lakehouse("quarantine", "replay", "clean.orders", *option)
+        assert "1 still wait: they break amount_is_not_negative" in said
+    assert "Nothing waits in the quarantine of clean.payments." in lakehouse("quarantine", "replay", "clean.payments")
+    assert "'clean.x' is no table with a quarantine" in lakehouse("quarantine", "show", "clean.x", exit_code=2)
+    assert "landing/orders" in lakehouse("lineage", "clean.orders")
+    assert not [one for one in lakehouse.json("reconcile") if one["differences"]]
+    assert "adds up" in lakehouse("reconcile")
     for command in (
         ["status"],
         ["tables"],
@@ -156,6 +174,10 @@ def test_from_landing_to_sql(lakehouse: Command, tmp_path: Path) -> None:
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert json.loads(done.stdout) == [{"n": 1}]
+    DeltaTable(str(lake.lake.path("clean.orders"))).delete()
+    assert "difference clean.orders was changed by another writer: version 1, DELETE" in lakehouse(
+        "reconcile", exit_code=1
+    )
 
 
 @pytest.mark.parametrize(
