@@ -88,9 +88,14 @@ class History:
 
     ``effective`` names the column that says when a row became known. The table gains `valid_from` (inclusive), `valid_to`
     (exclusive, null while current) and `is_current`; rows that repeat what was known before add no version.
+
+    With ``snapshots``, all rows of one time are a snapshot of the whole: a key that the next one leaves out was deleted then, and
+    begins anew where a later one has it again. A row that was set aside still says that its key was there; a
+    snapshot without any row says nothing.
     """
 
     effective: str
+    snapshots: bool = False
 
 
 @dataclass(frozen=True)

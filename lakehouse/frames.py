@@ -71,6 +71,37 @@ def versions(table: Table, rows: DataFrame) -> DataFrame:
     )
 
 
+def snapshot_versions(table: Table, rows: DataFrame, seen: DataFrame) -> DataFrame:
+    """`versions`, where the rows of one time are a snapshot of the whole: what the next one leaves out ended with it.
+
+    ``seen`` are all rows with the key and the time, those set aside among them: a row that cannot be read deletes nothing.
+    """
+    assert isinstance(table.write, History)
+    effective, key = table.write.effective, [*table.key]
+    seen = seen.select(*key, effective).dropna().distinct()
+    times = seen.select(effective).distinct()
+    following = times.withColumn("_next", F.lead(effective).over(Window.orderBy(effective)))
+    same_time = Window.partitionBy(*key, effective).orderBy(order_of(table, rows.columns).desc())
+    last_told = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
+    told = F.struct(*[c for c in table.columns if c not in (*key, effective)])
+    present = seen.join(last_told.withColumn("_told", told), [*key, effective], "left")
+    present = present.join(F.broadcast(following), effective)
+    by_time = Window.partitionBy(*key).orderBy(effective)
+    # Snapshots in a row that have the key.
+    gap = F.coalesce(F.lag("_next").over(by_time) != F.col(effective), F.lit(False))
+    stays = present.withColumn("_gap", gap).withColumn("_stay", F.sum(F.col("_gap").cast("int")).over(by_time))
+    in_stay = Window.partitionBy(*key, "_stay").orderBy(effective)
+    known = F.last("_told", ignorenulls=True).over(in_stay.rowsBetween(Window.unboundedPreceding, -1))
+    ends = F.last("_next").over(in_stay.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
+    changed = F.col("_told").isNotNull() & ~F.col("_told").eqNullSafe(known)
+    starts = stays.withColumns({"_changed": changed, "_ends": ends}).where("_changed")
+    return (
+        starts.withColumn("valid_from", F.col(effective))
+        .withColumn("valid_to", F.coalesce(F.lead(effective).over(in_stay), "_ends"))
+        .withColumn("is_current", F.col("valid_to").isNull())
+    )
+
+
 def same_content(columns: Sequence[str], left: str, right: str) -> Column:
     """True where two aliased rows agree on every column, nulls included."""
     same = F.lit(True)

@@ -156,7 +156,11 @@ def _history(work: Work, table: Table) -> Outcome:
     observed = replace(table, key=(*table.key, table.write.effective))
     try:
         counted = quality.audit(observed, batch.staged)
-        told = frames.versions(table, _good(observed, batch.staged, counted))
+        good = _good(observed, batch.staged, counted)
+        if table.write.snapshots:
+            told = frames.snapshot_versions(table, good, batch.staged)
+        else:
+            told = frames.versions(table, good)
         told = told.select(*work.written_columns(told))
         there = None if work.step.action == "build" else delta.read_latest(work.spark, work.path)
         return _merge_told(work, observed, batch, counted, told, there, (*table.key, "valid_from"))

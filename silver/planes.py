@@ -26,7 +26,7 @@ LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
         "engine": "string",
         "snapshot_date": "date",
     },
-    write=History(effective="snapshot_date"),
+    write=History(effective="snapshot_date", snapshots=True),
     key=("tailnum",),
     rules=(
         Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),
@@ -43,7 +43,7 @@ LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
     planes="bronze.planes",
 )
 def planes(planes: DataFrame) -> DataFrame:
-    """One row per aircraft and snapshot."""
+    """One row per aircraft and time for which the register said the same of it."""
     return planes.select(
         typed("tailnum", "string", MISSING).alias("tailnum"),
         typed("year", "int", MISSING).alias("year_built"),
