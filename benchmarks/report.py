@@ -47,6 +47,9 @@ project counts the rows and the doubled keys and checks that every landed row is
 The script looks for doubled keys in what it has written already (6 s). To know this before the commit without that pass, the
 typed rows would have to be kept, which costs more, or be committed first, which the promise forbids.
 
+The example's three suites of expectations cost 8 of a year's 65 seconds (63.6 and 66.0 s with them, 56.5 and 57.3 s without, in turns, 2026-11-25):
+5 s of it is importing Great Expectations, the rest a few aggregations over what is held anyway. The tables above were measured before.
+
 What helped: the JVM compiles methods of any length (`-XX:-DontCompileHugeMethods`: typing five years of flights took 9 s instead of
 20); a small buffer for each CSV parser (Spark keeps them until the task ends: with its default, twenty years of daily files do
 not fit into the heap, neither the project's nor the script's); rules are checked while a table is written rather than before;
