@@ -50,7 +50,7 @@ class Shop:
 
     def start(self) -> None:
         self.running.enter_context(minio(self.folder / "minio", self.keys, self.port))
-        (self.process,) = [one for one in psutil.Process().children() if f":{self.port}" in " ".join(one.cmdline())]
+        self.process = next(one for one in psutil.Process().children() if f":{self.port}" in command_line(one))
 
     def stop(self) -> None:
         self.running.pop_all().close()
@@ -103,6 +103,12 @@ class Shop:
         options = {**self.keys, "AWS_ENDPOINT_URL": self.endpoint, "AWS_ALLOW_HTTP": "true"}
         places = {n: f"s3://shop/lake/{n.replace('.', '/')}" for n in graph.load(["tests.orders"]).declared}
         return {n: DeltaTable(place, storage_options=options) for n, place in places.items() if wanted(place, options)}
+
+
+def command_line(process: psutil.Process) -> str:
+    with suppress(psutil.Error):  # it has ended
+        return " ".join(process.cmdline())
+    return ""
 
 
 def ended(run: subprocess.Popen[str], keys: dict[str, str], *codes: int) -> str:
