@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lakehouse import storage
+
 # How many results of each suite are kept.
 KEPT = 30
 _NEEDS_A_NETWORK = re.compile(
@@ -38,13 +40,13 @@ def add(folder: Path, table: str, run: str, result: Any) -> Path:
     for place in (kept, pages):
         place.mkdir(parents=True, exist_ok=True)
     said = {"table": table, "run": run, **result.to_json_dict()}
-    (kept / f"{run}.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+    storage.put(kept / f"{run}.json", json.dumps(said, indent=1).encode())
     page = pages / f"{run}.html"
-    page.write_text(_rendered(result), encoding="utf-8")
+    storage.put(page, _rendered(result).encode())
     for place in (kept, pages):
-        for old in sorted(place.iterdir())[:-KEPT]:  # run ids sort by time
-            old.unlink()
-    index(folder).write_text(_index(folder), encoding="utf-8")
+        for old in sorted(place.glob("[!.]*"))[:-KEPT]:  # run ids sort by time
+            old.unlink(missing_ok=True)
+    storage.put(index(folder), _index(folder).encode())
     return page
 
 
@@ -65,13 +67,22 @@ def _rendered(result: Any) -> str:
 
 
 def _index(folder: Path) -> str:
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("results/*/*/*.json")]
+    results = [said for file in folder.glob("results/*/*/[!.]*.json") if (said := _result(file))]
     rows = "".join(_row(one) for one in sorted(results, key=lambda one: (one["run"], one["table"]), reverse=True))
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Data Docs</title><style>{_STYLE}</style></head><body>'
         "<h1>Data Docs</h1><p>What was validated before it was published; of each table the newest "
         f"{KEPT} results.</p><table><tr><th>run</th><th>table</th><th>result</th><th>expectations met</th></tr>{rows}</table></body></html>"
     )
+
+
+def _result(file: Path) -> dict[str, Any] | None:
+    """A result; None where it is damaged or gone by now: it is no reason to refuse another."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _row(one: dict[str, Any]) -> str:

@@ -74,11 +74,15 @@ def versions(table: Table, rows: DataFrame) -> DataFrame:
 def snapshot_versions(table: Table, rows: DataFrame, seen: DataFrame) -> DataFrame:
     """`versions`, where the rows of one time are a snapshot of the whole: what the next one leaves out ended with it.
 
-    ``seen`` are all rows with the key and the time, those set aside among them: a row that cannot be read deletes nothing.
+    ``seen`` are all rows with the key and the time, those set aside and the malformed among them: a row that cannot be read deletes
+    nothing, and one whose key cannot be told may have been anybody's, so that its snapshot deletes nothing at all.
     """
     assert isinstance(table.write, History)
     effective, key = table.write.effective, [*table.key]
-    seen = seen.select(*key, effective).dropna().distinct()
+    seen = seen.select(*key, effective).where(F.col(effective).isNotNull()).distinct()
+    nameless = seen.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
+    seen = seen.dropna()
+    seen = seen.unionByName(seen.select(*key).distinct().crossJoin(nameless)).distinct()
     times = seen.select(effective).distinct()
     following = times.withColumn("_next", F.lead(effective).over(Window.orderBy(effective)))
     same_time = Window.partitionBy(*key, effective).orderBy(order_of(table, rows.columns).desc())

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
-from lakehouse.declare import Declared, Source, Table, problems_of, raise_all
+from lakehouse.declare import Append, Declared, Source, Table, problems_of, raise_all
 from lakehouse.errors import DeclarationError, place_of
 
 _SELECTOR = re.compile(r"^(\+?)([a-z0-9_.]+?)(\+?)$")
@@ -95,7 +95,7 @@ def build(declared: Iterable[Declared]) -> Graph:
         problems += problems_of(one)
     for one in by_name.values():
         if isinstance(one, Table):
-            problems += _unknown_inputs(one, by_name)
+            problems += _unknown_inputs(one, by_name) + _doubling(one, by_name)
     sorter = TopologicalSorter(
         {
             name: sorted({i.table for i in one.inputs.values()} & by_name.keys()) if isinstance(one, Table) else []
@@ -109,6 +109,17 @@ def build(declared: Iterable[Declared]) -> Graph:
         order = []
     raise_all(problems)
     return Graph({name: by_name[name] for name in order})
+
+
+def _doubling(table: Table, known: Mapping[str, Declared]) -> list[str]:
+    return [
+        f"{table.name}: Append never takes a row back, but a file of {one.table} that is delivered again replaces the earlier one "
+        "(relanded='replace'): its rows would be there twice; use Merge"
+        for one in table.drivers.values()
+        if isinstance(table.write, Append)
+        and isinstance(driver := known.get(one.table), Source)
+        and driver.relanded == "replace"
+    ]
 
 
 def _unknown_inputs(table: Table, known: Mapping[str, Declared]) -> list[str]:

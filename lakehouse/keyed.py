@@ -158,7 +158,7 @@ def _history(work: Work, table: Table) -> Outcome:
         counted = quality.audit(observed, batch.staged)
         good = _good(observed, batch.staged, counted)
         if table.write.snapshots:
-            told = frames.snapshot_versions(table, good, batch.staged)
+            told = frames.snapshot_versions(table, good, work.called_on(table, batch.driver))
         else:
             told = frames.versions(table, good)
         told = told.select(*work.written_columns(told))

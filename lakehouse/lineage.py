@@ -67,7 +67,7 @@ class _Events:
         except Exception as error:  # whatever a server or a disk does: the run goes on
             self._broken = True
             where = without_password(self._settings.lineage) or self._settings.logs / FILE
-            logger.warning("no more lineage of this run goes to %s: %s", where, first_line(error))
+            logger.warning("no more lineage of this run goes to %s: %s", where, without_password(first_line(error)))
 
 
 def _client(settings: Settings) -> Any:

@@ -136,6 +136,11 @@ class Lake:
                     return declared
         return None
 
+    def goes_through_all(self, table: Table) -> bool:
+        """Whether a run may go through all landed rows of a table again, and not just the new ones."""
+        source = self.landed_driver(table)
+        return source is not None and (isinstance(table.write, History) or source.relanded == "replace")
+
     def filtered_by(self, name: str) -> tuple[str, ...]:
         """The columns that map this table's rows to partitions of others, which read it by them."""
         return tuple(dict.fromkeys(one.by for one in self._driven_by(name) if one.by))

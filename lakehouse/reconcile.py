@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse import log, storage
 from lakehouse.declare import Append, History, Merge, Source, Table
-from lakehouse.errors import LakehouseError, first_line
+from lakehouse.errors import first_line
 from lakehouse.inspection import parquet_rows, unpacked
 from lakehouse.landing import Delivery, Manifest
 
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     from lakehouse.storage import Location
 
 # What Delta does to a table without a change of its rows.
-_HARMLESS = ("OPTIMIZE", "VACUUM", "SET TBLPROPERTIES", "ADD COLUMNS", "UPGRADE PROTOCOL", "CHANGE COLUMN")
+_HARMLESS = (
+    "OPTIMIZE",
+    "VACUUM",
+    "VACUUM START",
+    "VACUUM END",
+    "SET TBLPROPERTIES",
+    "ADD COLUMNS",
+    "UPGRADE PROTOCOL",
+    "CHANGE COLUMN",
+)
 _SHOWN = 3
 
 
@@ -56,7 +66,9 @@ def reconcile(lake: Lake) -> list[Account]:
                 found.append(_source(lake, declared, opened))
             elif lake.landed_driver(declared):
                 found.append(_table(lake, declared, opened))
-        except (LakehouseError, OSError) as error:
+        except (
+            Exception
+        ) as error:  # whatever a damaged file or a missing version raises: it says nothing of the other tables
             found.append(Account(name, 0, {}, (f"cannot be reconciled: {first_line(error)}",)))
     return found
 
@@ -126,6 +138,7 @@ def _counted(source: Source, root: Location, deliveries: dict[int, Delivery]) ->
 def _records(file: Location, source: Source) -> int:
     if source.format == "parquet":
         return parquet_rows(file)
+    csv.field_size_limit(sys.maxsize)  # a value may be as long as it likes
     with unpacked(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
         if source.format == "json":
             return sum(bool(line.strip()) for line in text)
@@ -145,14 +158,19 @@ def _table(lake: Lake, table: Table, opened: log.TableLog) -> Account:
     bronze = log.open_log(lake.path(driver), entry.record.inputs[driver].version)
     aside, settled = log.open_log(lake.quarantine(table.name)), log.open_log(lake.outcomes(table.name))
     with _connected(bronze=bronze, made=opened, aside=aside, settled=settled) as found:
-        found.execute(f"CREATE VIEW waiting AS {_waiting(entry.record.generation, aside, settled)}")
+        again = lake.goes_through_all(table)
+        waiting = _waiting(entry.record.generation, entry.record.batch, aside, settled, again)
+        found.execute(f"CREATE TABLE waiting AS {waiting}")
+        settled_by = (
+            {run for (run,) in found.execute("SELECT DISTINCT run FROM settled").fetchall()} if settled else set()
+        )
         (came_in,) = _one(found, "SELECT count(*) FROM bronze")
         (kept,) = _one(found, "SELECT count(*) FROM (SELECT DISTINCT _file_id, _row FROM made)")
         (rows,) = _one(found, "SELECT count(*) FROM made")
         (quarantined,) = _one(found, "SELECT count(*) FROM waiting SEMI JOIN bronze USING (_file_id, _row)")
         differences = [*_misplaced(found), *_doubled(found, table), *_unaccounted(opened, table, rows)]
     duplicates = came_in - kept - quarantined
-    said = _said_duplicates(lake, opened, table, entry.record.generation)
+    said = _said_duplicates(lake, opened, table, entry.record.generation, settled_by)
     if said is not None and said != duplicates:
         differences.append(
             f"misses {duplicates - said:,} rows: {came_in:,} landed rows less {kept:,} kept and {quarantined:,} in quarantine "
@@ -162,12 +180,18 @@ def _table(lake: Lake, table: Table, opened: log.TableLog) -> Account:
     return Account(table.name, came_in, parts, tuple(differences))
 
 
-def _waiting(generation: int, aside: log.TableLog | None, settled: log.TableLog | None) -> str:
+def _waiting(
+    generation: int, batch: int, aside: log.TableLog | None, settled: log.TableLog | None, all_again: bool
+) -> str:
     """SQL: the rejects of a generation of which nothing has become."""
     if aside is None:
         return "SELECT 0 AS _file_id, 0 AS _row LIMIT 0"
-    rows = f"SELECT DISTINCT _file_id, _row FROM aside WHERE generation = {generation}"
-    return f"{rows} EXCEPT SELECT _file_id, _row FROM settled WHERE generation = {generation}" if settled else rows
+    rows = f"SELECT DISTINCT _file_id, _row FROM aside WHERE generation = {generation} AND batch <= {batch}"
+    if settled:
+        later = "SELECT 1 FROM settled s WHERE (s._file_id, s._row, s.generation) = (aside._file_id, aside._row, aside.generation)"
+        rows += f" AND NOT EXISTS ({later} AND s.batch >= aside.batch)"
+    # A table that is worked out from all its rows may have taken them in since.
+    return f"{rows} EXCEPT SELECT _file_id, _row FROM made" if all_again else rows
 
 
 def _misplaced(found: DuckDBPyConnection) -> Iterator[str]:
@@ -194,34 +218,42 @@ def _named(found: DuckDBPyConnection, query: str, what: str) -> Iterator[str]:
 
 def _unaccounted(opened: log.TableLog, table: Table, rows: int) -> Iterator[str]:
     """Commits of others, and rows that there are although no commit wrote them."""
-    expected = 0
+    expected = None  # until a commit wrote the whole table: earlier ones may be gone from the log
+    foreign: list[str] = []
     for entry in reversed(opened.entries()):
         if entry.record is None:
             if entry.operation not in _HARMLESS:
-                yield f"was changed by another writer: version {entry.version}, {entry.operation}"
-            continue
-        merged = {name: int(entry.metrics.get(f"numTargetRows{name}", 0)) for name in ("Inserted", "Deleted")}
-        if entry.operation == "MERGE":
-            expected += merged["Inserted"] - merged["Deleted"]
-        elif entry.mode == "Append":
+                foreign.append(f"was changed by another writer: version {entry.version}, {entry.operation}")
+        elif entry.mode == "Overwrite":
+            expected, foreign = entry.written, []
+        elif expected is not None and entry.operation == "MERGE":
+            metrics = {name: int(entry.metrics.get(f"numTargetRows{name}", 0)) for name in ("Inserted", "Deleted")}
+            expected += metrics["Inserted"] - metrics["Deleted"]
+        elif expected is not None:
             expected += entry.written
-        else:
-            expected = entry.written
-    if expected != rows:
+    yield from foreign
+    if expected is not None and expected != rows:
         yield f"has {rows:,} rows where its commits left {expected:,}"
 
 
-def _said_duplicates(lake: Lake, opened: log.TableLog, table: Table, generation: int) -> int | None:
+def _said_duplicates(
+    lake: Lake, opened: log.TableLog, table: Table, generation: int, settled_by: set[str]
+) -> int | None:
     """The landed rows that the runs found to be repeated, or to be replaced by newer ones; None where they are counted anew."""
     source = lake.landed_driver(table)
     if source is None or source.relanded == "replace" or not isinstance(table.write, Append | Merge):
         return None
+    entries = opened.entries()
+    if not any(e.mode == "Overwrite" and e.record and e.record.generation == generation for e in entries):
+        return None  # its beginning is gone from the log
     repeated = 0
-    for entry in opened.entries():
+    for entry in entries:
         record = entry.record
         if record is None or record.generation != generation:
             continue
-        repeated += record.rows.get("unchanged", 0) + record.rows.get("superseded", 0)
+        # A replay that was cut short is counted by the one that finished it.
+        if "replayed" not in record.rows or record.run in settled_by:
+            repeated += record.rows.get("unchanged", 0) + record.rows.get("superseded", 0)
         repeated += int(entry.metrics.get("numTargetRowsUpdated", 0))
     return repeated
 

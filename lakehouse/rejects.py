@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lakehouse import log
-from lakehouse.declare import MALFORMED, Table
+from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Table
 from lakehouse.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What became of a reject: which one, the outcome, why, and the run that found it out (``at`` is UTC).
 OUTCOME_COLUMNS = {
-    "_file_id": "bigint", "_row": "bigint", "generation": "bigint", "outcome": "string", "reason": "string",
+    "_file_id": "bigint", "_row": "bigint", "generation": "bigint", "batch": "bigint", "outcome": "string", "reason": "string",
     "run": "string", "at": "timestamp",
 }  # fmt: skip
 _NAMES = ("_file_id", "_row", "generation")
@@ -38,7 +38,6 @@ class Summary:
     waiting: int
     rules: dict[str, int]
     outcomes: dict[str, int]
-    earlier: int
     newest: str
 
 
@@ -46,18 +45,15 @@ def summaries(lake: Lake) -> list[Summary]:
     """One for each table that ever set a row aside."""
     found = []
     for name in (n for n, d in lake.graph.declared.items() if isinstance(d, Table)):
-        rejects = _rows(lake.quarantine(name), ("rules", *_NAMES, "quarantined_at"))
+        rejects = _rows(lake.quarantine(name), ("quarantined_at",))
         if not rejects:
             continue
-        generation = _generation(lake, name)
-        settled = outcomes(lake, name)
-        ours = [one for one in rejects if one["generation"] == generation]
-        waits = [one for one in ours if _named(one) not in settled]
+        waits = waiting(lake, name)
+        settled = {_named(one): one["outcome"] for one in _rows(lake.outcomes(name), tuple(OUTCOME_COLUMNS))}
         found.append(
             Summary(
                 name, len(waits), dict(Counter(rule for one in waits for rule in one["rules"])),
-                dict(Counter(one["outcome"] for one in settled.values())), len(rejects) - len(ours),
-                max(one["quarantined_at"] for one in rejects).isoformat(timespec="seconds"),
+                dict(Counter(settled.values())), max(one["quarantined_at"] for one in rejects).isoformat(timespec="seconds"),
             )
         )  # fmt: skip
     return found
@@ -66,23 +62,50 @@ def summaries(lake: Lake) -> list[Summary]:
 def waiting(lake: Lake, name: str) -> list[dict[str, Any]]:
     """The rejects of a table's newest generation of which nothing has become yet, in the order in which they were landed.
 
+    Those of a batch that the table has not committed do not count: its retry finds them again. Nor do those that a later run took
+    in, as it goes through all rows of a table that is worked out from all of them.
+
     Raises:
         DeclarationError: there is no such table.
     """
-    if not isinstance(lake.graph.declared.get(name), Table):
+    table = lake.graph.declared.get(name)
+    if not isinstance(table, Table):
         known = [n for n, d in lake.graph.declared.items() if isinstance(d, Table)]
         raise DeclarationError(f"{name!r} is no table with a quarantine; there are {', '.join(known)}.")
-    generation, settled = _generation(lake, name), outcomes(lake, name)
+    record = log.last_record(lake.path(name))
+    if record is None:
+        return []
+    settled = _settled(lake, name)
     rows = _rows(
         lake.quarantine(name), ("rules", "original", *_NAMES, "_source_file", "batch", "run", "quarantined_at")
     )
-    ours = (one for one in rows if one["generation"] == generation and _named(one) not in settled)
+    ours = [
+        one for one in rows
+        if one["generation"] == record.generation and settled.get(_named(one), 0) < one["batch"] <= record.batch
+    ]  # fmt: skip
+    if lake.goes_through_all(table):
+        taken = _origins(lake, name, {one["_file_id"] for one in ours})
+        ours = [one for one in ours if (one["_file_id"], one["_row"]) not in taken]
     return sorted(ours, key=lambda one: (one["_file_id"] or 0, one["_row"] or 0, one["original"]))
 
 
-def outcomes(lake: Lake, name: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """What became of a table's rejects, by their file, row and generation."""
-    return {_named(one): one for one in _rows(lake.outcomes(name), tuple(OUTCOME_COLUMNS))}
+def _settled(lake: Lake, name: str) -> dict[tuple[Any, ...], int]:
+    """The batch of the replay in which something became of a reject: one of a later batch waits again."""
+    found: dict[tuple[Any, ...], int] = {}
+    for one in _rows(lake.outcomes(name), (*_NAMES, "batch")):
+        found[_named(one)] = max(found.get(_named(one), 0), one["batch"])
+    return found
+
+
+def _origins(lake: Lake, name: str, files: set[int]) -> set[tuple[int, int]]:
+    """The landed rows of these files that the table holds."""
+    import pyarrow.compute as pc
+
+    opened = log.open_log(lake.path(name))
+    if opened is None or not files:
+        return set()
+    there = opened.delta.to_pyarrow_dataset().to_table([*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files)))
+    return {(row["_file_id"], row["_row"]) for row in there.to_pylist()}
 
 
 def columns(lake: Lake, name: str) -> tuple[str, ...]:
@@ -97,11 +120,6 @@ def values(original: str, columns: Any) -> dict[str, Any]:
     """A landed row's own values, as they were landed."""
     said = json.loads(original)
     return {name: said.get(name) for name in columns if name in said}
-
-
-def _generation(lake: Lake, name: str) -> int | None:
-    record = log.last_record(lake.path(name))
-    return record.generation if record else None
 
 
 def _named(one: dict[str, Any]) -> tuple[Any, ...]:

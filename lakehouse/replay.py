@@ -17,7 +17,7 @@ from lakehouse import delta, frames, log, quality, rejects
 from lakehouse.build import carry_out
 from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, Merge, Table
 from lakehouse.delta import Commit, Target
-from lakehouse.errors import LedgerError
+from lakehouse.errors import LedgerError, SchemaError
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.work import Work
 
@@ -60,9 +60,23 @@ def replay(spark: SparkSession, lake: Lake, name: str, run: Run, *, dry: bool = 
         raise LedgerError(f"{name} has not been written yet: run `lakehouse run` first.")
     if not waiting:
         return Replayed(name)
+    if isinstance(table.write, Append) and lake.landed_driver(table) is None:
+        raise LedgerError(
+            f"{name} cannot be made anew without losing what its driver no longer has: replay what {name} reads."
+        )
     if lake.landed_driver(table) is None or not isinstance(table.write, Append | Merge):
         return _made_anew(spark, lake, table, run, len(waiting), dry)
-    step = Step(name, "update", ("replay",), record.inputs, {}, record.batch + 1, record.generation)
+    now = decide(lake, name, Request())
+    if now.breaking or now.action == "build":
+        raise SchemaError(
+            f"{name} is to be made anew ({'; '.join((*now.schema_changes, *now.reasons))}): run `lakehouse run`, with --full-refresh where "
+            "its columns changed. That goes through its rejects, too."
+        )
+    driver = next(iter(table.drivers.values())).table
+    inputs = {**now.inputs, driver: record.inputs[driver]}  # look-ups as they are now: they may be what was mended
+    step = Step(
+        name, "update", ("replay",), inputs, {}, record.batch + 1, record.generation, added_columns=now.added_columns
+    )
     return _Rows(Work(spark, lake, run, step), table).replay(dry)
 
 
@@ -87,24 +101,32 @@ class _Rows:
         staged = self.work.staged(self.table, landed).persist()
         placed = self._placed(quality.good(self.table, staged, "fail")).persist()
         try:
+            self._check(landed, staged)
             found = {row["_class"]: int(row["count"]) for row in placed.groupBy("_class").count().collect()}
             waits = self._still_waiting(landed, staged)
             if not dry:
-                self._write(placed, found, sum(waits.values()))
+                self._write(landed, staged, placed, found, sum(waits.values()))
         finally:
             for frame in (placed, staged, landed):
                 frame.unpersist()
         discarded = {DISCARDED[kind]: count for kind, count in found.items() if kind in DISCARDED}
         return Replayed(self.table.name, sum(found.values()) - sum(discarded.values()), discarded, waits)
 
+    def _check(self, landed: DataFrame, staged: DataFrame) -> None:
+        """Check that each landed row is one of the staged rows, as for a batch that a run takes in."""
+        whole = landed.where(F.col(MALFORMED).isNull()) if MALFORMED in landed.columns else landed
+        counts = [F.count(F.lit(1)).alias("rows"), quality.origins()]
+        came_in, went_out = (frame.agg(*counts).collect()[0] for frame in (whole, staged))
+        quality.check_accounting(self.table.name, came_in["rows"], {"staged": went_out["rows"]})
+        quality.check_origins(self.table.name, came_in["origins"], went_out["origins"])
+
     def _landed(self) -> DataFrame:
         """The rejects that wait, as they were landed."""
         work, name = self.work, self.table.name
         columns = work.lake.written_columns(self._source)
-        rows = delta.read_latest(work.spark, work.lake.quarantine(name)).where(f"generation = {work.step.generation}")
-        if log.open_log(work.lake.outcomes(name)):
-            settled = delta.read_latest(work.spark, work.lake.outcomes(name))
-            rows = rows.join(settled, [*ORIGIN_COLUMNS, "generation"], "left_anti")
+        rows = delta.read_latest(work.spark, work.lake.quarantine(name))
+        rows = rows.where(f"generation = {work.step.generation} AND batch < {work.step.batch}")
+        rows = work.unsettled(self.table, rows)
         schema = ", ".join(f"`{c}` {kind}" for c, kind in columns.items())
         return rows.dropDuplicates([*ORIGIN_COLUMNS]).select(F.from_json("original", schema).alias("_")).select("_.*")
 
@@ -125,6 +147,7 @@ class _Rows:
         work, table = self.work, self.table
         good = good.select(*work.written_columns(good))
         there = delta.read_latest(work.spark, work.path)
+        there = there.withColumns({c: F.lit(None).cast(kind) for c, kind in work.step.added_columns.items()})
         driver = delta.read(work.spark, work.lake.path(self._source), work.step.inputs[self._source].version)
         origins = [*ORIGIN_COLUMNS]
         landed = good.join(driver.select(origins), origins, "left_semi")
@@ -140,7 +163,9 @@ class _Rows:
         stands = stands.join(own, origins, "left").withColumn("_class", F.coalesce("_own", "_class"))
         return stands.select(*gone.columns).unionByName(gone)
 
-    def _write(self, placed: DataFrame, found: dict[str, int], waits: int) -> None:
+    def _write(
+        self, landed: DataFrame, staged: DataFrame, placed: DataFrame, found: dict[str, int], waits: int
+    ) -> None:
         """The rows that the table takes, in one commit, then what became of each."""
         work, table = self.work, self.table
         written = sum(found.get(kind, 0) for kind in WRITTEN)
@@ -151,6 +176,9 @@ class _Rows:
         commit = work.commit(table, counts)
         if not found:
             return
+        if work.left_rejects(table):  # of a batch that was not committed, whose number this commit takes
+            work.quarantine(table, quality.quarantined(table, staged, landed).limit(0), 0)
+        delta.prepare(work.spark, work.target(table), work.step.added_columns)
         rows = placed.where(F.col("_class").isin(*WRITTEN)).drop("_class")
         if written:
             there = delta.read_latest(work.spark, work.path)
@@ -169,6 +197,7 @@ class _Rows:
             reason = F.when(F.col("_class") == kind, text).otherwise(reason)
         values = {
             "generation": F.lit(commit.record.generation).cast("bigint"),
+            "batch": F.lit(commit.record.batch).cast("bigint"),
             "outcome": F.when(F.col("_class").isin(*DISCARDED), "discarded").otherwise("replayed"),
             "reason": reason, "run": F.lit(commit.record.run), "at": F.lit(datetime.fromisoformat(commit.record.at)),
         }  # fmt: skip

@@ -26,6 +26,7 @@ _OF_THE_JVM = (
     "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
     "PYSPARK_SUBMIT_ARGS",
 )  # fmt: skip
+_OWN = [str(CONF / "spark")]  # what an earlier session of this process put there
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
 JAVA_HINT = (
     "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
@@ -88,9 +89,9 @@ def _is_submitted() -> bool:
 def _shut_out_the_environment() -> None:
     """Have the JVM's options, jars and classes come from conf/spark alone, whatever the environment would add."""
     for name in _OF_THE_JVM:
-        if os.environ.pop(name, None) is not None:
+        if os.environ.pop(name, None) not in (None, *_OWN):
             logger.warning("%s is left aside: what the JVM is started with is said in conf/spark", name)
-    os.environ["SPARK_CONF_DIR"] = str(CONF / "spark")  # with log4j2.properties, and without spark-defaults.conf
+    os.environ["SPARK_CONF_DIR"] = _OWN[0]  # with log4j2.properties, and without spark-defaults.conf
 
 
 def _require_safe_commits(spark: SparkSession) -> None:
@@ -130,7 +131,8 @@ def _properties(settings: Settings) -> dict[str, str]:
 def start_jvm_with(jars: str) -> None:
     """Have the JVM started with the jars: set on the session, they would take the place of those of spark.jars.packages."""
     found = ",".join(str(PROJECT / jar) for jar in jars.split(","))  # commands work from any folder
-    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"--jars {shlex.quote(found)} pyspark-shell")
+    _OWN.append(f"--jars {shlex.quote(found)} pyspark-shell")
+    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", _OWN[-1])
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     example: str | None = None
     parallel_tables: int = Field(default=2, ge=1, le=16)
     lock_wait_seconds: float = Field(default=0, ge=0)
-    lineage: str = Field(default="", pattern="^(https?://.*)?$")
+    lineage: str = Field(default="", pattern="^(https?://[^@]*)?$")
 
     @field_validator("spark")
     @classmethod

@@ -22,15 +22,11 @@ def summaries(console: Console, found: Sequence[rejects.Summary], as_json: bool)
     if as_json:
         emit(console, [asdict(one) for one in found])
         return
-    shown = grid(
-        "table", ">waiting", "rules broken", ">replayed", ">discarded", ">of earlier generations", "newest (UTC)"
-    )
+    shown = grid("table", ">waiting", "rules broken", ">replayed", ">discarded", "newest (UTC)")
     for one in found:
         rules = ", ".join(f"{count:,} {rule}" for rule, count in sorted(one.rules.items(), key=lambda r: -r[1]))
         counts = [f"{one.outcomes.get(name, 0):,}" for name in ("replayed", "discarded")]
-        shown.add_row(
-            one.table, f"{one.waiting:,}", rules, *counts, f"{one.earlier:,}", one.newest[:16].replace("T", " ")
-        )
+        shown.add_row(one.table, f"{one.waiting:,}", rules, *counts, one.newest[:16].replace("T", " "))
     console.print(shown if found else "No row was ever set aside.")
 
 

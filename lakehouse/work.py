@@ -198,9 +198,19 @@ class Work:
             before = delta.read_latest(self.spark, path).where(
                 f"generation = {record.generation} AND batch <> {record.batch}"
             )
+            before = self.unsettled(table, before)
             named = frames.without(named, before, [*ORIGIN_COLUMNS, "rules"])
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
         delta.replace(named, target, commit, f"batch = {record.batch}")
+
+    def unsettled(self, table: Table, rejected: DataFrame) -> DataFrame:
+        """The rejects of which no replay found anything to become since."""
+        if log.open_log(self.lake.outcomes(table.name)) is None:
+            return rejected
+        named = [*ORIGIN_COLUMNS, "generation"]
+        outcomes = delta.read_latest(self.spark, self.lake.outcomes(table.name))
+        settled = outcomes.groupBy(*named).agg(F.max("batch").alias("_settled"))
+        return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

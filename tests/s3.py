@@ -49,6 +49,8 @@ def minio(
     keys = keys or new_keys()
     free, console = free_ports(2)
     port = port or free
+    while console == port:  # one that was free before may be given again
+        (console,) = free_ports(1)
     command = [
         program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{port}",
         "--console-address", f"127.0.0.1:{console}", str(folder),

@@ -108,6 +108,18 @@ def test_any_order_doubled_and_with_failures_between_ends_in_the_same_tables(
     assert versions(lake) == VERSIONS
 
 
+def test_a_row_that_could_be_anybodys_lets_its_snapshot_delete_nothing(lake_of: Lakes) -> None:
+    lake = lake_of(bronze_planes, silver_planes)
+    lake.land("bronze.planes", "planes_2013-01-01.csv", snapshot(N1="50", N2="60"))
+    lake.land("bronze.planes", "planes_2013-02-01.csv", snapshot(N2="60") + "N1,2004,Jet\n")
+    lake.land("bronze.planes", "planes_2013-03-01.csv", snapshot(N2="60", NA="70"))
+    lake.run()
+    assert versions(lake) == [("N1", 50, JAN, None, True), ("N2", 60, JAN, None, True)]
+    lake.land("bronze.planes", "planes_2013-04-01.csv", snapshot(N2="60", N3="70"))
+    lake.run()
+    assert versions(lake) == [("N1", 50, JAN, APR, False), ("N2", 60, JAN, None, True), ("N3", 70, APR, None, True)]
+
+
 def test_without_snapshots_nothing_is_deleted(lake_of: Lakes) -> None:
     lake = lake_of(bronze_planes, replace(silver_planes, write=History(effective="snapshot_date")))
     for name, content in SNAPSHOTS.items():

@@ -108,6 +108,8 @@ def test_events_go_to_a_server_with_its_key_and_none_that_is_down_stops_a_run(
     traced(lake, settings(tmp_path, lineage="http://127.0.0.1:9"), "two")
     assert lake.rows("clean.items", "id") == [(1,), (2,)]
     assert caplog.text.count("no more lineage of this run goes to http://127.0.0.1:9") == 1
+    with pytest.raises(ValueError, match="lineage"):
+        settings(tmp_path, lineage="http://me:canary@127.0.0.1:9")
 
 
 def test_a_table_is_drawn_down_to_its_files(lake_of: Lakes) -> None:

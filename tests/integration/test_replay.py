@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from lakehouse import delta, rejects
 from lakehouse.columns import typed
 from lakehouse.declare import ORIGIN_COLUMNS, Append, History, Merge, Rebuild, Rule, table
-from lakehouse.errors import DeclarationError, LedgerError
+from lakehouse.errors import AccountingError, DeclarationError, LedgerError
 from lakehouse.ledger import Run
 from lakehouse.reconcile import reconcile
 from lakehouse.replay import Replayed, replay
@@ -20,11 +20,10 @@ from tests.lakes import ITEM_TYPES, TestLake, _rows, items_csv, items_table, lan
 
 Lakes = Callable[..., TestLake]
 SMALL = (Rule("value_is_small", "value < 10"),)
-RUN = Run("replay-1", "revision")
 
 
-def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, run: Run = RUN) -> Replayed:
-    return replay(lake.spark, lake.lake, name, run, dry=dry)
+def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, run: Run | None = None) -> Replayed:
+    return replay(lake.spark, lake.lake, name, run or Run("replay-1", "revision"), dry=dry)
 
 
 def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]:
@@ -152,7 +151,7 @@ def test_a_table_worked_out_from_all_its_rows_is_made_anew(lake_of: Lakes) -> No
     assert lake.rows("clean.items", "value", "is_current") == [(5, False), (50, True)]
     assert lake.quarantine("clean.items") == evidence
     assert replayed(lake) == Replayed("clean.items")
-    assert rejects.summaries(lake.lake)[0].earlier == 1
+    assert rejects.summaries(lake.lake)[0].waiting == 0
 
 
 def test_what_cannot_be_replayed_is_told(lake_of: Lakes) -> None:
@@ -179,3 +178,122 @@ def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> N
     lake.run()
     assert len(lake.quarantine("clean.items")) == 2
     assert delta.read_latest(lake.spark, lake.lake.path("clean.items")).count() == 4
+    assert rejects.waiting(lake.lake, "clean.items") == [], "the run took them in"
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+
+
+def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
+    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = lake_of(landed_items, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("3,1,60", "4,1,6"))
+    strict.run("raw.items")
+    with monkeypatch.context() as changed:
+        changed.setattr(delta, "append", lambda *_: 1 / 0)  # once the rejects are written
+        assert strict.attempt("clean.items").report.failed
+    assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
+    lake = strict.declaring(landed_items, items_table())
+    assert [one["batch"] for one in rejects.waiting(lake.lake, "clean.items")] == [1]
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert replayed(lake) == Replayed("clean.items", 1, {}, {})
+    assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
+    lake.run()
+    assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50), (3, 1, 60), (4, 1, 6)]
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+
+
+def test_a_reject_that_breaks_a_rule_again_waits_again(lake_of: Lakes) -> None:
+    from dataclasses import replace
+
+    source = replace(landed_items, relanded="replace")
+    strict = lake_of(source, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    assert replayed(strict.declaring(source, items_table())).replayed == 1
+    assert rejects.waiting(strict.lake, "clean.items") == []
+    strict.land("raw.items", "2.csv", items_csv("3,1,6"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("3,1,7"))  # goes through all rows again, by the strict rule
+    strict.run()
+    assert strict.rows("clean.items") == [(1, 1, 5), (3, 1, 7)]
+    assert [(one["_file_id"], one["_row"]) for one in rejects.waiting(strict.lake, "clean.items")] == [(1, 2)]
+    assert [one.differences for one in reconcile(strict.lake)] == [(), ()]
+
+
+def test_code_with_one_more_column_and_times_to_the_microsecond(lake_of: Lakes) -> None:
+    import io
+    from datetime import UTC, datetime
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from lakehouse.declare import source
+
+    times = source(
+        "raw.times", landing="times", columns={"id": "bigint", "at": "timestamp", "value": "int"}, format="parquet"
+    )
+    columns = {"id": "bigint", "at": "timestamp", "value": "int"}
+
+    def clean(more: dict[str, str], rules: Any) -> Any:
+        def function(times: DataFrame) -> DataFrame:
+            return times.select(*columns, *[F.lit(1).alias(c) for c in more], *ORIGIN_COLUMNS)
+
+        made = table(
+            "clean.times",
+            columns={**columns, **more},
+            write=Merge(newest_by=("at",)),
+            key=("id",),
+            rules=rules,
+            times="raw.times",
+        )
+        return made(function)
+
+    strict = lake_of(times, clean({}, SMALL))
+    at = datetime(2024, 1, 1, 12, 0, 0, 123456, UTC)
+    held = io.BytesIO()
+    pq.write_table(
+        pa.table(
+            {"id": [1, 2], "at": pa.array([at, at], pa.timestamp("us", "UTC")), "value": pa.array([5, 50], pa.int32())}
+        ),
+        held,
+    )
+    strict.land("raw.times", "1.parquet", held.getvalue())
+    strict.run()
+    lake = strict.declaring(times, clean({"extra": "int"}, ()))
+    assert replayed(lake, "clean.times", dry=True).replayed == 1
+    assert replayed(lake, "clean.times").replayed == 1
+    assert lake.rows("clean.times", "id", "at", "value", "extra") == [(1, at, 5, None), (2, at, 50, 1)]
+
+
+def test_a_function_that_doubles_rejects_is_refused(lake_of: Lakes) -> None:
+    def doubles(items: DataFrame) -> DataFrame:
+        from tests.lakes import typed_items
+
+        return typed_items(items).withColumn("value", F.explode(F.array("value", "value")))
+
+    strict = lake_of(landed_items, items_table(Append(), key=(), rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    lake = strict.declaring(landed_items, items_table(Append(), doubles, key=()))
+    with pytest.raises(AccountingError, match="1 rows came in, but 2 staged = 2"):
+        replayed(lake)
+    assert lake.rows("clean.items") == [(1, 1, 5)]
+
+
+def test_a_replay_cut_short_among_many_outcomes_still_adds_up(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = lake_of(landed_items, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "2,2,60", "3,1,70"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("3,2,6"))
+    strict.run()
+    lake = strict.declaring(landed_items, items_table())
+    with monkeypatch.context() as changed:
+        changed.setattr("lakehouse.replay._Rows._settle", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            replayed(lake)
+    done = replayed(lake, run=Run("replay-2", ""))
+    assert (done.replayed, sum((done.discarded or {}).values())) == (1, 2)
+    assert lake.rows("clean.items") == [(1, 1, 5), (2, 2, 60), (3, 2, 6)]
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
