@@ -1,7 +1,7 @@
 """Recomputing the accounting from what lies in the lake: landed files, their bronze rows, the tables made of them, the quarantine.
 
-Nothing that a run said of itself is believed but what it consumed: files are counted again, rows are matched by the file and row that
-they came from (`_file_id`, `_row`), with DuckDB over delta-rs, without Spark.
+Files are counted again, rows are matched by the file and row that they came from (`_file_id`, `_row`), with DuckDB over delta-rs,
+without Spark; what is left over are duplicates, whose number is compared with what the runs found.
 """
 
 from __future__ import annotations
