@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lakehouse import session
+from lakehouse.errors import SessionError
 from lakehouse.settings import CONF
 
 
@@ -26,3 +29,23 @@ def test_nothing_of_the_environment_reaches_the_jvm(
     assert "canary" not in caplog.text
     session.start_jvm_with("lakehouse/logstore/conditional-put-logstore.jar")
     assert os.environ["PYSPARK_SUBMIT_ARGS"].endswith("/conditional-put-logstore.jar pyspark-shell")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spark.hadoop.fs.s3a.performance.flags", "delete, create"),
+        ("spark.hadoop.fs.s3a.performance.flags", "*"),
+        ("spark.hadoop.fs.s3a.create.performance", "true"),
+        ("spark.delta.logStore.s3a.impl", "io.delta.storage.S3SingleDriverLogStore"),
+        ("", ""),
+    ],
+)
+def test_what_would_lose_commits_in_a_bucket_is_refused(name: str, value: str) -> None:
+    told = session.properties(CONF / "spark" / "minio.conf") | ({name: value} if name else {})
+    running: Any = SimpleNamespace(sparkContext=SimpleNamespace(getConf=lambda: told))
+    if not name:
+        session._require_safe_commits(running)
+        return
+    with pytest.raises(SessionError, match=f"Two writers at once would lose commits with {name}="):
+        session._require_safe_commits(running)
