@@ -80,15 +80,14 @@ def _whole(work: Work, table: Table) -> Outcome:
     """
     spans = _spans(work, table)
     with work.held(table, _computed(work, table, spans)) as staged:
-        if work.has_suite(table):
-            work.validate(table, quality.good(table, staged), _kept(work, table, spans))
+        kept = f"NOT {_predicate(table, spans)}" if spans else ""
+        work.validate(table, quality.good(table, staged), (lambda there: there.where(kept)) if kept else None)
         return _written_whole(work, table, staged, spans)
 
 
 def _written_whole(work: Work, table: Table, staged: DataFrame, spans: list[Span] | None) -> Outcome:
     rows, warnings = quality.guarded(table, staged)
-    if work.left_rejects(table):
-        work.quarantine(table, quality.quarantined(table, staged, None).limit(0), 0)
+    work.clear_left_rejects(table)
     try:
         written = _put(work, table, rows, spans, {"quarantined": 0})
         rejected, warned = 0, warnings()
@@ -102,13 +101,6 @@ def _written_whole(work: Work, table: Table, staged: DataFrame, spans: list[Span
         written = _put(work, table, quality.good(table, staged), spans, {"quarantined": rejected})
     partitions = None if work.step.partitions is None else len(work.step.partitions)
     return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
-
-
-def _kept(work: Work, table: Table, spans: list[Span] | None) -> DataFrame | None:
-    """The rows of the partitions that are not replaced; None where all are."""
-    if spans is None:
-        return None
-    return delta.read_latest(work.spark, work.path).where(f"NOT {_predicate(table, spans)}")
 
 
 def _spans(work: Work, table: Table) -> list[Span] | None:

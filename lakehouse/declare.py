@@ -210,6 +210,11 @@ class Table:
     def drivers(self) -> dict[str, Input]:
         return {name: one for name, one in self.inputs.items() if one.role == "driver"}
 
+    @property
+    def driver(self) -> str:
+        """The table that drives it, where only one does."""
+        return next(iter(self.drivers.values())).table
+
 
 Declared = Source | Table
 

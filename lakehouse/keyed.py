@@ -46,7 +46,7 @@ def _anew(work: Work, table: Table) -> Outcome:
 
 
 def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
-    batch = work.batch(table, work.snapshot(_driver(table)), observed=False)
+    batch = work.batch(table, work.snapshot(table.driver), observed=False)
     with work.held(table, batch.staged) as staged:
         return _write_batch_anew(work, table, replace(batch, staged=staged), rules)
 
@@ -74,7 +74,7 @@ def _write_batch_anew(work: Work, table: Table, batch: Batch, rules: bool) -> Ou
 
 def _append(work: Work, table: Table) -> Outcome:
     """The rows that were added to the driver."""
-    feed = work.changes(_driver(table))
+    feed = work.changes(table.driver)
     batch = work.batch(table, feed.where("_change_type = 'insert'").drop(*_FEED))
     counted = quality.audit(table, batch.staged, doubled=False)
     written = counted.rows - counted.rejected
@@ -82,14 +82,14 @@ def _append(work: Work, table: Table) -> Outcome:
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
     rows = _good(table, work.staged(table, batch.driver), counted)
-    work.validate(table, rows, delta.read_latest(work.spark, work.path))
+    work.validate(table, rows, lambda there: there)
     delta.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
     return Outcome(counts, warnings=quality.warnings(table, counted))
 
 
 def _merge(work: Work, table: Table) -> Outcome:
     """The driver's changed rows, held while they are compared with the table's rows of the same keys."""
-    feed = work.changes(_driver(table))
+    feed = work.changes(table.driver)
     if _has_gone(work, table, feed):
         return _told_anew(work, table, feed)
     batch = work.batch(table, feed.drop(*_FEED))
@@ -120,7 +120,7 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outc
         work.set_aside(table, counted, batch)
         rows = held.where(F.col("_class").isin("new", "newer")).select(*columns)
         if counts["written"]:
-            work.validate(table, rows, frames.without(delta.read_latest(work.spark, work.path), rows, table.key))
+            work.validate(table, rows, lambda there: frames.without(there, rows, table.key))
         target, commit = work.target(table), work.commit(table, counts)
         if found.get("newer"):
             delta.merge(work.spark, rows, target, commit, table.key, prune, None)
@@ -136,7 +136,7 @@ def _told_anew(work: Work, table: Table, feed: DataFrame) -> Outcome:
 
     A driver that is a table is asked only for the keys that its changed rows have or had.
     """
-    batch = work.batch(table, work.snapshot(_driver(table)))
+    batch = work.batch(table, work.snapshot(table.driver))
     staged, there = batch.staged, delta.read_latest(work.spark, work.path)
     if work.lake.landed_driver(table) is None:
         keys = work.called_on(table, feed.drop(*_FEED)).select(*table.key).distinct()
@@ -151,7 +151,7 @@ def _told_anew(work: Work, table: Table, feed: DataFrame) -> Outcome:
 def _history(work: Work, table: Table) -> Outcome:
     """Type 2: the versions that all observations ever made tell; what differs from the table is merged into it."""
     assert isinstance(table.write, History)
-    batch = work.batch(table, work.snapshot(_driver(table)))
+    batch = work.batch(table, work.snapshot(table.driver))
     batch = replace(batch, staged=batch.staged.persist())
     observed = replace(table, key=(*table.key, table.write.effective))
     try:
@@ -209,8 +209,8 @@ def _merge_told(
         if differing is None:
             work.validate(table, told)
         elif written or deleted:
-            stays = frames.without(delta.read_latest(work.spark, work.path), differing, key)
-            work.validate(table, differing.where(f"NOT `{_DELETE}`"), stays)
+            changed = differing
+            work.validate(table, changed.where(f"NOT `{_DELETE}`"), lambda there: frames.without(there, changed, key))
         target, commit = work.target(table), work.commit(table, counts)
         if differing is None:
             delta.overwrite(told, target, commit)
@@ -221,10 +221,6 @@ def _merge_told(
         told.unpersist()
         if differing is not None:
             differing.unpersist()
-
-
-def _driver(table: Table) -> str:
-    return next(iter(table.drivers.values())).table
 
 
 def _good(table: Table, staged: DataFrame, counted: Audit) -> DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from lakehouse import lease
+from lakehouse import lease, storage
 from lakehouse.errors import LockError
 from lakehouse.lease import Hold, leased
 from lakehouse.ledger import now
@@ -78,9 +77,7 @@ def _take_token(root: Path, hold: Hold) -> None:
     record = root / TOKEN
     with suppress(FileNotFoundError, ValueError):
         hold.token = max(hold.token, int(record.read_text(encoding="ascii")) + lease.FENCES)
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(str(hold.token), encoding="ascii")
-    os.replace(temporary, record)
+    storage.put(record, str(hold.token).encode())
 
 
 def note_jvm(root: Location, run: str) -> None:
@@ -115,10 +112,7 @@ def _has_ended(said: Mapping[str, Any]) -> bool:
 
 
 def _note(holder: Path, run: str, jvms: list[list[float]]) -> None:
-    said = _said(run, jvms)
-    temporary = holder.with_suffix(".tmp")
-    temporary.write_text(json.dumps(said), encoding="utf-8")
-    os.replace(temporary, holder)
+    storage.put(holder, json.dumps(_said(run, jvms)).encode())
 
 
 def _read(holder: Path) -> dict[str, object]:

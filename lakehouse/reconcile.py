@@ -11,6 +11,7 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +67,7 @@ def reconcile(lake: Lake) -> list[Account]:
                 found.append(_source(lake, declared, opened))
             elif lake.landed_driver(declared):
                 found.append(_table(lake, declared, opened))
-        except (
-            Exception
-        ) as error:  # whatever a damaged file or a missing version raises: it says nothing of the other tables
+        except Exception as error:  # a damaged file, a missing version: it says nothing of the other tables
             found.append(Account(name, 0, {}, (f"cannot be reconciled: {first_line(error)}",)))
     return found
 
@@ -151,11 +150,10 @@ def _records(file: Location, source: Source) -> int:
 
 def _table(lake: Lake, table: Table, opened: log.TableLog) -> Account:
     """Rows in bronze, as consumed = rows in the table + duplicates + quarantine."""
-    driver = next(iter(table.drivers.values())).table
     entry = opened.last
     assert entry is not None
     assert entry.record is not None
-    bronze = log.open_log(lake.path(driver), entry.record.inputs[driver].version)
+    bronze = log.open_log(lake.path(table.driver), entry.record.inputs[table.driver].version)
     aside, settled = log.open_log(lake.quarantine(table.name)), log.open_log(lake.outcomes(table.name))
     with _connected(bronze=bronze, made=opened, aside=aside, settled=settled) as found:
         again = lake.goes_through_all(table)
@@ -261,23 +259,16 @@ def _said_duplicates(
 # --- DuckDB ---------------------------------------------------------------------------------------------------------
 
 
-class _connected:
+@contextmanager
+def _connected(**tables: log.TableLog | None) -> Iterator[DuckDBPyConnection]:
     """A connection with the tables as views."""
+    import duckdb
 
-    def __init__(self, **tables: log.TableLog | None) -> None:
-        self._tables = tables
-
-    def __enter__(self) -> DuckDBPyConnection:
-        import duckdb
-
-        self._connection = duckdb.connect()
-        for name, opened in self._tables.items():
+    with duckdb.connect() as connection:
+        for name, opened in tables.items():
             if opened is not None:
-                self._connection.register(name, opened.delta.to_pyarrow_dataset())
-        return self._connection
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
+                connection.register(name, opened.delta.to_pyarrow_dataset())
+        yield connection
 
 
 def _one(found: DuckDBPyConnection, query: str) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,6 @@ from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Table
 from lakehouse.errors import DeclarationError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from lakehouse.plan import Lake
     from lakehouse.storage import Location
 
@@ -119,7 +116,7 @@ def columns(lake: Lake, name: str) -> tuple[str, ...]:
 def values(original: str, columns: Any) -> dict[str, Any]:
     """A landed row's own values, as they were landed."""
     said = json.loads(original)
-    return {name: said.get(name) for name in columns if name in said}
+    return {name: said[name] for name in columns if name in said}
 
 
 def _named(one: dict[str, Any]) -> tuple[Any, ...]:
@@ -128,9 +125,4 @@ def _named(one: dict[str, Any]) -> tuple[Any, ...]:
 
 def _rows(place: Location, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     opened = log.open_log(place)
-    return list(_read(opened, columns)) if opened else []
-
-
-def _read(opened: log.TableLog, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    table: pa.Table = opened.delta.to_pyarrow_table(columns=list(columns))
-    yield from table.to_pylist()
+    return opened.delta.to_pyarrow_table(columns=list(columns)).to_pylist() if opened else []

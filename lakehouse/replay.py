@@ -72,8 +72,10 @@ def replay(spark: SparkSession, lake: Lake, name: str, run: Run, *, dry: bool = 
             f"{name} is to be made anew ({'; '.join((*now.schema_changes, *now.reasons))}): run `lakehouse run`, with --full-refresh where "
             "its columns changed. That goes through its rejects, too."
         )
-    driver = next(iter(table.drivers.values())).table
-    inputs = {**now.inputs, driver: record.inputs[driver]}  # look-ups as they are now: they may be what was mended
+    inputs = {
+        **now.inputs,
+        table.driver: record.inputs[table.driver],
+    }  # look-ups as they are now: they may be what was mended
     step = Step(
         name, "update", ("replay",), inputs, {}, record.batch + 1, record.generation, added_columns=now.added_columns
     )
@@ -105,7 +107,7 @@ class _Rows:
             found = {row["_class"]: int(row["count"]) for row in placed.groupBy("_class").count().collect()}
             waits = self._still_waiting(landed, staged)
             if not dry:
-                self._write(landed, staged, placed, found, sum(waits.values()))
+                self._write(placed, found, sum(waits.values()))
         finally:
             for frame in (placed, staged, landed):
                 frame.unpersist()
@@ -123,16 +125,12 @@ class _Rows:
     def _landed(self) -> DataFrame:
         """The rejects that wait, as they were landed."""
         work, name = self.work, self.table.name
-        columns = work.lake.written_columns(self._source)
+        columns = work.lake.written_columns(self.table.driver)
         rows = delta.read_latest(work.spark, work.lake.quarantine(name))
         rows = rows.where(f"generation = {work.step.generation} AND batch < {work.step.batch}")
         rows = work.unsettled(self.table, rows)
         schema = ", ".join(f"`{c}` {kind}" for c, kind in columns.items())
         return rows.dropDuplicates([*ORIGIN_COLUMNS]).select(F.from_json("original", schema).alias("_")).select("_.*")
-
-    @property
-    def _source(self) -> str:
-        return next(iter(self.table.drivers.values())).table
 
     def _still_waiting(self, landed: DataFrame, staged: DataFrame) -> dict[str, int]:
         """The rejects that do not pass, by the first rule that they break."""
@@ -148,7 +146,7 @@ class _Rows:
         good = good.select(*work.written_columns(good))
         there = delta.read_latest(work.spark, work.path)
         there = there.withColumns({c: F.lit(None).cast(kind) for c, kind in work.step.added_columns.items()})
-        driver = delta.read(work.spark, work.lake.path(self._source), work.step.inputs[self._source].version)
+        driver = delta.read(work.spark, work.lake.path(self.table.driver), work.step.inputs[self.table.driver].version)
         origins = [*ORIGIN_COLUMNS]
         landed = good.join(driver.select(origins), origins, "left_semi")
         gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("gone"))
@@ -163,9 +161,7 @@ class _Rows:
         stands = stands.join(own, origins, "left").withColumn("_class", F.coalesce("_own", "_class"))
         return stands.select(*gone.columns).unionByName(gone)
 
-    def _write(
-        self, landed: DataFrame, staged: DataFrame, placed: DataFrame, found: dict[str, int], waits: int
-    ) -> None:
+    def _write(self, placed: DataFrame, found: dict[str, int], waits: int) -> None:
         """The rows that the table takes, in one commit, then what became of each."""
         work, table = self.work, self.table
         written = sum(found.get(kind, 0) for kind in WRITTEN)
@@ -176,14 +172,12 @@ class _Rows:
         commit = work.commit(table, counts)
         if not found:
             return
-        if work.left_rejects(table):  # of a batch that was not committed, whose number this commit takes
-            work.quarantine(table, quality.quarantined(table, staged, landed).limit(0), 0)
+        work.clear_left_rejects(table)  # of a batch that was not committed, whose number this commit takes
         delta.prepare(work.spark, work.target(table), work.step.added_columns)
         rows = placed.where(F.col("_class").isin(*WRITTEN)).drop("_class")
         if written:
-            there = delta.read_latest(work.spark, work.path)
-            stays = there if isinstance(table.write, Append) else frames.without(there, rows, table.key)
-            work.validate(table, rows, stays)
+            key = () if isinstance(table.write, Append) else table.key
+            work.validate(table, rows, lambda there: frames.without(there, rows, key) if key else there)
         if found.get("newer"):
             delta.merge(work.spark, rows, work.target(table), commit, table.key, "", None)
         else:  # also where there are no rows: what was found is on record

@@ -39,11 +39,6 @@ class Suites:
         """Whether the table has a suite."""
         return self.file(table).is_file()
 
-    def tables(self) -> list[str]:
-        """The names of the tables that have a suite."""
-        files = self.folder.glob("*/*.json")
-        return sorted(".".join(file.relative_to(self.folder).with_suffix("").parts) for file in files)
-
 
 def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:
     """Validate a table's rows as they are about to be with its suite, and put the result into Data Docs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -152,18 +152,22 @@ class Work:
     def has_suite(self, table: Table) -> bool:
         return self.lake.suites is not None and self.lake.suites.of(table.name)
 
-    def validate(self, table: Table, rows: DataFrame, stays: DataFrame | None = None) -> None:
-        """Validate the table as it is about to be with its suite, where it has one: the rows to write and those that stay.
+    def validate(self, table: Table, rows: DataFrame, stays: Callable[[DataFrame], DataFrame] | None = None) -> None:
+        """Validate the table as it is about to be with its suite, where it has one.
+
+        That is the rows to write and, of those that the table holds, what ``stays`` makes of them: none without it.
 
         Raises:
             SuiteError: they do not meet it, or it could not be told.
         """
-        if self.lake.suites is not None and self.lake.suites.of(table.name):
-            columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
-            whole = rows.select(*[c for c in columns if c in rows.columns])
-            if stays is not None:
-                whole = whole.unionByName(stays.select(*whole.columns))
-            suites.validate(self.lake.suites, table.name, whole, self.run.id)
+        if self.lake.suites is None or not self.has_suite(table):
+            return
+        columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
+        whole = rows.select(*[c for c in columns if c in rows.columns])
+        if stays is not None:
+            there = stays(delta.read_latest(self.spark, self.path))
+            whole = whole.unionByName(there.select(*whole.columns))
+        suites.validate(self.lake.suites, table.name, whole, self.run.id)
 
     @contextmanager
     def held(self, table: Table, rows: DataFrame) -> Iterator[DataFrame]:
@@ -181,6 +185,12 @@ class Work:
         """Whether an attempt at this batch that did not reach its commit left rejects behind."""
         record = log.last_record(self.lake.quarantine(table.name))
         return record is not None and record.batch == self.step.batch and record.rows.get("quarantined") != 0
+
+    def clear_left_rejects(self, table: Table) -> None:
+        """Take away what `left_rejects` tells of: its batch is about to be another."""
+        if self.left_rejects(table):
+            schema = ", ".join(f"{c} {kind}" for c, kind in quality.QUARANTINE_COLUMNS.items())
+            self.quarantine(table, self.spark.createDataFrame([], schema), 0)
 
     def quarantine(self, table: Table, rows: DataFrame, count: int, *, whole: bool = False) -> None:
         """Put a batch's rejects in the place of those that an earlier attempt at it left."""

@@ -39,6 +39,12 @@ VERSIONS = [
     ("N3", 70, JAN, FEB, False), ("N3", 70, APR, None, True),
     ("N4", 80, MAR, None, True),
 ]  # fmt: skip
+FLEETS = [
+    (JAN, 3, 180),
+    (FEB, 2, 111),
+    (MAR, 3, 191),
+    (APR, 3, 201),
+]
 
 
 @table(
@@ -60,18 +66,17 @@ def versions(lake: TestLake) -> list[tuple[Any, ...]]:
     return sorted((t, s, str(since), str(until) if until else None, now) for t, s, since, until, now in rows)
 
 
+def fleets(lake: TestLake) -> list[tuple[Any, ...]]:
+    return [(str(day), *rest) for day, *rest in lake.rows("gold.fleet")]
+
+
 def test_what_a_snapshot_leaves_out_was_deleted(lake_of: Lakes) -> None:
     lake = lake_of(bronze_planes, silver_planes, fleet)
     for name, content in SNAPSHOTS.items():
         lake.land("bronze.planes", name, content)
         lake.run()
     assert versions(lake) == VERSIONS
-    assert [(str(day), *rest) for day, *rest in lake.rows("gold.fleet")] == [
-        (JAN, 3, 180),
-        (FEB, 2, 111),
-        (MAR, 3, 191),
-        (APR, 3, 201),
-    ]
+    assert fleets(lake) == FLEETS
     assert [row[0] for row in lake.quarantine("silver.planes", "rules")] == [["readable: seats"]]
     version = lake.version("silver.planes")
     lake.land("bronze.planes", "planes_2013-05-01.csv", HEADER + "\n")
@@ -98,12 +103,7 @@ def test_any_order_doubled_and_with_failures_between_ends_in_the_same_tables(
             lake.attempt()
     lake.run()
     assert versions(lake) == VERSIONS
-    assert [(str(day), *rest) for day, *rest in lake.rows("gold.fleet")] == [
-        (JAN, 3, 180),
-        (FEB, 2, 111),
-        (MAR, 3, 191),
-        (APR, 3, 201),
-    ]
+    assert fleets(lake) == FLEETS
     lake.run(full_refresh=True)
     assert versions(lake) == VERSIONS
 
