@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
-from lakehouse import delta, frames, ingest, keyed, quality
+from lakehouse import delta, drift, frames, ingest, keyed, quality
 from lakehouse.declare import Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.landing import Landing, Manifest
@@ -46,19 +46,24 @@ def _ingest(work: Work, source: Source) -> Outcome:
     rejected = manifest.rejected[known:]
     if not manifest.files:
         return Outcome({}, rejected_files=rejected, committed=False)
-    rows = ingest.read_batch(work.spark, source, manifest, landing.root)
-    commit = work.commit(source, {}, files=len(manifest.files))
+    opened = None if manifest.full else work.lake.log(source.name)
+    rows = ingest.read_batch(work.spark, source, manifest, landing.root, opened.columns() if opened else None)
+    contract = drift.summed(source, (one.columns for one in manifest.files))
+    commit = work.commit(source, {}, files=len(manifest.files), contract=contract)
     target = work.target(source, source.stats or ("_file_id",))
     paths = {one.path for one in manifest.files}
+    grows = source.contract.new_column == "add"
     again = paths & {one.path for m in history for one in m.files if m.batch < manifest.batch}
     if manifest.full:
         delta.overwrite(rows, target, commit)
     elif source.relanded == "replace" and again:
         # The predicate covers the earlier deliveries of these files and the batch itself, and no other row.
-        delta.replace(rows, target, commit, f"{frames.one_of('_source_file', again)} OR _batch_id = {manifest.batch}")
+        delta.replace(
+            rows, target, commit, f"{frames.one_of('_source_file', again)} OR _batch_id = {manifest.batch}", grows=grows
+        )
     else:
-        delta.append(rows, target, commit)
-    return Outcome({"written": delta.rows_written(target)}, rejected_files=rejected)
+        delta.append(rows, target, commit, grows=grows)
+    return Outcome({"written": delta.rows_written(target)}, rejected_files=rejected, contract=contract)
 
 
 def _pinned(work: Work, source: Source, landing: Landing, history: list[Manifest]) -> Manifest:

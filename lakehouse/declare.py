@@ -6,20 +6,18 @@ decorated function stays callable, so that a test can hand it small frames.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from lakehouse.errors import DeclarationError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")
-COLUMN_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+COLUMN_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # What the platform adds to every landed row. `_file_id` grows with the order of deliveries, `_row` counts the
 # file's records from 1, `_ingested_at` (UTC) is the batch's time, the same for each of its rows.
@@ -36,20 +34,22 @@ LANDING_COLUMNS: Mapping[str, str] = MappingProxyType(
 ORIGIN_COLUMNS = ("_file_id", "_row")
 # Where a CSV or JSON reader keeps a line that does not have the declared shape.
 MALFORMED = "_malformed"
+# Where a source whose contract takes files with other columns keeps what no declared column holds, as a JSON object.
+RESCUED = "_rescued"
 
 TYPES = (
     "string", "boolean", "tinyint", "smallint", "int", "bigint", "float", "double", "date", "timestamp", "timestamp_ntz",
     "binary",
 )  # fmt: skip
-# What a cursor can be besides a time: numbers that tell one row from the next.
-_COUNTING = ("smallint", "int", "bigint", "decimal")
 SECRET_IN_URL = re.compile(r"password|//[^/@]*@", re.IGNORECASE)
-NESTED_TYPE = re.compile(r"^(decimal\(\d+,\d+\)|(array|map|struct)<.+>)$")
 
 OnBreach = Literal["warn", "quarantine", "fail"]
 Format = Literal["csv", "json", "parquet"]
 Relanded = Literal["upsert", "replace"]
 Effect = Literal["everything", "nothing"]
+OnNewColumn = Literal["fail", "rescue", "add"]
+OnMissingColumn = Literal["fail", "ignore"]
+OnRetypedColumn = Literal["fail", "rescue"]
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,29 @@ class Database:
 
 
 @dataclass(frozen=True)
+class Contract:
+    """What becomes of a landed file whose columns are not those declared.
+
+    To ``fail``, the default of each, rejects the file as a whole, on record, and no other. What is kept aside otherwise is in the
+    row's `_rescued`, a JSON object by column, so that no value is lost and no null is silent:
+
+    - ``new_column``: the column is ignored and its values kept aside (``rescue``), or added to the bronze table with the type that it
+      came with (``add``); one whose name differs from another's only in case, or is none for a table, is always kept aside.
+    - ``missing_column``: null in the file's rows (``ignore``), which say so in `_rescued` under `_missing`.
+    - ``changed_type`` (Parquet): values that the declared type can hold without loss are taken, others kept aside (``rescue``).
+    """
+
+    new_column: OnNewColumn = "fail"
+    missing_column: OnMissingColumn = "fail"
+    changed_type: OnRetypedColumn = "fail"
+
+    @property
+    def rescues(self) -> bool:
+        """Whether files with other columns may be taken, and so whether the bronze table has a column `_rescued`."""
+        return self != Contract()
+
+
+@dataclass(frozen=True)
 class Source:
     """How one source's files land; its bronze table holds one row per landed record, nothing cleaned.
 
@@ -176,7 +199,7 @@ class Source:
     a CSV source's are all strings, as landed. ``relanded`` says what a file delivered again under its old name
     means: its rows join the earlier delivery's (``upsert``), or take their place, missing rows included (``replace``).
     ``settle_seconds`` leaves a file alone until it has not changed for that long. With a ``database`` its files, Parquet, are
-    made by the run.
+    made by the run. ``contract`` says what becomes of a file with other columns.
     """
 
     name: str
@@ -188,6 +211,13 @@ class Source:
     settle_seconds: float = 0.0
     stats: tuple[str, ...] = ()
     database: Database | None = None
+    contract: Contract = Contract()
+
+    @property
+    def platform_columns(self) -> dict[str, str]:
+        """What the platform adds to its rows."""
+        malformed = {MALFORMED: "string"} if self.format != "parquet" else {}
+        return {**malformed, **({RESCUED: "string"} if self.contract.rescues else {}), **LANDING_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -230,6 +260,7 @@ def source(
     settle_seconds: float = 0.0,
     stats: Sequence[str] = (),
     database: Database | None = None,
+    contract: Contract = Contract(),
 ) -> Source:
     """Declare a source. Column names alone mean strings."""
     _refuse_text(name, columns=columns, stats=stats)
@@ -244,6 +275,7 @@ def source(
         settle_seconds,
         tuple(stats),
         database,
+        contract,
     )
 
 
@@ -295,126 +327,3 @@ def _refuse_text(name: str, **columns: object) -> None:
             raise DeclarationError(
                 f"{name}: {parameter}={value!r} is text, not columns; write {parameter}=({value!r},)."
             )
-
-
-def problems_of(declared: Declared) -> list[str]:
-    """What is wrong with one declaration taken alone, in sentences."""
-    found = []
-    if not NAME_PATTERN.match(declared.name):
-        found.append(f"{declared.name!r}: a table's name is layer.table in lower case, such as silver.orders")
-    found += [
-        f"{declared.name}: column {c!r} is not a plain name" for c in declared.columns if not COLUMN_PATTERN.match(c)
-    ]
-    found += [
-        f"{declared.name}: column {c} has type {kind!r}, which is none of Spark SQL's ({', '.join(TYPES)}, decimal(p,s), "
-        "array<>, map<>, struct<>)"
-        for c, kind in declared.columns.items()
-        if kind not in TYPES and not NESTED_TYPE.match(kind)
-    ]
-    if isinstance(declared, Table):
-        found += _table_problems(declared)
-        return found
-    for parameter, value, allowed in (
-        ("format", declared.format, Format), ("relanded", declared.relanded, Relanded)
-    ):  # fmt: skip
-        if value not in get_args(allowed):
-            found.append(f"{declared.name}: {parameter}={value!r} is not one of {', '.join(get_args(allowed))}")
-    if declared.format == "csv" and set(declared.columns.values()) - {"string"}:
-        found.append(f"{declared.name}: a CSV source lands as strings; give types in silver")
-    return found + _database_problems(declared)
-
-
-def _database_problems(source: Source) -> list[str]:
-    database = source.database
-    if database is None:
-        return []
-    found = (
-        [] if source.format == "parquet" else [f"{source.name}: what comes from a database lands as format='parquet'"]
-    )
-    if not database.key:
-        found.append(f"{source.name}: its database needs a key, the columns that order its rows")
-    unknown = [c for c in (*database.key, *([database.cursor] if database.cursor else [])) if c not in source.columns]
-    found += [f"{source.name}: its database's {c} is none of its columns" for c in unknown]
-    if SECRET_IN_URL.search(database.url):
-        found.append(f"{source.name}: its database's url holds a password; name variables in user and password instead")
-    if source.settle_seconds:
-        found.append(
-            f"{source.name}: settle_seconds would hold back its own extracts; give Database(settle_seconds=...)"
-        )
-    if database.cursor is None and source.relanded != "replace":
-        found.append(f"{source.name}: a second snapshot of a day replaces the first: give relanded='replace'")
-    return found + _cursor_problems(source, database)
-
-
-def _cursor_problems(source: Source, database: Database) -> list[str]:
-    if database.cursor is None or database.cursor not in source.columns:
-        return []
-    kind, settle = source.columns[database.cursor], database.settle_seconds
-    if kind.startswith("timestamp") and not settle:
-        return [
-            f"{source.name}: rows with an earlier {database.cursor} may become visible later: give Database(settle_seconds=...), "
-            "longer than any transaction takes"
-        ]
-    if not kind.startswith(("timestamp", *_COUNTING)):
-        return [f"{source.name}: its cursor {database.cursor} is a {kind}, which is neither a number nor a timestamp"]
-    if settle and not kind.startswith("timestamp"):
-        return [f"{source.name}: settle_seconds need a cursor that is a timestamp, not a {kind}"]
-    return []
-
-
-def _table_problems(table: Table) -> list[str]:
-    found = [*_parameter_problems(table), *_rule_problems(table), *_write_problems(table)]
-    return [f"{table.name}: {problem}" for problem in found]
-
-
-def _rule_problems(table: Table) -> list[str]:
-    levels = get_args(OnBreach)
-    found = [
-        f"rule {rule.name} is to {rule.on_breach!r}, which is not one of {', '.join(levels)}"
-        for rule in table.rules
-        if rule.on_breach not in levels
-    ]
-    doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
-    return found + [f"two rules are called {name!r}" for name in sorted(doubled)]
-
-
-def _write_problems(table: Table) -> list[str]:
-    write = table.write
-    if not isinstance(write, Write):
-        return [f"write={write!r} is not one of {', '.join(f'{way.__name__}()' for way in get_args(Write))}"]
-    found, named = [], [*table.key, *table.stats]
-    if isinstance(write, Merge | History) and not table.key:
-        found.append("this way of writing needs a key")
-    if isinstance(write, Append | Merge | History) and len(table.drivers) != 1:
-        found.append(f"{type(write).__name__} needs exactly one driver, got {len(table.drivers)}")
-    if isinstance(write, Merge) and isinstance(write.newest_by, str):
-        found.append(f"newest_by={write.newest_by!r} is text, not columns; write ({write.newest_by!r},)")
-    elif isinstance(write, Merge):
-        named += write.newest_by
-    elif isinstance(write, History):
-        named.append(write.effective)
-    elif isinstance(write, Replace):
-        if table.columns.get(write.partition) != "date":
-            found.append(f"the partition {write.partition!r} must be one of its date columns")
-        found += [
-            f"driver {one.table} must say by which date column it maps to partitions (drives(..., by=...))"
-            for one in table.drivers.values()
-            if one.by is None
-        ]
-    return found + [f"column {c!r} is named but not declared" for c in dict.fromkeys(named) if c not in table.columns]
-
-
-def _parameter_problems(table: Table) -> list[str]:
-    parameters = list(inspect.signature(table.function).parameters.values())
-    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
-        return []
-    known = {p.name for p in parameters}
-    found = [f"its function takes no parameter {name!r}" for name in table.inputs if name not in known]
-    needed = [p.name for p in parameters if p.default is p.empty and p.name not in table.inputs]
-    return found + [f"its function's parameter {name!r} names no input" for name in needed]
-
-
-def raise_all(problems: Sequence[str]) -> None:
-    """Raise one DeclarationError that lists every problem; do nothing where there is none."""
-    if problems:
-        raise DeclarationError("The declared tables do not fit together:\n  - " + "\n  - ".join(problems))

@@ -6,12 +6,13 @@ import ast
 import hashlib
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from lakehouse.declare import Declared, Table
+from lakehouse.declare import Contract, Declared, Table
 from lakehouse.settings import PROJECT
 
 LENGTH = 12
@@ -22,11 +23,18 @@ def definition_of(declared: Declared) -> str:
 
     Comments, docstrings and formatting do not count.
     """
-    data = {name: value for name, value in vars(declared).items() if name != "function"}
+    # Without a contract it is what it was before there were contracts.
+    data = {name: value for name, value in vars(declared).items() if name != "function" and value != Contract()}
     parts = [json.dumps(data, default=_plain, sort_keys=True)]
     if isinstance(declared, Table):
         parts += sorted(_sources(declared.function, set()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:LENGTH]
+
+
+def names_column(table: Table, column: str) -> bool:
+    """Whether the table's function, or one that it uses, has the column's name in it: as a rule it reads it then."""
+    word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)")
+    return any(word.search(source) for source in _sources(table.function, set()))
 
 
 def _plain(value: Any) -> Any:

@@ -103,8 +103,9 @@ def changes(spark: SparkSession, path: Location, after: int, until: int) -> Data
     return reader.option("startingVersion", after + 1).option("endingVersion", until).load(spark_uri(path))
 
 
-def append(rows: DataFrame, target: Target, commit: Commit) -> None:
-    _write(rows, target, commit, "append", {})
+def append(rows: DataFrame, target: Target, commit: Commit, *, grows: bool = False) -> None:
+    """Add the rows; where the table ``grows``, also the columns that only they have."""
+    _write(rows, target, commit, "append", {"mergeSchema": str(grows).lower()})
 
 
 def overwrite(rows: DataFrame, target: Target, commit: Commit) -> None:
@@ -112,9 +113,9 @@ def overwrite(rows: DataFrame, target: Target, commit: Commit) -> None:
     _write(rows, target, commit, "overwrite", {"overwriteSchema": "true"})
 
 
-def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str) -> None:
-    """Put the rows in the place of those that the predicate (SQL) selects, in one commit."""
-    _write(rows, target, commit, "overwrite", {"replaceWhere": predicate})
+def replace(rows: DataFrame, target: Target, commit: Commit, predicate: str, *, grows: bool = False) -> None:
+    """Put the rows in the place of those that the predicate (SQL) selects, in one commit; see `append` for ``grows``."""
+    _write(rows, target, commit, "overwrite", {"replaceWhere": predicate, "mergeSchema": str(grows).lower()})
 
 
 def merge(

@@ -119,9 +119,15 @@ class _Asked:
             cursor = _name(str(self.database.cursor))
             where += [f"{cursor} > {_text(extract.after)}"] if extract.after is not None else []
             where += [f"{cursor} <= {_text(extract.until)}"]
-        named = ", ".join(map(_name, self.source.columns))
+        also = self.source.contract.new_column != "fail"
+        named = "*" if also else ", ".join(map(_name, self.source.columns))
         read = self._read(f"SELECT {named} FROM {_name(self.database.table)}{_where(where)}")
-        typed = read.select(*[F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()])
+        others = [
+            F.col("`" + name.replace("`", "``") + "`") for name in read.columns if name not in self.source.columns
+        ]
+        typed = read.select(
+            *[F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()], *others
+        )
         return typed.coalesce(1).sortWithinPartitions(*self.database.key)
 
     def _read(self, query: str) -> DataFrame:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
-from lakehouse.declare import Append, Declared, Source, Table, problems_of, raise_all
+from lakehouse.checks import problems_of, raise_all
+from lakehouse.declare import Append, Declared, Source, Table
 from lakehouse.errors import DeclarationError, place_of
 
 _SELECTOR = re.compile(r"^(\+?)([a-z0-9_.]+?)(\+?)$")

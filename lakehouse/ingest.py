@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyspark.sql import functions as F
 
+from lakehouse import contracts, drift
 from lakehouse.declare import MALFORMED, Source
 from lakehouse.landing import Delivery, Manifest
 from lakehouse.s3 import S3Path
@@ -26,23 +28,26 @@ PARSER_BUFFER_CHARS = 1 << 14
 _RECORD_BITS = (1 << 33) - 1
 
 
-def written_columns(source: Source) -> list[str]:
-    malformed = [MALFORMED] if source.format != "parquet" else []
-    return [*source.columns, *malformed, "_file_id", "_row", "_source_file", "_batch_id", "_ingested_at"]
-
-
-def read_batch(spark: SparkSession, source: Source, manifest: Manifest, landing: Location) -> DataFrame:
+def read_batch(
+    spark: SparkSession, source: Source, manifest: Manifest, landing: Location, there: Mapping[str, str] | None = None
+) -> DataFrame:
     """The records of a batch's files, in the order of their paths, with the landing columns.
 
     Every file is read by one task from its start, so that `_row` is the record's number in the file; runs of files by
-    path make one task each, so that rows delivered together lie together in the table.
+    path make one task each, so that rows delivered together lie together in the table. ``there`` are the columns of the
+    table: one that a contract added before keeps its type.
     """
     largest = max(one.size for one in manifest.files) + 1
     # One file for each read partition: a partition closes when the next file no longer fits.
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(largest))
     spark.conf.set("spark.sql.files.openCostInBytes", str(largest))
     spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.threshold", str(len(manifest.files) + 1))
-    parts = [_read_files(spark, source, files, landing) for files in chunks(manifest.files)]
+    added = added_columns(source, manifest, there or {})
+    parts = [
+        contracts.settled(source, columns, added, _read_files(spark, source, columns, chunk, landing))
+        for columns, files in _by_columns(manifest.files)
+        for chunk in chunks(files)
+    ]
     rows = parts[0]
     for part in parts[1:]:
         rows = rows.unionByName(part)
@@ -51,7 +56,27 @@ def read_batch(spark: SparkSession, source: Source, manifest: Manifest, landing:
         "_ingested_at": F.lit(datetime.fromisoformat(manifest.at)),
     }
     named = rows.join(F.broadcast(_file_table(spark, manifest, landing)), "_path", "left")
-    return named.withColumns(batch).select(*written_columns(source))
+    return named.withColumns(batch).select(*source.columns, *added, *source.platform_columns)
+
+
+def added_columns(source: Source, manifest: Manifest, there: Mapping[str, str]) -> dict[str, str]:
+    """The columns that a batch's files have beyond those declared and that the contract adds, with their types in the table."""
+    found: dict[str, str] = {}
+    taken = {c.lower(): c for c in there}
+    for one in manifest.files:
+        for name, kind in drift.added(source, one.columns or source.columns).items():
+            # Of names that differ only in case, the first that came is the table's.
+            if taken.setdefault(name.lower(), name) == name:
+                found.setdefault(name, there.get(name, kind))
+    return found
+
+
+def _by_columns(files: Iterable[Delivery]) -> list[tuple[Mapping[str, str] | None, list[Delivery]]]:
+    """The files by the columns that they have."""
+    found: dict[str, tuple[Mapping[str, str] | None, list[Delivery]]] = {}
+    for one in files:
+        found.setdefault(json.dumps(one.columns and list(one.columns.items())), (one.columns, []))[1].append(one)
+    return list(found.values())
 
 
 def chunks(files: Sequence[Delivery], size: int = CHUNK_BYTES) -> list[list[Delivery]]:
@@ -67,9 +92,12 @@ def chunks(files: Sequence[Delivery], size: int = CHUNK_BYTES) -> list[list[Deli
     return [chunk for chunk in found if chunk]
 
 
-def _read_files(spark: SparkSession, source: Source, files: Sequence[Delivery], landing: Location) -> DataFrame:
+def _read_files(
+    spark: SparkSession, source: Source, columns: Mapping[str, str] | None, files: Sequence[Delivery], landing: Location
+) -> DataFrame:
     # The record number is taken before files share a task: it starts anew with each of them.
-    numbered = _reader(spark, source, [_escaped(spark_uri(landing / one.path)) for one in files]).select(
+    paths = [_escaped(spark_uri(landing / one.path)) for one in files]
+    numbered = _reader(spark, source, columns or source.columns, paths).select(
         "*",
         F.col("_metadata.file_path").alias("_path"),
         (F.monotonically_increasing_id().bitwiseAND(_RECORD_BITS) + 1).alias("_row"),
@@ -89,11 +117,13 @@ def _file_table(spark: SparkSession, manifest: Manifest, landing: Location) -> D
     )
 
 
-def _reader(spark: SparkSession, source: Source, paths: list[str]) -> DataFrame:
-    columns = [f"`{name}` {kind}" for name, kind in source.columns.items()]
+def _reader(spark: SparkSession, source: Source, columns: Mapping[str, str], paths: list[str]) -> DataFrame:
+    if len({c.lower() for c in columns}) < len(columns):  # this session's reads and its write, nothing else
+        spark.conf.set("spark.sql.caseSensitive", "true")
+    named = ["`" + name.replace("`", "``") + "` " + kind for name, kind in columns.items()]
     if source.format == "parquet":
-        return spark.read.schema(", ".join(columns)).options(**source.options).parquet(*paths)
-    schema = ", ".join([*columns, f"`{MALFORMED}` string"])
+        return spark.read.schema(", ".join(named)).options(**source.options).parquet(*paths)
+    schema = ", ".join([*named, f"`{MALFORMED}` string"])
     reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
     if source.format == "json":
         return reader.options(**source.options).json(paths)

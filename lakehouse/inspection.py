@@ -1,4 +1,4 @@
-"""A landed file before it is read: whether it is whole, readable and has the declared columns. Each gives a reason to reject it."""
+"""A landed file before it is read: whether it is whole, readable and has columns that its source's contract takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
+from lakehouse import drift
 from lakehouse.declare import Source
 from lakehouse.storage import Location
 
@@ -29,12 +31,13 @@ def _chunks(path: Location) -> Iterator[bytes]:
             yield chunk
 
 
-def _changed(found: Collection[str], declared: Collection[str]) -> list[str]:
-    return [f"misses column {c}" for c in declared if c not in found] + _unknown(found, declared)
+@dataclass(frozen=True)
+class Inspected:
+    """Why a file cannot be taken, None where it can; and its columns in their order, with their types, where they are not those
+    declared."""
 
-
-def _unknown(found: Collection[str], declared: Collection[str]) -> list[str]:
-    return [f"has an unknown column {c}" for c in found if c not in declared]
+    reason: str | None
+    columns: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,25 +61,31 @@ def _text(path: Location) -> _Text:
     return _Text(head.removeprefix("\ufeff"), last, quotes)
 
 
-def _inspect_csv(path: Location, source: Source) -> str | None:
+def _inspect_csv(path: Location, source: Source) -> Inspected:
     text = _text(path)
     if not text.head:
-        return "is empty: not even a header"
-    header = next(csv.reader(io.StringIO(text.head), delimiter=source.options.get("sep", ",")), [])
-    expected = list(source.columns)
-    if header != expected:
-        return _header_changes(header, expected)
-    if text.ends_with not in ("\n", "\r"):
-        return "does not end with a line end, as if it were cut: its last value may be half of one"
-    if text.quotes % 2 and not {"quote", "escape"} & source.options.keys():
-        return _open_quote(path, source)
-    return None
+        return Inspected("is empty: not even a header")
+    found, reason = _header(text.head, source)
+    if reason is None and text.ends_with not in ("\n", "\r"):
+        reason = "does not end with a line end, as if it were cut: its last value may be half of one"
+    if reason is None and text.quotes % 2 and not {"quote", "escape"} & source.options.keys():
+        reason = _open_quote(path, source)
+    return Inspected(reason, found)
 
 
-def _header_changes(header: Sequence[str], expected: Sequence[str]) -> str:
-    if not {*header} & {*expected}:
-        return f"has no header: its first line is {','.join(header)[:80]!r}"
-    return "; ".join(_changed(header, expected)) or f"has its columns in another order: {','.join(header)}"
+def _header(head: str, source: Source) -> tuple[Mapping[str, str] | None, str | None]:
+    """The columns that a text's first line names, where they are not the declared ones, and why it cannot be taken."""
+    header = next(csv.reader(io.StringIO(head), delimiter=source.options.get("sep", ",")), [])
+    if header == list(source.columns):
+        return None, None
+    if not {*header} & {*source.columns}:
+        return None, f"has no header: its first line is {','.join(header)[:80]!r}"
+    if doubled := sorted({c for c in header if header.count(c) > 1}):
+        return None, f"has column {doubled[0]} twice"
+    found = dict.fromkeys(header, "string")
+    if {*found} == {*source.columns} and not source.contract.rescues:
+        return None, f"has its columns in another order: {','.join(header)}"
+    return found, drift.refused(source, found)
 
 
 def _open_quote(path: Location, source: Source) -> str | None:
@@ -92,38 +101,54 @@ def _open_quote(path: Location, source: Source) -> str | None:
     return None
 
 
-def _inspect_json(path: Location, source: Source) -> str | None:
+def _inspect_json(path: Location, source: Source) -> Inspected:
+    with io.TextIOWrapper(unpacked(path), "utf-8-sig") as lines:
+        found = _keys(lines)
+    if found is None:
+        return Inspected("is empty")
+    return _judged(source, _json_columns(source, found))
+
+
+def _keys(lines: Iterable[str]) -> dict[str, None] | None:
+    """The keys of the records; None where there is no line."""
     found: dict[str, None] = {}
     line = ""
-    with io.TextIOWrapper(unpacked(path), "utf-8-sig") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:  # set aside as a row
-                continue
-            if isinstance(record, dict):
-                found.update(dict.fromkeys(record))
-    if not line:
-        return "is empty"
-    return "; ".join(_unknown(found, source.columns)) or None  # a record may leave out what is null
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # set aside as a row
+            continue
+        if isinstance(record, dict):
+            found.update(dict.fromkeys(record))
+    return found if line else None
 
 
-def _inspect_parquet(path: Location, source: Source) -> str | None:
+def _json_columns(source: Source, keys: Collection[str]) -> dict[str, str]:
+    """A file's columns: the declared ones, as a record may leave out what is null, and the others as text."""
+    return {**source.columns, **{key: "string" for key in keys if key not in source.columns}}
+
+
+def _inspect_parquet(path: Location, source: Source) -> Inspected:
     import pyarrow.parquet as pq
-    from pyspark.sql.pandas.types import from_arrow_type
 
     with path.open("rb") as content, pq.ParquetFile(content, page_checksum_verification=True) as file:
-        found = {one.name: from_arrow_type(one.type).simpleString() for one in file.schema_arrow}
-        changes = _changed(found, source.columns)
-        changes += [
-            f"has column {c} as {found[c]}, declared {kind}"
-            for c, kind in source.columns.items()
-            if c in found and kind not in (found[c], *_READ_AS.get(found[c], ()))
-        ]
-        if not changes:
+        judged = _judged(source, _parquet_columns(file))
+        if doubled := sorted({c for c in file.schema_arrow.names if file.schema_arrow.names.count(c) > 1}):
+            return Inspected(f"has column {doubled[0]} twice")
+        if judged.reason is None:
             for _ in file.iter_batches():  # a damaged page shows only when it is read
                 pass
-    return "; ".join(changes) or None
+    return judged
+
+
+def _parquet_columns(file: Any) -> dict[str, str]:
+    from pyspark.sql.pandas.types import from_arrow_type
+
+    return {one.name: from_arrow_type(one.type).simpleString() for one in file.schema_arrow}
+
+
+def _judged(source: Source, found: Mapping[str, str]) -> Inspected:
+    return Inspected(drift.refused(source, found), None if drift.fits(source, found) else found)
 
 
 def parquet_rows(path: Location) -> int:
@@ -137,13 +162,28 @@ def parquet_rows(path: Location) -> int:
         return 0
 
 
-# The wider types that Spark's Parquet reader can give a column without loss.
-_READ_AS = {
-    "tinyint": ("smallint", "int", "bigint"),
-    "smallint": ("int", "bigint"),
-    "int": ("bigint",),
-    "float": ("double",),
-}
+_INSPECTIONS = {"csv": _inspect_csv, "json": _inspect_json, "parquet": _inspect_parquet}
 
 
-INSPECTIONS = {"csv": _inspect_csv, "json": _inspect_json, "parquet": _inspect_parquet}
+def inspect(path: Location, source: Source) -> Inspected:
+    """Whether a file can be taken, and its columns."""
+    return _INSPECTIONS[source.format](path, source)
+
+
+def columns_at_first_sight(path: Location, source: Source) -> Mapping[str, str] | None:
+    """The columns of a file that are not those declared, as far as its beginning (Parquet: its end) tells; None where they are.
+
+    What cannot be read tells nothing: a run looks at the whole.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        if source.format == "parquet":
+            with path.open("rb") as content, pq.ParquetFile(content) as file:
+                return _judged(source, _parquet_columns(file)).columns
+        head = codecs.getincrementaldecoder("utf-8")().decode(next(_chunks(path), b"")).removeprefix("\ufeff")
+        if source.format == "csv":
+            return _header(head, source)[0] if head else None
+        return _judged(source, _json_columns(source, _keys(head.splitlines()) or ())).columns
+    except (OSError, ValueError, EOFError, zlib.error):  # pyarrow's errors are kinds of these
+        return None

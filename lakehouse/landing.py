@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from lakehouse import storage
 from lakehouse.declare import Source
 from lakehouse.errors import LandingError, StorageError, first_line
-from lakehouse.inspection import INSPECTIONS, parquet_rows
+from lakehouse.inspection import columns_at_first_sight, inspect, parquet_rows
 from lakehouse.ledger import now
 from lakehouse.storage import Found, Location
 
@@ -32,13 +32,17 @@ RACY_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """One landed file: its path below the landing zone, its identity, its place in the order of deliveries."""
+    """One landed file: its path below the landing zone, its identity, its place in the order of deliveries.
+
+    ``columns`` are its own, in their order, with their types, where they are not those declared and the contract takes them.
+    """
 
     path: str
     size: int
     modified_ns: int
     identity: str = ""
     file_id: int = 0
+    columns: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,12 @@ class Landing:
             return None
         return sum(parquet_rows(self.root / one.path) for one in files)
 
+    def columns(self, files: Iterable[Delivery]) -> dict[str, Mapping[str, str]]:
+        """The columns of the files that do not have those declared, by path, as far as they tell at first sight."""
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda one: (one.path, columns_at_first_sight(self.root / one.path, self.source)), files)
+            return {path: columns for path, columns in found if columns is not None}
+
     def _is_known(self, one: Delivery, taken: tuple[Delivery | Rejected, str] | None) -> bool:
         if taken is None or taken[0].size != one.size:
             return False
@@ -184,15 +194,19 @@ class Landing:
                 manifest is put away, so that the next run goes on from what the table holds.
         """
         there = storage.look_up(self.root, [one.path for one in manifest.files])
-        gone = []
+        gone, columns = [], {one.path: one.columns for one in manifest.files}
         for one in manifest.files:
             found = there[one.path]
             if isinstance(found, OSError):
                 gone.append(Rejected(one.path, one.size, one.modified_ns, "", f"cannot be read: {found.strerror}"))
             elif not self._is_still(one, found):
                 gone.append(Rejected(one.path, one.size, one.modified_ns, "", "changed while its batch was under way"))
-            elif manifest.definition != definition and isinstance(refused := self._inspect(one), Rejected):
-                gone.append(replace(refused, identity=""))
+            elif manifest.definition != definition:
+                inspected = self._inspect(one)
+                if isinstance(inspected, Rejected):
+                    gone.append(replace(inspected, identity=""))
+                else:
+                    columns[one.path] = inspected.columns
         if gone and manifest.full:
             storage.put(self._file(manifest.batch, ".abandoned"), self._file(manifest.batch).read_bytes())
             self._file(manifest.batch).unlink()
@@ -203,7 +217,7 @@ class Landing:
             said = json.dumps([asdict(one) for one in later], indent=1)
             storage.put(self._file(manifest.batch, ".rejected"), said.encode())
             manifest = self._read(manifest.batch, True)
-        return manifest
+        return replace(manifest, files=tuple(replace(one, columns=columns[one.path]) for one in manifest.files))
 
     def _is_still(self, one: Delivery, found: Found) -> bool:
         if not found.identity and (found.size, found.modified_ns) == (one.size, one.modified_ns):
@@ -238,10 +252,13 @@ class Landing:
 
     def _inspect(self, one: Delivery) -> Delivery | Rejected:
         path = self.root / one.path
-        identity, reason = one.identity, None
+        identity, columns = one.identity, None
         try:
             identity = identity or storage.identity(path)
-            reason = _unreadable_name(one.path) or INSPECTIONS[self.source.format](path, self.source)
+            reason = _unreadable_name(one.path)
+            if reason is None:
+                seen = inspect(path, self.source)
+                reason, columns = seen.reason, seen.columns
         except EOFError:
             reason = "ends before its compressed data does"
         except UnicodeDecodeError as error:
@@ -252,7 +269,7 @@ class Landing:
             reason = f"cannot be read: {first_line(error)}"
         if reason:
             return Rejected(one.path, one.size, one.modified_ns, identity, reason)
-        return replace(one, identity=identity)
+        return replace(one, identity=identity, columns=columns and dict(columns))
 
     def _file(self, batch: int, suffix: str = "") -> Location:
         return self.manifests / f"{batch:08d}{suffix}.json"

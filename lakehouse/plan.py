@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal
 
-from lakehouse import storage
-from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, History, Input, Merge, Rebuild, Replace, Source, Table
+from lakehouse import drift, schemas, storage
+from lakehouse.declare import ORIGIN_COLUMNS, Append, Declared, History, Input, Merge, Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.errors import LedgerError
 from lakehouse.frames import VALID, partition_of, spans, touched
@@ -16,6 +16,7 @@ from lakehouse.graph import Graph
 from lakehouse.landing import Delivery, Landing, Manifest, left_alone
 from lakehouse.ledger import Consumed, Record
 from lakehouse.log import TableLog, open_log
+from lakehouse.schemas import Changes
 from lakehouse.storage import Location
 from lakehouse.suites import Suites
 
@@ -29,7 +30,8 @@ class Step:
 
     ``build`` makes the table from whole inputs, ``update`` applies the changed rows between ``since`` and ``inputs``,
     ``ingest`` appends landed files, ``waits`` means that an input has no table yet. ``partitions`` are those replaced, None for
-    all. ``rows`` is what would be read, None where it is not known (unread CSV files).
+    all. ``rows`` is what would be read, None where it is not known (unread CSV files). ``columns_changed`` are those that readers
+    may miss or find otherwise; ``drift`` says what becomes of files with other columns than declared.
     """
 
     table: str
@@ -47,7 +49,9 @@ class Step:
     bytes: int = 0
     schema_changes: tuple[str, ...] = ()
     added_columns: Mapping[str, str] = field(default_factory=dict)
+    columns_changed: tuple[str, ...] = ()
     breaking: bool = False
+    drift: tuple[str, ...] = ()
     code_changed: bool = False
     after: tuple[str, ...] = ()
 
@@ -116,10 +120,7 @@ class Lake:
         declared = self.graph.declared[name]
         columns = dict(declared.columns)
         if isinstance(declared, Source):
-            from lakehouse.declare import LANDING_COLUMNS
-
-            malformed = {MALFORMED: "string"} if declared.format != "parquet" else {}
-            return {**columns, **malformed, **LANDING_COLUMNS}
+            return {**columns, **declared.platform_columns}
         if self.landed_driver(declared):
             columns |= dict.fromkeys(ORIGIN_COLUMNS, "bigint")
         if isinstance(declared.write, History):
@@ -160,7 +161,7 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
     steps: dict[str, Step] = {}
     lake = lake.still()
     for name in names:
-        step = _with_rows(lake, decide(lake, name, request))
+        step = _looked_into(lake, decide(lake, name, request))
         pending = tuple(
             i for i in lake.graph.inputs(name) if (i in steps and steps[i].works) or (i in steps and steps[i].after)
         )
@@ -170,14 +171,15 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
     return list(steps.values())
 
 
-def _with_rows(lake: Lake, step: Step) -> Step:
-    """The step of a source with the rows of its files, where they say so: only who plans has them opened for that."""
+def _looked_into(lake: Lake, step: Step) -> Step:
+    """The step of a source with the rows of its files, where they say so, and their columns: only who plans has them opened for that."""
     declared = lake.graph.declared[step.table]
-    return (
-        replace(step, rows=lake.landing(declared).rows(step.files))
-        if isinstance(declared, Source) and step.files
-        else step
-    )
+    if not isinstance(declared, Source) or not step.files:
+        return step
+    landing = lake.landing(declared)
+    said, changed = drift.foreseen(declared, landing.columns(step.files))
+    changed = tuple(dict.fromkeys((*step.columns_changed, *changed)))
+    return replace(step, rows=landing.rows(step.files), drift=said, columns_changed=changed)
 
 
 def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
@@ -225,17 +227,23 @@ def decide(lake: Lake, name: str, request: Request) -> Step:
         step = _decide_source(lake, declared, record, full)
     else:
         step = _decide_table(lake, declared, record, full, request)
-    there = table_log.columns() if table_log else None
-    wanted = lake.written_columns(name)
-    added = {c: kind for c, kind in wanted.items() if there is not None and c not in there}
-    broken = _breaking_changes(wanted, there) if there is not None else []
+    changes = schemas.changes(lake.written_columns(name), table_log.columns(), declared) if table_log else Changes()
+    if changes.widened and not changes.broken and not full and record is not None and _can_be_made_anew(lake, declared):
+        again = decide(lake, name, replace(request, full_refresh=request.full_refresh | {name}))
+        return replace(again, reasons=("a column's type is widened",))
     return replace(
         step,
-        schema_changes=(*(f"adds {c} {kind}" for c, kind in added.items()), *broken),
-        added_columns=added,
-        breaking=bool(broken) and not (full or step.full_refresh),
+        schema_changes=changes.said(),
+        added_columns=changes.added,
+        columns_changed=changes.columns,
+        breaking=bool(changes.broken or changes.widened) and not (full or step.full_refresh),
         code_changed=record is not None and record.definition != definition_of(declared),
     )
+
+
+def _can_be_made_anew(lake: Lake, declared: Declared) -> bool:
+    """Whether making it anew loses nothing. Of what a table appended its driver may have no trace any more; a source checks its files."""
+    return isinstance(declared, Source) or not isinstance(declared.write, Append) or bool(lake.landed_driver(declared))
 
 
 def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool) -> Step:
@@ -253,7 +261,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
             manifest=manifest, files=manifest.files, rows=None, bytes=sum(f.size for f in manifest.files), full_refresh=manifest.full,
         )  # fmt: skip
     files = landing.listed() if full else landing.pending(history, definition_of(source))
-    if not files:
+    if not files and not (full and record):
         rejected = len(landing.rejected(history))
         said = "no new files" + (f"; {rejected} rejected" if rejected else "")
         return Step(source.name, "none", (said + ("; the run asks its database" if source.database else ""),))
@@ -372,10 +380,3 @@ def _sized(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> Ste
         else:
             read.append(opened.changed_size(step.since[one.table]))
     return replace(step, rows=sum(rows for rows, _ in read), bytes=sum(size for _, size in read))
-
-
-def _breaking_changes(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    """How the declared columns contradict the table's: columns that are only added do not."""
-    removed = [f"removes {c}" for c in there if c not in wanted]
-    retyped = [f"changes {c} from {there[c]} to {kind}" for c, kind in wanted.items() if there.get(c, kind) != kind]
-    return [*removed, *retyped]

@@ -24,7 +24,8 @@ from rich.progress import (
 from rich.table import Table as Grid
 
 from lakehouse import data_docs, log, query
-from lakehouse.declare import Source
+from lakehouse.declare import Source, Table
+from lakehouse.definition import names_column
 from lakehouse.errors import DeclarationError
 from lakehouse.features import METRICS
 from lakehouse.plan import Lake, Request, Step, decide
@@ -88,7 +89,7 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
     for step in steps:
         entry = _plan_entry(lake, step)
         idle = not step.works
-        why = "; ".join([*step.reasons, *(f"schema: {c}" for c in step.schema_changes)])
+        why = "; ".join(step.reasons)
         if step.code_changed:
             why += "; its code changed since the last commit"
         style = "bold red" if step.breaking else "dim" if idle else ""
@@ -101,6 +102,7 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
             style=style,
         )
     console.print(shown)
+    _differences(console, lake, steps)
     if any(step.code_changed for step in steps):
         console.print(
             "\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.",
@@ -118,6 +120,29 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
         )
 
 
+def _differences(console: Console, lake: Lake, steps: Sequence[Step]) -> None:
+    """What differs from the declared columns, and who reads what is not as it was."""
+    for step in steps:
+        for text in (*step.schema_changes, *step.drift):
+            style = "bold red" if step.breaking else "yellow"
+            console.print(f"[{style}]columns[/] {step.table} {literally(text)}", highlight=False)
+        for column, readers in _readers(lake, step).items():
+            said = f"{', '.join(readers)} read{'s' if len(readers) == 1 else ''} it" if readers else "no table reads it"
+            console.print(f"        {step.table}.{column}: {said}", highlight=False)
+    if any(step.added_columns for step in steps):
+        console.print(
+            "Added columns are null in rows already written; --full-refresh writes them anew.", highlight=False
+        )
+
+
+def _readers(lake: Lake, step: Step) -> dict[str, list[str]]:
+    """The tables that name a column of this one which is not as it was, by column."""
+    tables = [
+        t for t in lake.graph.declared.values() if isinstance(t, Table) and step.table in lake.graph.inputs(t.name)
+    ]
+    return {c: [t.name for t in tables if names_column(t, c)] for c in step.columns_changed}
+
+
 def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
     partitions = None if step.partitions is None else [str(day) for day in step.partitions]
     known = not step.after
@@ -127,7 +152,7 @@ def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
         "files": [one.path for one in step.files], "rows": step.rows if known else None, "bytes": step.bytes if known else None,
         "inputs": {n: {"from": step.since.get(n), "to": one.version} for n, one in step.inputs.items()},
         "partitions": partitions, "partitions_shown": shown if known else "known after its inputs",
-        "schema_changes": list(step.schema_changes), "breaking": step.breaking, "code_changed": step.code_changed,
+        "schema_changes": list(step.schema_changes), "drift": list(step.drift), "readers": _readers(lake, step), "breaking": step.breaking, "code_changed": step.code_changed,
         "downstream": list(lake.graph.downstream(step.table)),
     }  # fmt: skip
 
@@ -191,6 +216,8 @@ def report(console: Console, done: Report, logged: Path | None) -> None:
     for result in done.results:
         for one in result.outcome.rejected_files if result.outcome else ():
             console.print(f"[yellow]rejected[/] {literally(one.path)}: {literally(one.reason)}", highlight=False)
+        for text in result.outcome.contract if result.outcome else ():
+            console.print(f"[yellow]columns[/] {result.table} {literally(text)}", highlight=False)
         for rule, rows in result.outcome.warnings.items() if result.outcome else ():
             console.print(f"[yellow]warning[/] {result.table}: {rows:,} rows break {rule}", highlight=False)
         if result.outcome and result.outcome.rows.get("quarantined"):
@@ -312,14 +339,15 @@ def history(console: Console, lake: Lake, table: str, limit: int, as_json: bool)
     if as_json:
         emit(console, [{**asdict(one), "record": asdict(one.record) if one.record else None} for one in entries])
         return
-    shown = grid(">version", "when (UTC)", "operation", "run", ">batch", "rows", "inputs", "code")
+    shown = grid(">version", "when (UTC)", "operation", "run", ">batch", "rows", "inputs", "code", "columns")
     for one in entries:
         record = one.record
         what = [one.operation, record.run if record else "", str(record.batch) if record else ""]
         rows = ", ".join(f"{v:,} {k}" for k, v in one.rows.items() if v) or "0 written"
         inputs = ", ".join(f"{n}@{c.version}" for n, c in record.inputs.items()) if record else ""
         code = f"{record.revision} {record.definition}".strip() if record else ""
-        shown.add_row(str(one.version), f"{one.at:%Y-%m-%d %H:%M:%S}", *what, rows, inputs, code)
+        columns = literally("; ".join(record.contract)) if record else ""
+        shown.add_row(str(one.version), f"{one.at:%Y-%m-%d %H:%M:%S}", *what, rows, inputs, code, columns)
     console.print(shown)
 
 

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step: rows by what happened to them, partitions replaced, files rejected, rules that only warn."""
+    """What became of a step: rows by what happened to them, partitions replaced, files rejected, rules that only warn, what the
+    contract made of files with other columns."""
 
     rows: Mapping[str, int]
     partitions: int | None = None
     rejected_files: tuple[Rejected, ...] = ()
     warnings: Mapping[str, int] = field(default_factory=dict)
     committed: bool = True
+    contract: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,9 @@ class Work:
         stats = tuple(dict.fromkeys((*stats, *self.lake.filtered_by(declared.name))))
         return Target(declared.name, self.path, stats, self.lake.read_changes_of(declared.name))
 
-    def commit(self, declared: Declared, rows: Mapping[str, int], files: int = 0) -> Commit:
+    def commit(
+        self, declared: Declared, rows: Mapping[str, int], files: int = 0, contract: tuple[str, ...] = ()
+    ) -> Commit:
         """The record of this step's commit.
 
         Raises:
@@ -253,6 +257,7 @@ class Work:
             definition=definition_of(declared),
             at=now(),
             files=files,
+            contract=(*self.step.schema_changes, *contract),
         )
         return Commit(declared.name, record)
 

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from flights.keys import FLIGHT_KEY, ORIGINS
 from gold._features_state import WEATHER
 from gold.flight_features import COLUMNS, flight_features
-from lakehouse.declare import problems_of
+from lakehouse.checks import problems_of
 
 FLIGHT_TYPES = (
     "flight_date date, carrier string, flight int, origin string, dest string, tailnum string, sched_dep_utc timestamp, "
