@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lakehouse import app as apps
 from lakehouse import settings as settings_module
-from lakehouse import show, show_rejects
+from lakehouse import show, show_plan, show_rejects
 from lakehouse.errors import LakehouseError, SettingsError
 from lakehouse.run import new_run
 from lakehouse.settings import Settings
@@ -102,7 +102,7 @@ def plan(select: Select = None, full_refresh: bool = False, since: Since = None,
     names = lake.graph.select(select or ())
     request = apps.make_request(lake, names, full_refresh, since and since.date(), until and until.date())
     steps = plans.plan(lake, names, request)
-    show.plan(console, lake, steps, as_json)
+    show_plan.plan(console, lake, steps, as_json)
     if any(step.breaking for step in steps):
         raise typer.Exit(1)
 

@@ -55,6 +55,8 @@ def _sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
             if ast.get_docstring(node) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
     yield ast.dump(tree)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield from _used(name, cell.cell_contents, seen)
     names = _names(function.__code__)
     for name in sorted(names):
         used = function.__globals__.get(name)

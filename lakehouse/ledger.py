@@ -41,7 +41,8 @@ class Record:
     ``inputs`` is the full map of versions consumed so far, not only those of this commit. ``batch`` counts the table's
     commits and never restarts; ``generation`` grows when the table was made anew (first build, full refresh), so
     that a reader knows not to look for changes across it. ``contract`` says how the columns came to differ from those before, or from
-    those declared. ``at`` is UTC, ISO 8601.
+    those declared. ``asked`` are the first and the last of the partitions that were recomputed because a range of days was asked for.
+    ``at`` is UTC, ISO 8601.
     """
 
     run: str
@@ -54,6 +55,7 @@ class Record:
     at: str
     files: int = 0
     contract: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
@@ -66,7 +68,7 @@ class Record:
             value = json.loads(text or "")["lakehouse"]
             inputs = {n: Consumed(one["version"], one["generation"]) for n, one in value["inputs"].items()}
             known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
-            known["contract"] = tuple(known.get("contract", ()))
+            known |= {name: tuple(known.get(name, ())) for name in ("contract", "asked")}
             return cls(inputs=inputs, **known)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

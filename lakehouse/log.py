@@ -23,6 +23,7 @@ from lakehouse.storage import Location, delta_options, names
 
 # How many versions are looked through, more each time: each is a file, and nearly always the newest has a record.
 SCANS = (1, 32, None)
+_CHANGE = "_change_type"
 _COMMITTED = re.compile(r"\.(json|parquet)$")
 _MERGED_ROWS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted")
 
@@ -122,14 +123,42 @@ class TableLog:
 
     def changed_values(self, column: str, after: int, until: int) -> set[Any]:
         """The values of ``column`` in every row inserted, deleted or updated (old and new image) in (after, until]."""
+        batches = self._changes([column], after, until)
+        return {value for one in batches for value in pc.unique(one.column(column)).to_pylist()}
+
+    def differing_values(self, column: str, after: int, until: int, ignored: Sequence[str]) -> set[Any]:
+        """The values of ``column`` in the rows that only one of two versions has, whatever they hold in the columns ``ignored``."""
+        import duckdb
+
+        found, kinds = set[Any](), set[str]()
+        for one in self._changes([column, _CHANGE], after, until):
+            found.update(pc.unique(one.column(column)).to_pylist())
+            kinds.update(pc.unique(one.column(_CHANGE)).to_pylist())
+        if len(kinds) < 2:
+            return found  # nothing that could be as it was
+        compared = [c for c in self.columns() if c not in ignored]
+        names = ", ".join(f'"{c}"' for c in compared)
+        net = f"sum(CASE WHEN {_CHANGE} IN ('insert', 'update_postimage') THEN 1 ELSE -1 END)"
+        rows = list(self._changes([*compared, _CHANGE], after, until))
+        with duckdb.connect() as connection:
+            connection.register("changes", pa.Table.from_batches(rows))
+            differing = f"SELECT {names} FROM changes GROUP BY {names} HAVING {net} <> 0"
+            return {
+                value for (value,) in connection.execute(f'SELECT DISTINCT "{column}" FROM ({differing})').fetchall()
+            }
+
+    def _changes(self, columns: list[str], after: int, until: int) -> Iterator[pa.RecordBatch]:
+        """These columns of every row inserted, deleted or updated in (after, until].
+
+        Raises:
+            LedgerError: they cannot be read any more.
+        """
         if after >= until:
-            return set()
+            return
         try:
             with _told(self.path):
-                batches = self.delta.load_cdf(starting_version=after + 1, ending_version=until, columns=[column])
-                return {
-                    value for batch in batches for value in pc.unique(pa.record_batch(batch).column(column)).to_pylist()
-                }
+                for batch in self.delta.load_cdf(starting_version=after + 1, ending_version=until, columns=columns):
+                    yield pa.record_batch(batch)
         except StorageError:  # says nothing of the changes
             raise
         except Exception as error:  # what reads the files lazily raises nothing more precise

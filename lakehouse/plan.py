@@ -9,10 +9,11 @@ from typing import Literal
 
 from lakehouse import drift, schemas, storage
 from lakehouse.declare import ORIGIN_COLUMNS, Append, Declared, History, Input, Merge, Rebuild, Replace, Source, Table
-from lakehouse.definition import definition_of
+from lakehouse.definition import definition_of, names_column
 from lakehouse.errors import LedgerError
-from lakehouse.frames import VALID, partition_of, spans, touched
+from lakehouse.frames import VALID, spans, touched
 from lakehouse.graph import Graph
+from lakehouse.intervals import asked_for, done_before
 from lakehouse.landing import Delivery, Landing, Manifest, left_alone
 from lakehouse.ledger import Consumed, Record
 from lakehouse.log import TableLog, open_log
@@ -30,8 +31,8 @@ class Step:
 
     ``build`` makes the table from whole inputs, ``update`` applies the changed rows between ``since`` and ``inputs``,
     ``ingest`` appends landed files, ``waits`` means that an input has no table yet. ``partitions`` are those replaced, None for
-    all. ``rows`` is what would be read, None where it is not known (unread CSV files). ``columns_changed`` are those that readers
-    may miss or find otherwise; ``drift`` says what becomes of files with other columns than declared.
+    all, ``asked`` those of them that no change touched and only a range of days asked for. ``rows`` is what would be read, None
+    where it is not known (unread CSV files). ``columns_changed`` are those that readers may miss or find otherwise; ``drift`` says what becomes of files with other columns than declared.
     """
 
     table: str
@@ -43,6 +44,7 @@ class Step:
     generation: int = 1
     full_refresh: bool = False
     partitions: tuple[date, ...] | None = None
+    asked: tuple[date, ...] = ()
     manifest: Manifest | None = None
     files: tuple[Delivery, ...] = ()
     rows: int | None = 0
@@ -303,7 +305,7 @@ def _decide_change(
             whole.append(f"{one.table} changed and affects everything")
         elif before.version != after.version and one.role == "driver":
             reasons.append(f"{one.table} {before.version} to {after.version}")
-    asked = _asked(table, request)
+    asked = asked_for(table, request.since, request.until)
     step = Step(table.name, "update", tuple(whole or reasons), pins, _versions(record), batch, record.generation)
     if whole or (reasons and isinstance(table.write, Rebuild)):
         return replace(step, action="build", generation=record.generation + 1)
@@ -312,26 +314,37 @@ def _decide_change(
             table.name, "none", ("its inputs have not changed",), pins, _versions(record), batch, record.generation
         )
     if isinstance(table.write, Replace):
-        return _decide_partitions(table, step, logs, asked)
+        return _decide_partitions(lake, table, step, logs, asked)
     return _checked_feed(lake, table, step, logs)
 
 
-def _decide_partitions(table: Table, step: Step, logs: Mapping[str, TableLog | None], asked: set[date]) -> Step:
+def _decide_partitions(
+    lake: Lake, table: Table, step: Step, logs: Mapping[str, TableLog | None], asked: set[date]
+) -> Step:
+    own = lake.log(table.name)
     assert isinstance(table.write, Replace)
-    partitions = set(asked)
+    assert own is not None
+    done = done_before(table, own, asked, step.inputs) if asked else set()
+    asked = asked - done
+    partitions: set[date] = set()
+    # A row that was only landed once more is as it was, for who does not read where it came from.
+    unread = [c for c in ORIGIN_COLUMNS if not names_column(table, c)]
     try:
         for one in table.drivers.values():
             opened = logs[one.table]
             assert one.by is not None and opened is not None
-            days = opened.changed_values(one.by, step.since[one.table], step.inputs[one.table].version)
+            days = opened.differing_values(one.by, step.since[one.table], step.inputs[one.table].version, unread)
             partitions |= touched(days, one.reach_days, table.write)
     except LedgerError:
         reasons = (*step.reasons, FEED_GONE)
         return replace(step, action="build", generation=step.generation + 1, reasons=reasons)
     reasons = (*step.reasons, "asked for by date") if asked else step.reasons
-    if not partitions:
-        return replace(step, action="none", reasons=(*reasons, "no partition touched"))
-    return replace(step, partitions=tuple(sorted(partitions)), reasons=reasons)
+    if done:
+        reasons = (*reasons, f"{len(done)} partition{'s' if len(done) > 1 else ''} asked for by date done already")
+    if not partitions and not asked:
+        return replace(step, action="none", reasons=reasons if done else (*reasons, "no partition touched"))
+    only_asked = tuple(sorted(asked - partitions))
+    return replace(step, partitions=tuple(sorted(partitions | asked)), asked=only_asked, reasons=reasons)
 
 
 def _checked_feed(lake: Lake, table: Table, step: Step, logs: Mapping[str, TableLog | None]) -> Step:
@@ -345,13 +358,6 @@ def _checked_feed(lake: Lake, table: Table, step: Step, logs: Mapping[str, Table
         reasons = (*step.reasons, FEED_GONE)
         return replace(step, action="build", generation=step.generation + 1, reasons=reasons)
     return step
-
-
-def _asked(table: Table, request: Request) -> set[date]:
-    if not isinstance(table.write, Replace) or request.since is None or request.until is None:
-        return set()
-    days = (request.until - request.since).days + 1
-    return {partition_of(request.since + timedelta(days=n), table.write) for n in range(days)}
 
 
 def _versions(record: Record) -> dict[str, int]:

@@ -17,10 +17,11 @@ from lakehouse import delta, extract, s3
 from lakehouse.build import carry_out
 from lakehouse.declare import Source
 from lakehouse.errors import LakehouseError, SchemaError, place_of
+from lakehouse.intervals import pieces
 from lakehouse.ledger import Run
 from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.settings import PROJECT
-from lakehouse.work import Outcome, Work
+from lakehouse.work import Outcome, Work, summed
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -162,8 +163,22 @@ def _attempt(spark: SparkSession, lake: Lake, name: str, request: Request, run: 
         step = _decided(lake, name, request)
     if not step.works:
         return Result(name, "waits" if step.action == "waits" else "unchanged", step)
-    outcome = carry_out(Work(spark, lake, run, step))
+    outcome = carry_out(Work(spark, lake, run, step)) if not step.asked else _backfill(spark, lake, run, step)
     return Result(name, "written" if outcome.committed else "unchanged", step, outcome)
+
+
+def _backfill(spark: SparkSession, lake: Lake, run: Run, step: Step) -> Outcome:
+    """Replace the partitions that were asked for in pieces, each a commit: a run that is cut off is resumed behind the last."""
+    asked = {*step.asked}
+    outcomes = []
+    for number, (partitions, years) in enumerate(pieces({*(step.partitions or ())} - asked, asked)):
+        run.hold.check()
+        piece = replace(
+            step, partitions=tuple(sorted(partitions)), asked=tuple(sorted(years)), batch=step.batch + number
+        )
+        outcomes.append(carry_out(Work(spark, lake, run, piece)))
+        step = replace(step, added_columns={}, schema_changes=())  # the first piece adapted the columns
+    return summed(outcomes)
 
 
 def _extract(spark: SparkSession, lake: Lake, declared: Source, run: Run) -> None:

@@ -23,12 +23,11 @@ from rich.progress import (
 )
 from rich.table import Table as Grid
 
-from lakehouse import data_docs, log, query
-from lakehouse.declare import Source, Table
-from lakehouse.definition import names_column
+from lakehouse import data_docs, intervals, log, query
+from lakehouse.declare import Declared, Replace, Source, Table
 from lakehouse.errors import DeclarationError
 from lakehouse.features import METRICS
-from lakehouse.plan import Lake, Request, Step, decide
+from lakehouse.plan import Lake, Request, decide
 from lakehouse.run import Report, Result, Watcher
 from lakehouse.storage import relative
 from lakehouse.work import Outcome
@@ -78,83 +77,6 @@ def size(count: float | None) -> str:
 
 def number(count: int | None) -> str:
     return "unknown" if count is None else f"{count:,}"
-
-
-def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> None:
-    """The steps of the next run."""
-    if as_json:
-        emit(console, [_plan_entry(lake, step) for step in steps])
-        return
-    shown = grid("table", "does", "why", ">rows to read", ">bytes", "partitions", "affects")
-    for step in steps:
-        entry = _plan_entry(lake, step)
-        idle = not step.works
-        why = "; ".join(step.reasons)
-        if step.code_changed:
-            why += "; its code changed since the last commit"
-        style = "bold red" if step.breaking else "dim" if idle else ""
-        cells = [step.table, "-" if idle and step.action == "none" else step.action, why]
-        cells += ["", ""] if idle else [number(entry["rows"]), size(entry["bytes"])]
-        shown.add_row(
-            *cells,
-            "" if idle else entry["partitions_shown"],
-            "" if idle else ", ".join(entry["downstream"]),
-            style=style,
-        )
-    console.print(shown)
-    _differences(console, lake, steps)
-    if any(step.code_changed for step in steps):
-        console.print(
-            "\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.",
-            highlight=False,
-        )
-    _strays(console, lake)
-    work = [step for step in steps if step.works and not step.breaking]
-    console.print(
-        f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False
-    )
-    if broken := [step.table for step in steps if step.breaking]:
-        names = ", ".join(broken)
-        console.print(
-            f"[bold red]Breaking schema change[/] in {names}: run with --full-refresh --select {broken[0]}+ or take it back."
-        )
-
-
-def _differences(console: Console, lake: Lake, steps: Sequence[Step]) -> None:
-    """What differs from the declared columns, and who reads what is not as it was."""
-    for step in steps:
-        for text in (*step.schema_changes, *step.drift):
-            style = "bold red" if step.breaking else "yellow"
-            console.print(f"[{style}]columns[/] {step.table} {literally(text)}", highlight=False)
-        for column, readers in _readers(lake, step).items():
-            said = f"{', '.join(readers)} read{'s' if len(readers) == 1 else ''} it" if readers else "no table reads it"
-            console.print(f"        {step.table}.{column}: {said}", highlight=False)
-    if any(step.added_columns for step in steps):
-        console.print(
-            "Added columns are null in rows already written; --full-refresh writes them anew.", highlight=False
-        )
-
-
-def _readers(lake: Lake, step: Step) -> dict[str, list[str]]:
-    """The tables that name a column of this one which is not as it was, by column."""
-    tables = [
-        t for t in lake.graph.declared.values() if isinstance(t, Table) and step.table in lake.graph.inputs(t.name)
-    ]
-    return {c: [t.name for t in tables if names_column(t, c)] for c in step.columns_changed}
-
-
-def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
-    partitions = None if step.partitions is None else [str(day) for day in step.partitions]
-    known = not step.after
-    shown = "" if partitions is None else f"{len(partitions)}: {partitions[0]} to {partitions[-1]}"
-    return {
-        "table": step.table, "action": step.action, "reasons": list(step.reasons), "after": list(step.after),
-        "files": [one.path for one in step.files], "rows": step.rows if known else None, "bytes": step.bytes if known else None,
-        "inputs": {n: {"from": step.since.get(n), "to": one.version} for n, one in step.inputs.items()},
-        "partitions": partitions, "partitions_shown": shown if known else "known after its inputs",
-        "schema_changes": list(step.schema_changes), "drift": list(step.drift), "readers": _readers(lake, step), "breaking": step.breaking, "code_changed": step.code_changed,
-        "downstream": list(lake.graph.downstream(step.table)),
-    }  # fmt: skip
 
 
 @contextmanager
@@ -261,13 +183,28 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
             console.print(f"[yellow]rejected[/] {said}", highlight=False)
     if any(one["rejected_files"] for one in entries):
         console.print("Mend such a file and land it again under its name, or take it away.", highlight=False)
-    _strays(console, lake)
+    for one in entries:
+        for gap in one["gaps"]:
+            _gap(console, one["table"], gap)
+    strays(console, lake)
     if lake.suites and data_docs.index(lake.suites.data_docs).is_file():
         docs = data_docs.index(lake.suites.data_docs)
         console.print(f"Data Docs: {literally(docs.as_uri())}", highlight=False, soft_wrap=True)
 
 
-def _strays(console: Console, lake: Lake) -> None:
+def _gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
+    span = gap["first"] if gap["first"] == gap["last"] else f"{gap['first']} to {gap['last']}"
+    many = f"{gap['partitions']} partition{'s' if gap['partitions'] > 1 else ''}"
+    why = (
+        f"{', '.join(gap['known_to'])} has rows of them"
+        if gap["known_to"]
+        else "what it is made from has no rows of them either"
+    )
+    console.print(f"[yellow]gap[/] {table} {span}: {many} without rows; {why}", highlight=False)
+
+
+def strays(console: Console, lake: Lake) -> None:
+    """What lies in the landing zone and no source reads."""
     for name in lake.strays():
         console.print(f"[yellow]unread[/] landing/{literally(name)}: no source reads this", highlight=False)
 
@@ -286,8 +223,15 @@ def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
         "at": record.at if record else "", "batch": record.batch if record else 0,
         "generation": record.generation if record else 0, "rows": entry.rows if entry else {},
         "pending": "; ".join(step.reasons) if step.works or step.action == "waits" else "",
-        "rejected_files": [{"path": r.path, "reason": r.reason} for r in rejected],
+        "rejected_files": [{"path": r.path, "reason": r.reason} for r in rejected], "gaps": _gaps(lake, declared, opened),
     }  # fmt: skip
+
+
+def _gaps(lake: Lake, declared: Declared, opened: log.TableLog | None) -> list[dict[str, Any]]:
+    if opened is None or not isinstance(declared, Table) or not isinstance(declared.write, Replace):
+        return []
+    found = intervals.gaps(declared, opened, {name: lake.log(name) for name in lake.graph.inputs(declared.name)})
+    return [{**asdict(one), "first": str(one.first), "last": str(one.last)} for one in found]
 
 
 def tables(console: Console, lake: Lake, as_json: bool) -> None:

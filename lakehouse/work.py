@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -37,6 +38,15 @@ class Outcome:
     warnings: Mapping[str, int] = field(default_factory=dict)
     committed: bool = True
     contract: tuple[str, ...] = ()
+
+
+def summed(outcomes: Sequence[Outcome]) -> Outcome:
+    """What became of a step that was carried out in several commits."""
+    rows, warnings = Counter[str](), Counter[str]()
+    for one in outcomes:
+        rows.update(one.rows)
+        warnings.update(one.warnings)
+    return replace(outcomes[0], rows=rows, warnings=warnings, partitions=sum(one.partitions or 0 for one in outcomes))
 
 
 @dataclass(frozen=True)
@@ -258,6 +268,7 @@ class Work:
             at=now(),
             files=files,
             contract=(*self.step.schema_changes, *contract),
+            asked=(str(self.step.asked[0]), str(self.step.asked[-1])) if self.step.asked else (),
         )
         return Commit(declared.name, record)
 
