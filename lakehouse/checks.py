@@ -36,6 +36,7 @@ from lakehouse.errors import DeclarationError
 # What the platform adds to tables, and to rows while it works on them.
 _RESERVED = {*LANDING_COLUMNS, MALFORMED, RESCUED, UNREADABLE}
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+_LANDING = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
 # What a cursor can be besides a time: numbers that tell one row from the next.
 _COUNTING = ("smallint", "int", "bigint", "decimal")
 _NESTED_TYPE = re.compile(r"decimal\(\d+,\d+\)|(array|map|struct)<.+>")
@@ -60,6 +61,10 @@ def problems_of(declared: Declared) -> list[str]:
     found += _name_problems(declared)
     if isinstance(declared, Table):
         return found + _table_problems(declared)
+    if not _LANDING.fullmatch(declared.landing):
+        found.append(
+            f"{declared.name}: landing={declared.landing!r} is not a folder below the landing zone, of plain names"
+        )
     contract = declared.contract
     for parameter, value, allowed in (
         ("format", declared.format, Format),

@@ -14,7 +14,7 @@ from lakehouse.checks import problems_of, raise_all
 from lakehouse.declare import Append, Declared, Source, Table
 from lakehouse.errors import DeclarationError, place_of
 
-_SELECTOR = re.compile(r"^(\+?)([a-z0-9_.]+?)(\+?)$")
+_SELECTOR = re.compile(r"(\+?)([a-z0-9_.]+?)(\+?)")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Graph:
         chosen: set[str] = set()
         problems = []
         for selector in selectors:
-            match = _SELECTOR.match(selector)
+            match = _SELECTOR.fullmatch(selector)
             names = self._named(match[2]) if match else []
             if not names or match is None:
                 problems.append(f"{selector!r} names no table{self._nearest(selector)}")

@@ -137,7 +137,7 @@ class TableLog:
         if len(kinds) < 2:
             return found  # nothing that could be as it was
         compared = [c for c in self.columns() if c not in ignored]
-        names = ", ".join(f'"{c}"' for c in compared)
+        names = ", ".join('"' + c.replace('"', '""') + '"' for c in compared)
         net = f"sum(CASE WHEN {_CHANGE} IN ('insert', 'update_postimage') THEN 1 ELSE -1 END)"
         rows = list(self._changes([*compared, _CHANGE], after, until))
         with duckdb.connect() as connection:

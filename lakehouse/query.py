@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _WRITING = {"ALTER", "CREATE", "DELETE", "DROP", "INSERT", "MERGE_INTO", "UPDATE"}
-_LAYER = re.compile(r"^[a-z][a-z0-9_]*$")
+_LAYER = re.compile(r"[a-z][a-z0-9_]*")
 # A table's name, or in the quarantine layer.table: anything else never comes from here.
-_TABLE = re.compile(r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$")
+_TABLE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?")
 
 
 def tables(lake: Location) -> dict[str, Location]:
     """Every table below the lake's folder, by name; those of the quarantine as quarantine."layer.table"."""
     found: dict[str, Location] = {}
-    for layer in filter(_LAYER.match, names(lake)):
-        for name in filter(_TABLE.match, names(lake / layer)):
+    for layer in filter(_LAYER.fullmatch, names(lake)):
+        for name in filter(_TABLE.fullmatch, names(lake / layer)):
             if is_folder(lake.joinpath(layer, name, "_delta_log")):
                 found[f"{layer}.{name}"] = lake.joinpath(layer, name)
     return found

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import yaml
 from dotenv import load_dotenv
-from pydantic import Field, PlainValidator, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.errors import SettingsError, without_password
@@ -34,6 +34,11 @@ def _place(text: str | Location) -> Location:
     return (PROJECT / Path(text).expanduser()).resolve()
 
 
+# Names are data: what is imported, or becomes part of a table's or an experiment's name, is a name and nothing else.
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\z")]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\z")]
+
+
 class Settings(BaseSettings):
     """The settings of one process; `load` reads them."""
 
@@ -45,9 +50,9 @@ class Settings(BaseSettings):
     mlflow: str = ""
     spark: str
     spark_master: str = ""
-    declarations: tuple[str, ...]
-    models: dict[str, str] = Field(default_factory=dict)
-    example: str | None = None
+    declarations: tuple[ModuleName, ...]
+    models: dict[ModelName, ModuleName] = Field(default_factory=dict)
+    example: ModuleName | None = None
     parallel_tables: int = Field(default=2, ge=1, le=16)
     lock_wait_seconds: float = Field(default=0, ge=0)
     lineage: str = Field(default="", pattern="^(https?://[^@]*)?$")

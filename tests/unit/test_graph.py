@@ -113,6 +113,7 @@ def test_problems_are_told_all_at_once() -> None:
         RAW,
         source("raw.items", landing="again", columns=("id",)),
         source("Raw", landing="x", columns=("a b",)),
+        source("raw.out", landing="../elsewhere", columns=("id",)),
         source("raw.typed", landing="x", columns={"id": "bigint"}),
         a_table("clean.items", Merge(), rows="raw.itmes"),
         a_table("clean.history", History(effective="since"), rows="raw.items"),
@@ -134,6 +135,7 @@ def test_problems_are_told_all_at_once() -> None:
         "raw.items: declared twice",
         "'Raw': a table's name is layer.table",
         "Raw: column 'a b' is not a plain name",
+        "raw.out: landing='../elsewhere' is not a folder below the landing zone",
         "raw.typed: a CSV source lands as strings",
         "clean.items: its input rows='raw.itmes' is not declared; did you mean raw.items?",
         "clean.items: this way of writing needs a key",
@@ -214,11 +216,12 @@ def five() -> graph.Graph:
 
 def test_selectors_that_name_nothing_are_told_with_the_nearest_names() -> None:
     with pytest.raises(DeclarationError) as raised:
-        five().select(["clean.aa", "zzz", "CLEAN", "raw.a"])
+        five().select(["clean.aa", "zzz", "CLEAN", "raw.a", "clean.a\n", "clean.a; DROP"])
     said = str(raised.value)
     assert "'clean.aa' names no table; did you mean clean.a" in said
     assert "'zzz' names no table; known are" in said
-    assert "'CLEAN'" in said
+    for name in ("CLEAN", "clean.a\\n", "clean.a; DROP"):
+        assert f"'{name}' names no table" in said
 
 
 def test_modules_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

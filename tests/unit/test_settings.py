@@ -74,6 +74,12 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
         ("LAKEHOUSE_LOCK_WAIT_SECONDS", "-1", "lock_wait_seconds='-1'"),
         ("LAKEHOUSE_SPARK", "mine.conf", "not one of the files in conf/spark: "),
         ("LAKEHOUSE_DECLARATIONS", "bronze", "declarations"),
+        ("LAKEHOUSE_DECLARATIONS", '["bronze; import os"]', "declarations.0='bronze; import os'"),
+        ("LAKEHOUSE_DECLARATIONS", '["../bronze"]', "declarations.0='../bronze'"),
+        ("LAKEHOUSE_DECLARATIONS", '["bronze\\n"]', "declarations.0='bronze\\n'"),
+        ("LAKEHOUSE_EXAMPLE", "jobs/example", "example='jobs/example'"),
+        ("LAKEHOUSE_MODELS", '{"it\'s": "models.late_arrival"}', "models.it's"),
+        ("LAKEHOUSE_MODELS", '{"late": "models late"}', "models.late='models late'"),
     ],
 )
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
