@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -68,8 +69,8 @@ def _inspect_csv(path: Location, source: Source) -> str | None:
         return _header_changes(header, expected)
     if text.ends_with not in ("\n", "\r"):
         return "does not end with a line end, as if it were cut: its last value may be half of one"
-    if text.quotes % 2 and not {"quote", "escape"} & source.options.keys():
-        return _open_quote(path, source)
+    if text.quotes and not {"quote", "escape"} & source.options.keys():
+        return _open_quote(path, source, odd=text.quotes % 2 == 1)
     return None
 
 
@@ -79,17 +80,24 @@ def _header_changes(header: Sequence[str], expected: Sequence[str]) -> str:
     return "; ".join(_changed(header, expected)) or f"has its columns in another order: {','.join(header)}"
 
 
-def _open_quote(path: Location, source: Source) -> str | None:
-    """Whether a quote opens a value and nothing closes it: all that follows would be read as that value."""
+def _open_quote(path: Location, source: Source, odd: bool) -> str | None:
+    """Whether a quote opens a value and nothing closes it: what follows, to the next quote or the end, would be read as that value.
+
+    Where quotes are even in number the next one may open a value, too: then text follows the one that seems to close.
+    """
+    csv.field_size_limit(sys.maxsize)  # a value may be as long as it likes
     with io.TextIOWrapper(unpacked(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
         before = 0
-        try:
-            for _ in reader:
-                before = reader.line_num
-        except csv.Error as error:
-            return f"has a quote that nothing closes after line {before} ({error})"
-    return None
+        while True:
+            try:
+                next(reader)
+            except StopIteration:
+                return None
+            except csv.Error as error:
+                if odd or reader.line_num > before + 1:
+                    return f"has a quote that nothing closes after line {before} ({error})"
+            before = reader.line_num
 
 
 def _inspect_json(path: Location, source: Source) -> str | None:
