@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench env stack stack-down logstore setup setup-test setup-stack java clean
+.PHONY: help demo test check bench scorecard env stack stack-down logstore setup setup-test setup-stack java clean
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ check: setup-test  ## Lint, types, import directions.
 
 bench: setup-test  ## Measure the project against a hand-written script, polars, and itself on MinIO.
 	$(BIN)/python -m benchmarks
+
+scorecard: setup-test  ## Plant defects in a month of flights and count what the rules catch, miss and falsely report.
+	$(BIN)/python -m benchmarks.scorecard
 
 env:  ## Make .env with new secrets, unless it is there.
 	@$(PYTHON) -m deploy.env

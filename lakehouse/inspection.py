@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def _inspect_csv(path: Location, source: Source) -> Inspected:
     found, reason = _header(text.head, source)
     if reason is None and text.ends_with not in ("\n", "\r"):
         reason = "does not end with a line end, as if it were cut: its last value may be half of one"
-    if reason is None and text.quotes % 2 and not {"quote", "escape"} & source.options.keys():
-        reason = _open_quote(path, source)
+    if reason is None and text.quotes and not {"quote", "escape"} & source.options.keys():
+        reason = _open_quote(path, source, odd=text.quotes % 2 == 1)
     return Inspected(reason, found)
 
 
@@ -88,17 +89,24 @@ def _header(head: str, source: Source) -> tuple[Mapping[str, str] | None, str | 
     return found, drift.refused(source, found)
 
 
-def _open_quote(path: Location, source: Source) -> str | None:
-    """Whether a quote opens a value and nothing closes it: all that follows would be read as that value."""
+def _open_quote(path: Location, source: Source, odd: bool) -> str | None:
+    """Whether a quote opens a value and nothing closes it: what follows, to the next quote or the end, would be read as that value.
+
+    Where quotes are even in number the next one may open a value, too: then text follows the one that seems to close.
+    """
+    csv.field_size_limit(sys.maxsize)  # a value may be as long as it likes
     with io.TextIOWrapper(unpacked(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
         before = 0
-        try:
-            for _ in reader:
-                before = reader.line_num
-        except csv.Error as error:
-            return f"has a quote that nothing closes after line {before} ({error})"
-    return None
+        while True:
+            try:
+                next(reader)
+            except StopIteration:
+                return None
+            except csv.Error as error:
+                if odd or reader.line_num > before + 1:
+                    return f"has a quote that nothing closes after line {before} ({error})"
+            before = reader.line_num
 
 
 def _inspect_json(path: Location, source: Source) -> Inspected:

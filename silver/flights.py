@@ -32,6 +32,11 @@ CLOCKS = ("sched_dep_time", "sched_arr_time", "dep_time")
 NUMBERS = (*DATE_PARTS, *CLOCKS, "dep_delay", "arr_delay", "flight", "air_time", "distance")
 LANDED_TYPES = {"time_hour": "timestamp", **dict.fromkeys(NUMBERS, "int")}
 RULES = (
+    # What is longer is none: a blank too many, or the rows that a stray pair of quotes made part of the value.
+    Rule(
+        "codes_have_their_length",
+        "length(carrier) = 2 AND length(dest) = 3 AND (tailnum IS NULL OR length(tailnum) <= 6)",
+    ),
     Rule("origin_is_new_york", f"origin IN {ORIGINS}"),
     Rule("distance_is_positive", "distance_mi > 0"),
     Rule("air_time_is_positive", "air_time_min IS NULL OR air_time_min > 0"),

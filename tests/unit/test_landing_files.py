@@ -265,7 +265,12 @@ def test_delivering(tmp_path: Path) -> None:
         ("a", b'"id","value"\r\n', None),
         ("a", b"id,value", "does not end with a line end"),
         ("a", b'id,value\n1,"2\n3,4\n', "a quote that nothing closes after line 1"),
+        ("a", b'id,value\n1,"2\n3,4\n5,"6\n7,8\n', "a quote that nothing closes after line 1"),
+        ("a", b'id,value\n1,2\n3,"4"5\n6,"7\n8,"9\n', "a quote that nothing closes after line 3"),
         ("a", b'id,value\n1,"2\n3"\n', None),
+        ("a", b'id,value\n1,"2 ""and""\n3"\n', None),
+        ("a", b'id,value\n1,2"3"\n4,"5"6\n', None),
+        ("a", b'id,value\n1,"' + b"long\n" * 50_000 + b'"\n', None),
     ],
 )
 def test_inspecting_csv(landing: Landing, name: str, content: bytes, reason: str | None) -> None:

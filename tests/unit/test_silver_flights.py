@@ -220,6 +220,8 @@ def test_rules(frame, broken_rules):
         2013-01-01  | UA      | 5      | LGA    | IAH  | -       | 2013-01-01 10:15:00 | -                   | -                   | -                   | -             | -             | -            | 1400        | false
         2013-01-01  | UA      | 6      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 14:30:00 | 2013-01-01 14:30:00 | 255           | 11            | 5            | 1400        | false
         2013-01-01  | UA      | 7      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | 5            | 1400        | true
+        2013-01-01  | UAL     | 8      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
+        2013-01-01  | UA      | 9      | JFK    | KIAH | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
         """,
         SCHEMA,
     )
@@ -237,7 +239,16 @@ def test_rules(frame, broken_rules):
         ["departure_has_a_delay", "departed_aircraft_is_named", "scheduled_arrival_is_known"],
         ["arrival_follows_departure"],
         ["cancelled_flight_has_no_arrival"],
+        ["codes_have_their_length"],
+        ["codes_have_their_length"],
     ]
+
+
+def test_rows_that_quotes_made_part_of_a_value_break_a_rule(landed, airports, broken_rules):
+    rows = landed(bronze_flights, "flight\n1", **ORDINARY).withColumn(
+        "tailnum", F.lit("N14228,EWR,IAH\n2013,1,1,N24211")
+    )
+    assert broken_rules(flights, flights(rows, airports)) == [["codes_have_their_length"]]
 
 
 def test_join_keeps_every_row(landed, airports):

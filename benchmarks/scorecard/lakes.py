@@ -1,0 +1,29 @@
+"""A lake of the flights example for one measurement: files landed, the tables brought up to date by the platform itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse import graph, storage
+from lakehouse.plan import Lake, Request
+from lakehouse.run import Report, new_run, run_tables
+from lakehouse.settings import CONF
+from lakehouse.suites import Suites
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def build(
+    spark: SparkSession, root: Path, flights: Mapping[str, bytes], airports: Mapping[str, bytes]
+) -> tuple[Lake, Report]:
+    """Land the files in an empty lake and bring silver.flights, and what it is made of, up to date."""
+    shutil.rmtree(root, ignore_errors=True)
+    for source, files in (("flights", flights), ("airports", airports)):
+        for name, content in files.items():
+            storage.deliver(root / "landing" / source / name, content)
+    lake = Lake(graph.load(["bronze", "silver"]), root, Suites(CONF / "expectations", root / "data_docs"))
+    return lake, run_tables(spark, lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2)

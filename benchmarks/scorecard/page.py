@@ -1,0 +1,158 @@
+"""The scorecard as a page of tables: docs/quality.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.scorecard.files import DAY_KINDS
+from benchmarks.scorecard.measure import Measured
+from benchmarks.scorecard.score import CHECKS, Tally
+
+INTRODUCTION = """\
+# What is checked, and what it catches
+
+`make scorecard` makes this page: it plants defects in a month of flights, runs the tables, and counts.
+
+| where | what is checked | what does not pass |
+|---|---|---|
+| file, before it is read | the declared columns, UTF-8, whole, quotes closed (`lakehouse/inspection.py`) | the file is rejected with a reason (`lakehouse status`); the others go on |
+| row | its shape (`well_formed`), its types (`readable`), its key, the table's rules (`silver/flights.py`) | `quarantine`: set aside with its values and rules; `warn`: counted; `fail`: nothing is written |
+| key | one row for each: the newest | the older ones are left out, and counted as superseded |
+| batch | rows in = written + unchanged + superseded + quarantined | nothing is written |
+| table | its suite: means, shares, counts (`conf/expectations/`) | the version before stays published |
+| lake | `lakehouse reconcile` counts again | it names the difference, and exits with 1 |
+
+[tables.md](tables.md) says how each works.
+
+## How it is counted
+
+What is planted is known by file and row, apart from the tables' code; no row has part in two defects. **Caught**: the check that claims
+the kind noticed it, and the row or file ended where this check puts it. **Missed**: it did not, whoever else may have. A row can
+break several rules; **also noticed** counts defects of other kinds. A **false alarm** is a row or a file in which nothing is wrong
+and that a check rejected, set aside, superseded or warned of, in the untouched month or beside the defects.
+"""
+UNCLAIMED = """\
+## What no rule claims
+
+No rule says that it catches these; some are seen by chance. Plausible values of a single row can only be told by comparing them
+with another source. Of the whole table, the suite notices some (below). What was never delivered, nothing here can know.
+
+"""
+DAYS = """\
+## When a whole day went wrong
+
+One day each, in which every row has the defect, or every second: the table's suite is to refuse it.
+
+"""
+
+
+def page(untouched: Measured, planted: Measured, spoiled: Mapping[str, bool], when: str) -> str:
+    """The whole page, in Markdown."""
+    claimed = {name: one for name, one in planted.score.kinds.items() if planted.score.claims[name]}
+    unclaimed = {name: one for name, one in planted.score.kinds.items() if name not in claimed}
+    return "\n".join(
+        [
+            INTRODUCTION,
+            f"{summary(untouched, planted)}\n\n{when}\n",
+            "## By check\n\n" + table(CHECK_HEAD, list(_by_check(untouched, planted))) + _cannot_be_planted(planted),
+            "## By kind of defect\n\n" + table(KIND_HEAD, list(_by_kind(planted, claimed))),
+            UNCLAIMED + table(UNCLAIMED_HEAD, list(_by_chance(unclaimed))) + "\n" + _reconciled(planted),
+            DAYS + table(DAY_HEAD, list(_by_day(spoiled))),
+        ]
+    )
+
+
+CHECK_HEAD = ("check", "does", "planted", "caught", "missed", "also noticed", "false alarms")
+KIND_HEAD = ("defect", "check that claims it", "planted", "caught", "noticed by others alone", "not noticed")
+UNCLAIMED_HEAD = ("defect", "planted", "not noticed", "noticed by")
+DAY_HEAD = ("defect", "expectation", "")
+
+
+def summary(untouched: Measured, planted: Measured) -> str:
+    """The figures in a sentence or two."""
+    claims = planted.score.claims
+    tallies = [one for name, one in planted.score.kinds.items() if claims[name]]
+    defects, caught = sum(one.planted for one in tallies), sum(one.caught for one in tallies)
+    alarms = sum(_alarms(untouched, planted, name) for name in CHECKS)
+    return (
+        f"Of {defects:,} defects of {len(tallies)} kinds that a check claims, {caught:,} were caught and {defects - caught:,} missed; "
+        f"{alarms:,} false alarms in {untouched.rows:,} untouched rows ({untouched.files} files) and in {planted.rows:,} rows with "
+        f"defects among them. Of {len(claims) - len(tallies)} more kinds no check claims anything."
+    )
+
+
+def _alarms(untouched: Measured, planted: Measured, check: str) -> int:
+    return untouched.score.checks[check].false_alarms + planted.score.checks[check].false_alarms
+
+
+def _by_check(untouched: Measured, planted: Measured) -> Iterator[list[str]]:
+    for name, does in CHECKS.items():
+        one = planted.score.checks[name]
+        alarms = _alarms(untouched, planted, name)
+        yield [
+            _code(name),
+            does,
+            *_figures(one.planted, one.caught),
+            _bold(one.missed),
+            f"{one.other:,}",
+            _bold(alarms),
+        ]
+
+
+def _cannot_be_planted(planted: Measured) -> str:
+    """The checks that no planted defect is for: what they say can only go wrong in the code."""
+    names = ", ".join(f"`{name}`" for name, one in planted.score.checks.items() if not one.planted)
+    return (
+        f"\nNo landed row can break {names}: only a mistake in the table's code can. A unit test does.\n"
+        if names
+        else ""
+    )
+
+
+def _by_kind(planted: Measured, kinds: Mapping[str, Tally]) -> Iterator[list[str]]:
+    order = list(CHECKS)
+    for name in sorted(kinds, key=lambda kind: (order.index(planted.score.claims[kind] or ""), kind)):
+        one = kinds[name]
+        figures = [*_figures(one.planted, one.caught), _bold(one.other), _bold(one.missed)]
+        yield [name, _code(planted.score.claims[name] or ""), *figures]
+
+
+def _by_chance(kinds: Mapping[str, Tally]) -> Iterator[list[str]]:
+    for name, one in sorted(kinds.items()):
+        noticed = ", ".join(f"{_code(check)} {count:,}" for check, count in sorted(one.noticed_by.items()))
+        yield [name, *_figures(one.planted, one.missed), noticed or "nothing"]
+
+
+def _reconciled(planted: Measured) -> str:
+    """What the accounting says of the month with defects."""
+    if planted.differences:
+        return "`lakehouse reconcile` afterwards found: " + "; ".join(planted.differences) + ".\n"
+    return (
+        "`lakehouse reconcile` afterwards found no difference: every record that was landed is in a table, a duplicate or in "
+        "quarantine. It counts records as they can be read, so it sees neither rows that a file lacks nor rows within a value.\n"
+    )
+
+
+def _by_day(spoiled: Mapping[str, bool]) -> Iterator[list[str]]:
+    for kind in DAY_KINDS:
+        type_name, column = kind.claim
+        said = f"`{type_name}`" + (f" of `{column}`" if column else "")
+        yield [kind.name, said, "refused" if spoiled[kind.name] else "**missed**"]
+
+
+def _code(check: str) -> str:
+    """Rules have names of code, other checks names in words."""
+    return check if " " in check else f"`{check}`"
+
+
+def _figures(*counts: int) -> list[str]:
+    return [f"{count:,}" for count in counts]
+
+
+def _bold(count: int) -> str:
+    return f"**{count:,}**" if count else "0"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
