@@ -7,7 +7,7 @@ Replaying once more finds nothing left to do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from lakehouse.work import Work
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from lakehouse.ledger import Run
+    from lakehouse.ledger import Record, Run
 
 # How a reject that passes now stands to the table, and what becomes of it.
 WRITTEN = ("new", "newer")
@@ -86,9 +86,22 @@ def _made_anew(spark: SparkSession, lake: Lake, table: Table, run: Run, waiting:
     """Work the table out anew: it holds what passes now, and its new generation's quarantine what does not."""
     if dry:
         return Replayed(table.name, waiting, made_anew=True)
-    step = decide(lake, table.name, Request(full_refresh=frozenset({table.name})))
-    still = int(carry_out(Work(spark, lake, run, step)).rows.get("quarantined", 0))
+    work = Work(spark, lake, run, decide(lake, table.name, Request(full_refresh=frozenset({table.name}))))
+    still = int(carry_out(work).rows.get("quarantined", 0))
+    if lake.landed_driver(table):
+        _settle_taken(work, table, work.step.generation - 1)
     return Replayed(table.name, max(waiting - still, 0), None, {"its rules": still} if still else None, made_anew=True)
+
+
+def _settle_taken(work: Work, table: Table, generation: int) -> None:
+    """Put on record that landed rows which waited before a table was made anew are not set aside any more."""
+    record = log.last_record(work.path)
+    assert record is not None
+    aside = delta.read_latest(work.spark, work.lake.quarantine(table.name))
+    waited = work.unsettled(table, aside.where(f"generation = {generation}")).select(*ORIGIN_COLUMNS).distinct()
+    still = aside.where(f"generation = {record.generation}")
+    taken = frames.without(waited, still, ORIGIN_COLUMNS).withColumn("_class", F.lit("anew"))
+    _settle(work, table, taken, replace(record, generation=generation))
 
 
 @dataclass(frozen=True)
@@ -182,20 +195,19 @@ class _Rows:
             delta.merge(work.spark, rows, work.target(table), commit, table.key, "", None)
         else:  # also where there are no rows: what was found is on record
             delta.append(rows, work.target(table), commit)
-        self._settle(placed, commit)
+        _settle(work, table, placed, commit.record)
 
-    def _settle(self, placed: DataFrame, commit: Commit) -> None:
-        """Put what became of each on record."""
-        reason = F.lit("")
-        for kind, text in DISCARDED.items():
-            reason = F.when(F.col("_class") == kind, text).otherwise(reason)
-        values = {
-            "generation": F.lit(commit.record.generation).cast("bigint"),
-            "batch": F.lit(commit.record.batch).cast("bigint"),
-            "outcome": F.when(F.col("_class").isin(*DISCARDED), "discarded").otherwise("replayed"),
-            "reason": reason, "run": F.lit(commit.record.run), "at": F.lit(datetime.fromisoformat(commit.record.at)),
-        }  # fmt: skip
-        path = self.work.lake.outcomes(self.table.name)
-        target = Target(f"the outcomes of {self.table.name}", path, change_feed=False)
-        named = placed.withColumns(values).select(*rejects.OUTCOME_COLUMNS)
-        delta.append(named, target, Commit(f"outcomes/{self.table.name}", commit.record, self.work.run.hold.fence()))
+
+def _settle(work: Work, table: Table, placed: DataFrame, record: Record) -> None:
+    """Put what became of each on record, which the commit with this record made of it."""
+    reason = F.lit("")
+    for kind, text in (*DISCARDED.items(), ("anew", "the table was made anew")):
+        reason = F.when(F.col("_class") == kind, text).otherwise(reason)
+    values = {
+        "generation": F.lit(record.generation).cast("bigint"), "batch": F.lit(record.batch).cast("bigint"),
+        "outcome": F.when(F.col("_class").isin(*DISCARDED), "discarded").otherwise("replayed"),
+        "reason": reason, "run": F.lit(record.run), "at": F.lit(datetime.fromisoformat(record.at)),
+    }  # fmt: skip
+    target = Target(f"the outcomes of {table.name}", work.lake.outcomes(table.name), change_feed=False)
+    named = placed.withColumns(values).select(*rejects.OUTCOME_COLUMNS)
+    delta.append(named, target, Commit(f"outcomes/{table.name}", record, work.run.hold.fence()))
