@@ -47,7 +47,8 @@ def _ingest(work: Work, source: Source) -> Outcome:
     if not manifest.files:
         return Outcome({}, rejected_files=rejected, committed=False)
     rows = ingest.read_batch(work.spark, source, manifest, landing.root)
-    commit = work.commit(source, {}, files=len(manifest.files))
+    undone = [one.batch for one in history if one.undone]
+    commit = work.commit(source, {}, files=len(manifest.files), undone=undone)
     target = work.target(source, source.stats or ("_file_id",))
     paths = {one.path for one in manifest.files}
     again = paths & {one.path for m in history for one in m.files if m.batch < manifest.batch}

@@ -41,6 +41,10 @@ class Record:
     ``inputs`` is the full map of versions consumed so far, not only those of this commit. ``batch`` counts the table's
     commits and never restarts; ``generation`` grows when the table was made anew (first build, full refresh), so
     that a reader knows not to look for changes across it. ``at`` is UTC, ISO 8601.
+
+    A commit that took back a run says which (``undoes``) and the recorded version whose rows it put back (``restores``; -1:
+    there was none, and the table was emptied). ``undone`` are the batches of landed files that no longer count, in every
+    record of a source's table: what the table holds and which manifests stand for it change in one commit.
     """
 
     run: str
@@ -52,6 +56,9 @@ class Record:
     definition: str
     at: str
     files: int = 0
+    undoes: str = ""
+    restores: int = -1
+    undone: tuple[int, ...] = ()
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
@@ -64,6 +71,7 @@ class Record:
             value = json.loads(text or "")["lakehouse"]
             inputs = {n: Consumed(one["version"], one["generation"]) for n, one in value["inputs"].items()}
             known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
+            known["undone"] = tuple(known.get("undone", ()))
             return cls(inputs=inputs, **known)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
