@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lakehouse import graph as graphs
 from lakehouse import lineage, rejects
 from lakehouse.declare import Replace, Table
-from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError, first_line
+from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError, UndoError, first_line
 from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from lakehouse.replay import Replayed
+    from lakehouse.undo import Undo
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -108,6 +109,22 @@ def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool
         return Replayed(table)
     with session_for(settings, run, log) as spark:
         return delta.after_conflicts(table, lambda: replay(spark, lake, table, run, dry=dry))
+
+
+def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
+    """Take back a run as planned, under the lake's lock, on a session of its own.
+
+    Raises:
+        UndoError: the lake is not as it was planned for.
+    """
+    from lakehouse.restoring import take_back
+    from lakehouse.undo import plan_undo
+
+    lake = open_lake(settings)
+    with session_for(settings, run, log) as spark:
+        if plan_undo(lake, agreed.run).tables != agreed.tables:
+            raise UndoError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
+        take_back(spark, lake, agreed, run)
 
 
 def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:

@@ -49,7 +49,8 @@ def _ingest(work: Work, source: Source) -> Outcome:
     opened = None if manifest.full else work.lake.log(source.name)
     rows = ingest.read_batch(work.spark, source, manifest, landing.root, opened.columns() if opened else None)
     contract = drift.summed(source, (one.columns for one in manifest.files))
-    commit = work.commit(source, {}, files=len(manifest.files), contract=contract)
+    undone = [one.batch for one in history if one.undone]
+    commit = work.commit(source, {}, files=len(manifest.files), contract=contract, undone=undone)
     target = work.target(source, source.stats or ("_file_id",))
     paths = {one.path for one in manifest.files}
     grows = source.contract.new_column == "add"

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from lakehouse import app as apps
 from lakehouse import settings as settings_module
-from lakehouse import show, show_plan, show_rejects
-from lakehouse.errors import LakehouseError, SettingsError
+from lakehouse import show, show_plan, show_rejects, show_undo
+from lakehouse.errors import LakehouseError, SettingsError, UndoError
 from lakehouse.run import new_run
 from lakehouse.settings import Settings
 from lakehouse.storage import relative
@@ -170,6 +170,32 @@ def sql(text: Annotated[str, typer.Argument(metavar="QUERY")], as_json: AsJson =
 
     settings = settings_module.load()
     show.rows(console, query(settings.lake, text), as_json)
+
+
+@cli.command()
+def undo(
+    run: Annotated[str, typer.Argument(help="A run's id, as `lakehouse history TABLE` shows it.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go back, and what the next run does.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take back what a run committed: each table as it was before, landed files to be ingested again. Says it first, and asks."""
+    from lakehouse.undo import plan_undo
+
+    settings = settings_module.load()
+    planned = plan_undo(apps.open_lake(settings), run)
+    show_undo.plan(console, planned)
+    if dry_run or not planned.tables:
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UndoError("Nobody can be asked here, so nothing was touched: say --yes.")
+        typer.confirm("Take it back?", abort=True)
+    own = new_run()
+    with apps.logged(settings, own) as log, console.status("taking back"):
+        apps.undo(settings, planned, own, log)
+    show_undo.done(console, planned, own.id)
 
 
 quarantine = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was set aside: list, show, replay.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -136,20 +137,47 @@ def merge(
     on = " AND ".join([*(f"t.`{c}` = s.`{c}`" for c in key), *([prune] if prune else [])])
     values: dict[str, str | Column] = {f"`{c}`": F.col(f"s.`{c}`") for c in rows.columns if c != delete}
     gone = f"s.`{delete}`" if delete else "false"
-    settings = dict(zip((_METADATA, _TXN_APP, _TXN_VERSION), commit.options().values(), strict=True))
-    try:
-        for name, value in settings.items():
-            spark.conf.set(name, value)
+    with _set(spark, commit):
         merging = DeltaTable.forPath(spark, spark_uri(target.path)).alias("t").merge(rows.alias("s"), on)
         if delete:
             merging = merging.whenMatchedDelete(gone)
         merging = merging.whenMatchedUpdate(f"NOT {gone}", values)
         merging.whenNotMatchedInsert(f"NOT {gone}", values).execute()
+    _verify(target, commit)
+
+
+def restore(spark: SparkSession, target: Target, commit: Commit, version: int) -> None:
+    """Make the table what it was at a version, columns and properties too, as a new version.
+
+    RESTORE takes the record from the session, but no transaction id: that it is done twice is harmless, and Delta refuses it
+    where another commit comes between.
+    """
+    from delta.tables import DeltaTable
+
+    with _set(spark, commit):
+        DeltaTable.forPath(spark, spark_uri(target.path)).restoreToVersion(version)
+    _verify(target, commit)
+
+
+def empty(spark: SparkSession, target: Target, commit: Commit) -> None:
+    """Leave the table without rows; its columns and properties stay."""
+    none = read_latest(spark, target.path).limit(0)
+    none.write.format("delta").mode("overwrite").options(**commit.options()).save(spark_uri(target.path))
+    _verify(target, commit)
+
+
+@contextmanager
+def _set(spark: SparkSession, commit: Commit) -> Iterator[None]:
+    """The commit's record and transaction id in the session's settings, for what has no writer options."""
+    settings = dict(zip((_METADATA, _TXN_APP, _TXN_VERSION), commit.options().values(), strict=True))
+    try:
+        for name, value in settings.items():
+            spark.conf.set(name, value)
+        yield
     finally:
         # A transaction setting that is left behind makes later writes of the session vanish.
         for name in settings:
             spark.conf.unset(name)
-    _verify(target, commit)
 
 
 def rows_written(target: Target) -> int:

@@ -69,6 +69,10 @@ class SourceError(LakehouseError):
     """A source's database cannot be read, or has rows that would be missed."""
 
 
+class UndoError(LakehouseError):
+    """A run cannot be taken back: nothing was touched, unless the text says so."""
+
+
 class LandingError(LakehouseError):
     """The landing zone does not hold what a batch has on record."""
 

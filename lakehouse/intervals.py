@@ -33,12 +33,12 @@ def done_before(table: Table, opened: TableLog, asked: set[date], inputs: Mappin
     """Those of the partitions asked for that were recomputed for being asked for, and would be the same now.
 
     That is since the code and the look-ups are as they are; what changed in a driver since is recomputed for that. Another writer's
-    commit ends the search: its changes are what may have to be put right.
+    commit ends the search, as its changes may have to be put right, and so does the undo of a run.
     """
     found: set[date] = set()
     for entry in opened.entries():
         record = entry.record
-        if record is None or not _as_now(table, record, inputs):
+        if record is None or record.undoes or not _as_now(table, record, inputs):
             break
         if record.asked:
             first, last = map(date.fromisoformat, record.asked)

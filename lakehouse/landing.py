@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -58,7 +58,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of one batch of one source. ``at`` is UTC; a ``full`` batch takes the place of all before it."""
+    """The files of one batch of one source. ``at`` is UTC; a ``full`` batch takes the place of all before it.
+
+    ``undone`` are the files of a batch that was taken back: they count for nothing but the numbers that they had.
+    """
 
     source: str
     batch: int
@@ -67,19 +70,34 @@ class Manifest:
     files: tuple[Delivery, ...]
     rejected: tuple[Rejected, ...] = ()
     full: bool = False
+    undone: tuple[Delivery, ...] = ()
+
+    def taken_back(self) -> Manifest:
+        return replace(self, files=(), rejected=(), full=False, undone=self.files)
 
 
 class Landing:
-    """One source's landing folder and manifests."""
+    """One source's landing folder and manifests; ``undone`` says which batches its table has taken back."""
 
-    def __init__(self, source: Source, landing: Location, manifests: Location) -> None:
+    def __init__(
+        self, source: Source, landing: Location, manifests: Location, undone: Callable[[], Collection[int]] = tuple
+    ) -> None:
         self.source = source
         self.root: Location = landing
         self.folder: Location = landing / source.landing
         self.manifests: Location = manifests / source.name
+        self.undone = undone
 
     def history(self) -> list[Manifest]:
-        """Every manifest, oldest first, with what was rejected after it was written taken into account."""
+        """Every manifest, oldest first; one whose batch was taken back has no files."""
+        return self.without(self.undone())
+
+    def without(self, batches: Collection[int]) -> list[Manifest]:
+        """The manifests as they stand when these batches are taken back."""
+        return [one.taken_back() if one.batch in batches else one for one in self.everything()]
+
+    def everything(self) -> list[Manifest]:
+        """The manifests as written, oldest first, with what was rejected after that taken into account."""
         there = storage.names(self.manifests)
         batches = [int(name.removesuffix(".json")) for name in there if name.removesuffix(".json").isdigit()]
         with ThreadPoolExecutor() as pool:
@@ -158,7 +176,7 @@ class Landing:
             LandingError: the manifest is there already, written by another run; or the batch takes the place of all before it
                 and files on record would not be in it.
         """
-        last_id = max((one.file_id for m in history for one in m.files), default=0)
+        last_id = max((one.file_id for m in history for one in (*m.files, *m.undone)), default=0)
         taken = {path: one for path, (one, _) in _in_table(history).items()}
         if full:  # the order in which they were delivered is what makes one row newer than another
             files = sorted(files, key=lambda one: taken[one.path].file_id if one.path in taken else last_id + 1)
@@ -179,7 +197,8 @@ class Landing:
             raise _would_lose_rows(self.source, [f"{p} {reasons.get(p, 'has not settled or is gone')}" for p in lost])
         manifest = Manifest(self.source.name, batch, now(), definition, tuple(whole), rejected, full)
         try:
-            storage.create(self._file(batch), json.dumps(asdict(manifest), indent=1).encode())
+            said = {name: value for name, value in asdict(manifest).items() if name != "undone"}
+            storage.create(self._file(batch), json.dumps(said, indent=1).encode())
         except FileExistsError:
             raise LandingError(f"{self._file(batch)} exists: another run took this batch. Run again.") from None
         return manifest

@@ -43,6 +43,10 @@ class Record:
     that a reader knows not to look for changes across it. ``contract`` says how the columns came to differ from those before, or from
     those declared. ``asked`` are the first and the last of the partitions that were recomputed because a range of days was asked for.
     ``at`` is UTC, ISO 8601.
+
+    A commit that took back a run says which (``undoes``) and the recorded version whose rows it put back (``restores``; -1:
+    there was none, and the table was emptied). ``undone`` are the batches of landed files that no longer count, in every
+    record of a source's table: what the table holds and which manifests stand for it change in one commit.
     """
 
     run: str
@@ -56,6 +60,9 @@ class Record:
     files: int = 0
     contract: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
+    undoes: str = ""
+    restores: int = -1
+    undone: tuple[int, ...] = ()
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
@@ -68,7 +75,7 @@ class Record:
             value = json.loads(text or "")["lakehouse"]
             inputs = {n: Consumed(one["version"], one["generation"]) for n, one in value["inputs"].items()}
             known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
-            known |= {name: tuple(known.get(name, ())) for name in ("contract", "asked")}
+            known |= {name: tuple(known.get(name, ())) for name in ("contract", "asked", "undone")}
             return cls(inputs=inputs, **known)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

@@ -18,11 +18,22 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse import s3
 from lakehouse.errors import LedgerError, StorageError
-from lakehouse.ledger import Record
+from lakehouse.ledger import Consumed, Record
 from lakehouse.storage import Location, delta_options, names
 
 # How many versions are looked through, more each time: each is a file, and nearly always the newest has a record.
 SCANS = (1, 32, None)
+# What Delta does to a table without a change of its rows.
+HARMLESS = (
+    "OPTIMIZE",
+    "VACUUM",
+    "VACUUM START",
+    "VACUUM END",
+    "SET TBLPROPERTIES",
+    "ADD COLUMNS",
+    "UPGRADE PROTOCOL",
+    "CHANGE COLUMN",
+)
 _CHANGE = "_change_type"
 _COMMITTED = re.compile(r"\.(json|parquet)$")
 _MERGED_ROWS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted")
@@ -109,6 +120,10 @@ class TableLog:
                 rows += sum(merged) or int(entry.metrics.get("numOutputRows", 0))
                 size += int(entry.metrics.get("numOutputBytes") or entry.metrics.get("numTargetBytesAdded") or 0)
         return rows, size
+
+    def paths(self) -> list[str]:
+        """Its files, below the table's folder, as its log names them."""
+        return [str(path) for path in self._adds["path"].to_pylist()]
 
     def files(self) -> int:
         return int(self._adds.num_rows)
@@ -199,6 +214,45 @@ def last_record(path: Location) -> Record | None:
     log = open_log(path)
     entry = log.last if log else None
     return entry.record if entry else None
+
+
+def in_force(entries: Sequence[Entry]) -> list[Entry]:
+    """The recorded commits that the table's rows come from, newest first: without those that were taken back, and without the
+    commits that took them back."""
+    found: list[Entry] = []
+    below: int | None = None
+    for entry in entries:
+        if entry.record is None or (below is not None and entry.version > below):
+            continue
+        if entry.record.undoes:
+            below = entry.record.restores
+        else:
+            found.append(entry)
+    return found
+
+
+def standing(entries: Sequence[Entry], consumed: Consumed) -> Consumed:
+    """The version at which the rows of a consumed one stand now: the commit that put the very same rows back, if any did.
+
+    So a reader that has seen nothing of a run that was taken back goes on from there, across the new generation.
+    """
+    for entry in reversed(entries):
+        if entry.record and entry.record.undoes and entry.record.restores == consumed.version:
+            consumed = Consumed(entry.version, entry.record.generation)
+    return consumed
+
+
+def standing_now(opened: TableLog | None, consumed: Consumed) -> Consumed:
+    """`standing` in a log, which is read through only where the table is of another generation by now."""
+    record = opened.last.record if opened and opened.last else None
+    anew = opened and record and record.generation != consumed.generation
+    return standing(opened.entries(), consumed) if opened and anew else consumed
+
+
+def taken_back(entries: Sequence[Entry], version: int) -> bool:
+    """Whether the commit of that version was taken back since."""
+    undos = (e for e in entries if e.record and e.record.undoes)
+    return any(e.record.restores < version < e.version for e in undos if e.record)
 
 
 def _entry(commit: dict[str, Any]) -> Entry:

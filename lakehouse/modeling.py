@@ -126,7 +126,7 @@ class _Merge:
         target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.module.TIME))), change_feed=False)
 
         def commit(written: int) -> Commit:
-            return self._commit(name, record.batch + 1 if record else 1, written, made.num_rows - written)
+            return self._commit(name, record, written, made.num_rows - written)
 
         if record is None:
             delta.overwrite(rows, target, commit(made.num_rows))
@@ -145,10 +145,12 @@ class _Merge:
         differing.unpersist()
         return written
 
-    def _commit(self, name: str, batch: int, written: int, unchanged: int) -> Commit:
+    def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
         self.run.hold.check()
         features = log.last_record(self.lake.path(self.module.FEATURE_TABLE))
         consumed = Consumed(self.feature_version, features.generation if features else 1)
         counts = {"written": written, "unchanged": unchanged}
         inputs = {self.module.FEATURE_TABLE: consumed}
-        return Commit(name, Record(self.run.id, batch, 1, inputs, counts, self.run.revision, self.module.NAME, now()))
+        batch, generation = (before.batch + 1, before.generation) if before else (1, 1)
+        revision, model = self.run.revision, self.module.NAME
+        return Commit(name, Record(self.run.id, batch, generation, inputs, counts, revision, model, now()))

@@ -16,7 +16,7 @@ from lakehouse.graph import Graph
 from lakehouse.intervals import asked_for, done_before
 from lakehouse.landing import Delivery, Landing, Manifest, left_alone
 from lakehouse.ledger import Consumed, Record
-from lakehouse.log import TableLog, open_log
+from lakehouse.log import TableLog, open_log, standing_now, taken_back
 from lakehouse.schemas import Changes
 from lakehouse.storage import Location
 from lakehouse.suites import Suites
@@ -110,7 +110,13 @@ class Lake:
         return self.root.joinpath("lake", "outcomes", name)
 
     def landing(self, source: Source) -> Landing:
-        return Landing(source, self.root / "landing", self.root / "manifests")
+        return Landing(source, self.root / "landing", self.root / "manifests", lambda: self._undone(source.name))
+
+    def _undone(self, name: str) -> tuple[int, ...]:
+        """The batches of landed files that a source's table no longer holds, as the runs that ingested them were taken back."""
+        opened = self.log(name)
+        last = opened.last if opened else None
+        return last.record.undone if last and last.record else ()
 
     def strays(self) -> list[str]:
         """What lies in the landing zone and no source reads: most often a folder whose name was mistyped."""
@@ -253,7 +259,8 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
     history = landing.history()
     committed = record.batch if record else 0
     generation = (record.generation if record else 1) + (1 if full and record else 0)
-    unfinished = history[-1] if history and history[-1].batch > committed and history[-1].files else None
+    # The oldest: a copy of the lake that was taken while runs worked may have manifests of several.
+    unfinished = next((one for one in history if one.batch > committed and one.files), None)
     batch = max([committed, *(m.batch for m in history)]) + 1
     if unfinished and not full:
         manifest = unfinished
@@ -287,6 +294,7 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
         reason = "full refresh" if record else "no table yet"
         step = Step(table.name, "build", (reason,), pins, {}, batch, generation, full and record is not None)
         return _sized(table, logs, step)
+    record = replace(record, inputs={name: standing_now(logs.get(name), one) for name, one in record.inputs.items()})
     return _sized(table, logs, _decide_change(lake, table, record, pins, batch, request, logs))
 
 
@@ -296,9 +304,11 @@ def _decide_change(
 ) -> Step:  # fmt: skip
     reasons, whole = [], []
     for one in table.inputs.values():
-        before, after = record.inputs.get(one.table), pins[one.table]
+        before, after, opened = record.inputs.get(one.table), pins[one.table], logs[one.table]
         if before is None:
             whole.append(f"{one.table} is a new input")
+        elif opened and before.generation != after.generation and taken_back(opened.entries(), before.version):
+            whole.append(f"a run of which this holds rows was taken back from {one.table}")
         elif before.generation != after.generation and (one.role == "driver" or one.on_change == "everything"):
             whole.append(f"{one.table} was made anew")
         elif before.version != after.version and one.role == "lookup" and one.on_change == "everything":

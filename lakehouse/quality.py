@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pyspark.errors import ParseException
@@ -15,6 +16,8 @@ from lakehouse.errors import AccountingError, RuleError, first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, Observation
+
+    from lakehouse.ledger import Record
 
 KEY_RULE = "key_is_not_null"
 MALFORMED_RULE = "well_formed"
@@ -37,6 +40,17 @@ QUARANTINE_COLUMNS: Mapping[str, str] = {
     "run": "string",
     "quarantined_at": "timestamp",
 }
+
+
+def stamped(rejected: DataFrame, record: Record) -> DataFrame:
+    """Rejects as the quarantine keeps them, with the batch that set them aside."""
+    stamps = {
+        "batch": F.lit(record.batch).cast("bigint"),
+        "generation": F.lit(record.generation).cast("bigint"),
+        "run": F.lit(record.run),
+        "quarantined_at": F.lit(datetime.fromisoformat(record.at)),
+    }
+    return rejected.withColumns(stamps).select(*QUARANTINE_COLUMNS)
 
 
 @dataclass(frozen=True)

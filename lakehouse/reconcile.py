@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from lakehouse.plan import Lake
     from lakehouse.storage import Location
 
-# What Delta does to a table without a change of its rows.
-_HARMLESS = (
-    "OPTIMIZE",
-    "VACUUM",
-    "VACUUM START",
-    "VACUUM END",
-    "SET TBLPROPERTIES",
-    "ADD COLUMNS",
-    "UPGRADE PROTOCOL",
-    "CHANGE COLUMN",
-)
 _SHOWN = 3
 
 
@@ -61,11 +50,11 @@ def reconcile(lake: Lake) -> list[Account]:
     for name, declared in lake.graph.declared.items():
         try:
             opened = log.open_log(lake.path(name))
-            if opened is None or opened.last is None:
+            if opened is None or opened.last is None or opened.last.record is None:
                 continue
             if isinstance(declared, Source):
                 found.append(_source(lake, declared, opened))
-            elif lake.landed_driver(declared):
+            elif lake.landed_driver(declared) and declared.driver in opened.last.record.inputs:
                 found.append(_table(lake, declared, opened))
         except Exception as error:  # a damaged file, a missing version: it says nothing of the other tables
             found.append(Account(name, 0, {}, (f"cannot be reconciled: {first_line(error)}",)))
@@ -168,7 +157,7 @@ def _table(lake: Lake, table: Table, opened: log.TableLog) -> Account:
         (quarantined,) = _one(found, "SELECT count(*) FROM waiting SEMI JOIN bronze USING (_file_id, _row)")
         differences = [*_misplaced(found), *_doubled(found, table), *_unaccounted(opened, table, rows)]
     duplicates = came_in - kept - quarantined
-    said = _said_duplicates(lake, opened, table, entry.record.generation, settled_by)
+    said = _said_duplicates(lake, opened, table, settled_by)
     if said is not None and said != duplicates:
         differences.append(
             f"misses {duplicates - said:,} rows: {came_in:,} landed rows less {kept:,} kept and {quarantined:,} in quarantine "
@@ -216,44 +205,53 @@ def _named(found: DuckDBPyConnection, query: str, what: str) -> Iterator[str]:
 
 def _unaccounted(opened: log.TableLog, table: Table, rows: int) -> Iterator[str]:
     """Commits of others, and rows that there are although no commit wrote them."""
-    expected = None  # until a commit wrote the whole table: earlier ones may be gone from the log
-    foreign: list[str] = []
+    expected: int | None = None  # until a commit wrote the whole table: earlier ones may be gone from the log
+    since = -1  # the version that did
+    left: dict[int, tuple[int | None, int]] = {}
+    foreign: list[log.Entry] = []
     for entry in reversed(opened.entries()):
         if entry.record is None:
-            if entry.operation not in _HARMLESS:
-                foreign.append(f"was changed by another writer: version {entry.version}, {entry.operation}")
+            foreign += [entry] if entry.operation not in log.HARMLESS else []
+            continue
+        if entry.record.undoes:
+            expected, since = left.get(entry.record.restores, (None, entry.version))
+            expected = entry.record.rows.get("restored") if expected is None else expected
         elif entry.mode == "Overwrite":
-            expected, foreign = entry.written, []
-        elif expected is not None and entry.operation == "MERGE":
-            metrics = {name: int(entry.metrics.get(f"numTargetRows{name}", 0)) for name in ("Inserted", "Deleted")}
-            expected += metrics["Inserted"] - metrics["Deleted"]
+            expected, since = entry.written, entry.version
         elif expected is not None:
-            expected += entry.written
-    yield from foreign
+            expected += _added(entry)
+        left[entry.version] = (expected, since)
+    for entry in foreign:
+        if entry.version > since:
+            yield f"was changed by another writer: version {entry.version}, {entry.operation}"
     if expected is not None and expected != rows:
         yield f"has {rows:,} rows where its commits left {expected:,}"
 
 
-def _said_duplicates(
-    lake: Lake, opened: log.TableLog, table: Table, generation: int, settled_by: set[str]
-) -> int | None:
+def _added(entry: log.Entry) -> int:
+    """The rows by which a commit made its table grow."""
+    if entry.operation != "MERGE":
+        return entry.written
+    metrics = {name: int(entry.metrics.get(f"numTargetRows{name}", 0)) for name in ("Inserted", "Deleted")}
+    return metrics["Inserted"] - metrics["Deleted"]
+
+
+def _said_duplicates(lake: Lake, opened: log.TableLog, table: Table, settled_by: set[str]) -> int | None:
     """The landed rows that the runs found to be repeated, or to be replaced by newer ones; None where they are counted anew."""
     source = lake.landed_driver(table)
     if source is None or source.relanded == "replace" or not isinstance(table.write, Append | Merge):
         return None
-    entries = opened.entries()
-    if not any(e.mode == "Overwrite" and e.record and e.record.generation == generation for e in entries):
-        return None  # its beginning is gone from the log
     repeated = 0
-    for entry in entries:
+    for entry in log.in_force(opened.entries()):
         record = entry.record
-        if record is None or record.generation != generation:
-            continue
+        assert record is not None
         # A replay that was cut short is counted by the one that finished it.
         if "replayed" not in record.rows or record.run in settled_by:
             repeated += record.rows.get("unchanged", 0) + record.rows.get("superseded", 0)
         repeated += int(entry.metrics.get("numTargetRowsUpdated", 0))
-    return repeated
+        if entry.mode == "Overwrite":  # of the whole
+            return repeated
+    return None  # its beginning is gone from the log
 
 
 # --- DuckDB ---------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def summaries(lake: Lake) -> list[Summary]:
         if not rejects:
             continue
         waits = waiting(lake, name)
-        settled = {_named(one): one["outcome"] for one in _rows(lake.outcomes(name), tuple(OUTCOME_COLUMNS))}
+        settled = {_named(one): one["outcome"] for one in _outcomes(lake, name)}
         found.append(
             Summary(
                 name, len(waits), dict(Counter(rule for one in waits for rule in one["rules"])),
@@ -84,6 +84,16 @@ def waiting(lake: Lake, name: str) -> list[dict[str, Any]]:
         taken = _origins(lake, name, {one["_file_id"] for one in ours})
         ours = [one for one in ours if (one["_file_id"], one["_row"]) not in taken]
     return sorted(ours, key=lambda one: (one["_file_id"] or 0, one["_row"] or 0, one["original"]))
+
+
+def _outcomes(lake: Lake, name: str) -> list[dict[str, Any]]:
+    """What became of rejects, but for the replays that were taken back."""
+    found = _rows(lake.outcomes(name), tuple(OUTCOME_COLUMNS))
+    opened = log.open_log(lake.path(name)) if found else None
+    entries = opened.entries() if opened else []
+    kept = {one.version for one in log.in_force(entries)}
+    gone = {one.record.batch for one in entries if one.record and not one.record.undoes and one.version not in kept}
+    return [one for one in found if one["batch"] not in gone]
 
 
 def _settled(lake: Lake, name: str) -> dict[tuple[Any, ...], int]:

@@ -286,7 +286,8 @@ def history(console: Console, lake: Lake, table: str, limit: int, as_json: bool)
     shown = grid(">version", "when (UTC)", "operation", "run", ">batch", "rows", "inputs", "code", "columns")
     for one in entries:
         record = one.record
-        what = [one.operation, record.run if record else "", str(record.batch) if record else ""]
+        undoes = f" (undoes {record.undoes})" if record and record.undoes else ""
+        what = [one.operation + undoes, record.run if record else "", str(record.batch) if record else ""]
         rows = ", ".join(f"{v:,} {k}" for k, v in one.rows.items() if v) or "0 written"
         inputs = ", ".join(f"{n}@{c.version}" for n, c in record.inputs.items()) if record else ""
         code = f"{record.revision} {record.definition}".strip() if record else ""

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from lakehouse.errors import SchemaError
 from lakehouse.landing import Rejected
 from lakehouse.ledger import Record, Run, now
 from lakehouse.plan import Lake, Step
+from lakehouse.storage import Location
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -194,9 +194,12 @@ class Work:
             kept.unpersist()
 
     def left_rejects(self, table: Table) -> bool:
-        """Whether an attempt at this batch that did not reach its commit left rejects behind."""
+        """Whether an attempt at this batch that did not reach its commit left rejects behind.
+
+        A quarantine that was copied later than its table has rejects of later batches, too.
+        """
         record = log.last_record(self.lake.quarantine(table.name))
-        return record is not None and record.batch == self.step.batch and record.rows.get("quarantined") != 0
+        return record is not None and record.batch >= self.step.batch and record.rows.get("quarantined") != 0
 
     def clear_left_rejects(self, table: Table) -> None:
         """Take away what `left_rejects` tells of: its batch is about to be another."""
@@ -208,13 +211,7 @@ class Work:
         """Put a batch's rejects in the place of those that an earlier attempt at it left."""
         record = self.commit(table, {"quarantined": count}).record
         commit = Commit(f"quarantine/{table.name}", record, self.run.hold.fence())
-        stamps = {
-            "batch": F.lit(record.batch).cast("bigint"),
-            "generation": F.lit(record.generation).cast("bigint"),
-            "run": F.lit(record.run),
-            "quarantined_at": F.lit(datetime.fromisoformat(record.at)),
-        }
-        named = rows.withColumns(stamps).select(*quality.QUARANTINE_COLUMNS)
+        named = quality.stamped(rows, record)
         path = self.lake.quarantine(table.name)
         if whole and log.open_log(path):
             before = delta.read_latest(self.spark, path).where(
@@ -223,16 +220,11 @@ class Work:
             before = self.unsettled(table, before)
             named = frames.without(named, before, [*ORIGIN_COLUMNS, "rules"])
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
-        delta.replace(named, target, commit, f"batch = {record.batch}")
+        delta.replace(named, target, commit, f"batch >= {record.batch}")
 
     def unsettled(self, table: Table, rejected: DataFrame) -> DataFrame:
         """The rejects of which no replay found anything to become since."""
-        if log.open_log(self.lake.outcomes(table.name)) is None:
-            return rejected
-        named = [*ORIGIN_COLUMNS, "generation"]
-        outcomes = delta.read_latest(self.spark, self.lake.outcomes(table.name))
-        settled = outcomes.groupBy(*named).agg(F.max("batch").alias("_settled"))
-        return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
+        return unsettled(self.spark, self.lake.outcomes(table.name), rejected)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -249,7 +241,12 @@ class Work:
         return Target(declared.name, self.path, stats, self.lake.read_changes_of(declared.name))
 
     def commit(
-        self, declared: Declared, rows: Mapping[str, int], files: int = 0, contract: tuple[str, ...] = ()
+        self,
+        declared: Declared,
+        rows: Mapping[str, int],
+        files: int = 0,
+        contract: tuple[str, ...] = (),
+        undone: Sequence[int] = (),
     ) -> Commit:
         """The record of this step's commit.
 
@@ -269,8 +266,20 @@ class Work:
             files=files,
             contract=(*self.step.schema_changes, *contract),
             asked=(str(self.step.asked[0]), str(self.step.asked[-1])) if self.step.asked else (),
+            undone=tuple(undone),
         )
         return Commit(declared.name, record)
+
+
+def unsettled(spark: SparkSession, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:
+    """The rejects of which no replay found anything to become since, up to a batch where one is given."""
+    if log.open_log(outcomes) is None:
+        return rejected
+    named = [*ORIGIN_COLUMNS, "generation"]
+    found = delta.read_latest(spark, outcomes)
+    found = found if until is None else found.where(f"batch <= {until}")
+    settled = found.groupBy(*named).agg(F.max("batch").alias("_settled"))
+    return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
 
 
 def _well_formed(driver: DataFrame) -> Column:

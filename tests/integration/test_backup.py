@@ -1,0 +1,209 @@
+"""docs/backup.md, done as it says: its own commands, while runs work between them; then the lake is lost and restored."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lakehouse import delta, rejects
+from lakehouse.declare import Append, Merge, Rebuild, Rule, table
+from lakehouse.errors import LockError
+from lakehouse.ledger import Run
+from lakehouse.lock import run_lock
+from lakehouse.reconcile import reconcile
+from lakehouse.replay import replay
+from lakehouse.settings import PROJECT
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, typed_items
+
+Lakes = Callable[..., TestLake]
+PAGE = (PROJECT / "docs" / "backup.md").read_text(encoding="utf-8")
+COPYING, MODELS, RESTORING, BUCKET = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
+LAYERS = {"gold": "mart", "silver": "clean", "bronze": "raw"}
+SMALL = (Rule("value_is_small", "value < 10"),)
+
+
+@table("mart.items", columns=ITEM_TYPES, write=Merge(newest_by=("at",)), key=("id",), items="clean.items")
+def mart(items: Any) -> Any:
+    """One row per item."""
+    return items.select(*ITEM_TYPES)
+
+
+@table("mart.all", columns=ITEM_TYPES, write=Rebuild(), key=("id",), items="clean.items")
+def everything(items: Any) -> Any:
+    """One row per item."""
+    return items.select(*ITEM_TYPES)
+
+
+event_log = table("clean.log", columns=ITEM_TYPES, write=Append(), items="raw.items")(typed_items)
+DECLARED = (landed_items, items_table(rules=SMALL), event_log, mart, everything)
+LENIENT = (landed_items, items_table(rules=(Rule("value_is_small", "value < 60"),)), event_log, mart, everything)
+
+
+def commands(said: str) -> tuple[str, list[str]]:
+    """The commands of a block for the layers of this lake: what prepares them, and one for each step."""
+    for layer, ours in LAYERS.items():
+        said = said.replace(f"logs {layer}\n", f"logs {ours}\n")
+    lines = said.strip().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("logs outcomes"))
+    return "\n".join(lines[:first]), lines[first:]
+
+
+def shell(script: str, root: Path, copy: Path) -> None:
+    subprocess.run(["bash", "-c", script], env={**os.environ, "DATA": str(root), "COPY": str(copy)}, check=True)
+
+
+def state(lake: TestLake) -> dict[str, Any]:
+    """What the lake says, but for the numbers of deliveries, which may differ in another order of batches."""
+    waiting = [json.loads(one["original"]) for one in rejects.waiting(lake.lake, "clean.items")]
+    return {
+        **{name: lake.rows(name, *ITEM_TYPES) for name in lake.lake.graph.declared if name != "raw.items"},
+        "raw.items": lake.rows("raw.items", *ITEM_TYPES),
+        "waiting": sorted([{k: v for k, v in one.items() if not k.startswith("_")} for one in waiting], key=str),
+    }
+
+
+def restored(lake: TestLake, copy: Path) -> None:
+    shutil.rmtree(lake.root)
+    lake.root.mkdir()
+    shell(RESTORING, lake.root, copy)
+
+
+def caught_up(lake: TestLake) -> None:
+    for _ in range(9):
+        if not any(step.works for step in lake.plan().values()):
+            return
+        lake.run()
+    raise AssertionError("it never ends")
+
+
+def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_path: Path) -> None:
+    lake, copy, numbers = lake_of(*DECLARED), tmp_path / "copy", iter(range(1, 99))
+    copy.mkdir()
+
+    def work(run: Callable[[], object]) -> None:
+        number = next(numbers)
+        lines = (f"{number},1,{number % 10}", f"1,{number},{number % 10}", f"{number},2,{number}0")
+        lake.land("raw.items", f"{number}.csv", items_csv(*lines))
+        run()
+
+    work(lake.run)
+    work(lake.run)
+    lenient = lake.declaring(*LENIENT)
+    meanwhile: dict[str, list[Callable[[], object]]] = {
+        "logs outcomes": [lambda: replay(lake.spark, lenient.lake, "clean.items", Run("replay", "revision"))],
+        "logs mart": [lambda: lake.run("raw.items")],  # between two commits
+        "logs clean": [lake.run, lake.run],
+        "logs raw": [lake.run, lake.run],
+        "logs quarantine": [lake.run],
+    }
+    before, steps = commands(COPYING)
+    for step in steps:
+        shell(f"{before}\n{step}", lake.root, copy)
+        for run in meanwhile.get(step, []):
+            work(run)
+    caught_up(lake)
+    undisturbed = state(lake)
+    assert not list(copy.glob(".run*"))
+
+    restored(lake, copy)
+    assert [(one.table, one.differences) for one in reconcile(lake.lake) if one.differences] == []
+    assert "was left unfinished" in str(lake.plan()["raw.items"].reasons)
+    caught_up(lake)
+    assert state(lake) == undisturbed
+    assert [(one.table, one.differences) for one in reconcile(lake.lake) if one.differences] == []
+
+
+def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
+    lake_of: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, copy = lake_of(landed_items, items_table(rules=SMALL)), tmp_path / "copy"
+    copy.mkdir()
+    lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    lake.run()
+    lake.land("raw.items", "2.csv", items_csv("3,1,6", "4,1,60"))
+    with monkeypatch.context() as changed:
+        changed.setattr(delta, "append", lambda *given, put=delta.append: _only("raw.items", put, *given))
+        assert lake.attempt().statuses == {"raw.items": "written", "clean.items": "failed"}
+    shell(COPYING.replace("logs silver", "logs clean").replace("logs bronze", "logs raw"), lake.root, copy)
+    restored(lake, copy)
+    lake.run()
+    assert lake.rows("clean.items") == [(1, 1, 5), (3, 1, 6)]
+    assert [one["batch"] for one in rejects.waiting(lake.lake, "clean.items")] == [1, 2]
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+
+
+def _only(name: str, put: Any, rows: Any, target: Any, commit: Any) -> None:
+    if target.name != name:
+        raise ZeroDivisionError
+    put(rows, target, commit)
+
+
+def test_where_parts_are_missing(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, event_log)
+    for number in (1, 2):
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,5"))
+        lake.run()
+    whole = lake.rows("clean.log")
+    shutil.rmtree(lake.root / "manifests")
+    assert "which no manifest names" in str(reconcile(lake.lake)[0].differences)
+    assert len(lake.plan()["raw.items"].files) == 2, "all would be ingested a second time"
+    lake.run(full_refresh=True)
+    assert lake.rows("clean.log") == whole
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+
+    shutil.rmtree(lake.root / "lake")
+    shutil.rmtree(lake.root / "manifests")
+    lake.run()
+    assert lake.rows("clean.log") == whole
+
+    shutil.rmtree(lake.root / "landing")
+    assert [(one.differences, one.unseen) for one in reconcile(lake.lake)] == [((), 2), ((), 0)]
+    lake.land("raw.items", "3.csv", items_csv("3,1,5"))
+    lake.run()
+    assert len(lake.rows("clean.log")) == 3
+    with pytest.raises(AssertionError, match="a full refresh would lose rows"):
+        lake.run(full_refresh=True)
+
+
+def test_the_lock_can_be_held_from_a_shell(tmp_path: Path) -> None:
+    with run_lock(tmp_path, "run"):
+        pass
+    command = ["flock", "--nonblock", str(tmp_path / ".run.lock"), "sh", "-c", "echo held; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == "held\n"
+        with pytest.raises(LockError, match="Another run holds the lake"), run_lock(tmp_path, "other"):
+            pass
+        held.communicate("\n")
+    with run_lock(tmp_path, "other"):
+        assert subprocess.run(command, input="\n", text=True, capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the program sqlite3")
+def test_models_are_copied(tmp_path: Path) -> None:
+    import sqlite3
+
+    root, copy = tmp_path / "data", tmp_path / "copy"
+    (root / "mlartifacts" / "1").mkdir(parents=True)
+    copy.mkdir()
+    with sqlite3.connect(root / "mlflow.db") as database:
+        database.execute("CREATE TABLE runs (id INTEGER)")
+        database.execute("INSERT INTO runs VALUES (7)")
+        database.commit()
+        database.execute("INSERT INTO runs VALUES (8)")  # not committed while it is copied
+        shell(MODELS, root, copy)
+    assert sqlite3.connect(copy / "mlflow.db").execute("SELECT * FROM runs").fetchall() == [(7,)]
+    assert (copy / "mlartifacts" / "1").is_dir()
+
+
+def test_every_log_in_the_page_is_of_a_known_layer() -> None:
+    said = re.findall(r"^logs (\w+)$", COPYING, re.M)
+    assert said == re.findall(r"^logs (\w+)$", BUCKET, re.M) == ["outcomes", "gold", "silver", "bronze", "quarantine"]
