@@ -15,18 +15,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def card(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Scorecard:
-    last = date(2013, 1, len(FILE_KINDS) + 2)
+    last = date(2013, 1, len(FILE_KINDS) + 1)
     return Scorecard(spark, tmp_path_factory.mktemp("scorecard"), last=last)
 
 
 def test_no_claimed_defect_is_missed_and_no_alarm_is_false(card: Scorecard) -> None:
-    planted = card.planted(each=4)
+    planted = card.planted(each=3)
     assert planted.score.missed() == []
     assert planted.score.false_alarms() == []
     assert planted.differences == ()
     claimed = [name for name, claim in planted.score.claims.items() if claim]
     assert len(claimed) >= 40
-    assert planted.rows > 1_500
+    assert planted.rows > 1_000
 
 
 def test_a_day_in_kilometres_is_refused(card: Scorecard) -> None:
