@@ -52,7 +52,7 @@ class Found:
         if at in self.superseded:
             kept = one.instead is None or one.instead in self.kept
             return frozenset({NEWEST}) if kept else frozenset()
-        return self.aside.get(at, frozenset()) | self.warned.get(at, frozenset())
+        return self.warned.get(at, frozenset()) if at in self.kept else self.aside.get(at, frozenset())
 
 
 @dataclass
