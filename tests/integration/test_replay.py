@@ -149,7 +149,7 @@ def test_a_table_worked_out_from_all_its_rows_is_made_anew(lake_of: Lakes) -> No
     assert replayed(lake, dry=True) == Replayed("clean.items", 2, made_anew=True)
     assert replayed(lake) == Replayed("clean.items", 1, None, {"its rules": 1}, made_anew=True)
     assert lake.rows("clean.items", "value", "is_current") == [(5, False), (50, True)]
-    assert {*evidence} <= {*lake.quarantine("clean.items")}
+    assert all(row in lake.quarantine("clean.items") for row in evidence)
     assert outcomes(lake) == [(1, 2, "replayed", "the table was made anew")]
     [summary] = rejects.summaries(lake.lake)
     assert (summary.waiting, summary.outcomes) == (1, {"replayed": 1})
