@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -81,6 +82,7 @@ def _header_changes(header: Sequence[str], expected: Sequence[str]) -> str:
 
 def _open_quote(path: Location, source: Source) -> str | None:
     """Whether a quote opens a value and nothing closes it: all that follows would be read as that value."""
+    csv.field_size_limit(sys.maxsize)  # a value may be as long as it likes
     with io.TextIOWrapper(unpacked(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
         before = 0
