@@ -243,7 +243,8 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
     history = landing.history()
     committed = record.batch if record else 0
     generation = (record.generation if record else 1) + (1 if full and record else 0)
-    unfinished = history[-1] if history and history[-1].batch > committed and history[-1].files else None
+    # More than one where a table was put back to what it held earlier.
+    unfinished = next((m for m in history if m.batch > committed and m.files), None)
     batch = max([committed, *(m.batch for m in history)]) + 1
     if unfinished and not full:
         manifest = unfinished
