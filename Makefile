@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench scorecard env stack stack-down logstore setup setup-test setup-stack java clean
+.PHONY: help demo test faults check bench scorecard env stack stack-down logstore setup setup-test setup-stack java clean
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,6 +17,10 @@ demo: setup  ## Set up, then run the flights example from first file to scored f
 test: setup-test  ## Set up with the test extras, then run every test.
 	$(BIN)/python -m deploy.programs
 	$(BIN)/python -m pytest
+
+faults: setup-test  ## Run the tests of bad days alone: kills, broken files, damaged logs, two runs at once.
+	$(BIN)/python -m deploy.programs
+	$(BIN)/python -m pytest tests/faults
 
 check: setup-test  ## Lint, types, import directions.
 	$(BIN)/ruff check .

@@ -13,9 +13,15 @@ UNREADABLE = "_unreadable"
 
 
 def typed(name: str, type_name: str, missing: Sequence[str] = ("",)) -> Column:
-    """The landed text in column ``name`` as a ``type_name``; null where it is missing or cannot be read as one."""
+    """The landed text in column ``name`` as a ``type_name``; null where it is missing or cannot be read as one.
+
+    NaN and infinity are no numbers: one of them in a sum is all that is left of it.
+    """
     landed = F.col(name)
-    return F.when(~landed.isin(*missing), landed.try_cast(type_name))
+    value = landed.try_cast(type_name)
+    if type_name in ("double", "float"):  # Spark takes NaN for the largest of all
+        value = F.when(F.abs(value) < float("inf"), value)
+    return F.when(~landed.isin(*missing), value)
 
 
 def unreadable(types: Mapping[str, str], missing: Sequence[str] = ("",)) -> Column:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -140,4 +141,9 @@ def _escaped(path: str) -> str:
 def _as_spark_says(file: Location) -> str:
     """The path as `_metadata.file_path` spells it: a java.net.URI, whose escapes are not those of RFC 3986."""
     scheme = "" if isinstance(file, S3Path) else "file:"
-    return scheme + "".join(c if ord(c) > 127 else quote(c, safe="/_-!.~'()*,;:$&+=@") for c in spark_uri(file))
+    return scheme + "".join(c if _is_kept(c) else quote(c, safe="/_-!.~'()*,;:$&+=@") for c in spark_uri(file))
+
+
+def _is_kept(character: str) -> bool:
+    """Whether a java.net.URI leaves it as it is: beyond ASCII all but spaces and control characters."""
+    return ord(character) > 127 and unicodedata.category(character) not in ("Zs", "Zl", "Zp", "Cc")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse import s3
-from lakehouse.errors import LedgerError, StorageError
+from lakehouse.errors import LedgerError, StorageError, first_line
 from lakehouse.ledger import Consumed, Record
 from lakehouse.storage import Location, delta_options, names
 
@@ -198,7 +199,9 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
         LedgerError: there is a table, but its log is damaged or the version is gone.
     """
     try:
-        return TableLog(path, DeltaTable(str(path), version=version, storage_options=delta_options(path)))
+        table = DeltaTable(str(path), version=version, storage_options=delta_options(path))
+        _check_whole(path, table)
+        return TableLog(path, table)
     except (DeltaError, OSError, ValueError) as error:
         # A first write that failed leaves the folder, with nothing committed in it.
         if isinstance(error, TableNotFoundError) and not any(_COMMITTED.search(n) for n in names(path / "_delta_log")):
@@ -206,8 +209,31 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
         if said := s3.explained(error):
             raise StorageError(f"{path}: {said}") from error
         raise LedgerError(
-            f"{path}: the Delta log cannot be read ({error}). Nothing was changed; restore the missing log files."
+            f"{path}: the Delta log cannot be read ({first_line(error)}). Nothing was changed; restore the missing log files."
         ) from error
+
+
+def _check_whole(path: Location, table: DeltaTable) -> None:
+    """Refuse a log that a power cut left short at the end of a line: readers take what is there for all there is.
+
+    Delta's writer says beside most commits how many files the table then has. In a bucket a file is there whole or not at all.
+
+    Raises:
+        ValueError: files are missing, or are there that were removed.
+    """
+    if not isinstance(path, Path):
+        return
+    commit = path / "_delta_log" / f"{table.version():020d}.json"
+    if commit.is_file() and not commit.stat().st_size:
+        raise ValueError(f"{commit.name} is empty")
+    try:
+        said = json.loads(commit.with_suffix(".crc").read_text(encoding="utf-8"))
+        wanted = (said["numFiles"], said["tableSizeBytes"])
+    except (OSError, ValueError, KeyError):  # it is written after the commit, and need not be
+        return
+    sizes = pa.table(table.get_add_actions(flatten=True))["size_bytes"]
+    if wanted != (len(sizes), pc.sum(sizes).as_py() or 0):
+        raise ValueError(f"it names {len(sizes)} files of other sizes than the {wanted[0]} that were written")
 
 
 def last_record(path: Location) -> Record | None:

@@ -16,14 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lakehouse import delta, graph, ingest
-from lakehouse.declare import Source, Table
+from lakehouse import delta, graph
 from lakehouse.delta import Target
 from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
 from lakehouse.run import run_tables
-from lakehouse.work import Work
 from tests.sessions import small_session
 
 
@@ -31,44 +29,23 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_instead(module: Any, name: str, table: str) -> None:
-    """Die before the call that is about the table."""
-    _around(module, name, table, lambda call: die())
-
-
-def die_after(module: Any, name: str, table: str) -> None:
-    _around(module, name, table, lambda call: (call(), die()))
-
-
 def die_during(module: Any, name: str, table: str, seconds: float) -> None:
     """Die that long after the call about the table began, whether it is done or not."""
-
-    def dying(call: Callable[[], Any]) -> None:
-        threading.Thread(target=lambda: (time.sleep(seconds), die()), daemon=True).start()
-        call()
-        time.sleep(2 * seconds)
-
-    _around(module, name, table, dying)
-
-
-def _around(module: Any, name: str, table: str, then: Callable[[Callable[[], Any]], Any]) -> None:
     original = getattr(module, name)
 
     def patched(*args: Any, **named: Any) -> Any:
-        if any(isinstance(one, Source | Table | Target) and one.name == table for one in args):
-            return then(lambda: original(*args, **named))
-        return original(*args, **named)
+        if not any(isinstance(one, Target) and one.name == table for one in args):
+            return original(*args, **named)
+        threading.Thread(target=lambda: (time.sleep(seconds), die()), daemon=True).start()
+        original(*args, **named)
+        return time.sleep(2 * seconds)
 
     setattr(module, name, patched)
 
 
 POINTS: dict[str, Callable[[], None]] = {
-    "after a manifest was written": lambda: die_instead(ingest, "read_batch", "raw.payments"),
     "during the first write": lambda: die_during(delta, "_write", "raw.orders", 0.7),
-    "after a bronze commit": lambda: die_after(delta, "_write", "raw.orders"),
-    "after the quarantine was written": lambda: die_after(Work, "quarantine", "clean.orders"),
     "during a merge": lambda: die_during(delta, "merge", "clean.orders", 0.3),
-    "after a silver commit": lambda: die_after(delta, "merge", "clean.orders"),
     "during a gold write": lambda: die_during(delta, "_write", "mart.daily_revenue", 0.4),
 }
 

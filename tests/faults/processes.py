@@ -1,0 +1,116 @@
+"""Orders for runs in processes of their own, and what became of them; `tests.faults.runner` carries them out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pyspark.sql import SparkSession
+
+from lakehouse.settings import PROJECT
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run on the lake at ``root``, whose tables ``modules`` declare.
+
+    With ``strike`` (kill, stop) the process is struck ``when`` (before, after) it makes a commit that is none of those
+    ``passed``, the first of them or, with ``skip``, a later one.
+    """
+
+    root: str
+    modules: tuple[str, ...]
+    run: str = "run"
+    strike: str = ""
+    when: str = "before"
+    passed: tuple[str, ...] = ()
+    skip: int = 0
+    wait_seconds: float = 60
+    full_refresh: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a run's process ended (a signal's number, negative), and the commits that it came to, the last perhaps not made."""
+
+    code: int
+    reached: list[str]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The process whose forks the runs are, and its log."""
+
+    process: subprocess.Popen[str]
+    log: Path
+    open_pids: set[int] = field(default_factory=set)
+
+    def __call__(self, order: Order) -> Answer:
+        return self.wait(self.start(order))
+
+    def start(self, order: Order) -> int:
+        """Start a run; returns its process id."""
+        pid = int(self._ask({"start": asdict(order)}))
+        self.open_pids.add(pid)
+        return pid
+
+    def wait(self, pid: int) -> Answer:
+        answer = Answer(**self._ask({"wait": pid}))
+        self.open_pids.discard(pid)
+        return answer
+
+    def completed(self, order: Order) -> list[str]:
+        """The commits of a run that must go well."""
+        answer = self(order)
+        assert answer.code == 0, self.said()
+        return answer.reached
+
+    def stopped(self, order: Order) -> int:
+        """The process id of a run that has stopped where the order says."""
+        pid = self.start(order)
+        until = time.monotonic() + 120
+        while (status := psutil.Process(pid).status()) != psutil.STATUS_STOPPED:
+            assert status != psutil.STATUS_ZOMBIE, f"the run ended before it came so far: {self.said()}"
+            assert time.monotonic() < until, self.said()
+            time.sleep(0.05)
+        return pid
+
+    def said(self) -> str:
+        return self.log.read_text()[-3000:]
+
+    def _ask(self, question: dict[str, Any]) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(question), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        assert answer, self.said()
+        return json.loads(answer)
+
+
+@contextmanager
+def runs_on(spark: SparkSession, folder: Path) -> Iterator[Runs]:
+    """Processes whose runs are on this session's JVM."""
+    gateway = spark.sparkContext._gateway.gateway_parameters  # type: ignore[union-attr]
+    there = {"PYSPARK_GATEWAY_PORT": str(gateway.port), "PYSPARK_GATEWAY_SECRET": gateway.auth_token}
+    with (folder / "runner.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.runner"], cwd=PROJECT, env={**os.environ, **there},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+    runs = Runs(process, folder / "runner.log")
+    try:
+        yield runs
+    finally:
+        for pid in runs.open_pids:
+            psutil.Process(pid).kill()
+        process.kill()
+        process.communicate()

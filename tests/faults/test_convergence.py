@@ -1,0 +1,48 @@
+"""Snapshots in any order, doubled, each run killed somewhere: the same history in the end."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.compare import content
+from tests.faults.processes import Order, Runs
+from tests.fleet import SNAPSHOTS
+from tests.lakes import TestLake
+
+pytestmark = pytest.mark.slow
+MODULES = ("tests.fleet",)
+# Of one delivery: its manifest, bronze, the rejects of silver, silver, gold.
+MOST_COMMITS = 5
+
+
+def test_snapshots_in_any_order_doubled_and_killed_between(lake_of: Callable[..., TestLake], runs: Runs) -> None:
+    undisturbed = lake_of(modules=MODULES, name="undisturbed")
+    for name, snapshot in SNAPSHOTS.items():
+        undisturbed.land("bronze.planes", name, snapshot)
+    undisturbed.run()
+    wanted = content(undisturbed, delivered=False)
+
+    chance = random.Random(2)
+    lake = lake_of(modules=MODULES, name="killed")
+    deliveries = [*SNAPSHOTS.items()] * 2
+    chance.shuffle(deliveries)
+    kills = 0
+    for number, (name, snapshot) in enumerate(deliveries):
+        lake.land("bronze.planes", f"{number}/{name}", snapshot)  # in another folder it is another delivery
+        when, skip = chance.choice(("before", "after")), chance.randrange(MOST_COMMITS)
+        answer = runs(Order(str(lake.root), MODULES, f"run {number}", "kill", when, skip=skip))
+        assert answer.code in (0, -signal.SIGKILL), runs.said()
+        kills += answer.code == -signal.SIGKILL
+    assert kills >= len(SNAPSHOTS), "most runs died"
+    runs.completed(Order(str(lake.root), MODULES))
+    found = content(lake, delivered=False)
+    for table in ("silver.planes", "gold.fleet"):
+        assert found[table] == wanted[table] != []
+    assert found["bronze.planes"] == sorted(wanted["bronze.planes"] * 2), "every row came twice, and is there twice"
+    assert runs.completed(Order(str(lake.root), MODULES)) == []
+    assert len(runs.completed(Order(str(lake.root), MODULES, full_refresh=True))) >= MOST_COMMITS - 1
+    assert content(lake, delivered=False)["silver.planes"] == wanted["silver.planes"]

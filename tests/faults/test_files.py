@@ -1,0 +1,148 @@
+"""Files cut short, still being written, or delivered again: the tables are those of the good files alone, the bad are on record."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from lakehouse.declare import Merge
+from lakehouse.landing import Landing, Manifest
+from tests.faults.compare import assert_same, content
+from tests.lakes import TestLake, age, items_csv, items_table, landed_items, payments_file
+from tests.orders import clean, landed
+
+Lakes = Callable[..., TestLake]
+SHOP = (landed_items, items_table(), landed.payments, clean.payments)
+
+
+def lines(first: int, last: int) -> list[str]:
+    """Rows of items that do not pack into nothing."""
+    chance = random.Random(first)
+    return [f"{number},1,{chance.randrange(10**6)}" for number in range(first, last)]
+
+
+GOOD = items_csv(*lines(0, 50))
+PACKED = gzip.compress(items_csv(*lines(100, 2000)).encode(), mtime=0)
+TWO_PARTS = gzip.compress(items_csv(*lines(2000, 2500)).encode()) + gzip.compress(
+    "\n".join(lines(2500, 3000)).encode() + b"\n"
+)
+PAYMENTS = payments_file(*[(n, n, "2024-01-01", 1.0 + n) for n in range(500)])
+CUT_GZIP = {
+    f"cut_at_{at}.csv.gz": PACKED[:at] for at in (0, 1, 9, 10, 200, len(PACKED) // 2, len(PACKED) - 8, len(PACKED) - 1)
+}
+CUT_GZIP["second_part_cut.csv.gz"] = TWO_PARTS[:-20]
+CUT_GZIP["bit_flipped.csv.gz"] = PACKED[:-3000] + bytes([PACKED[-3000] ^ 4]) + PACKED[-2999:]
+CUT_PARQUET = {f"cut_at_{at}.parquet": PAYMENTS[:at] for at in (0, 3, 4, 300, len(PAYMENTS) // 2, len(PAYMENTS) - 1)}
+CUT_PARQUET["middle_missing.parquet"] = PAYMENTS[:500] + PAYMENTS[600:]
+
+
+def test_files_cut_anywhere_are_set_aside_whole_until_they_come_whole(lake_of: Lakes) -> None:
+    undisturbed, lake = lake_of(*SHOP, name="undisturbed"), lake_of(*SHOP)
+    for one in (undisturbed, lake):
+        one.land("raw.items", "good.csv", GOOD)
+        one.land("raw.payments", "good.parquet", payments_file((1000, 1, "2024-01-01", 1.0)))
+    undisturbed.run()
+    for name, cut in CUT_GZIP.items():
+        lake.land("raw.items", name, cut)
+    for name, cut in CUT_PARQUET.items():
+        lake.land("raw.payments", name, cut)
+    lake.run()
+    assert_same(lake, content(undisturbed))
+    assert lake.rejected("raw.items").keys() == CUT_GZIP.keys()
+    assert lake.rejected("raw.payments").keys() == CUT_PARQUET.keys()
+
+    for one in (undisturbed, lake):
+        one.land("raw.items", "cut_at_200.csv.gz", PACKED)
+        one.land("raw.items", "second_part_cut.csv.gz", TWO_PARTS)
+        one.land("raw.payments", "cut_at_300.parquet", PAYMENTS)
+        one.run()
+    assert_same(lake, content(undisturbed))
+
+
+WRITTEN = {
+    name: lines(first, first + 100)
+    for first, name in zip((1000, 2000, 3000, 4000), ("named.csv", "grows.csv", "pinned.csv", "read.csv"), strict=True)
+}
+
+
+def test_files_that_are_still_being_written(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has half its lines when a run begins, whole ones: nothing in it shows that it goes on.
+
+    One has a temporary name, one settles, one grows once the run has pinned it, one once the run has looked at it again.
+    """
+    settling = (replace(landed_items, settle_seconds=30), items_table())
+    undisturbed = lake_of(*settling, name="undisturbed")
+    lake = lake_of(*settling)
+    for name, rows in WRITTEN.items():
+        land_settled(undisturbed, name, rows)
+    undisturbed.run()
+    wanted = content(undisturbed, delivered=False)["clean.items"]
+
+    for name in ("named.csv.part", "grows.csv", "pinned.csv", "read.csv"):
+        land_settled(lake, name, WRITTEN[name.removesuffix(".part")][:50])
+    os.utime(lake.folder("raw.items") / "grows.csv")
+    with monkeypatch.context() as changed:
+        for moment, name in (("write", "pinned.csv"), ("verified", "read.csv")):
+            grow_after(changed, moment, lambda name=name: land_settled(lake, name, WRITTEN[name]))
+        lake.run()
+    assert lake.rejected("raw.items") == {"pinned.csv": "changed while its batch was under way"}
+    assert [one.path for manifest in lake.history("raw.items") for one in manifest.files] == ["items/read.csv"]
+    (lake.folder("raw.items") / "named.csv.part").unlink()
+    for name in ("named.csv", "grows.csv"):
+        land_settled(lake, name, WRITTEN[name])
+    lake.run()
+    assert content(lake, delivered=False)["clean.items"] == wanted
+    assert set(lake.run().statuses.values()) == {"unchanged"}
+
+
+def land_settled(lake: TestLake, name: str, rows: Iterable[str]) -> None:
+    age(lake.land("raw.items", name, items_csv(*rows)), 60)
+
+
+def grow_after(changed: pytest.MonkeyPatch, method: str, grow: Callable[[], object]) -> None:
+    """Have a file grow as soon as the landing zone's method is done."""
+    original = getattr(Landing, method)
+
+    def growing(*given: object) -> Manifest:
+        done: Manifest = original(*given)
+        grow()
+        return done
+
+    changed.setattr(Landing, method, growing)
+
+
+@pytest.mark.parametrize("relanded", ["upsert", "replace"])
+def test_old_names_with_new_bytes_and_old_bytes_under_new_names(lake_of: Lakes, relanded: str) -> None:
+    """Undisturbed is who gets what is in force in the end, once, each under a name of its own."""
+    tables = (replace(landed_items, relanded=relanded), items_table(Merge()))
+    undisturbed, lake = lake_of(*tables, name="undisturbed"), lake_of(*tables)
+    left_out = [] if relanded == "replace" else ["3,1,1"]
+    undisturbed.land("raw.items", "end.csv", items_csv("1,1,5", "2,1,1", *left_out, "4,1,1"))
+    undisturbed.run()
+    lake.land("raw.items", "a.csv", items_csv("1,1,1", "2,1,1", "3,1,1"))
+    lake.land("raw.items", "b.csv", items_csv("4,1,1"))
+    lake.run()
+    lake.land("raw.items", "copy of b.csv", items_csv("4,1,1"))
+    lake.land("raw.items", "a.csv", items_csv("1,1,9", "2,1,1"))  # shorter
+    lake.run()
+    lake.land("raw.items", "a.csv", items_csv("1,1,5", "2,1,1"))  # of the same length
+    lake.run()
+    assert content(lake, delivered=False)["clean.items"] == content(undisturbed, delivered=False)["clean.items"]
+    assert set(lake.run().statuses.values()) == {"unchanged"}
+
+
+def test_a_thousand_tiny_files_are_one_batch(lake_of: Lakes) -> None:
+    undisturbed, lake = lake_of(landed_items, items_table(), name="undisturbed"), lake_of(landed_items, items_table())
+    undisturbed.land("raw.items", "all.csv", items_csv(*lines(0, 1000)))
+    undisturbed.run()
+    for number, line in enumerate(lines(0, 1000)):
+        lake.land("raw.items", f"{number % 10}/{number}.csv", items_csv(line))
+    lake.run()
+    assert lake.record("raw.items").files == 1000
+    assert lake.opened("raw.items").files() <= 2
+    assert_same(lake, content(undisturbed, delivered=False), delivered=False)

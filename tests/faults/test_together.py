@@ -1,0 +1,107 @@
+"""Two at once on one lake: two runs, or a reader and the upkeep that takes files from under it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from os import kill
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from lakehouse.query import query
+from tests.faults.compare import assert_same, content
+from tests.faults.processes import Order, Runs
+from tests.fleet import SNAPSHOTS
+from tests.lakes import TestLake, age, items_csv, items_table, landed_items
+
+MODULES = ("tests.fleet",)
+DELIVERIES = [*SNAPSHOTS.items()]
+Lakes = Callable[..., TestLake]
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_write_every_row_once(lake_of: Lakes, runs: Runs) -> None:
+    """One leaves with the holder's name, one waits, and one has lost its hold and comes too late with its commit."""
+    undisturbed, lake = (lake_of(modules=MODULES, name=name) for name in ("undisturbed", "lake"))
+    land(undisturbed, lake, DELIVERIES[:2])
+    commits = runs.completed(Order(str(undisturbed.root), MODULES))
+    holder = runs.stopped(Order(str(lake.root), MODULES, "holder", "stop", passed=tuple(commits[:2])))
+    assert runs(Order(str(lake.root), MODULES, "hasty", wait_seconds=0)).code == 1
+    assert f"Another run holds the lake {lake.root}: run holder, process {holder} on " in runs.said()
+    patient = runs.start(Order(str(lake.root), MODULES, "patient", wait_seconds=120))
+    kill(holder, signal.SIGCONT)
+    assert runs.wait(holder).code == 0, runs.said()
+    answer = runs.wait(patient)
+    assert (answer.code, answer.reached) == (0, []), "the holder left nothing to do"
+    assert_same(lake, content(undisturbed))
+
+    land(undisturbed, lake, DELIVERIES[2:])
+    runs.completed(Order(str(undisturbed.root), MODULES))
+    late = runs.stopped(Order(str(lake.root), MODULES, "late", "stop", passed=("the manifest of bronze.planes",)))
+    (lake.root / ".run.lock").unlink()  # as somebody does who takes it for a leftover
+    runs.completed(Order(str(lake.root), MODULES, "next"))
+    kill(late, signal.SIGCONT)
+    assert runs.wait(late).code == 1
+    assert "was not committed by this run; another writer used its number" in runs.said()
+    assert_same(lake, content(undisturbed))
+    assert runs.completed(Order(str(lake.root), MODULES)) == []
+
+
+def land(one: TestLake, other: TestLake, snapshots: list[tuple[str, str]]) -> None:
+    for lake in (one, other):
+        for name, snapshot in snapshots:
+            age(lake.land("bronze.planes", name, snapshot), 60)
+
+
+def maintain(lake: TestLake, table: str) -> None:
+    """What upkeep does to a table, by either engine, with the table's own retention."""
+    path = lake.lake.path(table)
+    lake.spark.sql(f"OPTIMIZE delta.`{path}`")
+    lake.spark.sql(f"VACUUM delta.`{path}`")
+    upkeep = DeltaTable(str(path))
+    upkeep.create_checkpoint()
+    upkeep.vacuum(dry_run=False)
+    upkeep.cleanup_metadata()
+
+
+def parquet_files(path: Path) -> set[str]:
+    return {file.name for file in path.glob("*.parquet")}
+
+
+def test_upkeep_takes_no_row_from_a_reader_and_is_no_input(lake_of: Lakes) -> None:
+    tables = (landed_items, items_table())
+    undisturbed, lake = lake_of(*tables, name="undisturbed"), lake_of(*tables)
+    for number in range(3):
+        for one in (undisturbed, lake):
+            rows = [f"{n},{number},{number}" for n in range(100 * number, 100 * number + 200)]
+            one.land("raw.items", f"{number}.csv", items_csv(*rows))
+        lake.run("raw")
+        if number < 2:
+            lake.run()
+    undisturbed.run()
+    for table, size in (("raw.items", 600), ("clean.items", 300)):  # the third delivery has yet to reach the second
+        path = lake.lake.path(table)
+        before = parquet_files(path)
+        by_spark = lake.spark.read.format("delta").load(str(path)).toLocalIterator()
+        pinned = DeltaTable(str(path))
+        by_delta_rs = pinned.to_pyarrow_dataset().to_batches(batch_size=50, batch_readahead=0, fragment_readahead=0)
+        first = next(by_delta_rs)
+        next(by_spark)
+        maintain(lake, table)
+        assert lake.version(table) != pinned.version()
+        assert before <= parquet_files(path), "what is younger than the retention stays"
+        assert first.num_rows + sum(batch.num_rows for batch in by_delta_rs) == size
+        assert 1 + sum(1 for _ in by_spark) == size
+        assert pinned.to_pyarrow_table().num_rows == size
+        assert query(lake.root / "lake", f"SELECT count(*) AS n FROM {table}").to_pylist() == [{"n": size}]
+        assert lake.spark.read.format("delta").load(str(path)).count() == size
+    assert lake.plan()["raw.items"].action == "none"
+    done = lake.run()
+    assert done.statuses == {"raw.items": "unchanged", "clean.items": "written"}
+    assert lake.record("clean.items").rows == {"written": 200, "unchanged": 0, "superseded": 0, "quarantined": 0}
+    assert_same(lake, content(undisturbed, delivered=False), delivered=False)
+    for table in ("raw.items", "clean.items"):
+        maintain(lake, table)
+    assert set(lake.run().statuses.values()) == {"unchanged"}
