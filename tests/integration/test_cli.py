@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,3 +269,33 @@ def test_an_interrupted_run_ends_at_once_and_the_next_goes_on(
     assert "Interrupted. What was committed stays" in said
     assert log.open_log(lakehouse.lake.lake.path("clean.orders")) is None
     assert "written" in lakehouse("run", "--select", "clean.orders")
+
+
+@pytest.mark.usefixtures("on_shared_session")
+def test_undo_says_what_it_does_asks_and_does_it(lakehouse: Command) -> None:
+    lake = lakehouse.lake
+    lake.land("raw.orders", "1.csv", orders_csv("1,7,2024-01-01,2024-01-01T08:00:00Z,NEW,10"))
+    lake.run("raw.orders", "clean.orders", run="A")
+    lake.land("raw.orders", "2.csv", orders_csv("2,7,2024-01-01,2024-01-01T08:00:00Z,NEW,20"))
+    lake.run("raw.orders", "clean.orders", run="B")
+    versions = lake.versions()
+    said = lakehouse("undo", "B", "--dry-run")
+    for line in (
+        r"clean.orders +1 +0 +2 +1\n",
+        r"raw.orders +1 +0 +2 +1\n",
+        r"ingests again .*\n  landing/orders/2.csv\n",
+    ):
+        assert re.search(line, said), said
+    assert "Nobody can be asked here, so nothing was touched: say --yes" in lakehouse("undo", "B", exit_code=2)
+    assert "the newest are B, A" in lakehouse("undo", "C", exit_code=2)
+    assert "raw.orders was written by B since" in lakehouse("undo", "A", exit_code=2)
+    lakehouse.monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    lakehouse.monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert "Take it back?" in lakehouse("undo", "B", exit_code=1)
+    assert lake.versions() == versions
+    assert "Run B is taken back, by run " in lakehouse("undo", "B", "--yes")
+    assert lake.rows("clean.orders", "order_id") == [(1,)]
+    assert "is taken back already" in lakehouse("undo", "B", "--yes")
+    assert re.search(r"RESTORE \(undoes B\) +\S+ +3 +1 restored", lakehouse("history", "clean.orders"))
+    assert lakehouse.json("history", "clean.orders")[0]["record"]["undoes"] == "B"
+    assert "1 new file" in lakehouse("plan", "--select", "raw.orders")

@@ -190,7 +190,7 @@ def test_undone_and_done_anew_and_undone(lake_of: Lakes) -> None:
        items="clean.items", others=looks_up("raw.others", on_change="nothing"))  # fmt: skip
 def named(items: DataFrame, others: DataFrame) -> DataFrame:
     """One row per item, with how many others there were when it was last touched."""
-    return items.crossJoin(others.agg({"id": "count"}).toDF("of"))
+    return items.select(*ITEM_TYPES).crossJoin(others.agg({"id": "count"}).toDF("of"))
 
 
 @table("mart.all", columns=ITEM_TYPES, write=Rebuild(), key=("id",), items="clean.items")
@@ -234,7 +234,7 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lake
     assert lake.rows("mart.named") == [(1, 1, 5, 1), (3, 1, 7, 1)]
 
 
-@pytest.mark.parametrize("gone_back", [0, 1, 2])
+@pytest.mark.parametrize("gone_back", [1, 2])
 def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, gone_back: int) -> None:
     lake = lake_of(landed_items, items_table(rules=SMALL), everything)
     landed(lake, THREE[0])
