@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,10 @@ class TableLog:
         compared = [c for c in self.columns() if c not in ignored]
         names = ", ".join('"' + c.replace('"', '""') + '"' for c in compared)
         net = f"sum(CASE WHEN {_CHANGE} IN ('insert', 'update_postimage') THEN 1 ELSE -1 END)"
-        rows = list(self._changes([*compared, _CHANGE], after, until))
-        with duckdb.connect() as connection:
-            connection.register("changes", pa.Table.from_batches(rows))
+        batches = self._changes([*compared, _CHANGE], after, until)
+        first = next(batches)
+        with duckdb.connect() as connection:  # which sums up what streams by, and needs not hold it
+            connection.register("changes", pa.RecordBatchReader.from_batches(first.schema, chain([first], batches)))
             differing = f"SELECT {names} FROM changes GROUP BY {names} HAVING {net} <> 0"
             return {
                 value for (value,) in connection.execute(f'SELECT DISTINCT "{column}" FROM ({differing})').fetchall()
