@@ -176,7 +176,7 @@ GARBAGE = [
     ("flight", "UA1545", ["flight"]),
     ("air_time", "NaN", ["air_time"]),
     ("distance", "1,400", ["distance"]),
-    ("arr_time", "830\nUA", ["arr_time"]),
+    ("arr_time", "830 UA", ["arr_time"]),
     ("hour", "x", ["hour"]),
     ("minute", "x", ["minute"]),
     ("time_hour", "yesterday", ["time_hour"]),
