@@ -57,6 +57,8 @@ def read_batch(
         "_ingested_at": F.lit(datetime.fromisoformat(manifest.at)),
     }
     named = rows.join(F.broadcast(_file_table(spark, manifest, landing)), "_path", "left")
+    unknown = F.raise_error(F.concat(F.lit("rows were read from a file of another name than was asked for: "), "_path"))
+    named = named.withColumn("_file_id", F.when(F.col("_file_id").isNull(), unknown).otherwise(F.col("_file_id")))
     return named.withColumns(batch).select(*source.columns, *added, *source.platform_columns)
 
 

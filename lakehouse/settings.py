@@ -23,6 +23,10 @@ PREFIX = "LAKEHOUSE_"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
+# In a path: a delta-rs URL's own characters, and Spark's patterns.
+_TAKEN_OTHERWISE = set("%[]{}*?^|\\")
+
+
 def _place(text: str | Location) -> Location:
     if isinstance(text, S3Path):
         return text
@@ -31,7 +35,12 @@ def _place(text: str | Location) -> Location:
         return S3Path.parse(f"s3://{rest}")
     if scheme:
         raise ValueError("a lake lies in a folder or in s3://bucket/prefix")
-    return (PROJECT / Path(text).expanduser()).resolve()
+    folder = (PROJECT / Path(text).expanduser()).resolve()
+    if odd := sorted({*str(folder)} & _TAKEN_OTHERWISE):
+        raise ValueError(
+            f"its path has {' '.join(odd)}, which readers of Delta tables take for something else: choose another"
+        )
+    return folder
 
 
 # Names are data: what is imported, or becomes part of a table's or an experiment's name, is a name and nothing else.

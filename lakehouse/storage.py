@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -209,7 +210,7 @@ def delta_options(place: Location) -> dict[str, str]:
 def _beside(file: Path, content: bytes | Path) -> Iterator[Path]:
     """The content in a file of a temporary name, in the same folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = file.with_name(f".{os.getpid()}.{secrets.token_hex(8)}.tmp")  # a name may be as long as can be
     try:
         if isinstance(content, bytes):
             temporary.write_bytes(content)

@@ -77,6 +77,7 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
         ("LAKEHOUSE_DECLARATIONS", '["bronze; import os"]', "declarations.0='bronze; import os'"),
         ("LAKEHOUSE_DECLARATIONS", '["../bronze"]', "declarations.0='../bronze'"),
         ("LAKEHOUSE_DECLARATIONS", '["bronze\\n"]', "declarations.0='bronze\\n'"),
+        ("LAKEHOUSE_ROOT", "data/[1] 20%", "its path has % [ ], which readers of Delta tables take for something else"),
         ("LAKEHOUSE_EXAMPLE", "jobs/example", "example='jobs/example'"),
         ("LAKEHOUSE_MODELS", '{"it\'s": "models.late_arrival"}', "models.it's"),
         ("LAKEHOUSE_MODELS", '{"late": "models late"}', "models.late='models late'"),
