@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from lakehouse import drift
 from lakehouse.declare import MALFORMED, RESCUED, Source
+from lakehouse.quality import WHOLE_TIMES
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -19,30 +20,42 @@ _NESTED = ("array", "map", "struct")
 _NUMBERS = ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal")
 
 
-def settled(source: Source, found: Mapping[str, str] | None, added: Mapping[str, str], rows: DataFrame) -> DataFrame:
-    """The rows of files with these columns as the bronze table has them: those declared, those that the contract adds, and
-    `_rescued` with what none of them holds.
+def settled(source: Source, found: Mapping[str, str], added: Mapping[str, str], rows: DataFrame) -> DataFrame:
+    """The rows of files with these columns, which ``rows`` has by position, as the bronze table has them: those declared, those that
+    the contract adds, and `_rescued` with what none of them holds.
 
     A value is taken as another type only where that type gives the same value back.
     """
-    if not source.contract.rescues:
-        return rows
-    found = found or source.columns
     wanted = {**source.columns, **added}
+    places = {name: F.col(position(number)) for number, (name, kind) in enumerate(found.items()) if kind != drift.VOID}
     values: dict[str, Column] = {}
     kept: dict[str, Column] = {}
     for name, kind in wanted.items():
-        if name not in found:
+        if name not in places:
             values[name] = F.lit(None).cast(kind)
-        elif _is_read_as(source, name, found[name], kind):
-            values[name] = _column(name).cast(kind)
+        elif drift.reads_as(found[name], kind):
+            values[name] = places[name].cast(kind)
         else:
-            values[name] = _lossless(_column(name), found[name], kind)
-            kept[name] = F.when(values[name].isNull(), _text(_column(name), found[name]))
-    kept |= {name: _text(_column(name), kind) for name, kind in found.items() if name not in wanted}
+            values[name] = _lossless(places[name], found[name], kind)
+            kept[name] = F.when(values[name].isNull(), _text(places[name], found[name]))
+    kept |= {name: _text(place, found[name]) for name, place in places.items() if name not in wanted}
     whole = [MALFORMED] if MALFORMED in rows.columns else []
-    columns = [value.alias(name) for name, value in values.items()]
-    return rows.select(*columns, *whole, "_path", "_row", _rescued(kept, drift.drift_of(source, found).missing))
+    rescued = [_rescued(kept, drift.drift_of(source, found).missing)] if source.contract.rescues else []
+    return rows.select(*[value.alias(name) for name, value in values.items()], *whole, "_path", "_row", *rescued)
+
+
+def position(number: int) -> str:
+    """The name of a file's column while its rows are read."""
+    return f"_at_{number}"
+
+
+def escaped(name: str) -> str:
+    """A column's name as SQL says it, whatever it is made of."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def quoted(name: str) -> Column:
+    return F.col(escaped(name))
 
 
 def _rescued(kept: Mapping[str, Column], missing: tuple[str, ...]) -> Column:
@@ -53,16 +66,6 @@ def _rescued(kept: Mapping[str, Column], missing: tuple[str, ...]) -> Column:
     if not fields:
         return F.lit(None).cast("string").alias(RESCUED)
     return F.nullif(F.to_json(F.struct(*fields)), F.lit("{}")).alias(RESCUED)
-
-
-def _column(name: str) -> Column:
-    return F.col("`" + name.replace("`", "``") + "`")
-
-
-def _is_read_as(source: Source, name: str, found: str, kind: str) -> bool:
-    """Whether every value of one type is one of the other."""
-    declared = source.columns.get(name)
-    return found == kind or (declared == kind and not drift.drift_of(source, {**source.columns, name: found}).retyped)
 
 
 def _lossless(value: Column, found: str, kind: str) -> Column:
@@ -79,5 +82,5 @@ def _lossless(value: Column, found: str, kind: str) -> Column:
 
 def _text(value: Column, kind: str) -> Column:
     if kind.startswith(_NESTED):
-        return F.to_json(value)
+        return F.to_json(value, {"ignoreNullFields": "false", **WHOLE_TIMES})
     return F.base64(value) if kind == "binary" else value.cast("string")

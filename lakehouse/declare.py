@@ -176,7 +176,8 @@ class Contract:
     row's `_rescued`, a JSON object by column, so that no value is lost and no null is silent:
 
     - ``new_column``: the column is ignored and its values kept aside (``rescue``), or added to the bronze table with the type that it
-      came with (``add``); one whose name differs from another's only in case, or is none for a table, is always kept aside.
+      came with (``add``); one whose name differs from another's only in case, begins with an underscore, or is none for a table is
+      always kept aside.
     - ``missing_column``: null in the file's rows (``ignore``), which say so in `_rescued` under `_missing`.
     - ``changed_type`` (Parquet): values that the declared type can hold without loss are taken, others kept aside (``rescue``).
     """

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from lakehouse.declare import COLUMN_PATTERN, LANDING_COLUMNS, MALFORMED, RESCUED, Source
+from lakehouse.declare import COLUMN_PATTERN, RESCUED, Source
 
 # The wider types that Spark's Parquet reader can give a column without loss.
 _READ_AS = {
@@ -15,8 +15,9 @@ _READ_AS = {
     "int": ("bigint",),
     "float": ("double",),
 }
+# A Parquet column of which the file has no value, nor a type.
+VOID = "void"
 _SHOWN = 5
-_RESERVED = {*LANDING_COLUMNS, MALFORMED, RESCUED}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def drift_of(source: Source, found: Mapping[str, str]) -> Drift:
     return Drift(
         new,
         tuple(c for c in source.columns if c not in found),
-        tuple(c for c, kind in source.columns.items() if c in found and not _reads_as(found[c], kind)),
+        tuple(c for c, kind in source.columns.items() if c in found and not reads_as(found[c], kind)),
         {c: first[c.lower()] for c in new if first[c.lower()] != c},
     )
 
@@ -45,7 +46,8 @@ def drift_of(source: Source, found: Mapping[str, str]) -> Drift:
 def fits(source: Source, found: Mapping[str, str]) -> bool:
     """Whether a file can be read with the declared schema. A CSV file's columns count in their order."""
     in_order = source.format != "csv" or list(found) == list(source.columns)
-    return in_order and {*found} == {*source.columns} and not drift_of(source, found).retyped
+    typed = VOID not in found.values() and not drift_of(source, found).retyped
+    return in_order and {*found} == {*source.columns} and typed
 
 
 def refused(source: Source, found: Mapping[str, str]) -> str | None:
@@ -66,14 +68,15 @@ def added(source: Source, found: Mapping[str, str]) -> dict[str, str]:
     if source.contract.new_column != "add":
         return {}
     drift = drift_of(source, found)
-    good = (c for c in drift.new if COLUMN_PATTERN.fullmatch(c) and c not in drift.alike and c.lower() not in _RESERVED)
-    return {c: found[c] for c in good}
+    # What begins with an underscore is the platform's own.
+    good = (c for c in drift.new if COLUMN_PATTERN.fullmatch(c) and c not in drift.alike and not c.startswith("_"))
+    return {c: found[c] for c in good if found[c] != VOID}
 
 
 def told(source: Source, found: Mapping[str, str]) -> Iterator[str]:
     """What becomes of a taken file's columns, in words."""
     drift, adds = drift_of(source, found), added(source, found)
-    for c in drift.new:
+    for c in (c for c in drift.new if found[c] != VOID):
         yield f"adds {c} {adds[c]}" if c in adds else f"keeps {c}{_like(drift, c)} in {RESCUED}"
     for c in drift.missing:
         yield f"leaves {c} null, which the files miss"
@@ -87,11 +90,14 @@ def summed(source: Source, files: Iterable[Mapping[str, str] | None]) -> tuple[s
     return tuple(f"{text} ({count} file{'s' if count > 1 else ''})" for text, count in said.items())
 
 
-def foreseen(source: Source, files: Mapping[str, Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What will become of files with these columns, in words, and the declared columns that will not hold what they held."""
-    refusals = {path: refused(source, found) for path, found in files.items()}
-    taken = [found for path, found in files.items() if not refusals[path]]
-    said = [f"rejects {path}: {reason}" for path, reason in refusals.items() if reason]
+def foreseen(
+    source: Source, files: Iterable[tuple[str, str | None, Mapping[str, str] | None]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What will become of files, each with the reason to reject it or its columns, in words, and the declared columns that will not
+    hold what they held."""
+    files = list(files)
+    taken = [found for _, reason, found in files if found and not reason]
+    said = [f"rejects {path}: {reason}" for path, reason, _ in files if reason]
     shown = [*said[:_SHOWN], *([f"rejects {len(said) - _SHOWN} more files"] if len(said) > _SHOWN else [])]
     drifts = [drift_of(source, found) for found in taken]
     changed = dict.fromkeys(c for one in drifts for c in (*one.missing, *one.retyped))
@@ -102,5 +108,6 @@ def _like(drift: Drift, column: str) -> str:
     return f" (like {drift.alike[column]} but for case)" if column in drift.alike else ""
 
 
-def _reads_as(found: str, declared: str) -> bool:
-    return found == declared or declared in _READ_AS.get(found, ())
+def reads_as(found: str, declared: str) -> bool:
+    """Whether every value of one type is one of the other; of a column without any value that is so."""
+    return found in (declared, VOID) or declared in _READ_AS.get(found, ())

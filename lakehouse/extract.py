@@ -130,6 +130,9 @@ class _Asked:
         )
         return typed.coalesce(1).sortWithinPartitions(*self.database.key)
 
+    def _is_declared_otherwise(self, name: str) -> bool:
+        return name not in self.source.columns and name.lower() in {c.lower() for c in self.source.columns}
+
     def _read(self, query: str) -> DataFrame:
         url = _VARIABLE.sub(lambda one: self._variable(one[1]), self.database.url)
         options = {

@@ -46,7 +46,7 @@ def read_batch(
     added = added_columns(source, manifest, there or {})
     parts = [
         contracts.settled(source, columns, added, _read_files(spark, source, columns, chunk, landing))
-        for columns, files in _by_columns(manifest.files)
+        for columns, files in _by_columns(source, manifest.files)
         for chunk in chunks(files)
     ]
     rows = parts[0]
@@ -74,11 +74,12 @@ def added_columns(source: Source, manifest: Manifest, there: Mapping[str, str]) 
     return found
 
 
-def _by_columns(files: Iterable[Delivery]) -> list[tuple[Mapping[str, str] | None, list[Delivery]]]:
+def _by_columns(source: Source, files: Iterable[Delivery]) -> list[tuple[Mapping[str, str], list[Delivery]]]:
     """The files by the columns that they have."""
-    found: dict[str, tuple[Mapping[str, str] | None, list[Delivery]]] = {}
+    found: dict[str, tuple[Mapping[str, str], list[Delivery]]] = {}
     for one in files:
-        found.setdefault(json.dumps(one.columns and list(one.columns.items())), (one.columns, []))[1].append(one)
+        columns = one.columns or source.columns
+        found.setdefault(json.dumps(list(columns.items())), (columns, []))[1].append(one)
     return list(found.values())
 
 
@@ -96,13 +97,19 @@ def chunks(files: Sequence[Delivery], size: int = CHUNK_BYTES) -> list[list[Deli
 
 
 def _read_files(
-    spark: SparkSession, source: Source, columns: Mapping[str, str] | None, files: Sequence[Delivery], landing: Location
+    spark: SparkSession, source: Source, columns: Mapping[str, str], files: Sequence[Delivery], landing: Location
 ) -> DataFrame:
+    """The files' records, their columns by position (`contracts.position`), so that no name of theirs is taken for the platform's."""
+    read, named, malformed = _reader(spark, source, columns, [_escaped(spark_uri(landing / one.path)) for one in files])
     # The record number is taken before files share a task: it starts anew with each of them.
-    paths = [_escaped(spark_uri(landing / one.path)) for one in files]
-    numbered = _reader(spark, source, columns or source.columns, paths).select(
-        "*",
-        F.col("_metadata.file_path").alias("_path"),
+    numbered = read.select(
+        *[
+            contracts.quoted(name).alias(contracts.position(number))
+            for number, (name, kind) in enumerate(zip(named, columns.values(), strict=True))
+            if kind != drift.VOID
+        ],
+        *([F.col(malformed).alias(MALFORMED)] if malformed else []),
+        read.metadataColumn("_metadata").getField("file_path").alias("_path"),
         (F.monotonically_increasing_id().bitwiseAND(_RECORD_BITS) + 1).alias("_row"),
     )
     return numbered.coalesce(1)
@@ -120,19 +127,31 @@ def _file_table(spark: SparkSession, manifest: Manifest, landing: Location) -> D
     )
 
 
-def _reader(spark: SparkSession, source: Source, columns: Mapping[str, str], paths: list[str]) -> DataFrame:
-    if len({c.lower() for c in columns}) < len(columns):  # this session's reads and its write, nothing else
+def _reader(
+    spark: SparkSession, source: Source, columns: Mapping[str, str], paths: list[str]
+) -> tuple[DataFrame, list[str], str | None]:
+    """The files' records, the names of their columns there, and that of the column with malformed lines where there is one."""
+    # A CSV file's columns are read by their place.
+    names = [f"_c{number}" for number in range(len(columns))] if source.format == "csv" else list(columns)
+    if len({c.lower() for c in names}) < len(names):  # this session's reads and its write, nothing else
         spark.conf.set("spark.sql.caseSensitive", "true")
-    named = ["`" + name.replace("`", "``") + "` " + kind for name, kind in columns.items()]
+    typed = [
+        f"{contracts.escaped(name)} {kind}"
+        for name, kind in zip(names, columns.values(), strict=True)
+        if kind != drift.VOID
+    ]
     if source.format == "parquet":
-        return spark.read.schema(", ".join(named)).options(**source.options).parquet(*paths)
-    schema = ", ".join([*named, f"`{MALFORMED}` string"])
-    reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
-    if source.format == "json":
-        return reader.options(**source.options).json(paths)
+        return spark.read.schema(", ".join(typed)).options(**source.options).parquet(*paths), names, None
+    malformed = MALFORMED
+    while malformed in {name.lower() for name in names}:
+        malformed += "_"
+    schema = ", ".join([*typed, f"`{malformed}` string"])
+    reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", malformed).option("mode", "PERMISSIVE")
+    if source.format == "json":  # strict, as the file was inspected
+        return reader.option("allowSingleQuotes", "false").options(**source.options).json(paths), names, malformed
     standard = {"header": "true", "escape": '"', "multiLine": "true", "enforceSchema": "true"}
     standard["inputBufferSize"] = str(PARSER_BUFFER_CHARS)
-    return reader.options(**standard).options(**source.options).csv(paths)
+    return reader.options(**standard).options(**source.options).csv(paths), names, malformed
 
 
 def _escaped(path: str) -> str:

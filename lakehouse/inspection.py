@@ -8,13 +8,13 @@ import gzip
 import io
 import json
 import sys
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from lakehouse import drift
-from lakehouse.declare import Source
+from lakehouse.declare import COLUMN_PATTERN, TYPES, Source
+from lakehouse.errors import StorageError
 from lakehouse.storage import Location
 
 CHUNK_BYTES = 1 << 20
@@ -111,24 +111,29 @@ def _open_quote(path: Location, source: Source, odd: bool) -> str | None:
 
 def _inspect_json(path: Location, source: Source) -> Inspected:
     with io.TextIOWrapper(unpacked(path), "utf-8-sig") as lines:
-        found = _keys(lines)
+        found, reason = _keys(lines)
     if found is None:
         return Inspected("is empty")
-    return _judged(source, _json_columns(source, found))
+    return Inspected(reason) if reason else _judged(source, _json_columns(source, found))
 
 
-def _keys(lines: Iterable[str]) -> dict[str, None] | None:
-    """The keys of the records; None where there is no line."""
+def _keys(lines: Iterable[str]) -> tuple[dict[str, None] | None, str | None]:
+    """The keys of the records, None where there is no line; and what is wrong with a line that Spark would read otherwise."""
     found: dict[str, None] = {}
-    line = ""
-    for line in lines:
+    number = 0
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError:  # set aside as a row
+        except json.JSONDecodeError as error:
+            if error.msg == "Extra data" and line[: error.pos].lstrip().startswith(("{", "[")):
+                return found, f"has more than one record in line {number}"
+            continue  # set aside as a row
+        except ValueError:
             continue
-        if isinstance(record, dict):
-            found.update(dict.fromkeys(record))
-    return found if line else None
+        if isinstance(record, list):
+            return found, f"has a list in line {number}, where there is to be one record"
+        found.update(dict.fromkeys(record if isinstance(record, dict) else ()))
+    return (found if number else None), None
 
 
 def _json_columns(source: Source, keys: Collection[str]) -> dict[str, str]:
@@ -140,19 +145,43 @@ def _inspect_parquet(path: Location, source: Source) -> Inspected:
     import pyarrow.parquet as pq
 
     with path.open("rb") as content, pq.ParquetFile(content, page_checksum_verification=True) as file:
-        judged = _judged(source, _parquet_columns(file))
-        if doubled := sorted({c for c in file.schema_arrow.names if file.schema_arrow.names.count(c) > 1}):
-            return Inspected(f"has column {doubled[0]} twice")
+        judged = _parquet_schema(file, source)
         if judged.reason is None:
             for _ in file.iter_batches():  # a damaged page shows only when it is read
                 pass
     return judged
 
 
-def _parquet_columns(file: Any) -> dict[str, str]:
+def _parquet_schema(file: Any, source: Source) -> Inspected:
     from pyspark.sql.pandas.types import from_arrow_type
 
-    return {one.name: from_arrow_type(one.type).simpleString() for one in file.schema_arrow}
+    names = file.schema_arrow.names
+    if doubled := sorted({c for c in names if names.count(c) > 1}):
+        return Inspected(f"has column {doubled[0]} twice")
+    types = {one.name: from_arrow_type(one.type) for one in file.schema_arrow}
+    found = {name: kind.simpleString() for name, kind in types.items()}
+    judged = _judged(source, found)
+    if judged.reason is None:
+        # What is read although it is not as declared must have a type that every reader knows.
+        odd = [
+            c
+            for c, kind in found.items()
+            if kind not in (source.columns.get(c), drift.VOID) and not _is_known(types[c])
+        ]
+        if odd:
+            return Inspected(f"has column {odd[0]} as {found[odd[0]]}, which cannot be read", judged.columns)
+    return judged
+
+
+def _is_known(kind: Any) -> bool:
+    """Whether a type is one of the declarable ones, made of plain names."""
+    if hasattr(kind, "fields"):
+        return all(COLUMN_PATTERN.fullmatch(one.name) and _is_known(one.dataType) for one in kind.fields)
+    if hasattr(kind, "elementType"):
+        return _is_known(kind.elementType)
+    if hasattr(kind, "keyType"):
+        return _is_known(kind.keyType) and _is_known(kind.valueType)
+    return kind.simpleString() in TYPES or kind.simpleString().startswith("decimal(")
 
 
 def _judged(source: Source, found: Mapping[str, str]) -> Inspected:
@@ -178,20 +207,25 @@ def inspect(path: Location, source: Source) -> Inspected:
     return _INSPECTIONS[source.format](path, source)
 
 
-def columns_at_first_sight(path: Location, source: Source) -> Mapping[str, str] | None:
-    """The columns of a file that are not those declared, as far as its beginning (Parquet: its end) tells; None where they are.
+def at_first_sight(path: Location, source: Source) -> Inspected:
+    """What a file's beginning (Parquet: its end) tells of its columns. What cannot be read tells nothing: a run looks at the whole.
 
-    What cannot be read tells nothing: a run looks at the whole.
+    Raises:
+        StorageError: the store cannot be reached.
     """
     import pyarrow.parquet as pq
 
     try:
         if source.format == "parquet":
             with path.open("rb") as content, pq.ParquetFile(content) as file:
-                return _judged(source, _parquet_columns(file)).columns
+                return _parquet_schema(file, source)
         head = codecs.getincrementaldecoder("utf-8")().decode(next(_chunks(path), b"")).removeprefix("\ufeff")
         if source.format == "csv":
-            return _header(head, source)[0] if head else None
-        return _judged(source, _json_columns(source, _keys(head.splitlines()) or ())).columns
-    except (OSError, ValueError, EOFError, zlib.error):  # pyarrow's errors are kinds of these
-        return None
+            found, reason = _header(head, source) if head else (None, "is empty: not even a header")
+            return Inspected(reason, found)
+        keys, reason = _keys(head.splitlines()[:-1])  # the last may be cut
+        return Inspected(reason) if reason else _judged(source, _json_columns(source, keys or ()))
+    except StorageError:
+        raise
+    except Exception:  # whatever a reader raises on a broken file
+        return Inspected(None)

@@ -19,7 +19,7 @@ from pathlib import Path
 from lakehouse import storage
 from lakehouse.declare import Source
 from lakehouse.errors import LandingError, StorageError, first_line
-from lakehouse.inspection import columns_at_first_sight, inspect, parquet_rows
+from lakehouse.inspection import at_first_sight, inspect, parquet_rows
 from lakehouse.ledger import now
 from lakehouse.storage import Found, Location
 
@@ -147,11 +147,12 @@ class Landing:
             return None
         return sum(parquet_rows(self.root / one.path) for one in files)
 
-    def columns(self, files: Iterable[Delivery]) -> dict[str, Mapping[str, str]]:
-        """The columns of the files that do not have those declared, by path, as far as they tell at first sight."""
+    def at_first_sight(self, files: Iterable[Delivery]) -> list[tuple[str, str | None, Mapping[str, str] | None]]:
+        """Of each file its path, why it will be rejected, and its columns where they are not those declared; as far as its
+        beginning tells."""
         with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda one: (one.path, columns_at_first_sight(self.root / one.path, self.source)), files)
-            return {path: columns for path, columns in found if columns is not None}
+            found = pool.map(lambda one: (one.path, at_first_sight(self.root / one.path, self.source)), files)
+            return [(path, seen.reason, seen.columns) for path, seen in found]
 
     def _is_known(self, one: Delivery, taken: tuple[Delivery | Rejected, str] | None) -> bool:
         if taken is None or taken[0].size != one.size:

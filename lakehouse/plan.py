@@ -185,7 +185,7 @@ def _looked_into(lake: Lake, step: Step) -> Step:
     if not isinstance(declared, Source) or not step.files:
         return step
     landing = lake.landing(declared)
-    said, changed = drift.foreseen(declared, landing.columns(step.files))
+    said, changed = drift.foreseen(declared, landing.at_first_sight(step.files))
     changed = tuple(dict.fromkeys((*step.columns_changed, *changed)))
     return replace(step, rows=landing.rows(step.files), drift=said, columns_changed=changed)
 
@@ -250,8 +250,16 @@ def decide(lake: Lake, name: str, request: Request) -> Step:
 
 
 def _can_be_made_anew(lake: Lake, declared: Declared) -> bool:
-    """Whether making it anew loses nothing. Of what a table appended its driver may have no trace any more; a source checks its files."""
-    return isinstance(declared, Source) or not isinstance(declared.write, Append) or bool(lake.landed_driver(declared))
+    """Whether making it anew, and so its readers, loses nothing: a table that appends what another one held may have more than that has
+    now. A source checks its files."""
+    tables = (lake.graph.declared[name] for name in (declared.name, *lake.graph.downstream(declared.name)))
+    return not any(
+        isinstance(one, Table)
+        and isinstance(one.write, Append)
+        and lake.landed_driver(one) is None
+        and lake.log(one.name) is not None
+        for one in tables
+    )
 
 
 def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool) -> Step:

@@ -24,7 +24,7 @@ MALFORMED_RULE = "well_formed"
 READABLE_RULE = "readable"
 _STOP = "a row broke a rule of its table"
 # Spark's JSON leaves out what is less than a millisecond.
-_WHOLE = {
+WHOLE_TIMES = {
     "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX", "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
 }  # fmt: skip
 RANGED_TYPES = ("date", "timestamp", "int", "bigint")
@@ -238,7 +238,7 @@ def quarantined(table: Table, staged: DataFrame, driver: DataFrame | None) -> Da
     """The rejected rows with the rules they broke and their original: the driver's row where there is one."""
     bad = staged.where(rejecting(table, staged)).withColumn("rules", rules_broken(table, staged))
     if driver is None:
-        original = F.to_json(F.struct(*table.columns), _WHOLE)
+        original = F.to_json(F.struct(*table.columns), WHOLE_TIMES)
         missing = [F.lit(None).cast(QUARANTINE_COLUMNS[c]).alias(c) for c in (*ORIGIN_COLUMNS, "_source_file")]
         return bad.select("rules", original.alias("original"), *missing)
     bad = bad.select("rules", *ORIGIN_COLUMNS)
@@ -291,7 +291,7 @@ def check_written(table: str, audited: int, written: int) -> None:
 
 def _originals(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
     """Quarantine rows from landed rows with a column `rules`."""
-    kept = F.to_json(F.struct(*columns), {"ignoreNullFields": "false", **_WHOLE})
+    kept = F.to_json(F.struct(*columns), {"ignoreNullFields": "false", **WHOLE_TIMES})
     return rows.select("rules", kept.alias("original"), *ORIGIN_COLUMNS, "_source_file")
 
 

@@ -138,7 +138,9 @@ class _Rows:
     def _landed(self) -> DataFrame:
         """The rejects that wait, as they were landed."""
         work, name = self.work, self.table.name
-        columns = work.lake.written_columns(self.table.driver)
+        driver = work.lake.log(self.table.driver)
+        assert driver is not None
+        columns = {**driver.columns(), **work.lake.written_columns(self.table.driver)}  # also what its contract added
         rows = delta.read_latest(work.spark, work.lake.quarantine(name))
         rows = rows.where(f"generation = {work.step.generation} AND batch < {work.step.batch}")
         rows = work.unsettled(self.table, rows)

@@ -39,10 +39,13 @@ def changes(wanted: Mapping[str, str], there: Mapping[str, str], declared: Decla
     removed = [c for c in there if c not in wanted and c not in kept]
     retyped = [c for c, kind in wanted.items() if there.get(c, kind) != kind]
     wide = [c for c in retyped if widens(there[c], wanted[c])]
+    by_lower = {c.lower(): c for c in there}
+    alike = {c: by_lower[c.lower()] for c in wanted if c not in there and c.lower() in by_lower}
     return Changes(
-        {c: kind for c, kind in wanted.items() if c not in there},
+        {c: kind for c, kind in wanted.items() if c not in there and c not in alike},
         tuple(f"widens {c} from {there[c]} to {wanted[c]}" for c in wide),
         (
+            *(f"adds {c}, which is there as {other}" for c, other in alike.items()),
             *(f"removes {c}" for c in removed),
             *(f"changes {c} from {there[c]} to {wanted[c]}" for c in retyped if c not in wide),
         ),

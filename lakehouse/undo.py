@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from lakehouse import log, query, storage
-from lakehouse.declare import Source, Table
+from lakehouse.declare import Append, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.errors import LakehouseError, UndoError
 from lakehouse.ledger import Record, Run, now
@@ -167,6 +167,9 @@ def _way_back(lake: Lake, one: _Seen, run: str) -> Back:
     before = next((e for e in one.entries if to is not None and e.version <= to and e.record), None)
     then = before.record if before else None
     restores = before.version if before else -1 if to is None else to
+    between = [e for e in one.entries if before and to and before.version < e.version <= to]
+    if to is not None and any(e.operation not in log.HARMLESS for e in between):
+        restores = to  # another writer changed its rows then: readers of the version before have not seen that
     undone, batch = _batches(lake, one.name, last, then)
     rows_then = 0 if to is None else _whole(one, to)
     rows = one.opened.rows()
@@ -260,10 +263,16 @@ def _anew(lake: Lake, seen: Mapping[str, _Seen], backs: Mapping[str, Back]) -> d
             stands, matters = log.standing(entries, before), one.role == "driver" or one.on_change == "everything"
             differs = one.table in backs and stands.generation != after.generation
             if differs and (matters or log.taken_back(entries, stands.version)):
-                found.setdefault(name, f"of what it read in {one.table}, not all is left")
+                found.setdefault(name, f"of what it read in {one.table}, not all is left{_lost(lake, table)}")
             elif one.table in found and matters:
-                found.setdefault(name, f"{one.table} is made anew")
+                found.setdefault(name, f"{one.table} is made anew{_lost(lake, table)}")
     return found
+
+
+def _lost(lake: Lake, table: Table) -> str:
+    if not isinstance(table.write, Append) or lake.landed_driver(table):
+        return ""
+    return ", and what it had appended of rows that are no longer there is lost"
 
 
 def _record_after(seen: Mapping[str, _Seen], backs: Mapping[str, Back], name: str) -> Record | None:

@@ -103,7 +103,10 @@ LOSSY = [
     ([1, 2], pa.list_(pa.int64()), None, "[1,2]"),
     (b"\x01", pa.binary(), None, "AQ=="),
     (None, pa.string(), None, None),
-]
+    (None, pa.null(), None, None),
+    ({"at": datetime(2024, 1, 1, 12, 0, 0, 123456), "b": None}, pa.struct({"at": pa.timestamp("us"), "b": pa.int64()}), None,
+     '{"at":"2024-01-01T12:00:00.123456Z","b":null}'),
+]  # fmt: skip
 
 
 def test_a_changed_type_is_read_where_nothing_is_lost(lake_of: Lakes) -> None:
@@ -119,6 +122,58 @@ def test_a_changed_type_is_read_where_nothing_is_lost(lake_of: Lakes) -> None:
     assert kept(lake, "id", "value") == [
         (number, value, {"value": text} if text else None) for number, (_, _, value, text) in enumerate(LOSSY)
     ]
+
+
+ODD = ("_row", "_path", "_metadata", "_Malformed", "_rescued", "_at_0", "_c0", "x.y", "a`b")
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_columns_are_kept_aside_whatever_their_names(lake_of: Lakes, format: Any) -> None:
+    declared = source("raw.items", landing="items", columns=("id",), format=format, contract=Contract(new_column="add"))
+    lake = lake_of(declared)
+    row = {"id": "1", **{name: f"it is {name}" for name in ODD}}
+    content = {
+        "csv": ",".join(row) + "\n" + ",".join(row.values()) + "\n",
+        "json": json_lines(row),
+        "parquet": parquet([tuple(row.values())], pa.schema({name: pa.string() for name in row})),
+    }
+    lake.land("raw.items", "a", content[format])
+    lake.run()
+    assert lake.opened("raw.items").columns().keys() == {"id", *declared.platform_columns}
+    assert kept(lake, "id", "_row") == [("1", 1, {name: row[name] for name in ODD})]
+
+
+def test_columns_without_values_or_of_unreadable_types(lake_of: Lakes) -> None:
+    declared = source(
+        "raw.items", landing="items", columns={"id": "int", "value": "int"}, format="parquet",
+        contract=Contract(new_column="add"),
+    )  # fmt: skip
+    lake = lake_of(declared)
+    fields = {"id": pa.int32(), "value": pa.null()}
+    lake.land("raw.items", "a", parquet([(1, None, None)], pa.schema({**fields, "more": pa.null()})))
+    lake.land("raw.items", "b", parquet([(2, None, 5)], pa.schema({**fields, "more": pa.int32()})))
+    lake.land(
+        "raw.items", "c", parquet([(3, None, {"a-b": 1})], pa.schema({**fields, "odd": pa.struct({"a-b": pa.int32()})}))
+    )
+    lake.land("raw.items", "d", parquet([(4, None, 1)], pa.schema({**fields, "odd": pa.uint32()})))
+    assert len(lake.plan()["raw.items"].files) == 4
+    lake.run()
+    assert kept(lake, "id", "value", "more") == [(1, None, None, None), (2, None, 5, None)]
+    assert {*lake.rejected("raw.items")} == {"c", "d"}
+    lake.run(full_refresh=True)
+    assert kept(lake, "id", "value", "more") == [(1, None, None, None), (2, None, 5, None)]
+
+
+def test_json_that_readers_take_for_other_records_is_rejected(lake_of: Lakes) -> None:
+    lake = lake_of(items(format="json"), items_table())
+    whole = json_lines({"id": "1", "at": "1", "value": "1"})
+    for name, line in (("list", '[{"id": "2", "zz": 2}]'), ("two", '{"id": "3"} {"id": "4"}')):
+        lake.land("raw.items", name, f"{whole}{line}\n")
+    lake.land("raw.items", "quotes", f"{whole}{{'id': '5', 'zz': 2}}\n\"text\"\n")
+    lake.run()
+    assert {*lake.rejected("raw.items")} == {"list", "two"}
+    assert lake.rows("clean.items") == [(1, 1, 1)]
+    assert len(lake.quarantine("clean.items")) == 2
 
 
 def test_json_keys_are_kept_aside_as_they_were_written(lake_of: Lakes) -> None:
@@ -161,6 +216,29 @@ def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
     assert [one["_rescued"] for one in lake.originals("clean.items")] == ['{"gate":"A5"}']
     eased = lake.declaring(items(contract), items_table(rules=(Rule("small", "value < 50"),)))
     assert replay(eased.spark, eased.lake, "clean.items", Run("replay", "")).replayed == 1
+    assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
+
+
+def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
+    from lakehouse.declare import Rule
+    from lakehouse.ledger import Run
+    from lakehouse.replay import replay
+
+    def gates(most: int) -> Any:
+        def read(items: DataFrame) -> DataFrame:
+            gate = F.col("gate").cast("int") if "gate" in items.columns else F.lit(None).cast("int")
+            types = {"id": "bigint", "at": "int"}
+            return items.select(*[typed(c, k).alias(c) for c, k in types.items()], gate.alias("value"), *ORIGIN_COLUMNS)
+
+        return items_table(function=read, rules=(Rule("small", f"value < {most}"),))
+
+    contract = Contract(new_column="add")
+    lake = lake_of(items(contract), gates(5))
+    lake.land("raw.items", "a.csv", "id,at,value,gate\n1,1,0,9\n2,1,0,1\n")
+    lake.run()
+    assert lake.rows("clean.items") == [(2, 1, 1)]
+    eased = lake.declaring(items(contract), gates(50))
+    replay(eased.spark, eased.lake, "clean.items", Run("replay", ""))
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
@@ -218,6 +296,8 @@ def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> No
     lake.run()
     wide = lake.declaring(items(), items_table(), events("bigint"))
     assert wide.plan()["mart.events"].breaking
+    above = lake.declaring(items(), of_type("bigint"), events("int"))
+    assert above.plan()["clean.items"].breaking, "its reader would be made anew, too"
     assert not wide.plan("mart.events", request=Request(frozenset({"mart.events"})))["mart.events"].breaking
 
 

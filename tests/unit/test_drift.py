@@ -79,20 +79,23 @@ def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
         "a": {"id": "bigint", "name": "string"},
         "b": {**COLUMNS, "amount": "string"},
         "c": {**COLUMNS, "gate": "int"},
-        "d": {**COLUMNS, "gate": "int"},
+        "d": {**COLUMNS, "gate": "int", "name": "void", "more": "void"},
     }
-    said, changed = drift.foreseen(items(LENIENT), files)
+    seen = [(path, drift.refused(items(LENIENT), found), found) for path, found in files.items()]
+    said, changed = drift.foreseen(items(LENIENT), [*seen, ("e", "is empty", None), ("f", None, None)])
     assert said == (
         "leaves amount null, which the files miss (1 file)",
         "reads amount, string in the files, as double; what that cannot hold is kept in _rescued (1 file)",
         "adds gate int (2 files)",
+        "rejects e: is empty",
     )
     assert changed == ("amount",)
-    assert drift.foreseen(items(), files)[0] == (
+    refused = [(path, drift.refused(items(), found), found) for path, found in files.items()]
+    assert drift.foreseen(items(), refused)[0] == (
         "rejects a: misses column amount",
         "rejects b: has column amount as string, declared double",
         "rejects c: has an unknown column gate",
-        "rejects d: has an unknown column gate",
+        "rejects d: has an unknown column gate; has an unknown column more",
     )
 
 
@@ -133,6 +136,9 @@ def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
         "changes amount from double to string",
     )
     assert changes.columns == ("name", "id", "amount")
+    assert schemas.changes({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).said() == (
+        "adds Gate, which is there as gate",
+    )
 
 
 @pytest.mark.parametrize(
