@@ -390,3 +390,18 @@ def test_tables_of_no_graph_go_back_too(lake_of: Lakes) -> None:
 
 def replace_name(declared: Any, name: str) -> Any:
     return replace(declared, name=name)
+
+
+def test_what_another_writer_changed_before_the_run_reaches_the_readers(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, items_table(), everything)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
+    lake.run(run="A")
+    DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 2")
+    lake.land("raw.items", "2.csv", items_csv("3,1,3"))
+    lake.run("raw", "clean", run="B")
+    planned = undo(lake, "B")
+    assert "mart.all" in planned.anew
+    assert lake.rows("clean.items", "id") == [(1,)]
+    (lake.folder("raw.items") / "2.csv").unlink()
+    lake.run()
+    assert lake.rows("mart.all", "id") == [(1,)]
