@@ -14,9 +14,9 @@ help:  ## Print the targets.
 demo: setup  ## Set up, then run the flights example from first file to scored flights.
 	$(BIN)/lakehouse demo
 
-test: setup-test  ## Set up with the test extras, then run every test.
+test: setup-test  ## Set up with the test extras, then run every test but the few of `make faults` that take minutes.
 	$(BIN)/python -m deploy.programs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
 
 faults: setup-test  ## Run the tests of bad days alone: kills, broken files, damaged logs, two runs at once.
 	$(BIN)/python -m deploy.programs

@@ -17,7 +17,7 @@ from lakehouse.settings import PROJECT
 from tests.faults.compare import Content, content
 from tests.lakes import TestLake
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 MODULES = ("bronze.flights", "bronze.airports", "silver.flights", "silver.airports")
 # Lord Howe puts its clocks forward by half an hour.
 ZONES = ("UTC", "America/New_York", "Australia/Lord_Howe")
