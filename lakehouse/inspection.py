@@ -130,7 +130,7 @@ def _keys(lines: Iterable[str]) -> tuple[dict[str, None] | None, str | None]:
             continue  # set aside as a row
         except ValueError:
             continue
-        if isinstance(record, list):
+        if isinstance(record, list) and record:
             return found, f"has a list in line {number}, where there is to be one record"
         found.update(dict.fromkeys(record if isinstance(record, dict) else ()))
     return (found if number else None), None

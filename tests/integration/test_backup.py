@@ -134,7 +134,9 @@ def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
     lake.run()
     lake.land("raw.items", "2.csv", items_csv("3,1,6", "4,1,60"))
     with monkeypatch.context() as changed:
-        changed.setattr(delta, "append", lambda *given, put=delta.append: _only("raw.items", put, *given))
+        changed.setattr(
+            delta, "append", lambda *given, put=delta.append, **more: _only("raw.items", put, *given, **more)
+        )
         assert lake.attempt().statuses == {"raw.items": "written", "clean.items": "failed"}
     shell(COPYING.replace("logs silver", "logs clean").replace("logs bronze", "logs raw"), lake.root, copy)
     restored(lake, copy)
@@ -144,10 +146,10 @@ def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 
 
-def _only(name: str, put: Any, rows: Any, target: Any, commit: Any) -> None:
+def _only(name: str, put: Any, rows: Any, target: Any, commit: Any, **more: Any) -> None:
     if target.name != name:
         raise ZeroDivisionError
-    put(rows, target, commit)
+    put(rows, target, commit, **more)
 
 
 def test_where_parts_are_missing(lake_of: Lakes) -> None:

@@ -310,7 +310,7 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
     landed(lake, THREE[0], THREE[1])
     lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
     with monkeypatch.context() as changed:
-        changed.setattr(delta, "append", lambda *_: 1 / 0)  # killed between manifest and commit
+        changed.setattr(delta, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
         assert lake.attempt(run="C").report.failed
     undo(lake, "B")
     assert {one.path for one in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}
