@@ -24,6 +24,8 @@ ORDINARY = {
     "dest": "IAH",
     "air_time": "227",
     "distance": "1400",
+    "hour": "5",
+    "minute": "15",
     "time_hour": "2013-01-01T10:00:00Z",
 }
 
