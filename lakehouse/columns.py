@@ -12,6 +12,11 @@ from pyspark.sql import functions as F
 UNREADABLE = "_unreadable"
 
 
+def escaped(name: str) -> str:
+    """A name as Spark's SQL says it, whatever it is made of."""
+    return "`" + name.replace("`", "``") + "`"
+
+
 def typed(name: str, type_name: str, missing: Sequence[str] = ("",)) -> Column:
     """The landed text in column ``name`` as a ``type_name``; null where it is missing or cannot be read as one.
 

@@ -49,15 +49,6 @@ def position(number: int) -> str:
     return f"_at_{number}"
 
 
-def escaped(name: str) -> str:
-    """A column's name as SQL says it, whatever it is made of."""
-    return "`" + name.replace("`", "``") + "`"
-
-
-def quoted(name: str) -> Column:
-    return F.col(escaped(name))
-
-
 def _rescued(kept: Mapping[str, Column], missing: tuple[str, ...]) -> Column:
     """The values kept aside as a JSON object; null where there are none."""
     fields = [value.alias(name) for name, value in kept.items()]

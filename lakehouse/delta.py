@@ -14,6 +14,7 @@ import delta.exceptions.captured  # has conflicts raised as what they are
 from pyspark.sql import functions as F
 
 from lakehouse import log
+from lakehouse.columns import escaped
 from lakehouse.errors import LedgerError, first_line
 from lakehouse.ledger import Record, application_id
 from lakehouse.storage import Location, spark_uri
@@ -192,7 +193,7 @@ def prepare(spark: SparkSession, target: Target, added: Mapping[str, str]) -> No
     table = log.open_log(target.path)
     if table is None:
         return
-    name = "delta.`" + spark_uri(target.path).replace("`", "``") + "`"
+    name = f"delta.{escaped(spark_uri(target.path))}"
     if added:
         spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({', '.join(f'`{c}` {kind}' for c, kind in added.items())})")
     if target.change_feed and not table.keeps_changes():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from lakehouse import storage
+from lakehouse.columns import escaped
 from lakehouse.declare import SECRET_IN_URL, Database, Source
 from lakehouse.errors import SourceError
 from lakehouse.landing import Landing, left_alone
@@ -122,16 +123,11 @@ class _Asked:
         also = self.source.contract.new_column != "fail"
         named = "*" if also else ", ".join(map(_name, self.source.columns))
         read = self._read(f"SELECT {named} FROM {_name(self.database.table)}{_where(where)}")
-        others = [
-            F.col("`" + name.replace("`", "``") + "`") for name in read.columns if name not in self.source.columns
-        ]
+        others = [F.col(escaped(name)) for name in read.columns if name not in self.source.columns]
         typed = read.select(
             *[F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()], *others
         )
         return typed.coalesce(1).sortWithinPartitions(*self.database.key)
-
-    def _is_declared_otherwise(self, name: str) -> bool:
-        return name not in self.source.columns and name.lower() in {c.lower() for c in self.source.columns}
 
     def _read(self, query: str) -> DataFrame:
         url = _VARIABLE.sub(lambda one: self._variable(one[1]), self.database.url)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from lakehouse import contracts, drift
+from lakehouse.columns import escaped
 from lakehouse.declare import MALFORMED, Source
 from lakehouse.landing import Delivery, Manifest
 from lakehouse.s3 import S3Path
@@ -100,14 +101,17 @@ def _read_files(
     spark: SparkSession, source: Source, columns: Mapping[str, str], files: Sequence[Delivery], landing: Location
 ) -> DataFrame:
     """The files' records, their columns by position (`contracts.position`), so that no name of theirs is taken for the platform's."""
-    read, named, malformed = _reader(spark, source, columns, [_escaped(spark_uri(landing / one.path)) for one in files])
+    # A CSV file's columns are read by their place; those without any value are not read.
+    named = [
+        (number, f"_c{number}" if source.format == "csv" else name, kind)
+        for number, (name, kind) in enumerate(columns.items())
+        if kind != drift.VOID
+    ]
+    paths = [_escaped(spark_uri(landing / one.path)) for one in files]
+    read, malformed = _reader(spark, source, {name: kind for _, name, kind in named}, paths)
     # The record number is taken before files share a task: it starts anew with each of them.
     numbered = read.select(
-        *[
-            contracts.quoted(name).alias(contracts.position(number))
-            for number, (name, kind) in enumerate(zip(named, columns.values(), strict=True))
-            if kind != drift.VOID
-        ],
+        *[F.col(escaped(name)).alias(contracts.position(number)) for number, name, _ in named],
         *([F.col(malformed).alias(MALFORMED)] if malformed else []),
         read.metadataColumn("_metadata").getField("file_path").alias("_path"),
         (F.monotonically_increasing_id().bitwiseAND(_RECORD_BITS) + 1).alias("_row"),
@@ -129,29 +133,24 @@ def _file_table(spark: SparkSession, manifest: Manifest, landing: Location) -> D
 
 def _reader(
     spark: SparkSession, source: Source, columns: Mapping[str, str], paths: list[str]
-) -> tuple[DataFrame, list[str], str | None]:
-    """The files' records, the names of their columns there, and that of the column with malformed lines where there is one."""
-    # A CSV file's columns are read by their place.
-    names = [f"_c{number}" for number in range(len(columns))] if source.format == "csv" else list(columns)
-    if len({c.lower() for c in names}) < len(names):  # this session's reads and its write, nothing else
+) -> tuple[DataFrame, str | None]:
+    """The files' records, and the name of the column with malformed lines where there is one."""
+    lower = {name.lower() for name in columns}
+    if len(lower) < len(columns):  # this session's reads and its write, nothing else
         spark.conf.set("spark.sql.caseSensitive", "true")
-    typed = [
-        f"{contracts.escaped(name)} {kind}"
-        for name, kind in zip(names, columns.values(), strict=True)
-        if kind != drift.VOID
-    ]
+    typed = [f"{escaped(name)} {kind}" for name, kind in columns.items()]
     if source.format == "parquet":
-        return spark.read.schema(", ".join(typed)).options(**source.options).parquet(*paths), names, None
+        return spark.read.schema(", ".join(typed)).options(**source.options).parquet(*paths), None
     malformed = MALFORMED
-    while malformed in {name.lower() for name in names}:
+    while malformed in lower:
         malformed += "_"
     schema = ", ".join([*typed, f"`{malformed}` string"])
     reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", malformed).option("mode", "PERMISSIVE")
     if source.format == "json":  # strict, as the file was inspected
-        return reader.option("allowSingleQuotes", "false").options(**source.options).json(paths), names, malformed
+        return reader.option("allowSingleQuotes", "false").options(**source.options).json(paths), malformed
     standard = {"header": "true", "escape": '"', "multiLine": "true", "enforceSchema": "true"}
     standard["inputBufferSize"] = str(PARSER_BUFFER_CHARS)
-    return reader.options(**standard).options(**source.options).csv(paths), names, malformed
+    return reader.options(**standard).options(**source.options).csv(paths), malformed
 
 
 def _escaped(path: str) -> str:

@@ -36,9 +36,13 @@ def done_before(table: Table, opened: TableLog, asked: set[date], inputs: Mappin
     commit ends the search, as its changes may have to be put right, and so does the undo of a run.
     """
     found: set[date] = set()
+    definition = definition_of(table)
+    looked_up = {one.table for one in table.inputs.values() if one.role == "lookup"}
     for entry in opened.entries():
         record = entry.record
-        if record is None or record.undoes or not _as_now(table, record, inputs):
+        if record is None or record.undoes or record.definition != definition:
+            break
+        if not _reads_as_now(record, looked_up, inputs):
             break
         if record.asked:
             first, last = map(date.fromisoformat, record.asked)
@@ -46,10 +50,7 @@ def done_before(table: Table, opened: TableLog, asked: set[date], inputs: Mappin
     return found
 
 
-def _as_now(table: Table, record: Record, inputs: Mapping[str, Consumed]) -> bool:
-    looked_up = {one.table for one in table.inputs.values() if one.role == "lookup"}
-    if record.definition != definition_of(table):
-        return False
+def _reads_as_now(record: Record, looked_up: set[str], inputs: Mapping[str, Consumed]) -> bool:
     return all(
         record.inputs.get(name) == now if name in looked_up else record.inputs[name].generation == now.generation
         for name, now in inputs.items()

@@ -202,8 +202,9 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
     """
     try:
         table = DeltaTable(str(path), version=version, storage_options=delta_options(path))
-        _check_whole(path, table)
-        return TableLog(path, table)
+        opened = TableLog(path, table)
+        _check_whole(opened)
+        return opened
     except (DeltaError, OSError, ValueError) as error:
         # A first write that failed leaves the folder, with nothing committed in it.
         if isinstance(error, TableNotFoundError) and not any(_COMMITTED.search(n) for n in names(path / "_delta_log")):
@@ -215,7 +216,7 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
         ) from error
 
 
-def _check_whole(path: Location, table: DeltaTable) -> None:
+def _check_whole(opened: TableLog) -> None:
     """Refuse a log that a power cut left short at the end of a line: readers take what is there for all there is.
 
     Delta's writer says beside most commits how many files the table then has. In a bucket a file is there whole or not at all.
@@ -223,9 +224,9 @@ def _check_whole(path: Location, table: DeltaTable) -> None:
     Raises:
         ValueError: files are missing, or are there that were removed.
     """
-    if not isinstance(path, Path):
+    if not isinstance(opened.path, Path):
         return
-    commit = path / "_delta_log" / f"{table.version():020d}.json"
+    commit = opened.path / "_delta_log" / f"{opened.version:020d}.json"
     if commit.is_file() and not commit.stat().st_size:
         raise ValueError(f"{commit.name} is empty")
     try:
@@ -233,9 +234,8 @@ def _check_whole(path: Location, table: DeltaTable) -> None:
         wanted = (said["numFiles"], said["tableSizeBytes"])
     except (OSError, ValueError, KeyError):  # it is written after the commit, and need not be
         return
-    sizes = pa.table(table.get_add_actions(flatten=True))["size_bytes"]
-    if wanted != (len(sizes), pc.sum(sizes).as_py() or 0):
-        raise ValueError(f"it names {len(sizes)} files of other sizes than the {wanted[0]} that were written")
+    if wanted != (opened.files(), opened.bytes()):
+        raise ValueError(f"it names {opened.files()} files of other sizes than the {wanted[0]} that were written")
 
 
 def last_record(path: Location) -> Record | None:

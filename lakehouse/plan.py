@@ -264,7 +264,7 @@ def _can_be_made_anew(lake: Lake, declared: Declared) -> bool:
 
 def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool) -> Step:
     landing = lake.landing(source)
-    history = landing.history()
+    history = landing.without(record.undone if record else ())
     committed = record.batch if record else 0
     generation = (record.generation if record else 1) + (1 if full and record else 0)
     # The oldest: a copy of the lake that was taken while runs worked may have manifests of several.
