@@ -123,11 +123,24 @@ class _Asked:
         also = self.source.contract.new_column != "fail"
         named = "*" if also else ", ".join(map(_name, self.source.columns))
         read = self._read(f"SELECT {named} FROM {_name(self.database.table)}{_where(where)}")
+        self._check_alike(read.columns)
         others = [F.col(escaped(name)) for name in read.columns if name not in self.source.columns]
         typed = read.select(
             *[F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()], *others
         )
         return typed.coalesce(1).sortWithinPartitions(*self.database.key)
+
+    def _check_alike(self, found: Sequence[str]) -> None:
+        """
+        Raises:
+            SourceError: a column differs only in case from a declared one, for which Spark would take it.
+        """
+        declared = {name.lower(): name for name in self.source.columns}
+        if odd := [name for name in found if declared.get(name.lower(), name) != name]:
+            raise SourceError(
+                f"{self.source.name}: {self.database.table} has a column {odd[0]}, declared as {declared[odd[0].lower()]}: "
+                "declare it as it is there."
+            )
 
     def _read(self, query: str) -> DataFrame:
         url = _VARIABLE.sub(lambda one: self._variable(one[1]), self.database.url)

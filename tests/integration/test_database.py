@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import Event, Thread
 
 import psycopg
 import pytest
 
 from lakehouse import extract, storage
-from lakehouse.declare import Database, source
+from lakehouse.declare import Contract, Database, source
 from lakehouse.errors import LockError
 from lakehouse.lease import Hold
 from silver.airlines import airlines as silver_airlines
@@ -100,6 +101,20 @@ def test_a_row_without_its_cursor_is_told_and_none_is_taken(lake: TestLake, data
     said = lake.attempt("bronze.airlines").errors["bronze.airlines"]
     assert said.startswith("bronze.airlines: 1 rows of airlines have no changed, so that no extract would find them.")
     assert lake.version("bronze.airlines") is None
+
+
+def test_columns_that_are_not_declared_follow_the_contract(lake: TestLake, database: psycopg.Connection) -> None:
+    contract = Contract(new_column="add")
+    lenient = lake.declaring(replace(airlines, contract=contract))
+    database.execute("ALTER TABLE airlines ADD hub text DEFAULT 'JFK'")
+    lenient.run()
+    assert {hub for (hub,) in lenient.rows("bronze.airlines", "hub")} == {"JFK"}
+    database.execute('ALTER TABLE airlines RENAME name TO "Name"')
+    database.execute("INSERT INTO airlines (carrier) VALUES ('ZZ')")
+    said = lenient.attempt().errors["bronze.airlines"]
+    assert said.startswith("bronze.airlines: airlines has a column Name, declared as name: declare it as it is there.")
+    database.execute('ALTER TABLE airlines RENAME "Name" TO name')
+    assert lenient.run().counts("bronze.airlines") == {"written": 1}, "it goes on once that is mended"
 
 
 def test_the_landed_extracts_make_the_table_anew_whatever_became_of_the_database(
