@@ -6,5 +6,7 @@ planes = source(
     "bronze.planes",
     landing="planes",
     columns=("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine"),
+    # A snapshot corrected under its name is the whole of what was there that day: what it leaves out was not.
+    relanded="replace",
     stats=("_file_id",),
 )

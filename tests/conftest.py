@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +14,13 @@ from lakehouse.declare import Source, Table
 from tests.sessions import small_session
 
 MISSING = "-"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_go() -> Iterator[None]:
+    """What Python still holds of the JVM, plans above all, the JVM keeps: cycles wait for a collection that seldom comes."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -68,3 +68,13 @@ def test_without_snapshots_nothing_is_deleted(lake_of: Lakes) -> None:
         lake.land("bronze.planes", name, content)
     lake.run()
     assert {row[0] for row in versions(lake) if row[4]} == {"N1", "N2", "N3", "N4"}
+
+
+def test_a_snapshot_corrected_under_its_name_takes_the_place_of_the_first(lake_of: Lakes) -> None:
+    lake = lake_of(bronze_planes, silver_planes)
+    lake.land("bronze.planes", "planes_2013-01-01.csv", snapshot(N1="50", N2="60"))
+    lake.land("bronze.planes", "planes_2013-02-01.csv", snapshot(N1="50", N2="60", N3="70"))
+    lake.run()
+    lake.land("bronze.planes", "planes_2013-02-01.csv", snapshot(N1="51", N2="60"))
+    lake.run()
+    assert versions(lake) == [("N1", 50, JAN, FEB, False), ("N1", 51, FEB, None, True), ("N2", 60, JAN, None, True)]
