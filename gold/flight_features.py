@@ -43,6 +43,7 @@ COLUMNS = {
     "sched_dep_utc": "timestamp",
     "cutoff_utc": "timestamp",
     "late": "boolean",
+    "tailnum": "string",
     # The schedule, in New York's time.
     "sched_minute": "int",
     "weekday": "int",

@@ -84,8 +84,8 @@ def demo(settings: Settings, console: Console) -> None:
                 _raise_failed(second)
                 console.rule("[bold]5. Score December with the champion", align="left")
                 with timings.of("score"), console.status("scoring"):
-                    module = app.load_model(settings)
-                    scored = modeling.score_on(spark, settings, module, *SECOND_DELIVERY, second_run)
+                    task = app.choose_task(app.load_models(settings), None)
+                    scored = modeling.score_on(spark, settings, task, *SECOND_DELIVERY, second_run)
     except LakehouseError:
         console.print("The demo stopped. Run it again: it goes on from what is there.", soft_wrap=True)
         raise

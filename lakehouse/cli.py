@@ -239,13 +239,13 @@ def train(model: Annotated[str | None, typer.Argument(help="A model's name.")] =
     from lakehouse import modeling
 
     settings = settings_module.load()
-    with apps.logged(settings, new_run()), console.status("training") as said:
-        result = modeling.train(settings, model, said.update)
+    with apps.logged(settings, new_run()) as log, console.status("training") as said:
+        result = modeling.train(settings, model, said.update, log)
     show.trained(console, result)
 
 
 @cli.command()
-def score(model: Annotated[str | None, typer.Argument(help="A model's name.")] = None,
+def score(task: Annotated[str | None, typer.Argument(help="What is predicted, by name.")] = None,
           since: Since = None, until: Until = None) -> None:  # fmt: skip
     """Score a range of days with the champion, into its table of predictions; the model's report period without dates."""
     from lakehouse import modeling
@@ -253,7 +253,7 @@ def score(model: Annotated[str | None, typer.Argument(help="A model's name.")] =
     settings = settings_module.load()
     run = new_run()
     with apps.logged(settings, run) as log, console.status("scoring"):
-        result = modeling.score(settings, model, since and since.date(), until and until.date(), run, log)
+        result = modeling.score(settings, task, since and since.date(), until and until.date(), run, log)
     show.scored(console, result)
 
 

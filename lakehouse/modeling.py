@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lakehouse import app, delta, log, training
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
+from lakehouse.features import Task
 from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
 from lakehouse.plan import Lake
 from lakehouse.registering import Registry, TrainResult
 from lakehouse.run import revision
-from lakehouse.scoring import ReportResult, load_champion, realised, report, score_frame
+from lakehouse.scoring import ReportResult, load, realised, report, score_frame
+from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,13 +51,21 @@ class Scored:
     report: ReportResult | None
 
 
-def train(settings: Settings, name: str | None = None, progress: Callable[[str], None] | None = None) -> TrainResult:
+def train(
+    settings: Settings,
+    name: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> TrainResult:
     """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`."""
-    module = app.load_model(settings, name)
-    registry = Registry(settings.tracking_uri, settings.artifacts, module.NAME)
-    return training.train(
-        module, lake=settings.lake, registry=registry, revision=revision(), kept=settings.trainings, progress=progress
-    )
+    models = app.load_models(settings)
+    name = app.choose_model(models, name)
+    registry = Registry(settings.tracking_uri, settings.artifacts, models[name].TASK.name)
+    with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
+        return training.train(
+            name, models, lake=settings.lake, registry=registry, revision=revision(), kept=settings.trainings,
+            progress=progress,
+        )  # fmt: skip
 
 
 def score(
@@ -66,38 +77,38 @@ def score(
         ModelError: there is no champion or no feature table; see `lakehouse.scoring`.
         LockError: another run holds the lake.
     """
-    module = app.load_model(settings, name)
-    load_champion(module, tracking_uri=settings.tracking_uri)  # before Spark starts: without one there is nothing to do
+    models = app.load_models(settings)
+    task = app.choose_task(models, name)
+    load(task, models, tracking_uri=settings.tracking_uri)  # before Spark starts: without one there is nothing to do
     with app.session_for(settings, run, log_file) as spark:
-        return score_on(spark, settings, module, since, until, run)
+        return score_on(spark, settings, task, since, until, run)
 
 
 def score_on(
-    spark: SparkSession, settings: Settings, module: Any, since: date | None, until: date | None, run: Run
+    spark: SparkSession, settings: Settings, task: Task, since: date | None, until: date | None, run: Run
 ) -> Scored:
-    """Score with the champion into the model's predictions table, one row per key and model version.
+    """Score with the champion into the task's predictions table, one row per key and model version.
 
     How every model version's scores of these days did is put into its table of quality, one row per day and model version.
     """
-    first, last = str(since or module.SPLITS.report[0]), str(until or module.SPLITS.report[1])
-    champion = load_champion(module, tracking_uri=settings.tracking_uri)
-    scores = score_frame(
-        module, lake=settings.lake, tracking_uri=settings.tracking_uri, since=first, until=last, champion=champion
-    )
+    models, report_split = app.load_models(settings), task.splits.report
+    first, last = str(since or report_split[0]), str(until or report_split[1])
+    champion = load(task, models, tracking_uri=settings.tracking_uri)
+    scores = score_frame(champion, task, lake=settings.lake, since=first, until=last)
     if scores.num_rows == 0:
-        raise ModelError(f"{module.FEATURE_TABLE} has no rows from {first} to {last}: nothing to score.")
-    merge = _Merge(spark.newSession(), app.open_lake(settings), module, run, int(scores["feature_version"][0].as_py()))
-    written = merge(module.PREDICTIONS, scores, module.KEY)
-    quality = realised(module, lake=settings.lake, since=first, until=last, version=merge.feature_version)
-    quality_written = merge(module.QUALITY, quality, (module.TIME,))
+        raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
+    merge = _Merge(spark.newSession(), app.open_lake(settings), task, run, int(scores["feature_version"][0].as_py()))
+    written = merge(task.predictions, scores, task.key)
+    quality = realised(task, lake=settings.lake, since=first, until=last, version=merge.feature_version)
+    quality_written = merge(task.quality, quality, (task.time,))
     reported = None
-    if first <= module.SPLITS.report[0] and last >= module.SPLITS.report[1]:
+    if first <= report_split[0] and last >= report_split[1]:
         try:
-            reported = report(module, lake=settings.lake, tracking_uri=settings.tracking_uri)
+            reported = report(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri)
         except ModelError as error:  # the scores stand; what became of the flights may not be known yet
-            logger.warning("no report on %s: %s", module.NAME, error)
+            logger.warning("no report on %s: %s", task.name, error)
     return Scored(
-        module.NAME, champion.version, module.PREDICTIONS, module.QUALITY, first, last,
+        task.name, champion.version, task.predictions, task.quality, first, last,
         scores.num_rows, written, quality_written, reported,
     )  # fmt: skip
 
@@ -108,7 +119,7 @@ class _Merge:
 
     spark: SparkSession
     lake: Lake
-    module: Any
+    task: Task
     run: Run
     feature_version: int
 
@@ -121,9 +132,9 @@ class _Merge:
         record = log.last_record(path)
         rows = self.spark.createDataFrame(made)
         kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
-        inputs = {"features": drives(self.module.FEATURE_TABLE)}
+        inputs = {"features": drives(self.task.feature_table)}
         declared = Table(name, lambda: rows, kinds, Merge(), inputs, (*key, *MODEL_KEY))
-        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.module.TIME))), change_feed=False)
+        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time))), change_feed=False)
 
         def commit(written: int) -> Commit:
             return self._commit(name, record, written, made.num_rows - written)
@@ -147,10 +158,10 @@ class _Merge:
 
     def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
         self.run.hold.check()
-        features = log.last_record(self.lake.path(self.module.FEATURE_TABLE))
+        features = log.last_record(self.lake.path(self.task.feature_table))
         consumed = Consumed(self.feature_version, features.generation if features else 1)
         counts = {"written": written, "unchanged": unchanged}
-        inputs = {self.module.FEATURE_TABLE: consumed}
+        inputs = {self.task.feature_table: consumed}
         batch, generation = (before.batch + 1, before.generation) if before else (1, 1)
-        revision, model = self.run.revision, self.module.NAME
+        revision, model = self.run.revision, self.task.name
         return Commit(name, Record(self.run.id, batch, generation, inputs, counts, revision, model, now()))
