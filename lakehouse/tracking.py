@@ -7,6 +7,7 @@ MLflow's loaders are not used: they run what the stored model says.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -35,6 +36,7 @@ BASELINE: Final = "baseline"
 LEARNER_TAG: Final = "learner"
 # In each part: which learner made it, and its module.
 MADE_BY: Final = "made_by.json"
+TYPICAL: Final = "typical.json"
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
@@ -108,12 +110,14 @@ def find_alias(client: Any, name: str, alias: str) -> Any | None:
 
 
 class Loaded(NamedTuple):
-    """A version of a model, ready to predict: the module that fitted it, what that made, its number, the run that made it."""
+    """A version of a model, ready to predict: the module that fitted it, what that made, its number, the run that made it, and for
+    each feature the value that is typical of the rows that it was chosen on (a median, or what occurs most often)."""
 
     model: Model
     fitted: Any
     version: int
     run_id: str
+    typical: Mapping[str, Any]
 
     def reads(self) -> tuple[str, ...]:
         return self.model.reads(self.fitted)
@@ -132,7 +136,8 @@ def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str
     what = f"{entry.name} version {entry.version}"
     with tempfile.TemporaryDirectory() as folder:
         files, model = fetch_version(client, entry, models, Path(folder), part)
-        return Loaded(model, _load(model, files, what), int(entry.version), entry.run_id)
+        fitted, typical = _load(model, files, what)
+        return Loaded(model, fitted, int(entry.version), entry.run_id, typical)
 
 
 def fetch_version(
@@ -162,9 +167,9 @@ def fetch_version(
     return Path(found), models[learner]
 
 
-def _load(model: Model, files: Path, what: str) -> Any:
+def _load(model: Model, files: Path, what: str) -> tuple[Any, dict[str, Any]]:
     try:
-        return model.load(files)
+        return model.load(files), json.loads((files / TYPICAL).read_text())
     except Exception as error:  # whatever a file that a reader does not trust makes of it
         raise ModelError(f"{what} cannot be loaded ({type(error).__name__}: {error}). Train again.") from error
 

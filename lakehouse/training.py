@@ -12,7 +12,7 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from lakehouse.errors import ModelError, without_password
 from lakehouse.features import Features, Model, Rows, columns_of, evaluate, open_features, probabilities
 from lakehouse.registering import Registry, Training, TrainResult, declared, says, waiting
-from lakehouse.tracking import BASELINE, MADE_BY, MODEL, Autologged, autologging, digest
+from lakehouse.tracking import BASELINE, MADE_BY, MODEL, TYPICAL, Autologged, autologging, digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,6 +138,7 @@ def _fit_all(
             (part := folder / name).mkdir()
             model.save(one.fitted, part)
             (part / MADE_BY).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
+            (part / TYPICAL).write_text(json.dumps(_typical(choose, model.reads(one.fitted)), indent=1))
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
         _draw(shown, model, fitted, best, base, choose, seed)
         said = {
@@ -201,6 +202,18 @@ def fit(
         probability=probability,
         curves=curves,
     )
+
+
+def _typical(split: Rows, columns: Iterable[str]) -> dict[str, Any]:
+    """Of each column the median, or what occurs most often; None where all values are missing."""
+    import pandas as pd
+
+    found: dict[str, Any] = {}
+    for name in columns:
+        values = split.frame[name].dropna()
+        middle = values.median() if pd.api.types.is_numeric_dtype(values) else next(iter(values.mode()), None)
+        found[name] = None if pd.isna(middle) else middle
+    return found
 
 
 def _importance(model: Model, fitted: Any, split: Rows, seed: int) -> np.ndarray:

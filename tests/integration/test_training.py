@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import requests
 from deltalake import DeltaTable, write_deltalake
@@ -51,7 +52,9 @@ def place(tmp_path: Path, empty_database: Path) -> Place:
     return place
 
 
-def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_first_training_is_champion_and_says_what_it_saw(
+    place: Place, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     told: list[str] = []
     result = place.train(model(), progress=told.append)
 
@@ -84,7 +87,20 @@ def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: 
     ] * 2
     with tracking(place.tracking_uri) as client:
         files = {file.path for file in client.list_artifacts(result.run_id)}
-    assert files >= {"candidates.json", "choose_calibration.png", "choose_importance.png"}
+        keys = pq.read_table(client.download_artifacts(result.run_id, "train_keys.parquet", str(tmp_path)))
+        of_it = f"tags.`mlflow.parentRunId` = '{result.run_id}'"
+        nested = client.search_runs([run.info.experiment_id], of_it, order_by=["tags.`mlflow.runName`"])
+        curve = client.get_metric_history(nested[1].info.run_id, "choose_brier")
+    assert files >= {"candidates.json", "choose_calibration.png", "choose_importance.png", "learning_curve.png"}
+    labelled = parcels().slice(0, 200).filter(pc.field("late").is_valid())
+    assert keys["parcel"].to_pylist() == labelled["parcel"].to_pylist()
+    assert [one.data.params["max_iter"] for one in nested] == ["2", "30"]
+    assert [one.data.params["histgradientboostingclassifier__max_iter"] for one in nested] == ["2", "30"], "autologged"
+    assert [(at.step, at.value) for at in curve] == [(1, 1), (2, 0.5)]
+    assert nested[0].data.metrics["training_log_loss"] > nested[1].data.metrics["training_log_loss"] > 0
+    typical = place.champion().typical
+    assert typical["shop"] in ("north", "south")
+    assert 20 < typical["distance_km"] < 80
     assert told[0] == "reading gold.parcels version 0"
     assert "fitting candidate 2 of 2" in told
     assert capfd.readouterr() == ("", "")
@@ -116,7 +132,7 @@ def test_only_a_better_model_becomes_champion(place: Place) -> None:
     with tracking(place.tracking_uri) as client:
         aliases = client.get_registered_model("late_parcel").aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 2, "challenger": 4}
-    assert place.champion()[2:] == (2, better.run_id)
+    assert place.champion()[2:4] == (2, better.run_id)
 
 
 def test_the_champion_is_measured_on_the_new_rows(place: Place) -> None:
