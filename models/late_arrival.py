@@ -19,6 +19,8 @@ TASK = Task(
 )
 
 CATEGORIES = ("carrier", "origin", "dest")
+# What networks embed, by name: the columns whose values make up one.
+EMBEDDED = {"carrier": ("carrier",), "route": ("origin", "dest"), "aircraft": ("tailnum",)}
 BASELINE_FEATURES = (
     *CATEGORIES,
     "sched_minute",
