@@ -65,7 +65,8 @@ class Task:
 
 
 class Model(Protocol):
-    """What a module must hold to be trained and scored.
+    """What a module must hold to be trained and scored. One that is to be tuned, too, also has a function ``space(trial)``, which
+    draws parameters for `fit` from an Optuna trial (``trial.suggest_float`` and the like).
 
     Frames hold the features, the key and the time. Integers, booleans and decimals are float64 (missing as NaN), whatever some
     rows happen to lack, so that a model sees the same types every time.

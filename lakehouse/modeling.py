@@ -10,19 +10,22 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakehouse import app, delta, log, training
+from lakehouse import app, delta, log, reproducing, training, tuning
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
-from lakehouse.features import Task
+from lakehouse.features import Model, Task
 from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
 from lakehouse.plan import Lake
 from lakehouse.registering import Registry, TrainResult
+from lakehouse.reproducing import Reproduced
 from lakehouse.run import revision
 from lakehouse.scoring import ReportResult, load, realised, report, score_frame
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
+from lakehouse.trials import On
+from lakehouse.tuning import TuneResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,16 +59,54 @@ def train(
     name: str | None = None,
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
+    tuned: bool = False,
 ) -> TrainResult:
-    """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`."""
+    """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`.
+
+    Parameters that were ``tuned`` are the best of `tune`.
+    """
     models = app.load_models(settings)
     name = app.choose_model(models, name)
-    registry = Registry(settings.tracking_uri, settings.artifacts, models[name].TASK.name)
+    best = tuning.best(name, models[name], settings.trainings) if tuned else None
     with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
         return training.train(
-            name, models, lake=settings.lake, registry=registry, revision=revision(), kept=settings.trainings,
-            progress=progress,
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, tuned=best, progress=progress,
         )  # fmt: skip
+
+
+def tune(
+    settings: Settings,
+    name: str | None,
+    trials: int,
+    jobs: int,
+    on: On,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> TuneResult:
+    """Look for a declared model's best parameters, on the newest version of its feature table; see `lakehouse.tuning.tune`."""
+    models = app.load_models(settings)
+    name = app.choose_model(models, name)
+    with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
+        return tuning.tune(
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, trials=trials, jobs=jobs, on=on, dask=settings.dask, progress=progress,
+        )  # fmt: skip
+
+
+def reproduce(
+    settings: Settings, run_id: str, progress: Callable[[str], None] | None = None, log_file: Path | None = None
+) -> Reproduced:
+    """Make a registered model again; see `lakehouse.reproducing.reproduce`."""
+    models = app.load_models(settings)
+    recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
+    model = models.get(recipe.learner)
+    with spark_session(settings, log_file) if model and model.ON_SPARK else nullcontext():
+        return reproducing.reproduce(recipe, models, lake=settings.lake, revision=revision(), progress=progress)
+
+
+def _registry(settings: Settings, model: Model) -> Registry:
+    return Registry(settings.tracking_uri, settings.artifacts, model.TASK.name)
 
 
 def score(

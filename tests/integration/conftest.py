@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pyspark.sql import SparkSession
@@ -12,6 +14,9 @@ from lakehouse import graph
 from lakehouse.declare import Declared
 from lakehouse.plan import Lake
 from tests.lakes import TestLake
+
+if TYPE_CHECKING:
+    from tests.parcels import Place
 
 
 @pytest.fixture
@@ -36,3 +41,25 @@ def shop(spark: SparkSession, tmp_path: Path) -> Callable[..., TestLake]:
         return TestLake(spark, Lake(graph.load(["tests.orders"]), root))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes two seconds to make one, so that the tests copy it."""
+    from lakehouse.tracking import tracking
+
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with tracking(f"sqlite:///{database}") as client:
+        client.search_experiments()
+    return database
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_database: Path) -> Place:
+    """A lake with a shop's parcels, and a database for MLflow."""
+    from tests.parcels import Place, parcels
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    place = Place(tmp_path / "lake", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlartifacts").as_uri())
+    place.write(parcels())
+    return place
