@@ -21,7 +21,7 @@ from lakehouse.settings import Settings
 from lakehouse.storage import relative
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="An open lakehouse: land, plan, run, query, train, score.")  # fmt: skip
+                  help="An open lakehouse: land, plan, run, query, train, score, monitor.")  # fmt: skip
 # Where nobody watches (a pipe, a scheduler's log) lines stay whole enough to be searched.
 PIPE_WIDTH = 160
 INTERRUPTED = 128 + signal.SIGINT
@@ -309,6 +309,24 @@ def score(task: Annotated[str | None, typer.Argument(help="What is predicted, by
     with apps.logged(settings, run) as log, console.status("scoring"):
         result = modeling.score(settings, task, since and since.date(), until and until.date(), run, log)
     show.scored(console, result)
+
+
+@cli.command()
+def monitor(task: Annotated[str | None, typer.Argument(help="What is predicted, by name.")] = None,
+            since: Since = None, until: Until = None,
+            retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger where something is found.")] = False,
+            ) -> None:  # fmt: skip
+    """Watch the champion: results, drift, missing features; the last 28 scored days without dates. Exits with 1 on a finding."""
+    from lakehouse import modeling, show_monitor
+
+    settings = settings_module.load()
+    run = new_run()
+    with apps.logged(settings, run) as log, console.status("watching") as said:
+        days = (since and since.date(), until and until.date())
+        result = modeling.monitor(settings, task, *days, run, retrain=retrain, progress=said.update, log_file=log)
+    show_monitor.monitored(console, result)
+    if result.watched.findings:
+        raise typer.Exit(1)
 
 
 def _example(settings: Settings) -> Any:

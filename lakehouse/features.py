@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from lakehouse import s3
 from lakehouse.errors import ModelError, StorageError
+from lakehouse.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,18 +51,20 @@ class Splits:
 class Task:
     """What models compete for: the label, a boolean of a feature table, that is to be predicted for each of its keys.
 
-    ``name`` is that of the model in the registry; ``time`` a date column of the table; ``predictions`` and ``quality`` are the
-    tables that scores and what became of them are written to.
+    ``name`` is that of the model in the registry; ``time`` a date column of the table; ``predictions``, ``quality`` and
+    ``drift`` are the tables that scores, what became of them and how the features moved are written to.
     """
 
     name: str
     feature_table: str
     predictions: str
     quality: str
+    drift: str
     key: tuple[str, ...]
     time: str
     label: str
     splits: Splits
+    limits: Limits = field(default_factory=Limits)
 
 
 class Model(Protocol):

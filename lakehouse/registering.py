@@ -351,6 +351,12 @@ def _decide(
             CHAMPION,
             f"champion version {found.version} cannot be evaluated {held_on}: {type(error).__name__}: {error}",
         )
+    learned_until = client.get_run(found.run_id).data.params["train_until"]
+    if learned_until >= choose.span[0]:
+        return CHALLENGER, (
+            f"champion version {found.version} has learned from days up to {learned_until}, so that the two cannot be compared on "
+            f"{choose.span[0]} to {choose.span[1]}: move the task's splits to later days"
+        )
     verdict = gate.compare(choose, new, old)
     mlflow.log_metrics({"choose_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
     return (CHAMPION if verdict.better else CHALLENGER), verdict.reason(f"champion version {found.version}")

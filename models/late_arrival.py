@@ -10,6 +10,7 @@ TASK = Task(
     feature_table="gold.flight_features",
     predictions="gold.delay_predictions",
     quality="gold.model_quality",
+    drift="gold.feature_drift",
     key=FLIGHT_KEY,
     time="flight_date",
     label="late",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from pyspark.sql import SparkSession
@@ -13,10 +12,9 @@ from pyspark.sql import SparkSession
 from lakehouse import graph
 from lakehouse.declare import Declared
 from lakehouse.plan import Lake
+from lakehouse.tracking import tracking
 from tests.lakes import TestLake
-
-if TYPE_CHECKING:
-    from tests.parcels import Place
+from tests.parcels import Place, parcels
 
 
 @pytest.fixture
@@ -46,8 +44,6 @@ def shop(spark: SparkSession, tmp_path: Path) -> Callable[..., TestLake]:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow takes two seconds to make one, so that the tests copy it."""
-    from lakehouse.tracking import tracking
-
     database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     with tracking(f"sqlite:///{database}") as client:
         client.search_experiments()
@@ -57,8 +53,6 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(tmp_path: Path, empty_database: Path) -> Place:
     """A lake with a shop's parcels, and a database for MLflow."""
-    from tests.parcels import Place, parcels
-
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     place = Place(tmp_path / "lake", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlartifacts").as_uri())
     place.write(parcels())
