@@ -72,7 +72,7 @@ def score_frame(
     import pyarrow as pa
 
     features = open_features(task, lake, (), version)
-    _check(loaded, features)
+    check_columns(loaded, features)
     rows = features.read((str(since), str(until)), [task.time, *loaded.reads()])
     size = rows.num_rows
     probability: Any = loaded.predict(features.frame(rows)) if size else []
@@ -192,7 +192,7 @@ def report(
         run = client.get_run(champion.run_id)
         baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
         for one in (champion, baseline):
-            _check(one, features)
+            check_columns(one, features)
         if run.data.params["choose_until"] >= task.splits.report[0]:
             raise ModelError(
                 f"{task.name} version {champion.version} was chosen on days up to {run.data.params['choose_until']}, so that it is not "
@@ -229,7 +229,12 @@ def report(
     )
 
 
-def _check(loaded: Loaded, features: Features) -> None:
+def check_columns(loaded: Loaded, features: Features) -> None:
+    """Refuse a table that lacks what a model reads.
+
+    Raises:
+        ModelError: it does; its columns are named.
+    """
     there = features.log.columns()
     if gone := [name for name in loaded.reads() if name not in there]:
         raise ModelError(

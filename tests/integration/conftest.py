@@ -57,3 +57,14 @@ def place(tmp_path: Path, empty_database: Path) -> Place:
     place = Place(tmp_path / "lake", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlartifacts").as_uri())
     place.write(parcels())
     return place
+
+
+@pytest.fixture(scope="session")
+def trained_parcels(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A good champion and a weak challenger, for tests that copy them (`tests.served.copy_of`)."""
+    from threadpoolctl import threadpool_limits
+
+    from tests.served import train_two
+
+    with threadpool_limits(1):
+        return train_two(tmp_path_factory.mktemp("trained"))
