@@ -257,6 +257,26 @@ def score(task: Annotated[str | None, typer.Argument(help="What is predicted, by
     show.scored(console, result)
 
 
+@cli.command()
+def serve(
+    task: Annotated[str | None, typer.Argument(help="What is predicted, by name.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    canary: Annotated[float, typer.Option(min=0, max=1, help="The challenger's share of the requests.")] = 0,
+    look_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two looks at the registry.")] = 10,
+) -> None:
+    """Answer requests for predictions over HTTP with the champion. SERVING_API_KEY is the key that callers must show."""
+    settings = settings_module.load()
+    with apps.logged(settings, new_run()) as log:
+        # By name: the platform does not depend on what is built on it.
+        server: Any = importlib.import_module("serving.api.server")
+
+        def tell(said: str) -> None:
+            console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
+
+        server.serve(settings, task, host=host, port=port, canary=canary, look_seconds=look_seconds, tell=tell)
+
+
 def _example(settings: Settings) -> Any:
     if settings.example is None:
         raise SettingsError("No example is set: `example` in conf/base.yml names its module.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cached_property
@@ -159,11 +160,24 @@ class Features:
         return f"{self.task.feature_table} version {self.version}"
 
     @cached_property
-    def _dataset(self) -> Any:
+    def dataset(self) -> Any:
+        """The table's rows, for pyarrow to read; what goes wrong meanwhile is told by `reading`."""
         return self.log.delta.to_pyarrow_dataset()
 
-    def read(self, span: Span | None, columns: Iterable[str]) -> pa.Table:
+    def within(self, span: Span) -> Any:
+        """For pyarrow: the rows whose time is in the span."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        first, last = (pa.scalar(date.fromisoformat(day)) for day in span)
+        return (ds.field(self.task.time) >= first) & (ds.field(self.task.time) <= last)
+
+    def read(
+        self, span: Span | None, columns: Iterable[str], among: Mapping[str, Iterable[Any]] | None = None
+    ) -> pa.Table:
         """The key and these columns of the rows in ``span`` (of all rows without one), in the order of their keys.
+
+        ``among``: of those alone that have one of these values in each of these columns.
 
         Raises:
             ModelError: the version's files are gone.
@@ -172,12 +186,20 @@ class Features:
         import pyarrow as pa
         import pyarrow.dataset as ds
 
-        time = ds.field(self.task.time)
-        days = [pa.scalar(date.fromisoformat(day)) for day in span or ()]
-        within = (time >= days[0]) & (time <= days[1]) if days else None
+        named = list(dict.fromkeys((*self.task.key, *columns)))
+        with self.reading():
+            wanted = self.within(span) if span else None
+            for name, values in (among or {}).items():
+                one = ds.field(name).isin(pa.array(values, self.dataset.schema.field(name).type))
+                wanted = one if wanted is None else wanted & one
+            rows = self.dataset.to_table(columns=named, filter=wanted)
+        return rows.sort_by([(name, "ascending") for name in self.task.key])
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raises what `read` does in place of what pyarrow and delta-rs raise."""
         try:
-            named = list(dict.fromkeys((*self.task.key, *columns)))
-            rows = self._dataset.to_table(columns=named, filter=within)
+            yield
         except FileNotFoundError as error:
             raise ModelError(
                 f"{self}: some of its files are gone, probably vacuumed. Name a version that is still there, or none for "
@@ -187,7 +209,6 @@ class Features:
             if said := s3.explained(error):
                 raise StorageError(f"{self}: {said}") from error
             raise
-        return rows.sort_by([(name, "ascending") for name in self.task.key])
 
     def batches(self, span: Span, columns: Iterable[str]) -> Iterator[pa.Table]:
         """`read`, a week at a time."""
@@ -214,7 +235,7 @@ class Features:
         import pyarrow as pa
 
         fields = [field for field in rows.schema if field.name != self.task.label]
-        floats = [pa.field(f.name, pa.float64()) if _is_number(f.type) else f for f in fields]
+        floats = [pa.field(f.name, pa.float64()) if is_number(f.type) else f for f in fields]
         frame: pd.DataFrame = rows.select([field.name for field in fields]).cast(pa.schema(floats)).to_pandas()
         return frame
 
@@ -377,7 +398,8 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
     return Features(task, log)
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether models see values of this type as float64."""
     import pyarrow as pa
 
     of = pa.types

@@ -70,7 +70,7 @@ def score_frame(
     import pyarrow as pa
 
     features = open_features(task, lake, (), version)
-    _check(loaded, features)
+    check_columns(loaded, features)
     rows = features.read((str(since), str(until)), [task.time, *loaded.reads()])
     size = rows.num_rows
     probability: Any = loaded.predict(features.frame(rows)) if size else []
@@ -150,7 +150,7 @@ def report(
         run = client.get_run(champion.run_id)
         baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
         for one in (champion, baseline):
-            _check(one, features)
+            check_columns(one, features)
         held = features.split("report", dict.fromkeys((*champion.reads(), *baseline.reads())))
         probability, base = (one.predict(held.frame) for one in (champion, baseline))
         metrics, base_metrics = evaluate(held.label, probability), evaluate(held.label, base)
@@ -182,7 +182,12 @@ def report(
     )
 
 
-def _check(loaded: Loaded, features: Features) -> None:
+def check_columns(loaded: Loaded, features: Features) -> None:
+    """Refuse a table that lacks what a model reads.
+
+    Raises:
+        ModelError: it does; its columns are named.
+    """
     there = features.log.columns()
     if gone := [name for name in loaded.reads() if name not in there]:
         raise ModelError(

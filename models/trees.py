@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse import skops_files
+from models._few_rows import FEW, few_rows
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES, TASK
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _learned(pipeline: Pipeline, choose: Rows, curve: Curve) -> None:
 
 def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
     """The probability that each flight is late."""
+    if len(frame) <= FEW:
+        return few_rows(fitted).predict(frame)
     probability: np.ndarray = fitted.predict_proba(frame[list(reads(fitted))])[:, 1]
     return probability
 

@@ -12,6 +12,7 @@ from lakehouse import graph
 from lakehouse.declare import Declared
 from lakehouse.plan import Lake
 from tests.lakes import TestLake
+from tests.parcels import Place
 
 
 @pytest.fixture
@@ -36,3 +37,14 @@ def shop(spark: SparkSession, tmp_path: Path) -> Callable[..., TestLake]:
         return TestLake(spark, Lake(graph.load(["tests.orders"]), root))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_parcels(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A good champion and a weak challenger, for tests that copy them (`tests.served.copy_of`)."""
+    from threadpoolctl import threadpool_limits
+
+    from tests.served import train_two
+
+    with threadpool_limits(1):
+        return train_two(tmp_path_factory.mktemp("trained"))
