@@ -32,8 +32,7 @@ def show() -> None:
     st.write("The chance of arriving 15 minutes late or more, by what is known two hours before departure.")
     try:
         lake = settings_module.load().lake
-        features = _features(lake)
-        flight = _choose(features)
+        flight = _choose(*_features(lake))
         if flight is None:
             return
         st.divider()
@@ -50,17 +49,22 @@ def show() -> None:
         st.error(str(error))
 
 
-def _features(lake: Location) -> TableLog:
+def _features(lake: Location) -> tuple[TableLog, date, date]:
+    """The flights, and the first and last day of which there are any.
+
+    Raises:
+        ModelError: there are none.
+    """
     features = reading.table(lake, TASK.feature_table)
-    if features is None or reading.span(features) is None:
+    days = reading.span(features) if features else None
+    if features is None or days is None:
         raise ModelError(f"There are no flights in {TASK.feature_table} yet: `lakehouse land`, then `lakehouse run`.")
-    return features
+    return features, *days
 
 
-def _choose(features: TableLog) -> Flight | None:
+def _choose(features: TableLog, first: date, last: date) -> Flight | None:
     """The flight that the reader picks or types; None, with a word why, where it is none."""
     how = st.radio("How to choose", (FROM_LIST, BY_NUMBER), horizontal=True, label_visibility="collapsed")
-    first, last = reading.span(features) or (date.today(), date.today())
     columns = st.columns((1, 1, 2))
     day = columns[0].date_input("Date", last, min_value=first, max_value=last, format="YYYY-MM-DD")
     flights = reading.flights_on(features, day)
@@ -72,7 +76,7 @@ def _choose(features: TableLog) -> Flight | None:
         return columns[2].selectbox("Flight", [one for one in flights if one.origin == origin])
     typed = NUMBER.fullmatch(columns[1].text_input("Carrier and number", placeholder=flights[0].number))
     if typed is None:
-        st.info(f"Type a carrier's two letters and a number, such as {flights[0].number}.")
+        st.info(f"Type a carrier's code and a number, such as {flights[0].number}.")
         return None
     number = f"{typed[1].upper()} {int(typed[2])}"
     found = [one for one in flights if one.number == number]
@@ -101,7 +105,7 @@ def _risk(flight: Flight, recent: reading.Rows) -> int | None:
 def _probability(flight: Flight, said: dict[str, Any], recent: reading.Rows) -> None:
     probability, day = said["probability"], flight.values[TASK.time]
     st.subheader(f"{flight.number} from {flight.origin} to {flight.values['dest']}", anchor=False)
-    st.write(f"{day:%A} {day.day} {day:%B %Y}, scheduled to leave at {flight.departs}")
+    st.write(f"{day:%A} {_said(day)}, scheduled to leave at {flight.departs}")
     st.metric("Chance of being 15 minutes late or more", _percent(probability))
     st.write(f"Of 100 flights like this one, {_of_hundred(probability)} would arrive 15 minutes late or more.")
     before = [row | {"arrived": row["flights"] - row["cancelled"]} for row in recent if row["day"] < day]
@@ -125,11 +129,16 @@ def _drivers(flight: Flight, said: dict[str, Any], info: dict[str, Any], api: Cl
     Raises:
         ModelError: another version answers than before.
     """
+    changed = ModelError("Another version of the model has come into service just now: load the page again.")
     serving = next((one for one in info["serving"] if one["version"] == said["model_version"]), None)
     if serving is None:
-        raise ModelError("Another version of the model has come into service just now: load the page again.")
-    row, groups = {name: flight.values.get(name) for name in serving["reads"]}, grouped(serving["reads"])
+        raise changed
+    # A request must hold what any version in service reads.
+    row = {name: flight.values.get(name) for one in info["serving"] for name in one["reads"]}
+    groups = grouped(serving["reads"])
     answers = api.predict(request_id, "features", variations(row, serving["typical"], groups))
+    if any(one["model_version"] != said["model_version"] for one in answers):
+        raise changed
     found = drivers(groups, [one["probability"] for one in answers])
     st.subheader("What drives it", anchor=False)
     st.markdown(_strongest(found[0]))
@@ -149,6 +158,10 @@ def _strongest(driver: Driver) -> str:
         return "Nothing much: no group of features moves the chance by a percentage point."
     way, unit = "raises" if driver.effect > 0 else "lowers", "point" if by == 1 else "points"
     return f"Most of all: **{driver.name.lower()}**, which {way} the chance by {by} percentage {unit}."
+
+
+def _said(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"
 
 
 def _percent(probability: float) -> str:
@@ -206,7 +219,10 @@ def _quality(lake: Location, version: int) -> None:
     brier, auc, predicted, late = (
         reading.mean(days, name, "labelled") for name in ("brier", "roc_auc", "mean_probability", "label_rate")
     )
-    said = f"Over the last {len(days)} days that version {version} scored it gave {predicted:.0%} on average, and {late:.0%} were late"
+    said = (
+        f"From {_said(days[0]['day'])} to {_said(days[-1]['day'])} (days scored: {len(days)}) version {version} gave "
+        f"{predicted:.0%} on average, and {late:.0%} were late"
+    )
     if brier is not None and auc is not None:
         said += f"; Brier score {brier:.3f} (0 is perfect), AUC {auc:.2f} (0.5 is guessing)"
     st.write(f"{said}.")

@@ -161,7 +161,10 @@ def test_a_flight_picked_from_the_list(served: Served, tmp_path: Path, width: in
         assert f"\n{said[flight['flight']]:.0%}\n" in shown
         assert "Said by late_arrival version 1, the champion." in shown
         assert f"What came of it: it was {'late' if flight['late'] else 'not late'}." in shown
-        assert "Over the last 20 days that version 1 scored it gave 25% on average, and 30% were late" in shown
+        assert (
+            "From 26 October 2013 to 14 November 2013 (days scored: 20) version 1 gave 25% on average, and 30% were late"
+            in shown
+        )
         assert "Brier score 0.050 (0 is perfect), AUC 0.90 (0.5 is guessing)." in shown
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing is to be scrolled for sideways"
     assert (tmp_path / f"page-{width}.png").stat().st_size > 10_000
@@ -177,7 +180,7 @@ def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_pat
     with browsing(served.page) as page:
         page.get_by_text("Type its number").click()
         field = page.get_by_label("Carrier and number")
-        expect(page.get_by_text("Type a carrier's two letters and a number")).to_be_visible(timeout=SECONDS)
+        expect(page.get_by_text("Type a carrier's code and a number")).to_be_visible(timeout=SECONDS)
         field.fill("zz 9")
         field.press("Enter")
         expect(page.get_by_text("has no flight ZZ 9 on 2013-11-14")).to_be_visible(timeout=SECONDS)
