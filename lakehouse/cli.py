@@ -349,6 +349,21 @@ def serve(
         server.serve(settings, task, host=host, port=port, canary=canary, look_seconds=look_seconds, tell=tell)
 
 
+@cli.command("app")
+def show_page(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen, at 127.0.0.1.")] = 8501,
+) -> None:
+    """Serve the page about the example's flights. It asks the API at SERVING_API_URL (by default where `serve` listens)."""
+    settings = settings_module.load()
+    with apps.logged(settings, new_run()) as log:
+        server: Any = importlib.import_module("serving.app.server")
+
+        def tell(said: str) -> None:
+            console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
+
+        server.serve(port, log, tell)
+
+
 def _example(settings: Settings) -> Any:
     if settings.example is None:
         raise SettingsError("No example is set: `example` in conf/base.yml names its module.")

@@ -219,13 +219,14 @@ def fit(
 
 
 def _typical(split: Rows, columns: Iterable[str]) -> dict[str, Any]:
-    """Of each column the median, or what occurs most often; None where all values are missing."""
+    """Of each column the median, or what occurs most often, and so a value that occurs; None where all are missing."""
     import pandas as pd
 
     found: dict[str, Any] = {}
     for name in columns:
         values = split.frame[name].dropna()
-        middle = values.median() if pd.api.types.is_numeric_dtype(values) else next(iter(values.mode()), None)
+        numbers = pd.api.types.is_numeric_dtype(values)
+        middle = values.quantile(interpolation="lower") if numbers else next(iter(values.mode()), None)
         found[name] = None if pd.isna(middle) else middle
     return found
 

@@ -178,10 +178,10 @@ def _add_others(app: FastAPI, service: Service) -> None:
 
 
 def _version(held: Held) -> Version:
-    loaded = held.loaded
+    loaded, reads = held.loaded, held.columns.names
     return Version(
         alias=held.alias, version=loaded.version, run_id=loaded.run_id, module=loaded.model.__name__,
-        reads=held.columns.names, since=held.since,
+        reads=reads, typical={name: loaded.typical.get(name) for name in reads}, since=held.since,
     )  # fmt: skip
 
 

@@ -58,13 +58,14 @@ class Answer(BaseModel):
 
 
 class Version(BaseModel):
-    """A version of the model in service, and the features that it reads."""
+    """A version of the model in service, the features that it reads, and of each a value that is typical."""
 
     alias: str
     version: int
     run_id: str
     module: str
     reads: list[str]
+    typical: dict[str, Any]
     since: datetime
 
 

@@ -145,6 +145,7 @@ def test_what_is_in_service_is_told(client: httpx.Client) -> None:
     (version,) = said["serving"]
     assert (version["alias"], version["version"], version["module"]) == ("champion", GOOD, "tests.parcels")
     assert version["reads"] == ["distance_km", "shop", "items"]
+    assert probabilities(predict(client, features=[version["typical"]])), "what is typical can be sent as it is told"
     assert (said["task"], said["feature_table"], said["feature_version"]) == ("late_parcel", "gold.parcels", 0)
     assert (said["key"], said["time"], said["canary"]) == (["parcel"], "day", 0)
 

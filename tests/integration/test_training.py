@@ -83,6 +83,7 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
     typical = place.champion().typical
     assert typical["shop"] in ("north", "south")
     assert 20 < typical["distance_km"] < 80
+    assert typical["distance_km"] in parcels()["distance_km"].to_pylist(), "a value that occurs, not the mean of two"
     assert told[0] == "reading gold.parcels version 0"
     assert "fitting candidate 2 of 2" in told
     assert capfd.readouterr() == ("", "")
