@@ -197,18 +197,28 @@ def monitor(
     models = app.load_models(settings)
     task = app.choose_task(models, name)
     watched = watch(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
-    lake = app.open_lake(settings)
-    made = {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
+    lake, made = app.open_lake(settings), _watched_rows(watched)
     written = dict.fromkeys(made, 0)
     if any(_differs(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
         with app.session_for(settings, run, log_file) as spark:
-            merge = _Merge(spark.newSession(), lake, task, run, watched.features.version)
-            written = {table: merge(table, rows, key) for table, (rows, key) in made.items()}
+            written = write_watched(spark, settings, watched, run)
     retrained = None
     if retrain and watched.findings and (splits := later_splits(watched)):
         learner = next(one for one, model in models.items() if model is watched.champion.model)
         retrained = train(settings, learner, progress, log_file, splits=splits)
     return Monitored(watched, written[task.quality], written[task.drift], retrain, retrained)
+
+
+def write_watched(spark: SparkSession, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
+    """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
+    merge = _Merge(spark.newSession(), app.open_lake(settings), watched.features.task, run, watched.features.version)
+    return {table: merge(table, rows, key) for table, (rows, key) in _watched_rows(watched).items()}
+
+
+def _watched_rows(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
+    """The rows for each table, and their key but for the model's version."""
+    task = watched.features.task
+    return {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
 
 
 def with_splits(model: Model, splits: Splits) -> Model:
