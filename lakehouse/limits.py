@@ -41,13 +41,8 @@ class Moved:
     trained_missing: float
 
     @property
-    def ratio(self) -> float:
-        """The PSI as a multiple of its limit."""
-        return (self.psi or 0.0) / self.psi_limit
-
-    @property
     def drifted(self) -> bool:
-        return self.ratio > 1
+        return self.psi is not None and self.psi > self.psi_limit
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,10 @@ def of_features(limits: Limits, moved: Iterable[Moved]) -> list[Finding]:
     """What features break the limits, one finding for those that drifted and one for those that are missing more often."""
     moved = list(moved)
     found = []
-    if drifted := sorted((one for one in moved if one.drifted), key=lambda one: -one.ratio):
+    drifted = [one for one in moved if one.drifted]
+    if drifted := sorted(
+        drifted, key=lambda one: one.psi_limit / (one.psi or 1)
+    ):  # the furthest beyond its limit first
         said = [f"{one.feature} (PSI {one.psi:.2f}, limit {one.psi_limit:.2f})" for one in drifted]
         found.append(Finding("drift", f"{len(drifted)} of {len(moved)} features drifted: {_named(said)}"))
     missing = [one for one in moved if one.missing - one.trained_missing > limits.missing_rise]

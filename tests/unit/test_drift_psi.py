@@ -137,7 +137,7 @@ def test_calibration_is_counted_by_rows() -> None:
 
 
 def test_findings_name_what_broke_which_limit() -> None:
-    calm = Moved("items", 0.1, 0.25, 0.2, 0.1)
+    calm = Moved("items", 0.1, 0.25, 0.8, 0.7)
     moved = [calm, Moved("rain", 0.4, 0.25, 0, 0), Moved("wind", 3.0, 1.5, 0.5, 0.1), Moved("weekday", 5, 6, 0, 0)]
     drift, missing = of_features(Limits(), moved)
     assert drift.said == "2 of 4 features drifted: wind (PSI 3.00, limit 1.50), rain (PSI 0.40, limit 0.25)"
