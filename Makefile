@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Tests wait more than they compute: two modules side by side, each with a Spark session of its own.
+BESIDE := --numprocesses 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults check bench scorecard env stack stack-down logstore setup setup-test setup-stack java clean
 
@@ -16,11 +19,13 @@ demo: setup  ## Set up, then run the flights example from first file to scored f
 
 test: setup-test  ## Set up with the test extras, then run every test but the few of `make faults` that take minutes.
 	$(BIN)/python -m deploy.programs
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m tests.sessions
+	$(BIN)/python -m pytest -m "not long" $(BESIDE)
 
 faults: setup-test  ## Run the tests of bad days alone: kills, broken files, damaged logs, two runs at once.
 	$(BIN)/python -m deploy.programs
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m tests.sessions
+	$(BIN)/python -m pytest tests/faults $(BESIDE)
 
 check: setup-test  ## Lint, types, import directions.
 	$(BIN)/ruff check .

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from lakehouse import s3
 from lakehouse.errors import ModelError, StorageError
+from lakehouse.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,22 +52,25 @@ class Splits:
 class Task:
     """What models compete for: the label, a boolean of a feature table, that is to be predicted for each of its keys.
 
-    ``name`` is that of the model in the registry; ``time`` a date column of the table; ``predictions`` and ``quality`` are the
-    tables that scores and what became of them are written to.
+    ``name`` is that of the model in the registry; ``time`` a date column of the table; ``predictions``, ``quality`` and
+    ``drift`` are the tables that scores, what became of them and how the features moved are written to.
     """
 
     name: str
     feature_table: str
     predictions: str
     quality: str
+    drift: str
     key: tuple[str, ...]
     time: str
     label: str
     splits: Splits
+    limits: Limits = field(default_factory=Limits)
 
 
 class Model(Protocol):
-    """What a module must hold to be trained and scored.
+    """What a module must hold to be trained and scored. One that is to be tuned, too, also has a function ``space(trial)``, which
+    draws parameters for `fit` from an Optuna trial (``trial.suggest_float`` and the like).
 
     Frames hold the features, the key and the time. Integers, booleans and decimals are float64 (missing as NaN), whatever some
     rows happen to lack, so that a model sees the same types every time.

@@ -5,24 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from lakehouse import app, delta, log, training
+from lakehouse import app, delta, log, reproducing, training, tuning
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
-from lakehouse.features import Task
+from lakehouse.features import Model, Splits, Task
 from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
+from lakehouse.monitoring import Watched, later_splits, watch
 from lakehouse.plan import Lake
 from lakehouse.registering import Registry, TrainResult
+from lakehouse.reproducing import Reproduced
 from lakehouse.run import revision
 from lakehouse.scoring import ReportResult, load, realised, report, score_frame
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
+from lakehouse.storage import Location
+from lakehouse.trials import On
+from lakehouse.tuning import TuneResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,21 +57,76 @@ class Scored:
     report: ReportResult | None
 
 
+@dataclass(frozen=True)
+class Monitored:
+    """What watching found, the rows written to the tables of quality and of drift, and the challenger that was trained, if any.
+
+    ``retrain`` says whether one was to be trained where there was a finding.
+    """
+
+    watched: Watched
+    quality_written: int
+    drift_written: int
+    retrain: bool
+    retrained: TrainResult | None
+
+
 def train(
     settings: Settings,
     name: str | None = None,
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
+    tuned: bool = False,
+    splits: Splits | None = None,
 ) -> TrainResult:
-    """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`."""
+    """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`.
+
+    Parameters that were ``tuned`` are the best of `tune`; ``splits`` stand for those that its task declares.
+    """
     models = app.load_models(settings)
     name = app.choose_model(models, name)
-    registry = Registry(settings.tracking_uri, settings.artifacts, models[name].TASK.name)
+    best = tuning.best(name, models[name], settings.trainings) if tuned else None
+    if splits:
+        models[name] = with_splits(models[name], splits)
     with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
         return training.train(
-            name, models, lake=settings.lake, registry=registry, revision=revision(), kept=settings.trainings,
-            progress=progress,
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, tuned=best, progress=progress,
         )  # fmt: skip
+
+
+def tune(
+    settings: Settings,
+    name: str | None,
+    trials: int,
+    jobs: int,
+    on: On,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> TuneResult:
+    """Look for a declared model's best parameters, on the newest version of its feature table; see `lakehouse.tuning.tune`."""
+    models = app.load_models(settings)
+    name = app.choose_model(models, name)
+    with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
+        return tuning.tune(
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, trials=trials, jobs=jobs, on=on, dask=settings.dask, progress=progress,
+        )  # fmt: skip
+
+
+def reproduce(
+    settings: Settings, run_id: str, progress: Callable[[str], None] | None = None, log_file: Path | None = None
+) -> Reproduced:
+    """Make a registered model again; see `lakehouse.reproducing.reproduce`."""
+    models = app.load_models(settings)
+    recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
+    model = models.get(recipe.learner)
+    with spark_session(settings, log_file) if model and model.ON_SPARK else nullcontext():
+        return reproducing.reproduce(recipe, models, lake=settings.lake, revision=revision(), progress=progress)
+
+
+def _registry(settings: Settings, model: Model) -> Registry:
+    return Registry(settings.tracking_uri, settings.artifacts, model.TASK.name)
 
 
 def score(
@@ -113,6 +174,63 @@ def score_on(
     )  # fmt: skip
 
 
+def monitor(
+    settings: Settings,
+    name: str | None,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    *,
+    retrain: bool = False,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> Monitored:
+    """Watch a task's champion (see `lakehouse.monitoring.watch`), and write what is new of it on a Spark session of its own.
+
+    With ``retrain``, where there is a finding, its learner is trained anew on later days, if there are any; the gate decides
+    whether what comes of it is the champion.
+
+    Raises:
+        ModelError: there is no champion, feature table or score.
+        LockError: there is something to write and another run holds the lake.
+    """
+    models = app.load_models(settings)
+    task = app.choose_task(models, name)
+    watched = watch(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
+    lake = app.open_lake(settings)
+    made = {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
+    written = dict.fromkeys(made, 0)
+    if any(_differs(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
+        with app.session_for(settings, run, log_file) as spark:
+            merge = _Merge(spark.newSession(), lake, task, run, watched.features.version)
+            written = {table: merge(table, rows, key) for table, (rows, key) in made.items()}
+    retrained = None
+    if retrain and watched.findings and (splits := later_splits(watched)):
+        learner = next(one for one, model in models.items() if model is watched.champion.model)
+        retrained = train(settings, learner, progress, log_file, splits=splits)
+    return Monitored(watched, written[task.quality], written[task.drift], retrain, retrained)
+
+
+def with_splits(model: Model, splits: Splits) -> Model:
+    """The model as if its task declared these splits."""
+    named = {name: getattr(model, name) for name in dir(Model) if not name.startswith("_")}
+    named |= {"__name__": model.__name__, "TASK": replace(model.TASK, splits=splits)}
+    return cast("Model", SimpleNamespace(**named))
+
+
+def _differs(path: Location, made: pa.Table, time: str) -> bool:
+    """Whether a table lacks some of the rows, or holds them with other values than their feature version's."""
+    import pyarrow.dataset as ds
+
+    there = log.open_log(path)
+    columns = [name for name in made.column_names if name != "feature_version"]
+    if there is None or not {*columns} <= {*there.columns()}:
+        return bool(made.num_rows)
+    days = ds.field(time).isin(made[time].combine_chunks())
+    known = {tuple(row.values()) for row in there.delta.to_pyarrow_dataset().to_table(columns, days).to_pylist()}
+    return any(tuple(row.values()) not in known for row in made.select(columns).to_pylist())
+
+
 @dataclass(frozen=True)
 class _Merge:
     """Merges rows about scores into a table, by a key and the model's version; ``feature_version`` is what they came from."""
@@ -129,7 +247,8 @@ class _Merge:
 
     def _attempt(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
         path = self.lake.path(name)
-        record = log.last_record(path)
+        opened = log.open_log(path)
+        record = opened.last.record if opened and opened.last else None
         rows = self.spark.createDataFrame(made)
         kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
         inputs = {"features": drives(self.task.feature_table)}
@@ -142,6 +261,9 @@ class _Merge:
         if record is None:
             delta.overwrite(rows, target, commit(made.num_rows))
             return int(made.num_rows)
+        delta.prepare(
+            self.spark, target, {c: kind for c, kind in kinds.items() if opened and c not in opened.columns()}
+        )
         there = delta.read_latest(self.spark, path)
         differing = (
             classed(declared, rows, there, rows.columns, ("feature_version",)).where("_class <> 'same'").persist()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lakehouse.storage import Location
 
 SAID: Final = "training.json"
+# What it takes to make a model again, among the files that its run shows.
+RECIPE: Final = "recipe.json"
 TRAINING_TAG: Final = "training"
 CANDIDATE_TAG: Final = "candidate_of"
 EXAMPLE_ROWS = 5
@@ -161,7 +163,7 @@ class Registry:
 
         said, name = training.said, features.task.name
         tell("logging to MLflow")
-        experiment = _experiment(client, self.experiment, self.artifact_root)
+        experiment = experiment_of(client, self.experiment, self.artifact_root)
         run, version = _started(client, experiment, training)
         with mlflow.start_run(run_id=run.info.run_id):
             if version is None:
@@ -208,7 +210,8 @@ def _end_others(client: Any, experiment: str, training: str, run_id: str) -> Non
             client.set_terminated(run.info.run_id, "FAILED")
 
 
-def _experiment(client: Any, name: str, artifact_root: str) -> str:
+def experiment_of(client: Any, name: str, artifact_root: str) -> str:
+    """The id of the experiment, which is made where it is not there."""
     from mlflow import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -270,21 +273,29 @@ def _log_model(training: Training, model: Model, choose: Rows) -> Any:
 
 def _log_candidates(client: Any, experiment: str, parent: str, training: Training) -> None:
     """A run below the training's own for each candidate, with what its library said of it."""
+    tags = {CANDIDATE_TAG: training.said["id"]}
+    for place, one in enumerate(training.said["candidates"], start=1):
+        run = log_below(client, experiment, parent, f"candidate {place}", tags, one, int(training.said["began"] * 1000))
+        client.set_terminated(run)
+
+
+def log_below(
+    client: Any, experiment: str, parent: str, name: str, tags: Mapping[str, str], said: Mapping[str, Any], began: int
+) -> str:
+    """A run below another, not ended yet; returns its id.
+
+    ``said`` has params by name, and metrics by name as (step, value); ``began`` is in milliseconds since 1970.
+    """
     from mlflow.entities import Metric, Param
 
-    began = int(training.said["began"] * 1000)
-    for place, one in enumerate(training.said["candidates"], start=1):
-        tags = {"mlflow.parentRunId": parent, CANDIDATE_TAG: training.said["id"]}
-        run = client.create_run(experiment, began, tags, f"candidate {place}").info.run_id
-        metrics = [
-            Metric(name, value, began, step) for name, all_of in one["metrics"].items() for step, value in all_of
-        ]
-        for start in range(0, len(metrics), MOST_METRICS):
-            client.log_batch(run, metrics=metrics[start : start + MOST_METRICS])
-        params = [Param(name, str(value)) for name, value in one["params"].items()]
-        for start in range(0, len(params), MOST_PARAMS):
-            client.log_batch(run, params=params[start : start + MOST_PARAMS])
-        client.set_terminated(run)
+    run: str = client.create_run(experiment, began, {"mlflow.parentRunId": parent, **tags}, name).info.run_id
+    metrics = [Metric(name, value, began, step) for name, all_of in said["metrics"].items() for step, value in all_of]
+    for start in range(0, len(metrics), MOST_METRICS):
+        client.log_batch(run, metrics=metrics[start : start + MOST_METRICS])
+    params = [Param(name, str(value)) for name, value in said["params"].items()]
+    for start in range(0, len(params), MOST_PARAMS):
+        client.log_batch(run, params=params[start : start + MOST_PARAMS])
+    return run
 
 
 def _new_version(client: Any, logged: Any, run_id: str, features: Features, said: Mapping[str, Any]) -> Any:
@@ -339,6 +350,12 @@ def _decide(
         return (
             CHAMPION,
             f"champion version {found.version} cannot be evaluated {held_on}: {type(error).__name__}: {error}",
+        )
+    learned_until = client.get_run(found.run_id).data.params["train_until"]
+    if learned_until >= choose.span[0]:
+        return CHALLENGER, (
+            f"champion version {found.version} has learned from days up to {learned_until}, so that the two cannot be compared on "
+            f"{choose.span[0]} to {choose.span[1]}: move the task's splits to later days"
         )
     verdict = gate.compare(choose, new, old)
     mlflow.log_metrics({"choose_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})

@@ -16,6 +16,8 @@ from lakehouse.features import METRICS, Features, Model, Task, evaluate, open_fe
 from lakehouse.tracking import BASELINE, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
     import pyarrow as pa
 
     from lakehouse.storage import Location
@@ -85,6 +87,60 @@ def score_frame(
     return scores
 
 
+def scored_rows(
+    task: Task, features: Features, *, lake: Location, since: str | date, until: str | date
+) -> pd.DataFrame | None:
+    """The scores from ``since`` to ``until`` (both included), each with its label as the features have it; None where there is no
+    table of predictions.
+
+    Columns: the key, the time, model_version, probability, the label (None where it is not known).
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    from lakehouse.log import open_log
+
+    predictions = open_log(lake.joinpath(*task.predictions.split(".")))
+    if predictions is None:
+        return None
+    first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
+    wanted = (ds.field(task.time) >= first) & (ds.field(task.time) <= last) & (ds.field("model_name") == task.name)
+    named = [*dict.fromkeys((*task.key, task.time)), "model_version", "probability"]
+    scores = predictions.delta.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
+    labels = features.read((str(since), str(until)), [task.label]).to_pandas()
+    labels = labels[[*task.key, task.label]]
+    rows: pd.DataFrame = scores.merge(labels, on=list(task.key), how="left", validate="many_to_one")
+    return rows
+
+
+def outcome(scored: pd.DataFrame, label: str) -> dict[str, Any]:
+    """How scored rows did: scored and labelled (rows); label_rate and mean_probability where a label is known; METRICS and
+    calibration_error where both labels occur."""
+    known = scored[scored[label].notna()]
+    found: dict[str, Any] = {"scored": len(scored), "labelled": len(known)}
+    if len(known):
+        positive, probability = known[label].to_numpy(dtype=bool), known["probability"].to_numpy()
+        found |= {"label_rate": float(positive.mean()), "mean_probability": float(probability.mean())}
+        if 0 < positive.sum() < len(positive):
+            found |= evaluate(positive, probability)
+            found["calibration_error"] = calibration_error(positive, probability)
+    return found
+
+
+def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
+    """The expected calibration error: how far mean probability and observed share are apart, over ten bins of equally many rows.
+
+    Rows of the same probability are in the same bin, and a bin counts by its rows (scikit-learn's calibration_curve does not say
+    how many).
+    """
+    import numpy as np
+
+    from lakehouse.feature_drift import quantile_bins
+
+    apart = np.bincount(quantile_bins(probability, probability), probability - label)
+    return float(np.abs(apart).sum() / len(label))
+
+
 def realised(
     task: Task, *, lake: Location, since: str | date, until: str | date, version: int | None = None
 ) -> pa.Table:
@@ -92,41 +148,27 @@ def realised(
     feature table at ``version`` (by default the latest).
 
     One row per day and model version: the time column, model_name, model_version (int32), scored and labelled (int64, rows),
-    label_rate and mean_probability (double, of the labelled rows; null where there are none), roc_auc, average_precision and
-    brier (double, null where not both labels occur), feature_version (int64).
+    label_rate and mean_probability (double, of the labelled rows; null where there are none), roc_auc, average_precision,
+    brier and calibration_error (double, null where not both labels occur), feature_version (int64).
 
     Raises:
         ModelError: a table, the version or a column is missing.
     """
     import pyarrow as pa
-    import pyarrow.dataset as ds
 
-    from lakehouse.log import open_log
-
-    time, label = task.time, task.label
-    kinds = {time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
+    kinds = {task.time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
     kinds |= dict.fromkeys(("scored", "labelled"), pa.int64())
-    kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS), pa.float64())
+    kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS, "calibration_error"), pa.float64())
     schema = pa.schema(kinds | {"feature_version": pa.int64()})
     features = open_features(task, lake, (), version)
-    predictions = open_log(lake.joinpath(*task.predictions.split(".")))
-    if predictions is None:
+    scores = scored_rows(task, features, lake=lake, since=since, until=until)
+    if scores is None:
         return schema.empty_table()
-    first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
-    wanted = (ds.field(time) >= first) & (ds.field(time) <= last) & (ds.field("model_name") == task.name)
-    named = [*dict.fromkeys((*task.key, time)), "model_version", "probability"]
-    scores = predictions.delta.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
-    labels = features.read((str(since), str(until)), [label]).to_pandas()
-    frame = scores.merge(labels[[*task.key, label]], on=list(task.key), how="left", validate="many_to_one")
-    rows = []
-    for (day, of), scored in frame.groupby([time, "model_version"], sort=True):
-        known = scored[scored[label].notna()]
-        row = {time: day, "model_name": task.name, "model_version": of, "scored": len(scored), "labelled": len(known)}
-        if len(known):
-            positive, probability = known[label].to_numpy(dtype=bool), known["probability"].to_numpy()
-            row |= {"label_rate": positive.mean(), "mean_probability": probability.mean()}
-            row |= evaluate(positive, probability) if 0 < positive.sum() < len(positive) else {}
-        rows.append(row | {"feature_version": features.version})
+    rows = [
+        {task.time: day, "model_name": task.name, "model_version": of, **outcome(scored, task.label)}
+        | {"feature_version": features.version}
+        for (day, of), scored in scores.groupby([task.time, "model_version"], sort=True)
+    ]
     return pa.Table.from_pylist(rows, schema)
 
 
@@ -151,6 +193,11 @@ def report(
         baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
         for one in (champion, baseline):
             check_columns(one, features)
+        if run.data.params["choose_until"] >= task.splits.report[0]:
+            raise ModelError(
+                f"{task.name} version {champion.version} was chosen on days up to {run.data.params['choose_until']}, so that it is not "
+                f"reported on the report split, {' to '.join(task.splits.report)}: change the task's splits to later days."
+            )
         held = features.split("report", dict.fromkeys((*champion.reads(), *baseline.reads())))
         probability, base = (one.predict(held.frame) for one in (champion, baseline))
         metrics, base_metrics = evaluate(held.label, probability), evaluate(held.label, base)

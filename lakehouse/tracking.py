@@ -50,7 +50,8 @@ def tracking(uri: str) -> Iterator[Any]:
     Raises:
         ModelError: the database, the server or the artifact store cannot be used.
     """
-    # Read when MLflow is first imported: no telemetry, no handlers of its own, no bars, no minutes of retries.
+    # Read when MLflow is first imported: no pickles, no telemetry, no handlers of its own, no bars, no minutes of retries.
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")

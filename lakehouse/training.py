@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from lakehouse.errors import ModelError, without_password
 from lakehouse.features import Features, Model, Rows, columns_of, evaluate, open_features, probabilities
-from lakehouse.registering import Registry, Training, TrainResult, declared, says, waiting
+from lakehouse.registering import RECIPE, Registry, Training, TrainResult, declared, says, waiting
 from lakehouse.tracking import BASELINE, MADE_BY, MODEL, TYPICAL, Autologged, autologging, digest
 
 if TYPE_CHECKING:
@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SHUFFLES = 3
 SHUFFLED_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The parameters that did best in a study of `lakehouse tune`."""
+
+    study: str
+    params: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,13 @@ def train(
     kept: Path,
     version: int | None = None,
     seed: int = 0,
+    tuned: Tuned | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Fit, choose, log and register ``models[learner]`` from its feature table at ``version`` (by default the latest).
 
-    ``revision`` is the code's. ``progress`` is told, in words, what happens next. A training stays in the folder ``kept``
+    ``revision`` is the code's. Parameters that were ``tuned`` are the only candidate. ``progress`` is told, in words, what
+    happens next. A training stays in the folder ``kept``
     until MLflow has it: one that waits there is registered first, and is the result where it is of the same code, table
     version and seed. See `Registry.register` for what becomes champion.
 
@@ -79,7 +89,8 @@ def train(
         made_from = {
             "model": model.TASK.name, "learner": learner, "feature_table": model.TASK.feature_table,
             "feature_table_id": features.table_id, "delta_version": features.version, "revision": revision, "seed": seed,
-            "declared": declared(model),
+            "declared": declared(model), "study": tuned.study if tuned else "",
+            "tried": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
         }  # fmt: skip
         for earlier in waiting(kept, **bound_for):
             try:
@@ -124,8 +135,8 @@ def _fit_all(
         (shown := folder / "shown").mkdir()
         fitted = []
         with autologging(Path(unfinished)) as listening:
-            for place, params in enumerate(model.CANDIDATES, start=1):
-                tell(f"fitting candidate {place} of {len(model.CANDIDATES)}")
+            for place, params in enumerate(made_from["tried"], start=1):
+                tell(f"fitting candidate {place} of {len(made_from['tried'])}")
                 with listening(name := f"candidate_{place}") as heard:
                     found = fit(model, model.FEATURES, params, seed, train, choose)
                 fitted.append(replace(found, autologged=heard))
@@ -141,26 +152,28 @@ def _fit_all(
             (part / TYPICAL).write_text(json.dumps(_typical(choose, model.reads(one.fitted)), indent=1))
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
         _draw(shown, model, fitted, best, base, choose, seed)
+        (shown / RECIPE).write_text(json.dumps({**made_from, "params": dict(best.params)}, indent=1))
         said = {
             "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
             "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
             **_data(model, made_from, {"train": train, "choose": choose}, prints),
-            "logged_metrics": _named(best, "") | _named(base, "baseline_"),
+            "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
             "candidates": [_told(one) for one in fitted],
         }  # fmt: skip
         said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
         return Training(folder, said).save(kept)
 
 
-def _named(one: Fitted, prefix: str) -> dict[str, float]:
+def named_metrics(one: Fitted, prefix: str = "") -> dict[str, float]:
+    """Its metrics on both splits, as MLflow names them."""
     splits = {"train": one.train, "choose": one.choose}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
 def _told(one: Fitted) -> dict[str, Any]:
     """What a candidate's own run in MLflow says."""
-    metrics = {name: [(0, value)] for name, value in _named(one, "").items()} | dict(one.curves)
+    metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
     heard = one.autologged
     assert heard
     return {"params": {**heard.params, **one.params}, "metrics": heard.metrics | metrics}
@@ -172,6 +185,7 @@ def _data(
     """What the model was made from: enough to make it again, and to check that it was the same rows."""
     named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
     params = {name: made_from[name] for name in named} | {"features": len(model.FEATURES)}
+    params |= {"study": made_from["study"]} if made_from["study"] else {}
     inputs = []
     for name, split in splits.items():
         params |= {f"{name}_from": split.span[0], f"{name}_until": split.span[1], f"{name}_rows": split.rows}

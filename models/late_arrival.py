@@ -10,6 +10,7 @@ TASK = Task(
     feature_table="gold.flight_features",
     predictions="gold.delay_predictions",
     quality="gold.model_quality",
+    drift="gold.feature_drift",
     key=FLIGHT_KEY,
     time="flight_date",
     label="late",
@@ -19,6 +20,8 @@ TASK = Task(
 )
 
 CATEGORIES = ("carrier", "origin", "dest")
+# What networks embed, by name: the columns whose values make up one.
+EMBEDDED = {"carrier": ("carrier",), "route": ("origin", "dest"), "aircraft": ("tailnum",)}
 BASELINE_FEATURES = (
     *CATEGORIES,
     "sched_minute",

@@ -12,6 +12,7 @@ from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES, TASK
 
 if TYPE_CHECKING:
     import numpy as np
+    import optuna
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
@@ -28,6 +29,19 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 31, "min_samples_leaf": 100, "l2_regularization": 1.0},
     {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 200, "l2_regularization": 1.0},
 )
+
+
+def space(trial: optuna.Trial) -> dict[str, Any]:
+    """What `lakehouse tune` looks through."""
+    return {
+        "max_iter": trial.suggest_int("max_iter", 100, 600, step=EVERY),
+        "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.2, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 7, 63, log=True),
+        "min_samples_leaf": trial.suggest_int("min_samples_leaf", 20, 1000, log=True),
+        "l2_regularization": trial.suggest_float("l2_regularization", 0.1, 100, log=True),
+    }
+
+
 # What skops finds in a fitted pipeline beside its own list of safe types: the trees, and how scikit-learn itself checks the
 # numbers that it hands to them (a partial is loaded only of functions that are trusted, too).
 TRUSTED_TYPES = (

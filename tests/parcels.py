@@ -34,6 +34,7 @@ TASK = Task(
     feature_table="gold.parcels",
     predictions="gold.parcel_scores",
     quality="gold.parcel_quality",
+    drift="gold.parcel_drift",
     key=("parcel",),
     time="day",
     label="late",

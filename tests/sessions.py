@@ -48,3 +48,7 @@ def small_s3_session(**others: str) -> SparkSession:
     for name, value in settings.items():
         builder = builder.config(name, value)
     return builder.getOrCreate()
+
+
+if __name__ == "__main__":  # fetch every jar once, before processes side by side would: Ivy does not lock its cache
+    small_s3_session().stop()

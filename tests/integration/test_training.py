@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,23 +32,6 @@ def one_thread() -> Iterator[None]:
     """On busy cores the trees' threads spend seconds waiting for each other; a few hundred rows need only one."""
     with threadpool_limits(1):
         yield
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes two seconds to make one, so that the tests copy it."""
-    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with tracking(f"sqlite:///{database}") as client:
-        client.search_experiments()
-    return database
-
-
-@pytest.fixture
-def place(tmp_path: Path, empty_database: Path) -> Place:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    place = Place(tmp_path / "lake", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlartifacts").as_uri())
-    place.write(parcels())
-    return place
 
 
 def test_a_first_training_is_champion_and_says_what_it_saw(

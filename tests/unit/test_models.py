@@ -14,24 +14,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from threadpoolctl import threadpool_limits
 
 from gold.flight_features import COLUMNS
 from lakehouse.errors import ModelError
 from lakehouse.features import Rows, evaluate
 from lakehouse.settings import PROJECT
-from models import trees
+from models import keras_network, network, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES
 from tests.departures import features_of, splits_of
 
-SMALL: dict[ModuleType, dict[str, Any]] = {trees: {"max_iter": 20, "min_samples_leaf": 5}}
+NETWORK = {"width": 16, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.01, "batch_rows": 32, "epochs": 8}
+SMALL: dict[ModuleType, dict[str, Any]] = {
+    trees: {"max_iter": 20, "min_samples_leaf": 5},
+    network: NETWORK,
+    keras_network: NETWORK,
+}
 MODELS = pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name__)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with threadpool_limits(1):
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
