@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flights.keys import FLIGHT_KEY
+from flights.grain import FLIGHT_KEY
 from lakehouse.features import Splits, Task
 
 TASK = Task(

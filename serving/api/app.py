@@ -88,7 +88,6 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             raise Refused(422, "Give either `features` or `keys`.")
         keys, version, rows = await _rows(service, held, asked)
         probabilities = await held.predict(rows)
-        unknown = [[]] * len(rows) if keys else [held.unknown(sent) for sent in asked["features"]]
         loaded, columns = held.loaded, held.columns.names
         service.journal.put(
             Entry(
@@ -99,8 +98,8 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         request.state.said = f"{held.alias} {loaded.version}, {len(rows)} rows"
         shared = {"model_version": loaded.version, "alias": held.alias, "feature_version": version}
         predictions = [
-            {"probability": probability, **shared, "unknown": names}
-            for probability, names in zip(probabilities, unknown, strict=True)
+            {"probability": probability, **shared, "unknown": held.unknown(row)}
+            for probability, row in zip(probabilities, rows, strict=True)
         ]
         return _json({"request_id": request_id, "predictions": predictions})
 
@@ -137,9 +136,6 @@ async def _body(request: Request) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "Send application/json.")
     large = Refused(413, f"A request may have {BODY_BYTES:,} bytes.", headers={"Connection": "close"})
-    said = request.headers.get("content-length", "0")
-    if not said.isdecimal() or int(said) > BODY_BYTES:
-        raise large
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):

@@ -44,9 +44,10 @@ class Held:
         """A row by features as the model takes it."""
         return tuple(map(sent.get, self.columns.names))
 
-    def unknown(self, sent: Mapping[str, Any]) -> list[str]:
-        """The columns of a row by features whose text is none of the categories."""
-        return [n for n, known in self.categories.items() if sent[n] is not None and sent[n] not in known]
+    def unknown(self, row: Row) -> list[str]:
+        """The columns of a row whose text is none of the categories."""
+        texts = dict(zip(self.columns.names, row, strict=True))
+        return [n for n, known in self.categories.items() if texts[n] is not None and texts[n] not in known]
 
 
 @dataclass(frozen=True)

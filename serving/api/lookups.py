@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from threading import Lock
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 # How old the knowledge of the newest version may be.
 FRESH_SECONDS: Final = 1.0
-# A day of no more rows than this is read whole and kept: its other rows are often asked for next.
-WHOLE_DAY_ROWS: Final = 50_000
+# A day of no more rows than this is read whole and kept, because its other rows are often asked for next; of more days at once than
+# this, and of larger ones, the rows that are asked for are read alone.
+WHOLE_DAY_ROWS: Final = 20_000
+MOST_DAYS: Final = 10
 KEPT_ROWS: Final = 100_000
 # A text column with more values than this holds names rather than categories.
 MOST_CATEGORIES: Final = 10_000
@@ -145,7 +147,7 @@ class Lookups:
                 for name, values in found.items():
                     if len(values) <= MOST_CATEGORIES:
                         values.update(pc.unique(batch.column(name)).drop_null().to_pylist())
-        return {name: frozenset(values) for name, values in found.items() if len(values) <= MOST_CATEGORIES}
+        return {name: frozenset(values) for name, values in found.items() if 0 < len(values) <= MOST_CATEGORIES}
 
 
 def _find(pinned: _Pinned, wanted: Sequence[Asked], columns: tuple[str, ...]) -> Found:
@@ -154,22 +156,38 @@ def _find(pinned: _Pinned, wanted: Sequence[Asked], columns: tuple[str, ...]) ->
     unplaced = [key for key, day in rest if day is None]
     days = _days(pinned.features, unplaced) if unplaced else {}
     placed = {(key, day): day or days.get(key) for key, day in rest}
-    for day in {day for day in placed.values() if day} - {day for day, of in pinned.days if of == columns}:
-        here = [asked for asked, its in placed.items() if its == day]
-        rows = _read_day(pinned, day, [key for key, _ in here], columns)
-        found |= {asked: rows[asked[0]] for asked in here if asked[0] in rows}
+    lacking = {day for day in placed.values() if day} - {day for day, of in pinned.days if of == columns}
+    if len(lacking) <= MOST_DAYS:
+        for day in [day for day in lacking if _count(pinned.features, day) <= WHOLE_DAY_ROWS]:
+            rows = _read_day(pinned, day, columns)
+            found |= {asked: rows[asked[0]] for asked, its in placed.items() if its == day and asked[0] in rows}
+            lacking.remove(day)
+    if lacking:
+        rows_on = _read_keys(pinned.features, {key: day for (key, _), day in placed.items() if day in lacking}, columns)
+        found |= {asked: rows_on[asked[0], day] for asked, day in placed.items() if (asked[0], day) in rows_on}
     return found
 
 
-def _read_day(pinned: _Pinned, day: date, keys: Sequence[Key], columns: tuple[str, ...]) -> Rows:
-    """The rows of a day, all of which are kept; of a large day those with these keys alone."""
-    features, span = pinned.features, (str(day), str(day))
+def _count(features: Features, day: date) -> int:
     with features.reading():
-        whole = features.dataset.count_rows(filter=features.within(span)) <= WHOLE_DAY_ROWS
-    rows = _rows(features, features.read(span, columns, None if whole else _among(features.task, keys)), columns)
-    if whole and rows:
+        return int(features.dataset.count_rows(filter=features.within((str(day), str(day)))))
+
+
+def _read_day(pinned: _Pinned, day: date, columns: tuple[str, ...]) -> Rows:
+    """All rows of a day, to be kept."""
+    table = pinned.features.read((str(day), str(day)), columns)
+    rows = dict(zip(_keys(pinned.features.task, table), _rows(pinned.features, table, columns), strict=True))
+    if rows:
         pinned.keep(day, columns, rows)
     return rows
+
+
+def _read_keys(features: Features, placed: Mapping[Key, date], columns: tuple[str, ...]) -> Found:
+    """The rows with these keys alone."""
+    task, days = features.task, placed.values()
+    table = features.read((str(min(days)), str(max(days))), [task.time, *columns], _among(task, [*placed]))
+    keys = zip(_keys(task, table), table[task.time].to_pylist(), strict=True)
+    return dict(zip(keys, _rows(features, table, columns), strict=True))
 
 
 def _days(features: Features, keys: Sequence[Key]) -> dict[Key, date]:
@@ -188,8 +206,8 @@ def _keys(task: Task, table: pa.Table) -> list[Key]:
     return list(zip(*(table[name].to_pylist() for name in task.key), strict=True))
 
 
-def _rows(features: Features, table: pa.Table, columns: Sequence[str]) -> Rows:
-    """The rows as models are given them, by key."""
+def _rows(features: Features, table: pa.Table, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows as models are given them."""
     frame = features.frame(table.select(list(columns))).astype(object)
-    values = frame.where(frame.notna(), None).itertuples(index=False, name=None)
-    return dict(zip(_keys(features.task, table), values, strict=True))
+    rows: Iterator[Row] = frame.where(frame.notna(), None).itertuples(index=False, name=None)
+    return rows

@@ -96,6 +96,21 @@ def test_rows_by_key_are_answered_as_scores_are(client: httpx.Client, trained_pa
     ]
 
 
+def test_keys_of_many_days_are_found_with_and_without_their_days(place: Place) -> None:
+    expected = place.scores("2024-01-01", "2024-02-09")["probability"].to_pylist()
+    days = [str(day) for day in parcels()["day"].to_pylist()]
+    with answering(service(place)) as client:
+        for _ in range(2):
+            answer = predict(client, keys=[{"parcel": n, "day": days[n]} for n in range(0, 400, 5)])
+            assert probabilities(answer) == expected[::5]
+            assert probabilities(predict(client, keys=[{"parcel": n} for n in range(0, 400, 7)])) == expected[::7]
+            some = [{"parcel": n, "day": days[n]} if n % 2 else {"parcel": n} for n in (3, 57, 104, 250, 399)]
+            assert probabilities(predict(client, keys=some)) == [expected[one["parcel"]] for one in some]
+        wrong = [{"parcel": n, "day": days[n]} for n in range(0, 390, 10)] + [{"parcel": 5, "day": days[399]}]
+        answer = client.post("/predict", json={"keys": wrong})
+        assert [one["at"] for one in answer.json()["faults"]] == ["keys.39"]
+
+
 @pytest.mark.parametrize(
     "keys", [[{"parcel": 4000}], [{"parcel": 3}, {"parcel": 4000}], [{"parcel": 4000, "day": "2024-01-01"}]]
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickletools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from gold.flight_features import COLUMNS
 from lakehouse.errors import ModelError
 from lakehouse.features import Rows, evaluate
+from lakehouse.settings import PROJECT
 from models import keras_network, network, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES
 from tests.departures import features_of, splits_of
@@ -106,6 +109,13 @@ def test_its_files_hold_no_pickle_and_say_the_same(
         file.write_bytes(b"garbage")
     with pytest.raises(Exception, match=r"."):
         model.load(tmp_path)
+
+
+@MODELS
+def test_it_loads_where_nothing_but_its_requirements_is(model: ModuleType) -> None:
+    """Where MLflow serves it there is no Spark, and no lake."""
+    missing = "".join(f"sys.modules[{name!r}] = None; " for name in ("pyspark", "deltalake", "boto3", "mlflow"))
+    subprocess.run([sys.executable, "-c", f"import sys; {missing}import {model.__name__}"], check=True, cwd=PROJECT)
 
 
 def test_trees_of_types_that_nobody_looked_at_are_not_stored(
