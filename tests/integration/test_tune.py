@@ -21,10 +21,10 @@ import pytest
 from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
-from lakehouse import tuning
+from lakehouse import app, tuning
 from lakehouse.errors import ModelError
 from lakehouse.registering import Registry
-from lakehouse.settings import PROJECT
+from lakehouse.settings import PROJECT, load
 from lakehouse.tracking import tracking
 from lakehouse.tuning import TuneResult
 from tests import parcel_trees
@@ -100,6 +100,14 @@ def test_a_study_finds_what_the_candidates_lack_and_mlflow_has_every_trial(
         assert 0 < run.info.end_time - run.info.start_time < 60_000
         assert not [name for name in run.data.metrics if name.startswith("report")]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("error:Fixed parameter")
+def test_the_spaces_of_the_example_hold_its_candidates() -> None:
+    models = [one for one in app.load_models(load()).values() if hasattr(one, "space")]
+    assert models
+    for one in models:
+        assert [one.space(optuna.trial.FixedTrial(dict(params))) for params in one.CANDIDATES] == [*one.CANDIDATES]
 
 
 def test_a_trial_is_judged_as_training_judges(place: Place) -> None:
