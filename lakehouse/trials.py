@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from lakehouse.storage import Location
 
 On = Literal["threads", "dask"]
+CONNECT_SECONDS = 10
+# A terminal's Ctrl-C goes to all processes, and a worker would die of it with its trial.
+LEFT_ALONE = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ def workers(on: On, address: str, jobs: int) -> Iterator[Executor]:
             cluster = address or open_now.enter_context(
                 LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=jobs, threads_per_worker=1, memory_limit=None, host="127.0.0.1", dashboard_address="127.0.0.1:0",
-                    security=True, silence_logs=logging.CRITICAL,
+                    security=True, silence_logs=logging.CRITICAL, preload=[LEFT_ALONE],
                 )
             )  # fmt: skip
-            client = open_now.enter_context(Client(cluster))  # type: ignore[no-untyped-call]
+            client = open_now.enter_context(Client(cluster, timeout=CONNECT_SECONDS))  # type: ignore[no-untyped-call]
         except OSError as error:
             raise ModelError(f"The Dask scheduler {address} does not answer ({first_line(error)}).") from error
         yield open_now.enter_context(client.get_executor(pure=False))

@@ -206,7 +206,10 @@ def _open(storage: optuna.storages.BaseStorage, name: str, about: Mapping[str, A
     for key, value in about.items():
         study.set_user_attr(key, value)
     for left in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(left.number, state=optuna.trial.TrialState.FAIL)  # cut off: without an error it does not count
+        if "metrics" in left.user_attrs:  # cut off when all was known
+            study.tell(left.number, left.user_attrs["metrics"][JUDGED_BY])
+        else:  # it counts only with an error
+            study.tell(left.number, state=optuna.trial.TrialState.FAIL)
     for params in model.CANDIDATES:
         study.enqueue_trial(dict(params), skip_if_exists=True)
     # A sampler that began with the same seed again would draw the same parameters again.

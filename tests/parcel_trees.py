@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 def fit(
     train: Rows, choose: Rows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
 ) -> Pipeline:
+    time.sleep(float(os.environ.get("SLOW_FIT", "0")))
     if params["max_iter"] > TOO_MANY:
         raise ValueError(f"{params['max_iter']} rounds are too many")
     return parcels.fit(train, choose, features=features, params=params, seed=seed, curve=curve)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from threadpoolctl import threadpool_limits
 
+from lakehouse import cli, modeling
 from lakehouse.errors import ModelError
 from lakehouse.features import METRICS
 from lakehouse.registering import RECIPE, TrainResult
@@ -221,3 +225,44 @@ def test_without_its_version_in_the_registry_metrics_are_compared_all_the_same(p
     assert found.differs == ("its model is no longer in the registry, so that predictions cannot be compared",)
     assert found.metrics["choose_brier"] == (trained.metrics["brier"],) * 2
     assert np.isfinite([value for pair in found.metrics.values() for value in pair]).all()
+
+
+def test_the_commands_say_what_was_tuned_made_again_and_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
+    monkeypatch.setenv("LAKEHOUSE_MODELS", '{"trees": "tests.parcel_trees"}')
+
+    monkeypatch.setattr(modeling, "revision", lambda: "abc123")
+
+    def command(*arguments: str, exit_code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["lakehouse", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        assert (left.value.code or 0) == exit_code, said
+        return " ".join((said.out + said.err).split())
+
+    command("train", "trees", "--tuned", exit_code=2)
+    said = command("tune", "trees", "--trials", "3")
+    assert re.search(r"3 trials of trees-v0-\w+. The best is number \d: `lakehouse train trees --tuned` takes", said), (
+        said
+    )
+    assert "max_depth 3" in said
+    assert "version 1 is champion" in command("train", "trees", "--tuned")
+    with tracking(place.tracking_uri) as client:
+        run_id = client.get_model_version("late_parcel", "1").run_id
+    said = command("reproduce", run_id)
+    assert "late_parcel version 1: trees on gold.parcels version 0, seed 0" in said
+    assert said.endswith(
+        "Predictions for 90 rows: 100.00% exactly the same, the largest difference is 0. It is the same model."
+    )
+    assert "No run 'nobody' is known" in command("reproduce", "nobody", exit_code=2)
+    place.write(parcels(seed=1))
+    DeltaTable(table(place)).vacuum(0, dry_run=False, enforce_retention_duration=False)
+    said = command("reproduce", run_id, exit_code=1)
+    assert "differs 1 of the 1 files of gold.parcels version 0 are gone (VACUUM) It is not the same." in said
+    assert "gold.parcels: 0 files (0 B) removed." in command("vacuum", "gold.parcels")
+    assert "greater than or equal to 7" in command("vacuum", "gold.parcels", "--keep-days", "6", exit_code=2)

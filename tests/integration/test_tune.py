@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import optuna
+import psutil
 import pytest
 from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
-from lakehouse import tuning
+from lakehouse import app, tuning
 from lakehouse.errors import ModelError
 from lakehouse.registering import Registry
-from lakehouse.settings import PROJECT
+from lakehouse.settings import PROJECT, load
 from lakehouse.tracking import tracking
 from lakehouse.tuning import TuneResult
 from tests import parcel_trees
@@ -45,6 +49,25 @@ def runs(place: Place, result: TuneResult) -> list[Any]:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         below = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
     return sorted(below, key=lambda run: int(run.data.tags["trial"]))
+
+
+def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str:
+    """A script that tunes."""
+    registry = f"Registry({place.tracking_uri!r}, {place.artifact_root!r}, {place.experiment!r})"
+    places = f"lake=Path({str(place.lake)!r}), kept=Path({str(place.kept)!r}), registry={registry}"
+    return "\n".join(
+        [
+            "import os",
+            "from pathlib import Path",
+            "from lakehouse import study_runs, tuning",
+            "from lakehouse.registering import Registry",
+            "from tests import parcel_trees",
+            textwrap.dedent(first),
+            "if __name__ == '__main__':",
+            f"    models = {{{LEARNER!r}: parcel_trees}}",
+            f"    tuning.tune({LEARNER!r}, models, revision='abc123', trials={trials}, {places}, **{more!r})",
+        ]
+    )
 
 
 def numbers(result: TuneResult) -> list[int]:
@@ -77,6 +100,14 @@ def test_a_study_finds_what_the_candidates_lack_and_mlflow_has_every_trial(
         assert 0 < run.info.end_time - run.info.start_time < 60_000
         assert not [name for name in run.data.metrics if name.startswith("report")]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("error:Fixed parameter")
+def test_the_spaces_of_the_example_hold_its_candidates() -> None:
+    models = [one for one in app.load_models(load()).values() if hasattr(one, "space")]
+    assert models
+    for one in models:
+        assert [one.space(optuna.trial.FixedTrial(dict(params))) for params in one.CANDIDATES] == [*one.CANDIDATES]
 
 
 def test_a_trial_is_judged_as_training_judges(place: Place) -> None:
@@ -159,13 +190,7 @@ def test_an_interrupt_keeps_what_ended_and_lets_the_trials_under_way_end(place: 
 
 def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
     """The process ends while a trial is under way, and while MLflow is told of another."""
-    script = textwrap.dedent(f"""
-        import os
-        from pathlib import Path
-        from lakehouse import study_runs, tuning
-        from lakehouse.registering import Registry
-        from tests import parcel_trees
-
+    cut_off = """
         logged = study_runs.log_below
         def cut_off(*args):
             run = logged(*args)
@@ -173,10 +198,8 @@ def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
                 os.kill(os.getpid(), 9)
             return run
         study_runs.log_below = cut_off
-        tuning.tune("trees", {{"trees": parcel_trees}}, lake=Path({str(place.lake)!r}), revision="abc123", trials=6,
-                    registry=Registry({place.tracking_uri!r}, {place.artifact_root!r}, {place.experiment!r}),
-                    kept=Path({str(place.kept)!r}))
-    """)
+    """
+    script = in_a_process(place, 6, cut_off)
     ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     result = tune(place, 6)
@@ -186,6 +209,19 @@ def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
     assert not [one for one in result.trials if one.error], "what was cut off is no failure"
     assert [int(run.data.tags["trial"]) for run in below] == numbers(result), "each trial is told once"
     assert {run.info.status for run in below} == {"FINISHED"}
+
+
+def test_a_trial_that_was_cut_off_when_all_was_known_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr(optuna.Study, "tell", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(place, 1)
+    known = tune(place, 1)
+    assert (numbers(known), known.best.params) == ([0], parcel_trees.CANDIDATES[0] | {"max_depth": 3})
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_mlflow_is_told_later_what_it_missed(place: Place, tmp_path: Path) -> None:
@@ -300,6 +336,43 @@ def test_dask_workers_read_the_lake_themselves(
     on_threads = tune(place, 5)
     assert on_threads.study == result.study
     assert numbers(on_threads) == [0, 1, 2, 3, 4], "it goes on on threads"
+
+
+@pytest.mark.slow
+def test_an_interrupt_reaches_the_workers_of_dask_and_ends_no_trial(place: Place, tmp_path: Path) -> None:
+    script, out = tmp_path / "tune.py", tmp_path / "out"
+    script.write_text(in_a_process(place, 50, on="dask", jobs=2))
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "SLOW_FIT": "2"}
+    with out.open("wb") as said:
+        running = subprocess.Popen(
+            [sys.executable, script], env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+    studies, until = place.kept / "studies.db", time.monotonic() + 120
+    while ended(studies) < 2:
+        assert running.poll() is None and time.monotonic() < until, out.read_text()
+        time.sleep(0.2)
+    time.sleep(1)  # the next two are under way
+    workers = psutil.Process(running.pid).children(recursive=True)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    running.wait(60)
+    assert "KeyboardInterrupt" in out.read_text()
+    assert "died" not in out.read_text()
+    psutil.wait_procs(workers, timeout=20)
+    assert not [one for one in workers if one.is_running()]
+    known = ended(studies)
+    assert known >= 4
+    result = tune(place, known)
+    assert len(result.trials) == known
+    assert not [one for one in result.trials if one.error]
+
+
+def ended(studies: Path) -> int:
+    """How many trials have ended, by the file."""
+    if not studies.exists():
+        return 0
+    with closing(sqlite3.connect(studies)) as connection, suppress(sqlite3.OperationalError):
+        return int(connection.execute("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'FAIL')").fetchone()[0])
+    return 0
 
 
 @pytest.mark.slow
