@@ -6,6 +6,7 @@ The encoding is learned as the rows stream by, and what is learned fits into a s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+DESCRIPTION = "network.json"
 # Further from the mean, in standard deviations, is not told apart: a delay of ten hours is no stranger than one of five.
 MOST_DEVIATIONS = 5.0
 
@@ -94,6 +96,21 @@ class Encoding(Stored):
         import pyarrow as pa
 
         return self.encode(pa.Table.from_pandas(frame[list(self.features)], preserve_index=False))
+
+
+class Description(Stored):
+    """All of a fitted network but its weights. The width has a bound, so that no file makes the memory run out."""
+
+    encoding: Encoding
+    width: int = Field(ge=1, le=4096)
+
+    def save(self, folder: Path) -> None:
+        (folder / DESCRIPTION).write_text(self.model_dump_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises pydantic's ValidationError, a ValueError, on what it does not know."""
+        return cls.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
 
 
 def learn_encoding(

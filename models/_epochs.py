@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -22,6 +22,8 @@ BUFFER_WEEKS = 8
 FORGOTTEN = 0.05
 # So many epochs without a better Brier score end the learning.
 PATIENCE = 3
+# How many rows go through a network at once where it does not learn from them.
+PREDICTED_ROWS = 16_384
 
 
 def imported(package: str, extra: str) -> Any:
@@ -92,6 +94,18 @@ def learn(
     if weights is None:
         raise ModelError("The network's loss is not a number: give it a lower learning_rate in CANDIDATES.")
     return weights
+
+
+def in_parts(
+    probability: Callable[[np.ndarray, np.ndarray], np.ndarray], codes: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """The probabilities of many rows, of PREDICTED_ROWS at a time."""
+    import numpy as np
+
+    starts = range(0, len(codes), PREDICTED_ROWS)
+    return np.concatenate(
+        [probability(codes[at : at + PREDICTED_ROWS], numbers[at : at + PREDICTED_ROWS]) for at in starts]
+    )
 
 
 def spooled(rows: Rows, encoding: Encoding, folder: Path) -> list[Path]:

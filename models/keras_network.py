@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models._encoding import learn_encoding
-from models._epochs import Batch, imported, learn
+from models._encoding import Description, learn_encoding
+from models._epochs import Batch, imported, in_parts, learn
 from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
-from models.network import CANDIDATES, CODE, FEATURES, Description
+from models.network import CANDIDATES, CODE, FEATURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["BASELINE_FEATURES", "CANDIDATES", "CODE", "FEATURES", "TASK"]
 REQUIREMENTS = ("tensorflow", "keras", "numpy", "pyarrow", "pydantic")
 ON_SPARK = False
-WEIGHTS, DESCRIPTION = "weights.npz", "network.json"
-PREDICTED_ROWS = 16_384
+WEIGHTS = "weights.npz"
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ class Network:
     def probability(self, codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        starts = range(0, len(codes), PREDICTED_ROWS)
-        parts = [(codes[at : at + PREDICTED_ROWS], numbers[at : at + PREDICTED_ROWS]) for at in starts]
-        return np.concatenate([np.asarray(self.layers(part, training=False)) for part in parts])[:, 0].astype(float)
+        return np.asarray(self.layers((codes, numbers), training=False))[:, 0].astype(float)
 
     def weights(self) -> list[np.ndarray]:
         weights: list[np.ndarray] = self.layers.get_weights()
@@ -94,7 +91,7 @@ def _layers(described: Description, dropout: float = 0, seed: int = 0) -> Any:
 
 def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
     """The probability that each flight is late."""
-    return fitted.probability(*fitted.described.encoding.encode_frame(frame))
+    return in_parts(fitted.probability, *fitted.described.encoding.encode_frame(frame))
 
 
 def reads(fitted: Network) -> tuple[str, ...]:
@@ -106,7 +103,7 @@ def save(fitted: Network, folder: Path) -> None:
     import numpy as np
 
     np.savez(folder / WEIGHTS, *fitted.weights())
-    (folder / DESCRIPTION).write_text(fitted.described.model_dump_json(), encoding="utf-8")
+    fitted.described.save(folder)
 
 
 def load(folder: Path) -> Network:
@@ -119,7 +116,7 @@ def load(folder: Path) -> Network:
     import numpy as np
 
     _keras()
-    described = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    described = Description.load(folder)
     network = Network(described, _layers(described))
     with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
         network.layers.set_weights([stored[name] for name in stored.files])

@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from models._encoding import Encoding, Stored, learn_encoding
-from models._epochs import Batch, imported, learn
+from models._encoding import Description, learn_encoding
+from models._epochs import Batch, imported, in_parts, learn
 from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
 from models.late_arrival import FEATURES as SHARED
 
@@ -28,19 +26,10 @@ FEATURES = (*SHARED, "tailnum")
 REQUIREMENTS = ("torch", "safetensors", "numpy", "pyarrow", "pydantic")
 CODE = ("models", "flights")
 ON_SPARK = False
-WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
-# How many rows go through the network at once where it does not learn from them.
-PREDICTED_ROWS = 16_384
+WEIGHTS = "weights.safetensors"
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"width": 128, "dropout": 0.2, "learning_rate": 1e-3, "weight_decay": 1e-2, "batch_rows": 512, "epochs": 20},
 )
-
-
-class Description(Stored):
-    """All of a fitted network but its weights. The width has a bound, so that no file makes the memory run out."""
-
-    encoding: Encoding
-    width: int = Field(ge=1, le=4096)
 
 
 @dataclass(frozen=True)
@@ -54,11 +43,7 @@ class Network:
 
         self.layers.eval()
         with torch.inference_mode():
-            parts = [
-                torch.sigmoid(self.logits(codes[at : at + PREDICTED_ROWS], numbers[at : at + PREDICTED_ROWS]))
-                for at in range(0, len(codes), PREDICTED_ROWS)
-            ]
-        return torch.cat(parts).double().cpu().numpy()
+            return torch.sigmoid(self.logits(codes, numbers)).double().cpu().numpy()
 
     def logits(self, codes: np.ndarray, numbers: np.ndarray) -> torch.Tensor:
         import torch
@@ -160,7 +145,7 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
     """The probability that each flight is late."""
-    return fitted.probability(*fitted.described.encoding.encode_frame(frame))
+    return in_parts(fitted.probability, *fitted.described.encoding.encode_frame(frame))
 
 
 def reads(fitted: Network) -> tuple[str, ...]:
@@ -172,7 +157,7 @@ def save(fitted: Network, folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(fitted.layers.state_dict(), folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(fitted.described.model_dump_json(), encoding="utf-8")
+    fitted.described.save(folder)
 
 
 def load(folder: Path) -> Network:
@@ -185,7 +170,7 @@ def load(folder: Path) -> Network:
     imported("torch", "torch")
     from safetensors.torch import load_file
 
-    described = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    described = Description.load(folder)
     layers = _layers(described)
     layers.load_state_dict(load_file(folder / WEIGHTS))
     return Network(described, layers.to(_device()))

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from lakehouse.errors import ModelError
 from lakehouse.features import Rows, evaluate
 from models import _epochs, keras_network, network
-from models._encoding import Encoding, learn_encoding
+from models._encoding import DESCRIPTION, Encoding, learn_encoding
 from models._epochs import Batch, minibatches, spooled
 from models.late_arrival import EMBEDDED, TASK
 from tests.departures import features_of, some_flights
@@ -140,6 +140,8 @@ def test_an_epoch_has_each_row_once_in_an_order_of_its_own(
     assert (first == again).all()
     assert not (first == later).all()
     assert not (first == other).all()
+    together = 2 * 7 * 39  # the rows of two weeks
+    assert {*map(tuple, first[:together])} != {*map(tuple, later[:together])}, "other weeks come together, too"
     whole = pa.concat_tables(train.batches())
     expected = np.column_stack((encoding.encode(whole)[1], whole["late"].to_numpy()))
     assert Counter(map(tuple, first.tolist())) == Counter(map(tuple, expected.astype("float32").tolist()))
@@ -221,7 +223,7 @@ def test_a_forged_description_is_refused(
     model: ModuleType, stored: dict[ModuleType, Path], tmp_path: Path, forge: Callable[[Any], Any], text: str
 ) -> None:
     shutil.copytree(stored[model], tmp_path, dirs_exist_ok=True)
-    file = tmp_path / model.DESCRIPTION
+    file = tmp_path / DESCRIPTION
     forge(said := json.loads(file.read_text()))
     file.write_text(json.dumps(said))
     with pytest.raises((ValueError, RuntimeError), match=text):
