@@ -132,7 +132,7 @@ def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str
     what = f"{entry.name} version {entry.version}"
     with tempfile.TemporaryDirectory() as folder:
         files, model = fetch_version(client, entry, models, Path(folder), part)
-        return Loaded(model, _load(model, files, what), int(entry.version), entry.run_id)
+        return Loaded(model, load_files(model, files, what), int(entry.version), entry.run_id)
 
 
 def fetch_version(
@@ -162,7 +162,12 @@ def fetch_version(
     return Path(found), models[learner]
 
 
-def _load(model: Model, files: Path, what: str) -> Any:
+def load_files(model: Model, files: Path, what: str) -> Any:
+    """What the model's module makes of its files.
+
+    Raises:
+        ModelError: they cannot be loaded; ``what`` says which they are.
+    """
     try:
         return model.load(files)
     except Exception as error:  # whatever a file that a reader does not trust makes of it

@@ -12,21 +12,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.sql import SparkSession
 from threadpoolctl import threadpool_limits
 
 from gold.flight_features import COLUMNS
 from lakehouse.errors import ModelError
 from lakehouse.features import Rows, evaluate
-from models import trees
+from models import spark_trees, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES
 from tests.departures import features_of, splits_of
 
-SMALL: dict[ModuleType, dict[str, Any]] = {trees: {"max_iter": 20, "min_samples_leaf": 5}}
+SMALL: dict[ModuleType, dict[str, Any]] = {
+    trees: {"max_iter": 20, "min_samples_leaf": 5},
+    spark_trees: {"maxIter": 5, "maxDepth": 3},
+}
 MODELS = pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name__)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(spark: SparkSession) -> Iterator[None]:
+    """``spark`` is the active session that models with ON_SPARK fit on."""
     with threadpool_limits(1):
         yield
 
