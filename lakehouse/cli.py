@@ -300,14 +300,15 @@ def reproduce(run: Annotated[str, typer.Argument(help="The id of a training's ru
 
 @cli.command()
 def score(task: Annotated[str | None, typer.Argument(help="What is predicted, by name.")] = None,
-          since: Since = None, until: Until = None) -> None:  # fmt: skip
-    """Score a range of days with the champion, into its table of predictions; the model's report period without dates."""
+          since: Since = None, until: Until = None,
+          alias: Annotated[str, typer.Option(help="Which model scores: the champion, or the challenger.")] = "champion") -> None:  # fmt: skip
+    """Score a range of days, into the table of predictions; the model's report period without dates."""
     from lakehouse import modeling
 
     settings = settings_module.load()
     run = new_run()
     with apps.logged(settings, run) as log, console.status("scoring"):
-        result = modeling.score(settings, task, since and since.date(), until and until.date(), run, log)
+        result = modeling.score(settings, task, since and since.date(), until and until.date(), run, log, alias)
     show.scored(console, result)
 
 

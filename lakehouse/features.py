@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
     from lakehouse.log import TableLog
     from lakehouse.storage import Location
@@ -220,6 +220,16 @@ class Features:
         for week in weeks(span):
             yield self.read(week, columns)
 
+    def distributed(self, spark: SparkSession, span: Span, columns: Iterable[str]) -> DataFrame:
+        """The key and these columns of the rows in ``span``, read by Spark, in no order."""
+        from pyspark.sql import functions as F
+
+        from lakehouse import delta
+
+        first, last = (F.lit(day).cast("date") for day in span)
+        rows = delta.read(spark, self.log.path, self.version).where(F.col(self.task.time).between(first, last))
+        return rows.select(*dict.fromkeys((*self.task.key, *columns)))
+
     def split(self, name: SplitName, columns: Iterable[str]) -> Rows:
         """The labelled rows of a split, with these columns.
 
@@ -235,13 +245,8 @@ class Features:
         return rows
 
     def frame(self, rows: pa.Table) -> pd.DataFrame:
-        """The rows as a model takes them: no label, numbers and booleans as float64."""
-        import pyarrow as pa
-
-        fields = [field for field in rows.schema if field.name != self.task.label]
-        floats = [pa.field(f.name, pa.float64()) if is_number(f.type) else f for f in fields]
-        frame: pd.DataFrame = rows.select([field.name for field in fields]).cast(pa.schema(floats)).to_pandas()
-        return frame
+        """The rows as a model takes them."""
+        return as_frame(rows.drop_columns([name for name in rows.column_names if name == self.task.label]))
 
     def present(self, names: Iterable[str]) -> list[str]:
         """Those of these columns that the table has."""
@@ -297,15 +302,10 @@ class Rows:
     def distributed(self) -> DataFrame:
         """The rows and their label on the active Spark session, read there."""
         from pyspark.sql import SparkSession
-        from pyspark.sql import functions as F
 
-        from lakehouse import delta
-
-        spark = SparkSession.active()
-        task, (first, last) = self.features.task, self.span
-        rows = delta.read(spark, self.features.log.path, self.features.version)
-        within = F.col(task.time).between(F.lit(first).cast("date"), F.lit(last).cast("date"))
-        return rows.where(within & F.col(task.label).isNotNull()).select(*self.columns, task.label)
+        label = self.features.task.label
+        rows = self.features.distributed(SparkSession.active(), self.span, (*self.columns, label))
+        return rows.dropna(subset=[label])
 
     @property
     def label(self) -> np.ndarray:
@@ -400,6 +400,15 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
             "change the model's columns."
         )
     return Features(task, log)
+
+
+def as_frame(rows: pa.Table) -> pd.DataFrame:
+    """Rows without the label as a model takes them: numbers and booleans as float64."""
+    import pyarrow as pa
+
+    floats = [pa.field(f.name, pa.float64()) if is_number(f.type) else f for f in rows.schema]
+    frame: pd.DataFrame = rows.cast(pa.schema(floats)).to_pandas()
+    return frame
 
 
 def is_number(kind: pa.DataType) -> bool:

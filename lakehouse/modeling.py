@@ -11,11 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+from pyspark.errors import PythonException
+from pyspark.sql import functions as F
+
 from lakehouse import app, delta, log, reproducing, training, tuning
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
-from lakehouse.features import Model, Splits, Task
+from lakehouse.features import Model, Splits, Task, open_features
 from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
 from lakehouse.monitoring import Watched, later_splits, watch
@@ -23,19 +26,24 @@ from lakehouse.plan import Lake
 from lakehouse.registering import Registry, TrainResult
 from lakehouse.reproducing import Reproduced
 from lakehouse.run import revision
-from lakehouse.scoring import ReportResult, load, realised, report, score_frame
+from lakehouse.scoring import ReportResult, carry, realised, report, scores
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 from lakehouse.storage import Location
+from lakehouse.tracking import CHAMPION
 from lakehouse.trials import On
 from lakehouse.tuning import TuneResult
+from lakehouse.workers import Carried
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 logger = logging.getLogger(__name__)
 MODEL_KEY = ("model_name", "model_version")
+# A score that differs from the one there in these alone is the same: which version of the table it was made from, and under
+# which alias.
+IGNORED = ("feature_version", "alias")
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Scored:
 
     model: str
     version: int
+    alias: str
     table: str
     quality_table: str
     since: str
@@ -130,48 +139,91 @@ def _registry(settings: Settings, model: Model) -> Registry:
 
 
 def score(
-    settings: Settings, name: str | None, since: date | None, until: date | None, run: Run, log_file: Path | None
+    settings: Settings,
+    name: str | None,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    log_file: Path | None,
+    alias: str = CHAMPION,
 ) -> Scored:
-    """Score with the champion on a Spark session of its own; without dates, the model's report period.
+    """Score a range of days on a Spark session of its own; without dates, the model's report period.
 
     Raises:
-        ModelError: there is no champion or no feature table; see `lakehouse.scoring`.
+        ModelError: no model has the alias, or there is no feature table; see `lakehouse.scoring`.
         LockError: another run holds the lake.
     """
     models = app.load_models(settings)
     task = app.choose_task(models, name)
-    load(task, models, tracking_uri=settings.tracking_uri)  # before Spark starts: without one there is nothing to do
+    # Before Spark starts: without a model whose files are its own there is nothing to do.
+    model = carry(task, models, tracking_uri=settings.tracking_uri, alias=alias)
     with app.session_for(settings, run, log_file) as spark:
-        return score_on(spark, settings, task, since, until, run)
+        return _score(spark, settings, task, model, since, until, run)
 
 
 def score_on(
-    spark: SparkSession, settings: Settings, task: Task, since: date | None, until: date | None, run: Run
+    spark: SparkSession,
+    settings: Settings,
+    task: Task,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    alias: str = CHAMPION,
 ) -> Scored:
-    """Score with the champion into the task's predictions table, one row per key and model version.
+    """`score` on a session that is there, under a lock that is held."""
+    model = carry(task, app.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
+    return _score(spark, settings, task, model, since, until, run)
+
+
+def _score(
+    spark: SparkSession,
+    settings: Settings,
+    task: Task,
+    model: Carried,
+    since: date | None,
+    until: date | None,
+    run: Run,
+) -> Scored:
+    """Score into the task's predictions table, one row per key and model version.
 
     How every model version's scores of these days did is put into its table of quality, one row per day and model version.
     """
-    models, report_split = app.load_models(settings), task.splits.report
-    first, last = str(since or report_split[0]), str(until or report_split[1])
-    champion = load(task, models, tracking_uri=settings.tracking_uri)
-    scores = score_frame(champion, task, lake=settings.lake, since=first, until=last)
-    if scores.num_rows == 0:
+    first, last = str(since or task.splits.report[0]), str(until or task.splits.report[1])
+    features = open_features(task, settings.lake, ())
+    session = spark.newSession()
+    merge = _Merge(session, app.open_lake(settings), task, run, features.version)
+    try:
+        rows, written = merge(task.predictions, scores(session, features, first, last, model), task.key)
+    except PythonException as error:
+        raise ModelError(_told(task, model, error)) from error
+    if not rows:
         raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
-    merge = _Merge(spark.newSession(), app.open_lake(settings), task, run, int(scores["feature_version"][0].as_py()))
-    written = merge(task.predictions, scores, task.key)
-    quality = realised(task, lake=settings.lake, since=first, until=last, version=merge.feature_version)
-    quality_written = merge(task.quality, quality, (task.time,))
-    reported = None
-    if first <= report_split[0] and last >= report_split[1]:
-        try:
-            reported = report(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri)
-        except ModelError as error:  # the scores stand; what became of the flights may not be known yet
-            logger.warning("no report on %s: %s", task.name, error)
+    quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
+    _, quality_written = merge(task.quality, session.createDataFrame(quality), (task.time,))
     return Scored(
-        task.name, champion.version, task.predictions, task.quality, first, last,
-        scores.num_rows, written, quality_written, reported,
+        task.name, model.version, model.alias, task.predictions, task.quality, first, last, rows, written, quality_written,
+        _report(settings, task, first, last) if model.alias == CHAMPION else None,
     )  # fmt: skip
+
+
+def _told(task: Task, model: Carried, error: PythonException) -> str:
+    """What went wrong in a worker's Python: the last line of its traceback."""
+    said, _, _ = str(error).partition("\n\nJVM stacktrace:")
+    return (
+        f"{task.name} version {model.version} cannot score on Spark's workers: {said.strip().splitlines()[-1]}. Their Python needs "
+        f"the project's packages, as the driver's has them, and what {model.module} imports."
+    )
+
+
+def _report(settings: Settings, task: Task, first: str, last: str) -> ReportResult | None:
+    """The champion's report, where its whole period was scored and its labels are known."""
+    if first > task.splits.report[0] or last < task.splits.report[1]:
+        return None
+    try:
+        return report(task, app.load_models(settings), lake=settings.lake, tracking_uri=settings.tracking_uri)
+    except ModelError as error:  # the scores stand; what became of the flights may not be known yet
+        logger.warning("no report on %s: %s", task.name, error)
+        return None
 
 
 def monitor(
@@ -212,7 +264,8 @@ def monitor(
 def write_watched(spark: SparkSession, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
     """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
     merge = _Merge(spark.newSession(), app.open_lake(settings), watched.features.task, run, watched.features.version)
-    return {table: merge(table, rows, key) for table, (rows, key) in _watched_rows(watched).items()}
+    made = _watched_rows(watched).items()
+    return {table: merge(table, spark.createDataFrame(rows), key)[1] for table, (rows, key) in made}
 
 
 def _watched_rows(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
@@ -251,42 +304,39 @@ class _Merge:
     run: Run
     feature_version: int
 
-    def __call__(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
-        """Write the rows that differ from those there in more than the feature version; returns how many."""
+    def __call__(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
+        """Write the rows that differ from those there in more than IGNORED; returns how many there are, and how many it wrote."""
         return delta.after_conflicts(name, lambda: self._attempt(name, made, key))
 
-    def _attempt(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
+    def _attempt(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
         path = self.lake.path(name)
         opened = log.open_log(path)
         record = opened.last.record if opened and opened.last else None
-        rows = self.spark.createDataFrame(made)
-        kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
+        kinds = {field.name: field.dataType.simpleString() for field in made.schema}
         inputs = {"features": drives(self.task.feature_table)}
-        declared = Table(name, lambda: rows, kinds, Merge(), inputs, (*key, *MODEL_KEY))
+        declared = Table(name, lambda: made, kinds, Merge(), inputs, (*key, *MODEL_KEY))
         target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time))), change_feed=False)
-
-        def commit(written: int) -> Commit:
-            return self._commit(name, record, written, made.num_rows - written)
-
-        if record is None:
-            delta.overwrite(rows, target, commit(made.num_rows))
-            return int(made.num_rows)
-        delta.prepare(
-            self.spark, target, {c: kind for c, kind in kinds.items() if opened and c not in opened.columns()}
-        )
-        there = delta.read_latest(self.spark, path)
-        differing = (
-            classed(declared, rows, there, rows.columns, ("feature_version",)).where("_class <> 'same'").persist()
-        )
-        found = {row["_class"]: int(row["count"]) for row in differing.groupBy("_class").count().collect()}
-        written = sum(found.values())
-        changed = differing.select(*rows.columns)
-        if found.get("newer"):
-            delta.merge(self.spark, changed, target, commit(written), declared.key, "", None)
-        elif written:
-            delta.append(changed, target, commit(written))
-        differing.unpersist()
-        return written
+        rows = made.withColumn("_class", F.lit("new"))
+        if record is not None:
+            known = opened.columns() if opened else {}
+            delta.prepare(self.spark, target, {c: kind for c, kind in kinds.items() if c not in known})
+            rows = classed(declared, made, delta.read_latest(self.spark, path), made.columns, IGNORED)
+        rows.persist()  # a model is asked once
+        try:
+            found = {row["_class"]: int(row["count"]) for row in rows.groupBy("_class").count().collect()}
+            total, same = sum(found.values()), found.get("same", 0)
+            if total > same:
+                changed = rows.where("_class <> 'same'").select(*made.columns)
+                commit = self._commit(name, record, total - same, same)
+                if record is None:
+                    delta.overwrite(changed, target, commit)
+                elif found.get("newer"):
+                    delta.merge(self.spark, changed, target, commit, declared.key, "", None)
+                else:
+                    delta.append(changed, target, commit)
+            return total, total - same
+        finally:
+            rows.unpersist()
 
     def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
         self.run.hold.check()

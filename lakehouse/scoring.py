@@ -1,24 +1,28 @@
 """The models in service: finding and loading them, scoring with them, reporting on them.
 
-Nothing here starts Spark.
+Nothing here starts Spark; only `scores` uses it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from lakehouse import workers
 from lakehouse.errors import ModelError, without_password
 from lakehouse.features import METRICS, Features, Model, Task, evaluate, open_features
 from lakehouse.tracking import BASELINE, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
+from lakehouse.workers import Carried
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
 
     from lakehouse.storage import Location
 
@@ -46,6 +50,19 @@ def load(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: s
     Raises:
         ModelError: there is none, it cannot be loaded by the ``models`` that there are, or MLflow cannot be used.
     """
+    with _in_service(task, tracking_uri, alias) as (client, entry):
+        return load_version(client, entry, models)
+
+
+def carry(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> Carried:
+    """`load`, for Spark's workers."""
+    with _in_service(task, tracking_uri, alias) as (client, entry):
+        return workers.carry(client, entry, models, alias)
+
+
+@contextmanager
+def _in_service(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any, Any]]:
+    """A client, and its entry of the version that has the alias."""
     none = ModelError(f"{task.name} has no {alias} at {without_password(tracking_uri)}: run `lakehouse train` first.")
     database = sqlite_file(tracking_uri)
     if database and not database.exists():
@@ -54,37 +71,32 @@ def load(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: s
         found = find_alias(client, task.name, alias)
         if found is None:
             raise none
-        return load_version(client, found, models)
+        yield client, found
 
 
-def score_frame(
-    loaded: Loaded, task: Task, *, lake: Location, since: str | date, until: str | date, version: int | None = None
-) -> pa.Table:
-    """A model's probability for every row from ``since`` to ``until`` (both included), labelled or not.
+def scores(spark: SparkSession, features: Features, since: str, until: str, model: Carried) -> DataFrame:
+    """A model's probability for every row from ``since`` to ``until`` (both included), labelled or not, computed by Spark.
 
-    One row per key, in the order of the keys: the key, the time column, model_name, model_version (int32), probability
-    (double) and feature_version (int64), the version of the feature table that was read: ``version``, by default the
-    latest. A span without rows gives an empty table.
+    One row per key: the key, the time column, model_name, model_version (int), probability (double), feature_version (bigint), the
+    version of the feature table that was read, and the alias by which the model was found.
 
     Raises:
-        ModelError: the table, the version or a column is missing, or the model does not fit the table.
+        ModelError: the table lacks a column that the model reads.
     """
-    import pyarrow as pa
+    from pyspark.sql import functions as F
 
-    features = open_features(task, lake, (), version)
-    check_columns(loaded, features)
-    rows = features.read((str(since), str(until)), [task.time, *loaded.reads()])
-    size = rows.num_rows
-    probability: Any = loaded.predict(features.frame(rows)) if size else []
-    scores = rows.select(list(dict.fromkeys((*task.key, task.time))))
-    for name, values in {
-        "model_name": pa.array([task.name] * size, pa.string()),
-        "model_version": pa.array([loaded.version] * size, pa.int32()),
-        "probability": pa.array(probability, pa.float64()),
-        "feature_version": pa.array([features.version] * size, pa.int64()),
-    }.items():
-        scores = scores.append_column(name, values)
-    return scores
+    task = features.task
+    check_columns(model.version, model.reads, features)
+    kept = list(dict.fromkeys((*task.key, task.time)))
+    rows = workers.scored(features.distributed(spark, (since, until), [*kept, *model.reads]), model, kept)
+    return rows.select(
+        *kept,
+        F.lit(task.name).alias("model_name"),
+        F.lit(model.version).cast("int").alias("model_version"),
+        "probability",
+        F.lit(features.version).cast("bigint").alias("feature_version"),
+        F.lit(model.alias).alias("alias"),
+    )
 
 
 def scored_rows(
@@ -192,7 +204,7 @@ def report(
         run = client.get_run(champion.run_id)
         baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
         for one in (champion, baseline):
-            check_columns(one, features)
+            check_columns(one.version, one.reads(), features)
         if run.data.params["choose_until"] >= task.splits.report[0]:
             raise ModelError(
                 f"{task.name} version {champion.version} was chosen on days up to {run.data.params['choose_until']}, so that it is not "
@@ -229,15 +241,15 @@ def report(
     )
 
 
-def check_columns(loaded: Loaded, features: Features) -> None:
-    """Refuse a table that lacks what a model reads.
+def check_columns(version: int, reads: Sequence[str], features: Features) -> None:
+    """Refuse a table that lacks what a version of a model reads.
 
     Raises:
         ModelError: it does; its columns are named.
     """
     there = features.log.columns()
-    if gone := [name for name in loaded.reads() if name not in there]:
+    if gone := [name for name in reads if name not in there]:
         raise ModelError(
-            f"{features.task.name} version {loaded.version} was trained on columns that {features} does not have: "
+            f"{features.task.name} version {version} was trained on columns that {features} does not have: "
             f"{', '.join(gone)}. Run `lakehouse train`, or name the feature version it was trained on."
         )

@@ -137,8 +137,8 @@ def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str
     what = f"{entry.name} version {entry.version}"
     with tempfile.TemporaryDirectory() as folder:
         files, model = fetch_version(client, entry, models, Path(folder), part)
-        fitted, typical = _load(model, files, what)
-        return Loaded(model, fitted, int(entry.version), entry.run_id, typical)
+        typical = json.loads((files / TYPICAL).read_text())
+        return Loaded(model, load_files(model, files, what), int(entry.version), entry.run_id, typical)
 
 
 def fetch_version(
@@ -168,9 +168,14 @@ def fetch_version(
     return Path(found), models[learner]
 
 
-def _load(model: Model, files: Path, what: str) -> tuple[Any, dict[str, Any]]:
+def load_files(model: Model, files: Path, what: str) -> Any:
+    """What the model's module makes of its files.
+
+    Raises:
+        ModelError: they cannot be loaded; ``what`` says which they are.
+    """
     try:
-        return model.load(files), json.loads((files / TYPICAL).read_text())
+        return model.load(files)
     except Exception as error:  # whatever a file that a reader does not trust makes of it
         raise ModelError(f"{what} cannot be loaded ({type(error).__name__}: {error}). Train again.") from error
 

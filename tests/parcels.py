@@ -1,4 +1,4 @@
-"""A shop's parcels: a table of 400 rows, and a model module that says which of them come late."""
+"""A shop's parcels: a table of 400 rows, and a model that says which of them come late, of which this is the module."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
 from lakehouse import skops_files
-from lakehouse.features import Curve, Rows, Splits, Task
+from lakehouse.features import Curve, Model, Rows, Splits, Task
 from lakehouse.registering import Registry, TrainResult
-from lakehouse.scoring import ReportResult, report, score_frame
+from lakehouse.scoring import ReportResult, report
 from lakehouse.scoring import load as load_alias
 from lakehouse.tracking import Loaded, tracking
 from lakehouse.training import train
@@ -44,6 +44,13 @@ TASK = Task(
 )
 LEARNER = "trees"
 FILE = "model.skops"
+# What tells late parcels apart (distance), and what hardly does (shop, items).
+FEATURES = ("distance_km", "shop", "items")
+BASELINE_FEATURES = ("shop",)
+CANDIDATES = ({"max_iter": 2}, {"max_iter": 30})
+REQUIREMENTS = ("scikit-learn", "skops")
+CODE = ("tests",)
+ON_SPARK = False
 
 
 def fit(
@@ -68,30 +75,23 @@ def reads(fitted: Pipeline) -> tuple[str, ...]:
     return tuple(fitted.feature_names_in_)
 
 
+def save(fitted: Pipeline, folder: Path, trusted: tuple[str, ...] = (TREES,)) -> None:
+    skops_files.save(fitted, folder / FILE, trusted)
+
+
 def load(folder: Path, trusted: tuple[str, ...] = (TREES,)) -> Pipeline:
     return skops_files.load(folder / FILE, trusted)
 
 
 def model(trusted: tuple[str, ...] = (TREES,), **changed: Any) -> Any:
-    """A model module that uses what tells late parcels apart (distance) and what hardly does (shop, items)."""
-    return SimpleNamespace(
-        **{
-            "__name__": "tests.parcels",
-            "TASK": TASK,
-            "FEATURES": ("distance_km", "shop", "items"),
-            "BASELINE_FEATURES": ("shop",),
-            "CANDIDATES": ({"max_iter": 2}, {"max_iter": 30}),
-            "REQUIREMENTS": ("scikit-learn", "skops"),
-            "CODE": ("tests",),
-            "ON_SPARK": False,
-            "fit": fit,
-            "predict": predict,
-            "reads": reads,
-            "save": lambda fitted, folder: skops_files.save(fitted, folder / FILE, trusted),
-            "load": lambda folder: load(folder, trusted),
-        }
-        | changed
-    )
+    """This module, changed."""
+    named = (name for name in dir(Model) if not name.startswith("_"))
+    own = {name: globals()[name] for name in named} | {"__name__": __name__}
+    files = {
+        "save": lambda fitted, folder: save(fitted, folder, trusted),
+        "load": lambda folder: load(folder, trusted),
+    }
+    return SimpleNamespace(**(own | files | changed))
 
 
 def parcels(seed: int = 0) -> pa.Table:
@@ -136,10 +136,6 @@ class Place:
 
     def champion(self, module: Any = None) -> Loaded:
         return load_alias(TASK, {LEARNER: module or model()}, tracking_uri=self.tracking_uri)
-
-    def scores(self, since: Any, until: Any, module: Any = None, **more: Any) -> pa.Table:
-        """What the champion says of these days."""
-        return score_frame(self.champion(module), TASK, lake=self.lake, since=since, until=until, **more)
 
     def report(self, module: Any = None) -> ReportResult:
         return report(TASK, {LEARNER: module or model()}, lake=self.lake, tracking_uri=self.tracking_uri)

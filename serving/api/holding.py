@@ -139,7 +139,7 @@ class Holding:
         import pyarrow as pa
 
         features, reads = self._lookups.features, loaded.reads()
-        check_columns(loaded, features)
+        check_columns(loaded.version, reads, features)
         request_type(self.task, features.log.columns(), reads)
         fields = [features.dataset.schema.field(name) for name in reads]
         columns = pa.schema([(one.name, pa.float64() if is_number(one.type) else one.type) for one in fields])

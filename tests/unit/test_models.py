@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyspark.sql import SparkSession
 from threadpoolctl import threadpool_limits
 
 from gold.flight_features import COLUMNS
 from lakehouse.errors import ModelError
 from lakehouse.features import Rows, evaluate
 from lakehouse.settings import PROJECT
-from models import keras_network, network, trees
+from models import keras_network, network, spark_trees, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES
 from tests.departures import features_of, splits_of
 
@@ -30,12 +31,14 @@ SMALL: dict[ModuleType, dict[str, Any]] = {
     trees: {"max_iter": 20, "min_samples_leaf": 5},
     network: NETWORK,
     keras_network: NETWORK,
+    spark_trees: {"maxIter": 5, "maxDepth": 3},
 }
 MODELS = pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name__)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(spark: SparkSession) -> Iterator[None]:
+    """``spark`` is the active session that models with ON_SPARK fit on."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1):
