@@ -167,9 +167,10 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             onward = HTTPConnection(server, timeout=60)
             onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in ("expect", "transfer-encoding", "content-length"):
+                if name.lower() not in ("expect", "transfer-encoding"):
                     onward.putheader(name, value)
-            onward.putheader("Content-Length", str(len(body)))
+            if "Transfer-Encoding" in self.headers:
+                onward.putheader("Content-Length", str(len(body)))
             onward.endheaders(body)
             answer = onward.getresponse()
             content = answer.read()
