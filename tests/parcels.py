@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
 from lakehouse import skops_files
-from lakehouse.features import Curve, Model, Rows, Splits, Task
+from lakehouse.features import Curve, Model, Rows, Splits, Task, open_features
 from lakehouse.registering import Registry, TrainResult
 from lakehouse.scoring import ReportResult, report
 from lakehouse.scoring import load as load_alias
@@ -136,6 +136,12 @@ class Place:
 
     def champion(self, module: Any = None) -> Loaded:
         return load_alias(TASK, {LEARNER: module or model()}, tracking_uri=self.tracking_uri)
+
+    def probabilities(self, since: str, until: str) -> list[float]:
+        """What the champion says of these days, in the order of their keys."""
+        champion, features = self.champion(), open_features(TASK, self.lake, ())
+        rows = features.read((since, until), [TASK.time, *champion.reads()])
+        return champion.predict(features.frame(rows)).tolist()
 
     def report(self, module: Any = None) -> ReportResult:
         return report(TASK, {LEARNER: module or model()}, lake=self.lake, tracking_uri=self.tracking_uri)

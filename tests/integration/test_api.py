@@ -85,7 +85,7 @@ def test_a_whole_row_of_the_table_will_do_and_an_unknown_category_is_named(clien
 
 
 def test_rows_by_key_are_answered_as_scores_are(client: httpx.Client, trained_parcels: Place) -> None:
-    expected = trained_parcels.scores("2024-02-08", "2024-02-09")["probability"].to_pylist()
+    expected = trained_parcels.probabilities("2024-02-08", "2024-02-09")
     with_day = [{"parcel": n, "day": f"2024-02-0{8 + (n - 380) // 10}"} for n in range(380, 400)]
     for keys in (with_day, [{"parcel": n} for n in range(380, 400)], [{"parcel": n} for n in range(380, 400)]):
         answer = predict(client, keys=keys)
@@ -97,7 +97,7 @@ def test_rows_by_key_are_answered_as_scores_are(client: httpx.Client, trained_pa
 
 
 def test_keys_of_many_days_are_found_with_and_without_their_days(place: Place) -> None:
-    expected = place.scores("2024-01-01", "2024-02-09")["probability"].to_pylist()
+    expected = place.probabilities("2024-01-01", "2024-02-09")
     days = [str(day) for day in parcels()["day"].to_pylist()]
     with answering(service(place)) as client:
         for _ in range(2):
@@ -132,11 +132,7 @@ def test_features_are_those_of_the_newest_version(place: Place, monkeypatch: pyt
         place.write(parcels(seed=1).slice(0, 390))
         after = predict(client, keys=[{"parcel": 3}])
         assert [one["predictions"][0]["feature_version"] for one in (before, after)] == [0, 1]
-        assert (
-            probabilities(before)
-            != probabilities(after)
-            == place.scores("2024-01-01", "2024-01-01")["probability"].to_pylist()[3:4]
-        )
+        assert probabilities(before) != probabilities(after) == place.probabilities("2024-01-01", "2024-01-01")[3:4]
         assert client.post("/predict", json={"keys": [{"parcel": 395}]}).status_code == 404
         monkeypatch.setattr(lookups, "WHOLE_DAY_ROWS", 5)  # a day that is too large to be kept
         place.write(parcels())
