@@ -30,6 +30,9 @@ from tests.parcels import LEARNER, TASK, Place, model, parcels
 KEY = "key-of-the-tests-0123456789"
 SHOWN = {"Authorization": f"Bearer {KEY}"}
 GOOD, WEAK = 1, 2
+# What the good one reads; with what both read, and more.
+ROW = {"distance_km": 90.5, "shop": "north", "items": 2}
+WHOLE = {**ROW, "noise": 0.5, "parcel": 7, "day": "2024-01-01"}
 
 
 def train_two(root: Path) -> Place:
@@ -59,6 +62,16 @@ def give_alias(place: Place, alias: str, version: int | None) -> None:
             client.delete_registered_model_alias(TASK.name, alias)
         else:
             client.set_registered_model_alias(TASK.name, alias, version)
+
+
+def predict(client: httpx.Client, **body: Any) -> Any:
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def probabilities(answer: Any) -> list[float]:
+    return [one["probability"] for one in answer["predictions"]]
 
 
 def requests_of(place: Place) -> list[dict[str, Any]]:
@@ -101,7 +114,7 @@ class Process:
 
     def end(self) -> int:
         self.process.terminate()
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def create_app(service: Service, key: str, seconds: float = SECONDS) -> FastAPI:
         service.holding.watch(service.look_seconds)
         service.journal.begin()
         yield
-        service.holding.close()
+        await asyncio.to_thread(service.holding.close)
         await asyncio.to_thread(service.journal.close)
 
     app = FastAPI(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
+CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,13 @@ class Holding:
                 except Exception:  # whatever it was, the next look may go well
                     logger.exception("the versions in service stay as they are")
 
-        threading.Thread(target=watching, name="registry", daemon=True).start()
+        self._watching = threading.Thread(target=watching, name="registry", daemon=True)
+        self._watching.start()
 
     def close(self) -> None:
+        """End the watch; a look that MLflow keeps waiting is left behind."""
         self._ended.set()
+        self._watching.join(CLOSE_SECONDS)
 
     def look(self) -> None:
         """Load what has come to have an alias; the versions in service answer until that is done."""

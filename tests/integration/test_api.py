@@ -1,4 +1,4 @@
-"""The API over the parcels' models: what it answers, what it refuses, how it keeps in step with the registry and the lake."""
+"""The API over the parcels' models: what it answers, what it refuses, how it keeps in step with the lake."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ import pyarrow as pa
 import pytest
 from threadpoolctl import threadpool_limits
 
-from lakehouse.errors import ModelError
 from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, model, parcels
-from tests.served import GOOD, KEY, SHOWN, WEAK, answering, copy_of, give_alias, service
+from tests.served import GOOD, KEY, ROW, SHOWN, WHOLE, answering, copy_of, predict, probabilities, service
 
-ROW = {"distance_km": 90.5, "shop": "north", "items": 2}
-WHOLE = {**ROW, "noise": 0.5, "parcel": 7, "day": "2024-01-01"}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -49,16 +46,6 @@ def client(trained_parcels: Place, tmp_path_factory: pytest.TempPathFactory) -> 
     """For tests that change nothing."""
     with answering(service(copy_of(trained_parcels, tmp_path_factory.mktemp("shared")))) as one:
         yield one
-
-
-def predict(client: httpx.Client, **body: Any) -> Any:
-    answer = client.post("/predict", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def probabilities(answer: Any) -> list[float]:
-    return [one["probability"] for one in answer["predictions"]]
 
 
 # --- answers ------------------------------------------------------------------------------------------------------------
@@ -327,103 +314,6 @@ def test_what_takes_too_long_is_given_up(place: Place) -> None:
         assert (answer.status_code, answer.json()["detail"]) == (504, "There was no answer within 0.3 seconds.")
         time.sleep(1)
         assert predict(client, features=[ROW])
-
-
-# --- the registry -------------------------------------------------------------------------------------------------------
-
-
-def test_the_version_that_has_the_alias_answers(place: Place) -> None:
-    of = service(place)
-    with answering(of) as client:
-        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == GOOD
-        give_alias(place, "champion", WEAK)
-        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == GOOD
-        of.holding.look()
-        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == WEAK
-        refused = client.post("/predict", json={"features": [ROW]}).json()
-        assert [one["at"] for one in refused["faults"]] == ["features.0.noise"], "it reads another column"
-        assert client.get("/model").json()["serving"][0]["version"] == WEAK
-
-
-def test_a_version_that_cannot_serve_leaves_the_old_one(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    def failures() -> float:
-        (line,) = (
-            one
-            for one in client.get("/metrics").text.splitlines()
-            if one.startswith('serving_model_look_failures_total{alias="champion"}')
-        )
-        return float(line.split()[1])
-
-    def good_alone(fitted: Any, frame: Any) -> np.ndarray:
-        if "noise" in frame:
-            raise RuntimeError("no")
-        return shop.predict(fitted, frame)
-
-    of = service(place, model(predict=good_alone))
-    with answering(of) as client:
-        of.holding._models = {}
-        give_alias(place, "champion", WEAK)
-        of.holding.look()
-        before = failures()
-        assert "version 1 serves on: late_parcel version 2 was made by 'trees', which `models`" in caplog.text
-        of.holding._models = {"trees": model(predict=good_alone)}
-        of.holding.look()
-        assert "version 1 serves on: late_parcel version 2 cannot predict (RuntimeError: no)" in caplog.text
-        give_alias(place, "champion", None)
-        of.holding.look()
-        assert "version 1 serves on: late_parcel has no champion any more." in caplog.text
-        (place.lake.parent / "mlflow.db").unlink()
-        of.holding.look()
-        assert "mlflow.db is gone." in caplog.text
-        assert failures() == before + 3
-        assert not (place.lake.parent / "mlflow.db").exists()
-        assert predict(client, features=[ROW])["predictions"][0]["model_version"] == GOOD
-
-
-def test_the_challenger_gets_its_share_and_a_request_its_version(place: Place) -> None:
-    of = service(place, canary=0.3)
-    with answering(of) as client:
-
-        def versions(tries: int) -> list[int]:
-            asked = [
-                client.post("/predict", json={"features": [WHOLE, WHOLE]}, headers={"X-Request-ID": f"r{n}"})
-                for n in range(tries)
-            ]
-            answers = [one.json()["predictions"] for one in asked]
-            assert all(first["model_version"] == second["model_version"] for first, second in answers)
-            assert {(first["alias"], first["model_version"]) for first, _ in answers} <= {
-                ("champion", 1),
-                ("challenger", 2),
-            }
-            return [first["model_version"] for first, _ in answers]
-
-        first = versions(300)
-        assert 60 < first.count(WEAK) < 120
-        assert versions(300) == first
-        assert client.get("/model").json()["canary"] == 0.3
-        give_alias(place, "challenger", None)
-        of.holding.look()
-        assert set(versions(20)) == {GOOD}
-        give_alias(place, "challenger", WEAK)
-        of.holding.look()
-        assert set(versions(20)) == {GOOD, WEAK}
-
-
-def test_a_challenger_that_cannot_serve_is_no_reason_not_to_start(
-    place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
-    give_alias(place, "challenger", None)
-    with answering(service(place, canary=1)) as client:
-        assert predict(client, features=[ROW])["predictions"][0]["alias"] == "champion"
-
-
-def test_a_champion_that_reads_what_the_table_lacks_is_refused(place: Place) -> None:
-    place.write(parcels().drop_columns("distance_km"))
-    with pytest.raises(ModelError, match="trained on columns that gold.parcels version 1 does not have: distance_km"):
-        service(place)
-    place.write(parcels().drop_columns("items").append_column("items", pa.array([[1]] * 400)))
-    with pytest.raises(ModelError, match=r"no JSON stands for items \(array<bigint>\) of gold.parcels"):
-        service(place)
 
 
 def test_many_at_once_each_get_their_own(client: httpx.Client) -> None:

@@ -19,9 +19,7 @@ from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
 from tests.parcels import TASK, Place, parcels
 from tests.s3 import minio
-from tests.served import GOOD, answering, copy_of, requests_of, service
-
-ROW = {"distance_km": 90.5, "shop": "north", "items": 2}
+from tests.served import GOOD, ROW, answering, copy_of, requests_of, service
 
 
 @pytest.fixture
