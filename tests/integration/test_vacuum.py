@@ -123,12 +123,11 @@ def test_a_model_that_was_trained_on_another_table_or_is_deleted_stands_in_no_wa
     place: Place, settings: Settings
 ) -> None:
     place.train(model())
-    with tracking(place.tracking_uri) as client:
-        client.delete_model_version("late_parcel", "1")
-    place.write(parcels(seed=1))
-    place.train(model())
     (place.lake / "gold" / "parcels").rename(place.lake / "away")
     place.write(parcels())
+    place.train(model())
+    with tracking(place.tracking_uri) as client:
+        client.delete_model_version("late_parcel", "2")
     place.write(parcels(seed=1))
     aged(place)
     assert clean(settings).files == 1
