@@ -1,1 +1,0 @@
-"""The champion of a task behind HTTP: `lakehouse serve`."""
