@@ -1,6 +1,6 @@
 """Measure the project, a hand-written PySpark script and polars side by side; the page is docs/benchmarks.md.
 
-    python -m benchmarks [--years 1 20] [--rounds N] [--only build|day|nothing|store|report] [--scratch FOLDER]
+    python -m benchmarks [--years 1 20] [--rounds N] [--only build|day|nothing|score|store|report] [--scratch FOLDER]
 
 Every result is kept in results.json in the scratch folder at once, so that cases can be measured one by one.
 """
@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deltalake import DeltaTable
+
 from benchmarks import data, report
 from benchmarks.measure import Measured, machine, measure
 from benchmarks.store import Audit, minio
@@ -26,10 +28,11 @@ from lakehouse.run import revision
 from lakehouse.settings import PREFIX, PROJECT
 
 PAGE = PROJECT / "docs" / "benchmarks.md"
-CASES = ("build", "day", "nothing", "store")
+CASES = ("build", "day", "nothing", "score", "store")
 # A build of this many years or more is measured once, of fewer three times.
 LONG_YEARS = 10
 ROUNDS = 3
+EVERY_DAY = ("--from", "2013-01-01", "--to", "2099-12-31")
 # Above this, other processes take a share of the cores that would be measured as well.
 QUIET_LOAD = 0.5
 
@@ -100,6 +103,24 @@ class Bench:
                 runs.append(self.run(years))
                 self.say(f"nothing to do on {years} years", runs[-1])
                 self.keep("nothing", str(years), [asdict(one) for one in runs])
+
+    def score(self) -> None:
+        """Every flight scored by the champion, into an empty table of predictions; then once more, where nothing differs."""
+        for years in self.years:
+            self.run(years)
+            env, gold = {"LAKEHOUSE_ROOT": str(self.root(years))}, self.lake("project", years) / "gold"
+            if not (self.root(years) / "mlflow.db").exists():
+                self.lakehouse(["train"], f"train-{years}", **env)
+            found: dict[str, list[Measured]] = {"new": [], "same": []}
+            rounds = self.rounds or (1 if years >= LONG_YEARS else ROUNDS)
+            for turn in range(1, rounds + 1):
+                for table in ("delay_predictions", "model_quality"):
+                    shutil.rmtree(gold / table, ignore_errors=True)
+                for which, runs in found.items():
+                    runs.append(self.lakehouse(["score", *EVERY_DAY], f"score-{years}", **env))
+                    self.say(f"{which} scores of {years} years, round {turn} of {rounds}", runs[-1])
+                told = {which: [asdict(one) for one in runs] for which, runs in found.items()}
+                self.keep("score", str(years), {"rows": DeltaTable(gold / "delay_predictions").count(), **told})
 
     def store(self) -> None:
         """The real year in a folder and on MinIO, in turns: landed, built, run once more; then what MinIO was asked for."""

@@ -69,6 +69,7 @@ def page(results: dict[str, Any]) -> str:
         if found := results.get(case, {}):
             rows = [[_years(n), _spread(runs, "seconds"), _spread(runs, "peak_mib", _gib)] for n, runs in found.items()]
             parts.append(f"## {title}\n\n" + _table(RUN_HEAD, rows) + _when(results, case))
+    parts += _score(results)
     parts += _store(results)
     return "\n".join([*parts, FINDINGS])
 
@@ -83,6 +84,14 @@ BUILD_HEAD = (
     "time / polars",
 )
 RUN_HEAD = ("lake", "seconds: median (range)", "peak memory, GiB")
+SCORE_HEAD = ("flights scored", "", "seconds: median (range)", "flights a second", "peak memory, GiB")
+SCORES = {"new": "none was there", "same": "all were there already"}
+SCORE_INTRODUCTION = """\
+## Scoring
+
+Every flight by the champion (`lakehouse score`), into the table of predictions, and how each day's scores did.
+
+"""
 STORE_HEAD = ("", "folder, seconds: median (range)", "MinIO, seconds: median (range)", "MinIO / folder")
 STORE_INTRODUCTION = """\
 ## On MinIO
@@ -145,6 +154,18 @@ def _verdict(ratio: float | None, most: float) -> list[str]:
     if ratio is None:
         return [f"≤ {most} ×", "not measured", ""]
     return [f"≤ {most} ×", f"{ratio:.2f} ×", "met" if ratio <= most else "**missed**"]
+
+
+def _score(results: dict[str, Any]) -> Iterator[str]:
+    """Every flight scored, and scored once more."""
+    if found := results.get("score"):
+        rows = []
+        for of in found.values():
+            for which, what in SCORES.items():
+                pace = of["rows"] / median(one["seconds"] for one in of[which])
+                shown = (_spread(of[which], "seconds"), f"{pace:,.0f}", _spread(of[which], "peak_mib", _gib))
+                rows.append([f"{of['rows']:,}", what, *shown])
+        yield SCORE_INTRODUCTION + _table(SCORE_HEAD, rows) + _when(results, "score")
 
 
 def _store(results: dict[str, Any]) -> Iterator[str]:

@@ -9,8 +9,6 @@ from pyspark.sql import functions as F
 
 from lakehouse.columns import UNREADABLE
 
-FLIGHT_KEY = ("carrier", "flight", "origin", "dest", "sched_dep_utc")
-
 # The airports that the data's flights leave from.
 ORIGINS = ("EWR", "JFK", "LGA")
 

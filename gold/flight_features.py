@@ -11,7 +11,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from flights.clock import LOCAL_ZONE
-from flights.keys import FLIGHT_KEY, ORIGINS, late
+from flights.grain import FLIGHT_KEY
+from flights.keys import ORIGINS, late
 from gold._features_state import (
     CUTOFF_MIN,
     DAY_MIN,
@@ -43,6 +44,7 @@ COLUMNS = {
     "sched_dep_utc": "timestamp",
     "cutoff_utc": "timestamp",
     "late": "boolean",
+    "tailnum": "string",
     # The schedule, in New York's time.
     "sched_minute": "int",
     "weekday": "int",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +19,16 @@ from rich.console import Console
 
 from flights.delivery import deliver
 from lakehouse import app, lineage, log, modeling, show
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, ModelError
+from lakehouse.features import Task
+from lakehouse.monitoring import watch
 from lakehouse.plan import Lake, Request
+from lakehouse.query import query
 from lakehouse.registering import TrainResult
 from lakehouse.run import Report, new_run, run_tables
-from lakehouse.settings import Settings
+from lakehouse.settings import PROJECT, Settings
+from serving.api.server import KEY
+from serving.app.client import Client
 
 FIRST_DELIVERY_ENDS = date(2013, 11, 30)
 SECOND_DELIVERY = (date(2013, 12, 1), date(2013, 12, 31))
@@ -82,14 +90,56 @@ def demo(settings: Settings, console: Console) -> None:
                     traced = lineage.traced(settings, lake, second_run, watcher)
                     second = run_tables(spark, lake, names, Request(), second_run, settings.parallel_tables, traced)
                 _raise_failed(second)
-                console.rule("[bold]5. Score December with the champion", align="left")
+                console.rule("[bold]5. Score December with the champion, and watch it", align="left")
+                models = app.load_models(settings)
+                task = app.choose_task(models, None)
                 with timings.of("score"), console.status("scoring"):
-                    module = app.load_model(settings)
-                    scored = modeling.score_on(spark, settings, module, *SECOND_DELIVERY, second_run)
+                    scored = modeling.score_on(spark, settings, task, *SECOND_DELIVERY, second_run)
+                with timings.of("watch"), console.status("watching"):
+                    since, until = SECOND_DELIVERY
+                    uri = settings.tracking_uri
+                    watched = watch(task, models, lake=settings.lake, tracking_uri=uri, since=since, until=until)
+                    modeling.write_watched(spark, settings, watched, second_run)
+                for finding in watched.findings:
+                    console.print(f"  {finding.said}", markup=False, highlight=False)
+                if not watched.findings:
+                    console.print("  nothing is beyond its limit")
+            console.rule("[bold]6. Ask it over HTTP about the likeliest late flight of the last day", align="left")
+            with timings.of("serve"), console.status("starting the API"):
+                answer = ask_api(settings, task)
+            console.print(f"  {answer}", markup=False, highlight=False, soft_wrap=True)
     except LakehouseError:
         console.print("The demo stopped. Run it again: it goes on from what is there.", soft_wrap=True)
         raise
     _summary(console, settings, lake, second, trained, scored, timings)
+
+
+def ask_api(settings: Settings, task: Task) -> str:
+    """What the API says, started for this, of the flight of the second delivery's last day that was scored highest.
+
+    Raises:
+        ModelError: it does not start, or does not answer.
+    """
+    last, names = SECOND_DELIVERY[1], ", ".join(task.key)
+    asked = f"SELECT {names}, {task.time}, probability FROM {task.predictions} WHERE {task.time} = DATE '{last}'"
+    row = query(settings.lake, f"{asked} ORDER BY probability DESC, {names} LIMIT 1").to_pylist()[0]
+    scored = row.pop("probability")
+    key = secrets.token_urlsafe()
+    command = [sys.executable, "-m", "lakehouse.cli", "serve", task.name, "--port", "0"]
+    environment = {**os.environ, KEY: key}
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        try:
+            if not (found := re.search(r"http://\S+?:\d+", server.stdout.readline())):
+                raise ModelError("The API did not start; it said why.")
+            keys = [{name: value if isinstance(value, str | int) else value.isoformat() for name, value in row.items()}]
+            (answer,) = Client(found[0], key).predict("demo", "keys", keys)
+        finally:
+            server.terminate()
+    return (
+        f"POST {found[0]}/predict: {row['carrier']} {row['flight']}, {row['origin']} to {row['dest']} on {last}: "
+        f"{answer['probability']:.1%} by {answer['alias']} {answer['model_version']}; scored {scored:.1%}"
+    )
 
 
 def _summary(

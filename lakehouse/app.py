@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lakehouse import graph as graphs
 from lakehouse import lineage, rejects
 from lakehouse.declare import Replace, Table
 from lakehouse.errors import DeclarationError, LakehouseError, ModelError, SettingsError, UndoError, first_line
+from lakehouse.features import Model, Task
 from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
@@ -146,20 +147,53 @@ def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: 
     return Request(frozenset(names) if full_refresh else frozenset(), since, until)
 
 
-def load_model(settings: Settings, name: str | None = None) -> Any:
-    """The module of a declared model; the only one, without a name.
+def load_models(settings: Settings) -> dict[str, Model]:
+    """The modules of the declared models, by name.
+
+    Raises:
+        SettingsError: one cannot be imported, lacks what a model needs, or means something else by a task than another does.
+    """
+    found = {name: _load_model(name, module) for name, module in settings.models.items()}
+    tasks: dict[str, tuple[str, Task]] = {}
+    for name, model in found.items():
+        first, task = tasks.setdefault(model.TASK.name, (name, model.TASK))
+        if task != model.TASK:
+            raise SettingsError(f"The models {first} and {name} mean different things by the task {task.name!r}.")
+    return found
+
+
+def _load_model(name: str, module: str) -> Model:
+    try:
+        model: Any = importlib.import_module(module)
+    except Exception as error:  # whatever a mistake in its module raises
+        said = f"{type(error).__name__}: {error}"
+        raise SettingsError(f"The model {name} cannot be loaded from {module}: {said}") from error
+    needed = [one for one in dir(Model) if not one.startswith("_")]
+    if lacking := [one for one in needed if not hasattr(model, one)]:
+        raise SettingsError(f"The model {name} ({module}) lacks {', '.join(lacking)}.")
+    return cast("Model", model)
+
+
+def choose_model(models: Mapping[str, Model], name: str | None) -> str:
+    """The name of a declared model; the first one's, without a name.
 
     Raises:
         ModelError: no model has that name.
-        SettingsError: its module cannot be imported.
     """
-    name = name or next(iter(settings.models), "")
-    if name not in settings.models:
-        raise ModelError(
-            f"No model is called {name!r}; known are {', '.join(settings.models) or 'none'} (conf/base.yml)."
-        )
-    try:
-        return importlib.import_module(settings.models[name])
-    except Exception as error:  # whatever a mistake in its module raises
-        said = f"{type(error).__name__}: {error}"
-        raise SettingsError(f"The model {name} cannot be loaded from {settings.models[name]}: {said}") from error
+    name = name or next(iter(models), "")
+    if name not in models:
+        raise ModelError(f"No model is called {name!r}; known are {', '.join(models) or 'none'} (conf/base.yml).")
+    return name
+
+
+def choose_task(models: Mapping[str, Model], name: str | None) -> Task:
+    """The task of that name; the first model's, without a name.
+
+    Raises:
+        ModelError: no model learns a task of that name.
+    """
+    tasks = {model.TASK.name: model.TASK for model in models.values()}
+    name = name or next(iter(tasks), "")
+    if name not in tasks:
+        raise ModelError(f"No model learns {name!r}; what is learned: {', '.join(tasks) or 'nothing'} (conf/base.yml).")
+    return tasks[name]

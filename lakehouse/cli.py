@@ -7,21 +7,21 @@ import signal
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from lakehouse import app as apps
 from lakehouse import settings as settings_module
-from lakehouse import show, show_plan, show_rejects, show_undo
+from lakehouse import show, show_models, show_plan, show_rejects, show_undo
 from lakehouse.errors import LakehouseError, SettingsError, UndoError
 from lakehouse.run import new_run
 from lakehouse.settings import Settings
 from lakehouse.storage import relative
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="An open lakehouse: land, plan, run, query, train, score.")  # fmt: skip
+                  help="An open lakehouse: land, plan, run, query, train, score, monitor.")  # fmt: skip
 # Where nobody watches (a pipe, a scheduler's log) lines stay whole enough to be searched.
 PIPE_WIDTH = 160
 INTERRUPTED = 128 + signal.SIGINT
@@ -234,27 +234,135 @@ def replay_quarantine(
 
 
 @cli.command()
-def train(model: Annotated[str | None, typer.Argument(help="A model's name.")] = None) -> None:
+def vacuum(
+    table: str,
+    keep_days: Annotated[int | None, typer.Option(min=7, help="By default as long as the table says, 30 days.")] = None,
+    forget: Annotated[
+        list[str] | None, typer.Option(help="A model's version that need not be reproducible, such as late_arrival:3.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
+) -> None:
+    """Remove a table's files that only older versions need; refuses where a registered model needs one of these."""
+    from lakehouse.vacuum import vacuum
+
+    settings = settings_module.load()
+    run = new_run()
+    with apps.logged(settings, run), console.status("looking for what can go"):
+        result = vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)
+    show_models.vacuumed(console, result, dry_run)
+
+
+ModelArgument = Annotated[str | None, typer.Argument(help="A model's name.")]
+
+
+@cli.command()
+def train(
+    model: ModelArgument = None,
+    tuned: Annotated[bool, typer.Option("--tuned", help="With the best parameters that `tune` found.")] = False,
+) -> None:
     """Train a model on its feature table, log it to MLflow, and crown it where it is better."""
     from lakehouse import modeling
 
     settings = settings_module.load()
-    with apps.logged(settings, new_run()), console.status("training") as said:
-        result = modeling.train(settings, model, said.update)
+    with apps.logged(settings, new_run()) as log, console.status("training") as said:
+        result = modeling.train(settings, model, said.update, log, tuned)
     show.trained(console, result)
 
 
 @cli.command()
-def score(model: Annotated[str | None, typer.Argument(help="A model's name.")] = None,
-          since: Since = None, until: Until = None) -> None:  # fmt: skip
-    """Score a range of days with the champion, into its table of predictions; the model's report period without dates."""
+def tune(
+    model: ModelArgument = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many there are to be, with those of earlier times.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="How many are under way at once.")] = 1,
+    on: Annotated[Literal["threads", "dask"], typer.Option(help="What they run on.")] = "threads",
+) -> None:
+    """Look for a model's best parameters, trial after trial; run again, it goes on."""
+    from lakehouse import modeling
+
+    settings = settings_module.load()
+    with apps.logged(settings, new_run()) as log, console.status("tuning") as said:
+        result = modeling.tune(settings, model, trials, jobs, on, said.update, log)
+    show_models.tuned(console, result)
+
+
+@cli.command()
+def reproduce(run: Annotated[str, typer.Argument(help="The id of a training's run in MLflow.")]) -> None:
+    """Make a registered model again, from its table as it was, and say what differs. Exits with 1 where anything does."""
+    from lakehouse import modeling
+
+    settings = settings_module.load()
+    with apps.logged(settings, new_run()) as log, console.status("reproducing") as said:
+        result = modeling.reproduce(settings, run, said.update, log)
+    show_models.reproduced(console, result)
+    if result.differs:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def score(task: Annotated[str | None, typer.Argument(help="What is predicted, by name.")] = None,
+          since: Since = None, until: Until = None,
+          alias: Annotated[str, typer.Option(help="Which model scores: the champion, or the challenger.")] = "champion") -> None:  # fmt: skip
+    """Score a range of days, into the table of predictions; the model's report period without dates."""
     from lakehouse import modeling
 
     settings = settings_module.load()
     run = new_run()
     with apps.logged(settings, run) as log, console.status("scoring"):
-        result = modeling.score(settings, model, since and since.date(), until and until.date(), run, log)
+        result = modeling.score(settings, task, since and since.date(), until and until.date(), run, log, alias)
     show.scored(console, result)
+
+
+@cli.command()
+def monitor(task: Annotated[str | None, typer.Argument(help="What is predicted, by name.")] = None,
+            since: Since = None, until: Until = None,
+            retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger where something is found.")] = False,
+            ) -> None:  # fmt: skip
+    """Watch the champion: results, drift, missing features; the last 28 scored days without dates. Exits with 1 on a finding."""
+    from lakehouse import modeling, show_monitor
+
+    settings = settings_module.load()
+    run = new_run()
+    with apps.logged(settings, run) as log, console.status("watching") as said:
+        days = (since and since.date(), until and until.date())
+        result = modeling.monitor(settings, task, *days, run, retrain=retrain, progress=said.update, log_file=log)
+    show_monitor.monitored(console, result)
+    if result.watched.findings:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def serve(
+    task: Annotated[str | None, typer.Argument(help="What is predicted, by name.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    canary: Annotated[float, typer.Option(min=0, max=1, help="The challenger's share of the requests.")] = 0,
+    look_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two looks at the registry.")] = 10,
+) -> None:
+    """Answer requests for predictions over HTTP with the champion. SERVING_API_KEY is the key that callers must show."""
+    settings = settings_module.load()
+    with apps.logged(settings, new_run()) as log:
+        # By name: the platform does not depend on what is built on it.
+        server: Any = importlib.import_module("serving.api.server")
+
+        def tell(said: str) -> None:
+            console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
+
+        server.serve(settings, task, host=host, port=port, canary=canary, look_seconds=look_seconds, tell=tell)
+
+
+@cli.command("app")
+def show_page(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen, at 127.0.0.1.")] = 8501,
+) -> None:
+    """Serve the page about the example's flights. It asks the API at SERVING_API_URL (by default where `serve` listens)."""
+    settings = settings_module.load()
+    with apps.logged(settings, new_run()) as log:
+        server: Any = importlib.import_module("serving.app.server")
+
+        def tell(said: str) -> None:
+            console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
+
+        server.serve(port, log, tell)
 
 
 def _example(settings: Settings) -> Any:

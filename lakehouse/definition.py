@@ -31,6 +31,11 @@ def definition_of(declared: Declared) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:LENGTH]
 
 
+def code_of(function: Callable[..., Any]) -> str:
+    """The same for a function alone."""
+    return hashlib.sha256("\n".join(sorted(_sources(function, set()))).encode()).hexdigest()[:LENGTH]
+
+
 def names_column(table: Table, column: str) -> bool:
     """Whether the table's function, or one that it uses, has the column's name in it: as a rule it reads it then."""
     word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)")

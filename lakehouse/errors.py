@@ -73,6 +73,10 @@ class UndoError(LakehouseError):
     """A run cannot be taken back: nothing was touched, unless the text says so."""
 
 
+class VacuumError(LakehouseError):
+    """Files cannot be removed, as a registered model needs them or may need them: nothing was."""
+
+
 class LandingError(LakehouseError):
     """The landing zone does not hold what a batch has on record."""
 

@@ -1,101 +1,154 @@
-"""A model and its features: what a model module must hold, and its feature table at an exact version.
+"""A task, a model that learns it, and the features that it reads: the feature table at an exact version.
 
-Features are read by delta-rs, without Spark.
+Features come as Arrow from delta-rs, some days at a time, without Spark: the same version gives the same rows in the same order,
+however its files lie.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from lakehouse import s3
 from lakehouse.errors import ModelError, StorageError
+from lakehouse.limits import Limits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
 
     from lakehouse.log import TableLog
     from lakehouse.storage import Location
 
-# What every model's `evaluate` says, and perhaps more.
+# What `evaluate` says.
 METRICS: Final = ("roc_auc", "average_precision", "brier")
-Split = Literal["train", "choose", "report"]
+# How many days of rows are in memory at once.
+BATCH_DAYS: Final = 7
+SplitName = Literal["train", "choose", "report"]
 Span = tuple[str, str]
+# Told how a model does after each step of its fitting: a step's number, and values by name.
+Curve = Callable[[int, Mapping[str, float]], None]
 
 
-class Splits(Protocol):
-    """Spans of the model's time column, both ends included, as ISO dates."""
+@dataclass(frozen=True)
+class Splits:
+    """Spans of days as ISO dates, both ends included: to train on, to choose by, to report once."""
 
-    @property
-    def train(self) -> Span: ...
-    @property
-    def choose(self) -> Span: ...
-    @property
-    def report(self) -> Span: ...
+    train: Span
+    choose: Span
+    report: Span
+
+
+@dataclass(frozen=True)
+class Task:
+    """What models compete for: the label, a boolean of a feature table, that is to be predicted for each of its keys.
+
+    ``name`` is that of the model in the registry; ``time`` a date column of the table; ``predictions``, ``quality`` and
+    ``drift`` are the tables that scores, what became of them and how the features moved are written to.
+    """
+
+    name: str
+    feature_table: str
+    predictions: str
+    quality: str
+    drift: str
+    key: tuple[str, ...]
+    time: str
+    label: str
+    splits: Splits
+    limits: Limits = field(default_factory=Limits)
 
 
 class Model(Protocol):
-    """What a module must hold to be trained and scored.
+    """What a module must hold to be trained and scored. One that is to be tuned, too, also has a function ``space(trial)``, which
+    draws parameters for `fit` from an Optuna trial (``trial.suggest_float`` and the like).
 
-    Frames hold the features, the key and the time. Integers, booleans and decimals are float64 (missing as NaN), whatever a
-    split happens to lack, so that a model sees the same types every time. The frame for ``fit`` also has the label (bool,
-    never missing); the frame for ``predict`` has none.
+    Frames hold the features, the key and the time. Integers, booleans and decimals are float64 (missing as NaN), whatever some
+    rows happen to lack, so that a model sees the same types every time.
     """
 
     @property
-    def NAME(self) -> str: ...
+    def __name__(self) -> str: ...
     @property
-    def FEATURE_TABLE(self) -> str: ...
-    @property
-    def PREDICTIONS(self) -> str: ...
-    @property
-    def QUALITY(self) -> str: ...
+    def TASK(self) -> Task: ...
     @property
     def FEATURES(self) -> tuple[str, ...]: ...
     @property
     def BASELINE_FEATURES(self) -> tuple[str, ...]: ...
     @property
-    def LABEL(self) -> str: ...
-    @property
-    def KEY(self) -> tuple[str, ...]: ...
-    @property
-    def TIME(self) -> str: ...
-    @property
-    def SPLITS(self) -> Splits: ...
-    @property
-    def CANDIDATES(self) -> Sequence[Mapping[str, Any]]: ...
-    @property
-    def TRUSTED_TYPES(self) -> tuple[str, ...]: ...
-    def fit(self, frame: pd.DataFrame, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int) -> Any: ...
-    def predict(self, model: Any, frame: pd.DataFrame) -> np.ndarray: ...
-    def evaluate(self, label: np.ndarray, probability: np.ndarray) -> dict[str, float]: ...
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The labelled rows of one split: ``frame`` as `predict` takes it, in the order of their keys, and the label."""
-
-    frame: pd.DataFrame
-    label: np.ndarray
-    span: Span
-    unlabelled: int
-    keys_sha256: str
+    def CANDIDATES(self) -> Sequence[Mapping[str, Any]]:
+        """Parameters for `fit` to try; the candidate with the lowest Brier score on the choose split is kept."""
 
     @property
-    def rows(self) -> int:
-        return len(self.label)
+    def REQUIREMENTS(self) -> tuple[str, ...]:
+        """The packages that loading and predicting take."""
+
+    @property
+    def CODE(self) -> tuple[str, ...]:
+        """The project's packages that loading and predicting take, beside the platform's."""
+
+    @property
+    def ON_SPARK(self) -> bool:
+        """Whether `fit` needs a Spark session (`Rows.distributed`)."""
+
+    def fit(
+        self,
+        train: Rows,
+        choose: Rows,
+        *,
+        features: tuple[str, ...],
+        params: Mapping[str, Any],
+        seed: int,
+        curve: Curve,
+    ) -> Any:
+        """A fitted model, the same for the same rows and seed; ``choose`` is for stopping early."""
+
+    def predict(self, fitted: Any, frame: pd.DataFrame) -> np.ndarray:
+        """The label's probability for each row."""
+
+    def reads(self, fitted: Any) -> tuple[str, ...]:
+        """The columns that a fitted model was given: an older one's may differ from FEATURES of today."""
+
+    def save(self, fitted: Any, folder: Path) -> None:
+        """Write the fitted model to files of an empty folder, none of them a pickle."""
+
+    def load(self, folder: Path) -> Any:
+        """What `save` wrote. Raises whatever it likes on files that were cut short or forged, but runs nothing from them."""
+
+
+def weeks(span: Span) -> list[Span]:
+    """The span in pieces of BATCH_DAYS days."""
+    first, last = (date.fromisoformat(end) for end in span)
+    step = timedelta(days=BATCH_DAYS)
+    starts = [first + n * step for n in range((last - first) // step + 1)]
+    return [(str(day), str(min(day + step - timedelta(days=1), last))) for day in starts]
+
+
+def evaluate(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """ROC AUC, average precision and the Brier score (mean squared error of the probability)."""
+    from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+    return {
+        "roc_auc": float(roc_auc_score(label, probability)),
+        "average_precision": float(average_precision_score(label, probability)),
+        "brier": float(brier_score_loss(label, probability)),
+    }
 
 
 @dataclass(frozen=True)
 class Features:
-    """A model's feature table at one version."""
+    """A task's feature table at one version."""
 
-    model: Model
+    task: Task
     log: TableLog
 
     @property
@@ -108,11 +161,27 @@ class Features:
         return str(self.log.delta.metadata().id)
 
     def __str__(self) -> str:
-        return f"{self.model.FEATURE_TABLE} version {self.version}"
+        return f"{self.task.feature_table} version {self.version}"
 
-    def read(self, span: Span | None, columns: Iterable[str]) -> pa.Table:
-        """The key and these columns of the rows in ``span`` (of all rows without one), in the order of their keys: the
-        same version gives the same table, however its files lie.
+    @cached_property
+    def dataset(self) -> Any:
+        """The table's rows, for pyarrow to read; what goes wrong meanwhile is told by `reading`."""
+        return self.log.delta.to_pyarrow_dataset()
+
+    def within(self, span: Span) -> Any:
+        """For pyarrow: the rows whose time is in the span."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        first, last = (pa.scalar(date.fromisoformat(day)) for day in span)
+        return (ds.field(self.task.time) >= first) & (ds.field(self.task.time) <= last)
+
+    def read(
+        self, span: Span | None, columns: Iterable[str], among: Mapping[str, Iterable[Any]] | None = None
+    ) -> pa.Table:
+        """The key and these columns of the rows in ``span`` (of all rows without one), in the order of their keys.
+
+        ``among``: of those alone that have one of these values in each of these columns.
 
         Raises:
             ModelError: the version's files are gone.
@@ -121,12 +190,20 @@ class Features:
         import pyarrow as pa
         import pyarrow.dataset as ds
 
-        time = ds.field(self.model.TIME)
-        days = [pa.scalar(date.fromisoformat(day)) for day in span or ()]
-        within = (time >= days[0]) & (time <= days[1]) if days else None
+        named = list(dict.fromkeys((*self.task.key, *columns)))
+        with self.reading():
+            wanted = self.within(span) if span else None
+            for name, values in (among or {}).items():
+                one = ds.field(name).isin(pa.array(values, self.dataset.schema.field(name).type))
+                wanted = one if wanted is None else wanted & one
+            rows = self.dataset.to_table(columns=named, filter=wanted)
+        return rows.sort_by([(name, "ascending") for name in self.task.key])
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raises what `read` does in place of what pyarrow and delta-rs raise."""
         try:
-            named = list(dict.fromkeys((*self.model.KEY, *columns)))
-            rows = self.log.delta.to_pyarrow_dataset().to_table(columns=named, filter=within)
+            yield
         except FileNotFoundError as error:
             raise ModelError(
                 f"{self}: some of its files are gone, probably vacuumed. Name a version that is still there, or none for "
@@ -136,34 +213,40 @@ class Features:
             if said := s3.explained(error):
                 raise StorageError(f"{self}: {said}") from error
             raise
-        return rows.sort_by([(name, "ascending") for name in self.model.KEY])
 
-    def labelled(self, split: Split, also: Iterable[str] = ()) -> Labelled:
-        """The labelled rows of a split. ``also`` names further features, read where the table has them.
+    def batches(self, span: Span, columns: Iterable[str]) -> Iterator[pa.Table]:
+        """`read`, a week at a time."""
+        columns = list(columns)
+        for week in weeks(span):
+            yield self.read(week, columns)
+
+    def distributed(self, spark: SparkSession, span: Span, columns: Iterable[str]) -> DataFrame:
+        """The key and these columns of the rows in ``span``, read by Spark, in no order."""
+        from pyspark.sql import functions as F
+
+        from lakehouse import delta
+
+        first, last = (F.lit(day).cast("date") for day in span)
+        rows = delta.read(spark, self.log.path, self.version).where(F.col(self.task.time).between(first, last))
+        return rows.select(*dict.fromkeys((*self.task.key, *columns)))
+
+    def split(self, name: SplitName, columns: Iterable[str]) -> Rows:
+        """The labelled rows of a split, with these columns.
 
         Raises:
-            ModelError: the split has no labelled row, or only rows with the same label.
+            ModelError: it has no labelled row, or only rows with the same label.
         """
-        import pyarrow.compute as pc
-
-        model, span = self.model, getattr(self.model.SPLITS, split)
-        landed = self.read(span, [*columns_of(model), model.LABEL, *self.present(also)])
-        rows = landed.filter(pc.is_valid(landed[model.LABEL]))
-        label = rows[model.LABEL].to_numpy()
+        span = getattr(self.task.splits, name)
+        rows = Rows(self, span, tuple(dict.fromkeys((*self.task.key, self.task.time, *columns))))
+        label = rows.label
         if len(label) == 0 or label.all() or not label.any():
-            what = f"only rows whose {model.LABEL} is {bool(label[0])}" if len(label) else "no labelled rows"
-            raise ModelError(f"{self}: {what} in the {split} split, {span[0]} to {span[1]}. {self._holds()}")
-        keys = rows.select(list(model.KEY))
-        return Labelled(self.frame(rows), label, span, landed.num_rows - len(label), _sha256(keys))
+            what = f"only rows whose {self.task.label} is {bool(label[0])}" if len(label) else "no labelled rows"
+            raise ModelError(f"{self}: {what} in the {name} split, {span[0]} to {span[1]}. {self._holds()}")
+        return rows
 
     def frame(self, rows: pa.Table) -> pd.DataFrame:
-        """The rows as a model takes them: no label, numbers and booleans as float64."""
-        import pyarrow as pa
-
-        fields = [field for field in rows.schema if field.name != self.model.LABEL]
-        floats = [pa.field(f.name, pa.float64()) if _is_number(f.type) else f for f in fields]
-        frame: pd.DataFrame = rows.select([field.name for field in fields]).cast(pa.schema(floats)).to_pandas()
-        return frame
+        """The rows as a model takes them."""
+        return as_frame(rows.drop_columns([name for name in rows.column_names if name == self.task.label]))
 
     def present(self, names: Iterable[str]) -> list[str]:
         """Those of these columns that the table has."""
@@ -173,64 +256,174 @@ class Features:
     def _holds(self) -> str:
         import pyarrow.compute as pc
 
-        rows = self.read(None, [self.model.TIME, self.model.LABEL])
-        days, labelled = pc.min_max(rows[self.model.TIME]).as_py(), pc.count(rows[self.model.LABEL]).as_py()
+        rows = self.read(None, [self.task.time, self.task.label])
+        days, labelled = pc.min_max(rows[self.task.time]).as_py(), pc.count(rows[self.task.label]).as_py()
         if not rows.num_rows:
             return "The table is empty: land some data and build it (`lakehouse run`)."
         return (
-            f"The table holds {rows.num_rows:,} rows, {labelled:,} of them labelled, with {self.model.TIME} from "
-            f"{days['min']} to {days['max']}: build the missing days (`lakehouse run`) or change the model's SPLITS."
+            f"The table holds {rows.num_rows:,} rows, {labelled:,} of them labelled, with {self.task.time} from "
+            f"{days['min']} to {days['max']}: build the missing days (`lakehouse run`) or change the task's splits."
         )
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The labelled rows of a span of days, in the order of their weeks and keys; of each the key, the time and these columns."""
+
+    features: Features
+    span: Span
+    columns: tuple[str, ...]
+
+    def weeks(self) -> list[Rows]:
+        """The rows by week, for a model that learns from them in an order of its own."""
+        return [replace(self, span=span) for span in weeks(self.span)]
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The rows and their label, a week at a time: nothing here holds them all."""
+        import pyarrow.compute as pc
+
+        label = self.features.task.label
+        for rows in self.features.batches(self.span, (*self.columns, label)):
+            if known := rows.filter(pc.is_valid(rows[label])):
+                yield known
+
+    def frames(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+        """The rows as `Model.predict` takes them, with their labels, a week at a time."""
+        for rows in self.batches():
+            yield self.features.frame(rows), rows[self.features.task.label].to_numpy()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """All rows at once, and kept, for what cannot learn from less."""
+        import pandas as pd
+
+        return pd.concat((frame for frame, _ in self.frames()), ignore_index=True)
+
+    def distributed(self) -> DataFrame:
+        """The rows and their label on the active Spark session, read there."""
+        from pyspark.sql import SparkSession
+
+        label = self.features.task.label
+        rows = self.features.distributed(SparkSession.active(), self.span, (*self.columns, label))
+        return rows.dropna(subset=[label])
+
+    @property
+    def label(self) -> np.ndarray:
+        return self._seen[0]
+
+    @property
+    def days(self) -> np.ndarray:
+        """Each row's day."""
+        return self._seen[1]
+
+    @property
+    def rows(self) -> int:
+        return len(self.label)
+
+    @property
+    def unlabelled(self) -> int:
+        """How many rows of the span have no label."""
+        return self._seen[2]
+
+    @cached_property
+    def _seen(self) -> tuple[np.ndarray, np.ndarray, int]:
+        import numpy as np
+        import pyarrow.compute as pc
+
+        label, time, unlabelled = self.features.task.label, self.features.task.time, 0
+        labels, days = [np.empty(0, dtype=bool)], [np.empty(0, dtype="datetime64[D]")]
+        for rows in self.features.batches(self.span, [label, time]):
+            known = rows.filter(pc.is_valid(rows[label]))
+            labels.append(known[label].to_numpy())
+            days.append(known[time].to_numpy())
+            unlabelled += rows.num_rows - known.num_rows
+        return np.concatenate(labels), np.concatenate(days), unlabelled
+
+    def fingerprint(self, keys_to: Path | None = None) -> dict[str, str]:
+        """sha256 of the rows' keys and of all that they say, which do not depend on how Arrow or files lay them out.
+
+        With ``keys_to`` the keys are written there, as Parquet.
+        """
+        import pyarrow.parquet as pq
+
+        key, label = list(self.features.task.key), self.features.task.label
+        keys, content, writer = hashlib.sha256(), hashlib.sha256(), None
+        for rows in self.batches():
+            keys.update(_csv(rows.select(key)))
+            content.update(_csv(rows.select([*self.columns, label])))
+            if keys_to:
+                writer = writer or pq.ParquetWriter(keys_to, rows.select(key).schema, compression="zstd")
+                writer.write_table(rows.select(key))
+        if writer:
+            writer.close()
+        return {"keys_sha256": keys.hexdigest(), "content_sha256": content.hexdigest()}
+
+
+def probabilities(model: Model, fitted: Any, rows: Rows) -> np.ndarray:
+    """What a fitted model says of all rows, in their order."""
+    import numpy as np
+
+    return np.concatenate([model.predict(fitted, frame) for frame, _ in rows.frames()])
+
+
 def columns_of(model: Model) -> list[str]:
-    """Every column that the model reads, but for the label."""
-    return list(dict.fromkeys((*model.KEY, model.TIME, *model.FEATURES, *model.BASELINE_FEATURES)))
+    """Every feature that the model or its baseline reads."""
+    return list(dict.fromkeys((*model.FEATURES, *model.BASELINE_FEATURES)))
 
 
-def open_features(model: Model, lake: Location, version: int | None = None) -> Features:
-    """The model's feature table pinned at ``version``, the latest by default.
+def open_features(task: Task, lake: Location, columns: Iterable[str], version: int | None = None) -> Features:
+    """The task's feature table pinned at ``version``, the latest by default.
 
     Raises:
-        ModelError: there is no such table or version, or it lacks a column that the model needs.
+        ModelError: there is no such table or version, or it lacks one of ``columns``, the key, the time or the label.
         LedgerError: the table's log is damaged.
     """
     from lakehouse.log import open_log
 
-    path = lake.joinpath(*model.FEATURE_TABLE.split("."))
+    path = lake.joinpath(*task.feature_table.split("."))
     log = open_log(path)
     if log is None:
         raise ModelError(
-            f"{model.NAME}: its feature table {model.FEATURE_TABLE} is not there ({path}). Build it first: `lakehouse run`."
+            f"{task.name}: its feature table {task.feature_table} is not there ({path}). Build it first: `lakehouse run`."
         )
     if version is not None and not 0 <= version <= log.version:
-        raise ModelError(f"{model.FEATURE_TABLE} has no version {version}; its latest is {log.version}.")
+        raise ModelError(f"{task.feature_table} has no version {version}; its latest is {log.version}.")
     if version not in (None, log.version):
         log = open_log(path, version)
         assert log is not None
     there = log.columns()
-    missing = [name for name in (*columns_of(model), model.LABEL) if name not in there]
+    missing = [name for name in dict.fromkeys((*task.key, task.time, *columns, task.label)) if name not in there]
     if missing:
         raise ModelError(
-            f"{model.FEATURE_TABLE} version {log.version} lacks what {model.NAME} reads: {', '.join(missing)}. It has: "
+            f"{task.feature_table} version {log.version} lacks what {task.name} reads: {', '.join(missing)}. It has: "
             f"{', '.join(there)}. Build the table anew from today's declaration (`lakehouse run --full-refresh`), or "
             "change the model's columns."
         )
-    return Features(model, log)
+    return Features(task, log)
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def as_frame(rows: pa.Table) -> pd.DataFrame:
+    """Rows without the label as a model takes them: numbers and booleans as float64."""
+    import pyarrow as pa
+
+    floats = [pa.field(f.name, pa.float64()) if is_number(f.type) else f for f in rows.schema]
+    frame: pd.DataFrame = rows.cast(pa.schema(floats)).to_pandas()
+    return frame
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether models see values of this type as float64."""
     import pyarrow as pa
 
     of = pa.types
     return bool(of.is_boolean(kind) or of.is_integer(kind) or of.is_floating(kind) or of.is_decimal(kind))
 
 
-def _sha256(rows: pa.Table) -> str:
-    """A hash of the rows' values, in their order, that does not depend on how Arrow lays them out."""
+def _csv(rows: pa.Table) -> Any:
+    """The rows' values, in their order."""
     import pyarrow as pa
     import pyarrow.csv
 
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(rows, sink)
-    return hashlib.sha256(sink.getvalue()).hexdigest()
+    return sink.getvalue()

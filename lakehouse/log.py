@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +22,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from lakehouse import s3
 from lakehouse.errors import LedgerError, StorageError, first_line
 from lakehouse.ledger import Consumed, Record
-from lakehouse.storage import Location, delta_options, names
+from lakehouse.storage import Location, delta_options, look_up, names
 
 # How many versions are looked through, more each time: each is a file, and nearly always the newest has a record.
 SCANS = (1, 32, None)
@@ -129,6 +130,12 @@ class TableLog:
 
     def files(self) -> int:
         return int(self._adds.num_rows)
+
+    def gone(self) -> list[str]:
+        """Those of its files that are no longer there, as a rule since a VACUUM."""
+        paths = [unquote(path) for path in self.paths()]
+        there = look_up(self.path, paths)
+        return [path for path in paths if isinstance(there[path], OSError)]
 
     @cached_property
     def _adds(self) -> pa.Table:

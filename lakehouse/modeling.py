@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from lakehouse import app, delta, log, training
+from pyspark.errors import PythonException
+from pyspark.sql import functions as F
+
+from lakehouse import app, delta, log, reproducing, training, tuning
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
+from lakehouse.features import Model, Splits, Task, open_features
 from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
+from lakehouse.monitoring import Watched, later_splits, watch
 from lakehouse.plan import Lake
 from lakehouse.registering import Registry, TrainResult
+from lakehouse.reproducing import Reproduced
 from lakehouse.run import revision
-from lakehouse.scoring import ReportResult, load_champion, realised, report, score_frame
+from lakehouse.scoring import ReportResult, carry, realised, report, scores
+from lakehouse.session import spark_session
 from lakehouse.settings import Settings
+from lakehouse.storage import Location
+from lakehouse.tracking import CHAMPION
+from lakehouse.trials import On
+from lakehouse.tuning import TuneResult
+from lakehouse.workers import Carried
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 logger = logging.getLogger(__name__)
 MODEL_KEY = ("model_name", "model_version")
+# A score that differs from the one there in these alone is the same: which version of the table it was made from, and under
+# which alias.
+IGNORED = ("feature_version", "alias")
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Scored:
 
     model: str
     version: int
+    alias: str
     table: str
     quality_table: str
     since: str
@@ -48,58 +66,232 @@ class Scored:
     report: ReportResult | None
 
 
-def train(settings: Settings, name: str | None = None, progress: Callable[[str], None] | None = None) -> TrainResult:
-    """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`."""
-    module = app.load_model(settings, name)
-    registry = Registry(settings.tracking_uri, settings.artifacts, module.NAME)
-    return training.train(
-        module, lake=settings.lake, registry=registry, revision=revision(), kept=settings.trainings, progress=progress
-    )
+@dataclass(frozen=True)
+class Monitored:
+    """What watching found, the rows written to the tables of quality and of drift, and the challenger that was trained, if any.
+
+    ``retrain`` says whether one was to be trained where there was a finding.
+    """
+
+    watched: Watched
+    quality_written: int
+    drift_written: int
+    retrain: bool
+    retrained: TrainResult | None
+
+
+def train(
+    settings: Settings,
+    name: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+    tuned: bool = False,
+    splits: Splits | None = None,
+) -> TrainResult:
+    """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`.
+
+    Parameters that were ``tuned`` are the best of `tune`; ``splits`` stand for those that its task declares.
+    """
+    models = app.load_models(settings)
+    name = app.choose_model(models, name)
+    best = tuning.best(name, models[name], settings.trainings) if tuned else None
+    if splits:
+        models[name] = with_splits(models[name], splits)
+    with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
+        return training.train(
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, tuned=best, progress=progress,
+        )  # fmt: skip
+
+
+def tune(
+    settings: Settings,
+    name: str | None,
+    trials: int,
+    jobs: int,
+    on: On,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> TuneResult:
+    """Look for a declared model's best parameters, on the newest version of its feature table; see `lakehouse.tuning.tune`."""
+    models = app.load_models(settings)
+    name = app.choose_model(models, name)
+    with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
+        return tuning.tune(
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, trials=trials, jobs=jobs, on=on, dask=settings.dask, progress=progress,
+        )  # fmt: skip
+
+
+def reproduce(
+    settings: Settings, run_id: str, progress: Callable[[str], None] | None = None, log_file: Path | None = None
+) -> Reproduced:
+    """Make a registered model again; see `lakehouse.reproducing.reproduce`."""
+    models = app.load_models(settings)
+    recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
+    model = models.get(recipe.learner)
+    with spark_session(settings, log_file) if model and model.ON_SPARK else nullcontext():
+        return reproducing.reproduce(recipe, models, lake=settings.lake, revision=revision(), progress=progress)
+
+
+def _registry(settings: Settings, model: Model) -> Registry:
+    return Registry(settings.tracking_uri, settings.artifacts, model.TASK.name)
 
 
 def score(
-    settings: Settings, name: str | None, since: date | None, until: date | None, run: Run, log_file: Path | None
+    settings: Settings,
+    name: str | None,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    log_file: Path | None,
+    alias: str = CHAMPION,
 ) -> Scored:
-    """Score with the champion on a Spark session of its own; without dates, the model's report period.
+    """Score a range of days on a Spark session of its own; without dates, the model's report period.
 
     Raises:
-        ModelError: there is no champion or no feature table; see `lakehouse.scoring`.
+        ModelError: no model has the alias, or there is no feature table; see `lakehouse.scoring`.
         LockError: another run holds the lake.
     """
-    module = app.load_model(settings, name)
-    load_champion(module, tracking_uri=settings.tracking_uri)  # before Spark starts: without one there is nothing to do
+    models = app.load_models(settings)
+    task = app.choose_task(models, name)
+    # Before Spark starts: without a model whose files are its own there is nothing to do.
+    model = carry(task, models, tracking_uri=settings.tracking_uri, alias=alias)
     with app.session_for(settings, run, log_file) as spark:
-        return score_on(spark, settings, module, since, until, run)
+        return _score(spark, settings, task, model, since, until, run)
 
 
 def score_on(
-    spark: SparkSession, settings: Settings, module: Any, since: date | None, until: date | None, run: Run
+    spark: SparkSession,
+    settings: Settings,
+    task: Task,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    alias: str = CHAMPION,
 ) -> Scored:
-    """Score with the champion into the model's predictions table, one row per key and model version.
+    """`score` on a session that is there, under a lock that is held."""
+    model = carry(task, app.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
+    return _score(spark, settings, task, model, since, until, run)
+
+
+def _score(
+    spark: SparkSession,
+    settings: Settings,
+    task: Task,
+    model: Carried,
+    since: date | None,
+    until: date | None,
+    run: Run,
+) -> Scored:
+    """Score into the task's predictions table, one row per key and model version.
 
     How every model version's scores of these days did is put into its table of quality, one row per day and model version.
     """
-    first, last = str(since or module.SPLITS.report[0]), str(until or module.SPLITS.report[1])
-    champion = load_champion(module, tracking_uri=settings.tracking_uri)
-    scores = score_frame(
-        module, lake=settings.lake, tracking_uri=settings.tracking_uri, since=first, until=last, champion=champion
-    )
-    if scores.num_rows == 0:
-        raise ModelError(f"{module.FEATURE_TABLE} has no rows from {first} to {last}: nothing to score.")
-    merge = _Merge(spark.newSession(), app.open_lake(settings), module, run, int(scores["feature_version"][0].as_py()))
-    written = merge(module.PREDICTIONS, scores, module.KEY)
-    quality = realised(module, lake=settings.lake, since=first, until=last, version=merge.feature_version)
-    quality_written = merge(module.QUALITY, quality, (module.TIME,))
-    reported = None
-    if first <= module.SPLITS.report[0] and last >= module.SPLITS.report[1]:
-        try:
-            reported = report(module, lake=settings.lake, tracking_uri=settings.tracking_uri)
-        except ModelError as error:  # the scores stand; what became of the flights may not be known yet
-            logger.warning("no report on %s: %s", module.NAME, error)
+    first, last = str(since or task.splits.report[0]), str(until or task.splits.report[1])
+    features = open_features(task, settings.lake, ())
+    session = spark.newSession()
+    merge = _Merge(session, app.open_lake(settings), task, run, features.version)
+    try:
+        rows, written = merge(task.predictions, scores(session, features, first, last, model), task.key)
+    except PythonException as error:
+        raise ModelError(_told(task, model, error)) from error
+    if not rows:
+        raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
+    quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
+    _, quality_written = merge(task.quality, session.createDataFrame(quality), (task.time,))
     return Scored(
-        module.NAME, champion.version, module.PREDICTIONS, module.QUALITY, first, last,
-        scores.num_rows, written, quality_written, reported,
+        task.name, model.version, model.alias, task.predictions, task.quality, first, last, rows, written, quality_written,
+        _report(settings, task, first, last) if model.alias == CHAMPION else None,
     )  # fmt: skip
+
+
+def _told(task: Task, model: Carried, error: PythonException) -> str:
+    """What went wrong in a worker's Python: the last line of its traceback."""
+    said, _, _ = str(error).partition("\n\nJVM stacktrace:")
+    return (
+        f"{task.name} version {model.version} cannot score on Spark's workers: {said.strip().splitlines()[-1]}. Their Python needs "
+        f"the project's packages, as the driver's has them, and what {model.module} imports."
+    )
+
+
+def _report(settings: Settings, task: Task, first: str, last: str) -> ReportResult | None:
+    """The champion's report, where its whole period was scored and its labels are known."""
+    if first > task.splits.report[0] or last < task.splits.report[1]:
+        return None
+    try:
+        return report(task, app.load_models(settings), lake=settings.lake, tracking_uri=settings.tracking_uri)
+    except ModelError as error:  # the scores stand; what became of the flights may not be known yet
+        logger.warning("no report on %s: %s", task.name, error)
+        return None
+
+
+def monitor(
+    settings: Settings,
+    name: str | None,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    *,
+    retrain: bool = False,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> Monitored:
+    """Watch a task's champion (see `lakehouse.monitoring.watch`), and write what is new of it on a Spark session of its own.
+
+    With ``retrain``, where there is a finding, its learner is trained anew on later days, if there are any; the gate decides
+    whether what comes of it is the champion.
+
+    Raises:
+        ModelError: there is no champion, feature table or score.
+        LockError: there is something to write and another run holds the lake.
+    """
+    models = app.load_models(settings)
+    task = app.choose_task(models, name)
+    watched = watch(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
+    lake, made = app.open_lake(settings), _watched_rows(watched)
+    written = dict.fromkeys(made, 0)
+    if any(_differs(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
+        with app.session_for(settings, run, log_file) as spark:
+            written = write_watched(spark, settings, watched, run)
+    retrained = None
+    if retrain and watched.findings and (splits := later_splits(watched)):
+        learner = next(one for one, model in models.items() if model is watched.champion.model)
+        retrained = train(settings, learner, progress, log_file, splits=splits)
+    return Monitored(watched, written[task.quality], written[task.drift], retrain, retrained)
+
+
+def write_watched(spark: SparkSession, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
+    """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
+    merge = _Merge(spark.newSession(), app.open_lake(settings), watched.features.task, run, watched.features.version)
+    made = _watched_rows(watched).items()
+    return {table: merge(table, spark.createDataFrame(rows), key)[1] for table, (rows, key) in made}
+
+
+def _watched_rows(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
+    """The rows for each table, and their key but for the model's version."""
+    task = watched.features.task
+    return {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
+
+
+def with_splits(model: Model, splits: Splits) -> Model:
+    """The model as if its task declared these splits."""
+    named = {name: getattr(model, name) for name in dir(Model) if not name.startswith("_")}
+    named |= {"__name__": model.__name__, "TASK": replace(model.TASK, splits=splits)}
+    return cast("Model", SimpleNamespace(**named))
+
+
+def _differs(path: Location, made: pa.Table, time: str) -> bool:
+    """Whether a table lacks some of the rows, or holds them with other values than their feature version's."""
+    import pyarrow.dataset as ds
+
+    there = log.open_log(path)
+    columns = [name for name in made.column_names if name != "feature_version"]
+    if there is None or not {*columns} <= {*there.columns()}:
+        return bool(made.num_rows)
+    days = ds.field(time).isin(made[time].combine_chunks())
+    known = {tuple(row.values()) for row in there.delta.to_pyarrow_dataset().to_table(columns, days).to_pylist()}
+    return any(tuple(row.values()) not in known for row in made.select(columns).to_pylist())
 
 
 @dataclass(frozen=True)
@@ -108,49 +300,50 @@ class _Merge:
 
     spark: SparkSession
     lake: Lake
-    module: Any
+    task: Task
     run: Run
     feature_version: int
 
-    def __call__(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
-        """Write the rows that differ from those there in more than the feature version; returns how many."""
+    def __call__(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
+        """Write the rows that differ from those there in more than IGNORED; returns how many there are, and how many it wrote."""
         return delta.after_conflicts(name, lambda: self._attempt(name, made, key))
 
-    def _attempt(self, name: str, made: pa.Table, key: Sequence[str]) -> int:
+    def _attempt(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
         path = self.lake.path(name)
-        record = log.last_record(path)
-        rows = self.spark.createDataFrame(made)
-        kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
-        inputs = {"features": drives(self.module.FEATURE_TABLE)}
-        declared = Table(name, lambda: rows, kinds, Merge(), inputs, (*key, *MODEL_KEY))
-        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.module.TIME))), change_feed=False)
-
-        def commit(written: int) -> Commit:
-            return self._commit(name, record, written, made.num_rows - written)
-
-        if record is None:
-            delta.overwrite(rows, target, commit(made.num_rows))
-            return int(made.num_rows)
-        there = delta.read_latest(self.spark, path)
-        differing = (
-            classed(declared, rows, there, rows.columns, ("feature_version",)).where("_class <> 'same'").persist()
-        )
-        found = {row["_class"]: int(row["count"]) for row in differing.groupBy("_class").count().collect()}
-        written = sum(found.values())
-        changed = differing.select(*rows.columns)
-        if found.get("newer"):
-            delta.merge(self.spark, changed, target, commit(written), declared.key, "", None)
-        elif written:
-            delta.append(changed, target, commit(written))
-        differing.unpersist()
-        return written
+        opened = log.open_log(path)
+        record = opened.last.record if opened and opened.last else None
+        kinds = {field.name: field.dataType.simpleString() for field in made.schema}
+        inputs = {"features": drives(self.task.feature_table)}
+        declared = Table(name, lambda: made, kinds, Merge(), inputs, (*key, *MODEL_KEY))
+        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time))), change_feed=False)
+        rows = made.withColumn("_class", F.lit("new"))
+        if record is not None:
+            known = opened.columns() if opened else {}
+            delta.prepare(self.spark, target, {c: kind for c, kind in kinds.items() if c not in known})
+            rows = classed(declared, made, delta.read_latest(self.spark, path), made.columns, IGNORED)
+        rows.persist()  # a model is asked once
+        try:
+            found = {row["_class"]: int(row["count"]) for row in rows.groupBy("_class").count().collect()}
+            total, same = sum(found.values()), found.get("same", 0)
+            if total > same:
+                changed = rows.where("_class <> 'same'").select(*made.columns)
+                commit = self._commit(name, record, total - same, same)
+                if record is None:
+                    delta.overwrite(changed, target, commit)
+                elif found.get("newer"):
+                    delta.merge(self.spark, changed, target, commit, declared.key, "", None)
+                else:
+                    delta.append(changed, target, commit)
+            return total, total - same
+        finally:
+            rows.unpersist()
 
     def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
         self.run.hold.check()
-        features = log.last_record(self.lake.path(self.module.FEATURE_TABLE))
+        features = log.last_record(self.lake.path(self.task.feature_table))
         consumed = Consumed(self.feature_version, features.generation if features else 1)
         counts = {"written": written, "unchanged": unchanged}
-        inputs = {self.module.FEATURE_TABLE: consumed}
+        inputs = {self.task.feature_table: consumed}
         batch, generation = (before.batch + 1, before.generation) if before else (1, 1)
-        revision, model = self.run.revision, self.module.NAME
+        revision, model = self.run.revision, self.task.name
         return Commit(name, Record(self.run.id, batch, generation, inputs, counts, revision, model, now()))

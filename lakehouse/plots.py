@@ -80,6 +80,22 @@ def importance(names: Sequence[str], rise: np.ndarray, title: str, most: int = 2
     return figure
 
 
+def learning(curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
+    """How a model did after each step of its fitting: a line per measure, of (step, value)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for place, (name, values) in enumerate(curves.items()):
+        steps, heights = zip(*values, strict=True)
+        axes.plot(steps, heights, color=COLOURS[place % len(COLOURS)], marker=".", label=name)
+    axes.set(title=title, xlabel="step")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % Wilson interval of a share of ``count`` rows: honest for small bins and for shares near 0 and 1."""
     import numpy as np

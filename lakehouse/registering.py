@@ -14,18 +14,23 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from lakehouse import gate
 from lakehouse.errors import ModelError
-from lakehouse.features import Features, Labelled, Model, open_features
-from lakehouse.tracking import BASELINE_TAG, CHAMPION, find_champion, load_pipeline, reads, tracking
+from lakehouse.features import Features, Model, Rows, columns_of, open_features, probabilities
+from lakehouse.settings import PROJECT
+from lakehouse.tracking import BASELINE, CHALLENGER, CHAMPION, LEARNER_TAG, MODEL, find_alias, load_version, tracking
 
 if TYPE_CHECKING:
     from lakehouse.storage import Location
 
 SAID: Final = "training.json"
-CHALLENGER: Final = "challenger"
+# What it takes to make a model again, among the files that its run shows.
+RECIPE: Final = "recipe.json"
 TRAINING_TAG: Final = "training"
-REQUIREMENTS = ("mlflow", "scikit-learn", "skops", "pandas", "numpy")
+CANDIDATE_TAG: Final = "candidate_of"
 EXAMPLE_ROWS = 5
+# What MLflow's servers take in one request.
+MOST_METRICS, MOST_PARAMS = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,10 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Training:
-    """What one training made: the pipelines `model` and `baseline` as skops files, files to show, and what it ``said``.
+    """What one training made: folders with the model's files, the baseline's, and those to show, and what it ``said``.
 
     ``said`` holds what a `TrainResult` does and: id; began, seconds since 1970; for which lake and tracking server, from what, as
-    the model was declared, and by which code it was made; the parameters, metrics and inputs that MLflow is told.
+    the model was declared, and by which code it was made; the parameters, metrics, inputs and candidates that MLflow is told.
     """
 
     folder: Path
@@ -66,30 +71,26 @@ class Training:
         aside.mkdir(exist_ok=True)
         return self.folder.rename(aside / self.folder.name)
 
-    def rows(self, model: Model, lake: Location) -> tuple[Features, Labelled]:
+    def rows(self, model: Model, lake: Location) -> tuple[Features, Rows]:
         """The feature table as it was, and its choose split.
 
         Raises:
             ModelError: the model is declared otherwise now, or the version of its table is gone.
         """
         if declared(model) != self.said["declared"]:
-            raise ModelError(f"{model.NAME} is declared otherwise since.")
-        features = open_features(model, lake, self.said["delta_version"])
+            raise ModelError(f"{self.said['learner']} is declared otherwise since.")
+        features = open_features(model.TASK, lake, columns_of(model), self.said["delta_version"])
         if features.table_id != self.said["feature_table_id"]:
-            raise ModelError(f"{model.FEATURE_TABLE} was made anew since.")
-        return features, features.labelled("choose")
-
-    def pipeline(self, name: str, trusted: tuple[str, ...]) -> Any:
-        import skops.io
-
-        return skops.io.load(self.folder / f"{name}.skops", trusted=list(trusted))
+            raise ModelError(f"{model.TASK.feature_table} was made anew since.")
+        return features, features.split("choose", columns_of(model))
 
 
 def declared(model: Model) -> dict[str, Any]:
     """What a training depends on, as the model's module declares it."""
-    splits = {name: list(getattr(model.SPLITS, name)) for name in ("train", "choose")}
-    named = {name: list(getattr(model, name)) for name in ("FEATURES", "BASELINE_FEATURES", "KEY", "TRUSTED_TYPES")}
-    return {**named, "LABEL": model.LABEL, "TIME": model.TIME, "SPLITS": splits}
+    task = model.TASK
+    splits = {name: list(getattr(task.splits, name)) for name in ("train", "choose")}
+    features = {name: list(getattr(model, name)) for name in ("FEATURES", "BASELINE_FEATURES")}
+    return {**features, "key": list(task.key), "label": task.label, "time": task.time, "splits": splits}
 
 
 def waiting(kept: Path, **said: Any) -> list[Training]:
@@ -123,20 +124,23 @@ class Registry:
     experiment: str
 
     def register(
-        self, training: Training, model_module: Model, rows: tuple[Features, Labelled], tell: Callable[[str], None]
+        self,
+        training: Training,
+        models: Mapping[str, Model],
+        rows: tuple[Features, Rows],
+        tell: Callable[[str], None],
     ) -> TrainResult:
         """Log a training, make it a version of the model, and give up its folder. ``rows`` are its own, `Training.rows`.
 
-        The new version becomes `champion` where there is none, where its Brier score on the choose split is lower than the
-        champion's on the same rows, or where the champion is gone, damaged or cannot be evaluated; otherwise it becomes
-        `challenger`.
+        The new version becomes `champion` where there is none, where `lakehouse.gate` finds it better than the champion on the
+        same held-out rows, or where the champion is gone, damaged or cannot be evaluated; otherwise it becomes `challenger`.
 
         Raises:
             ModelError: MLflow cannot be used; the folder is still there.
         """
         try:
             with tracking(self.tracking_uri) as client:
-                result = self._register(client, training, model_module, *rows, tell)
+                result = self._register(client, training, models, *rows, tell)
         except Exception as error:
             error.add_note(
                 f"The trained model is kept in {training.folder}: the next `lakehouse train` registers it. Delete the folder to give "
@@ -150,31 +154,31 @@ class Registry:
         self,
         client: Any,
         training: Training,
-        model: Model,
+        models: Mapping[str, Model],
         features: Features,
-        chosen_on: Labelled,
+        choose: Rows,
         tell: Callable[[str], None],
     ) -> TrainResult:
         import mlflow
 
-        said = training.said
+        said, name = training.said, features.task.name
         tell("logging to MLflow")
-        experiment = _experiment(client, self.experiment, self.artifact_root)
+        experiment = experiment_of(client, self.experiment, self.artifact_root)
         run, version = _started(client, experiment, training)
         with mlflow.start_run(run_id=run.info.run_id):
             if version is None:
-                base, best = _log(training, model, features, chosen_on)
-                mlflow.set_tag(BASELINE_TAG, base.model_uri)
-                version = _new_version(client, model.NAME, best, run.info.run_id, features, said["revision"])
+                logged = _log(training, models[said["learner"]], features, choose)
+                _log_candidates(client, experiment, run.info.run_id, training)
+                version = _new_version(client, logged, run.info.run_id, features, said)
             tell("comparing with the champion")
-            alias, reason = _decide(client, model, features, said["metrics"], chosen_on, int(version.version))
+            alias, reason = _decide(client, training, models, features, choose, int(version.version))
             mlflow.set_tags({"decision": alias, "decision_reason": reason})
-            client.set_model_version_tag(model.NAME, version.version, "decision_reason", reason)
+            client.set_model_version_tag(name, version.version, "decision_reason", reason)
             # Last, so that a training cut short never leaves a champion half described.
-            client.set_registered_model_alias(model.NAME, alias, version.version)
+            client.set_registered_model_alias(name, alias, version.version)
         _end_others(client, experiment, said["id"], run.info.run_id)
         fields = {name: said[name] for name in ("delta_version", "params", "rows", "metrics", "baseline")}
-        return TrainResult(model.NAME, int(version.version), alias, reason, run.info.run_id, **fields)
+        return TrainResult(name, int(version.version), alias, reason, run.info.run_id, **fields)
 
 
 def _started(client: Any, experiment: str, training: Training) -> tuple[Any, Any | None]:
@@ -194,18 +198,20 @@ def _started(client: Any, experiment: str, training: Training) -> tuple[Any, Any
     return client.create_run(experiment, int(said["began"] * 1000), tags, name), None
 
 
-def _runs(client: Any, experiment: str, training: str) -> Any:
-    return client.search_runs([experiment], f"tags.{TRAINING_TAG} = '{training}'")
+def _runs(client: Any, experiment: str, training: str, tag: str = TRAINING_TAG) -> Any:
+    return client.search_runs([experiment], f"tags.{tag} = '{training}'")
 
 
 def _end_others(client: Any, experiment: str, training: str, run_id: str) -> None:
     """End the runs of tries that were cut short, and of a request that MLflow's client sent again."""
-    for run in _runs(client, experiment, training):
-        if run.info.run_id != run_id and run.info.status != "FAILED":
+    for run in (*_runs(client, experiment, training), *_runs(client, experiment, training, CANDIDATE_TAG)):
+        belongs_to = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
+        if belongs_to != run_id and run.info.status != "FAILED":
             client.set_terminated(run.info.run_id, "FAILED")
 
 
-def _experiment(client: Any, name: str, artifact_root: str) -> str:
+def experiment_of(client: Any, name: str, artifact_root: str) -> str:
+    """The id of the experiment, which is made where it is not there."""
     from mlflow import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -221,8 +227,8 @@ def _experiment(client: Any, name: str, artifact_root: str) -> str:
     return str(found.experiment_id)
 
 
-def _log(training: Training, model: Model, features: Features, chosen_on: Labelled) -> tuple[Any, Any]:
-    """Everything about a training under the active run; returns the baseline and the model as logged."""
+def _log(training: Training, model: Model, features: Features, choose: Rows) -> Any:
+    """Everything about a training under the active run; returns the model as logged."""
     import mlflow
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
@@ -236,51 +242,79 @@ def _log(training: Training, model: Model, features: Features, chosen_on: Labell
     said = training.said
     source = Pinned(path=str(features.log.path), delta_table_version=features.version)
     for one in said["inputs"]:
-        dataset = MetaDataset(source, name=model.FEATURE_TABLE, digest=one["digest"])  # type: ignore[abstract]
+        dataset = MetaDataset(source, name=features.task.feature_table, digest=one["digest"])  # type: ignore[abstract]
         tags = {"delta_version": str(features.version), "rows": str(one["rows"])}
         mlflow.log_input(dataset, context=one["context"], tags=tags)
     mlflow.log_params(said["logged_params"])
     mlflow.log_metrics(said["logged_metrics"])
     mlflow.log_artifacts(str(training.folder / "shown"))
-    base = _log_model(training, "baseline", model, model.BASELINE_FEATURES, chosen_on)
-    return base, _log_model(training, "model", model, model.FEATURES, chosen_on)
+    mlflow.log_artifacts(str(training.folder / BASELINE), BASELINE)
+    return _log_model(training, model, choose)
 
 
-def _log_model(training: Training, name: str, model: Model, features: tuple[str, ...], split: Labelled) -> Any:
-    """Store a pipeline with skops under the active run; its pyfunc flavour answers with both classes' probabilities."""
-    import mlflow.sklearn
+def _log_model(training: Training, model: Model, choose: Rows) -> Any:
+    """Store the model's files under the active run, with the code that MLflow itself would load them by."""
+    import mlflow.pyfunc
     from mlflow.models import infer_signature
 
-    pipeline = training.pipeline(name, model.TRUSTED_TYPES)
-    example = split.frame[list(features)].head(EXAMPLE_ROWS)
-    return mlflow.sklearn.log_model(
-        pipeline,
-        name=name,
-        serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
-        skops_trusted_types=list(model.TRUSTED_TYPES),
-        signature=infer_signature(example, pipeline.predict_proba(example)),
+    example = choose.frame[list(model.FEATURES)].head(EXAMPLE_ROWS)
+    fitted = model.load(training.folder / MODEL)
+    return mlflow.pyfunc.log_model(
+        name=MODEL,
+        python_model=str(Path(__file__).with_name("packaged.py")),
+        artifacts={MODEL: str(training.folder / MODEL)},
+        code_paths=[str(PROJECT / name) for name in ("lakehouse", *model.CODE)],
+        signature=infer_signature(example, model.predict(fitted, example)),
         input_example=example,
-        pyfunc_predict_fn="predict_proba",
         # Given, because MLflow would otherwise start another process to find them out.
-        pip_requirements=[f"{package}=={installed(package)}" for package in REQUIREMENTS],
+        pip_requirements=[f"{name}=={installed(name)}" for name in ("mlflow", "pandas", *model.REQUIREMENTS)],
     )
 
 
-def _new_version(client: Any, name: str, logged: Any, run_id: str, features: Features, revision: str) -> Any:
+def _log_candidates(client: Any, experiment: str, parent: str, training: Training) -> None:
+    """A run below the training's own for each candidate, with what its library said of it."""
+    tags = {CANDIDATE_TAG: training.said["id"]}
+    for place, one in enumerate(training.said["candidates"], start=1):
+        run = log_below(client, experiment, parent, f"candidate {place}", tags, one, int(training.said["began"] * 1000))
+        client.set_terminated(run)
+
+
+def log_below(
+    client: Any, experiment: str, parent: str, name: str, tags: Mapping[str, str], said: Mapping[str, Any], began: int
+) -> str:
+    """A run below another, not ended yet; returns its id.
+
+    ``said`` has params by name, and metrics by name as (step, value); ``began`` is in milliseconds since 1970.
+    """
+    from mlflow.entities import Metric, Param
+
+    run: str = client.create_run(experiment, began, {"mlflow.parentRunId": parent, **tags}, name).info.run_id
+    metrics = [Metric(name, value, began, step) for name, all_of in said["metrics"].items() for step, value in all_of]
+    for start in range(0, len(metrics), MOST_METRICS):
+        client.log_batch(run, metrics=metrics[start : start + MOST_METRICS])
+    params = [Param(name, str(value)) for name, value in said["params"].items()]
+    for start in range(0, len(params), MOST_PARAMS):
+        client.log_batch(run, params=params[start : start + MOST_PARAMS])
+    return run
+
+
+def _new_version(client: Any, logged: Any, run_id: str, features: Features, said: Mapping[str, Any]) -> Any:
     from mlflow import MlflowException
 
+    name = features.task.name
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    tags = {LEARNER_TAG: said["learner"], "delta_version": str(features.version), "revision": said["revision"]}
     client.create_model_version(
         name,
         logged.model_uri,
         run_id=run_id,
         model_id=logged.model_id,
-        description=f"Trained on {features}, code {revision}.",
-        tags={"delta_version": str(features.version), "revision": revision},
+        description=f"{said['learner']} trained on {features}, code {said['revision']}.",
+        tags=tags | {f"{part}_sha256": value for part, value in said["sha256"].items()},
     )
     return _only_version(client, run_id)
 
@@ -294,32 +328,35 @@ def _only_version(client: Any, run_id: str) -> Any | None:
 
 
 def _decide(
-    client: Any, model: Model, features: Features, metrics: Mapping[str, float], chosen_on: Labelled, version: int
+    client: Any, training: Training, models: Mapping[str, Model], features: Features, choose: Rows, version: int
 ) -> tuple[Literal["champion", "challenger"], str]:
     """Which alias the new version gets, and why. The rows are the same for both, those of the training's table version."""
     import mlflow
 
-    found = find_champion(client, model.NAME)
+    found = find_alias(client, features.task.name, CHAMPION)
     if found is None:
         return CHAMPION, "there was no champion"
     if int(found.version) == version:  # an earlier try came as far as that
         return CHAMPION, str(found.tags["decision_reason"])
-    held = f"on {chosen_on.rows:,} rows of {chosen_on.span[0]} to {chosen_on.span[1]}"
-    new = metrics["brier"]
+    model = models[training.said["learner"]]
+    new = probabilities(model, model.load(training.folder / MODEL), choose)
     try:
-        pipeline = load_pipeline(client, f"models:/{found.name}/{found.version}", model.TRUSTED_TYPES)
-        old = _champion_brier(model, features, pipeline, chosen_on)
+        champion = load_version(client, found, models)
+        held = features.split("choose", features.present(champion.reads()))
+        old = probabilities(champion.model, champion.fitted, held)
     # A champion that fails here fails when it scores, so that any other serves better.
     except (ModelError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return CHAMPION, f"champion version {found.version} cannot be evaluated {held}: {type(error).__name__}: {error}"
-    mlflow.log_metric("choose_champion_brier", old)
-    if new < old:
-        return CHAMPION, f"Brier score {new:.6f} {held} is below {old:.6f} of version {found.version}"
-    return CHALLENGER, f"Brier score {new:.6f} {held} is not below {old:.6f} of champion version {found.version}"
-
-
-def _champion_brier(model: Model, features: Features, pipeline: Any, chosen_on: Labelled) -> float:
-    """The champion's score on the rows that the new model was chosen on, with the columns that it was trained on."""
-    also = [name for name in features.present(reads(pipeline)) if name not in chosen_on.frame]
-    split = features.labelled("choose", also) if also else chosen_on
-    return model.evaluate(split.label, model.predict(pipeline, split.frame))["brier"]
+        held_on = f"on {choose.rows:,} rows of {choose.span[0]} to {choose.span[1]}"
+        return (
+            CHAMPION,
+            f"champion version {found.version} cannot be evaluated {held_on}: {type(error).__name__}: {error}",
+        )
+    learned_until = client.get_run(found.run_id).data.params["train_until"]
+    if learned_until >= choose.span[0]:
+        return CHALLENGER, (
+            f"champion version {found.version} has learned from days up to {learned_until}, so that the two cannot be compared on "
+            f"{choose.span[0]} to {choose.span[1]}: move the task's splits to later days"
+        )
+    verdict = gate.compare(choose, new, old)
+    mlflow.log_metrics({"choose_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
+    return (CHAMPION if verdict.better else CHALLENGER), verdict.reason(f"champion version {found.version}")

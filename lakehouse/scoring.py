@@ -1,43 +1,32 @@
-"""The champion of a model: finding and loading it, scoring with it, reporting on it.
+"""The models in service: finding and loading them, scoring with them, reporting on them.
 
-Nothing here starts Spark.
+Nothing here starts Spark; only `scores` uses it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from lakehouse import workers
 from lakehouse.errors import ModelError, without_password
-from lakehouse.features import METRICS, Features, Model, columns_of, open_features
-from lakehouse.tracking import (
-    BASELINE_TAG,
-    find_champion,
-    load_pipeline,
-    reads,
-    sqlite_file,
-    tracking,
-)
+from lakehouse.features import METRICS, Features, Model, Task, evaluate, open_features
+from lakehouse.tracking import BASELINE, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
+from lakehouse.workers import Carried
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
 
     from lakehouse.storage import Location
 
 REPORT_VERSION_TAG = "report_delta_version"
-
-
-class Champion(NamedTuple):
-    """The model in service: its fitted pipeline, its version in the registry, the run that made it."""
-
-    pipeline: Any
-    version: int
-    run_id: str
 
 
 @dataclass(frozen=True)
@@ -55,110 +44,149 @@ class ReportResult:
     logged: bool
 
 
-def load_champion(model_module: Model, *, tracking_uri: str) -> Champion:
-    """The champion of ``model_module``, a (pipeline, version, run id).
+def load(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> Loaded:
+    """The version of the task's model that has the alias.
 
     Raises:
-        ModelError: there is none, it cannot be loaded with the model's TRUSTED_TYPES, or MLflow cannot be used.
+        ModelError: there is none, it cannot be loaded by the ``models`` that there are, or MLflow cannot be used.
     """
-    none = ModelError(
-        f"{model_module.NAME} has no champion at {without_password(tracking_uri)}: run `lakehouse train` first."
-    )
+    with _in_service(task, tracking_uri, alias) as (client, entry):
+        return load_version(client, entry, models)
+
+
+def carry(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> Carried:
+    """`load`, for Spark's workers."""
+    with _in_service(task, tracking_uri, alias) as (client, entry):
+        return workers.carry(client, entry, models, alias)
+
+
+@contextmanager
+def _in_service(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any, Any]]:
+    """A client, and its entry of the version that has the alias."""
+    none = ModelError(f"{task.name} has no {alias} at {without_password(tracking_uri)}: run `lakehouse train` first.")
     database = sqlite_file(tracking_uri)
     if database and not database.exists():
         raise none
     with tracking(tracking_uri) as client:
-        found = find_champion(client, model_module.NAME)
+        found = find_alias(client, task.name, alias)
         if found is None:
             raise none
-        pipeline = load_pipeline(client, f"models:/{found.name}/{found.version}", model_module.TRUSTED_TYPES)
-    return Champion(pipeline, int(found.version), found.run_id)
+        yield client, found
 
 
-def score_frame(
-    model_module: Model,
-    *,
-    lake: Location,
-    tracking_uri: str,
-    since: str | date,
-    until: str | date,
-    version: int | None = None,
-    champion: Champion | None = None,
-) -> pa.Table:
-    """The champion's probability for every row from ``since`` to ``until`` (both included), labelled or not.
+def scores(spark: SparkSession, features: Features, since: str, until: str, model: Carried) -> DataFrame:
+    """A model's probability for every row from ``since`` to ``until`` (both included), labelled or not, computed by Spark.
 
-    One row per key, in the order of the keys: the key, the time column, model_name, model_version (int32), probability
-    (double) and feature_version (int64), the version of the feature table that was read: ``version``, by default the
-    latest. A span without rows gives an empty table. ``champion`` saves loading one that the caller already has.
+    One row per key: the key, the time column, model_name, model_version (int), probability (double), feature_version (bigint), the
+    version of the feature table that was read, and the alias by which the model was found.
 
     Raises:
-        ModelError: the table, the version, a column or the champion is missing, or the champion does not fit the table.
+        ModelError: the table lacks a column that the model reads.
     """
-    import pyarrow as pa
+    from pyspark.sql import functions as F
 
-    features = open_features(model_module, lake, version)
-    champion = champion or load_champion(model_module, tracking_uri=tracking_uri)
-    also = features.present(reads(champion.pipeline))
-    rows = features.read((str(since), str(until)), [*columns_of(model_module), *also])
-    size = rows.num_rows
-    probability: Any = _predict(model_module, champion, features, features.frame(rows)) if size else []
-    scores = rows.select(list(dict.fromkeys((*model_module.KEY, model_module.TIME))))
-    for name, values in {
-        "model_name": pa.array([model_module.NAME] * size, pa.string()),
-        "model_version": pa.array([champion.version] * size, pa.int32()),
-        "probability": pa.array(probability, pa.float64()),
-        "feature_version": pa.array([features.version] * size, pa.int64()),
-    }.items():
-        scores = scores.append_column(name, values)
-    return scores
+    task = features.task
+    check_columns(model.version, model.reads, features)
+    kept = list(dict.fromkeys((*task.key, task.time)))
+    rows = workers.scored(features.distributed(spark, (since, until), [*kept, *model.reads]), model, kept)
+    return rows.select(
+        *kept,
+        F.lit(task.name).alias("model_name"),
+        F.lit(model.version).cast("int").alias("model_version"),
+        "probability",
+        F.lit(features.version).cast("bigint").alias("feature_version"),
+        F.lit(model.alias).alias("alias"),
+    )
 
 
-def realised(
-    model_module: Model, *, lake: Location, since: str | date, until: str | date, version: int | None = None
-) -> pa.Table:
-    """How the scores in the model's predictions table did, from ``since`` to ``until`` (both included), by the labels in the
-    feature table at ``version`` (by default the latest).
+def scored_rows(
+    task: Task, features: Features, *, lake: Location, since: str | date, until: str | date
+) -> pd.DataFrame | None:
+    """The scores from ``since`` to ``until`` (both included), each with its label as the features have it; None where there is no
+    table of predictions.
 
-    One row per day and model version: the time column, model_name, model_version (int32), scored and labelled (int64, rows),
-    label_rate and mean_probability (double, of the labelled rows; null where there are none), roc_auc, average_precision and
-    brier (double, null where not both labels occur), feature_version (int64).
-
-    Raises:
-        ModelError: a table, the version or a column is missing.
+    Columns: the key, the time, model_version, probability, the label (None where it is not known).
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
 
     from lakehouse.log import open_log
 
-    model, time, label = model_module, model_module.TIME, model_module.LABEL
-    kinds = {time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
-    kinds |= dict.fromkeys(("scored", "labelled"), pa.int64())
-    kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS), pa.float64())
-    schema = pa.schema(kinds | {"feature_version": pa.int64()})
-    features = open_features(model, lake, version)
-    predictions = open_log(lake.joinpath(*model.PREDICTIONS.split(".")))
+    predictions = open_log(lake.joinpath(*task.predictions.split(".")))
     if predictions is None:
-        return schema.empty_table()
+        return None
     first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
-    wanted = (ds.field(time) >= first) & (ds.field(time) <= last) & (ds.field("model_name") == model.NAME)
-    named = [*dict.fromkeys((*model.KEY, time)), "model_version", "probability"]
+    wanted = (ds.field(task.time) >= first) & (ds.field(task.time) <= last) & (ds.field("model_name") == task.name)
+    named = [*dict.fromkeys((*task.key, task.time)), "model_version", "probability"]
     scores = predictions.delta.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
-    labels = features.read((str(since), str(until)), [label]).to_pandas()
-    frame = scores.merge(labels[[*model.KEY, label]], on=list(model.KEY), how="left", validate="many_to_one")
-    rows = []
-    for (day, of), scored in frame.groupby([time, "model_version"], sort=True):
-        known = scored[scored[label].notna()]
-        row = {time: day, "model_name": model.NAME, "model_version": of, "scored": len(scored), "labelled": len(known)}
-        if len(known):
-            positive, probability = known[label].to_numpy(dtype=bool), known["probability"].to_numpy()
-            row |= {"label_rate": positive.mean(), "mean_probability": probability.mean()}
-            row |= model.evaluate(positive, probability) if 0 < positive.sum() < len(positive) else {}
-        rows.append(row | {"feature_version": features.version})
+    labels = features.read((str(since), str(until)), [task.label]).to_pandas()
+    labels = labels[[*task.key, task.label]]
+    rows: pd.DataFrame = scores.merge(labels, on=list(task.key), how="left", validate="many_to_one")
+    return rows
+
+
+def outcome(scored: pd.DataFrame, label: str) -> dict[str, Any]:
+    """How scored rows did: scored and labelled (rows); label_rate and mean_probability where a label is known; METRICS and
+    calibration_error where both labels occur."""
+    known = scored[scored[label].notna()]
+    found: dict[str, Any] = {"scored": len(scored), "labelled": len(known)}
+    if len(known):
+        positive, probability = known[label].to_numpy(dtype=bool), known["probability"].to_numpy()
+        found |= {"label_rate": float(positive.mean()), "mean_probability": float(probability.mean())}
+        if 0 < positive.sum() < len(positive):
+            found |= evaluate(positive, probability)
+            found["calibration_error"] = calibration_error(positive, probability)
+    return found
+
+
+def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
+    """The expected calibration error: how far mean probability and observed share are apart, over ten bins of equally many rows.
+
+    Rows of the same probability are in the same bin, and a bin counts by its rows (scikit-learn's calibration_curve does not say
+    how many).
+    """
+    import numpy as np
+
+    from lakehouse.feature_drift import quantile_bins
+
+    apart = np.bincount(quantile_bins(probability, probability), probability - label)
+    return float(np.abs(apart).sum() / len(label))
+
+
+def realised(
+    task: Task, *, lake: Location, since: str | date, until: str | date, version: int | None = None
+) -> pa.Table:
+    """How the scores in the task's predictions table did, from ``since`` to ``until`` (both included), by the labels in the
+    feature table at ``version`` (by default the latest).
+
+    One row per day and model version: the time column, model_name, model_version (int32), scored and labelled (int64, rows),
+    label_rate and mean_probability (double, of the labelled rows; null where there are none), roc_auc, average_precision,
+    brier and calibration_error (double, null where not both labels occur), feature_version (int64).
+
+    Raises:
+        ModelError: a table, the version or a column is missing.
+    """
+    import pyarrow as pa
+
+    kinds = {task.time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
+    kinds |= dict.fromkeys(("scored", "labelled"), pa.int64())
+    kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS, "calibration_error"), pa.float64())
+    schema = pa.schema(kinds | {"feature_version": pa.int64()})
+    features = open_features(task, lake, (), version)
+    scores = scored_rows(task, features, lake=lake, since=since, until=until)
+    if scores is None:
+        return schema.empty_table()
+    rows = [
+        {task.time: day, "model_name": task.name, "model_version": of, **outcome(scored, task.label)}
+        | {"feature_version": features.version}
+        for (day, of), scored in scores.groupby([task.time, "model_version"], sort=True)
+    ]
     return pa.Table.from_pylist(rows, schema)
 
 
-def report(model_module: Model, *, lake: Location, tracking_uri: str, version: int | None = None) -> ReportResult:
+def report(
+    task: Task, models: Mapping[str, Model], *, lake: Location, tracking_uri: str, version: int | None = None
+) -> ReportResult:
     """The champion and its baseline on the report split, from the feature table at ``version`` (by default the latest).
 
     The result is kept with the champion's run, as metrics `report_*` and `report_baseline_*`, a calibration plot and the
@@ -170,29 +198,28 @@ def report(model_module: Model, *, lake: Location, tracking_uri: str, version: i
     """
     from lakehouse import plots
 
-    features = open_features(model_module, lake, version)
-    champion = load_champion(model_module, tracking_uri=tracking_uri)
+    features = open_features(task, lake, (), version)
+    champion = load(task, models, tracking_uri=tracking_uri)
     with tracking(tracking_uri) as client:
         run = client.get_run(champion.run_id)
-        if BASELINE_TAG not in run.data.tags:
+        baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
+        for one in (champion, baseline):
+            check_columns(one.version, one.reads(), features)
+        if run.data.params["choose_until"] >= task.splits.report[0]:
             raise ModelError(
-                f"{model_module.NAME} version {champion.version} was not made by `lakehouse train`: its run "
-                f"{champion.run_id} names no baseline. Train again."
+                f"{task.name} version {champion.version} was chosen on days up to {run.data.params['choose_until']}, so that it is not "
+                f"reported on the report split, {' to '.join(task.splits.report)}: change the task's splits to later days."
             )
-        baseline = load_pipeline(client, run.data.tags[BASELINE_TAG], model_module.TRUSTED_TYPES)
-        also = features.present(dict.fromkeys((*reads(champion.pipeline), *reads(baseline))))
-        held = features.labelled("report", also)
-        probability = _predict(model_module, champion, features, held.frame)
-        base = _predict(model_module, champion._replace(pipeline=baseline), features, held.frame)
-        metrics = model_module.evaluate(held.label, probability)
-        base_metrics = model_module.evaluate(held.label, base)
+        held = features.split("report", dict.fromkeys((*champion.reads(), *baseline.reads())))
+        probability, base = (one.predict(held.frame) for one in (champion, baseline))
+        metrics, base_metrics = evaluate(held.label, probability), evaluate(held.label, base)
         values = {f"report_{name}": value for name, value in metrics.items()}
         values |= {f"report_baseline_{name}": value for name, value in base_metrics.items()}
         known = run.data.metrics
         changed = not all(k in known and math.isclose(known[k], v, rel_tol=1e-9) for k, v in values.items())
         if changed:
             days = f"{held.span[0]} to {held.span[1]}"
-            title = f"{model_module.NAME} version {champion.version}, report split: {days}, {held.rows:,} rows"
+            title = f"{task.name} version {champion.version}, report split: {days}, {held.rows:,} rows"
             curves = {
                 f"model (Brier {metrics['brier']:.4f})": probability,
                 f"baseline (Brier {base_metrics['brier']:.4f})": base,
@@ -202,7 +229,7 @@ def report(model_module: Model, *, lake: Location, tracking_uri: str, version: i
             for name, value in (values | {"report_rows": held.rows}).items():
                 client.log_metric(run.info.run_id, name, value)
     return ReportResult(
-        model_name=model_module.NAME,
+        model_name=task.name,
         model_version=champion.version,
         run_id=champion.run_id,
         delta_version=features.version,
@@ -214,11 +241,15 @@ def report(model_module: Model, *, lake: Location, tracking_uri: str, version: i
     )
 
 
-def _predict(model: Model, champion: Champion, features: Features, frame: pd.DataFrame) -> np.ndarray:
-    gone = [name for name in reads(champion.pipeline) if name not in frame]
-    if gone:
+def check_columns(version: int, reads: Sequence[str], features: Features) -> None:
+    """Refuse a table that lacks what a version of a model reads.
+
+    Raises:
+        ModelError: it does; its columns are named.
+    """
+    there = features.log.columns()
+    if gone := [name for name in reads if name not in there]:
         raise ModelError(
-            f"{model.NAME} version {champion.version} was trained on columns that {features} does not have: "
+            f"{features.task.name} version {version} was trained on columns that {features} does not have: "
             f"{', '.join(gone)}. Run `lakehouse train`, or name the feature version it was trained on."
         )
-    return model.predict(champion.pipeline, frame)

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     parallel_tables: int = Field(default=2, ge=1, le=16)
     lock_wait_seconds: float = Field(default=0, ge=0)
     lineage: str = Field(default="", pattern="^(https?://[^@]*)?$")
+    dask: str = Field(default="", pattern=r"^((tcp|tls)://[^@\s]+)?$")
 
     @field_validator("spark")
     @classmethod

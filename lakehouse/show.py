@@ -337,8 +337,8 @@ def trained(console: Console, result: TrainResult) -> None:
 def scored(console: Console, result: Scored) -> None:
     """What was scored, and how well where the labels are known."""
     console.print(
-        f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version}: "
-        f"{result.written:,} written to {result.table}, {result.rows - result.written:,} there already; how they did, "
+        f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version} "
+        f"({result.alias}): {result.written:,} written to {result.table}, {result.rows - result.written:,} there already; how they did, "
         f"by day: {result.quality_written:,} rows to {result.quality_table}.",
         highlight=False,
     )

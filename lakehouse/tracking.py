@@ -1,26 +1,42 @@
 """MLflow as the project uses it: its client, and the models that it keeps.
 
-Models are stored with skops and loaded with exactly the types that the model's module trusts: MLflow's own loader takes that
-list from the stored model itself, so it is not used.
+A version is loaded by the project's own code from files that are those that were registered, by their sha256 in the registry.
+MLflow's loaders are not used: they run what the stored model says.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lakehouse.errors import ModelError, first_line, without_password
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from lakehouse.features import Model
+
 CHAMPION: Final = "champion"
-BASELINE_TAG: Final = "baseline_model"
+CHALLENGER: Final = "challenger"
+# The parts of a version, each a folder of files.
+MODEL: Final = "model"
+BASELINE: Final = "baseline"
+LEARNER_TAG: Final = "learner"
+# In each part: which learner made it, and its module.
+MADE_BY: Final = "made_by.json"
+TYPICAL: Final = "typical.json"
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
@@ -34,7 +50,8 @@ def tracking(uri: str) -> Iterator[Any]:
     Raises:
         ModelError: the database, the server or the artifact store cannot be used.
     """
-    # Read when MLflow is first imported: no telemetry, no handlers of its own, no bars, no minutes of retries.
+    # Read when MLflow is first imported: no pickles, no telemetry, no handlers of its own, no bars, no minutes of retries.
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
@@ -81,61 +98,138 @@ def _told(uri: str, error: Exception) -> str:
     return f"{server} failed ({errors[0] if errors else what}). Its own log says more; the store of its artifacts or its database may be in trouble."
 
 
-def find_champion(client: Any, name: str) -> Any | None:
-    """The champion's entry in the registry; None where the model has none."""
+def find_alias(client: Any, name: str, alias: str) -> Any | None:
+    """The entry in the registry of the model's version with that alias; None where it has none."""
     from mlflow import MlflowException
 
     try:
-        return client.get_model_version_by_alias(name, CHAMPION)
+        return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code in GONE:
             return None
         raise
 
 
-def load_pipeline(client: Any, model_uri: str, trusted: Sequence[str]) -> Any:
-    """The stored pipeline, by skops, with exactly the trusted types.
+class Loaded(NamedTuple):
+    """A version of a model, ready to predict: the module that fitted it, what that made, its number, the run that made it, and for
+    each feature the value that is typical of the rows that it was chosen on (a median, or what occurs most often)."""
+
+    model: Model
+    fitted: Any
+    version: int
+    run_id: str
+    typical: Mapping[str, Any]
+
+    def reads(self) -> tuple[str, ...]:
+        return self.model.reads(self.fitted)
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        return self.model.predict(self.fitted, frame)
+
+
+def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str = MODEL) -> Loaded:
+    """A registered version, or its ``baseline``, by the one of ``models`` that made it; its files are those that were registered.
 
     Raises:
-        ModelError: it holds other types, is not a skops file, or is gone.
+        ModelError: it is gone, was changed or cannot be loaded, or none of the models made it.
         MlflowException, OSError: MLflow cannot be used, which says nothing about the model.
     """
-    import mlflow
-    import skops.io
-    from skops.io.exceptions import UntrustedTypesFoundException
-
+    what = f"{entry.name} version {entry.version}"
     with tempfile.TemporaryDirectory() as folder:
-        if "model.skops" not in _files(client, model_uri):
-            raise ModelError(f"{model_uri} is gone, or has no model.skops. Train again.")
-        found = mlflow.artifacts.download_artifacts(
-            artifact_uri=model_uri, dst_path=folder, tracking_uri=client.tracking_uri
-        )
-        try:
-            return skops.io.load(Path(found) / "model.skops", trusted=list(trusted))
-        except UntrustedTypesFoundException as error:
-            raise ModelError(
-                f"{model_uri} is refused: {error} Train again, or, if you know where it comes from and have read what these "
-                "types do, add them to the model's TRUSTED_TYPES."
-            ) from error
-        except Exception as error:  # whatever a file that is cut short or forged makes of the reader
-            raise ModelError(f"{model_uri} cannot be loaded ({type(error).__name__}: {error}). Train again.") from error
+        files, model = fetch_version(client, entry, models, Path(folder), part)
+        typical = json.loads((files / TYPICAL).read_text())
+        return Loaded(model, load_files(model, files, what), int(entry.version), entry.run_id, typical)
 
 
-def _files(client: Any, model_uri: str) -> set[str]:
+def fetch_version(
+    client: Any, entry: Any, models: Mapping[str, Model], folder: Path, part: str = MODEL
+) -> tuple[Path, Model]:
+    """The files of a registered version, below ``folder``, and the one of ``models`` that made it."""
+    import mlflow
     from mlflow import MlflowException
-    from mlflow.artifacts import list_artifacts
 
+    what, learner = f"{entry.name} version {entry.version}", entry.tags.get(LEARNER_TAG)
+    if learner not in models:
+        named = f"by {learner!r}, which `models` in conf/base.yml does not name" if learner else "in another way"
+        raise ModelError(f"{what} was made {named}. Train again.")
+    uri = f"models:/{entry.name}/{entry.version}/artifacts/{MODEL}" if part == MODEL else f"runs:/{entry.run_id}/{part}"
     try:
-        return {file.path for file in list_artifacts(artifact_uri=model_uri, tracking_uri=client.tracking_uri)}
+        found = mlflow.artifacts.download_artifacts(
+            artifact_uri=uri, dst_path=str(folder), tracking_uri=client.tracking_uri
+        )
     except MlflowException as error:
         if error.error_code in GONE:
-            return set()
+            raise ModelError(f"{what} is gone from the store of artifacts ({uri}). Train again.") from error
         raise
+    except FileNotFoundError as error:
+        raise ModelError(f"{what} is gone from the store of artifacts ({uri}). Train again.") from error
+    if digest(Path(found)) != entry.tags.get(f"{part}_sha256"):
+        raise ModelError(f"{what} is refused: its files ({uri}) are not those that were registered. Train again.")
+    return Path(found), models[learner]
 
 
-def reads(pipeline: Any) -> tuple[str, ...]:
-    """The columns that a fitted pipeline was given: an older champion's may differ from the module's of today."""
-    return tuple(str(name) for name in getattr(pipeline, "feature_names_in_", ()))
+def load_files(model: Model, files: Path, what: str) -> Any:
+    """What the model's module makes of its files.
+
+    Raises:
+        ModelError: they cannot be loaded; ``what`` says which they are.
+    """
+    try:
+        return model.load(files)
+    except Exception as error:  # whatever a file that a reader does not trust makes of it
+        raise ModelError(f"{what} cannot be loaded ({type(error).__name__}: {error}). Train again.") from error
+
+
+def digest(folder: Path) -> str:
+    """sha256 of a folder's files, names and bytes."""
+    whole = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        whole.update(
+            f"{file.relative_to(folder).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
+        )
+    return whole.hexdigest()
+
+
+@dataclass
+class Autologged:
+    """What MLflow's autologging said of a fitting: files, if any; parameters; metrics as (step, value) by name."""
+
+    files: Path
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+@contextmanager
+def autologging(folder: Path) -> Iterator[Callable[[str], AbstractContextManager[Autologged]]]:
+    """Let libraries tell MLflow of fittings, each by a name of its own, without a server: ``folder`` gets a database and files."""
+    with tracking(f"sqlite:///{folder / 'autolog.db'}") as client:
+
+        @contextmanager
+        def one(name: str) -> Iterator[Autologged]:
+            experiment = client.create_experiment(name, artifact_location=(folder / name).as_uri())
+            run = client.create_run(experiment).info.run_id
+            said = Autologged(folder / name / run / "artifacts")
+            with _listening(run):
+                yield said
+            data = client.get_run(run).data
+            said.params |= data.params
+            for metric in data.metrics:
+                said.metrics[metric] = [(at.step, at.value) for at in client.get_metric_history(run, metric)]
+
+        yield one
+
+
+@contextmanager
+def _listening(run: str) -> Iterator[None]:
+    import mlflow
+
+    nothing_stored = dict.fromkeys(("log_models", "log_input_examples", "log_model_signatures", "log_datasets"), False)
+    try:
+        mlflow.autolog(**nothing_stored, silent=True)
+        with mlflow.start_run(run_id=run):
+            yield
+    finally:
+        mlflow.autolog(disable=True, silent=True)
 
 
 def sqlite_file(uri: str) -> Path | None:

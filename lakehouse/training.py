@@ -12,17 +12,18 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from lakehouse.errors import ModelError, without_password
-from lakehouse.features import Features, Labelled, Model, open_features
-from lakehouse.registering import Registry, Training, TrainResult, declared, says, waiting
+from lakehouse.features import Features, Model, Rows, columns_of, evaluate, open_features, probabilities
+from lakehouse.registering import RECIPE, Registry, Training, TrainResult, declared, says, waiting
+from lakehouse.tracking import BASELINE, MADE_BY, MODEL, TYPICAL, Autologged, autologging, digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,18 +37,29 @@ SHUFFLED_ROWS = 5_000
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A pipeline, the parameters it was fitted with, and how well it does."""
+class Tuned:
+    """The parameters that did best in a study of `lakehouse tune`."""
 
-    pipeline: Any
+    study: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model, the parameters it was fitted with, how well it does, and how it came to that by step."""
+
+    fitted: Any
     params: Mapping[str, Any]
     train: Mapping[str, float]
     choose: Mapping[str, float]
     probability: np.ndarray  # on the choose split
+    curves: Mapping[str, list[tuple[int, float]]]
+    autologged: Autologged | None = None
 
 
 def train(
-    model_module: Model,
+    learner: str,
+    models: Mapping[str, Model],
     *,
     lake: Location,
     registry: Registry,
@@ -55,39 +67,43 @@ def train(
     kept: Path,
     version: int | None = None,
     seed: int = 0,
+    tuned: Tuned | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Fit, choose, log and register ``model_module`` from its feature table at ``version`` (by default the latest).
+    """Fit, choose, log and register ``models[learner]`` from its feature table at ``version`` (by default the latest).
 
-    ``revision`` is the code's. ``progress`` is told, in words, what happens next. A training stays in the folder ``kept``
+    ``revision`` is the code's. Parameters that were ``tuned`` are the only candidate. ``progress`` is told, in words, what
+    happens next. A training stays in the folder ``kept``
     until MLflow has it: one that waits there is registered first, and is the result where it is of the same code, table
     version and seed. See `Registry.register` for what becomes champion.
 
     Raises:
-        ModelError: the table, the version or a column is missing, a split has no labelled rows, the module's TRUSTED_TYPES do
-            not cover what it fitted, or MLflow cannot be used.
+        ModelError: the table, the version or a column is missing, a split has no labelled rows, what was fitted cannot be
+            stored safely, or MLflow cannot be used.
     """
-    tell = progress or (lambda _: None)
-    kept = kept / model_module.NAME
+    tell, model = progress or (lambda _: None), models[learner]
+    kept = kept / learner
     with _alone(kept, tell):
-        features = open_features(model_module, lake, version)
+        features = open_features(model.TASK, lake, columns_of(model), version)
         bound_for = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
         made_from = {
-            "model": model_module.NAME, "feature_table": model_module.FEATURE_TABLE, "feature_table_id": features.table_id,
-            "delta_version": features.version, "revision": revision, "seed": seed, "declared": declared(model_module),
+            "model": model.TASK.name, "learner": learner, "feature_table": model.TASK.feature_table,
+            "feature_table_id": features.table_id, "delta_version": features.version, "revision": revision, "seed": seed,
+            "declared": declared(model), "study": tuned.study if tuned else "",
+            "tried": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
         }  # fmt: skip
         for earlier in waiting(kept, **bound_for):
             try:
-                rows = earlier.rows(model_module, lake)
+                rows = earlier.rows(model, lake)
             except ModelError as error:  # it can never be compared with the champion
                 logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.set_aside(), error)
                 continue
             tell("registering the training that waits for MLflow")
-            result = registry.register(earlier, model_module, rows, tell)
+            result = registry.register(earlier, models, rows, tell)
             if says(earlier, made_from) and revision and not revision.endswith("dirty"):
                 return result
-        training = _fit_all(model_module, features, {**bound_for, **made_from}, kept, tell)
-        return registry.register(training, model_module, training.rows(model_module, lake), tell)
+        training = _fit_all(model, features, {**bound_for, **made_from}, kept, tell)
+        return registry.register(training, models, training.rows(model, lake), tell)
 
 
 @contextmanager
@@ -110,85 +126,112 @@ def _fit_all(
     model: Model, features: Features, made_from: dict[str, Any], kept: Path, tell: Callable[[str], None]
 ) -> Training:
     """Fit the candidates and the baseline, and put what a training is into a folder of its own."""
-    import skops.io
-
     seed, began = made_from["seed"], time.time()
     tell(f"reading {features}")
-    chosen_on = features.labelled("choose")
-    fitted_on = features.labelled("train")
-    fitted = []
-    for place, params in enumerate(model.CANDIDATES, start=1):
-        tell(f"fitting candidate {place} of {len(model.CANDIDATES)}")
-        fitted.append(_fit(model, model.FEATURES, params, seed, fitted_on, chosen_on))
-    best = min(fitted, key=lambda one: one.choose["brier"])
-    tell("fitting the baseline")
-    base = _fit(model, model.BASELINE_FEATURES, best.params, seed, fitted_on, chosen_on)
-    said = {
-        "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
-        "rows": {"train": fitted_on.rows, "choose": chosen_on.rows}, "metrics": best.choose, "baseline": base.choose,
-        **_data(model, made_from, {"train": fitted_on, "choose": chosen_on}),
-        "logged_metrics": {
-            f"{split}_{prefix}{name}": value
-            for prefix, one in {"": best, "baseline_": base}.items()
-            for split in ("train", "choose")
-            for name, value in getattr(one, split).items()
-        },
-    }  # fmt: skip
-    said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
+    choose = features.split("choose", columns_of(model))
+    train = features.split("train", columns_of(model))
     with tempfile.TemporaryDirectory(prefix=".", dir=kept) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
-        for name, one in {"model": best, "baseline": base}.items():
-            skops.io.dump(_trusted(model, one.pipeline), folder / f"{name}.skops")
-        _draw(folder / "shown", model, fitted, best, base, chosen_on, seed)
+        (shown := folder / "shown").mkdir()
+        fitted = []
+        with autologging(Path(unfinished)) as listening:
+            for place, params in enumerate(made_from["tried"], start=1):
+                tell(f"fitting candidate {place} of {len(made_from['tried'])}")
+                with listening(name := f"candidate_{place}") as heard:
+                    found = fit(model, model.FEATURES, params, seed, train, choose)
+                fitted.append(replace(found, autologged=heard))
+                if heard.files.exists():
+                    heard.files.rename(shown / name)
+        best = min(fitted, key=lambda one: one.choose["brier"])
+        tell("fitting the baseline")
+        base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
+        for name, one in {MODEL: best, BASELINE: base}.items():
+            (part := folder / name).mkdir()
+            model.save(one.fitted, part)
+            (part / MADE_BY).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
+            (part / TYPICAL).write_text(json.dumps(_typical(choose, model.reads(one.fitted)), indent=1))
+        prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
+        _draw(shown, model, fitted, best, base, choose, seed)
+        (shown / RECIPE).write_text(json.dumps({**made_from, "params": dict(best.params)}, indent=1))
+        said = {
+            "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
+            "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,
+            "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
+            **_data(model, made_from, {"train": train, "choose": choose}, prints),
+            "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
+            "candidates": [_told(one) for one in fitted],
+        }  # fmt: skip
+        said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
         return Training(folder, said).save(kept)
 
 
-def _data(model: Model, made_from: Mapping[str, Any], splits: Mapping[str, Labelled]) -> dict[str, Any]:
+def named_metrics(one: Fitted, prefix: str = "") -> dict[str, float]:
+    """Its metrics on both splits, as MLflow names them."""
+    splits = {"train": one.train, "choose": one.choose}
+    return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
+
+
+def _told(one: Fitted) -> dict[str, Any]:
+    """What a candidate's own run in MLflow says."""
+    metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
+    heard = one.autologged
+    assert heard
+    return {"params": {**heard.params, **one.params}, "metrics": heard.metrics | metrics}
+
+
+def _data(
+    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, Rows], prints: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
     """What the model was made from: enough to make it again, and to check that it was the same rows."""
-    named = ("feature_table", "feature_table_id", "delta_version", "revision", "seed")
+    named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
     params = {name: made_from[name] for name in named} | {"features": len(model.FEATURES)}
+    params |= {"study": made_from["study"]} if made_from["study"] else {}
     inputs = []
     for name, split in splits.items():
         params |= {f"{name}_from": split.span[0], f"{name}_until": split.span[1], f"{name}_rows": split.rows}
-        params |= {f"{name}_unlabelled": split.unlabelled, f"{name}_keys_sha256": split.keys_sha256}
-        digest = f"v{made_from['delta_version']}-{split.keys_sha256[:16]}"
+        params |= {f"{name}_unlabelled": split.unlabelled}
+        params |= {f"{name}_{of}": value for of, value in prints[name].items()}
+        digest = f"v{made_from['delta_version']}-{prints[name]['content_sha256'][:16]}"
         inputs.append({"context": name, "digest": digest, "rows": split.rows})
     return {"logged_params": params, "inputs": inputs}
 
 
-def _trusted(model: Model, pipeline: Any) -> Any:
-    import skops.io
+def fit(
+    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: Rows, choose: Rows
+) -> Fitted:
+    """Fit once, and see how it does on both splits."""
+    curves: dict[str, list[tuple[int, float]]] = {}
 
-    strange = set(skops.io.get_untrusted_types(data=skops.io.dumps(pipeline))) - set(model.TRUSTED_TYPES)
-    if strange:
-        raise ModelError(
-            f"{model.NAME}: its pipeline holds types that TRUSTED_TYPES does not name: {', '.join(sorted(strange))}. Read what they "
-            "do, then add them there."
-        )
-    return pipeline
+    def curve(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            curves.setdefault(name, []).append((step, float(value)))
 
-
-def _fit(
-    model: Model,
-    features: tuple[str, ...],
-    params: Mapping[str, Any],
-    seed: int,
-    fitted_on: Labelled,
-    chosen_on: Labelled,
-) -> _Fitted:
-    labelled = fitted_on.frame.assign(**{model.LABEL: fitted_on.label})
-    pipeline = model.fit(labelled, features=features, params=params, seed=seed)
-    probability = model.predict(pipeline, chosen_on.frame)
-    return _Fitted(
-        pipeline,
+    fitted = model.fit(train, choose, features=features, params=params, seed=seed, curve=curve)
+    probability = probabilities(model, fitted, choose)
+    return Fitted(
+        fitted,
         params,
-        train=model.evaluate(fitted_on.label, model.predict(pipeline, fitted_on.frame)),
-        choose=model.evaluate(chosen_on.label, probability),
+        train=evaluate(train.label, probabilities(model, fitted, train)),
+        choose=evaluate(choose.label, probability),
         probability=probability,
+        curves=curves,
     )
 
 
-def _importance(model: Model, pipeline: Any, split: Labelled, seed: int) -> np.ndarray:
+def _typical(split: Rows, columns: Iterable[str]) -> dict[str, Any]:
+    """Of each column the median, or what occurs most often, and so a value that occurs; None where all are missing."""
+    import pandas as pd
+
+    found: dict[str, Any] = {}
+    for name in columns:
+        values = split.frame[name].dropna()
+        numbers = pd.api.types.is_numeric_dtype(values)
+        middle = values.quantile(interpolation="lower") if numbers else next(iter(values.mode()), None)
+        found[name] = None if pd.isna(middle) else middle
+    return found
+
+
+def _importance(model: Model, fitted: Any, split: Rows, seed: int) -> np.ndarray:
     """How much the Brier score rises, a row per feature and a column per shuffle, on a sample of held-out rows."""
     import numpy as np
 
@@ -197,7 +240,7 @@ def _importance(model: Model, pipeline: Any, split: Labelled, seed: int) -> np.n
     frame, label = split.frame.iloc[taken].reset_index(drop=True), split.label[taken]
 
     def brier(changed: pd.DataFrame) -> float:
-        return float(np.mean((model.predict(pipeline, changed) - label) ** 2))
+        return float(np.mean((model.predict(fitted, changed) - label) ** 2))
 
     plain = brier(frame)
     rise = np.empty((len(model.FEATURES), SHUFFLES))
@@ -209,23 +252,24 @@ def _importance(model: Model, pipeline: Any, split: Labelled, seed: int) -> np.n
 
 
 def _draw(
-    folder: Path, model: Model, fitted: list[_Fitted], best: _Fitted, base: _Fitted, chosen_on: Labelled, seed: int
+    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, seed: int
 ) -> None:
-    """The files that a run shows: every candidate, the calibration, what the model goes by."""
+    """The files that a run shows: every candidate, how it learned, the calibration, what the model goes by."""
     from lakehouse import plots
 
-    folder.mkdir()
     tried = [{"params": dict(one.params), "train": one.train, "choose": one.choose} for one in fitted]
     chosen = {"chosen": fitted.index(best), "candidates": tried}
     (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
-    days = f"{chosen_on.span[0]} to {chosen_on.span[1]}"
+    name, days = model.TASK.name, f"{choose.span[0]} to {choose.span[1]}"
     curves = {
         f"model (Brier {best.choose['brier']:.4f})": best.probability,
         f"baseline (Brier {base.choose['brier']:.4f})": base.probability,
     }
-    title = f"{model.NAME}, choose split: {days}, {chosen_on.rows:,} rows"
-    plots.calibration(chosen_on.label, curves, title).savefig(folder / "choose_calibration.png")
-    rise = _importance(model, best.pipeline, chosen_on, seed)
-    rows = min(SHUFFLED_ROWS, chosen_on.rows)
-    title = f"{model.NAME}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
+    title = f"{name}, choose split: {days}, {choose.rows:,} rows"
+    plots.calibration(choose.label, curves, title).savefig(folder / "choose_calibration.png")
+    rise = _importance(model, best.fitted, choose, seed)
+    rows = min(SHUFFLED_ROWS, choose.rows)
+    title = f"{name}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
     plots.importance(model.FEATURES, rise, title).savefig(folder / "choose_importance.png")
+    if best.curves:
+        plots.learning(best.curves, f"{name}: the chosen candidate").savefig(folder / "learning_curve.png")

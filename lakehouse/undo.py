@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from lakehouse import log, query, storage
 from lakehouse.declare import Append, Source, Table
@@ -201,10 +200,8 @@ def _whole(one: _Seen, version: int) -> int:
     """
     opened = log.open_log(one.opened.path, version)
     assert opened is not None
-    paths = [unquote(path) for path in opened.paths()]
-    there = storage.look_up(opened.path, paths)
-    if gone := [path for path in paths if isinstance(there[path], OSError)]:
-        raise UndoError(f"{one.name}: {len(gone)} of the {len(paths)} files of version {version} are gone (VACUUM)")
+    if gone := opened.gone():
+        raise UndoError(f"{one.name}: {len(gone)} of the {opened.files()} files of version {version} are gone (VACUUM)")
     return opened.rows()
 
 

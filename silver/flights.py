@@ -6,7 +6,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from flights.clock import UNLISTED_ZONES, confirmed, date_of, is_clock, next_wall, shifted, to_utc_after, wall
-from flights.keys import FLIGHT_KEY, MISSING, ORIGINS, also_unreadable, lost
+from flights.grain import FLIGHT_KEY
+from flights.keys import MISSING, ORIGINS, also_unreadable, lost
 from lakehouse.columns import UNREADABLE, typed, unreadable
 from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, looks_up, table
 

@@ -17,16 +17,17 @@ ALONE = (
 
 
 @contextmanager
-def browsing(file: Path, asked: list[str] | None = None) -> Iterator[Any]:
-    """A page that shows the file; the addresses that it asks for are put into ``asked``."""
+def browsing(shown: Path | str, asked: list[str] | None = None, width: int = 1280) -> Iterator[Any]:
+    """A page, ``width`` pixels wide, that shows a file or an address; the addresses that it asks for are put into ``asked``."""
     from playwright.sync_api import sync_playwright
 
     if (chromium := shutil.which("chromium")) is None:
         absent("chromium is missing (Debian, Ubuntu: apt-get install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=[*ALONE])
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url) if asked is not None else None)
-        page.goto(file.as_uri(), wait_until="load")
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        for kind in ("request", "websocket"):
+            page.on(kind, lambda one: asked.append(one.url) if asked is not None else None)
+        page.goto(shown if isinstance(shown, str) else shown.as_uri(), wait_until="load")
         yield page
         browser.close()

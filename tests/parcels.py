@@ -1,4 +1,4 @@
-"""A shop's parcels: a table of 400 rows, and a model module that says which of them come late."""
+"""A shop's parcels: a table of 400 rows, and a model that says which of them come late, of which this is the module."""
 
 from __future__ import annotations
 
@@ -14,68 +14,84 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
+from lakehouse import skops_files
+from lakehouse.features import Curve, Model, Rows, Splits, Task, open_features
 from lakehouse.registering import Registry, TrainResult
-from lakehouse.tracking import tracking
+from lakehouse.scoring import ReportResult, report
+from lakehouse.scoring import load as load_alias
+from lakehouse.tracking import Loaded, tracking
 from lakehouse.training import train
 
 TREES = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 DAYS = 40
 
 
-@dataclass(frozen=True)
-class Splits:
-    train: tuple[str, str] = ("2024-01-01", "2024-01-20")
-    choose: tuple[str, str] = ("2024-01-21", "2024-01-30")
-    report: tuple[str, str] = ("2024-01-31", "2024-02-09")
+TASK = Task(
+    name="late_parcel",
+    feature_table="gold.parcels",
+    predictions="gold.parcel_scores",
+    quality="gold.parcel_quality",
+    drift="gold.parcel_drift",
+    key=("parcel",),
+    time="day",
+    label="late",
+    splits=Splits(
+        train=("2024-01-01", "2024-01-20"), choose=("2024-01-21", "2024-01-30"), report=("2024-01-31", "2024-02-09")
+    ),
+)
+LEARNER = "trees"
+FILE = "model.skops"
+# What tells late parcels apart (distance), and what hardly does (shop, items).
+FEATURES = ("distance_km", "shop", "items")
+BASELINE_FEATURES = ("shop",)
+CANDIDATES = ({"max_iter": 2}, {"max_iter": 30})
+REQUIREMENTS = ("scikit-learn", "skops")
+CODE = ("tests",)
+ON_SPARK = False
 
 
-def fit(frame: pd.DataFrame, *, features: tuple[str, ...], params: dict[str, Any], seed: int) -> Pipeline:
+def fit(
+    train: Rows, choose: Rows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
+) -> Pipeline:
+    assert train.features.version == choose.features.version
     text = [name for name in features if name == "shop"]
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
     trees = HistGradientBoostingClassifier(random_state=seed, min_samples_leaf=5, **params)
     pipeline = make_pipeline(make_column_transformer((encoder, text), remainder="passthrough"), trees)
-    return pipeline.fit(frame[list(features)], frame["late"])
+    for step in (1, 2):
+        curve(step, {"choose_brier": 1 / step})
+    return pipeline.fit(train.frame[list(features)], train.label)
 
 
-def predict(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:
+def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
     assert "late" not in frame, "a model that predicts must not be shown the label"
-    return model.predict_proba(frame[list(model.feature_names_in_)])[:, 1]
+    return fitted.predict_proba(frame[list(fitted.feature_names_in_)])[:, 1]
 
 
-def evaluate(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    return {
-        "roc_auc": float(roc_auc_score(label, probability)),
-        "average_precision": float(average_precision_score(label, probability)),
-        "brier": float(brier_score_loss(label, probability)),
+def reads(fitted: Pipeline) -> tuple[str, ...]:
+    return tuple(fitted.feature_names_in_)
+
+
+def save(fitted: Pipeline, folder: Path, trusted: tuple[str, ...] = (TREES,)) -> None:
+    skops_files.save(fitted, folder / FILE, trusted)
+
+
+def load(folder: Path, trusted: tuple[str, ...] = (TREES,)) -> Pipeline:
+    return skops_files.load(folder / FILE, trusted)
+
+
+def model(trusted: tuple[str, ...] = (TREES,), **changed: Any) -> Any:
+    """This module, changed."""
+    named = (name for name in dir(Model) if not name.startswith("_"))
+    own = {name: globals()[name] for name in named} | {"__name__": __name__}
+    files = {
+        "save": lambda fitted, folder: save(fitted, folder, trusted),
+        "load": lambda folder: load(folder, trusted),
     }
-
-
-def model(**changed: Any) -> Any:
-    """A model module that uses what tells late parcels apart (distance) and what hardly does (shop, items)."""
-    return SimpleNamespace(
-        **{
-            "NAME": "late_parcel",
-            "FEATURE_TABLE": "gold.parcels",
-            "PREDICTIONS": "gold.parcel_scores",
-            "QUALITY": "gold.parcel_quality",
-            "FEATURES": ("distance_km", "shop", "items"),
-            "BASELINE_FEATURES": ("shop",),
-            "LABEL": "late",
-            "KEY": ("parcel",),
-            "TIME": "day",
-            "SPLITS": Splits(),
-            "CANDIDATES": ({"max_iter": 2}, {"max_iter": 30}),
-            "TRUSTED_TYPES": (TREES,),
-            "fit": fit,
-            "predict": predict,
-            "evaluate": evaluate,
-        }
-        | changed
-    )
+    return SimpleNamespace(**(own | files | changed))
 
 
 def parcels(seed: int = 0) -> pa.Table:
@@ -116,7 +132,19 @@ class Place:
     def train(self, module: Any, **more: Any) -> TrainResult:
         registry = Registry(self.tracking_uri, self.artifact_root, self.experiment)
         told = {"revision": "abc123", "kept": self.kept, **more}
-        return train(module, lake=self.lake, registry=registry, **told)
+        return train(LEARNER, {LEARNER: module}, lake=self.lake, registry=registry, **told)
+
+    def champion(self, module: Any = None) -> Loaded:
+        return load_alias(TASK, {LEARNER: module or model()}, tracking_uri=self.tracking_uri)
+
+    def probabilities(self, since: str, until: str) -> list[float]:
+        """What the champion says of these days, in the order of their keys."""
+        champion, features = self.champion(), open_features(TASK, self.lake, ())
+        rows = features.read((since, until), [TASK.time, *champion.reads()])
+        return champion.predict(features.frame(rows)).tolist()
+
+    def report(self, module: Any = None) -> ReportResult:
+        return report(TASK, {LEARNER: module or model()}, lake=self.lake, tracking_uri=self.tracking_uri)
 
     @property
     def kept(self) -> Path:

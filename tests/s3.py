@@ -152,7 +152,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self.body()
             does = standing.rule(self.command, self.path)
             if does == "down":
                 self.close_connection = True
@@ -167,8 +167,10 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             onward = HTTPConnection(server, timeout=60)
             onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() != "expect":
+                if name.lower() not in ("expect", "transfer-encoding"):
                     onward.putheader(name, value)
+            if "Transfer-Encoding" in self.headers:
+                onward.putheader("Content-Length", str(len(body)))
             onward.endheaders(body)
             answer = onward.getresponse()
             content = answer.read()
@@ -181,6 +183,17 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             if answer.getheader("Content-Length") is None:
                 kept.append(("Content-Length", str(len(content))))
             self.answer(answer.status, kept, content)
+
+        def body(self) -> bytes:
+            """What was sent, in chunks too: so MLflow's client sends an empty file."""
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            chunks = []
+            while size := int(self.rfile.readline(), 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
 
         def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
             standing.requests.append((self.command, self.path, status))

@@ -9,13 +9,15 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lakehouse.errors import ModelError
-from lakehouse.scoring import load_champion
-from lakehouse.tracking import tracking
-from tests.parcels import Place, model, parcels
+from lakehouse.features import Task
+from lakehouse.scoring import load
+from lakehouse.tracking import Loaded, tracking
+from tests.parcels import LEARNER, TASK, Place, model, parcels
 from tests.s3 import Proxy, free_ports, proxy
 
 pytestmark = pytest.mark.timeout(300)
@@ -75,6 +77,19 @@ def place(server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pla
     return place
 
 
+def task_of(place: Place) -> Task:
+    return replace(TASK, name=place.experiment)
+
+
+def champion(place: Place, module: Any) -> Loaded:
+    return load(module.TASK, {LEARNER: module}, tracking_uri=place.tracking_uri)
+
+
+def of(run: Any, training: str) -> bool:
+    """Whether a run is the training's own, or that of one of its candidates."""
+    return training in (run.info.run_id, run.data.tags.get("mlflow.parentRunId"))
+
+
 def registered(place: Place, name: str) -> list[tuple[int, str, str]]:
     """Version, status and decision of the model's runs, as the registry has them."""
     with tracking(place.tracking_uri) as client:
@@ -96,7 +111,7 @@ def registered(place: Place, name: str) -> list[tuple[int, str, str]]:
 def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
     place: Place, server: Proxy, moment: str, how: str
 ) -> None:
-    late = model(NAME=place.experiment)
+    late = model(TASK=task_of(place))
     server.rule = lambda method, path: how if REQUESTS[moment] in path and method != "GET" else UP
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"MLflow server at .* \(MLFLOW_TRACKING_URI\) does not answer") as error:
@@ -113,35 +128,36 @@ def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
     result = place.train(late, progress=told.append)
 
     assert not any("fitting" in one for one in told), "what was kept is what would be trained"
-    assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
+    assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
-    assert load_champion(late, tracking_uri=place.tracking_uri)[1:] == (1, result.run_id)
+    assert champion(place, late)[2:4] == (1, result.run_id)
     assert not list(place.kept.glob("*/*/training.json"))
     with tracking(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
-    assert all(run.info.status == "FAILED" for run in runs if run.info.run_id != result.run_id)
+    assert {run.info.status for run in runs if not of(run, result.run_id)} <= {"FAILED"}
     assert place.train(late).alias == "challenger"
 
 
 @pytest.mark.parametrize("moment", ["as the experiment is made", "as the run is made", MADE])
 def test_what_is_made_is_made_once_though_an_answer_is_lost(place: Place, server: Proxy, moment: str) -> None:
-    late = model(NAME=place.experiment)
+    late = model(TASK=task_of(place))
     answers = iter(["lose"])
     server.rule = lambda method, path: next(answers, UP) if REQUESTS[moment] in path else UP
     made = place.train(late)
     sent = [(method, status) for method, path, status in server.requests if REQUESTS[moment] in path][-2:]
     assert sent[0] == ("POST", 0)
     assert sent[1][0] == "POST"
-    assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
+    assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     with tracking(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
-    assert {run.info.status for run in runs if run.info.run_id != made.run_id} <= {"FAILED"}
+    assert {run.info.status for run in runs if not of(run, made.run_id)} <= {"FAILED"}
+    assert len([run for run in runs if of(run, made.run_id)]) == 1 + len(late.CANDIDATES)
 
 
 def test_what_waits_is_registered_as_it_was_declared_and_where_it_belongs(
     place: Place, server: Proxy, tmp_path: Path
 ) -> None:
-    late = model(NAME=place.experiment)
+    late = model(TASK=task_of(place))
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late)
@@ -150,29 +166,29 @@ def test_what_waits_is_registered_as_it_was_declared_and_where_it_belongs(
     assert elsewhere.train(late).model_version == 1
     assert kept.exists(), "it waits for another server"
     server.rule = lambda method, path: UP
-    fewer = place.train(model(NAME=place.experiment, FEATURES=("distance_km", "items")))
+    fewer = place.train(model(TASK=task_of(place), FEATURES=("distance_km", "items")))
     assert [one.name for one in place.kept.glob("*/set-aside/*")] == [kept.parent.name]
-    assert registered(place, late.NAME) == [(1, "FINISHED", "champion")]
+    assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     assert fewer.model_version == 1
 
 
 def test_code_that_is_not_known_to_be_the_same_is_trained_anew(place: Place, server: Proxy) -> None:
-    late = model(NAME=place.experiment)
+    late = model(TASK=task_of(place))
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late, revision="")
     server.rule = lambda method, path: UP
     assert place.train(late, revision="").model_version == 2
-    assert len(registered(place, late.NAME)) == 2
+    assert len(registered(place, late.TASK.name)) == 2
 
 
 def test_a_champion_that_cannot_be_read_now_is_not_replaced(place: Place, server: Proxy) -> None:
-    best = model(NAME=place.experiment)
+    best = model(TASK=task_of(place))
     place.train(best)
-    weak = model(NAME=place.experiment, FEATURES=("noise",))
+    weak = model(TASK=task_of(place), FEATURES=("noise",))
     server.rule = lambda method, path: "slow down" if method == "GET" and "/mlflow-artifacts/" in path else UP
     with pytest.raises(ModelError, match="MLflow server at"):
         place.train(weak)
     server.rule = lambda method, path: UP
     assert place.train(weak).alias == "challenger"
-    assert load_champion(best, tracking_uri=place.tracking_uri).version == 1
+    assert champion(place, best).version == 1

@@ -176,7 +176,7 @@ def test_a_server_knows_no_secret_of_another(running: Running) -> None:
         "minio": s3,
         "postgres": set(),
         "spark-master": set(),
-        "mlflow": {*SECRETS} - {"JUPYTER_TOKEN"},
+        "mlflow": {*SECRETS} - {"JUPYTER_TOKEN", "SERVING_API_KEY"},
         "spark-worker-1": s3,
         "spark-worker-2": s3,
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import requests
 from deltalake import DeltaTable, write_deltalake
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
-from lakehouse.features import METRICS, open_features
-from lakehouse.scoring import load_champion, realised, report, score_frame
+from lakehouse.features import METRICS, evaluate, open_features
+from lakehouse.scoring import realised
 from lakehouse.tracking import tracking
-from tests.parcels import Place, Splits, evaluate, model, parcels
+from tests.parcels import FILE, TASK, Place, model, parcels
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,24 +34,9 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes two seconds to make one, so that the tests copy it."""
-    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with tracking(f"sqlite:///{database}") as client:
-        client.search_experiments()
-    return database
-
-
-@pytest.fixture
-def place(tmp_path: Path, empty_database: Path) -> Place:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    place = Place(tmp_path / "lake", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlartifacts").as_uri())
-    place.write(parcels())
-    return place
-
-
-def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_first_training_is_champion_and_says_what_it_saw(
+    place: Place, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     told: list[str] = []
     result = place.train(model(), progress=told.append)
 
@@ -83,7 +69,21 @@ def test_a_first_training_is_champion_and_says_what_it_saw(place: Place, capfd: 
     ] * 2
     with tracking(place.tracking_uri) as client:
         files = {file.path for file in client.list_artifacts(result.run_id)}
-    assert files >= {"candidates.json", "choose_calibration.png", "choose_importance.png"}
+        keys = pq.read_table(client.download_artifacts(result.run_id, "train_keys.parquet", str(tmp_path)))
+        of_it = f"tags.`mlflow.parentRunId` = '{result.run_id}'"
+        nested = client.search_runs([run.info.experiment_id], of_it, order_by=["tags.`mlflow.runName`"])
+        curve = client.get_metric_history(nested[1].info.run_id, "choose_brier")
+    assert files >= {"candidates.json", "choose_calibration.png", "choose_importance.png", "learning_curve.png"}
+    labelled = parcels().slice(0, 200).filter(pc.field("late").is_valid())
+    assert keys["parcel"].to_pylist() == labelled["parcel"].to_pylist()
+    assert [one.data.params["max_iter"] for one in nested] == ["2", "30"]
+    assert [one.data.params["histgradientboostingclassifier__max_iter"] for one in nested] == ["2", "30"], "autologged"
+    assert [(at.step, at.value) for at in curve] == [(1, 1), (2, 0.5)]
+    assert nested[0].data.metrics["training_log_loss"] > nested[1].data.metrics["training_log_loss"] > 0
+    typical = place.champion().typical
+    assert typical["shop"] in ("north", "south")
+    assert 20 < typical["distance_km"] < 80
+    assert typical["distance_km"] in parcels()["distance_km"].to_pylist(), "a value that occurs, not the mean of two"
     assert told[0] == "reading gold.parcels version 0"
     assert "fitting candidate 2 of 2" in told
     assert capfd.readouterr() == ("", "")
@@ -105,15 +105,17 @@ def test_only_a_better_model_becomes_champion(place: Place) -> None:
     worse = place.train(weak)
 
     assert [one.alias for one in (first, better, again, worse)] == ["champion", "champion", "challenger", "challenger"]
-    assert f"below {first.metrics['brier']:.6f} of version 1" in better.reason
+    assert (
+        f"is below {first.metrics['brier']:.6f} of champion version 1: the difference is between -0." in better.reason
+    )
     assert again.metrics == better.metrics
-    assert f"{worse.metrics['brier']:.6f} on 90 rows of 2024-01-21 to 2024-01-30 is not below" in worse.reason
+    assert f"{worse.metrics['brier']:.6f} on 90 rows of 2024-01-21 to 2024-01-30 is not surely below" in worse.reason
     assert place.run(worse.run_id).data.tags["decision_reason"] == worse.reason
     assert place.run(worse.run_id).data.metrics["choose_champion_brier"] == better.metrics["brier"]
     with tracking(place.tracking_uri) as client:
         aliases = client.get_registered_model("late_parcel").aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 2, "challenger": 4}
-    assert load_champion(model(), tracking_uri=place.tracking_uri)[1:] == (2, better.run_id)
+    assert place.champion()[2:4] == (2, better.run_id)
 
 
 def test_the_champion_is_measured_on_the_new_rows(place: Place) -> None:
@@ -129,14 +131,14 @@ def test_the_champion_is_measured_on_the_new_rows(place: Place) -> None:
 
 def test_a_champion_that_does_not_load_is_replaced(place: Place) -> None:
     first = place.train(model())
-    stored = next((Path(place.artifact_root.removeprefix("file://"))).glob("models/*/artifacts/model.skops"))
-    for file in stored.parent.parent.parent.glob("*/artifacts/model.skops"):
-        file.write_bytes(b"not a model")
+    (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
+    stored.write_bytes(b"not a model")
     second = place.train(model())
 
     assert second.metrics == first.metrics
     assert second.alias == "champion"
     assert second.reason.startswith("champion version 1 cannot be evaluated")
+    assert "its files (models:/late_parcel/1/artifacts/model) are not those that were registered" in second.reason
 
 
 def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
@@ -165,7 +167,7 @@ def test_the_order_of_rows_in_the_files_does_not_matter(place: Place) -> None:
 
 
 def test_types_are_the_same_whatever_a_split_lacks(place: Place) -> None:
-    features = open_features(model(), place.lake)
+    features = open_features(TASK, place.lake, ())
     rows = features.read(("2024-01-01", "2024-01-20"), ["parcel", "items", "shop", "late"])
     with_missing = features.frame(rows)
     without = features.frame(rows.filter(pc.is_valid(rows["items"])))
@@ -178,71 +180,16 @@ def test_types_are_the_same_whatever_a_split_lacks(place: Place) -> None:
 
 def test_a_model_of_untrusted_types_is_neither_stored_nor_loaded(place: Place) -> None:
     with pytest.raises(ModelError, match="TRUSTED_TYPES does not name: sklearn.*TreePredictor"):
-        place.train(model(TRUSTED_TYPES=()))
+        place.train(model(trusted=()))
     place.train(model())  # whose stored list of trusted types names the trees
-    with pytest.raises(ModelError, match="models:/late_parcel/1 is refused.*TreePredictor"):
-        load_champion(model(TRUSTED_TYPES=()), tracking_uri=place.tracking_uri)
-
-
-def test_every_row_gets_a_score_labelled_or_not(place: Place) -> None:
-    place.train(model())
-    scores = score_frame(
-        model(), lake=place.lake, tracking_uri=place.tracking_uri, since=date(2024, 2, 8), until="2024-02-09"
-    )
-
-    assert scores.schema == pa.schema(
-        {
-            "parcel": pa.int64(),
-            "day": pa.date32(),
-            "model_name": pa.string(),
-            "model_version": pa.int32(),
-            "probability": pa.float64(),
-            "feature_version": pa.int64(),
-        }
-    )
-    assert scores["parcel"].to_pylist() == list(range(380, 400))
-    assert set(scores["day"].to_pylist()) == {date(2024, 2, 8), date(2024, 2, 9)}
-    assert set(
-        zip(*(scores[n].to_pylist() for n in ("model_name", "model_version", "feature_version")), strict=True)
-    ) == {("late_parcel", 1, 0)}
-    far = pc.greater(parcels()["distance_km"].slice(380), 70).to_numpy()
-    probability = scores["probability"].to_numpy()
-    assert probability[far].min() > 0.6 > probability.min()
-
-
-def test_scores_say_which_version_they_were_made_from(place: Place) -> None:
-    place.train(model())
-    before = score_frame(
-        model(), lake=place.lake, tracking_uri=place.tracking_uri, since="2024-01-31", until="2024-02-09"
-    )
-    place.write(parcels(seed=1))
-    champion = load_champion(model(), tracking_uri=place.tracking_uri)
-    more = {
-        "lake": place.lake,
-        "tracking_uri": "unused",
-        "since": "2024-01-31",
-        "until": "2024-02-09",
-        "champion": champion,
-    }
-    after, pinned = score_frame(model(), **more), score_frame(model(), **more, version=0)
-
-    assert pinned == before != after
-    assert set(after["feature_version"].to_pylist()) == {1}
-
-
-def test_a_span_without_rows_has_no_scores(place: Place) -> None:
-    place.train(model())
-    scores = score_frame(
-        model(), lake=place.lake, tracking_uri=place.tracking_uri, since="2030-01-01", until="2030-12-31"
-    )
-    assert scores.num_rows == 0
-    assert scores.schema.field("probability").type == pa.float64()
+    with pytest.raises(ModelError, match="late_parcel version 1 cannot be loaded .*Untrusted.*TreePredictor"):
+        place.champion(model(trusted=()))
 
 
 def test_a_report_is_logged_once(place: Place) -> None:
     trained = place.train(model())
-    first = report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
-    second = report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
+    first = place.report()
+    second = place.report()
 
     assert (first.rows, first.unlabelled, first.model_version, first.delta_version) == (90, 10, 1, 0)
     assert first.metrics["brier"] < first.baseline["brier"]
@@ -256,7 +203,7 @@ def test_a_report_is_logged_once(place: Place) -> None:
         assert "report_calibration.png" in {file.path for file in client.list_artifacts(trained.run_id)}
 
     place.write(parcels(seed=1))
-    third = report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
+    third = place.report()
     assert third.logged
     assert third.metrics != first.metrics
     assert place.run(trained.run_id).data.tags["report_delta_version"] == "1"
@@ -267,18 +214,11 @@ def test_an_older_champion_reads_its_own_columns(place: Place) -> None:
     second = place.train(model(FEATURES=("items",)))
 
     assert (first.alias, second.alias) == ("champion", "challenger")
-    assert score_frame(
-        model(FEATURES=("items",)),
-        lake=place.lake,
-        tracking_uri=place.tracking_uri,
-        since="2024-02-09",
-        until="2024-02-09",
-    ).num_rows
     place.write(parcels().drop_columns("distance_km"))
     with pytest.raises(
         ModelError, match=r"version 1 was trained on columns that gold.parcels version 1 .*: distance_km"
     ):
-        report(model(FEATURES=("items",)), lake=place.lake, tracking_uri=place.tracking_uri)
+        place.report()
 
 
 def test_the_report_split_is_not_needed_to_train(place: Place) -> None:
@@ -286,20 +226,20 @@ def test_the_report_split_is_not_needed_to_train(place: Place) -> None:
     place.write(rows.filter(pc.less(rows["day"], pa.scalar(date(2024, 1, 31)))))
     place.train(model())
     with pytest.raises(ModelError, match="no labelled rows in the report split, 2024-01-31 to 2024-02-09.*2024-01-30"):
-        report(model(), lake=place.lake, tracking_uri=place.tracking_uri)
+        place.report()
 
 
 def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: Path) -> None:
     for uri in (place.tracking_uri, f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"):
         with pytest.raises(ModelError, match="late_parcel has no champion .*run `lakehouse train` first"):
-            load_champion(model(), tracking_uri=uri)
+            replace(place, tracking_uri=uri).champion()
     assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(
     ("changed", "more", "text"),
     [
-        ({"FEATURE_TABLE": "gold.nothing"}, {}, "gold.nothing is not there .*`lakehouse run`"),
+        ({"TASK": replace(TASK, feature_table="gold.nothing")}, {}, "gold.nothing is not there .*`lakehouse run`"),
         (
             {"FEATURES": ("distance_km", "weight", "size")},
             {},
@@ -307,7 +247,7 @@ def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: P
         ),
         ({}, {"version": 7}, "gold.parcels has no version 7; its latest is 0"),
         (
-            {"SPLITS": Splits(train=("2020-01-01", "2020-12-31"))},
+            {"TASK": replace(TASK, splits=replace(TASK.splits, train=("2020-01-01", "2020-12-31")))},
             {},
             "no labelled rows in the train split.*holds 400 rows, 360 of them labelled, with day from 2024-01-01 to 2024-02-09",
         ),
@@ -341,6 +281,16 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
     assert "secret" not in str(error.value)
 
 
+def scores_of(place: Place, span: tuple[str, str]) -> pa.Table:
+    """What the champion says of these days, as the table of predictions has it."""
+    features, champion = open_features(TASK, place.lake, ()), place.champion()
+    rows = features.read(span, ["day", *champion.reads()])
+    probability = pa.array(champion.predict(features.frame(rows)))
+    scores = rows.select(["parcel", "day"]).append_column("model_name", pa.array([TASK.name] * rows.num_rows))
+    version = pa.array([champion.version] * rows.num_rows, pa.int32())
+    return scores.append_column("model_version", version).append_column("probability", probability)
+
+
 def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
     rows = parcels()
     late = rows["late"].to_pylist()
@@ -349,13 +299,13 @@ def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
     place.write(rows.set_column(rows.column_names.index("late"), "late", pa.array(late)))
     place.train(model())
     days = {"since": "2024-02-07", "until": "2024-02-09"}
-    assert realised(model(), lake=place.lake, **days).num_rows == 0, "nothing is scored yet"
-    scores = score_frame(model(), lake=place.lake, tracking_uri=place.tracking_uri, **days)
+    assert realised(TASK, lake=place.lake, **days).num_rows == 0, "nothing is scored yet"
+    scores = scores_of(place, ("2024-02-07", "2024-02-09"))
     older = pc.subtract(pa.scalar(1.0), scores["probability"]).slice(0, 10)
     before = scores.slice(0, 10).set_column(3, "model_version", pa.array([0] * 10, pa.int32()))
     before = before.set_column(4, "probability", older)
     write_deltalake(place.lake / "gold" / "parcel_scores", pa.concat_tables([scores, before]))
-    told = realised(model(), lake=place.lake, **days).to_pylist()
+    told = realised(TASK, lake=place.lake, **days).to_pylist()
 
     named = [(one["day"].day, one["model_name"], one["model_version"], one["scored"], one["labelled"]) for one in told]
     assert named == [

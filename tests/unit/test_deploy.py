@@ -132,9 +132,10 @@ def test_both_run_the_same_minio_and_the_same_project() -> None:
     assert SERVICES["minio"]["build"] == {"context": "deploy", "dockerfile": "minio.Dockerfile"}
     for name in {*SERVICES} - {"minio", "postgres"}:
         assert SERVICES[name]["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
-    image = (PROJECT / "deploy/Dockerfile").read_text()
-    assert "--constraint constraints.txt" in image
-    assert re.search(r"(?m)^USER lakehouse$", image)
+    for name in ("Dockerfile", "api.Dockerfile"):
+        image = (PROJECT / "deploy" / name).read_text()
+        assert "--constraint constraints.txt" in image
+        assert re.search(r"(?m)^USER lakehouse$", image)
     assert ".env" in (PROJECT / ".dockerignore").read_text().splitlines()
 
 
@@ -168,12 +169,12 @@ def test_the_example_has_the_keys_that_both_read() -> None:
             by_stack |= {*Template(text).get_identifiers()} - {"FOLDER", "PROJECT"}
     for module in (prepare, programs, stack):
         by_stack |= set(re.findall(r'\["([A-Z]+_?[A-Z_]*)"\]', Path(str(module.__file__)).read_text()))
-    assert {*dotenv_values(env.EXAMPLE)} == by_compose | by_stack | {"COMPOSE_PROFILES"}
+    assert {*dotenv_values(env.EXAMPLE)} == by_compose | by_stack | {"COMPOSE_PROFILES", "SERVING_API_KEY"}
 
 
 def test_only_secrets_have_no_value_in_the_example() -> None:
     passwords = {"AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD", "MLFLOW_TRACKING_PASSWORD"}
-    assert {*SECRETS} == passwords | {"MLFLOW_FLASK_SERVER_SECRET_KEY", "JUPYTER_TOKEN"}
+    assert {*SECRETS} == passwords | {"MLFLOW_FLASK_SERVER_SECRET_KEY", "JUPYTER_TOKEN", "SERVING_API_KEY"}
     assert not re.search(r":-|:=", COMPOSE_FILE.read_text()), "a default in docker-compose.yml"
 
 

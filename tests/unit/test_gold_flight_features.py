@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from flights.keys import FLIGHT_KEY, ORIGINS
+from flights.grain import FLIGHT_KEY
+from flights.keys import ORIGINS
 from gold._features_state import WEATHER
 from gold.flight_features import COLUMNS, flight_features
 from lakehouse.checks import problems_of

@@ -66,7 +66,7 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("LAKEHOUSE_ROOOT", "x", "Unknown setting LAKEHOUSE_ROOOT; allowed: LAKEHOUSE_DECLARATIONS"),
+        ("LAKEHOUSE_ROOOT", "x", "Unknown setting LAKEHOUSE_ROOOT; allowed: LAKEHOUSE_DASK, LAKEHOUSE_DECLARATIONS"),
         ("LAKEHOUSE_", "x", "Unknown setting LAKEHOUSE_;"),
         ("LAKEHOUSE_PROFILE", "produktion", "'produktion' is not a profile; conf/ has: "),
         ("LAKEHOUSE_PARALLEL_TABLES", "many", "parallel_tables='many'"),

@@ -1,0 +1,149 @@
+"""What watching finds in half a year, and what retraining gains: trained to May, chosen on June, watched month by month.
+
+    python -m benchmarks.watching [--scratch FOLDER]
+
+It needs the whole year's feature table (`lakehouse land`, `lakehouse run`) and neither Spark nor the lake's registry. Three ways of
+serving are compared: the first model all the time; retrained at each finding, where the gate decides (`lakehouse monitor
+--retrain`); retrained every month, the newest model always in service. Then December alone by the task's own splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from deltalake import write_deltalake
+
+from lakehouse import training
+from lakehouse.features import Rows, Span, Splits, evaluate, open_features, probabilities
+from lakehouse.modeling import with_splits
+from lakehouse.monitoring import Watched, later_splits, watch
+from lakehouse.registering import Registry, TrainResult
+from lakehouse.run import revision
+from lakehouse.scoring import load, score_frame
+from lakehouse.settings import PROJECT
+from lakehouse.settings import load as load_settings
+from lakehouse.tracking import CHAMPION, Loaded, load_version, tracking
+from models import trees
+
+LEARNER = "trees"
+TASK = trees.TASK
+FIRST_SPLITS = Splits(("2013-01-01", "2013-05-31"), ("2013-06-01", "2013-06-30"), ("2013-07-01", "2013-12-31"))
+MONTHS = range(7, 13)
+
+
+def month_of(number: int) -> Span:
+    return f"2013-{number:02}-01", f"2013-{number:02}-{calendar.monthrange(2013, number)[1]}"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A registry and a table of predictions of its own, beside the feature table."""
+
+    folder: Path
+
+    @property
+    def lake(self) -> Path:
+        return self.folder / "lake"
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    @staticmethod
+    def make(folder: Path, feature_table: Path) -> Service:
+        service = Service(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        there = service.lake.joinpath(*TASK.feature_table.split("."))
+        there.parent.mkdir(parents=True)
+        there.symlink_to(feature_table, target_is_directory=True)
+        return service
+
+    def train(self, splits: Splits) -> TrainResult:
+        registry = Registry(self.tracking_uri, (self.folder / "artifacts").as_uri(), TASK.name)
+        models = {LEARNER: with_splits(trees, splits)}
+        kept = self.folder / "trainings"
+        return training.train(LEARNER, models, lake=self.lake, registry=registry, revision=revision(), kept=kept)
+
+    def champion(self) -> Loaded:
+        return load(TASK, {LEARNER: trees}, tracking_uri=self.tracking_uri, alias=CHAMPION)
+
+    def version(self, number: int) -> Loaded:
+        with tracking(self.tracking_uri) as client:
+            return load_version(client, client.get_model_version(TASK.name, str(number)), {LEARNER: trees})
+
+    def results(self, model: Loaded, span: Span) -> dict[str, float]:
+        features = open_features(TASK, self.lake, model.reads())
+        rows = Rows(features, span, model.reads())
+        return evaluate(rows.label, probabilities(model.model, model.fitted, rows))
+
+    def watch(self, span: Span) -> Watched:
+        """Score the span with the champion, and watch it."""
+        scores = score_frame(self.champion(), TASK, lake=self.lake, since=span[0], until=span[1])
+        write_deltalake(self.lake.joinpath(*TASK.predictions.split(".")), scores, mode="append")
+        days = [date.fromisoformat(day) for day in span]
+        models = {LEARNER: trees}
+        return watch(TASK, models, lake=self.lake, tracking_uri=self.tracking_uri, since=days[0], until=days[1])
+
+
+def half_a_year(watched: Service, newest: Service, say: Callable[[str], None]) -> None:
+    """Print a row for each month, and what was found in it."""
+    for service in (watched, newest):
+        first = service.train(FIRST_SPLITS)
+    last, told = first.model_version, []
+    say(f"first model: {first.metrics} on June\n")
+    say("| month | fixed: AUC | Brier | retrained: AUC | Brier | version | newest: AUC | Brier | findings | then |")
+    say("|---|---|---|---|---|---|---|---|---|---|")
+    for number in MONTHS:
+        span, champion = month_of(number), watched.champion()
+        all_results = (
+            watched.results(watched.version(first.model_version), span),
+            watched.results(champion, span),
+            newest.results(newest.version(last), span),
+        )
+        seen = watched.watch(span)
+        then = "-"
+        if number != MONTHS[-1]:
+            splits = later_splits(seen)
+            assert splits, "another month is labelled"
+            last = newest.train(splits).model_version
+            if seen.findings:
+                made = watched.train(splits)
+                then = f"version {made.model_version} is {made.alias}"
+        cells = [f"{one[name]:.4f}" for one in all_results for name in ("roc_auc", "brier")]
+        cells.insert(4, str(champion.version))
+        what = ", ".join(one.what for one in seen.findings) or "none"
+        say(f"| {calendar.month_name[number]} | {' | '.join(cells)} | {what} | {then} |")
+        told += [f"{calendar.month_name[number]}, version {champion.version}: {one.said}" for one in seen.findings]
+    say("\n" + "\n".join(told))
+
+
+def december(service: Service, say: Callable[[str], None]) -> None:
+    """What is found in December of the model that the task's own splits make."""
+    service.train(TASK.splits)
+    seen = service.watch(TASK.splits.report)
+    say(f"\nThe task's own splits, December: {seen.now}, chosen with {seen.chosen}")
+    say("\n".join(one.said for one in seen.findings) or "nothing is found")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "watching", help="where registries go")
+    scratch = parser.parse_args().scratch.resolve()
+    feature_table = Path(str(load_settings().lake.joinpath(*TASK.feature_table.split("."))))
+    services = [Service.make(scratch / name, feature_table) for name in ("watched", "newest", "declared")]
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    half_a_year(services[0], services[1], say)
+    december(services[2], say)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""Watch the champion: spark-submit --properties-file conf/spark/local.conf jobs/monitor.py --from 2013-12-01 --to 2013-12-31"""
+
+from jobs._run import run_command
+
+if __name__ == "__main__":
+    run_command("monitor")

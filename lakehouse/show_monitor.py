@@ -1,0 +1,62 @@
+"""What `lakehouse monitor` prints."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from lakehouse import show
+from lakehouse.modeling import Monitored
+
+RESULTS = {
+    "ROC AUC": "roc_auc",
+    "average precision": "average_precision",
+    "Brier": "brier",
+    "Brier skill": "brier_skill",
+    "calibration error": "calibration_error",
+    "label rate": "label_rate",
+    "mean probability": "mean_probability",
+}
+
+
+def monitored(console: Console, result: Monitored) -> None:
+    """How the champion does, against how it was chosen; what was found; what was made of it."""
+    watched = result.watched
+    now, version = watched.now, watched.champion.version
+    console.print(
+        f"{watched.features.task.name} version {version}, {watched.span[0]} to {watched.span[1]}: {now['scored']:,} rows scored, "
+        f"{now['labelled']:,} with a label.",
+        highlight=False,
+    )
+    shown = show.grid("", *[f">{words}" for words in RESULTS])
+    for name, values in {"choose split": watched.chosen, "these days": now}.items():
+        shown.add_row(name, *[f"{values[one]:.4f}" if one in values else "-" for one in RESULTS.values()])
+    console.print(shown)
+    for note in watched.notes:
+        console.print(f"[yellow]note[/] {show.literally(note)}", highlight=False)
+    for finding in watched.findings:
+        console.print(f"[bold red]finding[/] {show.literally(finding.said)}", highlight=False)
+    task = watched.features.task
+    console.print(
+        f"{result.quality_written:,} rows written to {task.quality}, {result.drift_written:,} to {task.drift}.",
+        highlight=False,
+    )
+    if result.retrained:
+        show.trained(console, result.retrained)
+    elif watched.findings:
+        console.print(_advice(result), highlight=False, soft_wrap=True)
+    else:
+        console.print("Nothing is beyond its limit.", highlight=False)
+
+
+def _advice(result: Monitored) -> str:
+    watched = result.watched
+    task = watched.features.task
+    if result.retrain:
+        return (
+            f"Not retrained: to leave as many days to choose by as the task's splits do, no labelled day up to {watched.span[1]} "
+            f"is left to learn from that version {watched.champion.version} has not learned from (to {watched.trained_until})."
+        )
+    look = f"See {task.drift} and {task.quality} day by day."
+    if any(finding.what == "missing" for finding in watched.findings):
+        look += f" What is missing is mended where it is made: `lakehouse lineage {task.feature_table}`."
+    return f"{look} `lakehouse monitor {task.name} --retrain` trains a challenger on the days up to now."

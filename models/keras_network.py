@@ -1,0 +1,123 @@
+"""The network of models/network.py in Keras, on TensorFlow: what another library takes for the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models._encoding import Description, learn_encoding
+from models._epochs import Batch, imported, in_parts, learn
+from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
+from models.network import CANDIDATES, CODE, FEATURES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from lakehouse.features import Curve, Rows
+
+__all__ = ["BASELINE_FEATURES", "CANDIDATES", "CODE", "FEATURES", "TASK"]
+REQUIREMENTS = ("tensorflow", "keras", "numpy", "pyarrow", "pydantic")
+ON_SPARK = False
+WEIGHTS = "weights.npz"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, fitted or while it learns."""
+
+    described: Description
+    layers: Any  # keras.Model
+
+    def learn(self, batch: Batch) -> float:
+        self.layers.reset_metrics()  # or the loss would be the mean of all steps
+        return float(self.layers.train_on_batch((batch.codes, batch.numbers), batch.label))
+
+    def probability(self, codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.asarray(self.layers((codes, numbers), training=False))[:, 0].astype(float)
+
+    def weights(self) -> list[np.ndarray]:
+        weights: list[np.ndarray] = self.layers.get_weights()
+        return weights
+
+
+def fit(
+    train: Rows, choose: Rows, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int, curve: Curve
+) -> Network:
+    """The network at its best epoch. TensorFlow's operations stay deterministic, which it cannot take back.
+
+    Raises:
+        ModelError: TensorFlow is not installed, or the network does not learn.
+    """
+    keras = _keras()
+    imported("tensorflow", "keras").config.experimental.enable_op_determinism()
+    train, choose = (replace(rows, columns=features) for rows in (train, choose))
+    encoding = learn_encoding(train.batches(), features, EMBEDDED)
+    described = Description(encoding=encoding, width=params["width"])
+    network = Network(described, _layers(described, params["dropout"], seed))
+    optimiser = keras.optimizers.AdamW(params["learning_rate"], weight_decay=params["weight_decay"])
+    network.layers.compile(optimiser, "binary_crossentropy")
+    rows, epochs = params["batch_rows"], params["epochs"]
+    best = learn(network, train, choose, encoding, batch_rows=rows, epochs=epochs, seed=seed, curve=curve)
+    network.layers.set_weights(best)
+    return network
+
+
+def _keras() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it tells of its plugins on the console otherwise
+    return imported("tensorflow", "keras").keras
+
+
+def _layers(described: Description, dropout: float = 0, seed: int = 0) -> Any:
+    """The model, built by this code whatever a file says: Keras's own loader runs what is stored."""
+    keras, encoding = _keras(), described.encoding
+    layers, first = keras.layers, keras.initializers.GlorotUniform(seed)
+    codes, numbers = keras.Input((len(encoding.embedded),), dtype="int64"), keras.Input((encoding.width,))
+    embedded = [
+        layers.Embedding(*size, embeddings_initializer=first)(codes[:, at])
+        for at, size in enumerate(encoding.embeddings)
+    ]
+    found = layers.Concatenate()([*embedded, numbers])
+    for width in (described.width, described.width // 2):
+        found = layers.Dense(width, "silu", kernel_initializer=first)(found)
+        found = layers.Dropout(dropout, seed=seed)(found)
+    return keras.Model((codes, numbers), layers.Dense(1, "sigmoid", kernel_initializer=first)(found))
+
+
+def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
+    """The probability that each flight is late."""
+    return in_parts(fitted.probability, *fitted.described.encoding.encode_frame(frame))
+
+
+def reads(fitted: Network) -> tuple[str, ...]:
+    return fitted.described.encoding.features
+
+
+def save(fitted: Network, folder: Path) -> None:
+    """The weights as NumPy's arrays, the rest as JSON."""
+    import numpy as np
+
+    np.savez(folder / WEIGHTS, *fitted.weights())
+    fitted.described.save(folder)
+
+
+def load(folder: Path) -> Network:
+    """What `save` wrote.
+
+    Raises:
+        ModelError: TensorFlow is not installed.
+        ValueError, OSError: the files are damaged or do not fit together.
+    """
+    import numpy as np
+
+    _keras()
+    described = Description.load(folder)
+    network = Network(described, _layers(described))
+    with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
+        network.layers.set_weights([stored[name] for name in stored.files])
+    return network

@@ -1,0 +1,109 @@
+"""Gradient-boosted trees of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lakehouse import skops_files
+from models._few_rows import FEW, few_rows
+from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES, TASK
+
+if TYPE_CHECKING:
+    import numpy as np
+    import optuna
+    import pandas as pd
+    from sklearn.pipeline import Pipeline
+
+    from lakehouse.features import Curve, Rows
+
+__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK"]
+REQUIREMENTS = ("scikit-learn", "skops", "numpy")
+CODE = ("models", "flights")
+ON_SPARK = False
+FILE = "model.skops"
+# How often the learning curve is looked at, in trees.
+EVERY = 20
+CANDIDATES: tuple[Mapping[str, Any], ...] = (
+    {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 31, "min_samples_leaf": 100, "l2_regularization": 1.0},
+    {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 200, "l2_regularization": 1.0},
+)
+
+
+def space(trial: optuna.Trial) -> dict[str, Any]:
+    """What `lakehouse tune` looks through."""
+    return {
+        "max_iter": trial.suggest_int("max_iter", 100, 600, step=EVERY),
+        "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.2, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 7, 63, log=True),
+        "min_samples_leaf": trial.suggest_int("min_samples_leaf", 20, 1000, log=True),
+        "l2_regularization": trial.suggest_float("l2_regularization", 0.1, 100, log=True),
+    }
+
+
+# What skops finds in a fitted pipeline beside its own list of safe types: the trees, and how scikit-learn itself checks the
+# numbers that it hands to them (a partial is loaded only of functions that are trusted, too).
+TRUSTED_TYPES = (
+    "functools.partial",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+)
+
+
+def fit(
+    train: Rows, choose: Rows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
+) -> Pipeline:
+    """A fitted pipeline: categories to codes, then trees. It holds all rows at once."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OrdinalEncoder
+
+    categories = [name for name in features if name in CATEGORIES]
+    codes = OrdinalEncoder(
+        handle_unknown="use_encoded_value", unknown_value=float("nan"), encoded_missing_value=float("nan")
+    )
+    columns = ColumnTransformer([("codes", codes, categories)], remainder="passthrough")
+    trees = HistGradientBoostingClassifier(
+        categorical_features=list(range(len(categories))), early_stopping=False, random_state=seed, **params
+    )
+    pipeline = Pipeline([("columns", columns), ("trees", trees)])
+    pipeline.fit(train.frame[list(features)], train.label)
+    _learned(pipeline, choose, curve)
+    return pipeline
+
+
+def _learned(pipeline: Pipeline, choose: Rows, curve: Curve) -> None:
+    """The Brier score on the choose split as the trees were added."""
+    import numpy as np
+
+    columns = pipeline["columns"].transform(choose.frame[list(reads(pipeline))])
+    for trees, probability in enumerate(pipeline["trees"].staged_predict_proba(columns), start=1):
+        if trees % EVERY == 0:
+            curve(trees, {"choose_brier": float(np.mean((probability[:, 1] - choose.label) ** 2))})
+
+
+def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
+    """The probability that each flight is late."""
+    if len(frame) <= FEW:
+        return few_rows(fitted).predict(frame)
+    probability: np.ndarray = fitted.predict_proba(frame[list(reads(fitted))])[:, 1]
+    return probability
+
+
+def reads(fitted: Pipeline) -> tuple[str, ...]:
+    return tuple(str(name) for name in fitted.feature_names_in_)
+
+
+def save(fitted: Pipeline, folder: Path) -> None:
+    """As skops.
+
+    Raises:
+        ModelError: it holds types that TRUSTED_TYPES does not name.
+    """
+    skops_files.save(fitted, folder / FILE, TRUSTED_TYPES)
+
+
+def load(folder: Path) -> Pipeline:
+    return skops_files.load(folder / FILE, TRUSTED_TYPES)

@@ -1,0 +1,1 @@
+"""The champion of a task behind HTTP: `lakehouse serve`."""

@@ -1,0 +1,81 @@
+"""Predictions of requests that wait together are made together: one call of a model for hundreds of rows takes hardly longer
+than one for a single row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+from serving.api.metrics import BATCH_ROWS
+from serving.api.problems import Refused
+from serving.api.schema import MOST_ROWS, Row
+
+# More than this cannot be answered in time, whatever the model.
+MOST_WAITING_ROWS: Final = 20 * MOST_ROWS
+
+Predict = Callable[[Sequence[Row]], Sequence[float]]
+Waiting = tuple[Sequence[Row], "asyncio.Future[Sequence[float]]"]
+
+
+class Batcher:
+    """Calls ``predict`` on a thread of the executor, one call at a time, with the rows of all requests that came meanwhile."""
+
+    def __init__(self, predict: Predict, executor: Executor) -> None:
+        self._predict, self._executor = predict, executor
+        self._waiting: deque[Waiting] = deque()
+        self._rows = 0
+        self._work: asyncio.Task[None] | None = None
+
+    async def __call__(self, rows: Sequence[Row]) -> Sequence[float]:
+        """The rows' probabilities.
+
+        Raises:
+            Refused: too many rows wait already.
+        """
+        if self._rows + len(rows) > MOST_WAITING_ROWS:
+            raise Refused(503, "Too many requests wait for an answer: try again later.", headers={"Retry-After": "1"})
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Sequence[float]] = loop.create_future()
+        self._waiting.append((rows, answer))
+        self._rows += len(rows)
+        if self._work is None:
+            self._work = loop.create_task(self._until_none_waits())
+        return await answer
+
+    async def _until_none_waits(self) -> None:
+        while batch := self._next():
+            await self._answer(batch)
+        self._work = None
+
+    def _next(self) -> list[Waiting]:
+        """The requests that waited longest, without those whose caller has given up."""
+        batch: list[Waiting] = []
+        size = 0
+        while self._waiting and (not batch or size + len(self._waiting[0][0]) <= MOST_ROWS):
+            rows, answer = self._waiting.popleft()
+            self._rows -= len(rows)
+            if not answer.done():
+                batch.append((rows, answer))
+                size += len(rows)
+        return batch
+
+    async def _answer(self, batch: list[Waiting]) -> None:
+        together = [row for rows, _ in batch for row in rows]
+        BATCH_ROWS.observe(len(together))
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._executor, self._predict, together)
+        except Exception as error:
+            if len(batch) > 1:  # one request's rows must not be the others' failure
+                for one in batch:
+                    await self._answer([one])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        start = 0
+        for rows, answer in batch:
+            if not answer.done():
+                answer.set_result(found[start : start + len(rows)])
+            start += len(rows)

@@ -1,0 +1,88 @@
+"""What every request passes: it gets an id, must show the key, has its time, and is counted and logged however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+import uuid
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.api import metrics
+from serving.api.problems import Refused
+
+logger = logging.getLogger(__name__)
+REQUEST_ID: Final = "X-Request-ID"
+# Who asks for these needs no key: those who watch over the process.
+OPEN: Final = ("/health", "/ready")
+_PATHS = (*OPEN, "/predict", "/model", "/metrics", "/openapi.json")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_GONE = 499  # as others log a caller who did not wait
+
+
+class Guard:
+    """An ASGI application around another. ``key`` is what callers must show; a request may take ``seconds``."""
+
+    def __init__(self, app: ASGIApp, key: str, seconds: float) -> None:
+        self._app, self._key, self._seconds = app, key.encode(), seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers, path, began = Headers(scope=scope), scope["path"], time.perf_counter()
+        asked = headers.get(REQUEST_ID, "")
+        request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._seconds):
+                if path not in OPEN and not self._admits(headers):
+                    raise Refused(
+                        401, "Show the key: Authorization: Bearer KEY.", headers={"WWW-Authenticate": "Bearer"}
+                    )
+                await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            status = _GONE
+        except Exception as error:
+            if status:  # the answer has begun: it cannot be another any more
+                raise
+            await _refused(error, request_id, self._seconds).response(request_id)(scope, receive, answer)
+        finally:
+            seconds, named = time.perf_counter() - began, path if path in _PATHS else "other"
+            metrics.REQUESTS.labels(named, status).inc()
+            metrics.LATENCY.labels(named).observe(seconds)
+            said = scope["state"].get("said", "")
+            logger.info("%s %s %s %d %.1f ms %s", request_id, scope["method"], named, status, seconds * 1e3, said)
+
+    def _admits(self, headers: Headers) -> bool:
+        scheme, _, shown = headers.get("authorization", "").partition(" ")
+        same = secrets.compare_digest(shown.encode("latin-1"), self._key)
+        return same and scheme.lower() == "bearer"
+
+
+def _refused(error: Exception, request_id: str, seconds: float) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, TimeoutError):
+        return Refused(504, f"There was no answer within {seconds:g} seconds.")
+    logger.error("%s failed", request_id, exc_info=error)
+    return Refused(500, "Something went wrong here; the log has it under this request's id.")
+
+
+def id_of(request: Request) -> str:
+    return str(request.state.request_id)

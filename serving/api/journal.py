@@ -1,0 +1,161 @@
+"""What was asked and answered, as rows of a Delta table: written in batches by a thread of its own, so that no answer waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import to_json
+
+from lakehouse.errors import first_line
+from lakehouse.storage import delta_options
+from serving.api import metrics
+from serving.api.schema import Key, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lakehouse.features import Features
+    from lakehouse.storage import Location
+
+logger = logging.getLogger(__name__)
+LAYER: Final = "serving"
+# A commit is made this long after the first row that waits for one, or when this many wait.
+FLUSH_SECONDS: Final = 5.0
+FLUSH_ROWS: Final = 20_000
+# What waits while the store does not answer. What does not fit any more is dropped: the newest.
+MOST_ROWS: Final = 200_000
+RETRY_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 20.0
+# After this many commits their small files are put together, and those that are a week out of use are removed.
+COMPACT_COMMITS: Final = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request as it was answered: its rows as the model was given them, and their keys, if it named them by key."""
+
+    request_id: str
+    at: datetime
+    version: int
+    alias: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    probabilities: Sequence[float]
+    keys: Sequence[Key] = ()
+    feature_version: int | None = None
+
+
+class Journal:
+    """The table ``serving.<task>_requests`` of a lake. `put` from any thread; nothing is written before `begin`."""
+
+    def __init__(self, features: Features, lake: Location, flush_seconds: float = FLUSH_SECONDS) -> None:
+        import pyarrow as pa
+
+        task = features.task
+        self._task, self._seconds = task, flush_seconds
+        self.path = lake.joinpath(LAYER, f"{task.name}_requests")
+        text, kinds = pa.string(), features.dataset.schema
+        self._schema = pa.schema(
+            [("request_id", text), ("row", pa.int32()), ("at", pa.timestamp("us", "UTC"))]
+            + [("model_name", text), ("model_version", pa.int32()), ("alias", text)]
+            + [(name, kinds.field(name).type) for name in task.key]
+            + [("features", text), ("probability", pa.float64()), ("feature_version", pa.int64())]
+        )
+        self._waiting: deque[Entry] = deque()
+        self._rows = self._commits = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def put(self, entry: Entry) -> None:
+        """Have an entry written, if there is room for it."""
+        with self._changed:
+            if self._rows + len(entry.rows) > MOST_ROWS:
+                metrics.JOURNAL_DROPPED.inc(len(entry.rows))
+                return
+            self._waiting.append(entry)
+            self._rows += len(entry.rows)
+            if self._rows == len(entry.rows) or self._rows >= FLUSH_ROWS:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Write what waits. What cannot be written in CLOSE_SECONDS is lost, and counted in the log."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(CLOSE_SECONDS)
+        if self._rows:
+            metrics.JOURNAL_DROPPED.inc(self._rows)
+            logger.error("%s lacks %d rows that could not be written in time", self.path, self._rows)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                self._changed.wait_for(lambda: self._closing or self._rows >= FLUSH_ROWS, self._seconds)
+                batch = list(self._waiting)
+            if not batch:
+                return
+            try:
+                self._write(batch)
+            except Exception as error:  # of delta-rs, or of the store
+                metrics.JOURNAL_FAILURES.inc()
+                logger.warning("%s: %d rows wait to be written: %s", self.path, self._rows, first_line(error))
+                time.sleep(RETRY_SECONDS)
+                continue
+            with self._changed:
+                for entry in batch:
+                    self._waiting.popleft()
+                    self._rows -= len(entry.rows)
+            self._compact()
+
+    def _write(self, batch: Sequence[Entry]) -> None:
+        from deltalake import write_deltalake
+
+        table = self._table(batch)
+        write_deltalake(
+            str(self.path), table, mode="append", schema_mode="merge", storage_options=delta_options(self.path)
+        )
+        self._commits += 1
+        metrics.JOURNAL_ROWS.inc(table.num_rows)
+
+    def _table(self, batch: Sequence[Entry]) -> pa.Table:
+        import pyarrow as pa
+
+        lines: list[dict[str, Any]] = []
+        for entry in batch:
+            shared = {
+                "request_id": entry.request_id,
+                "at": entry.at,
+                "model_name": self._task.name,
+                "model_version": entry.version,
+                "alias": entry.alias,
+                "feature_version": entry.feature_version,
+            }
+            for place, (row, probability) in enumerate(zip(entry.rows, entry.probabilities, strict=True)):
+                key = dict(zip(self._task.key, entry.keys[place], strict=True)) if entry.keys else {}
+                features = to_json(dict(zip(entry.columns, row, strict=True))).decode()
+                lines.append({**shared, **key, "row": place, "features": features, "probability": probability})
+        return pa.Table.from_pylist(lines, self._schema)
+
+    def _compact(self) -> None:
+        if self._commits % COMPACT_COMMITS or self._closing:
+            return
+        from deltalake import DeltaTable
+
+        try:
+            table = DeltaTable(str(self.path), storage_options=delta_options(self.path))
+            table.optimize.compact()
+            table.vacuum(dry_run=False)
+        except Exception as error:  # the rows are there, in more files than need be
+            logger.warning("%s: its files are not put together: %s", self.path, first_line(error))

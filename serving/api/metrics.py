@@ -1,0 +1,28 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+REQUESTS = Counter("serving_requests_total", "Requests, by path and status.", ["path", "status"])
+LATENCY = Histogram("serving_request_seconds", "Time to answer a request, by path.", ["path"], buckets=SECONDS)
+PREDICTIONS = Counter("serving_predictions_total", "Rows answered, by model version and alias.", ["version", "alias"])
+BATCH_ROWS = Histogram(
+    "serving_batch_rows", "Rows that one call of the model predicted.", buckets=(1, 4, 16, 64, 256, 1024)
+)
+MODEL_VERSION = Gauge("serving_model_version", "The version in service; 0 for none.", ["alias"])
+SWAPS = Counter("serving_model_swaps_total", "Versions that took the place of another.", ["alias"])
+LOOK_FAILURES = Counter(
+    "serving_model_look_failures_total", "Looks at the registry that failed, or found what cannot be loaded.", ["alias"]
+)
+JOURNAL_ROWS = Counter("serving_journal_rows_total", "Rows written to the table of requests.")
+JOURNAL_DROPPED = Counter(
+    "serving_journal_dropped_rows_total", "Rows that the table of requests lacks: no room, or no time."
+)
+JOURNAL_FAILURES = Counter(
+    "serving_journal_failures_total", "Writes to the table of requests that failed and are tried again."
+)

@@ -1,0 +1,1 @@
+"""A web page about one flight's risk of being late: `lakehouse app`."""

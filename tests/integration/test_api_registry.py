@@ -1,0 +1,122 @@
+"""Which versions answer: those that have the aliases in the registry, as far as they can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from threadpoolctl import threadpool_limits
+
+from lakehouse.errors import ModelError
+from tests import parcels as shop
+from tests.parcels import Place, model, parcels
+from tests.served import GOOD, ROW, WEAK, WHOLE, answering, copy_of, give_alias, predict, service
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture
+def place(trained_parcels: Place, tmp_path: Path) -> Place:
+    return copy_of(trained_parcels, tmp_path)
+
+
+def test_the_version_that_has_the_alias_answers(place: Place) -> None:
+    of = service(place)
+    with answering(of) as client:
+        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == GOOD
+        give_alias(place, "champion", WEAK)
+        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == GOOD
+        of.holding.look()
+        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == WEAK
+        refused = client.post("/predict", json={"features": [ROW]}).json()
+        assert [one["at"] for one in refused["faults"]] == ["features.0.noise"], "it reads another column"
+        assert client.get("/model").json()["serving"][0]["version"] == WEAK
+
+
+def test_a_version_that_cannot_serve_leaves_the_old_one(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    def failures() -> float:
+        (line,) = (
+            one
+            for one in client.get("/metrics").text.splitlines()
+            if one.startswith('serving_model_look_failures_total{alias="champion"}')
+        )
+        return float(line.split()[1])
+
+    def good_alone(fitted: Any, frame: Any) -> np.ndarray:
+        if "noise" in frame:
+            raise RuntimeError("no")
+        return shop.predict(fitted, frame)
+
+    of = service(place, model(predict=good_alone))
+    with answering(of) as client:
+        of.holding._models = {}
+        give_alias(place, "champion", WEAK)
+        of.holding.look()
+        before = failures()
+        assert "version 1 serves on: late_parcel version 2 was made by 'trees', which `models`" in caplog.text
+        of.holding._models = {"trees": model(predict=good_alone)}
+        of.holding.look()
+        assert "version 1 serves on: late_parcel version 2 cannot predict (RuntimeError: no)" in caplog.text
+        give_alias(place, "champion", None)
+        of.holding.look()
+        assert "version 1 serves on: late_parcel has no champion any more." in caplog.text
+        (place.lake.parent / "mlflow.db").unlink()
+        of.holding.look()
+        assert "mlflow.db is gone." in caplog.text
+        assert failures() == before + 3
+        assert not (place.lake.parent / "mlflow.db").exists()
+        assert predict(client, features=[ROW])["predictions"][0]["model_version"] == GOOD
+
+
+def test_the_challenger_gets_its_share_and_a_request_its_version(place: Place) -> None:
+    of = service(place, canary=0.3)
+    with answering(of) as client:
+
+        def versions(tries: int) -> list[int]:
+            asked = [
+                client.post("/predict", json={"features": [WHOLE, WHOLE]}, headers={"X-Request-ID": f"r{n}"})
+                for n in range(tries)
+            ]
+            answers = [one.json()["predictions"] for one in asked]
+            assert all(first["model_version"] == second["model_version"] for first, second in answers)
+            assert {(first["alias"], first["model_version"]) for first, _ in answers} <= {
+                ("champion", 1),
+                ("challenger", 2),
+            }
+            return [first["model_version"] for first, _ in answers]
+
+        first = versions(300)
+        assert 60 < first.count(WEAK) < 120
+        assert versions(300) == first
+        assert client.get("/model").json()["canary"] == 0.3
+        give_alias(place, "challenger", None)
+        of.holding.look()
+        assert set(versions(20)) == {GOOD}
+        give_alias(place, "challenger", WEAK)
+        of.holding.look()
+        assert set(versions(20)) == {GOOD, WEAK}
+
+
+def test_a_challenger_that_cannot_serve_is_no_reason_not_to_start(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    give_alias(place, "challenger", None)
+    with answering(service(place, canary=1)) as client:
+        assert predict(client, features=[ROW])["predictions"][0]["alias"] == "champion"
+
+
+def test_a_champion_that_reads_what_the_table_lacks_is_refused(place: Place) -> None:
+    place.write(parcels().drop_columns("distance_km"))
+    with pytest.raises(ModelError, match="trained on columns that gold.parcels version 1 does not have: distance_km"):
+        service(place)
+    place.write(parcels().drop_columns("items").append_column("items", pa.array([[1]] * 400)))
+    with pytest.raises(ModelError, match=r"no JSON stands for items \(array<bigint>\) of gold.parcels"):
+        service(place)

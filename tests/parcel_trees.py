@@ -1,0 +1,43 @@
+"""The parcels' trees as a module, as a worker in another process finds them by name; some parameters are none that they can take."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from sklearn.pipeline import Pipeline
+
+from lakehouse import skops_files
+from lakehouse.features import Curve, Rows
+from tests import parcels
+from tests.parcels import FILE, TASK, load, predict, reads
+
+__all__ = ["TASK", "load", "predict", "reads"]
+FEATURES = ("distance_km", "shop", "items")
+BASELINE_FEATURES = ("shop",)
+CANDIDATES: tuple[Mapping[str, Any], ...] = ({"max_iter": 2},)
+REQUIREMENTS = ("scikit-learn", "skops")
+CODE = ("tests",)
+ON_SPARK = False
+TOO_MANY = 12
+
+
+def space(trial: optuna.Trial) -> dict[str, Any]:
+    return {"max_iter": trial.suggest_int("max_iter", 1, TOO_MANY), "max_depth": 3}
+
+
+def fit(
+    train: Rows, choose: Rows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
+) -> Pipeline:
+    time.sleep(float(os.environ.get("SLOW_FIT", "0")))
+    if params["max_iter"] > TOO_MANY:
+        raise ValueError(f"{params['max_iter']} rounds are too many")
+    return parcels.fit(train, choose, features=features, params=params, seed=seed, curve=curve)
+
+
+def save(fitted: Pipeline, folder: Path) -> None:
+    skops_files.save(fitted, folder / FILE, (parcels.TREES,))

@@ -1,0 +1,141 @@
+"""The parcels' model in service, for the tests: in this process, and in one of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from deltalake import DeltaTable
+
+from lakehouse.settings import PROJECT
+from lakehouse.tracking import tracking
+from serving.api.app import Service, create_app
+from serving.api.holding import Holding
+from serving.api.journal import Journal
+from serving.api.lookups import Lookups
+from tests.parcels import LEARNER, TASK, Place, model, parcels
+
+KEY = "key-of-the-tests-0123456789"
+SHOWN = {"Authorization": f"Bearer {KEY}"}
+GOOD, WEAK = 1, 2
+# What the good one reads; with what both read, and more.
+ROW = {"distance_km": 90.5, "shop": "north", "items": 2}
+WHOLE = {**ROW, "noise": 0.5, "parcel": 7, "day": "2024-01-01"}
+
+
+def train_two(root: Path) -> Place:
+    """A place with a good champion, and a weak challenger that reads another column."""
+    place = place_at(root)
+    place.write(parcels())
+    assert place.train(model()).alias == "champion"
+    assert place.train(model(FEATURES=("noise",))).alias == "challenger"
+    return place
+
+
+def place_at(root: Path) -> Place:
+    return Place(root / "lake", f"sqlite:///{root / 'mlflow.db'}", (root / "mlartifacts").as_uri())
+
+
+def copy_of(place: Place, root: Path) -> Place:
+    """The same place with a lake and a registry of its own; the models' files stay where they are."""
+    shutil.copytree(place.lake, root / "lake")
+    shutil.copy(place.lake.parent / "mlflow.db", root / "mlflow.db")
+    return place_at(root)
+
+
+def give_alias(place: Place, alias: str, version: int | None) -> None:
+    """Give a version the alias, or take it from whichever has it."""
+    with tracking(place.tracking_uri) as client:
+        if version is None:
+            client.delete_registered_model_alias(TASK.name, alias)
+        else:
+            client.set_registered_model_alias(TASK.name, alias, version)
+
+
+def predict(client: httpx.Client, **body: Any) -> Any:
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def probabilities(answer: Any) -> list[float]:
+    return [one["probability"] for one in answer["predictions"]]
+
+
+def requests_of(place: Place) -> list[dict[str, Any]]:
+    table = DeltaTable(place.lake / "serving" / "late_parcel_requests").to_pyarrow_table()
+    return sorted(table.to_pylist(), key=lambda row: (row["at"], row["request_id"], row["row"]))
+
+
+def service(place: Place, module: Any = None, canary: float = 0, flush_seconds: float = 0.1) -> Service:
+    lookups = Lookups(TASK, place.lake)
+    holding = Holding(TASK, {LEARNER: module or model()}, lookups, place.tracking_uri, canary)
+    journal = Journal(lookups.features, place.lake, flush_seconds)
+    return Service(TASK, holding, lookups, journal, look_seconds=3600)
+
+
+@contextmanager
+def answering(of: Service, **more: Any) -> Iterator[httpx.Client]:
+    """A client of the service, which runs on a thread of this process."""
+    config = uvicorn.Config(create_app(of, KEY, **more), port=0, log_config=None, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=SHOWN, timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@dataclass
+class Process:
+    """`lakehouse serve` in a process of its own, on a free port."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    def end(self) -> int:
+        self.process.terminate()
+        return self.process.wait(120)
+
+
+@contextmanager
+def serving(root: Path, *options: str, **environment: str) -> Iterator[Process]:
+    process = start(root, "--port", "0", *options, **environment)
+    try:
+        assert process.stdout
+        said = process.stdout.readline()
+        found = re.search(r"answers at (http://127\.0\.0\.1:\d+)", said)
+        assert found, said + process.communicate(timeout=60)[0]
+        yield Process(process, found[1])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def start(root: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    told = {name: value for name, value in os.environ.items() if not name.startswith(("LAKEHOUSE_", "SERVING_"))}
+    told |= {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_MODELS": '{"trees": "tests.parcel_model"}'}
+    told |= {"PYTHONPATH": str(PROJECT), "SERVING_API_KEY": KEY, **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", "lakehouse.cli", "serve", *options], env={k: v for k, v in told.items() if v},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip

@@ -1,0 +1,275 @@
+"""The networks: what their arrays hold, how the rows stream by, when the learning stops, which files are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from lakehouse.errors import ModelError
+from lakehouse.features import Rows, evaluate
+from models import _epochs, keras_network, network
+from models._encoding import DESCRIPTION, Encoding, learn_encoding
+from models._epochs import Batch, minibatches, spooled
+from models.late_arrival import EMBEDDED, TASK
+from tests.departures import features_of, some_flights
+
+FEW = ("carrier", "origin", "dest", "tailnum", "leg_dep_delay_min", "temp_f")
+PARAMS = {"width": 16, "dropout": 0.1, "learning_rate": 0.01, "weight_decay": 0.01, "batch_rows": 32, "epochs": 3}
+NETWORKS = pytest.mark.parametrize("model", [network, keras_network], ids=lambda model: model.__name__)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On busy cores threads spend seconds waiting for each other; some hundred rows need only one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)
+
+
+class Streamed(Rows):
+    """Rows that cannot be had all at once."""
+
+    @property
+    def frame(self) -> pd.DataFrame:  # type: ignore[override]
+        raise AssertionError("all rows were asked for at once")
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Streamed, Rows]:
+    """Six weeks to train on, 1,638 labelled rows, and one to choose by."""
+    features = features_of(tmp_path_factory.mktemp("lake"), some_flights(days=49))
+    columns = (*TASK.key, TASK.time, *network.FEATURES)
+    train = Streamed(features, ("2013-10-18", "2013-11-28"), columns)
+    return train, Rows(features, ("2013-11-29", "2013-12-05"), columns)
+
+
+@pytest.fixture(scope="module")
+def stored(splits: tuple[Rows, Rows], tmp_path_factory: pytest.TempPathFactory) -> dict[ModuleType, Path]:
+    """The files of one network of each kind."""
+    folders = {model: tmp_path_factory.mktemp(model.__name__) for model in (network, keras_network)}
+    for model, folder in folders.items():
+        model.save(fitted(model, splits, epochs=1), folder)
+    return folders
+
+
+def fitted(model: ModuleType, splits: tuple[Rows, Rows], curve: Any = lambda *_: None, **params: Any) -> Any:
+    return model.fit(*splits, features=FEW, params=PARAMS | params, seed=3, curve=curve)
+
+
+def test_texts_become_codes_and_numbers_standardised() -> None:
+    def rows(**columns: Any) -> pa.Table:
+        return pa.table(columns)
+
+    parts = [
+        rows(carrier=["UA", "AA"], origin=["EWR", "JFK"], dest=["ORD", None], seats=[1, 2], late=[True, False], flat=[7.0, 7.0]),
+        rows(carrier=["UA", None], origin=["EWR", "JFK"], dest=["BOS", "BOS"], seats=[None, 3], late=[True, True], flat=[7.0, 7.0]),
+    ]  # fmt: skip
+    encoding = learn_encoding(parts, ("carrier", "origin", "dest", "seats", "late", "flat"), EMBEDDED)
+
+    assert encoding.embedded["carrier"].vocabulary == ("AA", "UA")
+    assert encoding.embedded["route"].vocabulary == ("EWR BOS", "EWR ORD", "JFK BOS")
+    assert "aircraft" not in encoding.embedded, "its column is no feature"
+    assert [(name, one.mean, one.gaps) for name, one in encoding.numbers.items()] == [
+        ("seats", 2, True), ("late", 0.75, False), ("flat", 7, False),
+    ]  # fmt: skip
+    assert encoding.numbers["seats"].deviation == pytest.approx(np.std([1, 2, 3]))
+    codes, numbers = encoding.encode(
+        rows(carrier=["UA", "ZZ", None], origin=["EWR", "LGA", "EWR"], dest=["ORD", "ORD", None],
+             seats=[2, 999, None], late=[True, None, False], flat=[7.0, float("inf"), float("nan")])
+    )  # fmt: skip
+    assert codes.tolist() == [[2, 2], [0, 0], [0, 0]]
+    late, missing = 0.25 / np.std([1, 0, 1, 1]), 0
+    expected = [[0, late, 0, 0], [5, missing, 0, 0], [missing, -3 * late, 0, 1]]
+    assert numbers == pytest.approx(np.array(expected, dtype=np.float32))
+    assert (codes.dtype, numbers.dtype) == (np.int64, np.float32)
+    assert numbers.shape[1] == encoding.width
+
+
+def test_a_frame_is_encoded_as_the_table_that_it_came_from(splits: tuple[Rows, Rows]) -> None:
+    _, choose = splits
+    (table,) = choose.batches()
+    encoding = learn_encoding([table], network.FEATURES, EMBEDDED)
+    for of_table, of_frame in zip(encoding.encode(table), encoding.encode_frame(choose.frame), strict=True):
+        assert (of_table == of_frame).all()
+    assert Encoding.model_validate_json(encoding.model_dump_json()) == encoding
+
+
+def test_parts_teach_what_the_whole_does(splits: tuple[Rows, Rows]) -> None:
+    train, _ = splits
+    encoding = learn_encoding(train.batches(), FEW, EMBEDDED)
+    whole = pa.concat_tables(train.batches())
+    assert encoding.embedded == learn_encoding([whole], FEW, EMBEDDED).embedded
+    known = whole["temp_f"].drop_null().to_numpy()
+    assert encoding.numbers["temp_f"].mean == pytest.approx(known.mean())
+    assert encoding.numbers["temp_f"].deviation == pytest.approx(known.std())
+
+
+def test_an_epoch_has_each_row_once_in_an_order_of_its_own(
+    splits: tuple[Rows, Rows], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_epochs, "BUFFER_WEEKS", 2)
+    train, _ = splits
+    encoding = learn_encoding(train.batches(), FEW, EMBEDDED)
+    weeks = spooled(train, encoding, tmp_path)
+    assert len(weeks) == 6
+
+    def epoch(seed: int, number: int) -> list[Batch]:
+        return [*minibatches(weeks, 100, seed, number)]
+
+    def rows(batches: list[Batch]) -> np.ndarray:
+        return np.concatenate([np.column_stack((batch.numbers, batch.label)) for batch in batches])
+
+    first, again, later, other = (rows(epoch(*which)) for which in ((1, 1), (1, 1), (1, 2), (2, 1)))
+    assert (first == again).all()
+    assert not (first == later).all()
+    assert not (first == other).all()
+    together = 2 * 7 * 39  # the rows of two weeks
+    assert {*map(tuple, first[:together])} != {*map(tuple, later[:together])}, "other weeks come together, too"
+    whole = pa.concat_tables(train.batches())
+    expected = np.column_stack((encoding.encode(whole)[1], whole["late"].to_numpy()))
+    assert Counter(map(tuple, first.tolist())) == Counter(map(tuple, expected.astype("float32").tolist()))
+    assert {len(batch.label) for batch in epoch(1, 1)[:5]} == {100}
+    forgotten = np.mean(np.concatenate([batch.codes for batch in epoch(1, 1)]) == 0)
+    assert 0.03 < forgotten < 0.07
+
+
+@NETWORKS
+def test_no_more_than_the_buffers_weeks_are_held(
+    model: ModuleType, splits: tuple[Rows, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six weeks, two are: counted are the tables and arrays that are alive when another week is read."""
+    monkeypatch.setattr(_epochs, "BUFFER_WEEKS", 2)
+    alive: dict[str, list[weakref.ref[Any]]] = {"table": [], "read": []}
+    most: Counter[str] = Counter()
+
+    def watch(kind: str, made: Any) -> None:
+        alive[kind].append(weakref.ref(made))
+        most[kind] = max(most[kind], sum(one() is not None for one in alive[kind]))
+
+    def batches(rows: Rows, of: Callable[[Rows], Iterator[pa.Table]] = Rows.batches) -> Iterator[pa.Table]:
+        for table in of(rows):
+            watch("table", table)
+            yield table
+
+    def read(week: Path, of: Callable[[Path], Batch] = _epochs._read) -> Batch:
+        watch("read", (batch := of(week)).numbers)
+        return batch
+
+    monkeypatch.setattr(Rows, "batches", batches)
+    monkeypatch.setattr(_epochs, "_read", read)
+    fitted(model, splits)
+    assert most == {"read": 2, "table": 2}, "a table that is taken is there while the next one is read"
+
+
+@NETWORKS
+def test_the_best_epochs_weights_are_kept(model: ModuleType, splits: tuple[Rows, Rows]) -> None:
+    _, choose = splits
+    seen: list[float] = []
+    made = fitted(model, splits, lambda _, values: seen.append(values["choose_brier"]), learning_rate=0.2, epochs=30)
+    found = evaluate(choose.label, model.predict(made, choose.frame))["brier"]
+    assert found == pytest.approx(min(seen), abs=1e-6)
+    assert seen[-1] > min(seen) + 1e-4, "or the last epoch's would have done as well"
+    assert len(seen) == np.argmin(seen) + 1 + _epochs.PATIENCE < 30
+
+
+@NETWORKS
+def test_what_was_never_seen_is_taken_as_missing(
+    model: ModuleType, splits: tuple[Rows, Rows], stored: dict[ModuleType, Path]
+) -> None:
+    made = model.load(stored[model])
+    one = splits[1].frame.head(1)
+    for name in ("carrier", "origin", "dest", "tailnum"):
+        known, strange, none = (
+            model.predict(made, one.assign(**{name: [value]})) for value in (one[name].iloc[0], "??", None)
+        )
+        assert strange == none != known
+
+
+@NETWORKS
+@pytest.mark.parametrize(
+    ("forge", "text"),
+    [
+        (lambda said: said.update(code="import os"), "code\n.*Extra inputs are not permitted"),
+        (lambda said: said.pop("width"), "width\n.*Field required"),
+        (lambda said: said.update(width=10**9), "width\n.*less than or equal to 4096"),
+        (lambda said: said.update(width="16"), "width\n.*valid integer"),
+        (lambda said: said.update(width=8), "."),
+        (lambda said: said["encoding"].update(features=["carrier"]), "it encodes .* but the features are carrier"),
+        (lambda said: said["encoding"]["numbers"]["temp_f"].update(deviation=0.0), "deviation\n.*greater than 0"),
+        (lambda said: said["encoding"]["numbers"]["temp_f"].update(mean=float("nan")), "mean\n.*finite number"),
+        (lambda said: said["encoding"]["embedded"]["carrier"].update(vocabulary=["AA", "AA"]), "names a value twice"),
+        (lambda said: said["encoding"]["embedded"]["carrier"].update(vocabulary=["AA"]), "."),
+        (lambda said: said["encoding"]["embedded"]["carrier"].pop("columns"), "columns\n.*Field required"),
+    ],
+)
+def test_a_forged_description_is_refused(
+    model: ModuleType, stored: dict[ModuleType, Path], tmp_path: Path, forge: Callable[[Any], Any], text: str
+) -> None:
+    shutil.copytree(stored[model], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / DESCRIPTION
+    forge(said := json.loads(file.read_text()))
+    file.write_text(json.dumps(said))
+    with pytest.raises((ValueError, RuntimeError), match=text):
+        model.load(tmp_path)
+
+
+def test_pickled_weights_are_refused(stored: dict[ModuleType, Path], tmp_path: Path) -> None:
+    shutil.copytree(stored[keras_network], tmp_path, dirs_exist_ok=True)
+    weights = keras_network.load(tmp_path).weights()
+    np.savez(tmp_path / keras_network.WEIGHTS, *(part.astype(object) for part in weights))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        keras_network.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "package", "extra"), [(network, "torch", "torch"), (keras_network, "tensorflow", "keras")]
+)
+def test_a_missing_package_is_told(
+    model: ModuleType,
+    package: str,
+    extra: str,
+    splits: tuple[Rows, Rows],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModelError, match=rf"needs {package}: pip install 'lakehouse\[{extra}\]'"):
+        fitted(model, splits)
+    with pytest.raises(ModelError, match=rf"pip install 'lakehouse\[{extra}\]'"):
+        model.load(tmp_path)
+
+
+def test_declaring_them_imports_neither_torch_nor_tensorflow() -> None:
+    code = "import sys, models.network, models.keras_network; print({'torch', 'tensorflow', 'keras', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_torch_is_left_as_it_was(splits: tuple[Rows, Rows]) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    fitted(network, splits, epochs=1)
+    assert (torch.get_rng_state() == before).all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_loss_that_is_no_number_is_told(splits: tuple[Rows, Rows]) -> None:
+    with pytest.raises(ModelError, match="loss is not a number.* lower learning_rate"):
+        fitted(network, splits, learning_rate=float("inf"))

@@ -1,0 +1,161 @@
+"""MLlib's trees as plain data: they say what Spark says, and what is not a tree is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyspark.ml.functions import vector_to_array
+from pyspark.sql import SparkSession
+
+from lakehouse.errors import ModelError
+from lakehouse.features import Rows, as_frame
+from models import spark_trees
+from models.late_arrival import CATEGORIES, FEATURES
+from tests.departures import features_of, splits_of
+
+TREE = """\
+DecisionTreeRegressionModel: uid=dtr_1, depth=2, numNodes=5, numFeatures=2
+  If (feature 0 in {0.0,2.0})
+   If (feature 1 <= 1.0E-4)
+    Predict: -0.5
+   Else (feature 1 > 1.0E-4)
+    Predict: 0.25
+  Else (feature 0 not in {0.0,2.0})
+   Predict: 0.75
+"""
+
+
+def model(*trees: str, weights: tuple[float, ...] = (1.0,)) -> Any:
+    """What `exported` takes from Spark, in place of a fitted one."""
+    indexer = SimpleNamespace(getInputCols=lambda: ["carrier"], labelsArray=[("AA", "UA")])
+    described = [SimpleNamespace(toDebugString=text, numNodes=text.count("Predict") * 2 - 1) for text in trees]
+    return SimpleNamespace(stages=[indexer, None, SimpleNamespace(trees=described, treeWeights=list(weights))])
+
+
+@pytest.fixture
+def fitted() -> spark_trees.Fitted:
+    return spark_trees.exported(model(TREE, TREE, weights=(1.0, 0.1)), ("carrier", "temp_f"))
+
+
+def test_a_row_goes_its_way_by_category_and_by_number(fitted: spark_trees.Fitted) -> None:
+    rows = pd.DataFrame(
+        [("AA", 1e-4), ("AA", 2e-4), ("AA", np.nan), ("AA", np.inf), ("UA", 0), ("XX", 1), (None, -1)],
+        columns=["carrier", "temp_f"],
+    )
+    said = np.array([-0.5, 0.25, -0.5, -0.5, 0.75, 0.25, -0.5])
+    assert spark_trees.predict(fitted, rows) == pytest.approx(1 / (1 + np.exp(-2 * said * 1.1)), abs=1e-15)
+    assert spark_trees.predict(fitted, rows.iloc[:0]).shape == (0,)
+    assert spark_trees.reads(fitted) == ("carrier", "temp_f")
+
+
+def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: spark_trees.Fitted) -> None:
+    chance = np.random.default_rng(0)
+    size = 2 * spark_trees.CHUNK_ROWS + 3
+    rows = pd.DataFrame({"carrier": chance.choice(["AA", "UA", "XX"], size), "temp_f": chance.normal(size=size)})
+    whole = spark_trees.predict(fitted, rows)
+    assert (
+        np.concatenate([spark_trees.predict(fitted, rows[at : at + 1000]) for at in range(0, size, 1000)]) == whole
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Predict: -0.5", "Prediction: -0.5"),
+        ("If (feature 0 in {0.0,2.0})", "If (feature 0 in [0.0,2.0])"),
+        ("Else (feature 1 > 1.0E-4)", "Else (feature 1 > 1.0E-3)"),
+        ("  Else (feature 0 not in {0.0,2.0})\n   Predict: 0.75\n", ""),
+        ("   Predict: 0.75\n", ""),
+        ("   Predict: 0.75\n", "   Predict: 0.75\n  Predict: 0.75\n"),
+        (TREE.partition("\n")[2], ""),
+    ],
+)
+def test_what_spark_says_in_other_words_is_refused(old: str, new: str) -> None:
+    assert old in TREE
+    with pytest.raises(ModelError, match="Spark describes a tree"):
+        spark_trees.exported(model(TREE.replace(old, new)), ("carrier", "temp_f"))
+
+
+def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
+    def change(said: Any) -> None:
+        for step in path[:-1]:
+            said = said[step]
+        said[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed(["trees", 0, 0, "right"], 0),
+        changed(["trees", 0, 0, "right"], 1),
+        changed(["trees", 0, 0, "right"], 5),
+        changed(["trees", 0, 0, "feature"], 1),
+        changed(["trees", 0, 0, "feature"], -1),
+        changed(["trees", 0, 0, "among"], [3]),
+        changed(["trees", 0, 1, "feature"], 2),
+        changed(["trees", 0, 1, "at_most"], float("nan")),
+        changed(["trees", 0, 2, "value"], "0.5"),
+        changed(["trees", 0, 2, "why"], 1),
+        changed(["trees", 0], []),
+        changed(["weights"], [1.0]),
+        changed(["weights"], [1.0, float("inf")]),
+        changed(["labels", "carrier"], ["AA", "AA"]),
+        changed(["labels", "tailnum"], ["N1"]),
+        changed(["features"], ["carrier"]),
+    ],
+)
+def test_files_of_no_trees_are_refused(
+    fitted: spark_trees.Fitted, change: Callable[[Any], None], tmp_path: Path
+) -> None:
+    spark_trees.save(fitted, tmp_path)
+    said = json.loads((tmp_path / spark_trees.FILE).read_text())
+    change(said)
+    (tmp_path / spark_trees.FILE).write_text(json.dumps(said))
+    with pytest.raises(ModelError, match="The stored trees are not as they were exported"):
+        spark_trees.load(tmp_path)
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> tuple[Rows, Rows]:
+    return splits_of(features_of(tmp_path), FEATURES)
+
+
+def odd(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Columns whose every third value is missing, or none that was there before."""
+    strange = {True: ["never seen", None, ""], False: [None, np.nan, np.inf, -np.inf, 1e12]}
+    columns = {}
+    for place, name in enumerate(FEATURES):
+        values = frame[name].astype(object).where(frame[name].notna(), None).tolist()
+        others = strange[name in CATEGORIES]
+        for row in range(place % 3, len(values), 3):
+            values[row] = others[row % len(others)]
+        columns[name] = values
+    return columns
+
+
+def test_numpy_says_what_spark_says(spark: SparkSession, splits: tuple[Rows, Rows]) -> None:
+    train, choose = splits
+    params = {"maxIter": 8, "maxDepth": 4, "subsamplingRate": 0.7, "stepSize": 0.3}
+    grown = spark_trees.grown(train.distributed(), FEATURES, params, 3)
+    fitted = spark_trees.exported(grown, FEATURES)
+    assert any("among" in node for tree in fitted.said["trees"] for node in tree)
+    columns = odd(choose.frame)
+    kinds = {name: pa.string() if name in CATEGORIES else pa.float64() for name in FEATURES}
+    table = pa.table({name: pa.array(columns[name], kinds[name]) for name in FEATURES})
+    numbered = table.append_column("row", pa.array(range(len(table))))
+    rows = grown.transform(spark_trees.filled(spark.createDataFrame(numbered), FEATURES))
+    said = rows.select("row", vector_to_array("probability")[1].alias("p")).toArrow().sort_by("row")
+    there, here = said["p"].to_numpy(), spark_trees.predict(fitted, as_frame(table))
+    assert len(here) == choose.rows
+    assert np.ptp(there) > 0.3
+    assert np.abs(here - there).max() < 1e-9
