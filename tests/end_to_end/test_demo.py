@@ -6,15 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import nbformat
 import pytest
 from deltalake import DeltaTable
 from nbclient import NotebookClient
 
 from lakehouse.settings import PROJECT
+from models.late_arrival import FEATURES
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DAYS, FLIGHTS, CANCELLED = 31, 27004, 521  # January, in the package's data
@@ -107,6 +112,46 @@ def test_how_the_scores_did_is_there_for_each_day(sql: Callable[[str], list[dict
     labelled = sql("select count(late) as n from gold.flight_features where flight_date >= '2013-01-26'")[0]["n"]
     expected = {"days": 6, "scored": LAST_DAYS, "labelled": labelled, "plausible": True, "better_than_chance": True}
     assert quality == [expected]
+
+
+def test_mlflow_alone_serves_the_champion(
+    demo: tuple[Path, str], sql: Callable[[str], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """By the code that is stored with it, from elsewhere, and without a pickle."""
+    columns = ", ".join(f"f.{name}" for name in FEATURES)
+    known = sql(
+        f"""
+        select p.probability, {columns} from gold.delay_predictions p join gold.flight_features f
+            using (carrier, flight, origin, dest, sched_dep_utc)
+        where f.flight_date = '2013-01-31' order by sched_dep_utc, carrier, flight limit 50
+        """  # noqa: S608
+    )
+    port = free_port()
+    mlflow = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", "models:/late_arrival@champion"]
+    told = {"MLFLOW_TRACKING_URI": f"sqlite:///{demo[0] / 'mlflow.db'}", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    told["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    log = tmp_path / "log"
+    with log.open("w") as said:
+        server = subprocess.Popen(
+            [*mlflow, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=tmp_path, env={**os.environ, **told}, stdout=said, stderr=said,
+        )  # fmt: skip
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            while True:
+                assert server.poll() is None, log.read_text()
+                try:
+                    if client.get("/ping").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            rows = [{name: row[name] for name in FEATURES} for row in known]
+            answer = client.post("/invocations", json={"dataframe_records": rows})
+    finally:
+        server.terminate()
+        server.wait(60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"] == pytest.approx([row["probability"] for row in known], abs=1e-12)
 
 
 def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
