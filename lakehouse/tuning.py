@@ -210,11 +210,24 @@ def _open(storage: optuna.storages.BaseStorage, name: str, about: Mapping[str, A
             study.tell(left.number, left.user_attrs["metrics"][JUDGED_BY])
         else:  # it counts only with an error
             study.tell(left.number, state=optuna.trial.TrialState.FAIL)
-    for params in model.CANDIDATES:
-        study.enqueue_trial(dict(params), skip_if_exists=True)
+    for params in _untried(study, model):
+        study.enqueue_trial(params)
     # A sampler that began with the same seed again would draw the same parameters again.
     study.sampler = optuna.samplers.TPESampler(seed=about["seed"] + len(study.get_trials(deepcopy=False)))
     return study
+
+
+def _untried(study: optuna.Study, model: Model) -> list[dict[str, Any]]:
+    """The model's candidates that neither came to an end nor wait: one that was cut off is tried again."""
+    from optuna.trial import TrialState
+
+    kept = [
+        one.system_attrs.get("fixed_params")
+        for one in study.get_trials(deepcopy=False)
+        if one.state in (TrialState.COMPLETE, TrialState.WAITING) or "error" in one.user_attrs
+    ]
+    candidates = json.loads(json.dumps([dict(one) for one in model.CANDIDATES]))  # as Optuna keeps them
+    return [one for one in candidates if one not in kept]
 
 
 def _trials(study: optuna.Study) -> list[Trial]:

@@ -126,6 +126,7 @@ def test_a_trial_that_fails_is_on_record_and_ends_nothing(place: Place, monkeypa
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", result.trials[2].error)
     assert [run.info.status for run in runs(place, result)] == ["FINISHED", "FAILED", "FINISHED"]
     assert numbers(tune(place, 3)) == [0, 1, 2], "it counts: it would fail again"
+    assert [one.params["max_iter"] for one in tune(place, 4).trials].count(20) == 1
 
 
 def test_where_all_trials_fail_the_error_says_why(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +210,23 @@ def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
     assert not [one for one in result.trials if one.error], "what was cut off is no failure"
     assert [int(run.data.tags["trial"]) for run in below] == numbers(result), "each trial is told once"
     assert {run.info.status for run in below} == {"FINISHED"}
+
+
+def test_a_candidate_that_was_cut_off_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the process ends during its first trial, which is one of the model's own candidates."""
+    cut_off = """
+        parcel_trees.CANDIDATES = ({"max_iter": 7}, {"max_iter": 5})
+        tuning.try_out = lambda *_: os.kill(os.getpid(), 9)
+    """
+    for _ in range(2):
+        command = [sys.executable, "-c", in_a_process(place, 2, cut_off)]
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 7}, {"max_iter": 5}))
+    result = tune(place, 2)
+    assert sorted(one.params["max_iter"] for one in result.trials) == [5, 7]
+    assert sorted(one.params["max_iter"] for one in tune(place, 4).trials if one in result.trials) == [5, 7]
+    assert len(runs(place, result)) == 4, "none is tried twice that came to an end"
 
 
 def test_a_trial_that_was_cut_off_when_all_was_known_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
