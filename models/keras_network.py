@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from models._encoding import Description, learn_encoding
 from models._epochs import Batch, imported, in_parts, learn
 from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
-from models.network import CANDIDATES, CODE, FEATURES
+from models.network import CANDIDATES, CODE, FEATURES, space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lakehouse.features import Curve, Rows
 
-__all__ = ["BASELINE_FEATURES", "CANDIDATES", "CODE", "FEATURES", "TASK"]
+__all__ = ["BASELINE_FEATURES", "CANDIDATES", "CODE", "FEATURES", "TASK", "space"]
 REQUIREMENTS = ("tensorflow", "keras", "numpy", "pyarrow", "pydantic")
 ON_SPARK = False
 WEIGHTS = "weights.npz"

@@ -16,6 +16,7 @@ from models.late_arrival import FEATURES as SHARED
 
 if TYPE_CHECKING:
     import numpy as np
+    import optuna
     import pandas as pd
     import torch
 
@@ -30,6 +31,18 @@ WEIGHTS = "weights.safetensors"
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"width": 128, "dropout": 0.2, "learning_rate": 1e-3, "weight_decay": 1e-2, "batch_rows": 512, "epochs": 20},
 )
+
+
+def space(trial: optuna.Trial) -> dict[str, Any]:
+    """What `lakehouse tune` looks through. So many epochs are the most: `learn` ends when they do no good any more."""
+    return {
+        "width": trial.suggest_int("width", 32, 256, step=32),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.5),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+        "batch_rows": trial.suggest_categorical("batch_rows", (256, 512, 1024)),
+        "epochs": 20,
+    }
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from lakehouse.errors import ModelError
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES, TASK
 
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
     from pyspark.ml import PipelineModel
     from pyspark.sql import DataFrame
@@ -41,6 +42,17 @@ CHUNK_ROWS = 4096
 _IF = re.compile(r"If \(feature (?P<feature>\d+) (?:<= (?P<at_most>\S+)|in \{(?P<among>[\d.,]+)\})\)")
 _PREDICT = re.compile(r"Predict: (\S+)")
 _LEAF, _BY_NUMBER, _BY_CODE = {"value"}, {"feature", "at_most", "right"}, {"feature", "among", "right"}
+
+
+def space(trial: optuna.Trial) -> dict[str, Any]:
+    """What `lakehouse tune` looks through."""
+    return {
+        "maxIter": trial.suggest_int("maxIter", 20, 120, step=20),
+        "maxDepth": trial.suggest_int("maxDepth", 3, 8),
+        "stepSize": trial.suggest_float("stepSize", 0.02, 0.3, log=True),
+        "subsamplingRate": trial.suggest_float("subsamplingRate", 0.3, 1.0),
+        "minInstancesPerNode": trial.suggest_int("minInstancesPerNode", 20, 1000, log=True),
+    }
 
 
 @dataclass(frozen=True)

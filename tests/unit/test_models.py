@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickletools
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
@@ -33,6 +35,13 @@ SMALL: dict[ModuleType, dict[str, Any]] = {
     keras_network: NETWORK,
     spark_trees: {"maxIter": 5, "maxDepth": 3},
 }
+# What makes a fit short, whatever its space draws.
+SHORT: dict[ModuleType, dict[str, Any]] = {
+    trees: {"max_iter": 20},
+    network: {"epochs": 1},
+    keras_network: {"epochs": 1},
+    spark_trees: {"maxIter": 2},
+}
 MODELS = pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name__)
 
 
@@ -52,10 +61,12 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, Rows]:
     return splits_of(features_of(tmp_path_factory.mktemp("lake")), columns)
 
 
-def fitted(model: ModuleType, splits: tuple[Rows, Rows], features: tuple[str, ...] = (), seed: int = 7) -> Any:
+def fitted(
+    model: ModuleType, splits: tuple[Rows, Rows], features: tuple[str, ...] = (), params: dict[str, Any] | None = None
+) -> Any:
     seen: list[tuple[int, dict[str, float]]] = []
     made = model.fit(
-        *splits, features=features or model.FEATURES, params=SMALL[model], seed=seed,
+        *splits, features=features or model.FEATURES, params=params or SMALL[model], seed=7,
         curve=lambda step, values: seen.append((step, dict(values))),
     )  # fmt: skip
     assert seen, "it tells how it learns"
@@ -82,6 +93,21 @@ def test_it_learns_and_gives_the_same_for_the_same_seed(model: ModuleType, split
     base = fitted(model, splits, model.BASELINE_FEATURES)
     assert set(model.reads(base)) == set(model.BASELINE_FEATURES)
     assert evaluate(choose.label, model.predict(base, choose.frame))["roc_auc"] < 0.7
+
+
+@MODELS
+@pytest.mark.filterwarnings("error:Fixed parameter")
+def test_what_its_space_draws_is_what_it_is_fitted_with(model: ModuleType, splits: tuple[Rows, Rows]) -> None:
+    for params in model.CANDIDATES:
+        assert model.space(optuna.trial.FixedTrial(dict(params))) == params, "a candidate lies in the space"
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    drawn = [model.space(study.ask()) for _ in range(3)]
+    assert all(one.keys() == model.CANDIDATES[0].keys() for one in drawn)
+    assert drawn[0] != drawn[1]
+    assert json.loads(json.dumps(drawn)) == drawn, "or a study could not keep it"
+    assert SHORT[model].keys() <= drawn[0].keys()
+    made = fitted(model, splits, params=drawn[0] | SHORT[model])
+    assert set(model.reads(made)) == set(model.FEATURES)
 
 
 @MODELS
