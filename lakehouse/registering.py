@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lakehouse import gate
 from lakehouse.errors import ModelError
-from lakehouse.features import Features, Model, Rows, columns_of, open_features, probabilities
+from lakehouse.features import Features, Model, Rows, Splits, Task, columns_of, open_features, probabilities
 from lakehouse.settings import PROJECT
 from lakehouse.tracking import BASELINE, CHALLENGER, CHAMPION, LEARNER_TAG, MODEL, find_alias, load_version, tracking
 
@@ -28,6 +28,7 @@ SAID: Final = "training.json"
 RECIPE: Final = "recipe.json"
 TRAINING_TAG: Final = "training"
 CANDIDATE_TAG: Final = "candidate_of"
+FITTED_ON: Final = ("train", "choose")
 EXAMPLE_ROWS = 5
 # What MLflow's servers take in one request.
 MOST_METRICS, MOST_PARAMS = 1000, 100
@@ -72,25 +73,32 @@ class Training:
         return self.folder.rename(aside / self.folder.name)
 
     def rows(self, model: Model, lake: Location) -> tuple[Features, Rows]:
-        """The feature table as it was, and its choose split.
+        """The feature table as it was, and the choose split of the training itself, which need not be the declared one.
 
         Raises:
-            ModelError: the model is declared otherwise now, or the version of its table is gone.
+            ModelError: what else the model declares is otherwise now, or the version of its table is gone.
         """
-        if declared(model) != self.said["declared"]:
+        own = self.said["declared"]
+        if declared(model) | {"splits": own["splits"]} != own:
             raise ModelError(f"{self.said['learner']} is declared otherwise since.")
-        features = open_features(model.TASK, lake, columns_of(model), self.said["delta_version"])
+        task = replace(model.TASK, splits=splits_then(own, model.TASK))
+        features = open_features(task, lake, columns_of(model), self.said["delta_version"])
         if features.table_id != self.said["feature_table_id"]:
-            raise ModelError(f"{model.TASK.feature_table} was made anew since.")
+            raise ModelError(f"{task.feature_table} was made anew since.")
         return features, features.split("choose", columns_of(model))
 
 
 def declared(model: Model) -> dict[str, Any]:
     """What a training depends on, as the model's module declares it."""
     task = model.TASK
-    splits = {name: list(getattr(task.splits, name)) for name in ("train", "choose")}
+    splits = {name: list(getattr(task.splits, name)) for name in FITTED_ON}
     features = {name: list(getattr(model, name)) for name in ("FEATURES", "BASELINE_FEATURES")}
     return {**features, "key": list(task.key), "label": task.label, "time": task.time, "splits": splits}
+
+
+def splits_then(then: Mapping[str, Any], today: Task) -> Splits:
+    """The splits of what a model `declared` then, and the report split of today."""
+    return Splits(report=today.splits.report, **{name: tuple(then["splits"][name]) for name in FITTED_ON})
 
 
 def waiting(kept: Path, **said: Any) -> list[Training]:

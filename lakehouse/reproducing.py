@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lakehouse.errors import LedgerError, ModelError, first_line, without_password
-from lakehouse.features import Features, Model, Rows, Splits, Task, open_features, probabilities
-from lakehouse.registering import RECIPE, declared
+from lakehouse.features import Features, Model, Rows, Task, open_features, probabilities
+from lakehouse.registering import RECIPE, declared, splits_then
 from lakehouse.tracking import GONE, Loaded, load_version, sqlite_file, tracking
 from lakehouse.training import Fitted, fit, named_metrics
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 # What the same sum differs by when it is added up in another order, as on more or fewer threads.
 TOLERANCE: Final = 1e-9
-FITTED_ON: Final = ("train", "choose")
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class Recipe:
     def task(self, today: Task) -> Task:
         """The task as it was declared then."""
         then = self.said["declared"]
-        splits = Splits(report=today.splits.report, **{name: tuple(then["splits"][name]) for name in FITTED_ON})
-        named = {"key": tuple(then["key"]), "label": then["label"], "time": then["time"], "splits": splits}
+        named = {"key": tuple(then["key"]), "label": then["label"], "time": then["time"]}
+        named["splits"] = splits_then(then, today)
         return replace(today, feature_table=self.said["feature_table"], **named)
 
 

@@ -157,6 +157,41 @@ def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
     assert keys[0] == keys[2] != keys[1]
 
 
+@pytest.mark.parametrize("moved_first", [True, False])
+def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: bool) -> None:
+    """A training on later days waits when one on the declared days is begun, and the other way round."""
+    place.train(model(FEATURES=("noise",)))
+    moved = replace(
+        TASK, splits=replace(TASK.splits, train=("2024-01-01", "2024-01-25"), choose=("2024-01-26", "2024-02-04"))
+    )
+    tasks = (moved, TASK) if moved_first else (TASK, moved)
+    database = place.lake.parent / "mlflow.db"
+    away = database.rename(database.with_name("away.db"))
+    database.mkdir()
+    with pytest.raises(ModelError, match="cannot be used") as error:
+        place.train(model(TASK=tasks[0]))
+    assert "the next `lakehouse train` registers it" in error.value.__notes__[0]
+    database.rmdir()
+    away.rename(database)
+    told: list[str] = []
+    second = place.train(model(TASK=tasks[1]), progress=told.append)
+
+    assert not list(place.kept.glob("*/set-aside/*"))
+    assert "registering the training that waits for MLflow" in told
+    assert "fitting candidate 1 of 2" in told, "what waited is another training"
+    with tracking(place.tracking_uri) as client:
+        versions = client.search_model_versions("name = 'late_parcel'", order_by=["version_number ASC"])
+    waited, own = (place.run(one.run_id) for one in versions[1:])
+    for run, task in ((waited, tasks[0]), (own, tasks[1])):
+        spans = {
+            name: (run.data.params[f"{name}_from"], run.data.params[f"{name}_until"]) for name in ("train", "choose")
+        }
+        assert spans == {"train": task.splits.train, "choose": task.splits.choose}
+    first, last = tasks[0].splits.choose
+    assert f"on 90 rows of {first} to {last} is below" in waited.data.tags["decision_reason"]
+    assert (own.info.run_id, waited.data.tags["decision"]) == (second.run_id, "champion")
+
+
 def test_the_order_of_rows_in_the_files_does_not_matter(place: Place) -> None:
     first = place.train(model())
     rows = parcels()
