@@ -300,11 +300,13 @@ class Rows:
         return pd.concat((frame for frame, _ in self.frames()), ignore_index=True)
 
     def distributed(self) -> DataFrame:
-        """The rows and their label on the active Spark session, read there."""
+        """The rows and their label on the process's Spark session, read there."""
         from pyspark.sql import SparkSession
 
         label = self.features.task.label
-        rows = self.features.distributed(SparkSession.active(), self.span, (*self.columns, label))
+        # Not the active one, which may be another's, with settings for what that one reads.
+        spark = SparkSession.builder.getOrCreate()
+        rows = self.features.distributed(spark, self.span, (*self.columns, label))
         return rows.dropna(subset=[label])
 
     @property
