@@ -299,6 +299,20 @@ class Rows:
 
         return pd.concat((frame for frame, _ in self.frames()), ignore_index=True)
 
+    def sample(self, most: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+        """At most so many of the rows, in their order, as `Model.predict` takes them, with their labels."""
+        import numpy as np
+        import pandas as pd
+
+        taken = np.random.default_rng(seed).choice(self.rows, min(most, self.rows), replace=False)
+        taken.sort()
+        kept, before = list[pd.DataFrame](), 0
+        for frame, _ in self.frames():
+            here = taken - before
+            kept.append(frame.iloc[here[(here >= 0) & (here < len(frame))]])
+            before += len(frame)
+        return pd.concat(kept, ignore_index=True), self.label[taken]
+
     def distributed(self) -> DataFrame:
         """The rows and their label on the process's Spark session, read there."""
         from pyspark.sql import SparkSession
