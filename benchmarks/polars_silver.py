@@ -33,7 +33,7 @@ def readable(values: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
     )
 
 
-def within(column: str, low: float, high: float) -> pl.Expr:
+def within(column: str, low: float | None, high: float | None) -> pl.Expr:
     return pl.col(column).is_null() | pl.col(column).is_between(low, high)
 
 
@@ -81,10 +81,10 @@ def flights(landed: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
     wall = pl.col("flight_date").cast(pl.Datetime("us")) + pl.duration(hours=pl.col("_sched_dep_time") // 100)
     rows = rows.with_columns(sched_dep_utc=shows("_time_hour", wall) + minutes(pl.col("_sched_dep_time") % 100))
     zones = pl.concat([airports.select("faa", "tzone").rename({"faa": "dest", "tzone": "zone"}), UNLISTED])
-    rows = scheduled_arrival(rows.join(zones.lazy(), on="dest", how="left", maintain_order="left").collect())
+    arriving = scheduled_arrival(rows.join(zones.lazy(), on="dest", how="left", maintain_order="left").collect())
     delays, cancelled = {"dep_delay_min": -180, "arr_delay_min": -360}, pl.col("cancelled")
     clocks = ("_dep_time", "_sched_dep_time", "_sched_arr_time")
-    rows = rows.lazy().with_columns(
+    rows = arriving.lazy().with_columns(
         dep_utc=pl.col("sched_dep_utc") + minutes(pl.col("dep_delay_min")),
         arr_utc=pl.col("sched_arr_utc") + minutes(pl.col("arr_delay_min")),
     )

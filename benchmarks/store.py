@@ -101,10 +101,11 @@ def _listening(audit: Audit | None) -> Iterator[str]:
     if audit is None:
         yield ""
         return
+    take = audit.take
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            audit.take(self.rfile.read(int(self.headers["Content-Length"])))
+            take(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(200)
             self.end_headers()
 

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 from deltalake import write_deltalake
 
 from lakehouse import training
@@ -25,13 +27,14 @@ from lakehouse.modeling import with_splits
 from lakehouse.monitoring import Watched, later_splits, watch
 from lakehouse.registering import Registry, TrainResult
 from lakehouse.run import revision
-from lakehouse.scoring import load, score_frame
+from lakehouse.scoring import load
 from lakehouse.settings import PROJECT
 from lakehouse.settings import load as load_settings
 from lakehouse.tracking import CHAMPION, Loaded, load_version, tracking
 from models import trees
 
 LEARNER = "trees"
+MODEL: Any = trees  # as a learner; mypy takes a module for less than a `Model`
 TASK = trees.TASK
 FIRST_SPLITS = Splits(("2013-01-01", "2013-05-31"), ("2013-06-01", "2013-06-30"), ("2013-07-01", "2013-12-31"))
 MONTHS = range(7, 13)
@@ -66,28 +69,37 @@ class Service:
 
     def train(self, splits: Splits) -> TrainResult:
         registry = Registry(self.tracking_uri, (self.folder / "artifacts").as_uri(), TASK.name)
-        models = {LEARNER: with_splits(trees, splits)}
+        models = {LEARNER: with_splits(MODEL, splits)}
         kept = self.folder / "trainings"
         return training.train(LEARNER, models, lake=self.lake, registry=registry, revision=revision(), kept=kept)
 
     def champion(self) -> Loaded:
-        return load(TASK, {LEARNER: trees}, tracking_uri=self.tracking_uri, alias=CHAMPION)
+        return load(TASK, {LEARNER: MODEL}, tracking_uri=self.tracking_uri, alias=CHAMPION)
 
     def version(self, number: int) -> Loaded:
         with tracking(self.tracking_uri) as client:
-            return load_version(client, client.get_model_version(TASK.name, str(number)), {LEARNER: trees})
+            return load_version(client, client.get_model_version(TASK.name, str(number)), {LEARNER: MODEL})
 
     def results(self, model: Loaded, span: Span) -> dict[str, float]:
         features = open_features(TASK, self.lake, model.reads())
         rows = Rows(features, span, model.reads())
         return evaluate(rows.label, probabilities(model.model, model.fitted, rows))
 
+    def scores(self, span: Span) -> pa.Table:
+        """What the champion says of these days, as the table of predictions has it."""
+        champion = self.champion()
+        features = open_features(TASK, self.lake, champion.reads())
+        rows = features.read(span, [TASK.time, *champion.reads()])
+        said = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
+        said["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
+        said["probability"] = pa.array(champion.predict(features.frame(rows)))
+        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time)} | said)
+
     def watch(self, span: Span) -> Watched:
         """Score the span with the champion, and watch it."""
-        scores = score_frame(self.champion(), TASK, lake=self.lake, since=span[0], until=span[1])
-        write_deltalake(self.lake.joinpath(*TASK.predictions.split(".")), scores, mode="append")
+        write_deltalake(self.lake.joinpath(*TASK.predictions.split(".")), self.scores(span), mode="append")
         days = [date.fromisoformat(day) for day in span]
-        models = {LEARNER: trees}
+        models = {LEARNER: MODEL}
         return watch(TASK, models, lake=self.lake, tracking_uri=self.tracking_uri, since=days[0], until=days[1])
 
 

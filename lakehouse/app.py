@@ -6,8 +6,9 @@ import importlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from lakehouse import graph as graphs
 from lakehouse import lineage, rejects
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from lakehouse.undo import Undo
 
 
+# A server that runs for months must not fill the disk.
+LOG_BYTES: Final = 100_000_000
+LOG_FILES: Final = 5
+
+
 def open_lake(settings: Settings) -> Lake:
     """The declared tables at the place that the settings name.
 
@@ -45,7 +51,7 @@ def log_to(settings: Settings, run: Run) -> Path:
 
     settings.logs.mkdir(parents=True, exist_ok=True)
     file = settings.logs / f"{run.id}.log"
-    handler = logging.FileHandler(file)
+    handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason to fill the console
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)

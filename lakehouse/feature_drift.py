@@ -8,7 +8,7 @@ day: of any span they are sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,47 +25,71 @@ BINS: Final = 10
 WINDOW_DAYS: Final = 28
 # The share that an empty bin counts as: of none at all the index would be infinite.
 EMPTY: Final = 1e-4
+# Of a training's rows so many are held in memory, to find where bins end.
+SAMPLED_ROWS: Final = 500_000
 # The bin of rows that have no value; it is no part of the index.
 MISSING: Final = -1
 
 
-def quantile_bins(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """The number of each value's bin, of bins that end at the quantiles ``of`` some numbers: BINS, or fewer where some are alike."""
+def quantile_bins(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The number of each value's bin, of bins that end at `quantiles`."""
     import numpy as np
 
-    ends = np.unique(np.quantile(of, np.linspace(0, 1, BINS + 1)[1:-1])) if len(of) else np.empty(0)
     return np.searchsorted(ends, values, side="left")
 
 
-def bins_of(values: pd.Series, trained: pd.Series) -> np.ndarray:
-    """The number of each value's bin, MISSING where there is none.
-
-    Numbers go to `quantile_bins` of ``trained``. Of text each value is a bin, and all that ``trained`` does not have are one more.
-    """
+def quantiles(of: np.ndarray) -> np.ndarray:
+    """Where bins of equally many numbers end, but the last: BINS of them, or fewer where some are alike."""
     import numpy as np
-    import pandas as pd
-    from pandas.api.types import is_numeric_dtype
 
-    known = trained.dropna()
-    if is_numeric_dtype(trained):
-        found = quantile_bins(values.to_numpy(), known.to_numpy())
-    else:
-        index = pd.Index(known.unique())
-        found = index.get_indexer(pd.Index(values))
-        found = np.where(found < 0, len(index), found)
-    return np.where(values.isna(), MISSING, found)
+    return np.unique(np.quantile(of, np.linspace(0, 1, BINS + 1)[1:-1])) if len(of) else np.empty(0)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The bins of a column: of numbers they end at quantiles; of text each value is one, and all that are not ``known`` are one more."""
+
+    ends: np.ndarray | None = None
+    known: pd.Index | None = None
+
+    @staticmethod
+    def of(trained: pd.Series) -> Bins:
+        import pandas as pd
+        from pandas.api.types import is_numeric_dtype
+
+        values = trained.dropna()
+        if is_numeric_dtype(trained):
+            return Bins(ends=quantiles(values.to_numpy()))
+        return Bins(known=pd.Index(values.unique()))
+
+    def __len__(self) -> int:
+        return 1 + len(self.known if self.ends is None else self.ends)  # type: ignore[arg-type]
+
+    def find(self, values: pd.Series) -> np.ndarray:
+        """The number of each value's bin, MISSING where there is none."""
+        import numpy as np
+        import pandas as pd
+
+        if self.ends is not None:
+            found = quantile_bins(values.to_numpy(), self.ends)
+        else:
+            assert self.known is not None
+            found = self.known.get_indexer(pd.Index(values))
+            found = np.where(found < 0, len(self.known), found)
+        return np.where(values.isna(), MISSING, found)
 
 
 def psi(counts: pd.DataFrame, trained: pd.Series) -> pd.Series:
     """The index of each row of ``counts``, rows by bin, against the counts in training; NaN for a row that counts nothing.
 
-    It is the sum over the bins of (now - then) * ln(now / then), both shares of the rows.
+    It is the relative entropy (of SciPy) of the shares now and then, both ways: the sum over the bins of
+    (now - then) * ln(now / then).
     """
-    import numpy as np
+    from scipy.special import rel_entr
 
     now = counts.div(counts.sum(axis=1), axis=0).clip(lower=EMPTY)
-    then = (trained / trained.sum()).clip(lower=EMPTY)
-    index: pd.Series = ((now - then) * np.log(now / then)).sum(axis=1, skipna=False)
+    then = (trained / trained.sum()).clip(lower=EMPTY).to_numpy()
+    index: pd.Series = (rel_entr(now, then) + rel_entr(then, now)).sum(axis=1, skipna=False)
     return index
 
 
@@ -114,29 +138,48 @@ class Spread:
 
 
 def spreads(trained: Features, watched: Features, columns: Iterable[str], spans: tuple[Span, Span]) -> Iterator[Spread]:
-    """The spread of each column in the rows of the first span in the one table, of the second in the other, labelled or not."""
-    columns = list(columns)
-    frames = [
-        one.frame(one.read(span, [one.task.time, *columns]))
-        for one, span in zip((trained, watched), spans, strict=True)
-    ]
+    """The spread of each column in the rows of the first span in the one table, of the second in the other, labelled or not.
+
+    A week of rows is in memory at once, and beside it SAMPLED_ROWS of the training: of more, bins end at the quantiles of a sample.
+    """
+    sample = _sample(trained, columns, spans[0])
+    bins = {name: Bins.of(sample[name]) for name in columns}
+    then, now = (_by_day(one, bins, span) for one, span in zip((trained, watched), spans, strict=True))
     for name in columns:
-        bins = [bins_of(frame[name], frames[0][name]) for frame in frames]
-        width = max(int(one.max(initial=0)) for one in bins) + 2
-        yield Spread(
-            name, *(_by_day(f[trained.task.time], b, s, width) for f, b, s in zip(frames, bins, spans, strict=True))
-        )
+        yield Spread(name, then[name], now[name])
 
 
-def _by_day(days: pd.Series, bins: np.ndarray, span: Span, width: int) -> pd.DataFrame:
-    """How many rows of each day are in each bin, the first of which is MISSING."""
+def _sample(features: Features, columns: Iterable[str], span: Span) -> pd.DataFrame:
+    """All rows of a span, or every second, fourth, eighth... where they are more than SAMPLED_ROWS."""
+    import pandas as pd
+
+    kept, step, seen = list[pd.DataFrame](), 1, 0
+    for rows in features.batches(span, columns):
+        kept.append(features.frame(rows).iloc[-seen % step :: step])
+        seen += rows.num_rows
+        while sum(map(len, kept)) > SAMPLED_ROWS:
+            kept, step = [one.iloc[::2] for one in kept], step * 2
+    return pd.concat(kept, ignore_index=True)
+
+
+def _by_day(features: Features, bins: Mapping[str, Bins], span: Span) -> dict[str, pd.DataFrame]:
+    """How many rows of each day are in each bin, the first of which is MISSING, by column."""
     import numpy as np
     import pandas as pd
 
-    every = pd.date_range(*span)
-    place = (pd.to_datetime(days) - every[0]).dt.days.to_numpy() * width + bins - MISSING
-    counts = np.bincount(place, minlength=len(every) * width).reshape(len(every), width)
-    return pd.DataFrame(counts, index=every, columns=range(MISSING, width + MISSING))
+    every, time = pd.date_range(*span), features.task.time
+    counts = {name: np.zeros(len(every) * (len(of) + 1), dtype=int) for name, of in bins.items()}
+    for rows in features.batches(span, [time, *bins]):
+        frame = features.frame(rows)
+        days = (pd.to_datetime(frame[time]) - every[0]).dt.days.to_numpy()
+        for name, of in bins.items():
+            place = days * (len(of) + 1) + of.find(frame[name]) - MISSING
+            counts[name] += np.bincount(place, minlength=len(counts[name]))
+    columns = {name: range(MISSING, len(of)) for name, of in bins.items()}
+    return {
+        name: pd.DataFrame(found.reshape(len(every), -1), index=every, columns=columns[name])
+        for name, found in counts.items()
+    }
 
 
 def _missing(counts: pd.DataFrame) -> pd.Series:

@@ -299,12 +299,28 @@ class Rows:
 
         return pd.concat((frame for frame, _ in self.frames()), ignore_index=True)
 
+    def sample(self, most: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+        """At most so many of the rows, in their order, as `Model.predict` takes them, with their labels."""
+        import numpy as np
+        import pandas as pd
+
+        taken = np.random.default_rng(seed).choice(self.rows, min(most, self.rows), replace=False)
+        taken.sort()
+        kept, before = list[pd.DataFrame](), 0
+        for frame, _ in self.frames():
+            here = taken - before
+            kept.append(frame.iloc[here[(here >= 0) & (here < len(frame))]])
+            before += len(frame)
+        return pd.concat(kept, ignore_index=True), self.label[taken]
+
     def distributed(self) -> DataFrame:
-        """The rows and their label on the active Spark session, read there."""
+        """The rows and their label on the process's Spark session, read there."""
         from pyspark.sql import SparkSession
 
         label = self.features.task.label
-        rows = self.features.distributed(SparkSession.active(), self.span, (*self.columns, label))
+        # Not the active one, which may be another's, with settings for what that one reads.
+        spark = SparkSession.builder.getOrCreate()
+        rows = self.features.distributed(spark, self.span, (*self.columns, label))
         return rows.dropna(subset=[label])
 
     @property

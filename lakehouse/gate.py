@@ -1,4 +1,9 @@
-"""The gate of the champion: is a new model better than the one in service, on rows that neither has learned from?"""
+"""The gate of the champion: is a new model better than the one in service, on rows that neither was fitted to?
+
+These are the rows of the choose split, by which candidates were chosen and networks stopped, the champion's mostly as well. That
+flatters who was chosen by them, the more the more was tried: the margin is not corrected for it, and the report split, which
+nothing is chosen by, has the last word.
+"""
 
 from __future__ import annotations
 

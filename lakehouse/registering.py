@@ -265,7 +265,7 @@ def _log_model(training: Training, model: Model, choose: Rows) -> Any:
     import mlflow.pyfunc
     from mlflow.models import infer_signature
 
-    example = choose.frame[list(model.FEATURES)].head(EXAMPLE_ROWS)
+    example = next(choose.frames())[0][list(model.FEATURES)].head(EXAMPLE_ROWS)
     fitted = model.load(training.folder / MODEL)
     return mlflow.pyfunc.log_model(
         name=MODEL,

@@ -147,9 +147,9 @@ def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
     """
     import numpy as np
 
-    from lakehouse.feature_drift import quantile_bins
+    from lakehouse.feature_drift import quantile_bins, quantiles
 
-    apart = np.bincount(quantile_bins(probability, probability), probability - label)
+    apart = np.bincount(quantile_bins(probability, quantiles(probability)), probability - label)
     return float(np.abs(apart).sum() / len(label))
 
 

@@ -38,6 +38,19 @@ LEARNER_TAG: Final = "learner"
 MADE_BY: Final = "made_by.json"
 TYPICAL: Final = "typical.json"
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+# Read when MLflow is first imported, which comes after this module: no pickles, no telemetry, no handlers of its own, no bars, no
+# minutes of retries. Telemetry's own thread, which imports while autologging does, can also lock a training for good.
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+# Read when scikit-learn is first imported: threads that wait give their core away. Spinning, as is the default, made a
+# training on two busy cores take 285 s instead of 27 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
@@ -50,18 +63,6 @@ def tracking(uri: str) -> Iterator[Any]:
     Raises:
         ModelError: the database, the server or the artifact store cannot be used.
     """
-    # Read when MLflow is first imported: no pickles, no telemetry, no handlers of its own, no bars, no minutes of retries.
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    # Read when scikit-learn is first imported: threads that wait give their core away. Spinning, as is the default, made a
-    # training on two busy cores take 285 s instead of 27 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).addHandler(logging.NullHandler())
     import mlflow

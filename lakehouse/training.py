@@ -12,7 +12,7 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHUFFLES = 3
-SHUFFLED_ROWS = 5_000
+# What is typical, and what the model goes by, is seen on so many held-out rows.
+SAMPLED_ROWS = 5_000
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,14 @@ def _fit_all(
         best = min(fitted, key=lambda one: one.choose["brier"])
         tell("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
+        sample = choose.sample(SAMPLED_ROWS, seed)
         for name, one in {MODEL: best, BASELINE: base}.items():
             (part := folder / name).mkdir()
             model.save(one.fitted, part)
             (part / MADE_BY).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
-            (part / TYPICAL).write_text(json.dumps(_typical(choose, model.reads(one.fitted)), indent=1))
+            (part / TYPICAL).write_text(json.dumps(_typical(sample[0][list(model.reads(one.fitted))]), indent=1))
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
-        _draw(shown, model, fitted, best, base, choose, seed)
+        _draw(shown, model, fitted, best, base, choose, _importance(model, best.fitted, *sample, seed))
         (shown / RECIPE).write_text(json.dumps({**made_from, "params": dict(best.params)}, indent=1))
         said = {
             "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
@@ -218,26 +220,24 @@ def fit(
     )
 
 
-def _typical(split: Rows, columns: Iterable[str]) -> dict[str, Any]:
+def _typical(frame: pd.DataFrame) -> dict[str, Any]:
     """Of each column the median, or what occurs most often, and so a value that occurs; None where all are missing."""
     import pandas as pd
 
     found: dict[str, Any] = {}
-    for name in columns:
-        values = split.frame[name].dropna()
+    for name, column in frame.items():
+        values = column.dropna()
         numbers = pd.api.types.is_numeric_dtype(values)
         middle = values.quantile(interpolation="lower") if numbers else next(iter(values.mode()), None)
-        found[name] = None if pd.isna(middle) else middle
+        found[str(name)] = None if pd.isna(middle) else middle
     return found
 
 
-def _importance(model: Model, fitted: Any, split: Rows, seed: int) -> np.ndarray:
-    """How much the Brier score rises, a row per feature and a column per shuffle, on a sample of held-out rows."""
+def _importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarray, seed: int) -> np.ndarray:
+    """How much the Brier score rises, a row per feature and a column per shuffle, on held-out rows."""
     import numpy as np
 
     random = np.random.default_rng(seed)
-    taken = np.sort(random.choice(split.rows, min(SHUFFLED_ROWS, split.rows), replace=False))
-    frame, label = split.frame.iloc[taken].reset_index(drop=True), split.label[taken]
 
     def brier(changed: pd.DataFrame) -> float:
         return float(np.mean((model.predict(fitted, changed) - label) ** 2))
@@ -252,7 +252,7 @@ def _importance(model: Model, fitted: Any, split: Rows, seed: int) -> np.ndarray
 
 
 def _draw(
-    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, seed: int
+    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, rise: np.ndarray
 ) -> None:
     """The files that a run shows: every candidate, how it learned, the calibration, what the model goes by."""
     from lakehouse import plots
@@ -267,8 +267,7 @@ def _draw(
     }
     title = f"{name}, choose split: {days}, {choose.rows:,} rows"
     plots.calibration(choose.label, curves, title).savefig(folder / "choose_calibration.png")
-    rise = _importance(model, best.fitted, choose, seed)
-    rows = min(SHUFFLED_ROWS, choose.rows)
+    rows = min(SAMPLED_ROWS, choose.rows)
     title = f"{name}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
     plots.importance(model.FEATURES, rise, title).savefig(folder / "choose_importance.png")
     if best.curves:

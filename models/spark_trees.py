@@ -79,7 +79,7 @@ class Fitted:
 def fit(
     train: Rows, choose: Rows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
 ) -> Fitted:
-    """Trees grown on the active Spark session; the driver sees of the rows only those of the choose split, a week at a time.
+    """Trees grown on the process's Spark session; the driver sees of the rows only those of the choose split, a week at a time.
 
     On several machines sums may come together in another order, so that the last digits of two fittings differ.
     """

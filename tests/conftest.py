@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructField
 
+import lakehouse.tracking  # noqa: F401 - before any test imports MLflow, which reads the environment then
 from lakehouse.declare import Source, Table
 from tests.sessions import small_session
 

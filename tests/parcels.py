@@ -139,9 +139,16 @@ class Place:
 
     def probabilities(self, since: str, until: str) -> list[float]:
         """What the champion says of these days, in the order of their keys."""
+        return self.scores(since, until)["probability"].to_pylist()
+
+    def scores(self, since: date | str, until: date | str) -> pa.Table:
+        """What the champion says of these days, as the table of predictions has it."""
         champion, features = self.champion(), open_features(TASK, self.lake, ())
-        rows = features.read((since, until), [TASK.time, *champion.reads()])
-        return champion.predict(features.frame(rows)).tolist()
+        rows = features.read((str(since), str(until)), [TASK.time, *champion.reads()])
+        said = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
+        said["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
+        said["probability"] = pa.array(champion.predict(features.frame(rows)))
+        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time)} | said)
 
     def report(self, module: Any = None) -> ReportResult:
         return report(TASK, {LEARNER: module or model()}, lake=self.lake, tracking_uri=self.tracking_uri)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,10 +20,10 @@ from lakehouse.features import Task
 from serving.api import metrics, schema
 from serving.api.document import document, problems
 from serving.api.guard import Guard, id_of
-from serving.api.holding import Held, Holding
+from serving.api.holding import Held, Holding, InService
 from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
-from serving.api.problems import MOST_FAULTS, Fault, Refused, invalid
+from serving.api.problems import HANG_UP, MOST_FAULTS, Fault, Refused, invalid
 from serving.api.schema import Answer, Key, ModelInfo, Row, State, Version
 
 logger = logging.getLogger(__name__)
@@ -80,12 +80,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     async def predict(request: Request) -> Response:
         request_id = id_of(request)
         now, held = service.holding.choose(request_id)
-        try:
-            asked = now.asks.validate_json(await _body(request))
-        except ValidationError as error:
-            raise invalid(error) from None
-        if len(asked) != 1:
-            raise Refused(422, "Give either `features` or `keys`.")
+        asked = _asked(now, await _body(request))
         keys, version, rows = await _rows(service, held, asked)
         probabilities = await held.predict(rows)
         loaded, columns = held.loaded, held.columns.names
@@ -104,6 +99,22 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         return _json({"request_id": request_id, "predictions": predictions})
 
 
+def _asked(now: InService, body: bytes) -> schema.Request:
+    """The request in a body.
+
+    Raises:
+        Refused: it is none.
+    """
+    try:
+        schema.check_widths(body, len(now.table))
+        asked = now.asks.validate_json(body)
+    except ValidationError as error:
+        raise invalid(error) from None
+    if len(asked) != 1:
+        raise Refused(422, schema.EITHER)
+    return asked
+
+
 async def _rows(service: Service, held: Held, asked: schema.Request) -> tuple[list[Key], int | None, Sequence[Row]]:
     """The rows as the model takes them; by key, with the keys, and the version of the table that they were found in."""
     if "features" in asked:
@@ -111,12 +122,9 @@ async def _rows(service: Service, held: Held, asked: schema.Request) -> tuple[li
     task = service.task
     wanted = [(tuple(sent[name] for name in task.key), sent.get(task.time)) for sent in asked["keys"]]
     columns = tuple(held.columns.names)
-    try:
+    with _looking_up():
         kept = service.lookups.kept(wanted, columns)
         found, version = kept if kept else await asyncio.to_thread(service.lookups.find, wanted, columns)
-    except Exception as error:
-        logger.exception("features cannot be looked up")
-        raise Refused(503, "Features cannot be looked up at the moment.", headers={"Retry-After": "5"}) from error
     if missing := [place for place, one in enumerate(wanted) if one not in found]:
         table = f"{task.feature_table} version {version}"
         faults = [
@@ -127,6 +135,15 @@ async def _rows(service: Service, held: Held, asked: schema.Request) -> tuple[li
     return [key for key, _ in wanted], version, [found[one] for one in wanted]
 
 
+@contextmanager
+def _looking_up() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.exception("features cannot be looked up")
+        raise Refused(503, "Features cannot be looked up at the moment.", headers={"Retry-After": "5"}) from error
+
+
 async def _body(request: Request) -> bytes:
     """The body of a request.
 
@@ -134,8 +151,8 @@ async def _body(request: Request) -> bytes:
         Refused: it is no JSON by its type, is too large, or takes too long to come.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "Send application/json.")
-    large = Refused(413, f"A request may have {BODY_BYTES:,} bytes.", headers={"Connection": "close"})
+        raise Refused(415, "Send application/json.", headers=HANG_UP)
+    large = Refused(413, f"A request may have {BODY_BYTES:,} bytes.", headers=HANG_UP)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -144,7 +161,7 @@ async def _body(request: Request) -> bytes:
                 if len(body) > BODY_BYTES:
                     raise large
     except TimeoutError:
-        raise Refused(408, f"The request did not come within {BODY_SECONDS:g} seconds.") from None
+        raise Refused(408, f"The request did not come within {BODY_SECONDS:g} seconds.", headers=HANG_UP) from None
     return bytes(body)
 
 
@@ -160,7 +177,8 @@ def _add_others(app: FastAPI, service: Service) -> None:
     @app.get("/model", response_model=ModelInfo, responses=problems(401, 503), summary="What is in service")
     async def model() -> Response:
         now, task = service.holding.now, service.task
-        features = await asyncio.to_thread(lambda: service.lookups.features)
+        with _looking_up():
+            features = await asyncio.to_thread(lambda: service.lookups.features)
         serving = [_version(one) for one in (now.champion, now.challenger) if one]
         info = ModelInfo(
             task=task.name, serving=serving, canary=service.holding.canary, feature_table=task.feature_table,

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api import metrics
-from serving.api.problems import Refused
+from serving.api.problems import HANG_UP, Refused
 
 logger = logging.getLogger(__name__)
 REQUEST_ID: Final = "X-Request-ID"
@@ -53,7 +53,9 @@ class Guard:
             async with asyncio.timeout(self._seconds):
                 if path not in OPEN and not self._admits(headers):
                     raise Refused(
-                        401, "Show the key: Authorization: Bearer KEY.", headers={"WWW-Authenticate": "Bearer"}
+                        401,
+                        "Show the key: Authorization: Bearer KEY.",
+                        headers={"WWW-Authenticate": "Bearer", **HANG_UP},
                     )
                 await self._app(scope, receive, answer)
         except ClientDisconnect:

@@ -53,10 +53,14 @@ class Held:
 
 @dataclass(frozen=True)
 class InService:
-    """What answers a request, from its first byte to its last; ``asks`` is the type that a request must have."""
+    """What answers a request, from its first byte to its last.
+
+    ``asks`` is the type that a request must have, made from the columns of the ``table``.
+    """
 
     champion: Held
     challenger: Held | None
+    table: Mapping[str, str]
     asks: TypeAdapter[Request]
 
 
@@ -107,7 +111,8 @@ class Holding:
         now = self.now
         champion = self._looked_up(CHAMPION, now.champion) or now.champion
         challenger = self._looked_up(CHALLENGER, now.challenger) if self.canary else None
-        if champion is not now.champion or challenger is not now.challenger:
+        same = champion is now.champion and challenger is now.challenger
+        if not same or self._lookups.features.log.columns() != now.table:
             self.now = self._in_service(champion, challenger)
 
     def _looked_up(self, alias: str, held: Held | None) -> Held | None:
@@ -122,7 +127,8 @@ class Holding:
                     if alias == CHAMPION:
                         raise ModelError(f"{self.task.name} has no champion any more.")
                     return None
-                if held and held.loaded.version == int(entry.version):
+                # By its run as well: where a registry was made anew, the same number is another model.
+                if held and (held.loaded.version, held.loaded.run_id) == (int(entry.version), entry.run_id):
                     return held
                 found = self._hold(load_version(client, entry, self._models), alias)
         except Exception as error:  # a version may be broken in any way: the one in service is not
@@ -166,10 +172,11 @@ class Holding:
 
     def _in_service(self, champion: Held, challenger: Held | None) -> InService:
         reads = {*champion.columns.names, *(challenger.columns.names if challenger else ())}
-        asks = request_type(self.task, self._lookups.features.log.columns(), reads)
+        table = self._lookups.features.log.columns()
+        asks = request_type(self.task, table, reads)
         metrics.MODEL_VERSION.labels(CHAMPION).set(champion.loaded.version)
         metrics.MODEL_VERSION.labels(CHALLENGER).set(challenger.loaded.version if challenger else 0)
-        return InService(champion, challenger, asks)
+        return InService(champion, challenger, table, asks)
 
 
 def _frame(columns: pa.Schema, rows: Sequence[Row]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
@@ -103,31 +104,37 @@ class Journal:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 self._changed.wait_for(lambda: self._closing or self._rows >= FLUSH_ROWS, self._seconds)
-                batch = list(self._waiting)
+                batch = self._first()
             if not batch:
                 return
-            try:
-                self._write(batch)
-            except Exception as error:  # of delta-rs, or of the store
-                metrics.JOURNAL_FAILURES.inc()
-                logger.warning("%s: %d rows wait to be written: %s", self.path, self._rows, first_line(error))
+            table = self._table(batch)
+            while not self._written(table):
                 time.sleep(RETRY_SECONDS)
-                continue
             with self._changed:
                 for entry in batch:
                     self._waiting.popleft()
                     self._rows -= len(entry.rows)
             self._compact()
 
-    def _write(self, batch: Sequence[Entry]) -> None:
+    def _first(self) -> list[Entry]:
+        """What waits, but no more of it than one commit's rows."""
+        before = accumulate((len(entry.rows) for entry in self._waiting), initial=0)
+        return [entry for entry, rows in zip(self._waiting, before, strict=False) if rows < FLUSH_ROWS]
+
+    def _written(self, table: pa.Table) -> bool:
         from deltalake import write_deltalake
 
-        table = self._table(batch)
-        write_deltalake(
-            str(self.path), table, mode="append", schema_mode="merge", storage_options=delta_options(self.path)
-        )
+        try:
+            write_deltalake(
+                str(self.path), table, mode="append", schema_mode="merge", storage_options=delta_options(self.path)
+            )
+        except Exception as error:  # of delta-rs, or of the store
+            metrics.JOURNAL_FAILURES.inc()
+            logger.warning("%s: %d rows wait to be written: %s", self.path, self._rows, first_line(error))
+            return False
         self._commits += 1
         metrics.JOURNAL_ROWS.inc(table.num_rows)
+        return True
 
     def _table(self, batch: Sequence[Entry]) -> pa.Table:
         import pyarrow as pa

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,11 +12,8 @@ from datetime import date
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-from deltalake import DeltaTable
-
-from lakehouse.errors import ModelError
+from lakehouse.errors import ModelError, StorageError
 from lakehouse.features import Features, Task, open_features
-from lakehouse.storage import delta_options
 from serving.api.schema import Key, Row
 
 if TYPE_CHECKING:
@@ -40,6 +38,10 @@ Asked = tuple[Key, date | None]
 Found = dict[Asked, Row]
 
 
+def _older(when: float, seconds: float) -> bool:
+    return time.monotonic() - when >= seconds
+
+
 @dataclass
 class _Pinned:
     """One version of the table, and whole days of it, by day and columns: the one that was asked for longest ago goes first."""
@@ -47,35 +49,45 @@ class _Pinned:
     features: Features
     days: OrderedDict[tuple[date, tuple[str, ...]], Rows] = field(default_factory=OrderedDict)
     kept: int = 0
+    lock: Lock = field(default_factory=Lock)
 
     def keep(self, day: date, columns: tuple[str, ...], rows: Rows) -> None:
-        self.days[day, columns] = rows
-        self.kept += len(rows)
-        while self.kept > KEPT_ROWS and len(self.days) > 1:
-            self.kept -= len(self.days.popitem(last=False)[1])
+        with self.lock:
+            self.days[day, columns] = rows
+            self.kept += len(rows)
+            while self.kept > KEPT_ROWS and len(self.days) > 1:
+                self.kept -= len(self.days.popitem(last=False)[1])
+
+    def has(self, columns: tuple[str, ...]) -> set[date]:
+        """The days of which these columns are kept."""
+        with self.lock:
+            return {day for day, of in self.days if of == columns}
 
     def find(self, wanted: Sequence[Asked], columns: tuple[str, ...]) -> Found:
         """The rows that the kept days hold."""
         found: Found = {}
-        for key, day in wanted:
-            places = [(day, columns)] if day else [one for one in self.days if one[1] == columns]
-            for one in places:
-                if key in self.days.get(one, ()):
-                    self.days.move_to_end(one)
-                    found[key, day] = self.days[one][key]
-                    break
+        with self.lock:
+            for key, day in wanted:
+                places = [(day, columns)] if day else [one for one in self.days if one[1] == columns]
+                for one in places:
+                    if key in self.days.get(one, ()):
+                        self.days.move_to_end(one)
+                        found[key, day] = self.days[one][key]
+                        break
         return found
 
 
 class Lookups:
-    """The feature table of a task in a lake, at the version that was the newest a second ago. Threads may share it."""
+    """The feature table of a task in a lake, at the version that was the newest a second ago. Threads may share it.
+
+    While a thread looks whether there is a newer version, or reads rows, the others are answered by what is known.
+    """
 
     def __init__(self, task: Task, lake: Location) -> None:
         self.task, self._lake = task, lake
-        self._lock = Lock()
+        self._looking, self._reading = Lock(), Lock()
         self._pinned: _Pinned | None = None
-        self._newest: DeltaTable | None = None
-        self._looked = 0.0
+        self._looked = -math.inf
 
     @property
     def features(self) -> Features:
@@ -84,20 +96,15 @@ class Lookups:
         Raises:
             ModelError, LedgerError, StorageError: see `lakehouse.features.open_features`.
         """
-        with self._lock:
-            return self._now().features
+        return self._now().features
 
     def kept(self, wanted: Sequence[Asked], columns: tuple[str, ...]) -> tuple[Found, int] | None:
         """`find`, where it need not wait for anything; None otherwise."""
-        if not self._lock.acquire(blocking=False):
+        pinned = self._pinned
+        if pinned is None or (_older(self._looked, FRESH_SECONDS) and not self._looking.locked()):
             return None
-        try:
-            if self._pinned is None or time.monotonic() - self._looked >= FRESH_SECONDS:
-                return None
-            found = self._pinned.find(wanted, columns)
-            return (found, self._pinned.features.version) if all(one in found for one in wanted) else None
-        finally:
-            self._lock.release()
+        found = pinned.find(wanted, columns)
+        return (found, pinned.features.version) if all(one in found for one in wanted) else None
 
     def find(self, wanted: Sequence[Asked], columns: tuple[str, ...]) -> tuple[Found, int]:
         """These columns of the rows with these keys, as far as they are there, and the version that they were read from.
@@ -105,7 +112,10 @@ class Lookups:
         Raises:
             ModelError, LedgerError, StorageError: the table cannot be read.
         """
-        with self._lock:
+        self._now()
+        if kept := self.kept(wanted, columns):
+            return kept
+        with self._reading:  # one at a time, so that a day that many ask for is read once
             pinned = self._now()
             try:
                 found = _find(pinned, wanted, columns)
@@ -116,19 +126,38 @@ class Lookups:
             return found, pinned.features.version
 
     def _now(self) -> _Pinned:
-        if self._pinned and time.monotonic() - self._looked < FRESH_SECONDS:
+        pinned = self._pinned
+        if pinned and not _older(self._looked, FRESH_SECONDS):
+            return pinned
+        # With something known, another thread that is looking already need not be waited for.
+        if not self._looking.acquire(blocking=pinned is None):
+            assert pinned
+            return pinned
+        try:
+            if self._pinned is None or _older(self._looked, FRESH_SECONDS):
+                self._pinned = self._look(self._pinned)
+                self._looked = time.monotonic()
             return self._pinned
-        if self._pinned and self._newest:
-            try:
-                self._newest.update_incremental()
-            except Exception as error:  # of delta-rs: what is known still serves
-                logger.warning("%s: whether there is a newer version is not known: %s", self._pinned.features, error)
-        if not (self._pinned and self._newest) or self._newest.version() != self._pinned.features.version:
-            self._pinned = _Pinned(open_features(self.task, self._lake, ()))
-            path = self._pinned.features.log.path
-            self._newest = DeltaTable(str(path), storage_options=delta_options(path))
-        self._looked = time.monotonic()
-        return self._pinned
+        except Exception:
+            self._pinned = None
+            raise
+        finally:
+            self._looking.release()
+
+    def _look(self, known: _Pinned | None) -> _Pinned:
+        """The newest version. Where the store does not say which that is, the one that is known still serves.
+
+        The table is opened afresh: one that was made anew in the same place would look like the old one to what has that open.
+        """
+        try:
+            features = open_features(self.task, self._lake, ())
+        except StorageError as error:
+            if known is None:
+                raise
+            logger.warning("%s: whether there is a newer version is not known: %s", known.features, error)
+            return known
+        same = known and (features.table_id, features.version) == (known.features.table_id, known.features.version)
+        return known if known and same else _Pinned(features)
 
     def categories(self, columns: Collection[str]) -> dict[str, frozenset[str]]:
         """The values that models are trained on, of those of the columns that hold categories.
@@ -156,7 +185,7 @@ def _find(pinned: _Pinned, wanted: Sequence[Asked], columns: tuple[str, ...]) ->
     unplaced = [key for key, day in rest if day is None]
     days = _days(pinned.features, unplaced) if unplaced else {}
     placed = {(key, day): day or days.get(key) for key, day in rest}
-    lacking = {day for day in placed.values() if day} - {day for day, of in pinned.days if of == columns}
+    lacking = {day for day in placed.values() if day} - pinned.has(columns)
     if len(lacking) <= MOST_DAYS:
         for day in [day for day in lacking if _count(pinned.features, day) <= WHOLE_DAY_ROWS]:
             rows = _read_day(pinned, day, columns)

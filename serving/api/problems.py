@@ -9,8 +9,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
-# Of the faults of one request; a thousand rows may have forty thousand.
+# Of the faults of one request.
 MOST_FAULTS = 20
+# For a refusal before the request was read: what else comes of it would be read until it ends.
+HANG_UP = {"Connection": "close"}
 
 
 class Fault(BaseModel):

@@ -16,13 +16,15 @@ from pydantic import (
     TypeAdapter,
     with_config,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 from typing_extensions import TypedDict
 
 from lakehouse.errors import ModelError
 from lakehouse.features import Task
+from serving.api.problems import Fault, Refused
 
 MOST_ROWS: Final = 1000
+EITHER: Final = "Give either `features` or `keys`."
 # By the names that Spark SQL has for them.
 _BITS = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
 _NUMBER = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -102,11 +104,34 @@ def request_type(task: Task, columns: Mapping[str, str], reads: Collection[str])
         raise ModelError(f"{task.name} cannot be served: no JSON stands for {kinds} of {task.feature_table}.")
     row = {name: kind | None if name in reads else NotRequired[kind | None] for name, kind in sent.items() if kind}
     key = {name: kind if name in task.key else NotRequired[kind] for name, kind in of_key.items()}
+    # The first row with faults ends it: to find those of a thousand rows would keep all other requests waiting.
+    several = Field(min_length=1, max_length=MOST_ROWS, fail_fast=True)
     rows = {
-        "features": NotRequired[Annotated[list[_dict("Features", row)], Field(min_length=1, max_length=MOST_ROWS)]],  # type: ignore[misc]
-        "keys": NotRequired[Annotated[list[_dict("Key", key)], Field(min_length=1, max_length=MOST_ROWS)]],  # type: ignore[misc]
+        "features": NotRequired[Annotated[list[_dict("Features", row)], several]],  # type: ignore[misc]
+        "keys": NotRequired[Annotated[list[_dict("Key", key)], several]],  # type: ignore[misc]
     }
     return TypeAdapter(_dict("Request", rows, {"minProperties": 1, "maxProperties": 1}))
+
+
+def check_widths(body: bytes, columns: int) -> None:
+    """Let nothing pass that has more names than there can be: to list each as unknown would keep all other requests waiting.
+
+    Raises:
+        Refused: a row has more than the table's ``columns``, or there is more than rows of one kind.
+    """
+    try:
+        sent = from_json(body)
+    except ValueError:
+        return  # what is wrong is said when it is read by its type
+    if not isinstance(sent, dict):
+        return
+    if len(sent) > 1:
+        raise Refused(422, EITHER)
+    for kind, rows in sent.items():
+        for place, row in enumerate(rows if isinstance(rows, list) else ()):
+            if isinstance(row, dict) and len(row) > columns:
+                said = f"There are {len(row)} columns, and the table has {columns}."
+                raise Refused(422, "The request has 1 fault.", [Fault(at=f"{kind}.{place}"[:200], said=said)])
 
 
 def _dict(name: str, fields: Mapping[str, Any], more: dict[str, Any] | None = None) -> Any:

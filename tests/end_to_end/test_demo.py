@@ -124,7 +124,7 @@ def test_mlflow_alone_serves_the_champion(
         select p.probability, {columns} from gold.delay_predictions p join gold.flight_features f
             using (carrier, flight, origin, dest, sched_dep_utc)
         where f.flight_date = '2013-01-31' order by sched_dep_utc, carrier, flight limit 50
-        """  # noqa: S608
+        """
     )
     port = free_port()
     mlflow = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", "models:/late_arrival@champion"]

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 from threadpoolctl import threadpool_limits
 
+from lakehouse.errors import StorageError
 from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, model, parcels
@@ -129,6 +131,63 @@ def test_features_are_those_of_the_newest_version(place: Place, monkeypatch: pyt
         assert probabilities(predict(client, keys=[{"parcel": 3}])) == probabilities(after)
 
 
+def test_a_table_made_anew_is_noticed_where_its_day_is_kept(place: Place) -> None:
+    def made_anew(seed: int, versions: int) -> list[float]:
+        shutil.rmtree(place.lake / "gold" / "parcels")
+        for _ in range(versions):
+            place.write(parcels(seed))
+        return place.probabilities("2024-01-01", "2024-01-01")[3:4]
+
+    with answering(service(place)) as client:
+        place.write(parcels())
+        kept = predict(client, keys=[{"parcel": 3}])
+        assert kept["predictions"][0]["feature_version"] == 1
+        fewer = made_anew(seed=1, versions=1)
+        assert probabilities(predict(client, keys=[{"parcel": 3}])) == fewer != probabilities(kept)
+        more = made_anew(seed=2, versions=2)
+        assert probabilities(predict(client, keys=[{"parcel": 3}])) == more != fewer
+        as_many = made_anew(seed=3, versions=2)
+        assert probabilities(predict(client, keys=[{"parcel": 3}])) == as_many != more
+
+
+def test_kept_days_answer_while_the_store_hangs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = service(place)
+    with answering(of) as client:
+        expected = predict(client, keys=[{"parcel": 3}])
+        hangs, goes_on = threading.Event(), threading.Event()
+
+        def hang(*_: Any) -> Any:
+            hangs.set()
+            assert goes_on.wait(30)
+            raise StorageError("no answer")
+
+        monkeypatch.setattr(lookups, "open_features", hang)
+        asking = threading.Thread(target=lambda: client.get("/model"))
+        asking.start()
+        try:
+            assert hangs.wait(10)
+            answer = predict(client, keys=[{"parcel": 3}])
+            assert answer["predictions"] == expected["predictions"]
+            assert client.get("/model").json()["feature_version"] == 0
+        finally:
+            goes_on.set()
+            asking.join()
+        assert predict(client, keys=[{"parcel": 3}])["predictions"] == expected["predictions"]
+
+
+def test_a_table_that_is_gone_is_told_by_each_route_that_needs_it(place: Place) -> None:
+    with answering(service(place)) as client:
+        predict(client, keys=[{"parcel": 3}])
+        shutil.rmtree(place.lake / "gold" / "parcels")
+        for _ in range(2):
+            for answer in (client.get("/model"), client.post("/predict", json={"keys": [{"parcel": 3}]})):
+                assert (answer.status_code, answer.json()["detail"]) == (
+                    503,
+                    "Features cannot be looked up at the moment.",
+                )
+        assert probabilities(predict(client, features=[ROW]))
+
+
 def test_a_table_that_cannot_be_read_is_told_without_the_inside(place: Place) -> None:
     with answering(service(place)) as client:
         for file in (place.lake / "gold" / "parcels").glob("*.parquet"):
@@ -223,9 +282,20 @@ def test_a_wrong_request_is_told_what_is_wrong(client: httpx.Client, body: str |
 
 
 def test_of_many_faults_the_first_are_told(client: httpx.Client) -> None:
-    said = client.post("/predict", json={"features": [{}] * 1000}).json()
-    assert said["detail"] == "The request has 3000 faults; the first 20 are listed."
-    assert len(said["faults"]) == 20
+    wide = {f"unknown_{n}": 1 for n in range(3)}
+    said = client.post("/predict", json={"features": [{**ROW, **wide}] * 1000}).json()
+    assert said["detail"] == "The request has 3 faults.", "those of the first row that has any"
+    assert {one["at"] for one in said["faults"]} == {f"features.0.{name}" for name in wide}
+
+
+@pytest.mark.parametrize("row", [{f"unknown_{n}": 1 for n in range(50_000)}, {f"{n}": {} for n in range(8)}])
+def test_a_row_of_more_columns_than_there_are_is_refused_as_a_whole(client: httpx.Client, row: dict[str, Any]) -> None:
+    for kind in ("features", "keys"):
+        said = client.post("/predict", json={kind: [WHOLE, row] if kind == "features" else [{"parcel": 1}, row]}).json()
+        (fault,) = said["faults"]
+        assert fault == {"at": f"{kind}.1", "said": f"There are {len(row)} columns, and the table has 7."}
+    many = client.post("/predict", json=row)
+    assert (many.status_code, many.json()["detail"]) == (422, "Give either `features` or `keys`.")
 
 
 def test_a_body_of_another_kind_or_size_is_refused_while_it_comes(client: httpx.Client) -> None:
@@ -243,13 +313,12 @@ def test_a_body_of_another_kind_or_size_is_refused_while_it_comes(client: httpx.
             pulled += 100_000
             yield b" " * 100_000
 
-    for body in (b" " * 5_000_000, endless()):
-        try:
-            answer = client.post("/predict", content=body, headers=JSON)
-        except (httpx.WriteError, httpx.ReadError):  # the server hung up before all was sent
-            continue
+    for body in (b" " * 1_200_000, b" " * 5_000_000):
+        answer = client.post("/predict", content=body, headers=JSON)
         assert answer.status_code == 413
         assert "1,000,000 bytes" in answer.json()["detail"]
+    with suppress(httpx.WriteError, httpx.ReadError):  # the server may hang up before all was sent
+        assert client.post("/predict", content=endless(), headers=JSON).status_code == 413
     assert pulled < 50_000_000
     assert client.get("/ready").is_success
 

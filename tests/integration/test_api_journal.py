@@ -79,6 +79,20 @@ def test_a_store_that_fails_is_tried_again_and_what_has_no_room_is_dropped(
     assert metrics.JOURNAL_DROPPED._value.get() == dropped + 4
 
 
+def test_a_backlog_is_written_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "FLUSH_ROWS", 4)
+    journal = Journal(Lookups(TASK, place.lake).features, place.lake, flush_seconds=60)
+    for n in range(5):
+        journal.put(entry(n, rows=3))
+    journal.begin()
+    journal.close()
+    commits = [int(one["operationMetrics"]["num_added_rows"]) for one in DeltaTable(journal.path).history()]
+    assert commits == [3, 6, 6]
+    assert [(one["request_id"], one["row"]) for one in requests_of(place)] == [
+        (f"r{n}", m) for n in range(5) for m in range(3)
+    ]
+
+
 def test_a_journal_that_cannot_be_written_at_the_end_is_counted(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

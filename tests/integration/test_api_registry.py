@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
+from lakehouse.tracking import tracking
+from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, model, parcels
-from tests.served import GOOD, ROW, WEAK, WHOLE, answering, copy_of, give_alias, predict, service
+from tests.served import GOOD, ROW, WEAK, WHOLE, answering, copy_of, give_alias, predict, probabilities, service
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,6 +79,29 @@ def test_a_version_that_cannot_serve_leaves_the_old_one(place: Place, caplog: py
         assert predict(client, features=[ROW])["predictions"][0]["model_version"] == GOOD
 
 
+def test_another_model_of_the_same_number_is_another(place: Place) -> None:
+    of = service(place)
+    with answering(of) as client:
+        with tracking(place.tracking_uri) as registry:
+            registry.delete_registered_model(shop.TASK.name)
+        made_anew = place.train(model(FEATURES=("noise",)))
+        assert made_anew.model_version == GOOD
+        of.holding.look()
+        (version,) = client.get("/model").json()["serving"]
+        assert (version["run_id"], version["reads"]) == (made_anew.run_id, ["noise"])
+
+
+def test_a_column_that_the_table_gains_may_be_sent(place: Place) -> None:
+    of = service(place)
+    with answering(of) as client:
+        row = {**WHOLE, "weight_kg": 2.5}
+        assert client.post("/predict", json={"features": [row]}).status_code == 422
+        place.write(parcels().append_column("weight_kg", pa.array([2.5] * 400)))
+        time.sleep(lookups.FRESH_SECONDS)
+        of.holding.look()
+        assert probabilities(predict(client, features=[row])) == probabilities(predict(client, features=[WHOLE]))
+
+
 def test_the_challenger_gets_its_share_and_a_request_its_version(place: Place) -> None:
     of = service(place, canary=0.3)
     with answering(of) as client:
@@ -108,9 +134,13 @@ def test_the_challenger_gets_its_share_and_a_request_its_version(place: Place) -
 def test_a_challenger_that_cannot_serve_is_no_reason_not_to_start(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    give_alias(place, "challenger", None)
-    with answering(service(place, canary=1)) as client:
+    def fails_on_noise(fitted: Any, frame: Any) -> Any:
+        assert "noise" not in frame
+        return shop.predict(fitted, frame)
+
+    with answering(service(place, model(predict=fails_on_noise), canary=1)) as client:
         assert predict(client, features=[ROW])["predictions"][0]["alias"] == "champion"
+    assert "challenger of late_parcel is not loaded, it gets no requests" in caplog.text
 
 
 def test_a_champion_that_reads_what_the_table_lacks_is_refused(place: Place) -> None:

@@ -316,16 +316,6 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
     assert "secret" not in str(error.value)
 
 
-def scores_of(place: Place, span: tuple[str, str]) -> pa.Table:
-    """What the champion says of these days, as the table of predictions has it."""
-    features, champion = open_features(TASK, place.lake, ()), place.champion()
-    rows = features.read(span, ["day", *champion.reads()])
-    probability = pa.array(champion.predict(features.frame(rows)))
-    scores = rows.select(["parcel", "day"]).append_column("model_name", pa.array([TASK.name] * rows.num_rows))
-    version = pa.array([champion.version] * rows.num_rows, pa.int32())
-    return scores.append_column("model_version", version).append_column("probability", probability)
-
-
 def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
     rows = parcels()
     late = rows["late"].to_pylist()
@@ -335,7 +325,7 @@ def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
     place.train(model())
     days = {"since": "2024-02-07", "until": "2024-02-09"}
     assert realised(TASK, lake=place.lake, **days).num_rows == 0, "nothing is scored yet"
-    scores = scores_of(place, ("2024-02-07", "2024-02-09"))
+    scores = place.scores("2024-02-07", "2024-02-09")
     older = pc.subtract(pa.scalar(1.0), scores["probability"]).slice(0, 10)
     before = scores.slice(0, 10).set_column(3, "model_version", pa.array([0] * 10, pa.int32()))
     before = before.set_column(4, "probability", older)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, timedelta
 from math import log
 from typing import Any
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pytest
 from feature_engine.selection import DropHighPSIFeatures
 
-from lakehouse.feature_drift import EMPTY, MISSING, Spread, bins_of, spreads
-from lakehouse.features import Splits, Task
+from lakehouse import feature_drift
+from lakehouse.feature_drift import EMPTY, MISSING, Bins, Spread, spreads
+from lakehouse.features import Splits, Task, weeks
 from lakehouse.limits import Limits, Moved, of_features, of_results
 from lakehouse.scoring import calibration_error
 
@@ -30,10 +32,11 @@ class Visits:
         spans = Splits(("", ""), ("", ""), ("", ""))
         self.task = Task("t", "gold.t", "gold.p", "gold.q", "gold.d", ("visit",), "day", "late", spans)
 
-    def read(self, span: tuple[str, str], columns: list[str]) -> pa.Table:
-        first, last = (date.fromisoformat(day) for day in span)
-        within = [first <= day <= last for day in self.rows["day"].to_pylist()]
-        return self.rows.filter(pa.array(within)).select(columns)
+    def batches(self, span: tuple[str, str], columns: list[str]) -> Iterator[pa.Table]:
+        for week in weeks(span):
+            first, last = (date.fromisoformat(day) for day in week)
+            within = [first <= day <= last for day in self.rows["day"].to_pylist()]
+            yield self.rows.filter(pa.array(within)).select(list(columns))
 
     def frame(self, rows: pa.Table) -> pd.DataFrame:
         return rows.to_pandas()
@@ -124,10 +127,23 @@ def test_what_moved_as_far_in_training_has_not_drifted() -> None:
 
 def test_bins_are_those_of_training() -> None:
     trained = pd.Series([*range(1, 101)], dtype=float)
-    found = bins_of(pd.Series([-5.0, 10.9, 11.0, 50.0, 1e9, None]), trained)
-    assert found.tolist() == [0, 0, 1, 4, 9, MISSING]
-    texts = bins_of(pd.Series(["b", "a", "z", None]), pd.Series(["a", "b", "a", None]))
-    assert texts.tolist() == [1, 0, 2, MISSING]
+    numbers = Bins.of(trained)
+    assert numbers.find(pd.Series([-5.0, 10.9, 11.0, 50.0, 1e9, None])).tolist() == [0, 0, 1, 4, 9, MISSING]
+    texts = Bins.of(pd.Series(["a", "b", "a", None]))
+    assert texts.find(pd.Series(["b", "a", "z", None])).tolist() == [1, 0, 2, MISSING]
+    assert (len(numbers), len(texts)) == (10, 3)
+
+
+def test_of_many_rows_a_sample_says_where_bins_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(3)
+    values = np.r_[chance.normal(0, 1, 4_000), chance.normal(0.5, 1, 2_000)]
+    exact, days = spread_of(40, values, a_day=100), ("2024-02-10", "2024-02-29")
+    monkeypatch.setattr(feature_drift, "SAMPLED_ROWS", 500)
+    table: Any = Visits(values, 100)
+    assert 250 < len(feature_drift._sample(table, ["feature"], ("2024-01-01", "2024-02-09"))) <= 500
+    sampled = spread_of(40, values, a_day=100)
+    assert sampled.trained.to_numpy().sum() == 4_000, "all rows are counted"
+    assert sampled.over(days, LEAST).psi == pytest.approx(exact.over(days, LEAST).psi, rel=0.1)
 
 
 def test_calibration_is_counted_by_rows() -> None:

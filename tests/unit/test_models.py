@@ -47,7 +47,7 @@ MODELS = pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name_
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread(spark: SparkSession) -> Iterator[None]:
-    """``spark`` is the active session that models with ON_SPARK fit on."""
+    """``spark`` is the session that models with ON_SPARK fit on."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1):
