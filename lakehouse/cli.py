@@ -322,12 +322,21 @@ def monitor(task: Annotated[str | None, typer.Argument(help="What is predicted, 
 
     settings = settings_module.load()
     run = new_run()
-    with apps.logged(settings, run) as log, console.status("watching") as said:
-        days = (since and since.date(), until and until.date())
-        result = modeling.monitor(settings, task, *days, run, retrain=retrain, progress=said.update, log_file=log)
+    with apps.logged(settings, run) as log, console.status("watching"):
+        result = modeling.monitor(settings, task, since and since.date(), until and until.date(), run, log)
     show_monitor.monitored(console, result)
-    if result.watched.findings:
-        raise typer.Exit(1)
+    if not result.watched.findings:
+        return
+    try:
+        if retrain:
+            with apps.logged(settings, run) as log, console.status("training") as said:
+                retrained = modeling.retrain(settings, result.watched, said.update, log)
+            show_monitor.retrained(console, retrained)
+        else:
+            show_monitor.advised(console, result.watched)
+    except LakehouseError as error:  # which takes nothing from what was found
+        tell(error)
+    raise typer.Exit(1)
 
 
 @cli.command()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.errors import PythonException
 from pyspark.sql import functions as F
@@ -68,16 +68,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Monitored:
-    """What watching found, the rows written to the tables of quality and of drift, and the challenger that was trained, if any.
-
-    ``retrain`` says whether one was to be trained where there was a finding.
-    """
+    """What watching found, and the rows written to the tables of quality and of drift."""
 
     watched: Watched
     quality_written: int
     drift_written: int
-    retrain: bool
-    retrained: TrainResult | None
 
 
 def train(
@@ -86,21 +81,51 @@ def train(
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
     tuned: bool = False,
-    splits: Splits | None = None,
 ) -> TrainResult:
     """Train a declared model on the newest version of its feature table; see `lakehouse.training.train`.
 
-    Parameters that were ``tuned`` are the best of `tune`; ``splits`` stand for those that its task declares.
+    Parameters that were ``tuned`` are the best of `tune`.
     """
     models = app.load_models(settings)
     name = app.choose_model(models, name)
     best = tuning.best(name, models[name], settings.trainings) if tuned else None
-    if splits:
-        models[name] = with_splits(models[name], splits)
+    return _train(settings, name, models, progress, log_file, tuned=best)
+
+
+def retrain(
+    settings: Settings,
+    watched: Watched,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> TrainResult | str:
+    """Train the champion's learner anew on later days; the gate decides whether what comes of it is the champion.
+
+    Returns in words why nothing was trained, where nothing was.
+    """
+    splits = later_splits(watched)
+    if splits is None:
+        return (
+            f"to leave as many days to choose by as the task's splits do, no labelled day up to {watched.span[1]} is left to learn "
+            f"from that version {watched.champion.version} has not learned from (to {watched.trained_until})."
+        )
+    models = app.load_models(settings)
+    name = next(one for one, model in models.items() if model is watched.champion.model)
+    models[name] = with_splits(models[name], splits)
+    return _train(settings, name, models, progress, log_file)
+
+
+def _train(
+    settings: Settings,
+    name: str,
+    models: Mapping[str, Model],
+    progress: Callable[[str], None] | None,
+    log_file: Path | None,
+    **how: Any,
+) -> TrainResult:
     with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
         return training.train(
             name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
-            kept=settings.trainings, tuned=best, progress=progress,
+            kept=settings.trainings, progress=progress, **how,
         )  # fmt: skip
 
 
@@ -232,15 +257,9 @@ def monitor(
     since: date | None,
     until: date | None,
     run: Run,
-    *,
-    retrain: bool = False,
-    progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
 ) -> Monitored:
     """Watch a task's champion (see `lakehouse.monitoring.watch`), and write what is new of it on a Spark session of its own.
-
-    With ``retrain``, where there is a finding, its learner is trained anew on later days, if there are any; the gate decides
-    whether what comes of it is the champion.
 
     Raises:
         ModelError: there is no champion, feature table or score.
@@ -254,11 +273,7 @@ def monitor(
     if any(_differs(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
         with app.session_for(settings, run, log_file) as spark:
             written = write_watched(spark, settings, watched, run)
-    retrained = None
-    if retrain and watched.findings and (splits := later_splits(watched)):
-        learner = next(one for one, model in models.items() if model is watched.champion.model)
-        retrained = train(settings, learner, progress, log_file, splits=splits)
-    return Monitored(watched, written[task.quality], written[task.drift], retrain, retrained)
+    return Monitored(watched, written[task.quality], written[task.drift])
 
 
 def write_watched(spark: SparkSession, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:

@@ -6,6 +6,8 @@ from rich.console import Console
 
 from lakehouse import show
 from lakehouse.modeling import Monitored
+from lakehouse.monitoring import Watched
+from lakehouse.registering import TrainResult
 
 RESULTS = {
     "ROC AUC": "roc_auc",
@@ -19,7 +21,7 @@ RESULTS = {
 
 
 def monitored(console: Console, result: Monitored) -> None:
-    """How the champion does, against how it was chosen; what was found; what was made of it."""
+    """How the champion does, against how it was chosen, and what was found."""
     watched = result.watched
     now, version = watched.now, watched.champion.version
     console.print(
@@ -40,23 +42,23 @@ def monitored(console: Console, result: Monitored) -> None:
         f"{result.quality_written:,} rows written to {task.quality}, {result.drift_written:,} to {task.drift}.",
         highlight=False,
     )
-    if result.retrained:
-        show.trained(console, result.retrained)
-    elif watched.findings:
-        console.print(_advice(result), highlight=False, soft_wrap=True)
-    else:
+    if not watched.findings:
         console.print("Nothing is beyond its limit.", highlight=False)
 
 
-def _advice(result: Monitored) -> str:
-    watched = result.watched
+def advised(console: Console, watched: Watched) -> None:
+    """Where to look after a finding, and what to do."""
     task = watched.features.task
-    if result.retrain:
-        return (
-            f"Not retrained: to leave as many days to choose by as the task's splits do, no labelled day up to {watched.span[1]} "
-            f"is left to learn from that version {watched.champion.version} has not learned from (to {watched.trained_until})."
-        )
     look = f"See {task.drift} and {task.quality} day by day."
     if any(finding.what == "missing" for finding in watched.findings):
         look += f" What is missing is mended where it is made: `lakehouse lineage {task.feature_table}`."
-    return f"{look} `lakehouse monitor {task.name} --retrain` trains a challenger on the days up to now."
+    advice = f"{look} `lakehouse monitor {task.name} --retrain` trains a challenger on the days up to now."
+    console.print(advice, highlight=False, soft_wrap=True)
+
+
+def retrained(console: Console, result: TrainResult | str) -> None:
+    """The challenger that was trained, or why none was."""
+    if isinstance(result, str):
+        console.print(f"Not retrained: {show.literally(result)}", highlight=False, soft_wrap=True)
+    else:
+        show.trained(console, result)

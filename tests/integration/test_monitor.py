@@ -355,3 +355,35 @@ def test_a_challenger_that_is_better_is_champion_and_is_not_judged_by_what_it_le
     ):
         place.report()
     assert "version 3 is challenger: champion version 2 has learned from days up to 2024-01-30" in lakehouse("train")
+
+
+def test_a_retraining_that_fails_takes_nothing_from_what_was_found(
+    lakehouse: Command, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write(changed("late", lambda _, late: None if late is None else not late, first=200))
+    lakehouse("train")
+    lakehouse("score")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError("no memory is left")
+
+    broken = model(TASK=CALM, fit=fails)
+    monkeypatch.setitem(sys.modules, "tests.parcel_trees", broken)
+    told = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
+    found, wrong, why = (told.index(text) for text in ("finding ROC AUC is", "LakehouseError: ", "no memory is left"))
+    assert found < wrong < why
+    assert "The log is " in told
+    monkeypatch.setattr(broken, "fit", model().fit)
+
+    # Until the training begins, what was found is told already.
+    seen: list[str] = []
+
+    def training(*splits: Any, **how: Any) -> Any:
+        seen.append(lakehouse.capsys.readouterr().out)
+        return model().fit(*splits, **how)
+
+    monkeypatch.setattr(broken, "fit", training)
+    assert "late_parcel version 2 is " in lakehouse(
+        "monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1
+    )
+    assert "finding ROC AUC is" in seen[0]
