@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pyspark.errors import PythonException
 from pyspark.sql import functions as F
 
-from lakehouse import app, delta, log, reproducing, training, tuning
+from lakehouse import app, delta, log, reproducing, retraining, training, tuning
 from lakehouse.declare import Merge, Table, drives
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import ModelError
-from lakehouse.features import Model, Splits, Task, open_features
+from lakehouse.features import Model, Task, open_features
 from lakehouse.frames import classed
 from lakehouse.ledger import Consumed, Record, Run, now
-from lakehouse.monitoring import Watched, later_splits, watch
+from lakehouse.monitoring import Watched, watch
 from lakehouse.plan import Lake
 from lakehouse.registering import Registry, TrainResult
 from lakehouse.reproducing import Reproduced
@@ -98,20 +97,18 @@ def retrain(
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
 ) -> TrainResult | str:
-    """Train the champion's learner anew on later days; the gate decides whether what comes of it is the champion.
+    """Train the champion anew on later days, as `lakehouse.retraining.planned` says; the gate decides which of the two stays.
 
     Returns in words why nothing was trained, where nothing was.
     """
-    splits = later_splits(watched)
-    if splits is None:
-        return (
-            f"to leave as many days to choose by as the task's splits do, no labelled day up to {watched.span[1]} is left to learn "
-            f"from that version {watched.champion.version} has not learned from (to {watched.trained_until})."
-        )
     models = app.load_models(settings)
-    name = next(one for one, model in models.items() if model is watched.champion.model)
-    models[name] = with_splits(models[name], splits)
-    return _train(settings, name, models, progress, log_file)
+    how = retraining.planned(watched, models, tracking_uri=settings.tracking_uri)
+    if isinstance(how, str):
+        return how
+    return _train(
+        settings, how.learner, {**models, how.learner: how.model}, progress, log_file,
+        tuned=how.tuned, seed=how.seed, version=how.version,
+    )  # fmt: skip
 
 
 def _train(
@@ -287,13 +284,6 @@ def _watched_rows(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]
     """The rows for each table, and their key but for the model's version."""
     task = watched.features.task
     return {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
-
-
-def with_splits(model: Model, splits: Splits) -> Model:
-    """The model as if its task declared these splits."""
-    named = {name: getattr(model, name) for name in dir(Model) if not name.startswith("_")}
-    named |= {"__name__": model.__name__, "TASK": replace(model.TASK, splits=splits)}
-    return cast("Model", SimpleNamespace(**named))
 
 
 def _differs(path: Location, made: pa.Table, time: str) -> bool:

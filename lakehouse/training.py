@@ -39,7 +39,7 @@ SAMPLED_ROWS = 5_000
 
 @dataclass(frozen=True)
 class Tuned:
-    """The parameters that did best in a study of `lakehouse tune`."""
+    """The only parameters to try: those that did best in a study of `lakehouse tune`, or without one the champion's."""
 
     study: str
     params: Mapping[str, Any]
@@ -73,7 +73,7 @@ def train(
 ) -> TrainResult:
     """Fit, choose, log and register ``models[learner]`` from its feature table at ``version`` (by default the latest).
 
-    ``revision`` is the code's. Parameters that were ``tuned`` are the only candidate. ``progress`` is told, in words, what
+    ``revision`` is the code's. ``tuned`` parameters are the only candidate. ``progress`` is told, in words, what
     happens next. A training stays in the folder ``kept``
     until MLflow has it: one that waits there is registered first, and is the result where it is of the same code, table
     version and seed. See `Registry.register` for what becomes champion.

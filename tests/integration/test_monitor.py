@@ -21,12 +21,16 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 from threadpoolctl import threadpool_limits
 
-from lakehouse import app, cli
+from lakehouse import app, cli, modeling
 from lakehouse.errors import ModelError
 from lakehouse.features import evaluate
 from lakehouse.limits import Limits
 from lakehouse.monitoring import Watched, later_splits, watch
+from lakehouse.registering import TrainResult
+from lakehouse.run import revision
+from lakehouse.settings import Settings, load
 from lakehouse.tracking import tracking
+from lakehouse.training import Tuned
 from tests.parcels import LEARNER, TASK, Place, model, parcels
 
 # Of ninety rows in ten bins the observed shares are far from the predicted ones by chance.
@@ -237,6 +241,45 @@ def test_splits_move_on_to_what_is_labelled(trained: Place) -> None:
     assert earlier is not None
     assert (earlier.train[1], earlier.choose) == ("2024-01-23", ("2024-01-24", "2024-02-02"))
     assert later_splits(watched(trained, since=date(2024, 1, 29), until=date(2024, 1, 30))) is None, "nothing is new"
+
+
+def test_a_retraining_differs_by_its_days_alone_and_is_not_repeated(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = model(CANDIDATES=({"max_iter": 3}, {"max_iter": 4}))
+    best = Tuned("a-study", {"max_iter": 7, "max_leaf_nodes": 5})
+    place.train(tuned, tuned=best, seed=5, revision=revision())
+    score(place)
+    settings = retrained_by(place, monkeypatch, tuned)
+    result = modeling.retrain(settings, watched(place))
+
+    assert isinstance(result, TrainResult), result
+    assert result.alias == "challenger"
+    champion, challenger = (place.run(one).data.params for one in (place.champion().run_id, result.run_id))
+    of_days = {"from", "until", "rows", "unlabelled", "sha256"}
+    differ = {name for name in champion.keys() | challenger.keys() if champion.get(name) != challenger.get(name)}
+    assert {name.rpartition("_")[2] for name in differ} <= of_days, differ
+    assert (challenger["model_max_iter"], challenger["seed"], challenger["study"]) == ("7", "5", "a-study")
+    assert (challenger["train_until"], challenger["choose_until"]) == ("2024-01-30", "2024-02-09")
+
+    again = modeling.retrain(settings, watched(place))
+    assert isinstance(again, str)
+    assert again.startswith(
+        "version 2 has learned from 2024-01-01 to 2024-01-30 of gold.parcels version 0 with the same parameters, and became "
+        "challenger: Brier score"
+    )
+    fewer = modeling.retrain(settings, watched(place, since=date(2024, 2, 1), until=date(2024, 2, 8)))
+    place.write(parcels())
+    newer = modeling.retrain(settings, watched(place))
+    assert [isinstance(one, TrainResult) and one.model_version for one in (fewer, newer)] == [3, 4]
+
+
+def retrained_by(place: Place, monkeypatch: pytest.MonkeyPatch, module: Any) -> Settings:
+    """The settings of a lake with this model."""
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
+    monkeypatch.setenv("LAKEHOUSE_MODELS", json.dumps({LEARNER: "tests.parcel_trees"}))
+    monkeypatch.setitem(sys.modules, "tests.parcel_trees", module)
+    return load()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
