@@ -23,9 +23,9 @@ from deltalake import write_deltalake
 
 from lakehouse import training
 from lakehouse.features import Rows, Span, Splits, evaluate, open_features, probabilities
-from lakehouse.modeling import with_splits
 from lakehouse.monitoring import Watched, later_splits, watch
 from lakehouse.registering import Registry, TrainResult
+from lakehouse.retraining import with_splits
 from lakehouse.run import revision
 from lakehouse.scoring import load
 from lakehouse.settings import PROJECT

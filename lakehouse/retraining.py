@@ -44,12 +44,12 @@ def planned(watched: Watched, models: Mapping[str, Model], *, tracking_uri: str)
         raise ModelError(f"It was made by {recipe.learner!r}, which `models` in conf/base.yml does not name.")
     if lost := _lost(watched, recipe, splits):
         return lost
-    tuned = Tuned(recipe.said["study"], recipe.said["params"])
-    model = _with_splits(models[recipe.learner], splits)
+    tuned = Tuned(recipe.said.get("study", ""), recipe.said["params"])
+    model = with_splits(models[recipe.learner], splits)
     return Retraining(recipe.learner, model, tuned, recipe.said["seed"], watched.features.version)
 
 
-def _with_splits(model: Model, splits: Splits) -> Model:
+def with_splits(model: Model, splits: Splits) -> Model:
     """The model as if its task declared these splits."""
     named = {name: getattr(model, name) for name in dir(Model) if not name.startswith("_")}
     named |= {"__name__": model.__name__, "TASK": replace(model.TASK, splits=splits)}
