@@ -37,6 +37,8 @@ LEARNER_TAG: Final = "learner"
 # In each part: which learner made it, and its module.
 MADE_BY: Final = "made_by.json"
 TYPICAL: Final = "typical.json"
+# One for all, as a logger takes the same one once.
+_NO_HANDLER: Final = logging.NullHandler()
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
@@ -63,7 +65,7 @@ def tracking(uri: str) -> Iterator[Any]:
     # training on two busy cores take 285 s instead of 27 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).addHandler(_NO_HANDLER)
     import mlflow
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,14 @@ def test_making_the_database_prints_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert (tmp_path / "new" / "mlflow.db").exists()
+
+
+def test_a_process_that_asks_every_few_seconds_gathers_no_handlers(place: Place) -> None:
+    def handlers() -> list[logging.Handler]:
+        with tracking(place.tracking_uri):
+            return [*logging.getLogger("mlflow").handlers, *logging.getLogger("alembic").handlers]
+
+    assert handlers() == handlers()
 
 
 def test_only_a_better_model_becomes_champion(place: Place) -> None:
