@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lakehouse.errors import ModelError, first_line, without_password
@@ -70,8 +71,7 @@ def tracking(uri: str) -> Iterator[Any]:
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    # What else the system says is not a server's fault, but may well be that of a database in a file.
-    faults = (RequestException,) if uri.startswith("http") else (SQLAlchemyError, sqlite3.Error, OSError)
+    faults = (RequestException,) if uri.startswith("http") else (SQLAlchemyError, sqlite3.Error)
     try:
         _check_sqlite(uri)
         with warnings.catch_warnings():
@@ -81,6 +81,17 @@ def tracking(uri: str) -> Iterator[Any]:
             yield mlflow.MlflowClient(tracking_uri=uri)
     except (mlflow.MlflowException, *faults) as error:
         raise ModelError(_told(uri, error)) from error
+    except OSError as error:
+        # What the system says is not a server's fault, nor MLflow's where the caller does something else meanwhile.
+        if uri.startswith("http") or not _arose_in_mlflow(error):
+            raise
+        raise ModelError(_told(uri, error)) from error
+
+
+def _arose_in_mlflow(error: OSError) -> bool:
+    """Whether it was MLflow that asked the system for something."""
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    return any(name.startswith("mlflow.") for name in names)
 
 
 def _told(uri: str, error: Exception) -> str:
@@ -201,24 +212,25 @@ class Autologged:
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
-@contextmanager
-def autologging(folder: Path) -> Iterator[Callable[[str], AbstractContextManager[Autologged]]]:
-    """Let libraries tell MLflow of fittings, each by a name of its own, without a server: ``folder`` gets a database and files."""
-    with tracking(f"sqlite:///{folder / 'autolog.db'}") as client:
+def autologging(folder: Path) -> Callable[[str], AbstractContextManager[Autologged]]:
+    """Lets libraries tell MLflow of fittings, each by a name of its own, without a server: ``folder`` gets a database and files."""
+    database = f"sqlite:///{folder / 'autolog.db'}"
 
-        @contextmanager
-        def one(name: str) -> Iterator[Autologged]:
+    @contextmanager
+    def one(name: str) -> Iterator[Autologged]:
+        with tracking(database) as client:
             experiment = client.create_experiment(name, artifact_location=(folder / name).as_uri())
             run = client.create_run(experiment).info.run_id
-            said = Autologged(folder / name / run / "artifacts")
-            with _listening(run):
-                yield said
+        said = Autologged(folder / name / run / "artifacts")
+        with _listening(run):  # and not `tracking`, to which an error of the fitting would be MLflow's
+            yield said
+        with tracking(database) as client:
             data = client.get_run(run).data
             said.params |= data.params
             for metric in data.metrics:
                 said.metrics[metric] = [(at.step, at.value) for at in client.get_metric_history(run, metric)]
 
-        yield one
+    return one
 
 
 @contextmanager
@@ -242,6 +254,9 @@ def _check_sqlite(uri: str) -> None:
     """Fail at once where MLflow would retry for a minute."""
     database = sqlite_file(uri)
     if database:
-        database.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelError(_told(uri, error)) from error
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()

@@ -130,18 +130,19 @@ def _fit_all(
     tell(f"reading {features}")
     choose = features.split("choose", columns_of(model))
     train = features.split("train", columns_of(model))
-    with tempfile.TemporaryDirectory(prefix=".", dir=kept) as unfinished:
+    # Where a fitting fails, MLflow may still write what it heard of it: that error must not hide the fitting's.
+    with tempfile.TemporaryDirectory(prefix=".", dir=kept, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
         (shown := folder / "shown").mkdir()
         fitted = []
-        with autologging(Path(unfinished)) as listening:
-            for place, params in enumerate(made_from["tried"], start=1):
-                tell(f"fitting candidate {place} of {len(made_from['tried'])}")
-                with listening(name := f"candidate_{place}") as heard:
-                    found = fit(model, model.FEATURES, params, seed, train, choose)
-                fitted.append(replace(found, autologged=heard))
-                if heard.files.exists():
-                    heard.files.rename(shown / name)
+        listening = autologging(Path(unfinished))
+        for place, params in enumerate(made_from["tried"], start=1):
+            tell(f"fitting candidate {place} of {len(made_from['tried'])}")
+            with listening(name := f"candidate_{place}") as heard:
+                found = fit(model, model.FEATURES, params, seed, train, choose)
+            fitted.append(replace(found, autologged=heard))
+            if heard.files.exists():
+                heard.files.rename(shown / name)
         best = min(fitted, key=lambda one: one.choose["brier"])
         tell("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)

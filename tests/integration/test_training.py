@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 from deltalake import DeltaTable, write_deltalake
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
@@ -288,6 +291,25 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
     ):
         raise requests.ConnectionError("no route")
     assert "secret" not in str(error.value)
+
+
+class Full(DummyClassifier):
+    """A classifier of a library that MLflow listens to."""
+
+    def fit(self, *_: Any) -> Full:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_error_of_the_fitting_is_not_told_as_one_of_mlflow(place: Place) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        place.train(model(fit=lambda train, choose, **_: make_pipeline(Full()).fit(train.frame, train.label)))
+    with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking(place.tracking_uri):
+        raise FileNotFoundError("a file that is not of MLflow")
+    with pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"), tracking(place.tracking_uri) as client:
+        client.log_artifact(client.create_run("0").info.run_id, str(place.lake / "nothing"))
+    (place.lake / "file").touch()
+    with pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"), tracking(f"sqlite:///{place.lake}/file/db"):
+        pass
 
 
 def scores_of(place: Place, span: tuple[str, str]) -> pa.Table:
