@@ -164,7 +164,7 @@ def fetch_version(
     what, learner = f"{entry.name} version {entry.version}", entry.tags.get(LEARNER_TAG)
     if learner not in models:
         named = f"by {learner!r}, which `models` in conf/base.yml does not name" if learner else "in another way"
-        raise ModelError(f"{what} was made {named}. Train again.")
+        raise ModelError(f"{what} was made {named}. Name its learner there, or train another.")
     uri = f"models:/{entry.name}/{entry.version}/artifacts/{MODEL}" if part == MODEL else f"runs:/{entry.run_id}/{part}"
     try:
         found = mlflow.artifacts.download_artifacts(
@@ -172,12 +172,18 @@ def fetch_version(
         )
     except MlflowException as error:
         if error.error_code in GONE:
-            raise ModelError(f"{what} is gone from the store of artifacts ({uri}). Train again.") from error
+            raise ModelError(
+                f"{what} is gone from the store of artifacts ({uri}). Restore it, or train another."
+            ) from error
         raise
     except FileNotFoundError as error:
-        raise ModelError(f"{what} is gone from the store of artifacts ({uri}). Train again.") from error
+        raise ModelError(
+            f"{what} is gone from the store of artifacts ({uri}). Restore it, or train another."
+        ) from error
     if digest(Path(found)) != entry.tags.get(f"{part}_sha256"):
-        raise ModelError(f"{what} is refused: its files ({uri}) are not those that were registered. Train again.")
+        raise ModelError(
+            f"{what} is refused: its files ({uri}) are not those that were registered. Restore them, or train another."
+        )
     return Path(found), models[learner]
 
 
@@ -190,7 +196,8 @@ def load_files(model: Model, files: Path, what: str) -> Any:
     try:
         return model.load(files)
     except Exception as error:  # whatever a file that a reader does not trust makes of it
-        raise ModelError(f"{what} cannot be loaded ({type(error).__name__}: {error}). Train again.") from error
+        said = f"{what} cannot be loaded here ({type(error).__name__}: {error})"
+        raise ModelError(f"{said}. Install what it lacks, or train another.") from error
 
 
 def digest(folder: Path) -> str:
