@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from lakehouse.environment import environment
 from lakehouse.errors import ModelError, without_password
 from lakehouse.features import Features, Model, Rows, columns_of, evaluate, open_features, probabilities
 from lakehouse.registering import RECIPE, Registry, Training, TrainResult, declared, says, waiting
@@ -153,7 +154,8 @@ def _fit_all(
             (part / TYPICAL).write_text(json.dumps(_typical(choose, model.reads(one.fitted)), indent=1))
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
         _draw(shown, model, fitted, best, base, choose, seed)
-        (shown / RECIPE).write_text(json.dumps({**made_from, "params": dict(best.params)}, indent=1))
+        recipe = {**made_from, "params": dict(best.params), "fitted_on": environment(model.REQUIREMENTS)}
+        (shown / RECIPE).write_text(json.dumps(recipe, indent=1))
         said = {
             "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
             "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,
