@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from lakehouse import gate
 from lakehouse.errors import ModelError
-from lakehouse.features import Features, Model, Rows, Splits, Task, columns_of, open_features, probabilities
+from lakehouse.features import Features, Model, Rows, Splits, Task, columns_of, open_features
+from lakehouse.promoting import Alias, settle
 from lakehouse.settings import PROJECT
-from lakehouse.tracking import BASELINE, CHALLENGER, CHAMPION, LEARNER_TAG, MODEL, find_alias, load_version, tracking
+from lakehouse.tracking import BASELINE, LEARNER_TAG, MODEL, tracking
 
 if TYPE_CHECKING:
     from lakehouse.storage import Location
@@ -40,7 +40,7 @@ class TrainResult:
 
     model_name: str
     model_version: int
-    alias: Literal["champion", "challenger"]
+    alias: Alias
     reason: str
     run_id: str
     delta_version: int
@@ -141,7 +141,7 @@ class Registry:
         """Log a training, make it a version of the model, and give up its folder. ``rows`` are its own, `Training.rows`.
 
         The new version becomes `champion` where there is none, where `lakehouse.gate` finds it better than the champion on the
-        same held-out rows, or where the champion is gone, damaged or cannot be evaluated; otherwise it becomes `challenger`.
+        same held-out rows, or where the table of today lacks a column that the champion reads; otherwise it becomes `challenger`.
 
         Raises:
             ModelError: MLflow cannot be used; the folder is still there.
@@ -179,14 +179,11 @@ class Registry:
                 _log_candidates(client, experiment, run.info.run_id, training)
                 version = _new_version(client, logged, run.info.run_id, features, said)
             tell("comparing with the champion")
-            alias, reason = _decide(client, training, models, features, choose, int(version.version))
-            mlflow.set_tags({"decision": alias, "decision_reason": reason})
-            client.set_model_version_tag(name, version.version, "decision_reason", reason)
-            # Last, so that a training cut short never leaves a champion half described.
-            client.set_registered_model_alias(name, alias, version.version)
+            number = int(version.version)
+            alias, reason = settle(client, training, models, features, choose, number)
         _end_others(client, experiment, said["id"], run.info.run_id)
         fields = {name: said[name] for name in ("delta_version", "params", "rows", "metrics", "baseline")}
-        return TrainResult(name, int(version.version), alias, reason, run.info.run_id, **fields)
+        return TrainResult(name, number, alias, reason, run.info.run_id, **fields)
 
 
 def _started(client: Any, experiment: str, training: Training) -> tuple[Any, Any | None]:
@@ -333,38 +330,3 @@ def _only_version(client: Any, run_id: str) -> Any | None:
     for again in versions[1:]:
         client.delete_model_version(again.name, again.version)
     return versions[0] if versions else None
-
-
-def _decide(
-    client: Any, training: Training, models: Mapping[str, Model], features: Features, choose: Rows, version: int
-) -> tuple[Literal["champion", "challenger"], str]:
-    """Which alias the new version gets, and why. The rows are the same for both, those of the training's table version."""
-    import mlflow
-
-    found = find_alias(client, features.task.name, CHAMPION)
-    if found is None:
-        return CHAMPION, "there was no champion"
-    if int(found.version) == version:  # an earlier try came as far as that
-        return CHAMPION, str(found.tags["decision_reason"])
-    model = models[training.said["learner"]]
-    new = probabilities(model, model.load(training.folder / MODEL), choose)
-    try:
-        champion = load_version(client, found, models)
-        held = features.split("choose", features.present(champion.reads()))
-        old = probabilities(champion.model, champion.fitted, held)
-    # A champion that fails here fails when it scores, so that any other serves better.
-    except (ModelError, ValueError, KeyError, TypeError, AttributeError) as error:
-        held_on = f"on {choose.rows:,} rows of {choose.span[0]} to {choose.span[1]}"
-        return (
-            CHAMPION,
-            f"champion version {found.version} cannot be evaluated {held_on}: {type(error).__name__}: {error}",
-        )
-    learned_until = client.get_run(found.run_id).data.params["train_until"]
-    if learned_until >= choose.span[0]:
-        return CHALLENGER, (
-            f"champion version {found.version} has learned from days up to {learned_until}, so that the two cannot be compared on "
-            f"{choose.span[0]} to {choose.span[1]}: move the task's splits to later days"
-        )
-    verdict = gate.compare(choose, new, old)
-    mlflow.log_metrics({"choose_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
-    return (CHAMPION if verdict.better else CHALLENGER), verdict.reason(f"champion version {found.version}")

@@ -7,11 +7,10 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lakehouse.environment import environment, installed
 from lakehouse.errors import LedgerError, ModelError, first_line, without_password
 from lakehouse.features import Features, Model, Rows, Task, open_features, probabilities
 from lakehouse.registering import RECIPE, declared, splits_then
@@ -130,13 +129,17 @@ def reproduce(
         raise ModelError(f"It was made by {recipe.learner!r}, which `models` in conf/base.yml does not name.")
     model = models[recipe.learner]
     registered = _registered(recipe, models)
-    notes = tuple(_notes(recipe, model, revision, registered.packages))
+
+    def found(*differs: str, metrics: Mapping[str, tuple[float, float]] | None = None) -> Reproduced:
+        notes = tuple(_notes(recipe, model, revision, registered.packages))  # last, when it is known on what was fitted
+        return Reproduced(recipe, registered.version, differs, notes, metrics or {})
+
     differs = [registered.problem] if registered.problem else []
     tell("reading the table as it was")
     try:
         splits = _splits(recipe, model, lake, differs)
     except (ModelError, LedgerError) as error:  # the table, its version or its rows are no longer there
-        return Reproduced(recipe, registered.version, (*differs, str(error)), notes, {})
+        return found(*differs, str(error))
     differs += _rows_differ(recipe, splits)
     tell("fitting")
     try:
@@ -145,17 +148,12 @@ def reproduce(
         )
     except Exception as error:  # whatever today's code makes of yesterday's parameters
         said = f"today's code cannot fit it: {type(error).__name__}: {first_line(error)}"
-        return Reproduced(recipe, registered.version, (*differs, said), notes, {})
+        return found(*differs, said)
     metrics = {name: (recipe.metrics.get(name, math.nan), value) for name, value in named_metrics(again).items()}
     for name, (then, now) in metrics.items():
         if not math.isclose(then, now, rel_tol=TOLERANCE):
             differs.append(f"{name} was {then:.6f} and is {now:.6f}")
-    return _compared(
-        Reproduced(recipe, registered.version, tuple(differs), notes, metrics),
-        registered.loaded,
-        again,
-        splits["choose"],
-    )
+    return _compared(found(*differs, metrics=metrics), registered.loaded, again, splits["choose"])
 
 
 def _compared(found: Reproduced, registered: Loaded | None, again: Fitted, choose: Rows) -> Reproduced:
@@ -244,16 +242,19 @@ def _notes(recipe: Recipe, model: Model, revision: str, packages: Mapping[str, s
     today = declared(model)
     if changed := [name for name, value in recipe.said["declared"].items() if today[name] != value]:
         yield f"the model declares otherwise by now: {', '.join(changed)}; what it declared then was used"
-    for name, pinned in packages.items():
-        if (here := _installed(name)) != pinned:
+    yield from _environment_differs(recipe.said.get("fitted_on", {}), environment(model.REQUIREMENTS), packages)
+
+
+def _environment_differs(then: Mapping[str, Any], now: Mapping[str, Any], packages: Mapping[str, str]) -> Iterator[str]:
+    """``then`` is empty in older recipes; ``packages`` are those that the registered model asks for."""
+    for name, pinned in {**then.get("packages", {}), **packages}.items():
+        if (here := installed(name)) != pinned:
             yield f"{name} was {pinned} and is {here}"
-
-
-def _installed(package: str) -> str:
-    try:
-        return installed(package)
-    except PackageNotFoundError:
-        return "not installed"
+    for name, what in {"python": "Python", "threads": "the number of threads", "device": "the device"}.items():
+        if then.get(name, now[name]) != now[name]:
+            yield f"{what} was {then[name]} and is {now[name]}"
+    if then.get("device", now["device"]) != now["device"]:
+        yield f"numbers of 32 bits, as networks have, differ by more than {TOLERANCE:g} from one device to another"
 
 
 def _file(client: Any, run_id: str | None, path: str, folder: Path) -> Path | None:

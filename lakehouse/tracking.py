@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lakehouse.errors import ModelError, first_line, without_password
@@ -37,6 +38,8 @@ LEARNER_TAG: Final = "learner"
 # In each part: which learner made it, and its module.
 MADE_BY: Final = "made_by.json"
 TYPICAL: Final = "typical.json"
+# One for all, as a logger takes the same one once.
+_NO_HANDLER: Final = logging.NullHandler()
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 # Read when MLflow is first imported, which comes after this module: no pickles, no telemetry, no handlers of its own, no bars, no
 # minutes of retries. Telemetry's own thread, which imports while autologging does, can also lock a training for good.
@@ -64,13 +67,12 @@ def tracking(uri: str) -> Iterator[Any]:
         ModelError: the database, the server or the artifact store cannot be used.
     """
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).addHandler(_NO_HANDLER)
     import mlflow
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    # What else the system says is not a server's fault, but may well be that of a database in a file.
-    faults = (RequestException,) if uri.startswith("http") else (SQLAlchemyError, sqlite3.Error, OSError)
+    faults = (RequestException,) if uri.startswith("http") else (SQLAlchemyError, sqlite3.Error)
     try:
         _check_sqlite(uri)
         with warnings.catch_warnings():
@@ -80,6 +82,17 @@ def tracking(uri: str) -> Iterator[Any]:
             yield mlflow.MlflowClient(tracking_uri=uri)
     except (mlflow.MlflowException, *faults) as error:
         raise ModelError(_told(uri, error)) from error
+    except OSError as error:
+        # What the system says is not a server's fault, nor MLflow's where the caller does something else meanwhile.
+        if uri.startswith("http") or not _arose_in_mlflow(error):
+            raise
+        raise ModelError(_told(uri, error)) from error
+
+
+def _arose_in_mlflow(error: OSError) -> bool:
+    """Whether it was MLflow that asked the system for something."""
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    return any(name.startswith("mlflow.") for name in names)
 
 
 def _told(uri: str, error: Exception) -> str:
@@ -152,7 +165,7 @@ def fetch_version(
     what, learner = f"{entry.name} version {entry.version}", entry.tags.get(LEARNER_TAG)
     if learner not in models:
         named = f"by {learner!r}, which `models` in conf/base.yml does not name" if learner else "in another way"
-        raise ModelError(f"{what} was made {named}. Train again.")
+        raise ModelError(f"{what} was made {named}. Name its learner there, or train another.")
     uri = f"models:/{entry.name}/{entry.version}/artifacts/{MODEL}" if part == MODEL else f"runs:/{entry.run_id}/{part}"
     try:
         found = mlflow.artifacts.download_artifacts(
@@ -160,12 +173,18 @@ def fetch_version(
         )
     except MlflowException as error:
         if error.error_code in GONE:
-            raise ModelError(f"{what} is gone from the store of artifacts ({uri}). Train again.") from error
+            raise ModelError(
+                f"{what} is gone from the store of artifacts ({uri}). Restore it, or train another."
+            ) from error
         raise
     except FileNotFoundError as error:
-        raise ModelError(f"{what} is gone from the store of artifacts ({uri}). Train again.") from error
+        raise ModelError(
+            f"{what} is gone from the store of artifacts ({uri}). Restore it, or train another."
+        ) from error
     if digest(Path(found)) != entry.tags.get(f"{part}_sha256"):
-        raise ModelError(f"{what} is refused: its files ({uri}) are not those that were registered. Train again.")
+        raise ModelError(
+            f"{what} is refused: its files ({uri}) are not those that were registered. Restore them, or train another."
+        )
     return Path(found), models[learner]
 
 
@@ -178,7 +197,8 @@ def load_files(model: Model, files: Path, what: str) -> Any:
     try:
         return model.load(files)
     except Exception as error:  # whatever a file that a reader does not trust makes of it
-        raise ModelError(f"{what} cannot be loaded ({type(error).__name__}: {error}). Train again.") from error
+        said = f"{what} cannot be loaded here ({type(error).__name__}: {error})"
+        raise ModelError(f"{said}. Install what it lacks, or train another.") from error
 
 
 def digest(folder: Path) -> str:
@@ -200,24 +220,25 @@ class Autologged:
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
-@contextmanager
-def autologging(folder: Path) -> Iterator[Callable[[str], AbstractContextManager[Autologged]]]:
-    """Let libraries tell MLflow of fittings, each by a name of its own, without a server: ``folder`` gets a database and files."""
-    with tracking(f"sqlite:///{folder / 'autolog.db'}") as client:
+def autologging(folder: Path) -> Callable[[str], AbstractContextManager[Autologged]]:
+    """Lets libraries tell MLflow of fittings, each by a name of its own, without a server: ``folder`` gets a database and files."""
+    database = f"sqlite:///{folder / 'autolog.db'}"
 
-        @contextmanager
-        def one(name: str) -> Iterator[Autologged]:
+    @contextmanager
+    def one(name: str) -> Iterator[Autologged]:
+        with tracking(database) as client:
             experiment = client.create_experiment(name, artifact_location=(folder / name).as_uri())
             run = client.create_run(experiment).info.run_id
-            said = Autologged(folder / name / run / "artifacts")
-            with _listening(run):
-                yield said
+        said = Autologged(folder / name / run / "artifacts")
+        with _listening(run):  # and not `tracking`, to which an error of the fitting would be MLflow's
+            yield said
+        with tracking(database) as client:
             data = client.get_run(run).data
             said.params |= data.params
             for metric in data.metrics:
                 said.metrics[metric] = [(at.step, at.value) for at in client.get_metric_history(run, metric)]
 
-        yield one
+    return one
 
 
 @contextmanager
@@ -241,6 +262,9 @@ def _check_sqlite(uri: str) -> None:
     """Fail at once where MLflow would retry for a minute."""
     database = sqlite_file(uri)
     if database:
-        database.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelError(_told(uri, error)) from error
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from lakehouse.environment import environment
 from lakehouse.errors import ModelError, without_password
 from lakehouse.features import Features, Model, Rows, columns_of, evaluate, open_features, probabilities
 from lakehouse.registering import RECIPE, Registry, Training, TrainResult, declared, says, waiting
@@ -131,18 +132,19 @@ def _fit_all(
     tell(f"reading {features}")
     choose = features.split("choose", columns_of(model))
     train = features.split("train", columns_of(model))
-    with tempfile.TemporaryDirectory(prefix=".", dir=kept) as unfinished:
+    # Where a fitting fails, MLflow may still write what it heard of it: that error must not hide the fitting's.
+    with tempfile.TemporaryDirectory(prefix=".", dir=kept, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
         (shown := folder / "shown").mkdir()
         fitted = []
-        with autologging(Path(unfinished)) as listening:
-            for place, params in enumerate(made_from["tried"], start=1):
-                tell(f"fitting candidate {place} of {len(made_from['tried'])}")
-                with listening(name := f"candidate_{place}") as heard:
-                    found = fit(model, model.FEATURES, params, seed, train, choose)
-                fitted.append(replace(found, autologged=heard))
-                if heard.files.exists():
-                    heard.files.rename(shown / name)
+        listening = autologging(Path(unfinished))
+        for place, params in enumerate(made_from["tried"], start=1):
+            tell(f"fitting candidate {place} of {len(made_from['tried'])}")
+            with listening(name := f"candidate_{place}") as heard:
+                found = fit(model, model.FEATURES, params, seed, train, choose)
+            fitted.append(replace(found, autologged=heard))
+            if heard.files.exists():
+                heard.files.rename(shown / name)
         best = min(fitted, key=lambda one: one.choose["brier"])
         tell("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
@@ -154,7 +156,8 @@ def _fit_all(
             (part / TYPICAL).write_text(json.dumps(_typical(sample[0][list(model.reads(one.fitted))]), indent=1))
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
         _draw(shown, model, fitted, best, base, choose, _importance(model, best.fitted, *sample, seed))
-        (shown / RECIPE).write_text(json.dumps({**made_from, "params": dict(best.params)}, indent=1))
+        recipe = {**made_from, "params": dict(best.params), "fitted_on": environment(model.REQUIREMENTS)}
+        (shown / RECIPE).write_text(json.dumps(recipe, indent=1))
         said = {
             "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
             "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,

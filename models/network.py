@@ -133,9 +133,13 @@ def _layers(described: Description, dropout: float = 0) -> torch.nn.ModuleDict:
 
 
 def _device() -> torch.device:
+    """Where all of it is computed; on a GPU the same numbers every time, also by what was only loaded before another is fitted."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product of matrices
+    return torch.device("cuda")
 
 
 @contextmanager
@@ -144,8 +148,6 @@ def _deterministic(seed: int) -> Iterator[None]:
     import torch
 
     cuda = torch.cuda.is_available()
-    if cuda:  # which reads it at its first product of matrices
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
         torch.manual_seed(seed)

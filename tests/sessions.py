@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
 from lakehouse.session import properties, start_jvm_with
 from lakehouse.settings import CONF
 
+# Spark's own workers, too, run in the environment of the tests.
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 SMALL = {
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -12,14 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import sklearn
 from deltalake import DeltaTable, write_deltalake
 from threadpoolctl import threadpool_limits
 
 from lakehouse import cli, modeling
+from lakehouse.environment import environment
 from lakehouse.errors import ModelError
 from lakehouse.features import METRICS
 from lakehouse.registering import RECIPE, TrainResult
@@ -125,6 +129,42 @@ def test_packages_of_other_versions_are_noted(place: Place, monkeypatch: pytest.
     assert found.differs == ()
     assert found.notes[0].startswith("skops was 0.")
     assert found.notes[1] == "never_installed was 1.0 and is not installed"
+
+
+def test_what_it_was_fitted_on_is_recorded_and_each_difference_noted(
+    place: Place,
+) -> None:
+    trained = place.train(model())
+    recipe, device = artifact(place, RECIPE), environment(())["device"]
+    said = json.loads(recipe.read_text())
+    packages, threads = said["fitted_on"]["packages"], os.environ.get("OMP_NUM_THREADS") or str(joblib.cpu_count())
+    assert {name: packages[name] for name in ("numpy", "scikit-learn")} == {
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
+    assert said["fitted_on"] == {
+        "python": platform.python_version(), "packages": packages, "device": device, "threads": threads,
+    }  # fmt: skip
+    older = {**packages, "scikit-learn": "1.0", "numpy": "2.0"}
+    others = {"python": "3.10.1", "packages": older, "device": "another", "threads": "96"}
+    recipe.write_text(json.dumps({**said, "fitted_on": others}))
+    stored = artifact(place, "requirements.txt")
+    stored.write_text("")  # which names what loading takes, in this environment
+    found = again(place, trained)
+    assert found.differs == ()
+    assert set(found.notes) == {
+        f"numpy was 2.0 and is {np.__version__}",
+        f"scikit-learn was 1.0 and is {sklearn.__version__}",
+        f"Python was 3.10.1 and is {platform.python_version()}",
+        f"the number of threads was 96 and is {threads}",
+        f"the device was another and is {device}",
+        "numbers of 32 bits, as networks have, differ by more than 1e-09 from one device to another",
+    }
+
+    del said["fitted_on"]  # as in recipes of before it was recorded
+    recipe.write_text(json.dumps(said))
+    older_recipe = again(place, trained)
+    assert (older_recipe.differs, older_recipe.notes) == ((), ())
 
 
 def test_another_table_in_its_place_is_told_and_compared(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -273,3 +274,11 @@ def test_torch_is_left_as_it_was(splits: tuple[Rows, Rows]) -> None:
 def test_a_loss_that_is_no_number_is_told(splits: tuple[Rows, Rows]) -> None:
     with pytest.raises(ModelError, match="loss is not a number.* lower learning_rate"):
         fitted(network, splits, learning_rate=float("inf"))
+
+
+def test_a_gpu_is_told_to_compute_the_same_before_it_computes_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is unset again afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert network._device() == torch.device("cuda")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
