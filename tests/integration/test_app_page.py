@@ -24,7 +24,7 @@ from deltalake import DeltaTable, write_deltalake
 from playwright.sync_api import Page, expect
 from threadpoolctl import threadpool_limits
 
-from flights.keys import FLIGHT_KEY
+from flights.grain import FLIGHT_KEY
 from lakehouse import modeling
 from lakehouse import settings as settings_module
 from lakehouse.settings import PROJECT

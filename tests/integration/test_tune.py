@@ -174,9 +174,10 @@ def test_an_interrupt_keeps_what_ended_and_lets_the_trials_under_way_end(place: 
         if said.startswith("2 of 8"):
             os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         tune(place, 8, progress=interrupt)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     with tracking(place.tracking_uri) as client:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         (parent,) = client.search_runs([experiment], "tags.study LIKE 'trees%'")
