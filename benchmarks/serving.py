@@ -63,7 +63,8 @@ def main() -> None:
         table = task.feature_table.split(".")
         root.joinpath("lake", *table[:-1]).mkdir(parents=True)
         root.joinpath("lake", *table).symlink_to(Path(str(configured.lake.joinpath(*table))).resolve())
-        told = {"SERVING_API_KEY": key, "MLFLOW_TRACKING_URI": configured.tracking_uri, "LAKEHOUSE_ROOT": str(root)}
+        told = {"SERVING_API_KEY": key, "MLFLOW_TRACKING_URI": configured.tracking_uri}
+        told |= {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_MLFLOW": configured.tracking_uri}
         ports = {"mlflow": stack.enter_context(_running(mlflow, told, "/ping"))}
         api = stack.enter_context(_running(served, told, "/health"))
         ports |= dict.fromkeys(("features", "keys", "keys_alone"), api)
