@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -352,11 +353,9 @@ def serve(
     with apps.logged(settings, new_run()) as log:
         # By name: the platform does not depend on what is built on it.
         server: Any = importlib.import_module("serving.api.server")
-
-        def tell(said: str) -> None:
-            console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
-
-        server.serve(settings, task, host=host, port=port, canary=canary, look_seconds=look_seconds, tell=tell)
+        server.serve(
+            settings, task, host=host, port=port, canary=canary, look_seconds=look_seconds, tell=_telling_with(log)
+        )
 
 
 @cli.command("app")
@@ -367,11 +366,12 @@ def show_page(
     settings = settings_module.load()
     with apps.logged(settings, new_run()) as log:
         server: Any = importlib.import_module("serving.app.server")
+        server.serve(port, log, _telling_with(log))
 
-        def tell(said: str) -> None:
-            console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
 
-        server.serve(port, log, tell)
+def _telling_with(log: Path) -> Callable[[str], None]:
+    """Says something of a server, and where its log is."""
+    return lambda said: console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def _example(settings: Settings) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -273,10 +273,6 @@ class Rows:
     features: Features
     span: Span
     columns: tuple[str, ...]
-
-    def weeks(self) -> list[Rows]:
-        """The rows by week, for a model that learns from them in an order of its own."""
-        return [replace(self, span=span) for span in weeks(self.span)]
 
     def batches(self) -> Iterator[pa.Table]:
         """The rows and their label, a week at a time: nothing here holds them all."""

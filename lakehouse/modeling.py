@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -119,7 +119,7 @@ def _train(
     log_file: Path | None,
     **how: Any,
 ) -> TrainResult:
-    with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
+    with _session_for(models[name], settings, log_file):
         return training.train(
             name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
             kept=settings.trainings, progress=progress, **how,
@@ -138,7 +138,7 @@ def tune(
     """Look for a declared model's best parameters, on the newest version of its feature table; see `lakehouse.tuning.tune`."""
     models = app.load_models(settings)
     name = app.choose_model(models, name)
-    with spark_session(settings, log_file) if models[name].ON_SPARK else nullcontext():
+    with _session_for(models[name], settings, log_file):
         return tuning.tune(
             name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
             kept=settings.trainings, trials=trials, jobs=jobs, on=on, dask=settings.dask, progress=progress,
@@ -151,9 +151,13 @@ def reproduce(
     """Make a registered model again; see `lakehouse.reproducing.reproduce`."""
     models = app.load_models(settings)
     recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
-    model = models.get(recipe.learner)
-    with spark_session(settings, log_file) if model and model.ON_SPARK else nullcontext():
+    with _session_for(models.get(recipe.learner), settings, log_file):
         return reproducing.reproduce(recipe, models, lake=settings.lake, revision=revision(), progress=progress)
+
+
+def _session_for(model: Model | None, settings: Settings, log_file: Path | None) -> AbstractContextManager[Any]:
+    """The Spark session that the model is fitted on, if it is fitted on one."""
+    return spark_session(settings, log_file) if model and model.ON_SPARK else nullcontext()
 
 
 def _registry(settings: Settings, model: Model) -> Registry:

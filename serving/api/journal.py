@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
@@ -119,7 +119,10 @@ class Journal:
     def _first(self) -> list[Entry]:
         """What waits, but no more of it than one commit's rows."""
         before = accumulate((len(entry.rows) for entry in self._waiting), initial=0)
-        return [entry for entry, rows in zip(self._waiting, before, strict=False) if rows < FLUSH_ROWS]
+        # It ends where it is enough: answers wait for the lock meanwhile.
+        return [
+            entry for entry, _ in takewhile(lambda one: one[1] < FLUSH_ROWS, zip(self._waiting, before, strict=False))
+        ]
 
     def _written(self, table: pa.Table) -> bool:
         from deltalake import write_deltalake
