@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from lakehouse import s3
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
 # What `evaluate` says.
 METRICS: Final = ("roc_auc", "average_precision", "brier")
-# How many days of rows are in memory at once.
+# How many days of rows are taken at once.
 BATCH_DAYS: Final = 7
+# How many rows are read at once, 100 MB of the flights' features: more only where one batch has more.
+READ_ROWS: Final = 400_000
 SplitName = Literal["train", "choose", "report"]
 Span = tuple[str, str]
 # Told how a model does after each step of its fitting: a step's number, and values by name.
@@ -133,6 +136,14 @@ def weeks(span: Span) -> list[Span]:
     return [(str(day), str(min(day + step - timedelta(days=1), last))) for day in starts]
 
 
+def _until(days: np.ndarray, spans: Sequence[Span]) -> list[int]:
+    """Of sorted days, how many there are until the end of each span."""
+    import numpy as np
+
+    found: list[int] = np.searchsorted(days, np.array([last for _, last in spans], days.dtype), side="right").tolist()
+    return found
+
+
 def evaluate(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     """ROC AUC, average precision and the Brier score (mean squared error of the probability)."""
     from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
@@ -215,10 +226,38 @@ class Features:
             raise
 
     def batches(self, span: Span, columns: Iterable[str]) -> Iterator[pa.Table]:
-        """`read`, a week at a time."""
-        columns = list(columns)
-        for week in weeks(span):
-            yield self.read(week, columns)
+        """`read`, a week at a time.
+
+        Reading looks through whole files however few of their rows are wanted, so that weeks are read together, as long as
+        they have no more than READ_ROWS rows.
+        """
+        import numpy as np
+
+        named = list(dict.fromkeys((*self.task.key, *columns)))
+        for together in self._together(weeks(span)):
+            rows = self.read((together[0][0], together[-1][1]), [*named, self.task.time])
+            days = rows[self.task.time].to_numpy()
+            order = np.argsort(days, kind="stable")
+            ends = _until(days[order], together)
+            for start, end in pairwise([0, *ends]):
+                # In the order of their keys, as they were read.
+                yield rows.take(np.sort(order[start:end])).select(named)
+
+    def _together(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
+        """Adjoining spans in groups, each of no more than READ_ROWS rows or of one span."""
+        import numpy as np
+
+        with self.reading():
+            wanted = self.within((spans[0][0], spans[-1][1]))
+            days = self.dataset.to_table(columns=[self.task.time], filter=wanted)[self.task.time]
+        group, before, until = list[Span](), 0, 0
+        for span, end in zip(spans, _until(np.sort(days.to_numpy()), spans), strict=True):
+            if group and end - before > READ_ROWS:
+                yield group
+                group, before = [], until
+            group.append(span)
+            until = end
+        yield group
 
     def distributed(self, spark: SparkSession, span: Span, columns: Iterable[str]) -> DataFrame:
         """The key and these columns of the rows in ``span``, read by Spark, in no order."""

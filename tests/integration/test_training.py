@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,23 @@ def test_the_order_of_rows_in_the_files_does_not_matter(place: Place) -> None:
     second = place.train(model())
 
     assert (first.metrics, second.delta_version) == (second.metrics, 1)
+
+
+@pytest.mark.parametrize(("at_once", "readings"), [(400_000, 1), (150, 3), (70, 5), (1, 6)])
+def test_rows_come_by_week_however_many_are_read_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch, at_once: int, readings: int
+) -> None:
+    features, span, rows = open_features(TASK, place.lake, ()), ("2024-01-06", "2024-02-11"), parcels()
+    spans, read = [], features.read
+    object.__setattr__(features, "read", lambda span, columns: spans.append(span) or read(span, columns))
+    monkeypatch.setattr("lakehouse.features.READ_ROWS", at_once)
+    batches = list(features.batches(span, ["shop"]))
+
+    starts = [date(2024, 1, 6) + timedelta(weeks=n) for n in range(6)]
+    for batch, start in zip(batches, starts, strict=True):
+        within = [start <= day < start + timedelta(weeks=1) for day in rows["day"].to_pylist()]
+        assert batch.to_pylist() == rows.filter(within).select(["parcel", "shop"]).to_pylist()
+    assert len(spans) == readings
 
 
 def test_types_are_the_same_whatever_a_split_lacks(place: Place) -> None:
