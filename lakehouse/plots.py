@@ -46,6 +46,7 @@ def calibration(label: np.ndarray, probabilities: Mapping[str, np.ndarray], titl
     upper.set(title=title, ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
     lower.set(xlabel="predicted probability", ylabel="rows in bin (log scale)", yscale="log")
     lower.set_ylim(0.7, lower.get_ylim()[1] * 30)
+    lower.minorticks_off()
     lower.set_xticks(np.linspace(0, 1, BINS + 1))
     for axes in (upper.xaxis, upper.yaxis, lower.xaxis):
         axes.set_major_formatter(PercentFormatter(1))

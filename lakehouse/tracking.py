@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -222,7 +223,9 @@ class Autologged:
 
 def autologging(folder: Path) -> Callable[[str], AbstractContextManager[Autologged]]:
     """Lets libraries tell MLflow of fittings, each by a name of its own, without a server: ``folder`` gets a database and files."""
-    database = f"sqlite:///{folder / 'autolog.db'}"
+    file = folder / "autolog.db"
+    file.write_bytes(_empty_database())
+    database = f"sqlite:///{file}"
 
     @contextmanager
     def one(name: str) -> Iterator[Autologged]:
@@ -239,6 +242,17 @@ def autologging(folder: Path) -> Callable[[str], AbstractContextManager[Autologg
                 said.metrics[metric] = [(at.step, at.value) for at in client.get_metric_history(run, metric)]
 
     return one
+
+
+@cache
+def _empty_database() -> bytes:
+    """MLflow takes a second to make one."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "empty.db")
+        with tracking(f"sqlite:///{file}") as client:
+            client.search_experiments()
+        with closing(sqlite3.connect(file)) as connection:
+            return connection.serialize()
 
 
 @contextmanager
