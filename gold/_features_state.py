@@ -68,13 +68,15 @@ def origins(flights: DataFrame) -> DataFrame:
     board = _board(flights, "origin", ORIGIN_COUNTS, _scheduled(), _departed(), _given_up(), _landed())
     short, long, landed = (_last(span, "origin") for span in (DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN))
     # A departure is on the schedule of the bin in which its cut-off is, four bins before its own.
-    own_half_hour, due = _bins("origin", -1, 0), _bins("origin", None, -1 - CUTOFF_MIN // BIN_MIN)
-    overdue = _sum("scheduled", due) - F.coalesce(_sum("settled", _bins("origin", None, -1)), F.lit(0))
+    own_half_hour, not_due = _bins("origin", -1), _bins("origin", -(CUTOFF_MIN // BIN_MIN))
+    so_far = _bins("origin", None)
+    due = F.sum("scheduled").over(so_far) - F.sum("scheduled").over(not_due)
+    overdue = due - _before("settled", so_far)
     return board.select(
         "origin",
         "bin",
-        _sum("scheduled", own_half_hour).cast("int").alias("origin_scheduled"),
-        F.coalesce(overdue, F.lit(0)).cast("int").alias("origin_overdue"),
+        F.sum("scheduled").over(own_half_hour).cast("int").alias("origin_scheduled"),
+        overdue.cast("int").alias("origin_overdue"),
         _count("departures", short).alias("origin_departures_1h"),
         _mean("dep_delay", "departures", short).alias("origin_dep_delay_1h"),
         _count("departures", long).alias("origin_departures_3h"),
@@ -182,25 +184,26 @@ def _board(flights: DataFrame, by: str, counts: tuple[str, ...], *events: Event)
     )
 
 
-def _bins(by: str, first: int | None, last: int) -> WindowSpec:
-    """The bins from ``first`` (all, where None) to ``last``, both against the row's own."""
-    return (
-        Window.partitionBy(by).orderBy("bin").rangeBetween(Window.unboundedPreceding if first is None else first, last)
-    )
+def _bins(by: str, first: int | None) -> WindowSpec:
+    """The bins from ``first`` (all, where None) to the row's own, against which it is counted."""
+    window = Window.partitionBy(by).orderBy("bin")
+    return window.rangeBetween(Window.unboundedPreceding if first is None else first, Window.currentRow)
 
 
 def _last(span_min: int, by: str) -> WindowSpec:
-    return _bins(by, -(span_min // BIN_MIN), -1)
+    return _bins(by, -(span_min // BIN_MIN))
 
 
-def _sum(name: str, bins: WindowSpec) -> Column:
-    return F.sum(name).over(bins)
+def _before(name: str, bins: WindowSpec) -> Column:
+    """The sum over the bins before the row's own. A GPU's windows do not end before the row: what is its own is taken off, as whole
+    numbers can be."""
+    return F.sum(name).over(bins) - F.col(name)
 
 
 def _count(name: str, bins: WindowSpec) -> Column:
-    return F.coalesce(_sum(name, bins), F.lit(0)).cast("int")
+    return _before(name, bins).cast("int")
 
 
 def _mean(total: str, count: str, bins: WindowSpec) -> Column:
     """The mean; null where nothing was counted."""
-    return _sum(total, bins) / F.nullif(_sum(count, bins), F.lit(0))
+    return _before(total, bins) / F.nullif(_before(count, bins), F.lit(0))

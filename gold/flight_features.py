@@ -139,11 +139,12 @@ def _with_legs(timed: DataFrame) -> DataFrame:
     What is not known at the cut-off must not move another leg out of sight: so all legs in the time are gathered, not the
     last few.
     """
-    legs = Window.partitionBy("tailnum").orderBy("sched_dep").rangeBetween(-LEGS_MIN, -1)
+    # A GPU's windows do not end before the row: legs of its own time are left out below.
+    legs = Window.partitionBy("tailnum").orderBy("sched_dep").rangeBetween(-LEGS_MIN, Window.currentRow)
     # Flights without a tail number are not one aircraft's.
     named = F.col("tailnum").isNotNull()
-    left = F.struct("dep", "dep_delay_min", "sched_duration_min")
-    landed = F.struct("arr", "arr_delay_min")
+    left = F.struct("dep", "dep_delay_min", "sched_duration_min", "sched_dep")
+    landed = F.struct("arr", "arr_delay_min", "sched_dep")
     return timed.select(
         *("flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "distance_mi"),
         *("sched_dep", "cutoff", "sched_duration_min", "band"),
@@ -152,14 +153,18 @@ def _with_legs(timed: DataFrame) -> DataFrame:
         F.collect_list(F.when(F.col("arr").isNotNull() & named, landed)).over(legs).alias("landed"),
     ).withColumns(
         {
-            "left": F.array_max(F.filter("left", lambda leg: leg["dep"] < F.col("cutoff"))),
-            "landed": F.array_max(F.filter("landed", lambda leg: leg["arr"] < F.col("cutoff"))),
+            "left": F.array_max(F.filter("left", lambda leg: _earlier(leg) & (leg["dep"] < F.col("cutoff")))),
+            "landed": F.array_max(F.filter("landed", lambda leg: _earlier(leg) & (leg["arr"] < F.col("cutoff")))),
             "sched_minute": (_local_minutes() - F.unix_date("flight_date") * DAY_MIN).cast("int"),
             "bin": bin_of(F.col("cutoff")),
             # The hour whose beginning is the last before the cut-off.
             "hour": F.floor((F.col("cutoff") - 1) / 60),
         }
     )
+
+
+def _earlier(leg: Column) -> Column:
+    return leg["sched_dep"] < F.col("sched_dep")
 
 
 def _known_aircraft(planes: DataFrame) -> DataFrame:

@@ -95,10 +95,12 @@ def snapshot_versions(table: Table, rows: DataFrame, seen: DataFrame) -> DataFra
     gap = F.coalesce(F.lag("_next").over(by_time) != F.col(effective), F.lit(False))
     stays = present.withColumn("_gap", gap).withColumn("_stay", F.sum(F.col("_gap").cast("int")).over(by_time))
     in_stay = Window.partitionBy(*key, "_stay").orderBy(effective)
-    known = F.last("_told", ignorenulls=True).over(in_stay.rowsBetween(Window.unboundedPreceding, -1))
+    # In two steps, as a GPU looks for a last value only up to the row itself.
+    known = F.last("_told", ignorenulls=True).over(in_stay.rowsBetween(Window.unboundedPreceding, Window.currentRow))
     ends = F.last("_next").over(in_stay.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
-    changed = F.col("_told").isNotNull() & ~F.col("_told").eqNullSafe(known)
-    starts = stays.withColumns({"_changed": changed, "_ends": ends}).where("_changed")
+    stays = stays.withColumns({"_known": known, "_ends": ends})
+    changed = F.col("_told").isNotNull() & ~F.col("_told").eqNullSafe(F.lag("_known").over(in_stay))
+    starts = stays.withColumn("_changed", changed).where("_changed")
     return (
         starts.withColumn("valid_from", F.col(effective))
         .withColumn("valid_to", F.coalesce(F.lead(effective).over(in_stay), "_ends"))
