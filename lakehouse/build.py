@@ -85,18 +85,18 @@ def _whole(work: Work, table: Table) -> Outcome:
     It is written in one pass that stops at the first row which breaks a rule; only then is it gone through with care.
     """
     spans = _spans(work, table)
-    with work.held(table, _computed(work, table, spans)) as staged:
+    with work.held(table, computed(work, table, spans)) as staged:
         kept = f"NOT {_predicate(table, spans)}" if spans else ""
         work.validate(table, quality.good(table, staged), (lambda there: there.where(kept)) if kept else None)
         return _written_whole(work, table, staged, spans)
 
 
 def _written_whole(work: Work, table: Table, staged: DataFrame, spans: list[Span] | None) -> Outcome:
-    rows, warnings = quality.guarded(table, staged)
+    rows = quality.guarded(table, staged)
     work.clear_left_rejects(table)
     try:
         written = _put(work, table, rows, spans, {"quarantined": 0})
-        rejected, warned = 0, warnings()
+        rejected, warned = 0, quality.warned(table, _written(work, table, spans))
     except Exception as error:
         if not quality.stopped(error):
             raise
@@ -116,7 +116,7 @@ def _spans(work: Work, table: Table) -> list[Span] | None:
     return frames.spans(work.step.partitions, table.write)
 
 
-def _computed(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
+def computed(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
     """The function's output, for these days of its inputs and what it needs before them.
 
     A row of an input without its day is in no partition, whether some of them are computed or all.
@@ -144,6 +144,11 @@ def _put(work: Work, table: Table, rows: DataFrame, spans: list[Span] | None, co
     else:
         delta.replace(rows, target, commit, _predicate(table, spans))
     return delta.rows_written(target)
+
+
+def _written(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
+    there = delta.read_latest(work.spark, work.path)
+    return there.where(_predicate(table, spans)) if spans else there
 
 
 def _predicate(table: Table, spans: list[Span]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -62,14 +61,15 @@ def _write_batch_anew(work: Work, table: Table, batch: Batch, rules: bool) -> Ou
     if work.has_suite(table):
         good = quality.good(table, rows)
         work.validate(table, frames.newest_of_doubled(table, good) if counted.doubled else good)
-    warnings: Callable[[], dict[str, int]] = partial(quality.warnings, table, counted)
     if not rules:
-        rows, warnings = quality.guarded(table, rows)
+        rows = quality.guarded(table, rows)
     rows = _newest_good(table, rows, counted)
     target = work.target(table)
     delta.overwrite(rows.select(*work.written_columns(rows)), target, work.commit(table, counts))
     quality.check_written(table.name, written, delta.rows_written(target))
-    return Outcome(counts, warnings=warnings())
+    if rules:
+        return Outcome(counts, warnings=quality.warnings(table, counted))
+    return Outcome(counts, warnings=quality.warned(table, delta.read_latest(work.spark, work.path)))
 
 
 def _append(work: Work, table: Table) -> Outcome:

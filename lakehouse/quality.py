@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -167,22 +167,23 @@ def _doubled(table: Table, rows: DataFrame) -> int:
     return int(per_key.agg(F.sum("beyond")).first()[0] or 0)  # type: ignore[index]
 
 
-def guarded(table: Table, staged: DataFrame) -> tuple[DataFrame, Callable[[], dict[str, int]]]:
-    """The staged rows, whose writing stops at one that breaks a rule, and the count of warnings once they are written.
+def guarded(table: Table, staged: DataFrame) -> DataFrame:
+    """The staged rows, whose writing stops at one that breaks a rule; `stopped` tells such a stop from other errors.
 
-    Where rows hardly ever break a rule this saves a pass over them; `stopped` tells such a stop from other errors.
+    Where rows hardly ever break a rule this saves a pass over them. What breaks a rule that only warns is counted once it is written
+    (`warned`): a plan that counts what passes by cannot run on a GPU.
     """
-    from pyspark.sql import Observation
-
     bad = rejecting(table, staged, "fail")
-    warning = [rule for rule in table.rules if rule.on_breach == "warn"]
-    observed = Observation("warnings")
-    if warning:
-        staged = staged.observe(observed, *[F.count_if(_breaks(rule)).alias(rule.name) for rule in warning])
     first = next(iter(table.columns))
     # In a projection, not a filter: that would be pushed down, and the columns that it reads computed twice.
-    rows = staged.withColumn(first, F.when(bad, F.raise_error(F.lit(_STOP))).otherwise(F.col(first)))
-    return rows, lambda: {name: int(count) for name, count in seen_by(observed).items() if count} if warning else {}
+    return staged.withColumn(first, F.when(bad, F.raise_error(F.lit(_STOP))).otherwise(F.col(first)))
+
+
+def warned(table: Table, written: DataFrame) -> dict[str, int]:
+    """How many of the rows that were written break each rule that only warns."""
+    counts = [F.count_if(_breaks(rule)).alias(rule.name) for rule in table.rules if rule.on_breach == "warn"]
+    found = written.agg(*counts).first() if counts else None
+    return {name: int(count) for name, count in found.asDict().items() if count} if found else {}
 
 
 def good(table: Table, staged: DataFrame, *also: OnBreach) -> DataFrame:
