@@ -26,6 +26,7 @@ from lakehouse.suites import Suites
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from lakehouse.gpu_report import TableReport
     from lakehouse.replay import Replayed
     from lakehouse.undo import Undo
 
@@ -104,6 +105,15 @@ def run_pipeline(
     with session_for(settings, run, log) as spark:
         traced = lineage.traced(settings, lake, run, watcher)
         return run_tables(spark, lake, names, request or Request(), run, settings.parallel_tables, traced)
+
+
+def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
+    """What of the selected tables' plans would run on a GPU, on a session of its own."""
+    from lakehouse.gpu_report import report
+
+    lake = open_lake(settings).still()
+    with spark_session(settings.model_copy(update={"gpu": "explain"}), log) as spark:
+        return report(spark, lake, lake.graph.select(tuple(selectors)))
 
 
 def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool) -> Replayed:

@@ -374,6 +374,26 @@ def _telling_with(log: Path) -> Callable[[str], None]:
     return lambda said: console.print(f"{said} The log is {log}.", markup=False, highlight=False, soft_wrap=True)
 
 
+@cli.command("gpu-report")
+def report_gpu(select: Select = None, as_json: AsJson = False) -> None:
+    """What of each table's plan and write would run on a GPU, what would not, and why. Needs none; nothing is computed or written."""
+    from lakehouse import show_gpu
+
+    settings = settings_module.load()
+    with apps.logged(settings, new_run()) as log, console.status("asking the plugin"):
+        reports = apps.gpu_report(settings, select or (), log)
+    show_gpu.report(console, reports, as_json)
+
+
+@cli.command("spark-conf")
+def print_properties() -> None:
+    """Print the Spark properties of the profile, for spark-submit --properties-file: with a GPU's where LAKEHOUSE_GPU asks for one."""
+    from lakehouse.session import composed
+
+    for name, value in composed(settings_module.load()).items():
+        console.print(f"{name} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _example(settings: Settings) -> Any:
     if settings.example is None:
         raise SettingsError("No example is set: `example` in conf/base.yml names its module.")

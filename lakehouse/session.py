@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakehouse import gpu
 from lakehouse.errors import SessionError, first_line
 from lakehouse.s3 import S3Path
 from lakehouse.settings import CONF, PROJECT, Settings
@@ -56,6 +57,8 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
         raise SessionError(JAVA_HINT)
     from pyspark.sql import SparkSession
 
+    if settings.gpu == "on" and not settings.spark_master:  # a cluster's executors look for their own
+        gpu.require_device()
     if not _is_submitted():
         _shut_out_the_environment()
     builder = SparkSession.builder
@@ -116,15 +119,31 @@ def _require_safe_commits(spark: SparkSession) -> None:
 
 def _properties(settings: Settings) -> dict[str, str]:
     """The profile's properties, less what spark-submit was told."""
-    found = properties(settings.spark_conf)
-    if settings.spark_master:
-        found["spark.master"] = settings.spark_master
+    found = composed(settings)
     if _is_submitted():
         from pyspark import SparkConf, SparkContext
 
         SparkContext._ensure_initialized()  # until then a SparkConf knows nothing of what the JVM was told
         told = SparkConf()
         return {key: value for key, value in found.items() if not told.contains(key)}
+    return found
+
+
+def composed(settings: Settings) -> dict[str, str]:
+    """The profile's properties, with those of a GPU where one is asked for.
+
+    Raises:
+        SessionError: the GPU's plugin cannot be had.
+    """
+    found = properties(settings.spark_conf)
+    if settings.spark_master:
+        found["spark.master"] = settings.spark_master
+    for overlay in gpu.overlays(settings):
+        found |= properties(overlay)
+    if settings.gpu:
+        # By the class path: a jar of spark.jars.packages is copied, all of its gigabyte, whenever a session starts.
+        jar = str(gpu.plugin_jar(settings))
+        found |= {"spark.driver.extraClassPath": jar, "spark.executor.extraClassPath": jar}
     return found
 
 

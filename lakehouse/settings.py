@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from dotenv import load_dotenv
@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     mlflow: str = ""
     spark: str
     spark_master: str = ""
+    gpu: Literal["", "on", "explain"] = ""
+    gpu_jar: Path | None = None
     declarations: tuple[ModuleName, ...]
     models: dict[ModelName, ModuleName] = Field(default_factory=dict)
     example: ModuleName | None = None
@@ -70,7 +72,7 @@ class Settings(BaseSettings):
     @field_validator("spark")
     @classmethod
     def _shipped(cls, name: str) -> str:
-        shipped = sorted(p.name for p in (CONF / "spark").glob("*.conf"))
+        shipped = sorted(p.name for p in (CONF / "spark").glob("*.conf") if not p.name.startswith("gpu"))
         if name not in shipped:
             raise ValueError(f"not one of the files in conf/spark: {', '.join(shipped)}")
         return name

@@ -154,6 +154,17 @@ def test_mlflow_alone_serves_the_champion(
     assert answer.json()["predictions"] == pytest.approx([row["probability"] for row in known], abs=1e-12)
 
 
+def test_silver_and_gold_would_run_on_a_gpu(demo: tuple[Path, str]) -> None:
+    said = json.loads(run(demo[0], "lakehouse.cli", "gpu-report", "-s", "silver", "-s", "gold", "--json"))
+    covered = {one["table"]: one["coverage"] for one in said["tables"]}
+    plans = {one["table"]: [plan["plan"] for plan in one["plans"]] for one in said["tables"]}
+
+    assert len(covered) == 8
+    assert min(covered.values()) >= 0.95, said
+    assert plans["silver.flights"] == ["build", "compare", "write"]
+    assert plans["gold.flight_features"] == ["build", "write"]
+
+
 def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
     root, said = demo
     for expected in (

@@ -1,0 +1,211 @@
+"""What would run on a GPU: the RAPIDS plugin asked about each table's plan and its write, without one.
+
+The plugin looks at a plan as Spark made it, before it runs (its `ExplainPlan.explainPotentialGpuPlan`), so that nothing is computed
+and nothing written. How Delta reads its own log is left out: the plugin leaves that to the CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from py4j.protocol import Py4JError
+
+from lakehouse import build, frames, ingest, quality
+from lakehouse.declare import Declared, History, Merge, Rebuild, Replace, Source, Table
+from lakehouse.delta import read_latest
+from lakehouse.errors import first_line
+from lakehouse.ledger import Consumed
+from lakehouse.plan import Lake, Step
+from lakehouse.run import new_run
+from lakehouse.storage import spark_uri
+from lakehouse.work import Work
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# As the plugin marks them. A `^` expression is computed on the CPU within an operator that stays on the GPU, a `#` operator is left out
+# of a GPU's plan: a sort before a join that needs none there.
+_LINE: Final = re.compile(r"^\s*([*!@#$^])(\w*) <([^>]+)> (.*)$")
+_REASON: Final = re.compile(r" because (.*)$")
+ON_GPU, BRIDGED, LEFT_OUT = "*", "^", "#"
+_OPERATORS: Final = ("Exec", "Command")
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator or expression of a plan, and what would become of it."""
+
+    mark: str
+    kind: str
+    name: str
+    reason: str = ""
+
+    @property
+    def is_operator(self) -> bool:
+        return self.kind in _OPERATORS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One of a table's plans: what makes its rows (``build``), compares them with the table (``compare``) or commits them (``write``)."""
+
+    name: str
+    nodes: tuple[Node, ...]
+
+    def operators(self) -> list[Node]:
+        return [node for node in self.nodes if node.is_operator and node.mark != LEFT_OUT]
+
+    def on_gpu(self) -> int:
+        return sum(node.mark == ON_GPU for node in self.operators())
+
+    def expressions(self) -> Mapping[str, int]:
+        """How many expressions have each mark."""
+        return Counter(node.mark for node in self.nodes if not node.is_operator)
+
+    def fallbacks(self) -> Mapping[tuple[str, str], int]:
+        """What does not run on the GPU, by name and reason; not what would, if something else did."""
+        return Counter((one.name, one.reason) for one in self.nodes if one.mark == "!")
+
+    def bridged(self) -> Mapping[tuple[str, str], int]:
+        """The expressions that the CPU computes within a GPU's operator, those that are the cause."""
+        found = (one for one in self.nodes if one.mark == BRIDGED and "avoids excess" not in one.reason)
+        return Counter((one.name, one.reason) for one in found)
+
+
+@dataclass(frozen=True)
+class TableReport:
+    table: str
+    plans: tuple[Plan, ...]
+    missing: str = ""
+
+    @property
+    def operators(self) -> int:
+        return sum(len(plan.operators()) for plan in self.plans)
+
+    @property
+    def on_gpu(self) -> int:
+        return sum(plan.on_gpu() for plan in self.plans)
+
+
+def coverage(reports: Iterable[TableReport]) -> float:
+    """The share of operators that would run on the GPU; 1 where there are none."""
+    found = list(reports)
+    operators = sum(one.operators for one in found)
+    return sum(one.on_gpu for one in found) / operators if operators else 1.0
+
+
+def report(spark: SparkSession, lake: Lake, names: Iterable[str]) -> list[TableReport]:
+    """What would become of each of these tables, on a session that has the plugin's classes; the lake must hold their inputs."""
+    spark.conf.set("spark.rapids.sql.explain", "NONE")  # it would print each plan, too
+    return [_report(spark, lake, lake.graph.declared[name]) for name in names]
+
+
+def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
+    inputs = (
+        {} if isinstance(declared, Source) else {one.table: lake.log(one.table) for one in declared.inputs.values()}
+    )
+    if absent := [name for name, log in inputs.items() if log is None]:
+        return TableReport(declared.name, (), f"{', '.join(absent)} is not built yet")
+    pinned = {name: Consumed(log.version, 1) for name, log in inputs.items() if log}
+    work = Work(spark, lake, new_run(), Step(declared.name, "build", inputs=pinned))
+    plans = dict(_source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared))
+    if not plans:
+        return TableReport(declared.name, (), "nothing was landed yet")
+    found = [Plan(name, nodes_of(_explained(work.spark, plan._jdf))) for name, plan in plans.items()]
+    return TableReport(declared.name, (*found, Plan("write", _write(work, declared, plans["build"]))))
+
+
+def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, DataFrame]]:
+    landing = work.lake.landing(source)
+    landed = [one for one in landing.history() if one.files]
+    if landed:
+        yield "build", ingest.read_batch(work.spark, source, landed[-1], landing.root)
+
+
+def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, DataFrame]]:
+    if isinstance(table.write, Replace | Rebuild):
+        yield "build", quality.guarded(table, build.computed(work, table, None))
+        return
+    driver = work.snapshot(table.driver)
+    staged = work.staged(table, driver)
+    there = read_latest(work.spark, work.path) if work.lake.log(table.name) else None
+    if isinstance(table.write, History):
+        if table.write.snapshots:
+            told = frames.snapshot_versions(table, staged, work.called_on(table, driver))
+        else:
+            told = frames.versions(table, staged)
+        told = told.select(*work.written_columns(told))
+        yield "build", told
+        if there is not None:
+            yield (
+                "compare",
+                frames.differences(told, there.select(*told.columns), (*table.key, "valid_from"), "_delete"),
+            )
+        return
+    columns = work.written_columns(staged)
+    yield "build", quality.guarded(table, staged).select(*columns)
+    if there is not None and isinstance(table.write, Merge):
+        yield "compare", frames.classed(table, frames.newest(table, staged), there, columns)
+
+
+def _write(work: Work, declared: Declared, rows: DataFrame) -> tuple[Node, ...]:
+    """The command that commits the rows, and the merge of a table that is there."""
+    jvm, path = work.spark._jvm, spark_uri(work.path)
+    assert jvm
+    options = jvm.java.util.HashMap()
+    options.put("path", path)
+    save = jvm.org.apache.spark.sql.execution.datasources.SaveIntoDataSourceCommand(
+        rows._jdf.logicalPlan(),
+        jvm.org.apache.spark.sql.delta.sources.DeltaDataSource(),
+        jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(options),
+        jvm.org.apache.spark.sql.SaveMode.Append,
+    )
+    nodes = nodes_of(_explained(work.spark, _unrun(work.spark, save)))
+    if not (
+        isinstance(declared, Table) and isinstance(declared.write, Merge | History) and work.lake.log(declared.name)
+    ):
+        return nodes
+    on = " AND ".join(f"t.`{c}` = s.`{c}`" for c in declared.key)
+    text = f"MERGE INTO delta.`{path}` t USING delta.`{path}` s ON {on} WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
+    merge = work.spark._jsparkSession.sessionState().sqlParser().parsePlan(text)
+    return nodes + nodes_of(_explained(work.spark, _unrun(work.spark, merge)))
+
+
+def _unrun(spark: SparkSession, command: Any) -> Any:
+    """A command as a Dataset that was planned and not carried out."""
+    jvm = spark._jvm
+    assert jvm
+    skip = jvm.org.apache.spark.sql.execution.CommandExecutionMode.SKIP()
+    planned = spark._jsparkSession.sessionState().executePlan(command, skip)
+    encoder = jvm.org.apache.spark.sql.catalyst.encoders.ExpressionEncoder.apply(planned.analyzed().schema())
+    return jvm.org.apache.spark.sql.classic.Dataset(planned, encoder)
+
+
+def _explained(spark: SparkSession, dataset: Any) -> str:
+    jvm = spark._jvm
+    assert jvm
+    try:
+        return str(jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan(dataset, "ALL"))
+    except Py4JError as error:  # the plugin does not understand the plan: all of it runs on the CPU
+        return f"!Exec <Plan> all of it cannot run on GPU because {first_line(error)}"
+
+
+def nodes_of(said: str) -> tuple[Node, ...]:
+    """What the plugin said of a plan; a text within the plan may go over several lines."""
+    lines = list[str]()
+    for line in filter(None, said.splitlines()):
+        if _LINE.match(line) or not lines:
+            lines.append(line)
+        else:
+            lines[-1] += f" {line}"
+    return tuple(_node(*match.groups()) for match in map(_LINE.match, lines) if match)
+
+
+def _node(mark: str, kind: str, name: str, text: str) -> Node:
+    reason = _REASON.search(text) if mark != ON_GPU else None
+    # It has no kind for what it does not know.
+    return Node(mark, kind or ("Exec" if name.endswith("Exec") else "Expression"), name, reason[1] if reason else "")

@@ -1,0 +1,68 @@
+"""What `gpu-report` prints: of each table how much would run on a GPU, and what would not, with the plugin's reason."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lakehouse import show
+from lakehouse.gpu_report import BRIDGED, ON_GPU, Plan, TableReport, coverage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# In the table; the JSON has all of it.
+LONGEST_REASON = 160
+
+
+def report(console: Console, reports: Sequence[TableReport], as_json: bool) -> None:
+    if as_json:
+        show.emit(console, {"coverage": coverage(reports), "tables": [_entry(one) for one in reports]})
+        return
+    shown = show.grid("table", "plan", ">operators", ">on the GPU", ">expressions", ">on the GPU", ">by the CPU within")
+    for one in reports:
+        for plan in one.plans:
+            said, operators = plan.expressions(), len(plan.operators())
+            style = "" if plan.on_gpu() == operators else "yellow"
+            counts = (operators, plan.on_gpu(), sum(said.values()), said.get(ON_GPU, 0), said.get(BRIDGED, 0))
+            shown.add_row(one.table, plan.name, *map(show.number, counts), style=style)
+        if one.missing:
+            shown.add_row(one.table, one.missing, style="dim")
+    console.print(shown)
+    _reasons(console, reports, "falls back to the CPU", Plan.fallbacks)
+    _reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.bridged)
+    for layer in sorted({one.table.split(".")[0] for one in reports if one.plans}):
+        of = [one for one in reports if one.table.startswith(f"{layer}.")]
+        console.print(f"{layer}: {coverage(of):.1%} of the operators would run on a GPU", highlight=False)
+    console.print(f"in all: {coverage(reports):.1%}", highlight=False)
+
+
+def _reasons(console: Console, reports: Sequence[TableReport], title: str, of: Any) -> None:
+    found = Counter[tuple[str, str, str]]()
+    for one in reports:
+        for plan in one.plans:
+            found.update({(one.table, *why): count for why, count in of(plan).items()})
+    if not found:
+        return
+    shown = show.grid("table", title, ">times", "why")
+    for (table, name, reason), count in sorted(found.items()):
+        why = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
+        shown.add_row(table, show.literally(name), show.number(count), show.literally(why))
+    console.print(shown)
+
+
+def _entry(one: TableReport) -> Mapping[str, Any]:
+    plans = [
+        {
+            "plan": plan.name, "operators": len(plan.operators()), "on_gpu": plan.on_gpu(),
+            "expressions": dict(plan.expressions()), "fallbacks": _told(plan.fallbacks()), "bridged": _told(plan.bridged()),
+        }
+        for plan in one.plans
+    ]  # fmt: skip
+    return {"table": one.table, "coverage": coverage([one]), "plans": plans, "missing": one.missing}
+
+
+def _told(why: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    return [{"what": name, "why": reason, "times": count} for (name, reason), count in sorted(why.items())]

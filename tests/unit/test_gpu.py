@@ -1,0 +1,151 @@
+"""A GPU as a setting: which properties it adds, what is told where there is none, how the plugin's words are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lakehouse import gpu
+from lakehouse.errors import SessionError
+from lakehouse.gpu_report import Node, Plan, TableReport, coverage, nodes_of
+from lakehouse.session import composed, properties
+from lakehouse.settings import CONF, PROJECT, Settings, load
+
+SAID = """\
+*Exec <ProjectExec> will run on GPU
+  *Expression <Alias> cast(a#1 as int) AS b#2 will run on GPU
+    ^Expression <Cast> try_cast(a#1 as int) will run on GPU via CPU bridge because try_cast is not supported on the GPU
+      ^Expression <In> a#1 IN (,
+NA) will run on GPU via CPU bridge because it avoids excess CPU and GPU transfers
+    ^ <UnixDate> unix_date(d#3) will run on GPU via CPU bridge because GPU does not currently support the operator class UnixDate
+  !Exec <WindowExec> cannot run on GPU because not all expressions can be replaced
+    @Expression <Alias> last(x#4) AS y#5 could run on GPU
+  #Exec <SortExec> could run on GPU but is going to be removed because replacing sortMergeJoin with shuffleHashJoin
+  ! <RowDataSourceScanExec> cannot run on GPU because GPU does not currently support the operator class RowDataSourceScanExec
+"""
+
+
+@pytest.fixture
+def jar(tmp_path: Path) -> Path:
+    (found := tmp_path / "rapids.jar").touch()
+    return found
+
+
+def settings(jar: Path, **more: str) -> Settings:
+    return load(gpu_jar=jar, **more)
+
+
+def test_without_a_gpu_nothing_is_added(jar: Path) -> None:
+    assert composed(settings(jar)) == properties(CONF / "spark" / "local.conf")
+
+
+@pytest.mark.parametrize("profile", ["local", "minio", "cluster"])
+def test_a_gpu_is_added_to_any_profile_and_takes_nothing_away(jar: Path, profile: str) -> None:
+    own = properties(CONF / "spark" / f"{profile}.conf")
+    found = composed(settings(jar, gpu="on", spark=f"{profile}.conf"))
+
+    assert {name: found[name] for name in own} == own
+    assert found["spark.plugins"] == "com.nvidia.spark.SQLPlugin"
+    assert found["spark.driver.extraClassPath"] == found["spark.executor.extraClassPath"] == str(jar)
+    # Spark waits for ever for a device that it has to hand out where there is no cluster.
+    assert any(".resource.gpu." in name for name in found) == (profile == "cluster")
+
+
+def test_to_explain_a_plan_takes_no_device_and_leaves_the_shuffle_alone(jar: Path) -> None:
+    found = composed(settings(jar, gpu="explain", spark="cluster.conf"))
+    assert (found["spark.rapids.sql.mode"], found["spark.shuffle.manager"]) == ("explainOnly", "sort")
+    assert not any(".resource.gpu." in name for name in found)
+
+
+def test_the_profile_gpu_is_local_on_a_gpu(jar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_PROFILE", "gpu")
+    found = settings(jar)
+    assert (found.profile, found.gpu, found.spark) == ("gpu", "on", "local.conf")
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "spark").glob("gpu*.conf")), ids=lambda file: file.name)
+def test_each_setting_is_explained_by_a_line_above(file: Path) -> None:
+    above = ""
+    for line in file.read_text().splitlines():
+        assert line.startswith("#") or above.startswith("#"), line
+        above = line
+
+
+def test_a_jar_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match=r"The RAPIDS plugin is not at .*none.jar \(LAKEHOUSE_GPU_JAR\)"):
+        gpu.plugin_jar(settings(tmp_path / "none.jar", gpu="on"))
+
+
+@pytest.mark.parametrize(
+    ("says", "text"),
+    [
+        ("", "No NVIDIA driver is installed here"),
+        ("echo 'No devices were found'; exit 6", "nvidia-smi says: No devices were found"),
+        ("exit 0", "nvidia-smi says: it names no device"),
+        ("echo 'Tesla P100, 550.54.15, 6.0'", r"cannot use Tesla P100 \(compute capability 6.0\): 7.0 is needed"),
+        ("echo 'Tesla T4, 470.82.01, 7.5'", "driver 470.82.01 is too old .*: 525 is needed"),
+    ],
+)
+def test_a_missing_or_old_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, text: str) -> None:
+    smi(tmp_path, monkeypatch, says)
+    with pytest.raises(SessionError, match=text) as error:
+        gpu.require_device()
+    assert "Without LAKEHOUSE_GPU everything runs on the CPU" in str(error.value)
+
+
+def test_a_device_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi(tmp_path, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'")
+    gpu.require_device()
+
+
+def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    if says:
+        (program := folder / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_what_the_plugin_says_of_a_plan_is_read_by_line() -> None:
+    plan = Plan("build", nodes_of(SAID))
+
+    assert [node.name for node in plan.operators()] == ["ProjectExec", "WindowExec", "RowDataSourceScanExec"]
+    assert plan.on_gpu() == 1
+    assert plan.expressions() == {"*": 1, "^": 3, "@": 1}
+    assert plan.fallbacks() == {
+        ("WindowExec", "not all expressions can be replaced"): 1,
+        ("RowDataSourceScanExec", "GPU does not currently support the operator class RowDataSourceScanExec"): 1,
+    }
+    assert plan.bridged() == {
+        ("Cast", "try_cast is not supported on the GPU"): 1,
+        ("UnixDate", "GPU does not currently support the operator class UnixDate"): 1,
+    }
+
+
+def test_coverage_is_the_share_of_operators() -> None:
+    good, bad = Node("*", "Exec", "SortExec"), Node("!", "Exec", "WindowExec")
+    reports = [TableReport("a.b", (Plan("build", (good, bad)), Plan("write", (good, good))))]
+    assert coverage(reports) == 0.75
+    assert coverage([TableReport("a.c", (), "not built yet")]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "found"),
+    [
+        ("printf '0\\n1\\n'", 0, {"name": "gpu", "addresses": ["0", "1"]}),
+        ("echo 0", 0, {"name": "gpu", "addresses": ["0"]}),
+        ("true", 1, None),
+        ("echo 'NVIDIA-SMI has failed with 9'; exit 9", 1, None),
+    ],
+)
+def test_spark_is_told_which_gpus_there_are_and_of_none_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, code: int, found: object
+) -> None:
+    tools = os.environ["PATH"]
+    smi(tmp_path, monkeypatch, says)
+    script = [str(PROJECT / "deploy" / "gpu" / "find_gpus.sh")]
+    done = subprocess.run(script, env={"PATH": f"{tmp_path}:{tools}"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, json.loads(done.stdout) if done.stdout else None) == (code, found)
