@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,10 +80,11 @@ class _Learner:
         import torch
 
         self.network.layers.train()
-        logits = self.network.logits(batch.codes, batch.numbers)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits, torch.from_numpy(batch.label).to(logits.device)
-        )
+        with _mixed_precision():
+            logits = self.network.logits(batch.codes, batch.numbers)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, torch.from_numpy(batch.label).to(logits.device)
+            )
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         self.optimiser.step()
@@ -140,6 +141,15 @@ def _device() -> torch.device:
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product of matrices
     return torch.device("cuda")
+
+
+def _mixed_precision() -> AbstractContextManager[Any]:
+    """Where a GPU can, products of matrices have 16 bits while the network learns (bfloat16, whose exponents are those of 32 bits, so that
+    no gradient vanishes); what is learned, sums and predictions keep 32. On a CPU all have 32."""
+    import torch
+
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", torch.bfloat16) if able else nullcontext()
 
 
 @contextmanager

@@ -282,3 +282,23 @@ def test_a_gpu_is_told_to_compute_the_same_before_it_computes_anything(monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert network._device() == torch.device("cuda")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_half_the_bits_learn_as_well(splits: tuple[Rows, Rows], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU does it; here the CPU stands in for it, which knows bfloat16, too."""
+    choose, whole = splits[1], fitted(network, splits)
+    asked: list[bool] = []
+
+    def on_the_cpu() -> torch.autocast:
+        asked.append(True)
+        return torch.autocast("cpu", torch.bfloat16)
+
+    monkeypatch.setattr(network, "_mixed_precision", on_the_cpu)
+    half = fitted(network, splits)
+
+    (frame, label), *_ = choose.frames()
+    scores = [evaluate(label, network.predict(one, frame))["brier"] for one in (whole, half)]
+    assert asked
+    assert scores[0] != scores[1], "it made a difference"
+    assert scores[0] == pytest.approx(scores[1], abs=0.005)
+    assert {value.dtype for value in half.layers.state_dict().values()} == {torch.float32}
