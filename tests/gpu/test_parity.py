@@ -27,7 +27,6 @@ def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -
     through(tmp_path, SPANS, gpu="explain")
     assert differences(by_cpu, tmp_path) == []
     said = "".join(log.read_text(errors="replace") for log in (tmp_path / "logs").glob("*.log"))
-    assert "<MergeIntoCommand> will run on GPU" in said
     assert "<SaveIntoDataSourceCommand> will run on GPU" in said
 
 
