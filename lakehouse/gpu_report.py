@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from py4j.protocol import Py4JError
 
-from lakehouse import build, frames, ingest, quality
+from lakehouse import build, frames, ingest, keyed, quality
+from lakehouse.columns import escaped
 from lakehouse.declare import Declared, History, Merge, Rebuild, Replace, Source, Table
 from lakehouse.delta import read_latest
 from lakehouse.errors import first_line
@@ -134,17 +135,11 @@ def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, DataFrame]]:
     staged = work.staged(table, driver)
     there = read_latest(work.spark, work.path) if work.lake.log(table.name) else None
     if isinstance(table.write, History):
-        if table.write.snapshots:
-            told = frames.snapshot_versions(table, staged, work.called_on(table, driver))
-        else:
-            told = frames.versions(table, staged)
-        told = told.select(*work.written_columns(told))
+        told = keyed.versions_told(work, table, staged, driver)
         yield "build", told
         if there is not None:
-            yield (
-                "compare",
-                frames.differences(told, there.select(*told.columns), (*table.key, "valid_from"), "_delete"),
-            )
+            there = there.select(*told.columns)
+            yield "compare", frames.differences(told, there, (*table.key, "valid_from"), "_delete")
         return
     columns = work.written_columns(staged)
     yield "build", quality.guarded(table, staged).select(*columns)
@@ -170,7 +165,8 @@ def _write(work: Work, declared: Declared, rows: DataFrame) -> tuple[Node, ...]:
     ):
         return nodes
     on = " AND ".join(f"t.`{c}` = s.`{c}`" for c in declared.key)
-    text = f"MERGE INTO delta.`{path}` t USING delta.`{path}` s ON {on} WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
+    name = f"delta.{escaped(path)}"
+    text = f"MERGE INTO {name} t USING {name} s ON {on} WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
     merge = work.spark._jsparkSession.sessionState().sqlParser().parsePlan(text)
     return nodes + nodes_of(_explained(work.spark, _unrun(work.spark, merge)))
 

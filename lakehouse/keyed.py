@@ -157,15 +157,21 @@ def _history(work: Work, table: Table) -> Outcome:
     try:
         counted = quality.audit(observed, batch.staged)
         good = _good(observed, batch.staged, counted)
-        if table.write.snapshots:
-            told = frames.snapshot_versions(table, good, work.called_on(table, batch.driver))
-        else:
-            told = frames.versions(table, good)
-        told = told.select(*work.written_columns(told))
+        told = versions_told(work, table, good, batch.driver)
         there = None if work.step.action == "build" else delta.read_latest(work.spark, work.path)
         return _merge_told(work, observed, batch, counted, told, there, (*table.key, "valid_from"))
     finally:
         batch.staged.unpersist()
+
+
+def versions_told(work: Work, table: Table, good: DataFrame, driver: DataFrame) -> DataFrame:
+    """The versions that good observations tell, as they are written; ``driver`` has those that were set aside, too."""
+    assert isinstance(table.write, History)
+    if table.write.snapshots:
+        told = frames.snapshot_versions(table, good, work.called_on(table, driver))
+    else:
+        told = frames.versions(table, good)
+    return told.select(*work.written_columns(told))
 
 
 def _merge_told(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lakehouse import show
@@ -13,6 +13,7 @@ from lakehouse.gpu_report import BRIDGED, ON_GPU, Plan, TableReport, coverage
 if TYPE_CHECKING:
     from rich.console import Console
 
+Why = Callable[[Plan], Mapping[tuple[str, str], int]]
 # In the table; the JSON has all of it.
 LONGEST_REASON = 160
 
@@ -39,7 +40,7 @@ def report(console: Console, reports: Sequence[TableReport], as_json: bool) -> N
     console.print(f"in all: {coverage(reports):.1%}", highlight=False)
 
 
-def _reasons(console: Console, reports: Sequence[TableReport], title: str, of: Any) -> None:
+def _reasons(console: Console, reports: Sequence[TableReport], title: str, of: Why) -> None:
     found = Counter[tuple[str, str, str]]()
     for one in reports:
         for plan in one.plans:

@@ -47,13 +47,10 @@ def through(root: Path, spans: Iterable[tuple[str, str]], gpu: str = "") -> None
         command(root, "run", gpu=gpu)
 
 
-def tables() -> dict[str, Declared]:
-    return dict(graph.load(load().declarations).declared)
-
-
 def differences(one: Path, other: Path) -> list[str]:
     """What differs between the tables of two lakes, a line each; none where they are the same."""
-    return [line for name, declared in tables().items() for line in _differences(name, declared, one, other)]
+    tables = graph.load(load().declarations).declared
+    return [line for name, declared in tables.items() for line in _differences(name, declared, one, other)]
 
 
 def _differences(name: str, declared: Declared, *roots: Path) -> Iterator[str]:
