@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 BESIDE := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check bench scorecard env stack stack-down logstore setup setup-test setup-stack java clean
+.PHONY: help demo test faults check bench scorecard gpu-kit env stack stack-down logstore setup setup-test setup-stack java clean
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ bench: setup-test  ## Measure the project against a hand-written script, polars,
 
 scorecard: setup-test  ## Plant defects in a month of flights and count what the rules catch, miss and falsely report.
 	$(BIN)/python -m benchmarks.scorecard
+
+gpu-kit: setup  ## Gather what a machine with a GPU and no network needs to compare it with its CPU (PARTS=yes TRAINING=yes).
+	$(BIN)/python -m deploy.gpu_kit $(if $(PARTS),--parts) $(if $(TRAINING),--training)
 
 env:  ## Make .env with new secrets, unless it is there.
 	@$(PYTHON) -m deploy.env

@@ -61,7 +61,7 @@ def tell(error: LakehouseError) -> None:
 @cli.command()
 def demo() -> None:
     """The whole example: land, run, train, land December, run again, score."""
-    settings = settings_module.load()
+    settings = _training_settings()
     _example(settings).demo(settings, console)
 
 
@@ -264,7 +264,7 @@ def train(
     """Train a model on its feature table, log it to MLflow, and crown it where it is better."""
     from lakehouse import modeling
 
-    settings = settings_module.load()
+    settings = _training_settings()
     with apps.logged(settings, new_run()) as log, console.status("training") as said:
         result = modeling.train(settings, model, said.update, log, tuned)
     show.trained(console, result)
@@ -280,7 +280,7 @@ def tune(
     """Look for a model's best parameters, trial after trial; run again, it goes on."""
     from lakehouse import modeling
 
-    settings = settings_module.load()
+    settings = _training_settings()
     with apps.logged(settings, new_run()) as log, console.status("tuning") as said:
         result = modeling.tune(settings, model, trials, jobs, on, said.update, log)
     show_models.tuned(console, result)
@@ -291,7 +291,7 @@ def reproduce(run: Annotated[str, typer.Argument(help="The id of a training's ru
     """Make a registered model again, from its table as it was, and say what differs. Exits with 1 where anything does."""
     from lakehouse import modeling
 
-    settings = settings_module.load()
+    settings = _training_settings()
     with apps.logged(settings, new_run()) as log, console.status("reproducing") as said:
         result = modeling.reproduce(settings, run, said.update, log)
     show_models.reproduced(console, result)
@@ -321,7 +321,7 @@ def monitor(task: Annotated[str | None, typer.Argument(help="What is predicted, 
     """Watch the champion: results, drift, missing features; the last 28 scored days without dates. Exits with 1 on a finding."""
     from lakehouse import modeling, show_monitor
 
-    settings = settings_module.load()
+    settings = _training_settings() if retrain else settings_module.load()
     run = new_run()
     with apps.logged(settings, run) as log, console.status("watching"):
         result = modeling.monitor(settings, task, since and since.date(), until and until.date(), run, log)
@@ -367,6 +367,15 @@ def show_page(
     with apps.logged(settings, new_run()) as log:
         server: Any = importlib.import_module("serving.app.server")
         server.serve(port, log, _telling_with(log))
+
+
+def _training_settings() -> Settings:
+    """The settings, for what trains: before anything is imported that would train."""
+    from lakehouse import gpu
+
+    settings = settings_module.load()
+    gpu.accelerate(settings)
+    return settings
 
 
 def _telling_with(log: Path) -> Callable[[str], None]:

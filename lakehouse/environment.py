@@ -13,6 +13,7 @@ from typing import Any, Final
 FITTING: Final = {
     "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "torch", "tensorflow": "tensorflow", "keras": "keras",
     "pyspark": "pyspark", "delta": "delta-spark",
+    "cudf": "cudf-cu13", "cuml": "cuml-cu13", "spark_rapids_ml": "spark-rapids-ml",
 }  # fmt: skip
 
 
@@ -38,6 +39,8 @@ def installed(package: str) -> str:
 
 def _device() -> str:
     """The name of the GPU that a library which was imported computes on; "cpu" without one."""
+    if (cupy := sys.modules.get("cupy")) and cupy.is_available():  # RAPIDS computes with it
+        return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
     if torch := sys.modules.get("torch"):
         return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"
     if tensorflow := sys.modules.get("tensorflow"):

@@ -1,4 +1,4 @@
-"""NVIDIA's RAPIDS plugin for Spark: its properties, its jar, and whether there is a device for it."""
+"""NVIDIA's RAPIDS: the plugin for Spark, its properties and its jar; what trains models on a GPU; whether there is a device for them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from filelock import FileLock
 
@@ -16,10 +18,21 @@ from lakehouse.errors import SessionError
 from lakehouse.settings import CONF, Settings
 
 PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
-# As the plugin's own documents have it for its CUDA 12 jar, which Maven's plain name means.
-LEAST_DRIVER: Final = 525
-LEAST_CAPABILITY: Final = 7.0
-_OFF = "Without LAKEHOUSE_GPU everything runs on the CPU; LAKEHOUSE_GPU=explain says what would run on a GPU."
+
+
+class Needs(NamedTuple):
+    """The oldest driver and the least compute capability that will do."""
+
+    what: str
+    driver: int
+    capability: float
+
+
+# As the plugin's own documents have it for its CUDA 12 jar, which Maven's plain name means; and as CUDA 13's for what trains.
+PLUGIN_NEEDS: Final = Needs("the RAPIDS plugin", 525, 7.0)
+TRAINING_NEEDS: Final = Needs("training with RAPIDS", 580, 7.5)
+TRAINING: Final = ("cudf", "cuml", "spark_rapids_ml")
+_OFF = "Without LAKEHOUSE_GPU and LAKEHOUSE_GPU_TRAINING everything runs on the CPU; LAKEHOUSE_GPU=explain says what would run on a GPU."
 
 
 def overlays(settings: Settings) -> list[Path]:
@@ -28,8 +41,8 @@ def overlays(settings: Settings) -> list[Path]:
         return []
     if settings.gpu == "explain":
         return [CONF / "spark" / "gpu.conf", CONF / "spark" / "gpu-explain.conf"]
-    own = CONF / "spark" / f"gpu-{settings.spark}"
-    return [CONF / "spark" / "gpu.conf", *([own] if own.exists() else [])]
+    names = ["gpu.conf", f"gpu-{settings.spark}", *(["gpu-training.conf"] if settings.gpu_training else [])]
+    return [file for name in names if (file := CONF / "spark" / name).exists()]
 
 
 def plugin_jar(settings: Settings) -> Path:
@@ -71,8 +84,8 @@ def _fetch(jar: Path, name: str) -> None:
         found.rename(jar)
 
 
-def require_device() -> None:
-    """Check that this machine has a GPU that the plugin can use: without one it would end the JVM without a word.
+def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
+    """Check that this machine has a GPU that will do: without one the plugin would end the JVM without a word.
 
     Raises:
         SessionError: it has none, or its driver or the device is too old.
@@ -86,11 +99,42 @@ def require_device() -> None:
         said = (done.stdout + done.stderr).strip() or "it names no device"
         raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {_OFF}")
     for name, driver, capability in devices:
-        if int(re.match(r"\d*", driver)[0] or 0) < LEAST_DRIVER:  # type: ignore[index]
+        if int(re.match(r"\d*", driver)[0] or 0) < needs.driver:  # type: ignore[index]
             raise SessionError(
-                f"The NVIDIA driver {driver} is too old for the RAPIDS plugin: {LEAST_DRIVER} is needed. {_OFF}"
+                f"The NVIDIA driver {driver} is too old for {needs.what}: {needs.driver} is needed. {_OFF}"
             )
-        if float(capability) < LEAST_CAPABILITY:
+        if float(capability) < needs.capability:
             raise SessionError(
-                f"The RAPIDS plugin cannot use {name} (compute capability {capability}): {LEAST_CAPABILITY} is needed. {_OFF}"
+                f"{name} (compute capability {capability}) is too old for {needs.what}: {needs.capability} is needed. {_OFF}"
             )
+
+
+def accelerate(settings: Settings) -> None:
+    """Have pandas, scikit-learn and Spark's MLlib compute on the GPU what RAPIDS can, in all of this process: LAKEHOUSE_GPU_TRAINING=on.
+
+    To be called before anything imports them: whoever did so would go on with what it has.
+
+    Raises:
+        SessionError: there is no device for it, a package is missing, or one was imported too early.
+    """
+    if not settings.gpu_training or "cuml.accel" in sys.modules:
+        return
+    if missing := [name for name in TRAINING if find_spec(name) is None]:
+        raise SessionError(
+            f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {_OFF}"
+        )
+    require_device(TRAINING_NEEDS)
+    if early := [name for name in ("pandas", "sklearn", "pyspark.ml") if name in sys.modules]:
+        raise SessionError(
+            f"{', '.join(early)} is imported already and cannot be moved to the GPU: call lakehouse.gpu.accelerate before."
+        )
+    import cudf.pandas
+
+    cudf.pandas.install()
+    import cuml.accel
+
+    cuml.accel.install()
+    import spark_rapids_ml.install
+
+    # Its list lacks this one for want of a comma (26.6).
+    spark_rapids_ml.install._accelerated_attributes["regression"].append("RandomForestRegressor")

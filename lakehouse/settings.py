@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     spark_master: str = ""
     gpu: Literal["", "on", "explain"] = ""
     gpu_jar: Path | None = None
+    gpu_training: Literal["", "on"] = ""
     declarations: tuple[ModuleName, ...]
     models: dict[ModelName, ModuleName] = Field(default_factory=dict)
     example: ModuleName | None = None

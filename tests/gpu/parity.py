@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 
 from lakehouse import graph
 from lakehouse.declare import Declared, Source
-from lakehouse.settings import PROJECT, load
+from lakehouse.settings import PREFIX, PROJECT, load
 
 RELATIVE = 1e-9
 # When a run took place, which is never the same twice.
@@ -27,13 +27,19 @@ OF_THE_RUN = ("_ingested_at",)
 SHOWN = 3
 
 
+def environment(**settings: str) -> dict[str, str]:
+    """This process's, but with no other settings than these and where the plugin is."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name == f"{PREFIX}GPU_JAR"
+    }
+    return kept | settings
+
+
 def command(root: Path, *words: str, gpu: str = "") -> str:
     """Carry out a command on the lake at ``root``; returns what it said."""
-    told = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
-    kept = {name: os.environ[name] for name in ("LAKEHOUSE_GPU_JAR",) if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-m", "lakehouse.cli", *words], cwd=PROJECT, capture_output=True, text=True, check=False,
-        env={**told, **kept, "LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_GPU": gpu},
+        env=environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=gpu),
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} on {root} ended with {done.returncode}:\n{done.stdout}{done.stderr}")

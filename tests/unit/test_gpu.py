@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_jar_that_is_not_there_is_told(tmp_path: Path) -> None:
         ("", "No NVIDIA driver is installed here"),
         ("echo 'No devices were found'; exit 6", "nvidia-smi says: No devices were found"),
         ("exit 0", "nvidia-smi says: it names no device"),
-        ("echo 'Tesla P100, 550.54.15, 6.0'", r"cannot use Tesla P100 \(compute capability 6.0\): 7.0 is needed"),
+        ("echo 'Tesla P100, 550.54.15, 6.0'", r"Tesla P100 \(compute capability 6.0\) is too old .*: 7.0 is needed"),
         ("echo 'Tesla T4, 470.82.01, 7.5'", "driver 470.82.01 is too old .*: 525 is needed"),
     ],
 )
@@ -94,7 +95,7 @@ def test_a_missing_or_old_device_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     smi(tmp_path, monkeypatch, says)
     with pytest.raises(SessionError, match=text) as error:
         gpu.require_device()
-    assert "Without LAKEHOUSE_GPU everything runs on the CPU" in str(error.value)
+    assert "everything runs on the CPU; LAKEHOUSE_GPU=explain says" in str(error.value)
 
 
 def test_a_device_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,11 +103,71 @@ def test_a_device_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.Monk
     gpu.require_device()
 
 
-def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str, path: str = "") -> None:
     if says:
         (program := folder / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
         program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("PATH", f"{folder}:{path}" if path else str(folder))
+
+
+def test_what_trains_on_the_same_gpu_is_left_memory(jar: Path) -> None:
+    pools = [
+        composed(settings(jar, gpu="on", gpu_training=training)).get("spark.rapids.memory.gpu.pool")
+        for training in ("", "on")
+    ]
+    assert pools == [None, "NONE"]
+
+
+# Stands in for RAPIDS: says what had been imported when it was put in.
+STAND_IN = """
+import sys
+def install(): print("{name}", [one for one in ("pandas", "sklearn", "pyspark.ml") if one in sys.modules])
+"""
+
+
+@pytest.fixture
+def rapids(tmp_path: Path) -> Path:
+    for name in ("cudf.pandas", "cuml.accel"):
+        (file := tmp_path.joinpath(*name.split(".")).with_suffix(".py")).parent.mkdir()
+        file.write_text(STAND_IN.format(name=name))
+    (install := tmp_path / "spark_rapids_ml" / "install.py").parent.mkdir()
+    install.write_text('_accelerated_attributes = {"regression": ["PCA"]}\nprint("spark_rapids_ml")')
+    return tmp_path
+
+
+def lakehouse(rapids: Path, *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    told = {"LAKEHOUSE_GPU_TRAINING": "on", "LAKEHOUSE_ROOT": str(rapids / "root"), "PYTHONPATH": str(rapids)}
+    command = [sys.executable, "-c", f"{before}\nfrom lakehouse.cli import main\nmain()", *words]
+    return subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+
+
+def test_training_is_put_on_the_gpu_before_anything_is_imported_that_trains(
+    rapids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi(rapids, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'", os.environ["PATH"])
+    done = lakehouse(rapids, "train", "no such model")
+    assert done.stdout.splitlines() == ["cudf.pandas []", "cuml.accel []", "spark_rapids_ml"]
+    assert "no such model" in done.stderr
+    assert not lakehouse(rapids, "tables").stdout.startswith("cudf")
+
+
+def test_what_was_imported_too_early_is_told(rapids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi(rapids, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'", os.environ["PATH"])
+    done = lakehouse(rapids, "train", before="import pandas")
+    assert done.returncode == 2
+    assert "pandas is imported already and cannot be moved to the GPU" in done.stderr
+
+
+def test_training_needs_a_newer_driver_than_the_plugin(rapids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi(rapids, monkeypatch, "echo 'NVIDIA A100, 570.86.10, 8.0'", os.environ["PATH"])
+    gpu.require_device()
+    assert "570.86.10 is too old for training with RAPIDS: 580 is needed" in lakehouse(rapids, "train").stderr
+
+
+def test_packages_that_training_on_a_gpu_lacks_are_told(tmp_path: Path) -> None:
+    done = lakehouse(tmp_path, "train")
+    assert done.returncode == 2
+    assert "needs cudf, cuml, spark_rapids_ml: pip install 'lakehouse[rapids]'" in done.stderr
 
 
 def test_what_the_plugin_says_of_a_plan_is_read_by_line() -> None:

@@ -29,7 +29,7 @@ from gold.flight_features import COLUMNS
 from lakehouse.errors import ModelError
 from lakehouse.features import Rows, evaluate
 from lakehouse.settings import PROJECT
-from models import keras_network, network, spark_trees, trees
+from models import keras_network, network, spark_forest, spark_trees, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES
 from tests.departures import features_of, splits_of
 
@@ -39,6 +39,7 @@ SMALL: dict[ModuleType, dict[str, Any]] = {
     network: NETWORK,
     keras_network: NETWORK,
     spark_trees: {"maxIter": 5, "maxDepth": 3},
+    spark_forest: {"numTrees": 5, "maxDepth": 3},
 }
 # What makes a fit short, whatever its space draws.
 SHORT: dict[ModuleType, dict[str, Any]] = {
@@ -46,6 +47,7 @@ SHORT: dict[ModuleType, dict[str, Any]] = {
     network: {"epochs": 1},
     keras_network: {"epochs": 1},
     spark_trees: {"maxIter": 2},
+    spark_forest: {"numTrees": 2, "maxDepth": 3},
 }
 MODELS = pytest.mark.parametrize("model", SMALL, ids=lambda model: model.__name__)
 

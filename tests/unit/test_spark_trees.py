@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyspark.ml.functions import vector_to_array
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
 
 from lakehouse.errors import ModelError
 from lakehouse.features import Rows, as_frame
-from models import spark_trees
+from models import _spark_nodes, spark_forest, spark_trees
 from models.late_arrival import CATEGORIES, FEATURES
 from tests.departures import features_of, splits_of
 
@@ -33,19 +34,19 @@ DecisionTreeRegressionModel: uid=dtr_1, depth=2, numNodes=5, numFeatures=2
 """
 
 
-def model(*trees: str, weights: tuple[float, ...] = (1.0,)) -> Any:
+def described(*trees: str, weights: tuple[float, ...] = (1.0,)) -> Any:
     """What `exported` takes from Spark, in place of a fitted one."""
     indexer = SimpleNamespace(getInputCols=lambda: ["carrier"], labelsArray=[("AA", "UA")])
-    described = [SimpleNamespace(toDebugString=text, numNodes=text.count("Predict") * 2 - 1) for text in trees]
-    return SimpleNamespace(stages=[indexer, None, SimpleNamespace(trees=described, treeWeights=list(weights))])
+    told = [SimpleNamespace(toDebugString=text, numNodes=text.count("Predict") * 2 - 1) for text in trees]
+    return SimpleNamespace(stages=[indexer, None, SimpleNamespace(trees=told, treeWeights=list(weights))])
 
 
 @pytest.fixture
-def fitted() -> spark_trees.Fitted:
-    return spark_trees.exported(model(TREE, TREE, weights=(1.0, 0.1)), ("carrier", "temp_f"))
+def fitted() -> _spark_nodes.Fitted:
+    return _spark_nodes.exported(described(TREE, TREE, weights=(1.0, 0.1)), ("carrier", "temp_f"))
 
 
-def test_a_row_goes_its_way_by_category_and_by_number(fitted: spark_trees.Fitted) -> None:
+def test_a_row_goes_its_way_by_category_and_by_number(fitted: _spark_nodes.Fitted) -> None:
     rows = pd.DataFrame(
         [("AA", 1e-4), ("AA", 2e-4), ("AA", np.nan), ("AA", np.inf), ("UA", 0), ("XX", 1), (None, -1)],
         columns=["carrier", "temp_f"],
@@ -56,9 +57,20 @@ def test_a_row_goes_its_way_by_category_and_by_number(fitted: spark_trees.Fitted
     assert spark_trees.reads(fitted) == ("carrier", "temp_f")
 
 
-def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: spark_trees.Fitted) -> None:
+def test_a_code_that_was_taken_for_a_number_is_a_set_of_codes() -> None:
+    """As trees are told that Spark RAPIDS ML grew."""
+    by_number = TREE.replace("If (feature 0 in {0.0,2.0})", "If (feature 0 <= 0.5)").replace(
+        "Else (feature 0 not in {0.0,2.0})", "Else (feature 0 > 0.5)"
+    )
+    fitted = _spark_nodes.exported(described(by_number), ("carrier", "temp_f"))
+    assert fitted.said["trees"][0][0] == {"feature": 0, "among": [0], "right": 4}
+    rows = pd.DataFrame({"carrier": ["AA", "UA", None], "temp_f": [0.0, 0.0, 0.0]})
+    assert spark_forest.predict(fitted, rows).tolist() == [-0.5, 0.75, 0.75]
+
+
+def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: _spark_nodes.Fitted) -> None:
     chance = np.random.default_rng(0)
-    size = 2 * spark_trees.CHUNK_ROWS + 3
+    size = 2 * _spark_nodes.CHUNK_ROWS + 3
     rows = pd.DataFrame({"carrier": chance.choice(["AA", "UA", "XX"], size), "temp_f": chance.normal(size=size)})
     whole = spark_trees.predict(fitted, rows)
     assert (
@@ -81,7 +93,7 @@ def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: spark
 def test_what_spark_says_in_other_words_is_refused(old: str, new: str) -> None:
     assert old in TREE
     with pytest.raises(ModelError, match="Spark describes a tree"):
-        spark_trees.exported(model(TREE.replace(old, new)), ("carrier", "temp_f"))
+        _spark_nodes.exported(described(TREE.replace(old, new)), ("carrier", "temp_f"))
 
 
 def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
@@ -115,12 +127,12 @@ def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
     ],
 )
 def test_files_of_no_trees_are_refused(
-    fitted: spark_trees.Fitted, change: Callable[[Any], None], tmp_path: Path
+    fitted: _spark_nodes.Fitted, change: Callable[[Any], None], tmp_path: Path
 ) -> None:
     spark_trees.save(fitted, tmp_path)
-    said = json.loads((tmp_path / spark_trees.FILE).read_text())
+    said = json.loads((tmp_path / _spark_nodes.FILE).read_text())
     change(said)
-    (tmp_path / spark_trees.FILE).write_text(json.dumps(said))
+    (tmp_path / _spark_nodes.FILE).write_text(json.dumps(said))
     with pytest.raises(ModelError, match="The stored trees are not as they were exported"):
         spark_trees.load(tmp_path)
 
@@ -143,19 +155,39 @@ def odd(frame: pd.DataFrame) -> dict[str, list[Any]]:
     return columns
 
 
-def test_numpy_says_what_spark_says(spark: SparkSession, splits: tuple[Rows, Rows]) -> None:
+@pytest.mark.parametrize(
+    ("model", "params", "said_of_a_row"),
+    [
+        (
+            spark_trees,
+            {"maxIter": 8, "maxDepth": 4, "subsamplingRate": 0.7, "stepSize": 0.3},
+            lambda: vector_to_array("probability")[1],
+        ),
+        (
+            spark_forest,
+            {"numTrees": 8, "maxDepth": 4, "featureSubsetStrategy": "onethird"},
+            lambda: F.col("prediction"),
+        ),
+    ],
+)
+def test_numpy_says_what_spark_says(
+    spark: SparkSession,
+    splits: tuple[Rows, Rows],
+    model: ModuleType,
+    params: dict[str, Any],
+    said_of_a_row: Callable[[], Column],
+) -> None:
     train, choose = splits
-    params = {"maxIter": 8, "maxDepth": 4, "subsamplingRate": 0.7, "stepSize": 0.3}
-    grown = spark_trees.grown(train.distributed(), FEATURES, params, 3)
-    fitted = spark_trees.exported(grown, FEATURES)
+    grown = _spark_nodes.grown(train.distributed(), FEATURES, lambda bins: model.estimator(bins, params, 3))
+    fitted = _spark_nodes.exported(grown, FEATURES)
     assert any("among" in node for tree in fitted.said["trees"] for node in tree)
     columns = odd(choose.frame)
     kinds = {name: pa.string() if name in CATEGORIES else pa.float64() for name in FEATURES}
     table = pa.table({name: pa.array(columns[name], kinds[name]) for name in FEATURES})
     numbered = table.append_column("row", pa.array(range(len(table))))
-    rows = grown.transform(spark_trees.filled(spark.createDataFrame(numbered), FEATURES))
-    said = rows.select("row", vector_to_array("probability")[1].alias("p")).toArrow().sort_by("row")
-    there, here = said["p"].to_numpy(), spark_trees.predict(fitted, as_frame(table))
+    rows = grown.transform(_spark_nodes.filled(spark.createDataFrame(numbered), FEATURES))
+    said = rows.select("row", said_of_a_row().alias("p")).toArrow().sort_by("row")
+    there, here = said["p"].to_numpy(), model.predict(fitted, as_frame(table))
     assert len(here) == choose.rows
     assert np.ptp(there) > 0.3
     assert np.abs(here - there).max() < 1e-9

@@ -1,0 +1,184 @@
+"""The medallion by CPU and by GPU on one machine, in turns, one table at a time: seconds by table, and what they cost.
+
+    python -m benchmarks.gpu [--years 1 20 100] [--rounds N] [--prices CPU GPU] [--scratch FOLDER]
+
+Prices are dollars an hour for the machine without its GPU and with it. The report is report.md in the scratch folder. Without a device
+the plugin is there in explain-only mode, so that the harness is tried where there is none: what is measured then is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import pyspark
+
+from benchmarks import data
+from benchmarks.compare import differences
+from benchmarks.measure import machine, measure
+from lakehouse import gpu, lineage
+from lakehouse.errors import SessionError
+from lakehouse.run import revision
+from lakehouse.session import composed
+from lakehouse.settings import PREFIX, PROJECT, load
+
+YEARS = (1, 20, 100)
+ROUNDS, LONG_YEARS = 3, 10
+# What the operating system, Python and pinned memory are left.
+HEAP_SHARE = 0.6
+WHOLE, OUTSIDE = "the whole command", "JVM, planning, ledger"
+MODES = {"": "CPU", "on": "GPU", "explain": "CPU, explain-only"}
+
+
+Seconds = dict[str, float]  # by table, and WHOLE
+
+
+def build(scratch: Path, years: int, mode: str) -> Seconds:
+    """Every table of so many years from landed files, with an empty lake before."""
+    landing, root = scratch / f"landing-{years}", scratch / f"{mode or 'off'}-{years}"
+    data.make(landing, years)
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(landing, root / "landing", copy_function=os.link)
+    told = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    kept = {name: os.environ[name] for name in (f"{PREFIX}GPU_JAR",) if name in os.environ}
+    own = {f"{PREFIX}ROOT": str(root), f"{PREFIX}GPU": mode, f"{PREFIX}PARALLEL_TABLES": "1"}
+    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    command = [str(submit), "--properties-file", str(_properties(scratch, mode)), "jobs/daily.py"]
+    done = measure(
+        command, {**told, **kept, **own, "PYSPARK_PYTHON": sys.executable}, PROJECT, root.with_suffix(".log")
+    )
+    return {WHOLE: done.seconds, **table_seconds(root / "logs" / lineage.FILE)}
+
+
+def _properties(scratch: Path, mode: str) -> Path:
+    """The profile's properties for a whole machine: the same heap and as many shuffle partitions as cores for both."""
+    heap = int(psutil.virtual_memory().total / (1 << 30) * HEAP_SHARE)
+    sized = {
+        "spark.driver.memory": f"{heap}g",
+        "spark.sql.shuffle.partitions": str(len(os.sched_getaffinity(0))),
+    }
+    file = scratch / f"{mode or 'off'}.conf"
+    lines = (f"{name} {value}" for name, value in {**composed(load(gpu=mode)), **sized}.items())
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def table_seconds(events: Path) -> Seconds:
+    """How long each table took, from the lineage events of its run."""
+    began, took = dict[str, datetime](), dict[str, float]()
+    for line in events.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        table, at = told["job"]["name"], datetime.fromisoformat(told["eventTime"])
+        if told["eventType"] == "START":
+            began[table] = at
+        else:
+            took[table] = (at - began[table]).total_seconds()
+    return took
+
+
+def report(results: dict[str, Any]) -> str:
+    """The page, in Markdown."""
+    found, (one, other) = results["machine"], results["modes"]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    parts = [
+        "# The medallion by CPU and by GPU",
+        f"Measured on {results['date']} at revision {results['revision'] or 'unknown'} on {found['cores']} cores of {found['cpu']}, "
+        f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}. One table at a time, heap and "
+        "shuffle partitions by the size of the machine; of several rounds the median.",
+    ]
+    if results["no_device"]:
+        parts.append(
+            f"**Nothing here was computed by a GPU.** {results['no_device']} The second column is the plugin in explain-only mode: "
+            "the CPU does the work, and the plugin looks at each plan."
+        )
+    for years, runs in results["seconds"].items():
+        parts += [f"## {years} years" if years != "1" else "## 1 year", "\n".join(_table(runs, one, other))]
+        parts += [_cost(runs, results["prices"])] if results["prices"] and not results["no_device"] else []
+    if results["differences"] is not None:
+        parts.append("\n- ".join(["The two lakes differ:", *results["differences"]])
+                     if results["differences"] else "Both lakes hold the same rows.")  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(runs: dict[str, list[Seconds]], one: str, other: str) -> Iterator[str]:
+    yield f"| table | {MODES[one]}, s | {MODES[other]}, s | {MODES[one]} / {MODES[other]} |"
+    yield "|---|---|---|---|"
+    names = [name for name in runs[one][0] if name != WHOLE]
+    for name in [*names, OUTSIDE, WHOLE]:
+        left, right = (_median(runs[mode], name) for mode in (one, other))
+        yield f"| {name} | {left:.1f} | {right:.1f} | {left / max(right, 1e-3):.2f} × |"
+
+
+def _median(rounds: list[Seconds], name: str) -> float:
+    def of(seconds: Seconds) -> float:
+        if name == OUTSIDE:
+            return 2 * seconds[WHOLE] - sum(seconds.values())
+        return seconds[name]
+
+    return median(of(seconds) for seconds in rounds)
+
+
+def _cost(runs: dict[str, list[Seconds]], prices: dict[str, float]) -> str:
+    cpu, by_gpu = (_median(runs[mode], WHOLE) / 3600 * prices[of] for mode, of in (("", "cpu"), ("on", "gpu")))
+    return (
+        f"At ${prices['cpu']:.2f} an hour without the GPU and ${prices['gpu']:.2f} with it: ${cpu:.4f} by CPU, ${by_gpu:.4f} by GPU, "
+        f"{cpu / by_gpu:.2f} ×."
+    )
+
+
+def device() -> tuple[str, str]:
+    """The GPU's name; or why there is none."""
+    try:
+        gpu.require_device()
+    except SessionError as error:
+        return "", str(error)
+    named = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return subprocess.run(named, capture_output=True, text=True, check=True).stdout.splitlines()[0], ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--years", type=int, nargs="+", default=YEARS, help=f"years of flights (default: {YEARS})")
+    parser.add_argument("--rounds", type=int, help=f"rounds (default: {ROUNDS}; 1 from {LONG_YEARS} years on)")
+    parser.add_argument(
+        "--prices", type=float, nargs=2, metavar=("CPU", "GPU"), help="dollars an hour, without the GPU and with it"
+    )
+    parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "bench-gpu", help="where files and lakes go")
+    arguments = parser.parse_args()
+    (scratch := arguments.scratch.resolve()).mkdir(parents=True, exist_ok=True)
+    name, missing = device()
+    modes = ["", "explain" if missing else "on"]
+    results: dict[str, Any] = {
+        "machine": machine(), "device": name, "no_device": missing, "modes": modes, "seconds": {}, "differences": None,
+        "prices": dict(zip(("cpu", "gpu"), arguments.prices, strict=True)) if arguments.prices else None,
+        "revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }  # fmt: skip
+    for years in sorted(arguments.years):
+        runs: dict[str, list[Seconds]] = {mode: [] for mode in modes}
+        rounds = arguments.rounds or (1 if years >= LONG_YEARS else ROUNDS)
+        for turn in range(1, rounds + 1):
+            for mode, so_far in runs.items():
+                so_far.append(build(scratch, years, mode))
+                print(f"{years} years, round {turn} of {rounds}, {MODES[mode]}: {so_far[-1][WHOLE]:.1f} s", flush=True)
+        results["seconds"][str(years)] = runs
+        if results["differences"] is None:  # of the fewest years: what compares them holds both in memory
+            lakes = (scratch / f"{mode or 'off'}-{years}" / "lake" for mode in modes)
+            results["differences"] = differences(*lakes)
+        # As soon as there is something, so that a run that is cut off leaves it.
+        (scratch / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        (scratch / "report.md").write_text(report(results), encoding="utf-8")
+    print(f"Written: {scratch / 'report.md'}")
+
+
+if __name__ == "__main__":
+    main()

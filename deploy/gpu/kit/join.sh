@@ -1,0 +1,7 @@
+#!/bin/sh
+# Put the parts of the GPU kit together, each checked before: sh join.sh && sh gpu-kit/run.sh
+set -eu
+cd "$(dirname "$0")"
+sha256sum --check --quiet SHA256SUMS || { echo "Parts are missing or damaged: bring those named above once more." >&2; exit 1; }
+rm -rf gpu-kit
+cat gpu-kit.tar.* | tar -x

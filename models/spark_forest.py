@@ -1,0 +1,64 @@
+"""A random forest of Spark's MLlib, which a GPU grows where LAKEHOUSE_GPU_TRAINING asks for it. It predicts by numpy, as `spark_trees`.
+
+Each tree is fitted to the label as a number, 0 or 1, so that a leaf says which share of its flights was late; to lessen the
+variance of such a number is to lessen Gini's impurity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models._spark_nodes import Fitted, exported, grown, learned, load, predicted, reads, save, spread
+from models.late_arrival import BASELINE_FEATURES, FEATURES, TASK
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+    from lakehouse.features import Curve, Rows
+
+__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "load", "reads", "save"]
+REQUIREMENTS = ("numpy",)
+CODE = ("models", "flights")
+ON_SPARK = True
+CANDIDATES: tuple[Mapping[str, Any], ...] = (
+    {"numTrees": 50, "maxDepth": 10, "minInstancesPerNode": 50, "featureSubsetStrategy": "onethird"},
+)
+
+
+def space(trial: optuna.Trial) -> dict[str, Any]:
+    """What `lakehouse tune` looks through."""
+    return {
+        "numTrees": trial.suggest_int("numTrees", 20, 100, step=10),
+        "maxDepth": trial.suggest_int("maxDepth", 6, 12),
+        "minInstancesPerNode": trial.suggest_int("minInstancesPerNode", 10, 500, log=True),
+        "featureSubsetStrategy": trial.suggest_categorical("featureSubsetStrategy", ["onethird", "sqrt"]),
+    }
+
+
+def fit(
+    train: Rows, choose: Rows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
+) -> Fitted:
+    """Trees grown on the process's Spark session, or on its GPUs; the driver sees of the rows only those of the choose split."""
+    fitted = exported(grown(spread(train), features, lambda bins: estimator(bins, params, seed)), features)
+    learned(fitted, _means, choose, curve)
+    return fitted
+
+
+def estimator(bins: int, params: Mapping[str, Any], seed: int) -> Any:
+    from pyspark.ml.regression import RandomForestRegressor
+
+    return RandomForestRegressor(featuresCol="vector", labelCol=TASK.label, maxBins=bins, seed=seed, **params)
+
+
+def _means(sums: np.ndarray) -> np.ndarray:
+    means: np.ndarray = sums / np.arange(1, sums.shape[1] + 1)
+    return means
+
+
+def predict(fitted: Fitted, frame: pd.DataFrame) -> np.ndarray:
+    """The probability that each flight is late."""
+    return predicted(fitted, _means, frame)

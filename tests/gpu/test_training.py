@@ -1,0 +1,47 @@
+"""What trains on a GPU does as well as on a CPU. Without a device a second training on the CPU stands in for it, so that the harness is tried."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from lakehouse import gpu
+from lakehouse.errors import SessionError
+from lakehouse.settings import PROJECT
+from tests.gpu.parity import environment
+from tests.gpu.trained import FOREST, PARAMS
+
+# What a metric may differ by. Forests draw other samples on a GPU, networks round otherwise; these trees train on the CPU in any case.
+TOLERANCE = {"trees": 1e-9, "network": 0.01, "spark_forest": 0.02, FOREST: 0.02}
+
+
+def trained(name: str, training: str = "") -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.gpu.trained", name]
+    env = environment(LAKEHOUSE_GPU_TRAINING=training)
+    done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_model_does_the_same_twice() -> None:
+    first, second = trained(FOREST), trained(FOREST)
+    assert first == second
+    assert first["roc_auc"] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PARAMS, FOREST])
+def test_a_model_does_as_well_by_gpu(name: str) -> None:
+    try:
+        gpu.require_device(gpu.TRAINING_NEEDS)
+    except SessionError as error:
+        pytest.skip(str(error))
+    if missing := [one for one in (*gpu.TRAINING, "torch") if find_spec(one) is None]:
+        pytest.skip(f"{', '.join(missing)} are not installed: pip install 'lakehouse[torch,rapids]'")
+    by_cpu, by_gpu = trained(name), trained(name, "on")
+    assert by_gpu == pytest.approx(by_cpu, abs=TOLERANCE[name])
