@@ -65,8 +65,10 @@ def _project(target: Path) -> None:
     """The project's files as they are, also where they are not committed."""
     shutil.rmtree(target, ignore_errors=True)
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    named = subprocess.run(listed, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, named):
+    done = subprocess.run(listed, cwd=PROJECT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StackError(f"git cannot say which files are the project's, as in a clone of it: {done.stderr.strip()}")
+    for name in filter(None, done.stdout.split("\0")):
         if (PROJECT / name).is_file():  # not one that was deleted
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / name, target / name)

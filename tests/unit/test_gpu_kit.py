@@ -1,0 +1,103 @@
+"""The GPU kit: what it holds is whole, comes in parts and together again, and a damaged one is not begun with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy import gpu_kit
+from lakehouse.errors import StackError
+
+
+def sh(script: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", script], env={**os.environ, **env}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Path:
+    """A small one, with run.sh as it is."""
+    (made := tmp_path / "gpu-kit").mkdir()
+    shutil.copy(gpu_kit.SCRIPTS / "run.sh", made)
+    (made / "wheels").mkdir()
+    (made / "wheels" / "a.whl").write_bytes(os.urandom(20_000))
+    gpu_kit._sum(made)
+    return made
+
+
+@pytest.fixture
+def parts(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(gpu_kit, "PART_BYTES", 5_000)
+    found = gpu_kit.split(kit, tmp_path / "parts")
+    assert len(found) > 4
+    assert max(part.stat().st_size for part in found) == gpu_kit.PART_BYTES
+    return tmp_path / "parts"
+
+
+def test_parts_become_the_folder_again(kit: Path, parts: Path) -> None:
+    assert sh(parts / "join.sh").returncode == 0
+    for file in kit.rglob("*"):
+        assert file.is_dir() or (parts / "gpu-kit" / file.relative_to(kit)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_a_part_that_is_damaged_or_missing_is_named(parts: Path, harm: str) -> None:
+    part = parts / "gpu-kit.tar.003"
+    part.write_bytes(part.read_bytes()[:-1] + b"?") if harm == "damaged" else part.unlink()
+    done = sh(parts / "join.sh")
+    assert done.returncode == 1
+    assert "gpu-kit.tar.003" in done.stdout + done.stderr
+    assert "Parts are missing or damaged" in done.stderr
+    assert not (parts / "gpu-kit").exists()
+
+
+def test_a_damaged_kit_installs_nothing(kit: Path) -> None:
+    (kit / "wheels" / "a.whl").write_bytes(b"other")
+    done = sh(kit / "run.sh")
+    assert done.returncode == 1
+    assert "wheels/a.whl: FAILED" in done.stdout
+    assert "Files are missing or damaged: bring the kit once more." in done.stderr
+    assert not (kit / "venv").exists()
+
+
+def test_a_python_that_will_not_do_is_told(kit: Path) -> None:
+    done = sh(kit / "run.sh", PYTHON="/bin/false")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Python 3.11 or 3.12 is needed" in done.stderr
+
+
+def test_the_project_goes_along_as_it_is_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, target = tmp_path / "project", tmp_path / "lakehouse"
+    monkeypatch.setattr(gpu_kit, "PROJECT", project)
+    for name in ("conf/base.yml", "new.py", ".env", "data/lake", "gone.py"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(name)
+    (project / ".gitignore").write_text(".env\ndata/\n")
+    with pytest.raises(StackError, match="git cannot say which files are the project's"):
+        gpu_kit._project(target)
+    for words in (["init", "--quiet"], ["add", "conf", "gone.py"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    (project / "gone.py").unlink()
+    (project / "conf" / "base.yml").write_text("changed since")
+    gpu_kit._project(target)
+    copied = {str(file.relative_to(target)): file.read_text() for file in target.rglob("*") if file.is_file()}
+    assert copied == {"conf/base.yml": "changed since", "new.py": "new.py", ".gitignore": ".env\ndata/\n"}
+
+
+def test_this_machines_java_goes_along_and_runs(tmp_path: Path) -> None:
+    gpu_kit._java(tmp_path / "java")
+    done = subprocess.run([tmp_path / "java/bin/java", "-version"], env={}, capture_output=True, text=True, check=True)
+    assert 'version "17' in done.stderr
+    assert not (tmp_path / "java" / "jmods").exists()
+
+
+def test_a_java_that_the_plugin_does_not_know_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "    java.specification.version = 21\n    java.version = 21.0.8\n    java.home = /opt/java\n"
+    (tmp_path / "java").write_text(f"#!/bin/sh\nprintf '{said}' >&2\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StackError, match=r"The plugin is made for Java 17; `java` is 21\.0\.8 here"):
+        gpu_kit._java(tmp_path / "copy")
