@@ -90,9 +90,10 @@ def report(results: dict[str, Any]) -> str:
     """The page, in Markdown."""
     found, (one, other) = results["machine"], results["modes"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    at = f" at revision {results['revision']}" if results["revision"] else ""
     parts = [
         "# The medallion by CPU and by GPU",
-        f"Measured on {results['date']} at revision {results['revision'] or 'unknown'} on {found['cores']} cores of {found['cpu']}, "
+        f"Measured on {results['date']}{at} on {found['cores']} cores of {found['cpu']}, "
         f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}. One table at a time, heap and "
         "shuffle partitions by the size of the machine; of several rounds the median.",
     ]
@@ -120,12 +121,10 @@ def _table(runs: dict[str, list[Seconds]], one: str, other: str) -> Iterator[str
 
 
 def _median(rounds: list[Seconds], name: str) -> float:
-    def of(seconds: Seconds) -> float:
-        if name == OUTSIDE:
-            return 2 * seconds[WHOLE] - sum(seconds.values())
-        return seconds[name]
+    def outside(seconds: Seconds) -> float:
+        return seconds[WHOLE] - sum(took for table, took in seconds.items() if table != WHOLE)
 
-    return median(of(seconds) for seconds in rounds)
+    return median(outside(seconds) if name == OUTSIDE else seconds[name] for seconds in rounds)
 
 
 def _cost(runs: dict[str, list[Seconds]], prices: dict[str, float]) -> str:

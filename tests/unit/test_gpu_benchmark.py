@@ -1,0 +1,76 @@
+"""The benchmark of CPU and GPU: each table's time from the run's own events, and what the report makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu import WHOLE, report, table_seconds
+
+MACHINE = {"cpu": "a CPU", "cores": 16, "memory_gib": 128, "system": "Linux x86_64", "versions": {"pyspark": "4.1.1"}}
+BY_CPU = [{WHOLE: 100.0, "silver.flights": 60.0, "gold.airport_daily": 20.0}]
+OTHER = [
+    {WHOLE: 30.0, "silver.flights": 10.0, "gold.airport_daily": 8.0},
+    {WHOLE: 50.0, "silver.flights": 30.0, "gold.airport_daily": 10.0},
+]
+
+
+def results(mode: str, **more: Any) -> dict[str, Any]:
+    plain = {
+        "machine": MACHINE,
+        "device": "H100",
+        "no_device": "",
+        "modes": ["", mode],
+        "date": "2026-11-26",
+        "revision": "abc",
+    }
+    told = {"prices": {"cpu": 0.9, "gpu": 3.6}, "differences": [], "seconds": {"20": {"": BY_CPU, mode: OTHER}}}
+    return {**plain, **told, **more}
+
+
+def test_a_tables_time_is_from_its_start_to_its_end(tmp_path: Path) -> None:
+    events = [
+        ("START", "silver.flights", 0),
+        ("START", "gold.x", 5),
+        ("COMPLETE", "gold.x", 7),
+        ("FAIL", "silver.flights", 9),
+    ]
+    lines = [
+        {"eventType": kind, "eventTime": f"2026-11-26T10:00:{second:02}.500000+00:00", "job": {"name": table}}
+        for kind, table, second in events
+    ]
+    (file := tmp_path / "lineage.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert table_seconds(file) == {"gold.x": 2.0, "silver.flights": 9.0}
+
+
+def test_medians_their_ratios_and_what_they_cost() -> None:
+    said = report(results("on"))
+    assert "at revision abc on 16 cores of a CPU, 128 GiB memory, H100;" in said
+    assert "## 20 years" in said
+    assert "| table | CPU, s | GPU, s | CPU / GPU |" in said
+    assert "| silver.flights | 60.0 | 20.0 | 3.00 × |" in said
+    assert "| JVM, planning, ledger | 20.0 | 11.0 | 1.82 × |" in said
+    assert "| the whole command | 100.0 | 40.0 | 2.50 × |" in said
+    # 100 s at 0.9 an hour, and 40 s at 3.6.
+    assert "$0.0250 by CPU, $0.0400 by GPU, 0.62 ×." in said
+    assert "Both lakes hold the same rows." in said
+
+
+def test_without_a_device_nothing_is_said_to_be_a_gpus() -> None:
+    said = report(
+        results("explain", device="", no_device="No NVIDIA driver is installed here.", differences=["x: differs"])
+    )
+    assert "**Nothing here was computed by a GPU.** No NVIDIA driver is installed here." in said
+    assert "| table | CPU, s | CPU, explain-only, s |" in said
+    assert "$" not in said
+    assert "The two lakes differ:\n- x: differs" in said
+
+
+@pytest.mark.parametrize("missing", ["seconds", "differences"])
+def test_what_was_cut_off_is_still_a_report(missing: str) -> None:
+    assert report(results("on", **{missing: {} if missing == "seconds" else None})).startswith(
+        "# The medallion by CPU and by GPU"
+    )
