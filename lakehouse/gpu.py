@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from filelock import FileLock
 
@@ -32,7 +33,12 @@ class Needs(NamedTuple):
 PLUGIN_NEEDS: Final = Needs("the RAPIDS plugin", 525, 7.0)
 TRAINING_NEEDS: Final = Needs("training with RAPIDS", 580, 7.5)
 TRAINING: Final = ("cudf", "cuml", "spark_rapids_ml")
-_OFF = "Without LAKEHOUSE_GPU and LAKEHOUSE_GPU_TRAINING everything runs on the CPU; LAKEHOUSE_GPU=explain says what would run on a GPU."
+_OFF = (
+    "Without LAKEHOUSE_GPU and LAKEHOUSE_GPU_TRAINING Spark and scikit-learn run on the CPU; "
+    "LAKEHOUSE_GPU=explain says what would run on a GPU."
+)
+# Has cuML put itself into every Python where it is set.
+_CHILDREN: Final = "CUML_ACCEL_ENABLED"
 
 
 def overlays(settings: Settings) -> list[Path]:
@@ -93,13 +99,16 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
     if not shutil.which("nvidia-smi"):
         raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {_OFF}")
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
-    devices = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 2]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {_OFF}") from None
+    devices = re.findall(r"^(.+), (\d+)[.\d]*, (\d+\.\d+)$", done.stdout, re.MULTILINE)
     if done.returncode or not devices:
         said = (done.stdout + done.stderr).strip() or "it names no device"
         raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {_OFF}")
     for name, driver, capability in devices:
-        if int(re.match(r"\d*", driver)[0] or 0) < needs.driver:  # type: ignore[index]
+        if int(driver) < needs.driver:
             raise SessionError(
                 f"The NVIDIA driver {driver} is too old for {needs.what}: {needs.driver} is needed. {_OFF}"
             )
@@ -110,31 +119,52 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
 
 
 def accelerate(settings: Settings) -> None:
-    """Have pandas, scikit-learn and Spark's MLlib compute on the GPU what RAPIDS can, in all of this process: LAKEHOUSE_GPU_TRAINING=on.
+    """Have pandas, scikit-learn and `random_forest` compute on the GPU what RAPIDS can, in all of this process: LAKEHOUSE_GPU_TRAINING=on.
 
-    To be called before anything imports them: whoever did so would go on with what it has.
+    To be called before anything imports pandas or scikit-learn: whoever did so would go on with what it has.
 
     Raises:
         SessionError: there is no device for it, a package is missing, or one was imported too early.
     """
-    if not settings.gpu_training or "cuml.accel" in sys.modules:
-        return
+    if settings.gpu_training:
+        _accelerate()
+
+
+@cache
+def _accelerate() -> None:
     if missing := [name for name in TRAINING if find_spec(name) is None]:
         raise SessionError(
             f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {_OFF}"
         )
     require_device(TRAINING_NEEDS)
-    if early := [name for name in ("pandas", "sklearn", "pyspark.ml") if name in sys.modules]:
+    if early := [name for name in ("pandas", "sklearn") if name in sys.modules]:
         raise SessionError(
             f"{', '.join(early)} is imported already and cannot be moved to the GPU: call lakehouse.gpu.accelerate before."
         )
+    # By default cuDF takes most of the device's memory for itself, which Spark's workers and PyTorch need as well.
+    os.environ.setdefault("CUDF_PANDAS_RMM_MODE", "async")
     import cudf.pandas
 
     cudf.pandas.install()
+    # Before cuML, whose classes skops would take for scikit-learn's: it would trust them, and no longer those that files name.
+    import skops.io  # noqa: F401
+
+    before = os.environ.get(_CHILDREN)
     import cuml.accel
 
     cuml.accel.install()
-    import spark_rapids_ml.install
+    # It would be put into every Python that this one starts: into Spark's daemon, too, which must not touch the GPU before it forks.
+    os.environ.pop(_CHILDREN, None)
+    if before is not None:
+        os.environ[_CHILDREN] = before
 
-    # Its list lacks this one for want of a comma (26.6).
-    spark_rapids_ml.install._accelerated_attributes["regression"].append("RandomForestRegressor")
+
+def random_forest() -> Any:
+    """MLlib's random forest of numbers, or the one of Spark RAPIDS ML where this process was put on the GPU: estimators alike."""
+    if _accelerate.cache_info().currsize:
+        from lakehouse import rapids_forest
+
+        return rapids_forest.RandomForestRegressor
+    from pyspark.ml.regression import RandomForestRegressor
+
+    return RandomForestRegressor

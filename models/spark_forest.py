@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lakehouse import gpu
 from models._spark_nodes import Fitted, exported, grown, learned, load, predicted, reads, save, spread
 from models.late_arrival import BASELINE_FEATURES, FEATURES, TASK
 
@@ -49,9 +50,7 @@ def fit(
 
 
 def estimator(bins: int, params: Mapping[str, Any], seed: int) -> Any:
-    from pyspark.ml.regression import RandomForestRegressor
-
-    return RandomForestRegressor(featuresCol="vector", labelCol=TASK.label, maxBins=bins, seed=seed, **params)
+    return gpu.random_forest()(featuresCol="vector", labelCol=TASK.label, maxBins=bins, seed=seed, **params)
 
 
 def _means(sums: np.ndarray) -> np.ndarray:

@@ -15,21 +15,24 @@ from lakehouse.settings import PROJECT
 from tests.gpu.parity import environment
 from tests.gpu.trained import FOREST, PARAMS
 
-# What a metric may differ by. Forests draw other samples on a GPU, networks round otherwise; these trees train on the CPU in any case.
-TOLERANCE = {"trees": 1e-9, "network": 0.01, "spark_forest": 0.02, FOREST: 0.02}
+# What a metric may differ by. Another seed alone makes 0.001 of a forest's, 0.002 of a network's; these trees train on the CPU in any case.
+TOLERANCE = {"trees": 1e-9, "network": 0.005, "spark_forest": 0.005, FOREST: 0.005}
 
 
-def trained(name: str, training: str = "") -> dict[str, float]:
+def trained(name: str, by: str) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.gpu.trained", name]
-    env = environment(LAKEHOUSE_GPU_TRAINING=training)
+    # PyTorch takes a GPU wherever it sees one.
+    env = environment(LAKEHOUSE_GPU_TRAINING="on") if by == "gpu" else environment() | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["by"] == ("cpu" if name == "trees" else by)
+    metrics: dict[str, float] = found["metrics"]
+    return metrics
 
 
 def test_a_model_does_the_same_twice() -> None:
-    first, second = trained(FOREST), trained(FOREST)
+    first, second = trained(FOREST, "cpu"), trained(FOREST, "cpu")
     assert first == second
     assert first["roc_auc"] > 0.9
 
@@ -43,5 +46,4 @@ def test_a_model_does_as_well_by_gpu(name: str) -> None:
         pytest.skip(str(error))
     if missing := [one for one in (*gpu.TRAINING, "torch") if find_spec(one) is None]:
         pytest.skip(f"{', '.join(missing)} are not installed: pip install 'lakehouse[torch,rapids]'")
-    by_cpu, by_gpu = trained(name), trained(name, "on")
-    assert by_gpu == pytest.approx(by_cpu, abs=TOLERANCE[name])
+    assert trained(name, "gpu") == pytest.approx(trained(name, "cpu"), abs=TOLERANCE[name])

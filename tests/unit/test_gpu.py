@@ -89,6 +89,7 @@ def test_a_jar_that_is_not_there_is_told(tmp_path: Path) -> None:
         ("", "No NVIDIA driver is installed here"),
         ("echo 'No devices were found'; exit 6", "nvidia-smi says: No devices were found"),
         ("exit 0", "nvidia-smi says: it names no device"),
+        ("echo 'GRID A100X, 550.54.15, [N/A]'", r"nvidia-smi says: GRID A100X, 550.54.15, \[N/A\]"),
         ("echo 'Tesla P100, 550.54.15, 6.0'", r"Tesla P100 \(compute capability 6.0\) is too old .*: 7.0 is needed"),
         ("echo 'Tesla T4, 470.82.01, 7.5'", "driver 470.82.01 is too old .*: 525 is needed"),
     ],
@@ -120,10 +121,12 @@ def test_what_trains_on_the_same_gpu_is_left_memory(jar: Path) -> None:
     assert pools == [None, "NONE"]
 
 
-# Stands in for RAPIDS: says what had been imported when it was put in.
+# Stands in for RAPIDS: says what had been imported when it was put in, and puts itself into children as cuML does.
 STAND_IN = """
-import sys
-def install(): print("{name}", [one for one in ("pandas", "sklearn", "pyspark.ml") if one in sys.modules])
+import os, sys
+def install():
+    print("{name}", [one for one in ("pandas", "sklearn", "skops.io") if one in sys.modules], flush=True)
+    os.environ["CUML_ACCEL_ENABLED"] = "1"
 """
 
 
@@ -132,8 +135,7 @@ def rapids(tmp_path: Path) -> Path:
     for name in ("cudf.pandas", "cuml.accel"):
         (file := tmp_path.joinpath(*name.split(".")).with_suffix(".py")).parent.mkdir()
         file.write_text(STAND_IN.format(name=name))
-    (install := tmp_path / "spark_rapids_ml" / "install.py").parent.mkdir()
-    install.write_text('_accelerated_attributes = {"regression": ["PCA"]}\nprint("spark_rapids_ml")')
+    (tmp_path / "spark_rapids_ml").mkdir()
     return tmp_path
 
 
@@ -147,8 +149,13 @@ def test_training_is_put_on_the_gpu_before_anything_is_imported_that_trains(
     rapids: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smi(rapids, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'", os.environ["PATH"])
-    done = lakehouse(rapids, "train", "no such model")
-    assert done.stdout.splitlines() == ["cudf.pandas []", "cuml.accel []", "spark_rapids_ml"]
+    after = "import atexit, os; atexit.register(lambda: print(os.environ.get('CUML_ACCEL_ENABLED')))"
+    done = lakehouse(rapids, "train", "no such model", before=after)
+    put_in, then, children = done.stdout.splitlines()
+    assert put_in == "cudf.pandas []"
+    # skops looks at scikit-learn's classes before cuML has changed them.
+    assert then.startswith("cuml.accel [") and "skops.io" in then
+    assert children == "None", "it is put into what this process starts, too"
     assert "no such model" in done.stderr
     assert not lakehouse(rapids, "tables").stdout.startswith("cudf")
 
@@ -175,9 +182,13 @@ def test_a_recipe_names_the_gpu_that_rapids_trained_on(monkeypatch: pytest.Monke
 
 
 def test_packages_that_training_on_a_gpu_lacks_are_told(tmp_path: Path) -> None:
-    done = lakehouse(tmp_path, "train")
+    done = lakehouse(tmp_path, "train", before="import importlib.util; importlib.util.find_spec = lambda name: None")
     assert done.returncode == 2
     assert "needs cudf, cuml, spark_rapids_ml: pip install 'lakehouse[rapids]'" in done.stderr
+
+
+def test_the_forest_is_mllibs_where_nothing_was_put_on_the_gpu() -> None:
+    assert gpu.random_forest().__module__ == "pyspark.ml.regression"
 
 
 def test_what_the_plugin_says_of_a_plan_is_read_by_line() -> None:
