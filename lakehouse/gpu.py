@@ -103,12 +103,12 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
         done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
     except subprocess.TimeoutExpired:
         raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {_OFF}") from None
-    devices = re.findall(r"^(.+), (\d+)[.\d]*, (\d+\.\d+)$", done.stdout, re.MULTILINE)
+    devices = re.findall(r"^(.+), (\d+(?:\.\d+)*), (\d+\.\d+)$", done.stdout, re.MULTILINE)
     if done.returncode or not devices:
         said = (done.stdout + done.stderr).strip() or "it names no device"
         raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {_OFF}")
     for name, driver, capability in devices:
-        if int(driver) < needs.driver:
+        if int(driver.split(".")[0]) < needs.driver:
             raise SessionError(
                 f"The NVIDIA driver {driver} is too old for {needs.what}: {needs.driver} is needed. {_OFF}"
             )
