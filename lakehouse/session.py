@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 # Variables by which a JVM takes options, or Spark jars and settings.
-_OF_THE_JVM = (
+OF_THE_JVM = (
     "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS", "SPARK_JAVA_OPTS", "SPARK_CLASSPATH",
     "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
     "PYSPARK_SUBMIT_ARGS",
@@ -91,7 +91,7 @@ def _is_submitted() -> bool:
 
 def _shut_out_the_environment() -> None:
     """Have the JVM's options, jars and classes come from conf/spark alone, whatever the environment would add."""
-    for name in _OF_THE_JVM:
+    for name in OF_THE_JVM:
         if os.environ.pop(name, None) not in (None, *_OWN):
             logger.warning("%s is left aside: what the JVM is started with is said in conf/spark", name)
     os.environ["SPARK_CONF_DIR"] = _OWN[0]  # with log4j2.properties, and without spark-defaults.conf

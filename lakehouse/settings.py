@@ -84,6 +84,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "a root in a bucket needs log_folder, a local folder, and mlflow, a tracking server's address"
             )
+        if self.gpu_training and self.spark_master and self.gpu != "on":
+            raise ValueError("gpu_training on a cluster needs gpu: on, which hands its GPUs out to executors")
         return self
 
     @property

@@ -13,7 +13,7 @@ import pytest
 
 from lakehouse import gpu
 from lakehouse.environment import environment
-from lakehouse.errors import SessionError
+from lakehouse.errors import SessionError, SettingsError
 from lakehouse.gpu_report import Node, Plan, TableReport, coverage, nodes_of
 from lakehouse.session import composed, properties
 from lakehouse.settings import CONF, PROJECT, Settings, load
@@ -119,6 +119,12 @@ def test_what_trains_on_the_same_gpu_is_left_memory(jar: Path) -> None:
         for training in ("", "on")
     ]
     assert pools == [None, "NONE"]
+
+
+def test_a_cluster_hands_its_gpus_out_to_what_trains_there(jar: Path) -> None:
+    with pytest.raises(SettingsError, match="gpu_training on a cluster needs gpu: on"):
+        settings(jar, gpu_training="on", spark_master="spark://host:7077")
+    settings(jar, gpu_training="on", spark_master="spark://host:7077", gpu="on")
 
 
 # Stands in for RAPIDS: says what had been imported when it was put in, and puts itself into children as cuML does.

@@ -27,7 +27,12 @@ def results(mode: str, **more: Any) -> dict[str, Any]:
         "date": "2026-11-26",
         "revision": "abc",
     }
-    told = {"prices": {"cpu": 0.9, "gpu": 3.6}, "differences": [], "seconds": {"20": {"": BY_CPU, mode: OTHER}}}
+    told = {
+        "failed": "",
+        "prices": {"cpu": 0.9, "gpu": 3.6},
+        "differences": [],
+        "seconds": {"20": {"": BY_CPU, mode: OTHER}},
+    }
     return {**plain, **told, **more}
 
 
@@ -67,6 +72,14 @@ def test_without_a_device_nothing_is_said_to_be_a_gpus() -> None:
     assert "| table | CPU, s | CPU, explain-only, s |" in said
     assert "$" not in said
     assert "The two lakes differ:\n- x: differs" in said
+
+
+def test_what_failed_is_told_beside_what_did_not() -> None:
+    said = report(
+        results("on", failed="jobs/daily.py ended with 1; the end of its output:\njava.lang.OutOfMemoryError")
+    )
+    assert "| the whole command | 100.0 | 40.0 | 2.50 × |" in said
+    assert "**It ended before its end:**" in said and "OutOfMemoryError" in said
 
 
 @pytest.mark.parametrize("missing", ["seconds", "differences"])

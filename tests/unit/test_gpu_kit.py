@@ -24,6 +24,8 @@ def kit(tmp_path: Path) -> Path:
     shutil.copy(gpu_kit.SCRIPTS / "run.sh", made)
     (made / "wheels").mkdir()
     (made / "wheels" / "a.whl").write_bytes(os.urandom(20_000))
+    (conf := made / "lakehouse" / "conf" / "spark" / "local.conf").parent.mkdir(parents=True)
+    conf.write_text("spark.master local[*]\n")
     gpu_kit._sum(made)
     return made
 
@@ -63,6 +65,21 @@ def test_a_damaged_kit_installs_nothing(kit: Path) -> None:
     assert not (kit / "venv").exists()
 
 
+def test_a_kit_that_was_moved_or_whose_environment_is_gone_is_whole_all_the_same(kit: Path) -> None:
+    with (kit / "lakehouse" / "conf" / "spark" / "local.conf").open("a") as conf:
+        conf.write("spark.jars.ivy /where/it/was/ivy\n")
+    done = sh(kit / "run.sh")
+    assert "damaged" not in done.stderr
+    assert (kit / "venv" / "bin" / "python").exists(), "it got as far as installing"
+
+
+def test_what_was_joined_is_not_joined_over(parts: Path) -> None:
+    sh(parts / "join.sh")
+    (parts / "gpu-kit" / "report.md").touch()
+    assert "gpu-kit is here already" in sh(parts / "join.sh").stderr
+    assert (parts / "gpu-kit" / "report.md").exists()
+
+
 def test_a_python_that_will_not_do_is_told(kit: Path) -> None:
     done = sh(kit / "run.sh", PYTHON="/bin/false")
     assert (done.returncode, done.stdout) == (1, "")
@@ -72,10 +89,9 @@ def test_a_python_that_will_not_do_is_told(kit: Path) -> None:
 def test_the_project_goes_along_as_it_is_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project, target = tmp_path / "project", tmp_path / "lakehouse"
     monkeypatch.setattr(gpu_kit, "PROJECT", project)
-    for name in ("conf/base.yml", "new.py", ".env", "data/lake", "gone.py"):
+    for name in ("conf/base.yml", ".env.bak", "data/lake", "gone.py"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(name)
-    (project / ".gitignore").write_text(".env\ndata/\n")
     with pytest.raises(StackError, match="git cannot say which files are the project's"):
         gpu_kit._project(target)
     for words in (["init", "--quiet"], ["add", "conf", "gone.py"]):
@@ -84,7 +100,14 @@ def test_the_project_goes_along_as_it_is_and_nothing_else(tmp_path: Path, monkey
     (project / "conf" / "base.yml").write_text("changed since")
     gpu_kit._project(target)
     copied = {str(file.relative_to(target)): file.read_text() for file in target.rglob("*") if file.is_file()}
-    assert copied == {"conf/base.yml": "changed since", "new.py": "new.py", ".gitignore": ".env\ndata/\n"}
+    assert copied == {"conf/base.yml": "changed since"}
+
+
+def test_a_folder_with_other_things_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(StackError, match="holds other things than a kit"):
+        gpu_kit.make(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_this_machines_java_goes_along_and_runs(tmp_path: Path) -> None:

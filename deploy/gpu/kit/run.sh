@@ -7,12 +7,16 @@ cd "$(dirname "$0")"
 kit=$PWD
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }
-for python in ${PYTHON:-python3.12 python3.11 python3}; do
-  if fits "$python"; then break; fi
-done
+python=${PYTHON:-python3.12}
+[ -n "${PYTHON:-}" ] || fits "$python" || python=python3.11
+[ -n "${PYTHON:-}" ] || fits "$python" || python=python3
 fits "$python" || { echo "Python 3.11 or 3.12 is needed: PYTHON=/path/to/python3 sh run.sh" >&2; exit 1; }
 
-if [ ! -e venv/.installed ]; then
+# Where Spark finds its packages: only whole paths will do, so each start says where the kit is by now.
+conf=lakehouse/conf/spark/local.conf
+sed -i '/^spark\.jars\.ivy /d' "$conf"
+if [ "$(cat venv/.installed 2>/dev/null)" != "$kit" ]; then
+  echo "Checking and installing (some minutes)"
   sha256sum --check --quiet SHA256SUMS || { echo "Files are missing or damaged: bring the kit once more." >&2; exit 1; }
   rm -rf venv
   "$python" -m venv --without-pip venv
@@ -22,13 +26,13 @@ if [ ! -e venv/.installed ]; then
       --no-build-isolation --constraint lakehouse/constraints.txt "$@"
   }
   { install setuptools && install --editable "lakehouse[$(cat EXTRAS)]"; } > install.log 2>&1 || { cat install.log >&2; exit 1; }
-  # Where Spark finds its packages; only whole paths will do.
-  echo "spark.jars.ivy $kit/ivy" >> lakehouse/conf/spark/local.conf
-  touch venv/.installed
+  printf %s "$kit" > venv/.installed
 fi
+echo "spark.jars.ivy $kit/ivy" >> "$conf"
 
-LAKEHOUSE_GPU_JAR=$(echo "$kit"/rapids-4-spark_*.jar)
-export LAKEHOUSE_GPU_JAR JAVA_HOME="$kit/java" PATH="$kit/java/bin:$PATH"
+unset SPARK_HOME SPARK_CONF_DIR PYTHONPATH PYTHONHOME
+export LAKEHOUSE_GPU_JAR="$kit/rapids-4-spark.jar" JAVA_HOME="$kit/java" PATH="$kit/java/bin:$PATH"
+rm -rf report.md work/report.md work/results.json
 cd lakehouse
 
 {
@@ -40,13 +44,15 @@ cd lakehouse
   nvidia-smi 2>&1 || echo "There is no nvidia-smi here: no driver is installed, and no GPU computes what follows."
   echo '```'
   echo
-  echo "## The same tables"
+  echo "## The same tables and models"
   echo
   echo '```'
 } > ../report.md
 status=0
+echo "Comparing tables and models (some minutes)"
 "$kit/venv/bin/python" -m pytest tests/gpu -rs -p no:cacheprovider >> ../report.md 2>&1 || status=$?
 echo '```' >> ../report.md
+echo "Measuring"
 "$kit/venv/bin/python" -m benchmarks.gpu --scratch "$kit/work" "$@" || status=$?
 # Its headings one level further down.
 [ ! -e ../work/report.md ] || { echo; sed 's/^#/##/' ../work/report.md; } >> ../report.md
