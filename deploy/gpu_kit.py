@@ -51,6 +51,7 @@ def make(kit: Path, training: bool = False) -> None:
             "The kit is for Linux on x86-64, and takes this machine's Java along: make it on such a machine."
         )
     _require_own(kit)
+    java = _java_home()
     plugin = gpu.plugin_jar(load())
     extras = "kit,torch,rapids" if training else "kit"
     unfinished = kit.with_name(f".{kit.name}.new")
@@ -59,7 +60,7 @@ def make(kit: Path, training: bool = False) -> None:
     shutil.copy(SCRIPTS / "run.sh", unfinished)
     _project(unfinished / "lakehouse")
     _wheels(unfinished / "wheels", extras)
-    _java(unfinished / "java")
+    _java(java, unfinished / "java")
     _jars(unfinished / "ivy")
     shutil.copy(plugin, unfinished / "rapids-4-spark.jar")
     (unfinished / "EXTRAS").write_text(extras)
@@ -75,8 +76,8 @@ def _require_own(folder: Path) -> None:
     Raises:
         StackError: it is not.
     """
-    if folder.exists() and not (folder / SUMS).exists() and any(folder.iterdir()):
-        raise StackError(f"{folder} holds other things than a kit: name another folder.")
+    if folder.is_mount() or (folder.exists() and not (folder / SUMS).exists() and any(folder.iterdir())):
+        raise StackError(f"{folder} is a disk or holds other things than a kit: name another folder.")
 
 
 def _project(target: Path) -> None:
@@ -104,19 +105,30 @@ def _pip(*arguments: str) -> None:
     _carried_out([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], "The wheels")
 
 
-def _java(target: Path) -> None:
-    """What runs programs of this machine's Java; a JDK's other half stays here."""
-    java = shutil.which("java") or Path(os.environ.get("JAVA_HOME", ""), "bin", "java")
-    asked = [str(java), "-XshowSettings:properties", "-version"]
+def _java_home() -> Path:
+    """Where this machine's Java is.
+
+    Raises:
+        StackError: there is none that the plugin is made for.
+    """
+    named = Path(os.environ.get("JAVA_HOME", ""), "bin", "java")
+    asked = [str(named) if named.exists() else "java", "-XshowSettings:properties", "-version"]
     try:
         said = subprocess.run(asked, capture_output=True, text=True, check=True).stderr
     except (OSError, subprocess.CalledProcessError) as error:
         raise StackError(f"No Java can be taken along: {error}.") from error
     found = {name: value for name, _, value in (line.strip().partition(" = ") for line in said.splitlines())}
     if found["java.specification.version"] != PLUGINS_JAVA:
-        raise StackError(f"The plugin is made for Java {PLUGINS_JAVA}; `java` is {found['java.version']} here.")
+        raise StackError(
+            f"The plugin is made for Java {PLUGINS_JAVA}; {asked[0]} is {found['java.version']}: point JAVA_HOME at one."
+        )
+    return Path(found["java.home"])
+
+
+def _java(home: Path, target: Path) -> None:
+    """What runs programs; a JDK's other half stays here."""
     other = shutil.ignore_patterns("jmods", "src.zip", "include", "man", "demo")
-    shutil.copytree(found["java.home"], target, ignore=other, ignore_dangling_symlinks=True)
+    shutil.copytree(home, target, ignore=other, ignore_dangling_symlinks=True)
 
 
 def _jars(ivy: Path) -> None:
@@ -198,14 +210,16 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=KIT, help="the folder (default: build/gpu-kit)")
     arguments = parser.parse_args()
     kit = arguments.to.resolve()
+    folder = kit.with_name(f"{kit.name}-parts")
     try:
+        if arguments.parts:
+            _require_own(folder)
         make(kit, arguments.training)
         print(f"{kit}: {size(kit.rglob('*'))}. Take it to the machine with the GPU, and there: sh {kit.name}/run.sh")
         if arguments.parts:
-            parts = split(kit, kit.with_name(f"{kit.name}-parts"))
             there = "sh join.sh && sh gpu-kit/run.sh"
-            print(f"{parts[0].parent}: {len(parts)} parts. Take them to one folder there, and: {there}")
-    except LakehouseError as error:
+            print(f"{folder}: {len(split(kit, folder))} parts. Take them to one folder there, and: {there}")
+    except (LakehouseError, OSError) as error:
         sys.exit(str(error))
 
 

@@ -91,31 +91,38 @@ def _fetch(jar: Path, name: str) -> None:
 
 
 def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
-    """Check that this machine has a GPU that will do: without one the plugin would end the JVM without a word.
+    """Check that there is a GPU that will do, among those that CUDA_VISIBLE_DEVICES names: without one the plugin would end the JVM
+    without a word.
 
     Raises:
-        SessionError: it has none, or its driver or the device is too old.
+        SessionError: there is none, or the driver or each device is too old.
     """
     if not shutil.which("nvidia-smi"):
         raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {_OFF}")
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            [*asked, *([f"--id={named}"] if named is not None else [])],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {_OFF}") from None
     devices = re.findall(r"^(.+), (\d+(?:\.\d+)*), (\d+\.\d+)$", done.stdout, re.MULTILINE)
     if done.returncode or not devices:
         said = (done.stdout + done.stderr).strip() or "it names no device"
         raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {_OFF}")
-    for name, driver, capability in devices:
-        if int(driver.split(".")[0]) < needs.driver:
-            raise SessionError(
-                f"The NVIDIA driver {driver} is too old for {needs.what}: {needs.driver} is needed. {_OFF}"
-            )
-        if float(capability) < needs.capability:
-            raise SessionError(
-                f"{name} (compute capability {capability}) is too old for {needs.what}: {needs.capability} is needed. {_OFF}"
-            )
+    wrong = [told for name, driver, able in devices if (told := _too_old(name, driver, able, needs))]
+    if len(wrong) == len(devices):
+        raise SessionError(f"{' '.join(dict.fromkeys(wrong))} {_OFF}")
+
+
+def _too_old(name: str, driver: str, capability: str, needs: Needs) -> str:
+    if int(driver.split(".", 1)[0]) < needs.driver:
+        return f"The NVIDIA driver {driver} is too old for {needs.what}: {needs.driver} is needed."
+    if float(capability) < needs.capability:
+        return f"{name} (compute capability {capability}) is too old for {needs.what}: {needs.capability} is needed."
+    return ""
 
 
 def accelerate(settings: Settings) -> None:

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
                 "a root in a bucket needs log_folder, a local folder, and mlflow, a tracking server's address"
             )
         if self.gpu_training and self.spark_master and self.gpu != "on":
-            raise ValueError("gpu_training on a cluster needs gpu: on, which hands its GPUs out to executors")
+            raise ValueError(
+                "gpu_training on a cluster needs LAKEHOUSE_GPU=on as well, which hands its GPUs out to executors"
+            )
         return self
 
     @property

@@ -101,8 +101,17 @@ def test_a_missing_or_old_device_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert "run on the CPU; LAKEHOUSE_GPU=explain says" in str(error.value)
 
 
-def test_a_device_that_will_do_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smi(tmp_path, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'")
+def test_one_device_that_will_do_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    smi(tmp_path, monkeypatch, "echo 'GT 1030, 580.95.05, 6.1'; echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'")
+    gpu.require_device()
+
+
+def test_the_devices_looked_at_are_those_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    smi(tmp_path, monkeypatch, """[ "$3" = --id=1,2 ] && echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'""")
     gpu.require_device()
 
 
@@ -122,7 +131,7 @@ def test_what_trains_on_the_same_gpu_is_left_memory(jar: Path) -> None:
 
 
 def test_a_cluster_hands_its_gpus_out_to_what_trains_there(jar: Path) -> None:
-    with pytest.raises(SettingsError, match="gpu_training on a cluster needs gpu: on"):
+    with pytest.raises(SettingsError, match="gpu_training on a cluster needs LAKEHOUSE_GPU=on as well"):
         settings(jar, gpu_training="on", spark_master="spark://host:7077")
     settings(jar, gpu_training="on", spark_master="spark://host:7077", gpu="on")
 

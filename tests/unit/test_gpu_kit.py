@@ -111,16 +111,18 @@ def test_a_folder_with_other_things_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_this_machines_java_goes_along_and_runs(tmp_path: Path) -> None:
-    gpu_kit._java(tmp_path / "java")
+    gpu_kit._java(gpu_kit._java_home(), tmp_path / "java")
     done = subprocess.run([tmp_path / "java/bin/java", "-version"], env={}, capture_output=True, text=True, check=True)
     assert 'version "17' in done.stderr
     assert not (tmp_path / "java" / "jmods").exists()
 
 
-def test_a_java_that_the_plugin_does_not_know_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_that_the_plugin_does_not_know_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "    java.specification.version = 21\n    java.version = 21.0.8\n    java.home = /opt/java\n"
-    (tmp_path / "java").write_text(f"#!/bin/sh\nprintf '{said}' >&2\n")
-    (tmp_path / "java").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StackError, match=r"The plugin is made for Java 17; `java` is 21\.0\.8 here"):
-        gpu_kit._java(tmp_path / "copy")
+    (program := tmp_path / "bin" / "java").parent.mkdir()
+    program.write_text(f"#!/bin/sh\nprintf '{said}' >&2\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(StackError, match=r"The plugin is made for Java 17; .* is 21\.0\.8: point JAVA_HOME at one"):
+        gpu_kit.make(tmp_path / "kit")
+    assert not (tmp_path / "kit").exists()

@@ -5,6 +5,9 @@
 set -eu
 cd "$(dirname "$0")"
 kit=$PWD
+# Nothing of this machine's own Python, pip or Spark.
+unset PYTHONPATH PYTHONHOME SPARK_HOME SPARK_CONF_DIR PYSPARK_DRIVER_PYTHON PYSPARK_DRIVER_PYTHON_OPTS
+export PIP_CONFIG_FILE=/dev/null PIP_USER=0
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }
 python=${PYTHON:-python3.12}
@@ -15,7 +18,8 @@ fits "$python" || { echo "Python 3.11 or 3.12 is needed: PYTHON=/path/to/python3
 # Where Spark finds its packages: only whole paths will do, so each start says where the kit is by now.
 conf=lakehouse/conf/spark/local.conf
 sed -i '/^spark\.jars\.ivy /d' "$conf"
-if [ "$(cat venv/.installed 2>/dev/null)" != "$kit" ]; then
+installed="$kit $(sha256sum < SHA256SUMS)"
+if [ "$(cat venv/.installed 2>/dev/null)" != "$installed" ]; then
   echo "Checking and installing (some minutes)"
   sha256sum --check --quiet SHA256SUMS || { echo "Files are missing or damaged: bring the kit once more." >&2; exit 1; }
   rm -rf venv
@@ -26,15 +30,27 @@ if [ "$(cat venv/.installed 2>/dev/null)" != "$kit" ]; then
       --no-build-isolation --constraint lakehouse/constraints.txt "$@"
   }
   { install setuptools && install --editable "lakehouse[$(cat EXTRAS)]"; } > install.log 2>&1 || { cat install.log >&2; exit 1; }
-  printf %s "$kit" > venv/.installed
+  printf %s "$installed" > venv/.installed
 fi
 echo "spark.jars.ivy $kit/ivy" >> "$conf"
 
-unset SPARK_HOME SPARK_CONF_DIR PYTHONPATH PYTHONHOME
-export LAKEHOUSE_GPU_JAR="$kit/rapids-4-spark.jar" JAVA_HOME="$kit/java" PATH="$kit/java/bin:$PATH"
-rm -rf report.md work/report.md work/results.json
+if java/bin/java -version > /dev/null 2>&1; then
+  JAVA_HOME=$kit/java
+elif [ ! -x "${JAVA_HOME:-}/bin/java" ]; then
+  echo "The kit's Java does not run here, as where glibc is older than it was there: JAVA_HOME=/path/to/java-17 sh run.sh" >&2
+  exit 1
+fi
+export JAVA_HOME PATH="$JAVA_HOME/bin:$PATH" LAKEHOUSE_GPU_JAR="$kit/rapids-4-spark.jar"
+python=$kit/venv/bin/python
 cd lakehouse
+"$python" -c 'from benchmarks.gpu import arguments; arguments()' "$@"  # what it does not know it says before all else
 
+finish() {
+  # Its headings one level further down.
+  [ ! -e ../work/report.md ] || { echo; sed 's/^#/##/' ../work/report.md; } >> ../report.md
+  echo "Written: $kit/report.md"
+}
+rm -f ../work/report.md ../work/results.json
 {
   echo "# CPU and GPU"
   echo
@@ -48,13 +64,11 @@ cd lakehouse
   echo
   echo '```'
 } > ../report.md
+trap finish EXIT
 status=0
 echo "Comparing tables and models (some minutes)"
-"$kit/venv/bin/python" -m pytest tests/gpu -rs -p no:cacheprovider >> ../report.md 2>&1 || status=$?
+"$python" -m pytest tests/gpu -rs -p no:cacheprovider >> ../report.md 2>&1 || status=$?
 echo '```' >> ../report.md
 echo "Measuring"
-"$kit/venv/bin/python" -m benchmarks.gpu --scratch "$kit/work" "$@" || status=$?
-# Its headings one level further down.
-[ ! -e ../work/report.md ] || { echo; sed 's/^#/##/' ../work/report.md; } >> ../report.md
-echo "Written: $kit/report.md"
+"$python" -m benchmarks.gpu "$@" --scratch "$kit/work" || status=$?
 exit "$status"
