@@ -75,10 +75,12 @@ def _differences(ours: pl.DataFrame, theirs: pl.DataFrame, key: Sequence[str]) -
 
 
 def _same(left: pl.Series, right: pl.Series) -> pl.Series:
+    """By row; null is only null's like, NaN only NaN's, and an infinity only its own."""
+    equal = left.eq_missing(right)
     if not left.dtype.is_float():
-        return left.eq_missing(right)
+        return equal
     close = (left - right).abs() <= RELATIVE * pl.select(pl.max_horizontal(left.abs(), right.abs())).to_series()
-    return (left.is_null() & right.is_null()) | close.fill_null(False)
+    return equal | (close & left.is_finite() & right.is_finite()).fill_null(False)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from benchmarks import data
 from benchmarks.compare import differences
 from benchmarks.measure import machine, measure
 from lakehouse import gpu, lineage
-from lakehouse.errors import SessionError
+from lakehouse.errors import LakehouseError, SessionError
 from lakehouse.run import revision
 from lakehouse.session import OF_THE_JVM, composed
 from lakehouse.settings import PREFIX, PROJECT, load
@@ -65,9 +66,12 @@ def build(scratch: Path, years: int, mode: str) -> Seconds:
 
 def _properties(scratch: Path, mode: str) -> Path:
     """The profile's properties for a whole machine: the same heap and as many shuffle partitions as cores for both."""
+    cores = len(os.sched_getaffinity(0))
     sized = {
+        "spark.master": f"local[{cores}]",
         "spark.driver.memory": f"{int(_memory() / (1 << 30) * HEAP_SHARE)}g",
-        "spark.sql.shuffle.partitions": str(len(os.sched_getaffinity(0))),
+        "spark.sql.shuffle.partitions": str(cores),
+        "spark.local.dir": str(scratch / "spark"),
     }
     file = scratch / f"{mode or 'off'}.conf"
     lines = (f"{name} {value}" for name, value in {**composed(load(gpu=mode)), **sized}.items())
@@ -114,7 +118,8 @@ def report(results: dict[str, Any]) -> str:
         )
     for years, runs in results["seconds"].items():
         parts += [f"## {years} years" if years != "1" else "## 1 year", "\n".join(_table(runs, one, other))]
-        parts += [_cost(runs, results["prices"])] if results["prices"] and not results["no_device"] else []
+        if results["prices"] and not results["no_device"] and all(runs.values()):
+            parts.append(_cost(runs, results["prices"]))
     if results["differences"] is not None:
         parts.append("\n- ".join(["The two lakes differ:", *results["differences"]])
                      if results["differences"] else "Both lakes hold the same rows.")  # fmt: skip
@@ -126,10 +131,12 @@ def report(results: dict[str, Any]) -> str:
 def _table(runs: dict[str, list[Seconds]], one: str, other: str) -> Iterator[str]:
     yield f"| table | {MODES[one]}, s | {MODES[other]}, s | {MODES[one]} / {MODES[other]} |"
     yield "|---|---|---|---|"
-    names = [name for name in runs[one][0] if name != WHOLE]
+    names = [name for name in (runs[one] or runs[other])[0] if name != WHOLE]
     for name in [*names, OUTSIDE, WHOLE]:
-        left, right = (_median(runs[mode], name) for mode in (one, other))
-        yield f"| {name} | {left:.1f} | {right:.1f} | {left / max(right, 1e-3):.2f} × |"
+        left, right = (_median(runs[mode], name) if runs[mode] else math.nan for mode in (one, other))
+        yield f"| {name} | {left:.1f} | {right:.1f} | {left / max(right, 1e-3):.2f} × |".replace("nan ×", "").replace(
+            "nan", ""
+        )
 
 
 def _median(rounds: list[Seconds], name: str) -> float:
@@ -148,39 +155,45 @@ def _cost(runs: dict[str, list[Seconds]], prices: dict[str, float]) -> str:
 
 
 def device() -> tuple[str, str]:
-    """The GPU's name; or why there is none."""
+    """The GPUs' names; or why there is none."""
     try:
         gpu.require_device()
     except SessionError as error:
         return "", str(error)
     named = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return subprocess.run(named, capture_output=True, text=True, check=True).stdout.splitlines()[0], ""
+    found = subprocess.run(named, capture_output=True, text=True, check=True).stdout.splitlines()
+    return " and ".join(found), ""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+def arguments() -> argparse.Namespace:
+    """Those of the command line; what it does not know ends the process with 2."""
+    parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--years", type=int, nargs="+", default=YEARS, help=f"years of flights (default: {YEARS})")
     parser.add_argument("--rounds", type=int, help=f"rounds (default: {ROUNDS}; 1 from {LONG_YEARS} years on)")
     parser.add_argument(
         "--prices", type=float, nargs=2, metavar=("CPU", "GPU"), help="dollars an hour, without the GPU and with it"
     )
     parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "bench-gpu", help="where files and lakes go")
-    arguments = parser.parse_args()
-    (scratch := arguments.scratch.resolve()).mkdir(parents=True, exist_ok=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = arguments()
+    (scratch := asked.scratch.resolve()).mkdir(parents=True, exist_ok=True)
     for name in [name for name in os.environ if name.startswith(PREFIX) and name != f"{PREFIX}GPU_JAR"]:
         del os.environ[name]
     found, missing = device()
     modes = ["", "explain" if missing else "on"]
     results: dict[str, Any] = {
-        "machine": machine(), "device": found, "no_device": missing, "modes": modes, "seconds": {}, "differences": None,
-        "prices": dict(zip(("cpu", "gpu"), arguments.prices, strict=True)) if arguments.prices else None, "failed": "",
+        "machine": machine() | {"memory_gib": round(_memory() / (1 << 30))},
+        "device": found, "no_device": missing, "modes": modes, "seconds": {}, "differences": None, "failed": "",
+        "prices": dict(zip(("cpu", "gpu"), asked.prices, strict=True)) if asked.prices else None,
         "revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }  # fmt: skip
     try:
-        for years in sorted(arguments.years):
-            _measure(results, scratch, years, arguments.rounds or (1 if years >= LONG_YEARS else ROUNDS))
-            _keep(results, scratch)  # so that a run that is cut off leaves what there is
-    except RuntimeError as error:
+        for years in sorted(asked.years):
+            _measure(results, scratch, years, asked.rounds or (1 if years >= LONG_YEARS else ROUNDS))
+    except (RuntimeError, LakehouseError, OSError) as error:
         results["failed"] = str(error)
     _keep(results, scratch)
     print(f"Written: {scratch / 'report.md'}")
@@ -188,14 +201,17 @@ def main() -> None:
 
 
 def _measure(results: dict[str, Any], scratch: Path, years: int, rounds: int) -> None:
-    runs: dict[str, list[Seconds]] = {mode: [] for mode in results["modes"]}
+    results["seconds"][str(years)] = runs = {mode: list[Seconds]() for mode in results["modes"]}
     for turn in range(1, rounds + 1):
         for mode in list(runs)[:: 1 if turn % 2 else -1]:
             runs[mode].append(build(scratch, years, mode))
+            _keep(results, scratch)  # so that a run that is cut off leaves what there is
             print(f"{years} years, round {turn} of {rounds}, {MODES[mode]}: {runs[mode][-1][WHOLE]:.1f} s", flush=True)
-    results["seconds"][str(years)] = runs
+    lakes = [scratch / f"{mode or 'off'}-{years}" for mode in runs]
     if results["differences"] is None:  # of the fewest years: what compares them holds both in memory
-        results["differences"] = differences(*(scratch / f"{mode or 'off'}-{years}" / "lake" for mode in runs))
+        results["differences"] = differences(*(lake / "lake" for lake in lakes))
+    for lake in lakes:
+        shutil.rmtree(lake)
 
 
 def _keep(results: dict[str, Any], scratch: Path) -> None:

@@ -43,7 +43,9 @@ fi
 export JAVA_HOME PATH="$JAVA_HOME/bin:$PATH" LAKEHOUSE_GPU_JAR="$kit/rapids-4-spark.jar"
 python=$kit/venv/bin/python
 cd lakehouse
-"$python" -c 'from benchmarks.gpu import arguments; arguments()' "$@"  # what it does not know it says before all else
+# What it does not know it says before all else.
+"$python" -c 'from benchmarks.gpu import arguments; arguments()' "$@"
+case " $* " in *" -h "* | *" --help "*) exit ;; esac
 
 finish() {
   # Its headings one level further down.
