@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -39,7 +38,6 @@ ROUNDS, LONG_YEARS = 3, 10
 HEAP_SHARE = 0.6
 WHOLE, OUTSIDE = "the whole command", "JVM, planning, ledger"
 MODES = {"": "CPU", "on": "GPU", "explain": "CPU, explain-only"}
-
 
 Seconds = dict[str, float]  # by table, and WHOLE
 
@@ -117,6 +115,8 @@ def report(results: dict[str, Any]) -> str:
             "the CPU does the work, and the plugin looks at each plan."
         )
     for years, runs in results["seconds"].items():
+        if not any(runs.values()):  # the first build of these failed
+            continue
         parts += [f"## {years} years" if years != "1" else "## 1 year", "\n".join(_table(runs, one, other))]
         if results["prices"] and not results["no_device"] and all(runs.values()):
             parts.append(_cost(runs, results["prices"]))
@@ -133,10 +133,10 @@ def _table(runs: dict[str, list[Seconds]], one: str, other: str) -> Iterator[str
     yield "|---|---|---|---|"
     names = [name for name in (runs[one] or runs[other])[0] if name != WHOLE]
     for name in [*names, OUTSIDE, WHOLE]:
-        left, right = (_median(runs[mode], name) if runs[mode] else math.nan for mode in (one, other))
-        yield f"| {name} | {left:.1f} | {right:.1f} | {left / max(right, 1e-3):.2f} × |".replace("nan ×", "").replace(
-            "nan", ""
-        )
+        left, right = (_median(runs[mode], name) if runs[mode] else None for mode in (one, other))
+        both = "" if left is None or right is None else f"{left / max(right, 1e-3):.2f} ×"
+        cells = ["" if seconds is None else f"{seconds:.1f}" for seconds in (left, right)]
+        yield f"| {name} | {' | '.join([*cells, both])} |"
 
 
 def _median(rounds: list[Seconds], name: str) -> float:

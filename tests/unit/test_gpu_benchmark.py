@@ -86,3 +86,10 @@ def test_what_was_cut_off_is_still_a_report() -> None:
     assert "| the whole command | 100.0 |  |  |" in said
     assert "$" not in said and "nan" not in said and "the same rows" not in said
     assert report(results("on", seconds={}, differences=None)).startswith("# The medallion by CPU and by GPU")
+
+
+def test_a_first_build_that_fails_is_told_and_names_stay_whole() -> None:
+    said = report(results("on", seconds={"1": {"": [], "on": []}}, differences=None, failed="out of disk"))
+    assert "out of disk" in said and "## 1 year" not in said
+    said = report(results("on", seconds={"1": {"": [{WHOLE: 3.0, "gold.finance": 2.0}], "on": []}}))
+    assert "| gold.finance | 2.0 |  |  |" in said
