@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Final
 
@@ -102,7 +102,8 @@ def _wheels(folder: Path, extras: str) -> None:
 
 
 def _pip(*arguments: str) -> None:
-    _carried_out([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], "The wheels")
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    _require_done(subprocess.run(command, capture_output=True, text=True, check=False), "The wheels")
 
 
 def _java_home() -> Path:
@@ -133,18 +134,11 @@ def _java(home: Path, target: Path) -> None:
 
 def _jars(ivy: Path) -> None:
     """Have Spark resolve the packages of the profile local into a folder of their own."""
-    import pyspark
-
-    (nothing := ivy / "nothing.py").parent.mkdir(exist_ok=True)
-    nothing.touch()
-    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
-    asked = ["--packages", properties(CONF / "spark" / "local.conf")["spark.jars.packages"]]
-    _carried_out([str(submit), *asked, "--conf", f"spark.jars.ivy={ivy}", str(nothing)], "The jars of Spark's packages")
-    nothing.unlink()
+    packages = properties(CONF / "spark" / "local.conf")["spark.jars.packages"]
+    _require_done(gpu.resolve(packages, ivy), "The jars of Spark's packages")
 
 
-def _carried_out(command: Sequence[str], what: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _require_done(done: subprocess.CompletedProcess[str], what: str) -> None:
     if done.returncode:
         raise StackError(f"{what} cannot be fetched:\n{done.stderr.strip()}")
 

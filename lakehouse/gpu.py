@@ -71,15 +71,8 @@ def plugin_jar(settings: Settings) -> Path:
 
 
 def _fetch(jar: Path, name: str) -> None:
-    """Have Spark resolve it, without a session."""
-    import pyspark
-
-    submit = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent, "bin", "spark-submit")
     with tempfile.TemporaryDirectory(dir=jar.parent) as folder:
-        (nothing := Path(folder, "nothing.py")).touch()
-        asked = ["--packages", PLUGIN, "--conf", f"spark.jars.ivySettings={CONF / 'spark' / 'ivy.xml'}"]
-        command = [str(submit), *asked, "--conf", f"spark.jars.ivy={folder}", str(nothing)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = resolve(PLUGIN, Path(folder), "--conf", f"spark.jars.ivySettings={CONF / 'spark' / 'ivy.xml'}")
         found = Path(folder, "jars", name)
         if done.returncode or not found.exists():
             last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
@@ -88,6 +81,19 @@ def _fetch(jar: Path, name: str) -> None:
                 "bring the jar and say where it is: LAKEHOUSE_GPU_JAR."
             )
         found.rename(jar)
+
+
+def resolve(packages: str, ivy: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Have Spark bring packages and what they need to ``ivy``, as spark.jars.packages names them, without a session."""
+    import pyspark
+
+    submit = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent, "bin", "spark-submit")
+    ivy.mkdir(exist_ok=True)
+    (nothing := ivy / "nothing.py").touch()
+    command = [str(submit), "--packages", packages, *more, "--conf", f"spark.jars.ivy={ivy}", str(nothing)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    nothing.unlink()
+    return done
 
 
 def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
