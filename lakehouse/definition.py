@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -16,6 +17,9 @@ from lakehouse.declare import Contract, Declared, Table
 from lakehouse.settings import PROJECT
 
 LENGTH = 12
+# Python 3.11 before 3.11.8 counts the depth of a tree once for all threads: where a collection lets another thread in, two that parse fail
+# (github.com/python/cpython/issues/106905).
+ONE_PARSE = threading.Lock()
 
 
 def definition_of(declared: Declared) -> str:
@@ -53,7 +57,9 @@ def _sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
     if id(function) in seen or not isinstance(function, FunctionType):
         return
     seen.add(id(function))
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    text = textwrap.dedent(inspect.getsource(function))
+    with ONE_PARSE:
+        tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.decorator_list = []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import linecache
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -315,3 +318,21 @@ def test_a_definition_changes_with_what_counts(monkeypatch: pytest.MonkeyPatch) 
             patched.setattr(place, name, value)
             assert hashed(first) != said, f"{name}, a constant of a function that it calls"
     assert hashed(first) == said
+
+
+def test_tables_are_hashed_side_by_side() -> None:
+    """Where Python collects what is no longer used while it parses, other threads have their turn, as with a JVM's objects to let go."""
+
+    def others_turn(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0)
+
+    thresholds = gc.get_threshold()
+    said = hashed(first)
+    gc.callbacks.append(others_turn)
+    gc.set_threshold(10)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert {*threads.map(lambda _: hashed(first), range(400))} == {said}
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(others_turn)
