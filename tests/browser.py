@@ -14,18 +14,21 @@ ALONE = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+PATIENCE = 60_000  # milliseconds, of a machine that does other things as well
 
 
 @contextmanager
 def browsing(shown: Path | str, asked: list[str] | None = None, width: int = 1280) -> Iterator[Any]:
     """A page, ``width`` pixels wide, that shows a file or an address; the addresses that it asks for are put into ``asked``."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     if (chromium := shutil.which("chromium")) is None:
         absent("chromium is missing (Debian, Ubuntu: apt-get install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=[*ALONE])
         page = browser.new_page(viewport={"width": width, "height": 800})
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(PATIENCE)
         for kind in ("request", "websocket"):
             page.on(kind, lambda one: asked.append(one.url) if asked is not None else None)
         page.goto(shown if isinstance(shown, str) else shown.as_uri(), wait_until="load")

@@ -36,7 +36,6 @@ from tests.servers import free_port, listening
 pytestmark = pytest.mark.slow
 WIDE, PHONE = 1280, 390
 LAST = date(2013, 11, 14)
-SECONDS = 60_000
 LAST_LEG = "leg_dep_delay_min"
 
 
@@ -126,16 +125,16 @@ def served(root: Path) -> Iterator[Served]:
 def settled(page: Page, flight: dict[str, Any]) -> str:
     """All that the page says of the flight, once it is drawn."""
     title = f"{flight['carrier']} {flight['flight']} from {flight['origin']} to {flight['dest']}"
-    expect(page.get_by_role("heading", name=title)).to_be_visible(timeout=SECONDS)
-    expect(page.get_by_role("heading", name="How well the model has done")).to_be_visible(timeout=SECONDS)
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning", timeout=SECONDS)
+    expect(page.get_by_role("heading", name=title)).to_be_visible()
+    expect(page.get_by_role("heading", name="How well the model has done")).to_be_visible()
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(5)
     return page.get_by_test_id("stMain").inner_text()
 
 
 def pick(page: Page, label: str, typed: str, option: str) -> None:
     field = page.get_by_role("combobox", name=label)
-    expect(field).to_be_visible(timeout=SECONDS)
+    expect(field).to_be_visible()
     field.click()
     field.fill(typed)
     page.get_by_role("option", name=option).click()
@@ -180,10 +179,10 @@ def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_pat
     with browsing(served.page) as page:
         page.get_by_text("Type its number").click()
         field = page.get_by_label("Carrier and number")
-        expect(page.get_by_text("Type a carrier's code and a number")).to_be_visible(timeout=SECONDS)
+        expect(page.get_by_text("Type a carrier's code and a number")).to_be_visible()
         field.fill("zz 9")
         field.press("Enter")
-        expect(page.get_by_text("has no flight ZZ 9 on 2013-11-14")).to_be_visible(timeout=SECONDS)
+        expect(page.get_by_text("has no flight ZZ 9 on 2013-11-14")).to_be_visible()
         field.fill(f"{flight['carrier'].lower()}{flight['flight']}")
         field.press("Enter")
         shown = settled(page, flight)
@@ -191,7 +190,9 @@ def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_pat
             f"Most of all: aircraft's last legs, which raises the chance by {(plain - without) * 100:.0f} percentage points."
             in shown
         )
-        drawn = page.get_by_test_id("stVegaLiteChart").nth(1).inner_text().splitlines()
+        chart = page.get_by_test_id("stVegaLiteChart").nth(1)
+        expect(chart).to_contain_text("Aircraft's last legs")
+        drawn = chart.inner_text().splitlines()
         groups = [one for one in drawn if one[:1].isalpha()]
         assert groups[0] == "Aircraft's last legs"
         assert drawn[len(groups)] == f"{(plain - without) * 100:+.1f}"
@@ -200,10 +201,11 @@ def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_pat
             "Carrier and route", "Aircraft",
         }  # fmt: skip
         page.get_by_text("The values behind it").click()
-        values = page.get_by_test_id("stTable").get_by_role("row").all_inner_texts()
+        rows = page.get_by_test_id("stTable").get_by_role("row")
+        expect(rows).to_have_count(1 + len(model["reads"]))
+        values = rows.all_inner_texts()
         told = [LAST_LEG, str(flight[LAST_LEG]), f"{model['typical'][LAST_LEG]:.4g}"]
         assert values[1].split() == told, "the strongest driver's come first"
-        assert len(values) == 1 + len(model["reads"])
         picture(page, tmp_path / "typed.png")
 
 
@@ -217,7 +219,7 @@ def test_an_api_that_gives_nothing_is_told_in_words(served: Served, root: Path, 
         told = {"SERVING_API_KEY": "another" * 4, "SERVING_API_URL": served.api}
         words = f"The prediction API at {served.api} refuses the key. SERVING_API_KEY must be the same"
     with command(root, "app", "--port", str(port), **told), browsing(f"http://127.0.0.1:{port}") as page:
-        expect(page.get_by_test_id("stAlert")).to_contain_text(words, timeout=SECONDS)
+        expect(page.get_by_test_id("stAlert")).to_contain_text(words)
         expect(page.get_by_role("heading", name="EWR in the days up to the flight")).to_be_visible()
         shown = page.get_by_test_id("stMain").inner_text()
         page.screenshot(path=tmp_path / "page.png")
