@@ -82,14 +82,17 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .
+	$(BIN)/python -m lakehouse.class_archive
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test]'
+	$(BIN)/python -m lakehouse.class_archive
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-stack
 
 $(VENV)/.installed-stack: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[stack]'
+	$(BIN)/python -m lakehouse.class_archive
 	@touch $@ $(VENV)/.installed
 
 clean:  ## Remove .venv and caches (not data/).

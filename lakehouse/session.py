@@ -27,7 +27,12 @@ OF_THE_JVM = (
     "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
     "PYSPARK_SUBMIT_ARGS",
 )  # fmt: skip
-_OWN = [str(CONF / "spark")]  # what an earlier session of this process put there
+# No folder: on the class path, where Spark puts it, one with files would keep Java from its archive.
+NO_FOLDER = str(CONF / "spark" / "nothing")
+_OWN = [NO_FOLDER]  # what an earlier session of this process put there
+# Java's own form of the classes that Spark loads (`lakehouse.class_archive`), and Java's silence where it leaves that aside.
+ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
+ARCHIVE_IS_SILENT = "-Xlog:cds*=off -Xlog:class+path*=off"
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
 JAVA_HINT = (
     "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
@@ -59,10 +64,12 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
 
     if settings.gpu == "on" and not settings.spark_master:  # a cluster's executors look for their own
         gpu.require_device()
+    found = _properties(settings)
     if not _is_submitted():
         _shut_out_the_environment()
+        found["spark.driver.extraJavaOptions"] += f" {_log_settings()} {archive_options()}"
     builder = SparkSession.builder
-    for key, value in _properties(settings).items():
+    for key, value in found.items():
         if key == "spark.jars":
             start_jvm_with(value)
         else:
@@ -94,7 +101,17 @@ def _shut_out_the_environment() -> None:
     for name in OF_THE_JVM:
         if os.environ.pop(name, None) not in (None, *_OWN):
             logger.warning("%s is left aside: what the JVM is started with is said in conf/spark", name)
-    os.environ["SPARK_CONF_DIR"] = _OWN[0]  # with log4j2.properties, and without spark-defaults.conf
+    os.environ["SPARK_CONF_DIR"] = NO_FOLDER
+
+
+def _log_settings() -> str:
+    """The same as in conf/spark, from whatever folder a command was called."""
+    return f"-Dlog4j2.configurationFile={(CONF / 'spark' / 'log4j2.properties').as_uri()}"
+
+
+def archive_options() -> str:
+    """The options by which a JVM has its classes from the archive; none where there is no archive."""
+    return f'"-XX:SharedArchiveFile={ARCHIVE}" {ARCHIVE_IS_SILENT}' if ARCHIVE.exists() else ""
 
 
 def _require_safe_commits(spark: SparkSession) -> None:

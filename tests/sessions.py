@@ -8,18 +8,18 @@ import sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
-from lakehouse.session import properties, start_jvm_with
+from lakehouse.session import archive_options, properties, start_jvm_with
 from lakehouse.settings import CONF
 
 # Spark's own workers, too, run in the environment of the tests.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 # Code is compiled once, lightly, and has room: in the 48 MB that a JVM keeps for such code by default, a quarter of its time goes into
 # making room.
-JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=192m"
+JVM = f"-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=192m {archive_options()}"
 SMALL = {
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.driver.extraJavaOptions": JVM,
+    "spark.driver.extraJavaOptions": f"{JVM} -XX:+UseSerialGC",  # several such processes share two cores
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from lakehouse import session
 from lakehouse.errors import SessionError
@@ -24,11 +27,34 @@ def test_nothing_of_the_environment_reaches_the_jvm(
     monkeypatch.setattr(os, "environ", {**told, "AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
     with caplog.at_level(logging.WARNING):
         session._shut_out_the_environment()
-    assert os.environ == {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "SPARK_CONF_DIR": str(CONF / "spark")}
+    assert os.environ == {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "SPARK_CONF_DIR": session.NO_FOLDER}
     assert all(f"{name} is left aside" in caplog.text for name in told)
     assert "canary" not in caplog.text
     session.start_jvm_with("lakehouse/logstore/conditional-put-logstore.jar")
     assert os.environ["PYSPARK_SUBMIT_ARGS"].endswith("/conditional-put-logstore.jar pyspark-shell")
+
+
+@pytest.mark.parametrize(
+    ("folder", "code"),
+    [
+        pytest.param(session.NO_FOLDER, 0, id="as a session has it"),
+        pytest.param(str(CONF / "spark"), 1, id="settings on the class path"),
+    ],
+)
+def test_java_takes_spark_s_classes_from_the_archive(spark: SparkSession, folder: str, code: int) -> None:
+    told: Any = spark.sparkContext._jvm.java.lang.System.getProperty  # type: ignore[union-attr]
+    _spark_conf, *jars = told("java.class.path").split(":")
+    java = [str(Path(told("java.home"), "bin", "java")), "-Xshare:on", f"-XX:SharedArchiveFile={session.ARCHIVE}"]
+    done = subprocess.run(
+        [*java, "-cp", ":".join([folder, *jars]), "-version"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+def test_without_an_archive_java_is_not_told_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert str(session.ARCHIVE) in session.archive_options()
+    monkeypatch.setattr(session, "ARCHIVE", tmp_path / "classes.jsa")
+    assert session.archive_options() == ""
 
 
 @pytest.mark.parametrize(
