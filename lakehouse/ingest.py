@@ -39,17 +39,15 @@ def read_batch(
     path make one task each, so that rows delivered together lie together in the table. ``there`` are the columns of the
     table: one that a contract added before keeps its type.
     """
-    largest = max(one.size for one in manifest.files) + 1
-    # One file for each read partition: a partition closes when the next file no longer fits.
-    spark.conf.set("spark.sql.files.maxPartitionBytes", str(largest))
-    spark.conf.set("spark.sql.files.openCostInBytes", str(largest))
-    spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.threshold", str(len(manifest.files) + 1))
+    reading = _reading(spark, manifest)
     added = added_columns(source, manifest, there or {})
     parts = [
-        contracts.settled(source, columns, added, _read_files(spark, source, columns, chunk, landing))
+        contracts.settled(source, columns, added, _read_files(reading, source, columns, chunk, landing))
         for columns, files in _by_columns(source, manifest.files)
         for chunk in chunks(files)
     ]
+    # True where columns' names differ only in case: the write has to tell them apart, too.
+    spark.conf.set("spark.sql.caseSensitive", str(reading.conf.get("spark.sql.caseSensitive")))
     rows = parts[0]
     for part in parts[1:]:
         rows = rows.unionByName(part)
@@ -57,10 +55,22 @@ def read_batch(
         "_batch_id": F.lit(manifest.batch).cast("bigint"),
         "_ingested_at": F.lit(datetime.fromisoformat(manifest.at)),
     }
-    named = rows.join(F.broadcast(_file_table(spark, manifest, landing)), "_path", "left")
+    # From here on in the table's session, which is that of a join's left side.
+    named = F.broadcast(_file_table(spark, manifest, landing)).join(rows, "_path", "right")
     unknown = F.raise_error(F.concat(F.lit("rows were read from a file of another name than was asked for: "), "_path"))
     named = named.withColumn("_file_id", F.when(F.col("_file_id").isNull(), unknown).otherwise(F.col("_file_id")))
     return named.withColumns(batch).select(*source.columns, *added, *source.platform_columns)
+
+
+def _reading(spark: SparkSession, manifest: Manifest) -> SparkSession:
+    """A session that reads each of a batch's files by one task; any other, such as Delta's logs, it would cut into pieces as small as they are."""
+    session = spark.newSession()
+    # A partition closes when the next file no longer fits.
+    largest = str(max(one.size for one in manifest.files) + 1)
+    session.conf.set("spark.sql.files.maxPartitionBytes", largest)
+    session.conf.set("spark.sql.files.openCostInBytes", largest)
+    session.conf.set("spark.sql.sources.parallelPartitionDiscovery.threshold", str(len(manifest.files) + 1))
+    return session
 
 
 def added_columns(source: Source, manifest: Manifest, there: Mapping[str, str]) -> dict[str, str]:
@@ -136,7 +146,7 @@ def _reader(
 ) -> tuple[DataFrame, str | None]:
     """The files' records, and the name of the column with malformed lines where there is one."""
     lower = {name.lower() for name in columns}
-    if len(lower) < len(columns):  # this session's reads and its write, nothing else
+    if len(lower) < len(columns):
         spark.conf.set("spark.sql.caseSensitive", "true")
     typed = [f"{escaped(name)} {kind}" for name, kind in columns.items()]
     if source.format == "parquet":

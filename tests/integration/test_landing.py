@@ -66,6 +66,21 @@ def test_names_do_not_matter_and_unfinished_files_are_left_alone(lake_of: Lakes)
     assert lake.run().counts("raw.items") == {"written": 1}
 
 
+def test_small_files_have_nothing_else_read_in_pieces_as_small(lake_of: Lakes) -> None:
+    """Delta's logs above all: each is thousands of bytes long, a landed file here a few."""
+    lake = lake_of(landed_items, items_table())
+    tracker = lake.spark.sparkContext.statusTracker()
+    for number in range(3):
+        before = set(tracker.getJobIdsForGroup())
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1"))
+        lake.run()
+        jobs = [tracker.getJobInfo(one) for one in set(tracker.getJobIdsForGroup()) - before]
+        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+        tasks = [stage.numTasks for stage in stages if stage]
+        assert tasks
+        assert max(tasks) <= 4, tasks
+
+
 def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(lake_of: Lakes) -> None:
     lake = lake_of(landed_items, items_table())
     good = items_csv("1,1,1", "2,1,1")
