@@ -17,6 +17,7 @@ os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 # making room.
 JVM = f"-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=192m {archive_options()}"
 SMALL = {
+    "spark.sql.adaptive.enabled": "false",  # which makes a job of each stage; commands, which tests start as well, have it
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.driver.extraJavaOptions": f"{JVM} -XX:+UseSerialGC",  # several such processes share two cores
@@ -35,6 +36,9 @@ def small_session(*, compiled: bool = False) -> SparkSession:
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         .config("spark.sql.shuffle.partitions", "1")
+        .config(
+            "spark.sql.adaptive.enabled", "false"
+        )  # which makes a job of each stage; commands, which tests start as well, have it
         .config("spark.databricks.delta.snapshotPartitions", "1")
         .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")  # a vacuum lists with so many tasks
         # A collector that does nothing in between: what goes on beside the tests takes from their two cores.

@@ -11,6 +11,7 @@ from lakehouse import gpu
 from lakehouse.errors import SessionError
 from tests.gpu.parity import through
 
+pytestmark = pytest.mark.timeout(1200)  # four runs of commands as users start them
 # The first builds every table, the second updates them.
 SPANS = (("2013-01-01", "2013-01-03"), ("2013-01-04", "2013-01-05"))
 
