@@ -1,4 +1,4 @@
-"""Makes Java's archive of the classes that a session loads, by which later sessions start in half the time (JEP 350).
+"""Makes Java's archive of the classes that a session loads, by which later sessions start sooner (JEP 350).
 
     python -m lakehouse.class_archive
 
