@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from lakehouse.errors import SessionError
-from lakehouse.session import ARCHIVE, ARCHIVE_IS_SILENT, OF_THE_JVM, properties
+from lakehouse.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, OF_THE_JVM, properties
 from lakehouse.settings import CONF, PROJECT
 
 
@@ -36,7 +36,7 @@ def make() -> None:
         clean = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
         done = subprocess.run(  # until nobody writes to its output any more: the JVM outlives it, and writes the archive
             [sys.executable, "-m", "lakehouse.class_archive", folder], cwd=PROJECT, capture_output=True, text=True, check=False,
-            env=clean | {"PYSPARK_SUBMIT_ARGS": shlex.join(told)},
+            env=clean | {"SPARK_CONF_DIR": NO_FOLDER, "PYSPARK_SUBMIT_ARGS": shlex.join(told)},
         )  # fmt: skip
         if done.returncode or not new.exists():
             said = (done.stdout + done.stderr).strip().splitlines()[-20:]

@@ -32,7 +32,7 @@ NO_FOLDER = str(CONF / "spark" / "nothing")
 _OWN = [NO_FOLDER]  # what an earlier session of this process put there
 # Java's own form of the classes that Spark loads (`lakehouse.class_archive`), and Java's silence where it leaves that aside.
 ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
-ARCHIVE_IS_SILENT = "-Xlog:cds*=off -Xlog:class+path*=off"
+ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
 JAVA_HINT = (
     "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
@@ -64,12 +64,10 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
 
     if settings.gpu == "on" and not settings.spark_master:  # a cluster's executors look for their own
         gpu.require_device()
-    found = _properties(settings)
     if not _is_submitted():
         _shut_out_the_environment()
-        found["spark.driver.extraJavaOptions"] += f" {_log_settings()} {archive_options()}"
     builder = SparkSession.builder
-    for key, value in found.items():
+    for key, value in _properties(settings).items():
         if key == "spark.jars":
             start_jvm_with(value)
         else:
@@ -135,7 +133,7 @@ def _require_safe_commits(spark: SparkSession) -> None:
 
 
 def _properties(settings: Settings) -> dict[str, str]:
-    """The profile's properties, less what spark-submit was told."""
+    """The profile's properties: less what spark-submit was told, or with what only a JVM of this process can have."""
     found = composed(settings)
     if _is_submitted():
         from pyspark import SparkConf, SparkContext
@@ -143,6 +141,7 @@ def _properties(settings: Settings) -> dict[str, str]:
         SparkContext._ensure_initialized()  # until then a SparkConf knows nothing of what the JVM was told
         told = SparkConf()
         return {key: value for key, value in found.items() if not told.contains(key)}
+    found["spark.driver.extraJavaOptions"] += f" {_log_settings()} {archive_options()}"
     return found
 
 

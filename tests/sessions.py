@@ -29,17 +29,13 @@ SMALL = {
 def small_session(*, compiled: bool = False) -> SparkSession:
     """A local session for small tables: to interpret a query of ten rows is quicker than to compile it, as Spark does."""
     builder = (
-        SparkSession.builder.master("local[2]")
+        SparkSession.builder.config(map=SMALL)
+        .master("local[2]")
         .appName("tests")
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
         .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-        .config("spark.sql.shuffle.partitions", "1")
-        .config(
-            "spark.sql.adaptive.enabled", "false"
-        )  # which makes a job of each stage; commands, which tests start as well, have it
-        .config("spark.databricks.delta.snapshotPartitions", "1")
         .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")  # a vacuum lists with so many tasks
         # A collector that does nothing in between: what goes on beside the tests takes from their two cores.
         .config("spark.driver.extraJavaOptions", f"{JVM} -XX:+UseParallelGC")
