@@ -14,23 +14,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
-import pyspark
+from polars.exceptions import PolarsError
 
-from benchmarks import data
+from benchmarks import data, submitted
 from benchmarks.compare import differences
-from benchmarks.measure import machine, measure
+from benchmarks.measure import machine
 from lakehouse import gpu, lineage
 from lakehouse.errors import LakehouseError, SessionError
 from lakehouse.run import revision
-from lakehouse.session import OF_THE_JVM, composed
-from lakehouse.settings import PREFIX, PROJECT, load
+from lakehouse.settings import PREFIX, PROJECT
 
 YEARS = (1, 20, 100)
 ROUNDS, LONG_YEARS = 3, 10
@@ -54,27 +53,16 @@ def build(scratch: Path, years: int, mode: str) -> Seconds:
     shutil.copytree(landing, root / "landing", copy_function=os.link)
     for file in landing.rglob("*.csv"):  # whichever comes first would wait for the disk alone
         file.read_bytes()
-    told = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
-    own = {f"{PREFIX}ROOT": str(root), f"{PREFIX}GPU": mode, f"{PREFIX}PARALLEL_TABLES": "1"}
-    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
-    command = [str(submit), "--properties-file", str(_properties(scratch, mode)), "jobs/daily.py"]
-    done = measure(command, {**told, **own, "PYSPARK_PYTHON": sys.executable}, PROJECT, root.with_suffix(".log"))
-    return {WHOLE: done.seconds, **table_seconds(root / "logs" / lineage.FILE)}
-
-
-def _properties(scratch: Path, mode: str) -> Path:
-    """The profile's properties for a whole machine: the same heap and as many shuffle partitions as cores for both."""
+    shutil.rmtree(root.with_suffix(".events"), ignore_errors=True)
     cores = len(os.sched_getaffinity(0))
-    sized = {
+    sized = {  # for a whole machine: the same heap and as many shuffle partitions as cores for both
         "spark.master": f"local[{cores}]",
         "spark.driver.memory": f"{int(_memory() / (1 << 30) * HEAP_SHARE)}g",
         "spark.sql.shuffle.partitions": str(cores),
         "spark.local.dir": str(scratch / "spark"),
     }
-    file = scratch / f"{mode or 'off'}.conf"
-    lines = (f"{name} {value}" for name, value in {**composed(load(gpu=mode)), **sized}.items())
-    file.write_text("\n".join(lines), encoding="utf-8")
-    return file
+    done = submitted.run(root, mode, sized)
+    return {WHOLE: done.seconds, **table_seconds(root / "logs" / lineage.FILE)}
 
 
 def _memory() -> int:
@@ -118,6 +106,11 @@ def report(results: dict[str, Any]) -> str:
         if not any(runs.values()):  # the first build of these failed
             continue
         parts += [f"## {years} years" if years != "1" else "## 1 year", "\n".join(_table(runs, one, other))]
+        if by_gpu := results["operators"].get(years):
+            on_gpu, whole = by_gpu
+            parts.append(
+                f"Of {whole} operators that ran in the second column's last round {on_gpu} were the GPU's; how Delta reads its log is among them."
+            )
         if results["prices"] and not results["no_device"] and all(runs.values()):
             parts.append(_cost(runs, results["prices"]))
     if results["differences"] is not None:
@@ -168,13 +161,24 @@ def device() -> tuple[str, str]:
 def arguments() -> argparse.Namespace:
     """Those of the command line; what it does not know ends the process with 2."""
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--years", type=int, nargs="+", default=YEARS, help=f"years of flights (default: {YEARS})")
-    parser.add_argument("--rounds", type=int, help=f"rounds (default: {ROUNDS}; 1 from {LONG_YEARS} years on)")
+    count, dollars = _more_than_none(int), _more_than_none(float)
+    parser.add_argument("--years", type=count, nargs="+", help=f"years of flights (default: {YEARS}; 1 without a GPU)")
+    parser.add_argument("--rounds", type=count, help=f"rounds (default: {ROUNDS}; 1 from {LONG_YEARS} years on)")
     parser.add_argument(
-        "--prices", type=float, nargs=2, metavar=("CPU", "GPU"), help="dollars an hour, without the GPU and with it"
+        "--prices", type=dollars, nargs=2, metavar=("CPU", "GPU"), help="dollars an hour, without the GPU and with it"
     )
     parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "bench-gpu", help="where files and lakes go")
     return parser.parse_args()
+
+
+def _more_than_none(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        if not (value := kind(text)) > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+        return value
+
+    read.__name__ = kind.__name__  # by which argparse tells what it wanted
+    return read
 
 
 def main() -> None:
@@ -186,14 +190,14 @@ def main() -> None:
     modes = ["", "explain" if missing else "on"]
     results: dict[str, Any] = {
         "machine": machine() | {"memory_gib": round(_memory() / (1 << 30))},
-        "device": found, "no_device": missing, "modes": modes, "seconds": {}, "differences": None, "failed": "",
+        "device": found, "no_device": missing, "modes": modes, "seconds": {}, "operators": {}, "differences": None, "failed": "",
         "prices": dict(zip(("cpu", "gpu"), asked.prices, strict=True)) if asked.prices else None,
         "revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }  # fmt: skip
     try:
-        for years in sorted(asked.years):
+        for years in sorted(asked.years or (YEARS[:1] if missing else YEARS)):
             _measure(results, scratch, years, asked.rounds or (1 if years >= LONG_YEARS else ROUNDS))
-    except (RuntimeError, LakehouseError, OSError) as error:
+    except (RuntimeError, LakehouseError, OSError, PolarsError) as error:
         results["failed"] = str(error)
     _keep(results, scratch)
     print(f"Written: {scratch / 'report.md'}")
@@ -208,6 +212,7 @@ def _measure(results: dict[str, Any], scratch: Path, years: int, rounds: int) ->
             _keep(results, scratch)  # so that a run that is cut off leaves what there is
             print(f"{years} years, round {turn} of {rounds}, {MODES[mode]}: {runs[mode][-1][WHOLE]:.1f} s", flush=True)
     lakes = [scratch / f"{mode or 'off'}-{years}" for mode in runs]
+    results["operators"][str(years)] = submitted.carried_out(lakes[1])[-1]
     if results["differences"] is None:  # of the fewest years: what compares them holds both in memory
         results["differences"] = differences(*(lake / "lake" for lake in lakes))
     for lake in lakes:

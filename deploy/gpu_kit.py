@@ -15,8 +15,14 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable
+from email import message_from_bytes
+from importlib.metadata import requires
 from pathlib import Path
 from typing import IO, Final
+from zipfile import ZipFile
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from lakehouse import gpu
 from lakehouse.errors import LakehouseError, StackError
@@ -99,11 +105,46 @@ def _wheels(folder: Path, extras: str) -> None:
     for python in PYTHONS:
         _pip("download", "--only-binary=:all:", "--implementation", "cp", "--python-version", python, *anywhere,
              "--constraint", str(pins), "--find-links", str(folder), "--dest", str(folder), f"{PROJECT}[{extras}]", *INSTALLERS)  # fmt: skip
+        _require_all(folder, extras, python)
 
 
 def _pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    _require_done(subprocess.run(command, capture_output=True, text=True, check=False), "The wheels")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StackError(f"The wheels cannot be fetched:\n{done.stderr.strip()}")
+
+
+def _require_all(folder: Path, extras: str, python: str) -> None:
+    """Check that the wheels are all that the project needs, and all that they need: what holds for one Python alone ("python_version >=
+    '3.12'") pip decides by the one that it runs on, whichever it downloads for.
+
+    Raises:
+        StackError: there are others; they are named.
+    """
+    there = {parse_wheel_filename(file.name)[0]: file for file in folder.glob("*.whl")}
+    wanted = [Requirement(one) for one in (f"lakehouse[{extras}]", *INSTALLERS)]
+    seen = set[tuple[str, str]]()
+    while wanted:
+        need = wanted.pop()
+        for name, extra in ((canonicalize_name(need.name), extra) for extra in ("", *need.extras)):
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            told = {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
+            texts = (
+                (requires(name) or []) if name == "lakehouse" else _requirements(there[name]) if name in there else []
+            )
+            wanted += [one for one in map(Requirement, texts) if one.marker is None or one.marker.evaluate(told)]
+    if lacking := sorted({name for name, _ in seen} - {"lakehouse", *there}):
+        raise StackError(f"Python {python} needs wheels that pip has not brought: {', '.join(lacking)}.")
+
+
+def _requirements(wheel: Path) -> list[str]:
+    with ZipFile(wheel) as opened:
+        inside = next(name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+        told = message_from_bytes(opened.read(inside))
+    return [str(one) for one in told.get_all("Requires-Dist", [])]
 
 
 def _java_home() -> Path:
@@ -135,12 +176,9 @@ def _java(home: Path, target: Path) -> None:
 def _jars(ivy: Path) -> None:
     """Have Spark resolve the packages of the profile local into a folder of their own."""
     packages = properties(CONF / "spark" / "local.conf")["spark.jars.packages"]
-    _require_done(gpu.resolve(packages, ivy), "The jars of Spark's packages")
-
-
-def _require_done(done: subprocess.CompletedProcess[str], what: str) -> None:
+    done = gpu.resolve(packages, ivy)
     if done.returncode:
-        raise StackError(f"{what} cannot be fetched:\n{done.stderr.strip()}")
+        raise StackError(f"The jars of Spark's packages cannot be fetched: {gpu.complaint(done)}")
 
 
 def _sum(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from filelock import FileLock
 from lakehouse.errors import SessionError
 from lakehouse.settings import CONF, Settings
 
+logger = logging.getLogger(__name__)
 PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
 
 
@@ -66,6 +68,7 @@ def plugin_jar(settings: Settings) -> Path:
     jar.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(jar.with_suffix(".lock")):
         if not jar.exists():
+            logger.warning("The RAPIDS plugin (1 GB) is fetched once, into %s: this takes some minutes", jar.parent)
             _fetch(jar, f"{group}_{artifact}-{version}.jar")
     return jar
 
@@ -75,9 +78,8 @@ def _fetch(jar: Path, name: str) -> None:
         done = resolve(PLUGIN, Path(folder), "--conf", f"spark.jars.ivySettings={CONF / 'spark' / 'ivy.xml'}")
         found = Path(folder, "jars", name)
         if done.returncode or not found.exists():
-            last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
             raise SessionError(
-                f"The RAPIDS plugin ({PLUGIN}, 1 GB) cannot be fetched from Maven Central: {last} Where there is no network, "
+                f"The RAPIDS plugin ({PLUGIN}, 1 GB) cannot be fetched from Maven Central: {complaint(done)}. Where there is no network, "
                 "bring the jar and say where it is: LAKEHOUSE_GPU_JAR."
             )
         found.rename(jar)
@@ -96,6 +98,12 @@ def resolve(packages: str, ivy: Path, *more: str) -> subprocess.CompletedProcess
     return done
 
 
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """Why `resolve` failed: of all that Ivy and Java print, the line with the error."""
+    lines = done.stderr.strip().splitlines() or ["nothing was said"]
+    return next((line for line in lines if "Exception" in line), lines[-1])
+
+
 def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
     """Check that there is a GPU that will do, among those that CUDA_VISIBLE_DEVICES names: without one the plugin would end the JVM
     without a word.
@@ -106,6 +114,8 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
     if not shutil.which("nvidia-smi"):
         raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {_OFF}")
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named == "":
+        raise SessionError(f"CUDA_VISIBLE_DEVICES is empty, which hides each GPU: name one, or unset it. {_OFF}")
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(

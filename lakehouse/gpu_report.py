@@ -16,7 +16,7 @@ from py4j.protocol import Py4JError
 
 from lakehouse import build, frames, ingest, keyed, quality
 from lakehouse.columns import escaped
-from lakehouse.declare import Declared, History, Merge, Rebuild, Replace, Source, Table
+from lakehouse.declare import Append, Declared, History, Merge, Rebuild, Replace, Source, Table
 from lakehouse.delta import read_latest
 from lakehouse.errors import first_line
 from lakehouse.ledger import Consumed
@@ -92,11 +92,11 @@ class TableReport:
         return sum(plan.on_gpu() for plan in self.plans)
 
 
-def coverage(reports: Iterable[TableReport]) -> float:
-    """The share of operators that would run on the GPU; 1 where there are none."""
+def coverage(reports: Iterable[TableReport]) -> float | None:
+    """The share of operators that would run on the GPU; None where there are none."""
     found = list(reports)
     operators = sum(one.operators for one in found)
-    return sum(one.on_gpu for one in found) / operators if operators else 1.0
+    return sum(one.on_gpu for one in found) / operators if operators else None
 
 
 def report(spark: SparkSession, lake: Lake, names: Iterable[str]) -> list[TableReport]:
@@ -117,7 +117,8 @@ def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
     if not plans:
         return TableReport(declared.name, (), "nothing was landed yet")
     found = [Plan(name, nodes_of(_explained(work.spark, plan._jdf))) for name, plan in plans.items()]
-    return TableReport(declared.name, (*found, Plan("write", _write(work, declared, plans["build"]))))
+    said = [_explained(work.spark, _unrun(work.spark, one)) for one in _commands(work, declared, plans["build"])]
+    return TableReport(declared.name, (*found, Plan("write", nodes_of("\n".join(said)))))
 
 
 def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, DataFrame]]:
@@ -147,28 +148,43 @@ def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, DataFrame]]:
         yield "compare", frames.classed(table, frames.newest(table, staged), there, columns)
 
 
-def _write(work: Work, declared: Declared, rows: DataFrame) -> tuple[Node, ...]:
-    """The command that commits the rows, and the merge of a table that is there."""
-    jvm, path = work.spark._jvm, spark_uri(work.path)
+def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
+    """The commands by which `lakehouse.delta` commits such a table's rows, each way that there is; a merge where the table is there.
+
+    The plugin looks at a command's own settings, not at its rows: those of a merge are the table's own here.
+    """
+    write = declared.write if isinstance(declared, Table) else Append()
+    yield _save(work, rows, "Overwrite", overwriteSchema="true")
+    if isinstance(write, Append | Merge):
+        yield _save(work, rows, "Append", mergeSchema="false")
+    if isinstance(write, Replace):
+        yield _save(work, rows, "Overwrite", replaceWhere=f"`{write.partition}` IS NULL", mergeSchema="false")
+    if isinstance(declared, Table) and isinstance(write, Merge | History) and work.lake.log(declared.name):
+        on = " AND ".join(f"t.`{c}` = s.`{c}`" for c in declared.key)
+        name, gone = f"delta.{escaped(spark_uri(work.path))}", f"s.`{declared.key[0]}` IS NULL"
+        deletes = f"WHEN MATCHED AND {gone} THEN DELETE" if isinstance(write, History) else ""
+        yield (
+            work.spark._jsparkSession.sessionState()
+            .sqlParser()
+            .parsePlan(
+                f"MERGE INTO {name} t USING {name} s ON {on} {deletes} "
+                f"WHEN MATCHED AND NOT {gone} THEN UPDATE SET * WHEN NOT MATCHED AND NOT {gone} THEN INSERT *"
+            )
+        )
+
+
+def _save(work: Work, rows: DataFrame, mode: str, **options: str) -> Any:
+    jvm = work.spark._jvm
     assert jvm
-    options = jvm.java.util.HashMap()
-    options.put("path", path)
-    save = jvm.org.apache.spark.sql.execution.datasources.SaveIntoDataSourceCommand(
+    told = jvm.java.util.HashMap()
+    for name, value in {"path": spark_uri(work.path), **options}.items():
+        told.put(name, value)
+    return jvm.org.apache.spark.sql.execution.datasources.SaveIntoDataSourceCommand(
         rows._jdf.logicalPlan(),
         jvm.org.apache.spark.sql.delta.sources.DeltaDataSource(),
-        jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(options),
-        jvm.org.apache.spark.sql.SaveMode.Append,
+        jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(told),
+        getattr(jvm.org.apache.spark.sql.SaveMode, mode),
     )
-    nodes = nodes_of(_explained(work.spark, _unrun(work.spark, save)))
-    if not (
-        isinstance(declared, Table) and isinstance(declared.write, Merge | History) and work.lake.log(declared.name)
-    ):
-        return nodes
-    on = " AND ".join(f"t.`{c}` = s.`{c}`" for c in declared.key)
-    name = f"delta.{escaped(path)}"
-    text = f"MERGE INTO {name} t USING {name} s ON {on} WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
-    merge = work.spark._jsparkSession.sessionState().sqlParser().parsePlan(text)
-    return nodes + nodes_of(_explained(work.spark, _unrun(work.spark, merge)))
 
 
 def _unrun(spark: SparkSession, command: Any) -> Any:

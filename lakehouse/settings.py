@@ -135,8 +135,9 @@ class Settings(BaseSettings):
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A settings file, in whose values ${NAME} stands for a variable of the environment."""
+    """A settings file, in whose values ${NAME} stands for a variable of the environment, without what the environment sets itself."""
     said = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    said = {key: value for key, value in said.items() if f"{PREFIX}{key.upper()}" not in os.environ}
     names = {name for value in said.values() if isinstance(value, str) for name in _VARIABLE.findall(value)}
     if missing := sorted(name for name in names if not os.environ.get(name)):
         raise SettingsError(

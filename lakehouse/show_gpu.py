@@ -22,22 +22,30 @@ def report(console: Console, reports: Sequence[TableReport], as_json: bool) -> N
     if as_json:
         show.emit(console, {"coverage": coverage(reports), "tables": [_entry(one) for one in reports]})
         return
-    shown = show.grid("table", "plan", ">operators", ">on the GPU", ">expressions", ">on the GPU", ">by the CPU within")
+    shown = show.grid(
+        "table", "on the GPU", "plan", ">operators", ">on the GPU", ">expressions", ">on the GPU", ">by the CPU within"
+    )
     for one in reports:
-        for plan in one.plans:
+        for place, plan in enumerate(one.plans):
+            whole = "" if place else _share([one])
             said, operators = plan.expressions(), len(plan.operators())
             style = "" if plan.on_gpu() == operators else "yellow"
             counts = (operators, plan.on_gpu(), sum(said.values()), said.get(ON_GPU, 0), said.get(BRIDGED, 0))
-            shown.add_row(one.table, plan.name, *map(show.number, counts), style=style)
+            shown.add_row(one.table, whole, plan.name, *map(show.number, counts), style=style)
         if one.missing:
-            shown.add_row(one.table, one.missing, style="dim")
+            shown.add_row(one.table, "", one.missing, style="dim")
     console.print(shown)
     _reasons(console, reports, "falls back to the CPU", Plan.fallbacks)
     _reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.bridged)
     for layer in sorted({one.table.split(".")[0] for one in reports if one.plans}):
         of = [one for one in reports if one.table.startswith(f"{layer}.")]
-        console.print(f"{layer}: {coverage(of):.1%} of the operators would run on a GPU", highlight=False)
-    console.print(f"in all: {coverage(reports):.1%}", highlight=False)
+        console.print(f"{layer}: {_share(of)} of the operators would run on a GPU", highlight=False)
+    console.print(f"in all: {_share(reports)}", highlight=False)
+
+
+def _share(reports: Sequence[TableReport]) -> str:
+    found = coverage(reports)
+    return "no plan to look at yet" if found is None else f"{found:.1%}"
 
 
 def _reasons(console: Console, reports: Sequence[TableReport], title: str, of: Why) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks import submitted
 from lakehouse.settings import PREFIX, PROJECT
 
 
@@ -31,7 +32,13 @@ def command(root: Path, *words: str, gpu: str = "") -> str:
 
 
 def through(root: Path, spans: Iterable[tuple[str, str]], gpu: str = "") -> None:
-    """Deliver the flights of each span of days and run: the first builds the tables, the others update them."""
+    """Deliver the flights of each span of days and run: the first builds the tables, the others update them.
+
+    What runs with a GPU's settings runs by spark-submit, so that Spark tells its plans.
+    """
     for since, until in spans:
         command(root, "land", "--from", since, "--to", until)
-        command(root, "run", gpu=gpu)
+        if gpu:
+            submitted.run(root, gpu, {})
+        else:
+            command(root, "run")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare import differences
+from benchmarks.submitted import carried_out
 from lakehouse import gpu
 from lakehouse.errors import SessionError
 from tests.gpu.parity import through
@@ -27,8 +28,10 @@ def by_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -> None:
     through(tmp_path, SPANS, gpu="explain")
     assert differences(by_cpu / "lake", tmp_path / "lake") == []
-    said = "".join(log.read_text(errors="replace") for log in (tmp_path / "logs").glob("*.log"))
-    assert "<SaveIntoDataSourceCommand> will run on GPU" in said
+    assert "<SaveIntoDataSourceCommand> will run on GPU" in tmp_path.with_suffix(".log").read_text(errors="replace")
+    ran = carried_out(tmp_path)
+    assert [on_gpu for on_gpu, _ in ran] == [0, 0], "explain-only leaves all to the CPU"
+    assert all(operators > 100 for _, operators in ran), ran
 
 
 @pytest.mark.slow
@@ -39,3 +42,6 @@ def test_every_table_is_the_same_by_gpu(by_cpu: Path, tmp_path: Path) -> None:
         pytest.skip(str(error))
     through(tmp_path, SPANS, gpu="on")
     assert differences(by_cpu / "lake", tmp_path / "lake") == []
+    # A plan that the plugin fails to make runs on the CPU, without a failure.
+    building, updating = carried_out(tmp_path)
+    assert building.on_gpu > 0 and updating.on_gpu > 0, "nothing of it was computed by the GPU"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,35 @@ def test_a_missing_or_old_device_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SessionError, match=text) as error:
         gpu.require_device()
     assert "run on the CPU; LAKEHOUSE_GPU=explain says" in str(error.value)
+
+
+def test_each_device_can_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    smi(tmp_path, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0'")
+    with pytest.raises(SessionError, match="CUDA_VISIBLE_DEVICES is empty, which hides each GPU"):
+        gpu.require_device()
+
+
+def test_of_all_that_java_prints_the_line_with_the_error_is_told() -> None:
+    said = "downloading\nException in thread main: unresolved dependency: com.nvidia\n\tat org.apache\nShutdown hook called\n"
+    done = subprocess.CompletedProcess([], 1, "", said)
+    assert gpu.complaint(done) == "Exception in thread main: unresolved dependency: com.nvidia"
+
+
+def test_a_pod_of_kubernetes_starts_as_spark_has_it_and_anything_else_is_a_command(tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "deploy" / "gpu" / "entrypoint.sh", tmp_path)
+    (program := tmp_path / "spark-entrypoint.sh").write_text('#!/bin/sh\necho "$SPARK_HOME" "$@"\n')
+    program.chmod(0o755)
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def started(*words: str) -> str:
+        command = [str(tmp_path / "entrypoint.sh"), *words]
+        return subprocess.run(command, env=path, capture_output=True, text=True, check=True).stdout.strip()
+
+    home, *rest = started("executor", "--more", "a b").split(" ", 1)
+    assert Path(home, "bin", "spark-submit").exists()
+    assert rest == ["executor --more a b"]
+    assert started("echo", "lakehouse") == "lakehouse"
 
 
 def test_one_device_that_will_do_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +256,7 @@ def test_coverage_is_the_share_of_operators() -> None:
     good, bad = Node("*", "Exec", "SortExec"), Node("!", "Exec", "WindowExec")
     reports = [TableReport("a.b", (Plan("build", (good, bad)), Plan("write", (good, good))))]
     assert coverage(reports) == 0.75
-    assert coverage([TableReport("a.c", (), "not built yet")]) == 1.0
+    assert coverage([TableReport("a.c", (), "not built yet")]) is None
 
 
 @pytest.mark.parametrize(

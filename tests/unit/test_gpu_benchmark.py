@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import WHOLE, report, table_seconds
+import pytest
+
+from benchmarks.gpu import WHOLE, arguments, report, table_seconds
+from benchmarks.submitted import carried_out
 
 MACHINE = {"cpu": "a CPU", "cores": 16, "memory_gib": 128, "system": "Linux x86_64", "versions": {"pyspark": "4.1.1"}}
 BY_CPU = [{WHOLE: 100.0, "silver.flights": 60.0, "gold.airport_daily": 20.0}]
@@ -27,6 +30,7 @@ def results(mode: str, **more: Any) -> dict[str, Any]:
     }
     told = {
         "failed": "",
+        "operators": {"20": (90, 120)},
         "prices": {"cpu": 0.9, "gpu": 3.6},
         "differences": [],
         "seconds": {"20": {"": BY_CPU, mode: OTHER}},
@@ -60,6 +64,44 @@ def test_medians_their_ratios_and_what_they_cost() -> None:
     # 100 s at 0.9 an hour, and 40 s at 3.6.
     assert "$0.0250 by CPU, $0.0400 by GPU, 0.62 ×." in said
     assert "Both lakes hold the same rows." in said
+    assert "Of 120 operators that ran in the second column's last round 90 were the GPU's" in said
+
+
+def test_what_a_gpu_computed_is_counted_in_the_plans_that_ran(tmp_path: Path) -> None:
+    def plan(name: str, *children: object) -> dict[str, object]:
+        return {"nodeName": name, "children": children}
+
+    scan, shuffled = (
+        plan("Scan parquet"),
+        plan("ShuffleQueryStage", plan("GpuColumnarExchange", plan("GpuFilter", plan("GpuScan parquet")))),
+    )
+    start, later = (
+        f"org.apache.spark.sql.execution.ui.SparkListenerSQL{kind}"
+        for kind in ("ExecutionStart", "AdaptiveExecutionUpdate")
+    )
+    events = [
+        {"Event": start, "executionId": 0, "sparkPlanInfo": plan("AdaptiveSparkPlan", plan("Filter", scan))},
+        {"Event": "SparkListenerTaskEnd", "Stage ID": 1},
+        {"Event": start, "executionId": 1, "sparkPlanInfo": plan("WholeStageCodegen (1)", plan("Project", plan("InputAdapter", scan)))},
+        {"Event": later, "executionId": 0, "sparkPlanInfo": plan("AdaptiveSparkPlan", shuffled)},
+    ]  # fmt: skip
+    (folder := tmp_path / "lake.events").mkdir()
+    (folder / "local-2").write_text("\n".join(map(json.dumps, events)))
+    (folder / "local-1").write_text("")
+    assert carried_out(tmp_path / "lake") == [(0, 0), (3, 5)]
+
+
+@pytest.mark.parametrize(
+    "words", [["--years", "0"], ["--rounds", "-1"], ["--prices", "1", "0"], ["--prices", "nan", "1"]]
+)
+def test_numbers_that_cannot_be_are_told_before_anything_is_measured(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu", *words])
+    with pytest.raises(SystemExit) as ended:
+        arguments()
+    assert ended.value.code == 2
+    assert "is not more than 0" in capsys.readouterr().err
 
 
 def test_without_a_device_nothing_is_said_to_be_a_gpus() -> None:

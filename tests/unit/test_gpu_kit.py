@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -56,6 +57,16 @@ def test_a_part_that_is_damaged_or_missing_is_named(parts: Path, harm: str) -> N
     assert not (parts / "gpu-kit").exists()
 
 
+def test_what_cannot_be_unpacked_as_a_whole_is_not_there(parts: Path) -> None:
+    (program := parts / "bin" / "tar").parent.mkdir()
+    program.write_text('#!/bin/sh\ncat > /dev/null; mkdir "$5/gpu-kit"; echo "tar: no space left" >&2; exit 2\n')
+    program.chmod(0o755)
+    done = sh(parts / "join.sh", PATH=f"{program.parent}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert "no space left" in done.stderr and "The kit could not be unpacked." in done.stderr
+    assert not list(parts.glob("*gpu-kit")) and not list(parts.glob(".gpu-kit*"))
+
+
 def test_a_damaged_kit_installs_nothing(kit: Path) -> None:
     (kit / "wheels" / "a.whl").write_bytes(b"other")
     done = sh(kit / "run.sh")
@@ -78,6 +89,30 @@ def test_what_was_joined_is_not_joined_over(parts: Path) -> None:
     (parts / "gpu-kit" / "report.md").touch()
     assert "gpu-kit is here already" in sh(parts / "join.sh").stderr
     assert (parts / "gpu-kit" / "report.md").exists()
+
+
+def test_a_folder_that_spark_would_take_for_a_pattern_is_told_before_anything_is_installed(kit: Path) -> None:
+    moved = kit.rename(kit.with_name("gpu [new]"))
+    done = sh(moved / "run.sh")
+    assert done.returncode == 1
+    assert f"The kit cannot run in {moved}: move it" in done.stderr
+    assert not (moved / "venv").exists()
+
+
+def test_wheels_that_only_the_other_python_needs_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["one[more]", 'never; extra == "test"', "here; extra == 'kit'"]
+    monkeypatch.setattr(gpu_kit, "requires", {"lakehouse": needs}.get)
+    monkeypatch.setattr(gpu_kit, "INSTALLERS", ())
+    told = {
+        "one": ["Two.two; python_version >= '3.12'", 'three; extra == "more"', 'never; extra == "less"'],
+        "here": [], "three": [],
+    }  # fmt: skip
+    for name, required in told.items():
+        with ZipFile(tmp_path / f"{name}-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}-1.dist-info/METADATA", "".join(f"Requires-Dist: {one}\n" for one in required))
+    gpu_kit._require_all(tmp_path, "kit", "3.11")
+    with pytest.raises(StackError, match=r"Python 3.12 needs wheels that pip has not brought: two-two\."):
+        gpu_kit._require_all(tmp_path, "kit", "3.12")
 
 
 def test_a_python_that_will_not_do_is_told(kit: Path) -> None:

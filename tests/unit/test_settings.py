@@ -156,6 +156,14 @@ def test_a_profile_names_the_variables_that_it_needs(monkeypatch: pytest.MonkeyP
     assert load().tracking_uri == "http://127.0.0.1:5001"
 
 
+def test_a_profile_needs_no_variable_for_what_the_environment_sets_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_PROFILE", "cluster")
+    monkeypatch.setenv("LAKEHOUSE_SPARK_MASTER", "k8s://https://kubernetes.default.svc")
+    monkeypatch.setenv("LAKEHOUSE_MLFLOW", "https://mlflow.example")
+    found = load()
+    assert (found.spark_master, found.spark) == ("k8s://https://kubernetes.default.svc", "cluster.conf")
+
+
 def test_the_shipped_profiles_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     monkeypatch.setenv("SPARK_MASTER_PORT", "7077")

@@ -1,12 +1,16 @@
 #!/bin/sh
 # Compare CPU and GPU on this machine, without a network: the same tables, then how long each takes. The report is report.md, beside
-# this script. Needs Python 3.11 or 3.12 (PYTHON=... names one) and, for the GPU, NVIDIA's driver. Takes what benchmarks.gpu takes:
-# sh run.sh [--years 1 20 100] [--rounds N] [--prices CPU GPU]
+# this script. Needs Python 3.11 or 3.12 (PYTHON=... names one) and, for the GPU, NVIDIA's driver. Takes what benchmarks.gpu takes, but
+# its folder, which is work: sh run.sh [--years 1 20 100] [--rounds N] [--prices CPU GPU]
 set -eu
+case ${PYTHON:-} in "" | /*) ;; */*) PYTHON=$PWD/$PYTHON ;; esac
 cd "$(dirname "$0")"
 kit=$PWD
+# Delta's readers and Spark take these for something else.
+case $kit in *[]%[{}*?^\|\\]*) echo "The kit cannot run in $kit: move it to a folder without any of % [ ] { } * ? ^ | \\" >&2; exit 1 ;; esac
+case " $* " in *" --scratch"*) echo "What is measured goes to $kit/work: leave --scratch away" >&2; exit 2 ;; esac
 # Nothing of this machine's own Python, pip or Spark.
-unset PYTHONPATH PYTHONHOME SPARK_HOME SPARK_CONF_DIR PYSPARK_DRIVER_PYTHON PYSPARK_DRIVER_PYTHON_OPTS
+unset PYTHONPATH PYTHONHOME SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYSPARK_DRIVER_PYTHON_OPTS
 export PIP_CONFIG_FILE=/dev/null PIP_USER=0
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }
@@ -47,7 +51,9 @@ cd lakehouse
 "$python" -c 'from benchmarks.gpu import arguments; arguments()' "$@"
 case " $* " in *" -h "* | *" --help "*) exit ;; esac
 
+fence='```'
 finish() {
+  [ -z "$fence" ] || echo "$fence" >> ../report.md
   # Its headings one level further down.
   [ ! -e ../work/report.md ] || { echo; sed 's/^#/##/' ../work/report.md; } >> ../report.md
   echo "Written: $kit/report.md"
@@ -59,18 +65,21 @@ rm -f ../work/report.md ../work/results.json
   echo "Revision $(cat ../REVISION), $(date -u +%Y-%m-%d)."
   echo
   echo '```'
-  nvidia-smi 2>&1 || echo "There is no nvidia-smi here: no driver is installed, and no GPU computes what follows."
+  nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap --format=csv 2>&1 || echo "No GPU can be used here, and none computes what follows."
   echo '```'
   echo
   echo "## The same tables and models"
   echo
-  echo '```'
+  echo "$fence"
 } > ../report.md
 trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 status=0
 echo "Comparing tables and models (some minutes)"
 "$python" -m pytest tests/gpu -rs -p no:cacheprovider >> ../report.md 2>&1 || status=$?
-echo '```' >> ../report.md
+echo "$fence" >> ../report.md
+fence=
 echo "Measuring"
 "$python" -m benchmarks.gpu "$@" --scratch "$kit/work" || status=$?
 exit "$status"
