@@ -3,8 +3,10 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Of 25,000 files most are never run: those that are, Python compiles then.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Tests start hundreds of processes: each would compile the project anew where the environment forbids Python to keep what it compiled.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Tests wait more than they compute: two modules side by side, each with a Spark session of its own, in the folders' order, so that
 # the long ones come first and none of them runs alone at the end.
