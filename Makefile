@@ -3,7 +3,15 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
+
+# The project with these extras, by uv, which takes half of pip's time; by pip where it has an index of its own, or where uv fails.
+define install
+$(PIP) uv
+{ ! $(BIN)/python -m pip config list | grep -q index && $(UV) --editable '$(1)'; } || $(PIP) --editable '$(1)'
+$(BIN)/python -m lakehouse.class_archive
+endef
 
 # Tests start hundreds of processes: each would compile the project anew where the environment forbids Python to keep what it compiled.
 export PYTHONDONTWRITEBYTECODE :=
@@ -85,18 +93,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --editable .
-	$(BIN)/python -m lakehouse.class_archive
+	$(call install,.)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[test]'
-	$(BIN)/python -m lakehouse.class_archive
+	$(call install,.[test])
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-stack
 
 $(VENV)/.installed-stack: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[stack]'
-	$(BIN)/python -m lakehouse.class_archive
+	$(call install,.[stack])
 	@touch $@ $(VENV)/.installed
 
 clean:  ## Remove .venv and caches (not data/).
