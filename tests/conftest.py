@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -14,6 +16,12 @@ from pyspark.sql.types import ArrayType, StructField
 import lakehouse.tracking  # noqa: F401 - before any test imports MLflow, which reads the environment then
 from lakehouse.declare import Source, Table
 from tests.sessions import small_session
+
+# Before the Java of this machine, whether JAVA_HOME or the PATH names that.
+JAVA = str(Path(__file__).with_name("java"))
+JAVA_HOME = os.environ.pop("JAVA_HOME", None)
+if JAVA not in os.environ["PATH"].split(os.pathsep):
+    os.environ["PATH"] = os.pathsep.join([JAVA, *([f"{JAVA_HOME}/bin"] if JAVA_HOME else []), os.environ["PATH"]])
 
 MISSING = "-"
 
