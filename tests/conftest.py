@@ -17,11 +17,10 @@ import lakehouse.tracking  # noqa: F401 - before any test imports MLflow, which 
 from lakehouse.declare import Source, Table
 from tests.sessions import small_session
 
-# Before the Java of this machine, whether JAVA_HOME or the PATH names that.
-JAVA = str(Path(__file__).with_name("java"))
-JAVA_HOME = os.environ.pop("JAVA_HOME", None)
-if JAVA not in os.environ["PATH"].split(os.pathsep):
-    os.environ["PATH"] = os.pathsep.join([JAVA, *([f"{JAVA_HOME}/bin"] if JAVA_HOME else []), os.environ["PATH"]])
+# Spark starts the Java that JAVA_HOME names; ours starts that of the PATH, where the machine's own is put.
+JAVA_HOME = str(Path(__file__).with_name("java"))
+if (own := os.environ.get("JAVA_HOME")) != JAVA_HOME:
+    os.environ |= {"JAVA_HOME": JAVA_HOME} | ({"PATH": f"{own}/bin:{os.environ['PATH']}"} if own else {})
 
 MISSING = "-"
 
