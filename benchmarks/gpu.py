@@ -61,7 +61,7 @@ def build(scratch: Path, years: int, mode: str) -> Seconds:
         "spark.sql.shuffle.partitions": str(cores),
         "spark.local.dir": str(scratch / "spark"),
     }
-    done = submitted.run(root, mode, sized)
+    done = submitted.run(root, mode, sized, LAKEHOUSE_PARALLEL_TABLES="1")
     return {WHOLE: done.seconds, **table_seconds(root / "logs" / lineage.FILE)}
 
 

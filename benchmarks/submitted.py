@@ -30,10 +30,19 @@ class Operators(NamedTuple):
     all: int
 
 
-def run(root: Path, mode: str, sized: Mapping[str, str]) -> Measured:
+def environment(**settings: str) -> dict[str, str]:
+    """This process's, without what would change the JVM, and with no other settings than these and where the plugin is."""
+    kept = {
+        name: value for name, value in os.environ.items()
+        if name not in OF_THE_JVM and (not name.startswith(PREFIX) or name == f"{PREFIX}GPU_JAR")
+    }  # fmt: skip
+    return kept | settings
+
+
+def run(root: Path, mode: str, sized: Mapping[str, str], **settings: str) -> Measured:
     """Bring every table of the lake at ``root`` up to date. Beside the lake, under its name: .conf, .log, and in .events what Spark tells.
 
-    ``mode`` is LAKEHOUSE_GPU's; ``sized`` are properties that come on top.
+    ``mode`` is LAKEHOUSE_GPU's; ``sized`` are properties that come on top, ``settings`` variables of the environment.
 
     Raises:
         RuntimeError: the job failed; the end of its output is told.
@@ -45,19 +54,10 @@ def run(root: Path, mode: str, sized: Mapping[str, str]) -> Measured:
     }  # fmt: skip
     told = {**composed(load(gpu=mode, spark="local.conf")), **sized, **telling}
     (conf := root.with_suffix(".conf")).write_text("\n".join(map(" ".join, told.items())), encoding="utf-8")
-    kept = {
-        name: value for name, value in os.environ.items()
-        if name not in OF_THE_JVM and (not name.startswith(PREFIX) or name == f"{PREFIX}GPU_JAR")
-    }  # fmt: skip
-    own = {
-        f"{PREFIX}ROOT": str(root),
-        f"{PREFIX}GPU": mode,
-        f"{PREFIX}PARALLEL_TABLES": "1",
-        "PYSPARK_PYTHON": sys.executable,
-    }
+    env = environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=mode, PYSPARK_PYTHON=sys.executable, **settings)
     submit = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
     command = [submit, "--properties-file", str(conf), "jobs/daily.py"]
-    return measure(command, {**kept, **own}, PROJECT, root.with_suffix(".log"))
+    return measure(command, env, PROJECT, root.with_suffix(".log"))
 
 
 def carried_out(root: Path) -> list[Operators]:

@@ -22,7 +22,7 @@ from typing import IO, Final
 from zipfile import ZipFile
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filename
 
 from lakehouse import gpu
 from lakehouse.errors import LakehouseError, StackError
@@ -122,9 +122,10 @@ def _require_all(folder: Path, extras: str, python: str) -> None:
     Raises:
         StackError: there are others; they are named.
     """
-    there = {parse_wheel_filename(file.name)[0]: file for file in folder.glob("*.whl")}
+    needs = {parse_wheel_filename(file.name)[0]: _requirements(file) for file in folder.glob("*.whl")}
+    needs |= {canonicalize_name("lakehouse"): requires("lakehouse") or []}
     wanted = [Requirement(one) for one in (f"lakehouse[{extras}]", *INSTALLERS)]
-    seen = set[tuple[str, str]]()
+    seen = set[tuple[NormalizedName, str]]()
     while wanted:
         need = wanted.pop()
         for name, extra in ((canonicalize_name(need.name), extra) for extra in ("", *need.extras)):
@@ -132,11 +133,9 @@ def _require_all(folder: Path, extras: str, python: str) -> None:
                 continue
             seen.add((name, extra))
             told = {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
-            texts = (
-                (requires(name) or []) if name == "lakehouse" else _requirements(there[name]) if name in there else []
-            )
-            wanted += [one for one in map(Requirement, texts) if one.marker is None or one.marker.evaluate(told)]
-    if lacking := sorted({name for name, _ in seen} - {"lakehouse", *there}):
+            found = map(Requirement, needs.get(name, []))
+            wanted += [one for one in found if one.marker is None or one.marker.evaluate(told)]
+    if lacking := sorted({name for name, _ in seen} - needs.keys()):
         raise StackError(f"Python {python} needs wheels that pip has not brought: {', '.join(lacking)}.")
 
 

@@ -149,7 +149,8 @@ def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, DataFrame]]:
 
 
 def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
-    """The commands by which `lakehouse.delta` commits such a table's rows, each way that there is; a merge where the table is there.
+    """The commands by which `lakehouse.delta` commits such a table's rows, each way that there is but a source's
+    redelivered files; a merge where the table is there.
 
     The plugin looks at a command's own settings, not at its rows: those of a merge are the table's own here.
     """

@@ -13,14 +13,11 @@ from lakehouse.settings import CONF
 
 # Spark's own workers, too, run in the environment of the tests.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-# Code is compiled once, lightly, and has room: in the 48 MB that a JVM keeps for such code by default, a quarter of its time goes into
-# making room.
-JVM = f"-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=192m {archive_options()}"
 SMALL = {
     "spark.sql.adaptive.enabled": "false",  # which makes a job of each stage; commands, which tests start as well, have it
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.driver.extraJavaOptions": f"{JVM} -XX:+UseSerialGC",  # several such processes share two cores
+    "spark.driver.extraJavaOptions": f"{archive_options()} -XX:+UseSerialGC",  # several such processes share two cores
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
@@ -38,7 +35,7 @@ def small_session(*, compiled: bool = False) -> SparkSession:
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")  # a vacuum lists with so many tasks
         # A collector that does nothing in between: what goes on beside the tests takes from their two cores.
-        .config("spark.driver.extraJavaOptions", f"{JVM} -XX:+UseParallelGC")
+        .config("spark.driver.extraJavaOptions", f"{archive_options()} -XX:+UseParallelGC")
         .config("spark.sql.codegen.wholeStage", str(compiled).lower())
         .config("spark.sql.codegen.factoryMode", "CODEGEN_ONLY" if compiled else "NO_CODEGEN")
         .config("spark.driver.memory", "3g")

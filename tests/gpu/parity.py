@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import submitted
-from lakehouse.settings import PREFIX, PROJECT
+from lakehouse.settings import PROJECT
 
 
-def environment(**settings: str) -> dict[str, str]:
-    """This process's, but with no other settings than these and where the plugin is."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name == f"{PREFIX}GPU_JAR"
-    }
-    return kept | settings
-
-
-def command(root: Path, *words: str, gpu: str = "") -> str:
+def command(root: Path, *words: str) -> str:
     """Carry out a command on the lake at ``root``; returns what it said."""
     done = subprocess.run(
         [sys.executable, "-m", "lakehouse.cli", *words], cwd=PROJECT, capture_output=True, text=True, check=False,
-        env=environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=gpu),
+        env=submitted.environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=""),
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} on {root} ended with {done.returncode}:\n{done.stdout}{done.stderr}")

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 
 import pytest
 
+from benchmarks.submitted import environment
 from lakehouse import gpu
 from lakehouse.errors import SessionError
 from lakehouse.settings import PROJECT
-from tests.gpu.parity import environment
 from tests.gpu.trained import FOREST, PARAMS
 
 # What a metric may differ by. Another seed alone makes 0.001 of a forest's, 0.002 of a network's; these trees train on the CPU in any case.
