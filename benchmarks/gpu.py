@@ -29,7 +29,7 @@ from benchmarks.measure import machine
 from lakehouse import gpu, lineage
 from lakehouse.errors import LakehouseError, SessionError
 from lakehouse.run import revision
-from lakehouse.settings import PREFIX, PROJECT
+from lakehouse.settings import PROJECT
 
 YEARS = (1, 20, 100)
 ROUNDS, LONG_YEARS = 3, 10
@@ -184,7 +184,7 @@ def _more_than_none(kind: Callable[[str], float]) -> Callable[[str], float]:
 def main() -> None:
     asked = arguments()
     (scratch := asked.scratch.resolve()).mkdir(parents=True, exist_ok=True)
-    for name in [name for name in os.environ if name.startswith(PREFIX) and name != f"{PREFIX}GPU_JAR"]:
+    for name in os.environ.keys() - submitted.environment().keys():
         del os.environ[name]
     found, missing = device()
     modes = ["", "explain" if missing else "on"]

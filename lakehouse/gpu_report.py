@@ -149,8 +149,7 @@ def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, DataFrame]]:
 
 
 def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
-    """The commands by which `lakehouse.delta` commits such a table's rows, each way that there is but a source's
-    redelivered files; a merge where the table is there.
+    """The commands by which `lakehouse.delta` commits such a table's rows, each way that there is; a merge where the table is there.
 
     The plugin looks at a command's own settings, not at its rows: those of a merge are the table's own here.
     """
@@ -158,6 +157,8 @@ def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
     yield _save(work, rows, "Overwrite", overwriteSchema="true")
     if isinstance(write, Append | Merge):
         yield _save(work, rows, "Append", mergeSchema="false")
+    if isinstance(declared, Source) and declared.relanded == "replace":
+        yield _save(work, rows, "Overwrite", replaceWhere="_batch_id IS NULL", mergeSchema="false")
     if isinstance(write, Replace):
         yield _save(work, rows, "Overwrite", replaceWhere=f"`{write.partition}` IS NULL", mergeSchema="false")
     if isinstance(declared, Table) and isinstance(write, Merge | History) and work.lake.log(declared.name):
