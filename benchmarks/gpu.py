@@ -210,7 +210,10 @@ def _measure(results: dict[str, Any], scratch: Path, years: int, rounds: int) ->
         for mode in list(runs)[:: 1 if turn % 2 else -1]:
             runs[mode].append(build(scratch, years, mode))
             _keep(results, scratch)  # so that a run that is cut off leaves what there is
-            print(f"{years} years, round {turn} of {rounds}, {MODES[mode]}: {runs[mode][-1][WHOLE]:.1f} s", flush=True)
+            print(
+                f"{years} year{'s' * (years > 1)}, round {turn} of {rounds}, {MODES[mode]}: {runs[mode][-1][WHOLE]:.1f} s",
+                flush=True,
+            )
     lakes = [scratch / f"{mode or 'off'}-{years}" for mode in runs]
     results["operators"][str(years)] = submitted.carried_out(lakes[1])[-1]
     if results["differences"] is None:  # of the fewest years: what compares them holds both in memory
