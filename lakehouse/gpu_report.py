@@ -52,7 +52,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """One of a table's plans: what makes its rows (``build``), compares them with the table (``compare``) or commits them (``write``)."""
+    """One of a table's plans: what makes its rows (``build``), counts them (``audit``), compares them with the table (``compare``) or
+    commits them (``write``)."""
 
     name: str
     nodes: tuple[Node, ...]
@@ -113,39 +114,63 @@ def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
         return TableReport(declared.name, (), f"{', '.join(absent)} is not built yet")
     pinned = {name: Consumed(log.version, 1) for name, log in inputs.items() if log}
     work = Work(spark, lake, new_run(), Step(declared.name, "build", inputs=pinned))
-    plans = dict(_source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared))
-    if not plans:
+    found = dict[str, list[str]]()
+    # One by one: a plan reads what is kept from where it is kept, once it is.
+    for name, plan in _source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared):
+        found.setdefault(name, []).append(_explained(work.spark, plan))
+    if not found:
         return TableReport(declared.name, (), "nothing was landed yet")
-    found = [Plan(name, nodes_of(_explained(work.spark, plan._jdf))) for name, plan in plans.items()]
-    said = [_explained(work.spark, _unrun(work.spark, one)) for one in _commands(work, declared, plans["build"])]
-    return TableReport(declared.name, (*found, Plan("write", nodes_of("\n".join(said)))))
+    return TableReport(declared.name, tuple(Plan(name, nodes_of("\n".join(said))) for name, said in found.items()))
 
 
-def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, DataFrame]]:
+def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, Any]]:
     landing = work.lake.landing(source)
     landed = [one for one in landing.history() if one.files]
     if landed:
-        yield "build", ingest.read_batch(work.spark, source, landed[-1], landing.root)
+        rows = ingest.read_batch(work.spark, source, landed[-1], landing.root)
+        yield "build", rows._jdf
+        yield from _writes(work, source, rows)
 
 
-def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, DataFrame]]:
+def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, Any]]:
     if isinstance(table.write, Replace | Rebuild):
-        yield "build", quality.guarded(table, build.computed(work, table, None))
+        rows = quality.guarded(table, build.computed(work, table, None))
+        yield "build", rows._jdf
+        yield from _writes(work, table, rows)
         return
-    driver = work.snapshot(table.driver)
-    staged = work.staged(table, driver)
-    there = read_latest(work.spark, work.path) if work.lake.log(table.name) else None
+    batch = work.batch(table, work.snapshot(table.driver))
+    yield "audit", batch.came_in()._jdf
+    if isinstance(table.write, History):
+        rows = keyed.versions_told(work, table, batch.staged, batch.driver)
+        yield "build", rows._jdf
+    else:
+        rows = batch.staged.select(*work.written_columns(batch.staged))
+        yield "build", quality.guarded(table, rows)._jdf
+        yield "audit", quality.tally(table, batch.staged, isinstance(table.write, Merge), rules=False)._jdf
+    yield from _writes(work, table, rows)
+    if isinstance(table.write, Append):
+        yield "audit", quality.tally(table, batch.staged, False)._jdf
+        return
+    staged = batch.staged.persist()  # as `keyed` does; nothing computes it here
+    try:
+        yield "audit", quality.tally(table, staged)._jdf
+        if work.lake.log(table.name):
+            yield "compare", _compared(work, table, staged, batch.driver)._jdf
+    finally:
+        staged.unpersist()
+
+
+def _compared(work: Work, table: Table, staged: DataFrame, driver: DataFrame) -> DataFrame:
+    there = read_latest(work.spark, work.path)
     if isinstance(table.write, History):
         told = keyed.versions_told(work, table, staged, driver)
-        yield "build", told
-        if there is not None:
-            there = there.select(*told.columns)
-            yield "compare", frames.differences(told, there, (*table.key, "valid_from"), "_delete")
-        return
-    columns = work.written_columns(staged)
-    yield "build", quality.guarded(table, staged).select(*columns)
-    if there is not None and isinstance(table.write, Merge):
-        yield "compare", frames.classed(table, frames.newest(table, staged), there, columns)
+        return frames.differences(told, there.select(*told.columns), (*table.key, "valid_from"), "_delete")
+    return frames.classed(table, frames.newest(table, staged), there, work.written_columns(staged))
+
+
+def _writes(work: Work, declared: Declared, rows: DataFrame) -> Iterator[tuple[str, Any]]:
+    for command in _commands(work, declared, rows):
+        yield "write", _unrun(work.spark, command)
 
 
 def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:

@@ -45,14 +45,13 @@ def _anew(work: Work, table: Table) -> Outcome:
 
 
 def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
-    batch = work.batch(table, work.snapshot(table.driver), observed=False)
+    batch = work.batch(table, work.snapshot(table.driver))
     with work.held(table, batch.staged) as staged:
         return _write_batch_anew(work, table, replace(batch, staged=staged), rules)
 
 
 def _write_batch_anew(work: Work, table: Table, batch: Batch, rules: bool) -> Outcome:
-    count = quality.audit if rules else quality.census
-    counted = count(table, batch.staged, doubled=isinstance(table.write, Merge))
+    counted = quality.audit(table, batch.staged, isinstance(table.write, Merge), rules=rules)
     written = counted.rows - counted.rejected - counted.doubled
     counts = {"written": written, "unchanged": 0, "superseded": counted.doubled, "quarantined": counted.rejected}
     counts = work.account(table, batch, counted, counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.errors import ParseException
 from pyspark.sql import functions as F
@@ -15,7 +15,7 @@ from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, OnBreach, Replace, Rule
 from lakehouse.errors import AccountingError, RuleError, first_line
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, Observation
+    from pyspark.sql import Column, DataFrame
 
     from lakehouse.ledger import Record
 
@@ -23,6 +23,7 @@ KEY_RULE = "key_is_not_null"
 MALFORMED_RULE = "well_formed"
 READABLE_RULE = "readable"
 _STOP = "a row broke a rule of its table"
+_PARTITION = "_partition"
 # Spark's JSON leaves out what is less than a millisecond.
 WHOLE_TIMES = {
     "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX", "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
@@ -104,61 +105,49 @@ def rules_broken(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
     return F.concat(named, F.transform(UNREADABLE, lambda c: F.concat(F.lit(f"{READABLE_RULE}: "), c)))
 
 
-def audit(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
-    """Count a staged batch in one pass: rows, rejects, rows per broken rule, rows beyond one per key, key ranges."""
-    from pyspark.sql import Observation
-
-    rules, rejected = rules_of(table), rejecting(table, staged)
-    observed = Observation("audit")
-    counts = [F.count(F.lit(1)).alias("rows"), F.count_if(rejected).alias("rejected")]
-    counts += [_count_of(rule, rejected).alias(f"rule_{i}") for i, rule in enumerate(rules)]
-    if set(ORIGIN_COLUMNS) <= set(staged.columns):
-        counts.append(origins())
-    if UNREADABLE in staged.columns:
-        counts.append(F.count_if(F.size(UNREADABLE) > 0).alias("unreadable"))
-    ordered = ranged(table)
-    for i, column in enumerate(ordered):
-        counts += [F.min(column).cast("string").alias(f"min_{i}"), F.max(column).cast("string").alias(f"max_{i}")]
-    watched = staged.observe(observed, *counts)
-    hashed = _by_key_hash(table, watched.where(~rejected)) if doubled else watched.select(F.lit(1).alias("rows"))
-    extra = hashed.agg(F.sum(F.col("rows") - 1)).first()[0]  # type: ignore[index]
-    seen = seen_by(observed)
-    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(rules)}
-    if seen.get("unreadable"):
-        broken[READABLE_RULE] = int(seen["unreadable"])
+def audit(table: Table, staged: DataFrame, doubled: bool = True, *, rules: bool = True) -> Audit:
+    """Count a staged batch in one pass; without ``rules`` every row counts as good, and only the keys need to be computed."""
+    row = tally(table, staged, doubled, rules=rules).first()
+    assert row is not None
+    seen = row.asDict()
+    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(rules_of(table))}
+    broken[READABLE_RULE] = int(seen.get("unreadable") or 0)
     return Audit(
-        rows=int(seen.get("rows") or 0),
-        rejected=int(seen.get("rejected") or 0),
-        doubled=_doubled(table, staged.where(~rejected)) if extra else 0,
+        rows=int(seen["rows"] or 0),
+        rejected=int(seen["rejected"] or 0),
+        doubled=_doubled(table, good(table, staged) if rules else staged) if seen.get("extra") else 0,
         broken={name: count for name, count in broken.items() if count},
-        key_range={c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(ordered) if seen.get(f"min_{i}")},
+        key_range={
+            c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(ranged(table)) if seen.get(f"min_{i}")
+        },
         origins=seen.get("origins"),
     )
 
 
-def census(table: Table, staged: DataFrame, doubled: bool = True) -> Audit:
-    """Count a staged batch without a look at its rules: every row counts as good, only the keys need to be computed."""
-    origin = [origins()] if set(ORIGIN_COLUMNS) <= set(staged.columns) else []
+def tally(table: Table, staged: DataFrame, doubled: bool = True, *, rules: bool = True) -> DataFrame:
+    """One row for `audit`: rows, rejects, rows per broken rule, origins, key ranges and, where asked, rows beyond one per key's hash.
+
+    Plain aggregates: what counts what passes by (`observe`) cannot run on a GPU, and is interpreted on a CPU.
+    """
+    rejected = rejecting(table, staged) if rules else F.lit(False)
+    # What is counted of the rows, and what makes one of what several groups counted.
+    found = {"rows": (F.count(F.lit(1)), F.sum), "rejected": (F.count_if(rejected), F.sum)}
+    if set(ORIGIN_COLUMNS) <= set(staged.columns):
+        found["origins"] = (origins(), F.bit_xor)
+    if rules:
+        found |= {f"rule_{i}": (_count_of(rule, rejected), F.sum) for i, rule in enumerate(rules_of(table))}
+        found |= {f"min_{i}": (F.min(column), F.min) for i, column in enumerate(ranged(table))}
+        found |= {f"max_{i}": (F.max(column), F.max) for i, column in enumerate(ranged(table))}
+        if UNREADABLE in staged.columns:
+            found["unreadable"] = (F.count_if(F.size(UNREADABLE) > 0), F.sum)
+    counts = [count.alias(name) for name, (count, _) in found.items()]
     if doubled:
-        hashed = _by_key_hash(table, staged, *origin)
-        totals = [F.sum("rows").alias("rows"), F.sum(F.col("rows") - 1).alias("extra")]
-        seen = hashed.agg(*totals, *[F.bit_xor("origins").alias("origins") for _ in origin]).first()
-    else:
-        seen = staged.agg(F.count(F.lit(1)).alias("rows"), F.lit(0).alias("extra"), *origin).first()
-    assert seen is not None
-    return Audit(
-        rows=int(seen["rows"] or 0),
-        rejected=0,
-        doubled=_doubled(table, staged) if seen["extra"] else 0,
-        broken={},
-        key_range={},
-        origins=seen["origins"] if origin else None,
-    )
-
-
-def _by_key_hash(table: Table, rows: DataFrame, *more: Column) -> DataFrame:
-    """The rows of each key's hash: much less to shuffle than the keys."""
-    return rows.groupBy(F.xxhash64(*table.key)).agg(F.count(F.lit(1)).alias("rows"), *more)
+        # By the hash of a key, which is much less to shuffle; all rejects have the same one, as theirs do not count.
+        staged = staged.groupBy(F.when(~rejected, F.xxhash64(*table.key)).alias("hash")).agg(*counts)
+        counts = [summed(name).alias(name) for name, (_, summed) in found.items()]
+        counts.append(F.sum(F.when(F.col("hash").isNotNull(), F.col("rows") - 1)).alias("extra"))
+    ends = [name for name in found if name.startswith(("min_", "max_"))]
+    return staged.agg(*counts).withColumns({name: F.col(name).cast("string") for name in ends})
 
 
 def _doubled(table: Table, rows: DataFrame) -> int:
@@ -188,19 +177,9 @@ def warned(table: Table, written: DataFrame) -> dict[str, int]:
 
 def good(table: Table, staged: DataFrame, *also: OnBreach) -> DataFrame:
     """The staged rows that no rule sets aside, nor one that has another of the consequences named."""
-    from pyspark.sql import Observation
-
-    # A filter is not pushed below what is observed: it would compute the columns that it reads a second time.
-    computed = staged.observe(Observation("rows"), F.count(F.lit(1)).alias("rows"))
-    return computed.where(~rejecting(table, computed, *also))
-
-
-def seen_by(observation: Observation) -> dict[str, Any]:
-    """What was observed; empty where Spark could answer without computing the rows: an empty input makes all of a join empty."""
-    try:
-        return dict(observation.get)
-    except Exception:  # the plan that ran has no such observation any more, which Spark's own code does not expect
-        return {}
+    # A filter is not pushed below what differs by partition: it would compute the columns that it reads a second time.
+    computed = staged.withColumn(_PARTITION, F.spark_partition_id())
+    return computed.where(~rejecting(table, staged, *also) & (F.col(_PARTITION) >= 0)).drop(_PARTITION)
 
 
 def stopped(error: Exception) -> bool:

@@ -62,7 +62,8 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
         raise SessionError(JAVA_HINT)
     from pyspark.sql import SparkSession
 
-    if settings.gpu == "on" and not settings.spark_master:  # a cluster's executors look for their own
+    # A cluster's executors look for their own.
+    if settings.gpu == "on" and (not settings.spark_master or settings.spark_master.startswith("local")):
         gpu.require_device()
     if not _is_submitted():
         _shut_out_the_environment()

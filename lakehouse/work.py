@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
 from lakehouse import delta, frames, log, quality, suites
@@ -53,19 +52,20 @@ def summed(outcomes: Sequence[Outcome]) -> Outcome:
 class Batch:
     """A row-preserving table's staged rows, and where they came from.
 
-    ``counts`` are of the driver's rows and the malformed among them, and sum up which rows they are; ``arrived`` makes
-    them while the staged rows are first computed, where to read the driver once more would cost more.
+    ``counts`` are of the driver's rows and the malformed among them, and sum up which rows they are.
     """
 
     staged: DataFrame
     driver: DataFrame
     counts: Sequence[Column]
-    arrived: Observation | None = None
 
     @cached_property
     def seen(self) -> Mapping[str, int | None]:
-        seen = quality.seen_by(self.arrived) if self.arrived else {}
-        return seen if "rows" in seen else self.driver.agg(*self.counts).first().asDict()  # type: ignore[union-attr]
+        return self.came_in().first().asDict()  # type: ignore[union-attr]
+
+    def came_in(self) -> DataFrame:
+        """One row with the counts."""
+        return self.driver.agg(*self.counts)
 
     def rows_in(self) -> int:
         return int(self.seen["rows"] or 0)
@@ -115,7 +115,7 @@ class Work:
         """The function's output for the driver's well-formed rows."""
         return self.called_on(table, driver.where(_well_formed(driver)))
 
-    def batch(self, table: Table, driver: DataFrame, *, observed: bool = True) -> Batch:
+    def batch(self, table: Table, driver: DataFrame) -> Batch:
         """The same, with a count of what it came from."""
         counts = [F.count(F.lit(1)).alias("rows")]
         whole = _well_formed(driver)
@@ -123,11 +123,7 @@ class Work:
             counts.append(F.count(MALFORMED).alias("malformed"))
         if self.lake.landed_driver(table):
             counts.append(quality.origins(whole))
-        if not observed:
-            return Batch(self.staged(table, driver), driver, counts)
-        arrived = Observation("arrived")
-        watched = driver.observe(arrived, *counts)
-        return Batch(self.called_on(table, watched.where(whole)), driver, counts, arrived)
+        return Batch(self.staged(table, driver), driver, counts)
 
     # --- quality ----------------------------------------------------------------------------------------------------
 

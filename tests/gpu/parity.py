@@ -22,14 +22,17 @@ def command(root: Path, *words: str) -> str:
     return done.stdout
 
 
-def through(root: Path, spans: Iterable[tuple[str, str]], gpu: str = "") -> None:
-    """Deliver the flights of each span of days and run: the first builds the tables, the others update them.
+def through(root: Path, spans: Iterable[tuple[str, str]], gpu: str = "") -> list[str]:
+    """Deliver the flights of each span of days and run: the first builds the tables, the others update them. Returns what each said.
 
     What runs with a GPU's settings runs by spark-submit, so that Spark tells its plans.
     """
+    said = list[str]()
     for since, until in spans:
         command(root, "land", "--from", since, "--to", until)
         if gpu:
             submitted.run(root, gpu, {})
+            said.append(root.with_suffix(".log").read_text(errors="replace"))
         else:
-            command(root, "run")
+            said.append(command(root, "run"))
+    return said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,15 @@ def by_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -> None:
-    through(tmp_path, SPANS, gpu="explain")
+    both = through(tmp_path, SPANS, gpu="explain")
     assert differences(by_cpu / "lake", tmp_path / "lake") == []
-    assert "<SaveIntoDataSourceCommand> will run on GPU" in tmp_path.with_suffix(".log").read_text(errors="replace")
+    for said in both:
+        assert "<SaveIntoDataSourceCommand> will run on GPU" in said
+        # As of any plan that counts what passes by (CollectMetrics).
+        assert "Failed to apply GPU overrides" not in said
+        # Of all operators that it knows in all plans that ran, adaptive execution's and Delta's reading of its log among them.
+        marks = Counter(re.findall(r"^ *([*!])(?:Exec|Command) <", said, re.MULTILINE))
+        assert marks["*"] > 0.8 * marks.total(), marks
     ran = carried_out(tmp_path)
     assert [on_gpu for on_gpu, _ in ran] == [0, 0], "explain-only leaves all to the CPU"
     assert all(operators > 100 for _, operators in ran), ran
@@ -43,5 +51,6 @@ def test_every_table_is_the_same_by_gpu(by_cpu: Path, tmp_path: Path) -> None:
     through(tmp_path, SPANS, gpu="on")
     assert differences(by_cpu / "lake", tmp_path / "lake") == []
     # A plan that the plugin fails to make runs on the CPU, without a failure.
-    building, updating = carried_out(tmp_path)
-    assert building.on_gpu > 0 and updating.on_gpu > 0, "nothing of it was computed by the GPU"
+    for on_gpu, operators in carried_out(tmp_path):
+        # Up to half of them are Delta's own, which look at its log.
+        assert on_gpu > operators / 3, f"of {operators} operators {on_gpu} were the GPU's"

@@ -16,7 +16,7 @@ from lakehouse import gpu
 from lakehouse.environment import environment
 from lakehouse.errors import SessionError, SettingsError
 from lakehouse.gpu_report import Node, Plan, TableReport, coverage, nodes_of
-from lakehouse.session import composed, properties
+from lakehouse.session import composed, properties, spark_session
 from lakehouse.settings import CONF, PROJECT, Settings, load
 
 SAID = """\
@@ -100,6 +100,18 @@ def test_a_missing_or_old_device_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SessionError, match=text) as error:
         gpu.require_device()
     assert "run on the CPU; LAKEHOUSE_GPU=explain says" in str(error.value)
+
+
+@pytest.mark.parametrize("master", ["", "local[2]"])
+def test_a_session_on_this_machine_needs_a_device(
+    jar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, master: str
+) -> None:
+    smi(tmp_path, monkeypatch, "exit 0")
+    with (
+        pytest.raises(SessionError, match="nvidia-smi says: it names no device"),
+        spark_session(settings(jar, gpu="on", spark_master=master)),
+    ):
+        pass
 
 
 def test_each_device_can_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_every_profile_keeps_times_in_utc_and_commits_apart(file: Path) -> None:
     found = below | properties(file)
     options = {name: value for name, value in found.items() if name.endswith(".extraJavaOptions")}
     assert options
-    assert all("-Duser.timezone=UTC" in value for value in options.values())
+    assert all("-Duser.timezone=UTC -Dfile.encoding=UTF-8" in value for value in options.values())
     assert found["spark.sql.session.timeZone"] == "UTC"
     assert found["spark.sql.parquet.outputTimestampType"] == "TIMESTAMP_MICROS"
     assert not {name for name in found if name.startswith("spark.hadoop.fs.s3a") and "performance" in name}
