@@ -139,13 +139,12 @@ def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, Any]]:
         yield from _writes(work, table, rows)
         return
     batch = work.batch(table, work.snapshot(table.driver))
+    history = isinstance(table.write, History)
+    guarded = quality.guarded(table, batch.staged).select(*work.written_columns(batch.staged))
+    rows = keyed.versions_told(work, table, batch.staged, batch.driver) if history else guarded
+    yield "build", rows._jdf
     yield "audit", batch.came_in()._jdf
-    if isinstance(table.write, History):
-        rows = keyed.versions_told(work, table, batch.staged, batch.driver)
-        yield "build", rows._jdf
-    else:
-        rows = batch.staged.select(*work.written_columns(batch.staged))
-        yield "build", quality.guarded(table, rows)._jdf
+    if not history:  # the first time only the keys are gone through
         yield "audit", quality.tally(table, batch.staged, isinstance(table.write, Merge), rules=False)._jdf
     yield from _writes(work, table, rows)
     if isinstance(table.write, Append):
