@@ -10,8 +10,11 @@ from typing import get_args
 from lakehouse.columns import UNREADABLE
 from lakehouse.declare import (
     COLUMN_PATTERN,
+    KEY_RULE,
     LANDING_COLUMNS,
     MALFORMED,
+    MALFORMED_RULE,
+    READABLE_RULE,
     RESCUED,
     SECRET_IN_URL,
     TYPES,
@@ -35,6 +38,10 @@ from lakehouse.errors import DeclarationError
 
 # What the platform adds to tables, and to rows while it works on them.
 _RESERVED = {*LANDING_COLUMNS, MALFORMED, RESCUED, UNREADABLE}
+# What a table's rows have besides while they are put in order, compared and merged.
+_WORKING = {
+    "_changed", "_class", "_delete", "_ends", "_gap", "_known", "_next", "_own", "_partition", "_rank", "_stay", "_told",
+}  # fmt: skip
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 _LANDING = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
 # What a cursor can be besides a time: numbers that tell one row from the next.
@@ -86,7 +93,8 @@ def _name_problems(declared: Declared) -> list[str]:
     for column in declared.columns:
         by_lower.setdefault(column.lower(), []).append(column)
     alike = [f"columns {' and '.join(names)} differ only in case" for names in by_lower.values() if len(names) > 1]
-    taken = [names[0] for lower, names in by_lower.items() if lower in _RESERVED]
+    reserved = _RESERVED | _WORKING if isinstance(declared, Table) else _RESERVED
+    taken = [names[0] for lower, names in by_lower.items() if lower in reserved]
     return [f"{declared.name}: {one}" for one in [*alike, *(f"column {c} is the platform's own name" for c in taken)]]
 
 
@@ -141,6 +149,8 @@ def _rule_problems(table: Table) -> list[str]:
         if rule.on_breach not in levels
     ]
     doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
+    own = [rule.name for rule in table.rules if rule.name in (KEY_RULE, MALFORMED_RULE, READABLE_RULE)]
+    found += [f"rule {name} is the platform's own name" for name in own]
     return found + [f"two rules are called {name!r}" for name in sorted(doubled)]
 
 

@@ -34,6 +34,8 @@ LANDING_COLUMNS: Mapping[str, str] = MappingProxyType(
 ORIGIN_COLUMNS = ("_file_id", "_row")
 # Where a CSV or JSON reader keeps a line that does not have the declared shape.
 MALFORMED = "_malformed"
+# Rules that no table declares: that a key is whole, a line has its shape, a value could be read.
+KEY_RULE, MALFORMED_RULE, READABLE_RULE = "key_is_not_null", "well_formed", "readable"
 # Where a source whose contract takes files with other columns keeps what no declared column holds, as a JSON object.
 RESCUED = "_rescued"
 

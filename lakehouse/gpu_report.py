@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from lakehouse.ledger import Consumed
 from lakehouse.plan import Lake, Step
 from lakehouse.run import new_run
 from lakehouse.storage import spark_uri
-from lakehouse.work import Work
+from lakehouse.work import Batch, Work
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -80,9 +81,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class TableReport:
+    """A table's plans. ``held``: its rows are kept while its suite is checked; that the CPU reads them then is in none of the plans."""
+
     table: str
     plans: tuple[Plan, ...]
     missing: str = ""
+    held: bool = False
 
     @property
     def operators(self) -> int:
@@ -120,7 +124,9 @@ def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
         found.setdefault(name, []).append(_explained(work.spark, plan))
     if not found:
         return TableReport(declared.name, (), "nothing was landed yet")
-    return TableReport(declared.name, tuple(Plan(name, nodes_of("\n".join(said))) for name, said in found.items()))
+    held = isinstance(declared, Table) and work.has_suite(declared)
+    plans = tuple(Plan(name, nodes_of("\n".join(said))) for name, said in found.items())
+    return TableReport(declared.name, plans, held=held)
 
 
 def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, Any]]:
@@ -139,32 +145,49 @@ def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, Any]]:
         yield from _writes(work, table, rows)
         return
     batch = work.batch(table, work.snapshot(table.driver))
-    history = isinstance(table.write, History)
-    guarded = quality.guarded(table, batch.staged).select(*work.written_columns(batch.staged))
-    rows = keyed.versions_told(work, table, batch.staged, batch.driver) if history else guarded
+    yield from (_history_plans if isinstance(table.write, History) else _keyed_plans)(work, table, batch)
+    if work.lake.landed_driver(table):
+        yield "audit", batch.came_in()._jdf
+
+
+def _keyed_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
+    """Append and merge: a first build, then an update."""
+    merged = isinstance(table.write, Merge)
+    rows = quality.guarded(table, batch.staged).select(*work.written_columns(batch.staged))
     yield "build", rows._jdf
-    yield "audit", batch.came_in()._jdf
-    if not history:  # the first time only the keys are gone through
-        yield "audit", quality.tally(table, batch.staged, isinstance(table.write, Merge), rules=False)._jdf
     yield from _writes(work, table, rows)
-    if isinstance(table.write, Append):
+    yield "audit", quality.tally(table, batch.staged, merged, rules=False)._jdf
+    if not merged:
         yield "audit", quality.tally(table, batch.staged, False)._jdf
         return
-    staged = batch.staged.persist()  # as `keyed` does; nothing computes it here
-    try:
+    with _kept(batch.staged) as staged:
         yield "audit", quality.tally(table, staged)._jdf
         if work.lake.log(table.name):
-            yield "compare", _compared(work, table, staged, batch.driver)._jdf
+            there, columns = read_latest(work.spark, work.path), work.written_columns(staged)
+            yield "compare", frames.classed(table, frames.newest(table, staged), there, columns)._jdf
+
+
+def _history_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
+    yield "build", batch.staged._jdf
+    with _kept(batch.staged) as staged:
+        told = keyed.versions_told(work, table, staged, batch.driver)
+        yield "build", told._jdf
+        yield from _writes(work, table, told)
+        yield "audit", quality.tally(keyed.observations_of(table), staged)._jdf
+        if work.lake.log(table.name):
+            there = read_latest(work.spark, work.path).select(*told.columns)
+            with _kept(told) as rows:
+                yield "compare", frames.differences(rows, there, (*table.key, "valid_from"), "_delete")._jdf
+
+
+@contextmanager
+def _kept(rows: DataFrame) -> Iterator[DataFrame]:
+    """The rows as `keyed` keeps them; nothing computes them here."""
+    kept = rows.persist()
+    try:
+        yield kept
     finally:
-        staged.unpersist()
-
-
-def _compared(work: Work, table: Table, staged: DataFrame, driver: DataFrame) -> DataFrame:
-    there = read_latest(work.spark, work.path)
-    if isinstance(table.write, History):
-        told = keyed.versions_told(work, table, staged, driver)
-        return frames.differences(told, there.select(*told.columns), (*table.key, "valid_from"), "_delete")
-    return frames.classed(table, frames.newest(table, staged), there, work.written_columns(staged))
+        kept.unpersist()
 
 
 def _writes(work: Work, declared: Declared, rows: DataFrame) -> Iterator[tuple[str, Any]]:

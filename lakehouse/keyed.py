@@ -80,7 +80,7 @@ def _append(work: Work, table: Table) -> Outcome:
     counts = {"written": written, "unchanged": 0, "superseded": 0, "quarantined": counted.rejected}
     counts = work.account(table, batch, counted, counts)
     work.set_aside(table, counted, batch)
-    rows = _good(table, work.staged(table, batch.driver), counted)
+    rows = _good(table, batch.staged, counted)
     work.validate(table, rows, lambda there: there)
     delta.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
     return Outcome(counts, warnings=quality.warnings(table, counted))
@@ -152,7 +152,7 @@ def _history(work: Work, table: Table) -> Outcome:
     assert isinstance(table.write, History)
     batch = work.batch(table, work.snapshot(table.driver))
     batch = replace(batch, staged=batch.staged.persist())
-    observed = replace(table, key=(*table.key, table.write.effective))
+    observed = observations_of(table)
     try:
         counted = quality.audit(observed, batch.staged)
         good = _good(observed, batch.staged, counted)
@@ -161,6 +161,12 @@ def _history(work: Work, table: Table) -> Outcome:
         return _merge_told(work, observed, batch, counted, told, there, (*table.key, "valid_from"))
     finally:
         batch.staged.unpersist()
+
+
+def observations_of(table: Table) -> Table:
+    """The table as its rows are audited: by the observation, not by the version."""
+    assert isinstance(table.write, History)
+    return replace(table, key=(*table.key, table.write.effective))
 
 
 def versions_told(work: Work, table: Table, good: DataFrame, driver: DataFrame) -> DataFrame:

@@ -11,7 +11,17 @@ from pyspark.errors import ParseException
 from pyspark.sql import functions as F
 
 from lakehouse.columns import UNREADABLE
-from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, OnBreach, Replace, Rule, Table
+from lakehouse.declare import (
+    KEY_RULE,
+    MALFORMED,
+    MALFORMED_RULE,
+    ORIGIN_COLUMNS,
+    READABLE_RULE,
+    OnBreach,
+    Replace,
+    Rule,
+    Table,
+)  # fmt: skip
 from lakehouse.errors import AccountingError, RuleError, first_line
 
 if TYPE_CHECKING:
@@ -19,9 +29,6 @@ if TYPE_CHECKING:
 
     from lakehouse.ledger import Record
 
-KEY_RULE = "key_is_not_null"
-MALFORMED_RULE = "well_formed"
-READABLE_RULE = "readable"
 _STOP = "a row broke a rule of its table"
 _PARTITION = "_partition"
 # Spark's JSON leaves out what is less than a millisecond.
@@ -111,7 +118,8 @@ def audit(table: Table, staged: DataFrame, doubled: bool = True, *, rules: bool 
     assert row is not None
     seen = row.asDict()
     broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(rules_of(table))}
-    broken[READABLE_RULE] = int(seen.get("unreadable") or 0)
+    if seen.get("unreadable"):
+        broken[READABLE_RULE] = int(seen["unreadable"])
     return Audit(
         rows=int(seen["rows"] or 0),
         rejected=int(seen["rejected"] or 0),

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from lakehouse import delta, frames, log, quality, rejects
 from lakehouse.build import carry_out
-from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Append, Merge, Table
+from lakehouse.declare import MALFORMED, MALFORMED_RULE, ORIGIN_COLUMNS, Append, Merge, Table
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import LedgerError, SchemaError
 from lakehouse.plan import Lake, Request, Step, decide
@@ -153,7 +153,7 @@ class _Rows:
         broken = staged.where(quality.rejecting(self.table, staged, "fail")).groupBy(rules[0].alias("rule")).count()
         waits = {str(row["rule"]): int(row["count"]) for row in broken.collect()}
         malformed = landed.where(F.col(MALFORMED).isNotNull()).count() if MALFORMED in landed.columns else 0
-        return {**waits, **({quality.MALFORMED_RULE: malformed} if malformed else {})}
+        return {**waits, **({MALFORMED_RULE: malformed} if malformed else {})}
 
     def _placed(self, good: DataFrame) -> DataFrame:
         """The rejects that pass, and how each stands to the table and to the others (`_class`)."""

@@ -41,6 +41,11 @@ def report(console: Console, reports: Sequence[TableReport], as_json: bool) -> N
         of = [one for one in reports if one.table.startswith(f"{layer}.")]
         console.print(f"{layer}: {_share(of)} of the operators would run on a GPU", highlight=False)
     console.print(f"in all: {_share(reports)}", highlight=False)
+    if held := [one.table for one in reports if one.held]:
+        console.print(
+            f"Not counted: while its suite is checked rows are kept, and the CPU reads them ({', '.join(held)})",
+            highlight=False,
+        )
 
 
 def _share(reports: Sequence[TableReport]) -> str:
@@ -70,7 +75,7 @@ def _entry(one: TableReport) -> Mapping[str, Any]:
         }
         for plan in one.plans
     ]  # fmt: skip
-    return {"table": one.table, "coverage": coverage([one]), "plans": plans, "missing": one.missing}
+    return {"table": one.table, "coverage": coverage([one]), "plans": plans, "missing": one.missing, "held": one.held}
 
 
 def _told(why: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:

@@ -124,6 +124,7 @@ def test_problems_are_told_all_at_once() -> None:
         a_table("mart.days", Replace(partition="id"), rows="raw.items"),
         a_table("mart.by", Replace(partition="day"), rows=drives("clean.append", by="id")),
         a_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
+        a_table("mart.own", rules=(Rule("readable", "true"),), columns={"_Partition": "int"}, rows="raw.items"),
         a_table("mart.one", rows="mart.two"),
         a_table("mart.two", rows="mart.one"),
         source("raw.odd", landing="x", columns=("id",), format="xml", relanded="add"),  # type: ignore[arg-type]
@@ -150,6 +151,8 @@ def test_problems_are_told_all_at_once() -> None:
         "mart.days: driver raw.items must say by which date column",
         "mart.by: clean.append has no date column 'id' to map to partitions",
         "mart.rules: two rules are called 'a'",
+        "mart.own: rule readable is the platform's own name",
+        "mart.own: column _Partition is the platform's own name",
         "mart.rules: column 'nothing' is named but not declared",
         "tables read each other in a circle: mart.",
         "raw.odd: format='xml' is not one of csv, json, parquet",
