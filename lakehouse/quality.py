@@ -151,11 +151,15 @@ def tally(table: Table, staged: DataFrame, doubled: bool = True, *, rules: bool 
     counts = [count.alias(name) for name, (count, _) in found.items()]
     if doubled:
         # By the hash of a key, which is much less to shuffle; all rejects have the same one, as theirs do not count.
-        staged = staged.groupBy(F.when(~rejected, F.xxhash64(*table.key)).alias("hash")).agg(*counts)
+        staged = staged.groupBy(F.when(~rejected, _key_hash(table)).alias("hash")).agg(*counts)
         counts = [summed(name).alias(name) for name, (_, summed) in found.items()]
         counts.append(F.sum(F.when(F.col("hash").isNotNull(), F.col("rows") - 1)).alias("extra"))
     ends = [name for name in found if name.startswith(("min_", "max_"))]
     return staged.agg(*counts).withColumns({name: F.col(name).cast("string") for name in ends})
+
+
+def _key_hash(table: Table) -> Column:
+    return F.xxhash64(*table.key)
 
 
 def _doubled(table: Table, rows: DataFrame) -> int:
