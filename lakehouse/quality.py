@@ -21,7 +21,7 @@ from lakehouse.declare import (
     Replace,
     Rule,
     Table,
-)  # fmt: skip
+)
 from lakehouse.errors import AccountingError, RuleError, first_line
 
 if TYPE_CHECKING:

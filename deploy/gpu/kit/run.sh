@@ -11,7 +11,7 @@ case $kit in *[]%[{}*?^\|\\]*) echo "The kit cannot run in $kit: move it to a fo
 case " $* " in *" --scratch"*) echo "What is measured goes to $kit/work: leave --scratch away" >&2; exit 2 ;; esac
 # Nothing of this machine's own Python, pip or Spark.
 unset PYTHONPATH PYTHONHOME SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON PYSPARK_DRIVER_PYTHON_OPTS
-export PIP_CONFIG_FILE=/dev/null PIP_USER=0 LC_ALL=C.UTF-8
+export PIP_CONFIG_FILE=/dev/null PIP_USER=0
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }
 python=${PYTHON:-python3.12}
