@@ -66,6 +66,8 @@ class Script:
         self.csv.conf.set("spark.sql.files.maxPartitionBytes", WHOLE_FILE)
         self.csv.conf.set("spark.sql.files.openCostInBytes", WHOLE_FILE)
         self.csv.conf.set("spark.sql.sources.parallelPartitionDiscovery.threshold", "1000000")
+        # Spark 4.1 makes one task of parts that are one partition each.
+        self.csv.conf.set("spark.sql.unionOutputPartitioning", "false")
 
     def build(self) -> None:
         with ThreadPoolExecutor(2) as pool:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from filelock import FileLock
 
-from lakehouse.errors import SessionError
+from lakehouse.errors import SessionError, first_line
 from lakehouse.settings import CONF, Settings
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def accelerate(settings: Settings) -> None:
     To be called before anything imports pandas or scikit-learn: whoever did so would go on with what it has.
 
     Raises:
-        SessionError: there is no device for it, a package is missing, or one was imported too early.
+        SessionError: there is no device for it or none of its memory is left, a package is missing, or one was imported too early.
     """
     if settings.gpu_training:
         _accelerate()
@@ -168,7 +168,13 @@ def _accelerate() -> None:
     os.environ.setdefault("CUDF_PANDAS_RMM_MODE", "async")
     import cudf.pandas
 
-    cudf.pandas.install()
+    try:
+        cudf.pandas.install()
+    except RuntimeError as error:
+        raise SessionError(
+            f"The GPU cannot be used: {first_line(error)}. Spark's plugin takes all of its memory: where another process holds it, as "
+            f"nvidia-smi says, train once that has ended. {_OFF}"
+        ) from error
     # Before cuML, whose classes skops would take for scikit-learn's: it would trust them, and no longer those that files name.
     import skops.io  # noqa: F401
 

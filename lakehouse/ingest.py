@@ -48,6 +48,8 @@ def read_batch(
     ]
     # True where columns' names differ only in case: the write has to tell them apart, too.
     spark.conf.set("spark.sql.caseSensitive", str(reading.conf.get("spark.sql.caseSensitive")))
+    # Spark 4.1 makes one task of parts that are one partition each.
+    spark.conf.set("spark.sql.unionOutputPartitioning", "false")
     rows = parts[0]
     for part in parts[1:]:
         rows = rows.unionByName(part)

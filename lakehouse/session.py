@@ -78,16 +78,25 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
         try:
             spark = builder.getOrCreate()
         except Exception as error:  # py4j raises bare exceptions where the JVM does not come up
-            hint = f"; its output is in {log}" if log else ""
-            master = settings.spark_master
-            advice = f"Check that {master} (spark_master) runs." if master else JAVA_HINT
-            raise SessionError(f"Spark did not start: {first_line(error)}{hint}. {advice}") from error
+            raise SessionError(_not_started(error, settings, log)) from error
         try:
             if isinstance(settings.root, S3Path):
                 _require_safe_commits(spark)
             yield spark
         finally:
             spark.stop()
+
+
+def _not_started(error: Exception, settings: Settings, log: Path | None) -> str:
+    from py4j.protocol import Py4JJavaError
+
+    reason, advice = first_line(error), JAVA_HINT
+    if isinstance(error, Py4JJavaError):  # Java is there; what it says follows on what py4j says of the call
+        reason, advice = str(error).splitlines()[1].removeprefix(": "), ""
+    if settings.spark_master:
+        advice = f"Check that {settings.spark_master} (spark_master) runs."
+    where = f"; its output is in {log}" if log else ""
+    return f"Spark did not start: {reason}{where}. {advice}".strip()
 
 
 def _is_submitted() -> bool:

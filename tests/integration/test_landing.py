@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from lakehouse import ingest
 from lakehouse.declare import Merge, source
@@ -64,6 +66,20 @@ def test_names_do_not_matter_and_unfinished_files_are_left_alone(lake_of: Lakes)
     assert len({at for (at,) in lake.rows("raw.items", "_ingested_at")}) == 1
     (lake.folder("raw.items") / "half.csv.tmp").rename(lake.folder("raw.items") / "half.csv")
     assert lake.run().counts("raw.items") == {"written": 1}
+
+
+def test_each_run_of_files_is_read_by_a_task_of_its_own(lake_of: Lakes) -> None:
+    """And makes a file of the table: Spark 4.1 by itself would have one task read a whole backfill."""
+    lake = lake_of(landed_items)
+    for number in range(4):
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1", f"{number},2,1"))
+    lake.run()
+    written = DeltaTable(str(lake.lake.path("raw.items"))).file_uris()
+    found = [pq.read_table(file, columns=["_source_file", "_row"]).to_pylist() for file in written]
+    assert sorted([(row["_source_file"], row["_row"]) for row in rows] for rows in found) == [
+        [("items/0.csv", 1), ("items/0.csv", 2), ("items/1.csv", 1), ("items/1.csv", 2)],
+        [("items/2.csv", 1), ("items/2.csv", 2), ("items/3.csv", 1), ("items/3.csv", 2)],
+    ]
 
 
 def test_small_files_have_nothing_else_read_in_pieces_as_small(lake_of: Lakes) -> None:
