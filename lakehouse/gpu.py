@@ -170,10 +170,10 @@ def _accelerate() -> None:
 
     try:
         cudf.pandas.install()
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise SessionError(
-            f"The GPU cannot be used: {first_line(error)}. Spark's plugin takes all of its memory: where another process holds it, as "
-            f"nvidia-smi says, train once that has ended. {_OFF}"
+            f"The GPU cannot be used: {first_line(error)}. Where its memory is out, another process has it, as Spark's plugin takes all: "
+            f"nvidia-smi names it. {_OFF}"
         ) from error
     # Before cuML, whose classes skops would take for scikit-learn's: it would trust them, and no longer those that files name.
     import skops.io  # noqa: F401

@@ -35,7 +35,7 @@ ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
 ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
 JAVA_HINT = (
-    "Java 17 or 21 is needed and was not found. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
+    "Spark needs Java 17 or 21. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
     "openjdk-21-jre-headless; Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17, then export "
     'JAVA_HOME="$(brew --prefix openjdk@17)"; any system: a Temurin 17 or 21 package) or point JAVA_HOME at one.'
 )
@@ -59,7 +59,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     """
     java_home = os.environ.get("JAVA_HOME")
     if shutil.which("java") is None and not (java_home and Path(java_home, "bin", "java").exists()):
-        raise SessionError(JAVA_HINT)
+        raise SessionError(f"No Java was found. {JAVA_HINT}")
     from pyspark.sql import SparkSession
 
     # A cluster's executors look for their own.
@@ -89,14 +89,17 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
 
 def _not_started(error: Exception, settings: Settings, log: Path | None) -> str:
     from py4j.protocol import Py4JJavaError
+    from pyspark.errors.exceptions.captured import CapturedException
 
-    reason, advice = first_line(error), JAVA_HINT
-    if isinstance(error, Py4JJavaError):  # Java is there; what it says follows on what py4j says of the call
-        reason, advice = str(error).splitlines()[1].removeprefix(": "), ""
+    reason, advice = first_line(error), f"{JAVA_HINT} The first start also needs a network, for Spark's packages."
+    if isinstance(error, Py4JJavaError):  # what Java says follows on what py4j says of the call
+        reason = str(error).splitlines()[1].removeprefix(": ")
+    if isinstance(error, (Py4JJavaError, CapturedException)):  # Java is there
+        advice = ""
     if settings.spark_master:
         advice = f"Check that {settings.spark_master} (spark_master) runs."
     where = f"; its output is in {log}" if log else ""
-    return f"Spark did not start: {reason}{where}. {advice}".strip()
+    return f"Spark did not start: {reason.rstrip('.')}{where}. {advice}".strip()
 
 
 def _is_submitted() -> bool:

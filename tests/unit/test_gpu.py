@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from zipfile import ZipFile
 
 import pytest
 
@@ -46,22 +45,6 @@ def settings(jar: Path, **more: str) -> Settings:
 
 def test_without_a_gpu_nothing_is_added(jar: Path) -> None:
     assert composed(settings(jar)) == properties(CONF / "spark" / "local.conf")
-
-
-def test_what_spark_says_is_told_where_java_runs_and_spark_does_not_start(tmp_path: Path) -> None:
-    with ZipFile(tmp_path / "empty.jar", "w"):
-        pass
-    start = "from lakehouse.session import *; from lakehouse.settings import load\nwith spark_session(load()): pass"
-    env = {
-        "LAKEHOUSE_GPU": "explain",
-        "LAKEHOUSE_GPU_JAR": str(tmp_path / "empty.jar"),
-        "LAKEHOUSE_ROOT": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", start], env=os.environ | env, capture_output=True, text=True, check=False
-    )
-    *_, told = done.stderr.strip().splitlines()
-    assert told.endswith("Spark did not start: java.lang.ClassNotFoundException: com.nvidia.spark.SQLPlugin.")
 
 
 @pytest.mark.parametrize("profile", ["local", "minio", "cluster"])
@@ -247,7 +230,7 @@ def test_a_gpu_without_memory_is_told(rapids: Path, monkeypatch: pytest.MonkeyPa
     (rapids / "cudf" / "pandas.py").write_text(f"def install(): raise RuntimeError({out!r})")
     done = lakehouse(rapids, "train")
     assert done.returncode == 2
-    assert f"The GPU cannot be used: {out}. Spark's plugin takes all of its memory" in done.stderr
+    assert f"The GPU cannot be used: {out}. Where its memory is out, another process has it" in done.stderr
 
 
 def test_training_needs_a_newer_driver_than_the_plugin(rapids: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse import session
 from lakehouse.errors import SessionError
-from lakehouse.settings import CONF
+from lakehouse.settings import CONF, load
 
 
 def test_nothing_of_the_environment_reaches_the_jvm(
@@ -75,3 +75,18 @@ def test_what_would_lose_commits_in_a_bucket_is_refused(name: str, value: str) -
         return
     with pytest.raises(SessionError, match=f"Two writers at once would lose commits with {name}="):
         session._require_safe_commits(running)
+
+
+def test_where_java_runs_and_spark_does_not_start_java_is_not_missed(spark: SparkSession, tmp_path: Path) -> None:
+    java: Any = spark.sparkContext._jvm.java  # type: ignore[union-attr]
+    for fails, reason in (
+        (lambda: java.lang.Class.forName("no.Plugin"), "java.lang.ClassNotFoundException: no.Plugin"),
+        (lambda: java.util.UUID.fromString("none"), "Invalid UUID string: none"),
+    ):
+        with pytest.raises(Exception) as raised:
+            fails()
+        told = session._not_started(raised.value, load(spark_master=""), tmp_path / "run.log")
+        assert told == f"Spark did not start: {reason}; its output is in {tmp_path / 'run.log'}."
+    assert session._not_started(RuntimeError("no"), load(spark_master=""), None).startswith(
+        "Spark did not start: no. Spark needs Java 17 or 21."
+    )
