@@ -87,6 +87,12 @@ def flights_at_a_quarter_past_ten() -> pa.Table:
     return flights.set_column(at, "sched_minute", pa.array([10 * 60 + 15] * flights.num_rows, pa.int32()))
 
 
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is tried here takes the place of the process's main module, which Dask's workers would run at their start."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Flights late where the aircraft's last leg left late, a model that has learned that, and how it has done."""
