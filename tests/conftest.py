@@ -1,9 +1,10 @@
-"""What all tests share: one Spark session, and small tables written as text."""
+"""Fixtures of all tests: one Spark session, small tables written as text, lakes, and processes that run on them."""
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,13 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructField
 
-import lakehouse.tracking  # noqa: F401 - before any test imports MLflow, which reads the environment then
-from lakehouse.declare import Source, Table
+from lakehouse import graph
+from lakehouse.declare import Declared, Source, Table
+from lakehouse.plan import Lake
+from lakehouse.tracking import tracking  # before any test imports MLflow, which reads the environment then
+from tests.faults.processes import Runs, runs_on
+from tests.lakes import TestLake
+from tests.parcels import Place, parcels
 from tests.sessions import small_session
 
 # Spark starts the Java that JAVA_HOME names; ours starts that of the PATH, where the machine's own is put.
@@ -103,3 +109,56 @@ def broken_rules() -> Callable[[Table, DataFrame], list[list[str]]]:
         return [[name for name, holds in row.asDict().items() if not holds] for row in good.collect()]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def lake_of(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestLake]:
+    """Make an empty lake with the given tables, or with those that modules declare."""
+
+    def make(*declared: Declared, modules: tuple[str, ...] = (), name: str = "lake") -> TestLake:
+        root = tmp_path_factory.mktemp(name)
+        return TestLake(spark, Lake(graph.build(declared) if declared else graph.load(modules), root))
+
+    return make
+
+
+@pytest.fixture
+def shop(lake_of: Callable[..., TestLake]) -> Callable[..., TestLake]:
+    """Make an empty lake with the tables of the orders example."""
+    return lambda name="shop": lake_of(modules=("tests.orders",), name=name)
+
+
+@pytest.fixture(scope="session")
+def runs(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Runs in processes of their own."""
+    with runs_on(spark, tmp_path_factory.mktemp("runs")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, for tests that copy it: MLflow takes two seconds to make one."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with tracking(f"sqlite:///{database}") as client:
+        client.search_experiments()
+    return database
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_database: Path) -> Place:
+    """A lake with a shop's parcels, and a database for MLflow."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    place = Place(tmp_path / "lake", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlartifacts").as_uri())
+    place.write(parcels())
+    return place
+
+
+@pytest.fixture(scope="session")
+def trained_parcels(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A good champion and a weak challenger, for tests that copy them (`tests.served.copy_of`)."""
+    from threadpoolctl import threadpool_limits
+
+    from tests.served import train_two
+
+    with threadpool_limits(1):
+        return train_two(tmp_path_factory.mktemp("trained"))

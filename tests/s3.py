@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
-from tests.servers import program
+from tests.stack import program
 
 REGION = "us-east-1"
 

@@ -14,7 +14,6 @@ from tests.faults.deliveries import FIRST, SECOND, land
 from tests.faults.processes import Order, Runs
 from tests.lakes import TestLake
 
-pytestmark = pytest.mark.slow
 MODULES = ("tests.orders",)
 Lakes = Callable[..., TestLake]
 

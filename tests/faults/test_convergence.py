@@ -13,7 +13,6 @@ from tests.faults.processes import Order, Runs
 from tests.fleet import SNAPSHOTS
 from tests.lakes import TestLake
 
-pytestmark = pytest.mark.slow
 MODULES = ("tests.fleet",)
 # Of one delivery: its manifest, bronze, the rejects of silver, silver, gold.
 MOST_COMMITS = 5

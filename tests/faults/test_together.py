@@ -21,7 +21,6 @@ DELIVERIES = [*SNAPSHOTS.items()]
 Lakes = Callable[..., TestLake]
 
 
-@pytest.mark.slow
 def test_two_runs_at_once_write_every_row_once(lake_of: Lakes, runs: Runs) -> None:
     """One leaves with the holder's name, one waits, and one has lost its hold and comes too late with its commit."""
     undisturbed, lake = (lake_of(modules=MODULES, name=name) for name in ("undisturbed", "lake"))

@@ -77,7 +77,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 status=0
 echo "Comparing tables and models (some minutes)"
-"$python" -m pytest tests/gpu -rs -p no:cacheprovider >> ../report.md 2>&1 || status=$?
+"$python" -m pytest tests/example/gpu -rs -p no:cacheprovider >> ../report.md 2>&1 || status=$?
 echo "$fence" >> ../report.md
 fence=
 echo "Measuring"

@@ -1,0 +1,232 @@
+"""The demo from first file to scored flights, on January, in processes of its own; then what reads its lake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nbformat
+import pytest
+from deltalake import DeltaTable
+from nbclient import NotebookClient
+
+from lakehouse.settings import PROJECT
+from models.late_arrival import FEATURES
+from tests.stack import free_port
+
+pytestmark = pytest.mark.timeout(900)
+DAYS, FLIGHTS, CANCELLED = 31, 27004, 521  # January, in the package's data
+LAST_DAYS = 5144  # of them, on the six days delivered last
+
+
+def run(root: Path, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=PROJECT,
+        env={**os.environ, "LAKEHOUSE_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("january")
+    return root, run(root, "tests.example.january")
+
+
+@pytest.fixture(scope="module")
+def sql(demo: tuple[Path, str]) -> Callable[[str], list[dict[str, object]]]:
+    return lambda text: json.loads(run(demo[0], "lakehouse.cli", "sql", text, "--json"))
+
+
+def version(root: Path, table: str) -> int:
+    layer, name = table.split(".")
+    return DeltaTable(str(root / "lake" / layer / name)).version()
+
+
+def test_every_table_holds_what_landed(sql: Callable[[str], list[dict[str, object]]]) -> None:
+    counts = sql(
+        """
+        select (select count(*) from bronze.flights) as landed, (select count(*) from silver.flights) as flights,
+            (select count(*) from silver.flights where cancelled) as cancelled,
+            (select count(*) from silver.weather) as weather, (select count(*) from silver.planes) as planes,
+            (select count(*) from silver.airports) as airports, (select count(*) from silver.airlines) as airlines,
+            (select count(*) from gold.airport_daily) as airport_days, (select sum(flights) from gold.airport_daily) as daily,
+            (select sum(flights) from gold.carrier_monthly) as monthly, (select count(*) from gold.flight_features) as features
+        """
+    )[0]
+    assert counts == {
+        "landed": FLIGHTS,
+        "flights": FLIGHTS,
+        "cancelled": CANCELLED,
+        "weather": 26115,
+        "planes": 3322,
+        "airports": 1458,
+        "airlines": 16,
+        "airport_days": 3 * DAYS,
+        "daily": FLIGHTS,
+        "monthly": FLIGHTS,
+        "features": FLIGHTS,
+    }
+
+
+def test_the_second_run_replaced_only_the_days_that_landed(demo: tuple[Path, str]) -> None:
+    root, said = demo
+    history = json.loads(run(root, "lakehouse.cli", "history", "gold.airport_daily", "--json"))
+    assert [entry["version"] for entry in history] == [1, 0]
+    assert history[0]["record"]["inputs"]["silver.flights"]["version"] == 1
+    assert "6 partitions" in said
+    assert version(root, "silver.weather") == 0
+
+
+def test_every_flight_of_the_last_days_is_scored_once(sql: Callable[[str], list[dict[str, object]]]) -> None:
+    scored = sql(
+        """
+        select count(*) as rows, count(distinct (carrier, flight, origin, dest, sched_dep_utc)) as flights,
+            min(probability) >= 0 and max(probability) <= 1 as probable, count(distinct model_version) as versions
+        from gold.delay_predictions
+        """
+    )
+    assert scored == [{"rows": LAST_DAYS, "flights": LAST_DAYS, "probable": True, "versions": 1}]
+
+
+def test_how_the_scores_did_is_there_for_each_day(sql: Callable[[str], list[dict[str, object]]]) -> None:
+    quality = sql(
+        """
+        select count(*) as days, sum(scored) as scored, sum(labelled) as labelled,
+            min(brier) > 0 and max(brier) < 0.5 as plausible, min(roc_auc) > 0.5 as better_than_chance
+        from gold.model_quality
+        """
+    )
+    labelled = sql("select count(late) as n from gold.flight_features where flight_date >= '2013-01-26'")[0]["n"]
+    expected = {"days": 6, "scored": LAST_DAYS, "labelled": labelled, "plausible": True, "better_than_chance": True}
+    assert quality == [expected]
+
+
+def test_mlflow_alone_serves_the_champion(
+    demo: tuple[Path, str], sql: Callable[[str], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """By the code that is stored with it, from elsewhere, and without a pickle."""
+    columns = ", ".join(f"f.{name}" for name in FEATURES)
+    known = sql(
+        f"""
+        select p.probability, {columns} from gold.delay_predictions p join gold.flight_features f
+            using (carrier, flight, origin, dest, sched_dep_utc)
+        where f.flight_date = '2013-01-31' order by sched_dep_utc, carrier, flight limit 50
+        """
+    )
+    port = free_port()
+    mlflow = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", "models:/late_arrival@champion"]
+    told = {"MLFLOW_TRACKING_URI": f"sqlite:///{demo[0] / 'mlflow.db'}", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    told["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    log = tmp_path / "log"
+    with log.open("w") as said:
+        server = subprocess.Popen(
+            [*mlflow, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=tmp_path, env={**os.environ, **told}, stdout=said, stderr=said,
+        )  # fmt: skip
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            while True:
+                assert server.poll() is None, log.read_text()
+                try:
+                    if client.get("/ping").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            rows = [{name: row[name] for name in FEATURES} for row in known]
+            answer = client.post("/invocations", json={"dataframe_records": rows})
+    finally:
+        server.terminate()
+        server.wait(60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"] == pytest.approx([row["probability"] for row in known], abs=1e-12)
+
+
+def test_silver_and_gold_would_run_on_a_gpu(demo: tuple[Path, str]) -> None:
+    said = json.loads(run(demo[0], "lakehouse.cli", "gpu-report", "-s", "silver", "-s", "gold", "--json"))
+    covered = {one["table"]: one["coverage"] for one in said["tables"]}
+    plans = {one["table"]: [plan["plan"] for plan in one["plans"]] for one in said["tables"]}
+
+    assert len(covered) == 8
+    assert not any(one["missing"] for one in said["tables"]), said
+    assert min(covered.values()) >= 0.95, said
+    for table, found in plans.items():
+        assert set(found) == {"build", "write", *(() if table.startswith("gold.") else ("audit", "compare"))}, table
+    writes = [plan for one in said["tables"] for plan in one["plans"] if plan["plan"] == "write"]
+    assert all(plan["on_gpu"] == plan["operators"] > 0 for plan in writes), writes
+    # Rows that are kept are read by the CPU, and nothing else; what shuffles such rows next goes with it.
+    left = {one["why"] for table in said["tables"] for plan in table["plans"] for one in plan["fallbacks"]}
+    assert left == {
+        "ParquetCachedBatchSerializer is not being used", "Columnar exchange without columnar children is inefficient",
+    }  # fmt: skip
+
+
+def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
+    root, said = demo
+    for expected in (
+        "gold.flight_features",
+        "schedule only",
+        "ROC AUC",
+        "in all",
+        "Try next",
+        "lakehouse sql",
+        str(root),
+    ):
+        assert expected in said
+    assert "WARN" not in said
+
+
+def test_running_it_again_changes_no_table_of_the_pipeline(demo: tuple[Path, str]) -> None:
+    root, _ = demo
+    tables = ("bronze.flights", "silver.flights", "silver.planes", "gold.airport_daily", "gold.flight_features")
+    before = {table: version(root, table) for table in tables}
+    run(root, "tests.example.january")
+    assert {table: version(root, table) for table in tables} == before
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        ("daily.py", "13 unchanged"),
+        ("gold.py --from 2013-01-01 --to 2013-01-02", "3 written"),
+        ("score.py --from 2013-01-30 --to 2013-01-31", "0 written to gold.delay_predictions"),
+    ],
+)
+def test_the_jobs_run_by_spark_submit(demo: tuple[Path, str], job: str, says: str) -> None:
+    submit = [str(Path(sys.executable).with_name("spark-submit")), "--properties-file", "conf/spark/local.conf"]
+    script, *arguments = job.split()
+    done = subprocess.run(
+        [*submit, f"jobs/{script}", *arguments],
+        cwd=PROJECT,
+        env={**os.environ, "LAKEHOUSE_ROOT": str(demo[0]), "PYSPARK_PYTHON": sys.executable,
+             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert says in done.stdout
+    assert " INFO " not in done.stderr
+
+
+def test_the_notebook_runs_on_the_demos_lake(demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(demo[0]))
+    notebook = nbformat.read(PROJECT / "notebooks" / "explore.ipynb", as_version=4)
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(PROJECT)}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    plots = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(plots) == 4

@@ -1,0 +1,277 @@
+"""The page in a real browser, asking the real API about a small lake."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import requests
+from deltalake import DeltaTable, write_deltalake
+from playwright.sync_api import Page, expect
+from threadpoolctl import threadpool_limits
+
+from flights.grain import FLIGHT_KEY
+from lakehouse import modeling
+from lakehouse import settings as settings_module
+from lakehouse.settings import PROJECT
+from serving.app.server import PAGE
+from tests.browser import browsing
+from tests.departures import features_of, some_flights
+from tests.stack import free_port, listening
+
+WIDE, PHONE = 1280, 390
+LAST = date(2013, 11, 14)
+LAST_LEG = "leg_dep_delay_min"
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where the API and the page answer, and the flights of the last day."""
+
+    key: str
+    api: str
+    page: str
+    flights: list[dict[str, Any]]
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        answer = requests.request("POST" if body else "GET", self.api + path, json=body, headers=headers, timeout=30)
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def predict(self, kind: str, rows: list[dict[str, Any]]) -> list[float]:
+        return [one["probability"] for one in self.ask("/predict", {kind: rows})["predictions"]]
+
+    def probabilities(self) -> list[float]:
+        """What the API says of the flights."""
+        keys = [{name: flight[name] for name in FLIGHT_KEY} for flight in self.flights]
+        return self.predict("keys", [key | {"sched_dep_utc": key["sched_dep_utc"].isoformat()} for key in keys])
+
+
+@contextmanager
+def command(root: Path, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """A command of the project at work, once it has said where it answers; it is interrupted at the end."""
+    env = os.environ | {"LAKEHOUSE_ROOT": str(root), "PYTHONPATH": str(PROJECT)} | variables
+    line = [sys.executable, "-m", "lakehouse.cli", *words]
+    with subprocess.Popen(
+        line, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        said = process.stdout.readline()
+        try:
+            assert "at http://127.0.0.1:" in said, said + process.stdout.read()
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def flights_at_a_quarter_past_ten() -> pa.Table:
+    flights = some_flights()
+    at = flights.column_names.index("sched_minute")
+    return flights.set_column(at, "sched_minute", pa.array([10 * 60 + 15] * flights.num_rows, pa.int32()))
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is tried here takes the place of the process's main module, which Dask's workers would run at their start."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flights late where the aircraft's last leg left late, a model that has learned that, and how it has done."""
+    root = tmp_path_factory.mktemp("page")
+    features_of(root / "lake", flights_at_a_quarter_past_ten())
+    with threadpool_limits(1):
+        version = modeling.train(settings_module.load(root=root), "trees").model_version
+    days = [LAST - timedelta(n) for n in range(20)]
+    daily = [
+        {"flight_date": day, "origin": origin, "flights": 300 + n, "cancelled": n % 7, "late_rate": 0.2 + n % 5 / 20}
+        for n, day in enumerate(days)
+        for origin in ("EWR", "JFK", "LGA")
+    ]
+    measured = {"labelled": 39, "label_rate": 0.3, "mean_probability": 0.25, "brier": 0.05, "roc_auc": 0.9}
+    of_model = {"model_name": "late_arrival", "model_version": version}
+    tables = {
+        "airport_daily": daily,
+        "model_quality": [{"flight_date": day, **of_model, **measured} for day in days]
+        + [{"flight_date": day, **of_model, **measured, "model_version": version + 1, "brier": 0.9} for day in days],
+    }
+    for name, rows in tables.items():
+        write_deltalake(root / "lake" / "gold" / name, pa.Table.from_pylist(rows))
+    return root
+
+
+@pytest.fixture(scope="module")
+def served(root: Path) -> Iterator[Served]:
+    key, api, page = secrets.token_hex(20), free_port(), free_port()
+    rows = DeltaTable(root / "lake" / "gold" / "flight_features").to_pyarrow_table()
+    flights = rows.filter(pc.equal(rows["flight_date"], pa.scalar(LAST))).to_pylist()
+    told = {"SERVING_API_KEY": key, "SERVING_API_URL": f"http://127.0.0.1:{api}"}
+    with command(root, "serve", "--port", str(api), **told), command(root, "app", "--port", str(page), **told):
+        yield Served(key, told["SERVING_API_URL"], f"http://127.0.0.1:{page}", flights)
+
+
+def settled(page: Page, flight: dict[str, Any]) -> str:
+    """All that the page says of the flight, once it is drawn."""
+    title = f"{flight['carrier']} {flight['flight']} from {flight['origin']} to {flight['dest']}"
+    expect(page.get_by_role("heading", name=title)).to_be_visible()
+    expect(page.get_by_role("heading", name="How well the model has done")).to_be_visible()
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(5)
+    return page.get_by_test_id("stMain").inner_text()
+
+
+def pick(page: Page, label: str, typed: str, option: str) -> None:
+    field = page.get_by_role("combobox", name=label)
+    expect(field).to_be_visible()
+    field.click()
+    field.fill(typed)
+    page.get_by_role("option", name=option).click()
+
+
+def picture(page: Page, file: Path) -> None:
+    """The page as a whole, whose charts must come to their size first."""
+    page.set_viewport_size({"width": page.viewport_size["width"], "height": 2800})
+    page.wait_for_timeout(1000)
+    page.screenshot(path=file)
+
+
+@pytest.mark.parametrize("width", [WIDE, PHONE])
+def test_a_flight_picked_from_the_list(served: Served, tmp_path: Path, width: int) -> None:
+    said = dict(zip((one["flight"] for one in served.flights), served.probabilities(), strict=True))
+    flight = min(served.flights, key=lambda one: abs(said[one["flight"]] - 0.5))
+    asked: list[str] = []
+    with browsing(served.page, asked, width) as page:
+        pick(page, "From", flight["origin"], flight["origin"])
+        pick(page, "Flight", str(flight["flight"]), f"10:15 {flight['carrier']} {flight['flight']} to {flight['dest']}")
+        shown = settled(page, flight)
+        picture(page, tmp_path / f"page-{width}.png")
+        assert f"\n{said[flight['flight']]:.0%}\n" in shown
+        assert "Said by late_arrival version 1, the champion." in shown
+        assert f"What came of it: it was {'late' if flight['late'] else 'not late'}." in shown
+        assert (
+            "From 26 October 2013 to 14 November 2013 (days scored: 20) version 1 gave 25% on average, and 30% were late"
+            in shown
+        )
+        assert "Brier score 0.050 (0 is perfect), AUC 0.90 (0.5 is guessing)." in shown
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing is to be scrolled for sideways"
+    assert (tmp_path / f"page-{width}.png").stat().st_size > 10_000
+    assert {urlsplit(address).hostname for address in asked} == {"127.0.0.1"}, "whoever looks tells nobody"
+
+
+def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_path: Path) -> None:
+    flight = next(one for one in served.flights if (one[LAST_LEG] or 0) > 40)
+    (model,) = served.ask("/model")["serving"]
+    row = {name: flight[name] for name in model["reads"]}
+    changed = row | {name: model["typical"][name] for name in row if name.startswith("leg_")}
+    plain, without = served.predict("features", [row, changed])
+    with browsing(served.page) as page:
+        page.get_by_text("Type its number").click()
+        field = page.get_by_label("Carrier and number")
+        expect(page.get_by_text("Type a carrier's code and a number")).to_be_visible()
+        field.fill("zz 9")
+        field.press("Enter")
+        expect(page.get_by_text("has no flight ZZ 9 on 2013-11-14")).to_be_visible()
+        field.fill(f"{flight['carrier'].lower()}{flight['flight']}")
+        field.press("Enter")
+        shown = settled(page, flight)
+        assert (
+            f"Most of all: aircraft's last legs, which raises the chance by {(plain - without) * 100:.0f} percentage points."
+            in shown
+        )
+        chart = page.get_by_test_id("stVegaLiteChart").nth(1)
+        expect(chart).to_contain_text("Aircraft's last legs")
+        drawn = chart.inner_text().splitlines()
+        groups = [one for one in drawn if one[:1].isalpha()]
+        assert groups[0] == "Aircraft's last legs"
+        assert drawn[len(groups)] == f"{(plain - without) * 100:+.1f}"
+        assert {*groups[1:]} == {
+            "Airport congestion", "Routes of similar length", "Destination yesterday", "Weather", "Schedule",
+            "Carrier and route", "Aircraft",
+        }  # fmt: skip
+        page.get_by_text("The values behind it").click()
+        rows = page.get_by_test_id("stTable").get_by_role("row")
+        expect(rows).to_have_count(1 + len(model["reads"]))
+        values = rows.all_inner_texts()
+        told = [LAST_LEG, str(flight[LAST_LEG]), f"{model['typical'][LAST_LEG]:.4g}"]
+        assert values[1].split() == told, "the strongest driver's come first"
+        picture(page, tmp_path / "typed.png")
+
+
+@pytest.mark.parametrize("fault", ["down", "wrong key"])
+def test_an_api_that_gives_nothing_is_told_in_words(served: Served, root: Path, tmp_path: Path, fault: str) -> None:
+    port, nobody = free_port(), f"http://127.0.0.1:{free_port()}"
+    if fault == "down":
+        told = {"SERVING_API_KEY": served.key, "SERVING_API_URL": nobody}
+        words = f"The prediction API at {nobody} does not answer. Start it with lakehouse serve"
+    else:
+        told = {"SERVING_API_KEY": "another" * 4, "SERVING_API_URL": served.api}
+        words = f"The prediction API at {served.api} refuses the key. SERVING_API_KEY must be the same"
+    with command(root, "app", "--port", str(port), **told), browsing(f"http://127.0.0.1:{port}") as page:
+        expect(page.get_by_test_id("stAlert")).to_contain_text(words)
+        expect(page.get_by_role("heading", name="EWR in the days up to the flight")).to_be_visible()
+        shown = page.get_by_test_id("stMain").inner_text()
+        page.screenshot(path=tmp_path / "page.png")
+    assert "Traceback" not in shown
+    assert told["SERVING_API_KEY"] not in shown
+
+
+def test_an_empty_lake_says_what_to_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamlit.testing.v1 import AppTest
+
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path))
+    page = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert [one.value for one in page.error] == [
+        "There are no flights in gold.flight_features yet: `lakehouse land`, then `lakehouse run`."
+    ]
+
+
+def test_tables_that_are_not_there_are_told_beside_what_is(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamlit.testing.v1 import AppTest
+
+    features_of(tmp_path / "lake", flights_at_a_quarter_past_ten())
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path))
+    monkeypatch.setenv("SERVING_API_URL", served.api)
+    monkeypatch.setenv("SERVING_API_KEY", served.key)
+    page = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not page.error
+    assert [one.value for one in page.info] == [
+        "gold.airport_daily has nothing of these days: `lakehouse run` builds it.",
+        "gold.model_quality knows of no flight that version 1 scored and that has arrived since: `lakehouse score` scores days "
+        "(`--from`, `--to`).",
+    ]
+    monkeypatch.delenv("SERVING_API_KEY")
+    assert "SERVING_API_KEY is not set" in page.run().error[0].value
+
+
+def test_it_listens_at_loopback_alone_and_ends_with_its_server(root: Path) -> None:
+    port = free_port()
+    with command(root, "app", "--port", str(port), SERVING_API_KEY="k" * 20) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert set().union(*(listening(one) for one in children)) == {("127.0.0.1", port)}
+        assert not [one for one in children if "k" * 20 in " ".join(one.cmdline())]
+        again = subprocess.run(
+            process.args, env=os.environ | {"LAKEHOUSE_ROOT": str(root)}, check=False, capture_output=True, text=True
+        )
+        assert again.returncode == 2
+        assert f"SettingsError: 127.0.0.1:{port} cannot be listened at" in again.stderr
+    assert process.returncode == 0
+    assert not [one for one in children if one.is_running()]
