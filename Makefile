@@ -16,12 +16,12 @@ endef
 # Tests start hundreds of processes: each would compile the project anew where the environment forbids Python to keep what it compiled.
 export PYTHONDONTWRITEBYTECODE :=
 
-# Tests wait more than they compute: two modules side by side, each with a Spark session of its own, in the folders' order, so that
-# the long ones come first and none of them runs alone at the end.
-BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two modules run side by side, each with a Spark session of its own, the longest first, so that none runs alone at the end.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check bench scorecard gpu-kit env stack stack-down logstore setup setup-test setup-stack java clean
+.PHONY: help demo test test-servers faults test-example test-share test-all jars programs check bench scorecard gpu-kit env stack stack-down logstore setup \
+	setup-test setup-stack java clean
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,15 +29,31 @@ help:  ## Print the targets.
 demo: setup  ## Set up, then run the flights example from first file to scored flights.
 	$(BIN)/lakehouse demo
 
-test: setup-test  ## Set up with the test extras, then run every test but the few of `make faults` that take minutes.
-	$(BIN)/python -m deploy.programs
-	$(BIN)/python -m tests.sessions
-	$(BIN)/python -m pytest -m "not long" $(BESIDE)
+test: setup-test jars  ## Set up with the test extras, then run the tests of every package (about a quarter of an hour; no server).
+	$(PYTEST) $(shell $(PYTHON) -m tests.shares packages)
 
-faults: setup-test  ## Run the tests of bad days alone: kills, broken files, damaged logs, two runs at once.
+test-servers: setup-test jars programs  ## Run the tests on object stores, PostgreSQL, the cluster and docker compose.
+	$(PYTEST) tests/servers
+
+faults: setup-test jars  ## Run the tests of bad days: kills, broken files, damaged logs, two runs at once.
+	$(PYTEST) tests/faults
+
+test-example: setup-test jars  ## Run the long tests of the example: the demo, its jobs and notebook, planted defects, a GPU.
+	$(PYTEST) tests/example
+
+test-share: setup-test jars  ## Run one of the four shares of what `make test` leaves out (SHARE=0 to 3).
+	@case "$$($(PYTHON) -m tests.shares $(SHARE))" in *tests/servers*) $(MAKE) --no-print-directory programs ;; esac
+	$(PYTEST) $$($(PYTHON) -m tests.shares $(SHARE))
+
+test-all: test test-servers faults test-example  ## Run every test.
+
+# Every jar, before processes side by side would fetch it: Ivy does not lock its cache.
+jars: setup-test
+	@$(BIN)/python -m tests.sessions
+
+# The servers' programs, which take minutes to build where the machine lacks them.
+programs: setup-test
 	$(BIN)/python -m deploy.programs
-	$(BIN)/python -m tests.sessions
-	$(BIN)/python -m pytest tests/faults $(BESIDE)
 
 check: setup-test  ## Lint, types, import directions.
 	$(BIN)/ruff check .

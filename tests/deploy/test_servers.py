@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +26,7 @@ from deploy.servers import MINIO, POSTGRES, POSTGRESQL, S3, SERVERS, Server
 from deploy.stack import Stack, chosen, read_env, up
 from lakehouse.errors import StackError
 from lakehouse.settings import PROJECT
-from tests.stack import absent
 
-COMPOSE_VERSION = "v5.6.0"
 COMPOSE_FILE = PROJECT / "docker-compose.yml"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
 # Where an image keeps what is in the server's own folder otherwise.
@@ -210,44 +207,6 @@ def test_what_env_lacks_is_named(tmp_path: Path) -> None:
         read_env(tmp_path / ".env")
     with pytest.raises(StackError, match="no value for AWS_SECRET_ACCESS_KEY, POSTGRES_PASSWORD, PGPASSWORD, MLFLOW"):
         read_env(env.EXAMPLE)
-
-
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("complete", [True, False])
-def test_docker_compose_accepts_the_file(tmp_path: Path, complete: bool) -> None:
-    compose = docker_compose()
-    env.write(tmp_path / ".env")
-    file = tmp_path / ".env" if complete else env.EXAMPLE
-    command = [*compose, "--file", COMPOSE_FILE, "--env-file", file, "--profile", "*", "config", "--quiet"]
-    clean = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME")}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=clean)
-    assert done.returncode == (0 if complete else 1), done.stderr
-    assert complete or "run make env" in done.stderr
-
-
-def docker_compose() -> list[str]:
-    """The command: Docker's plugin, else the program, else one that is built from its source once (it needs no engine)."""
-    if (
-        shutil.which("docker")
-        and not subprocess.run(["docker", "compose", "version"], check=False, capture_output=True).returncode
-    ):
-        return ["docker", "compose"]
-    built = programs.MINIO_BUILT.with_name(f"docker-compose-{COMPOSE_VERSION}")
-    if found := shutil.which("docker-compose") or (str(built) if built.exists() else None):
-        return [found]
-    if (go := shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")) is None:
-        absent("docker compose is not on this machine, nor Go, which would build it")
-    built.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        package = "github.com/docker/compose/v5/cmd"
-        for command in (
-            ["mod", "init", "built"],
-            ["get", f"{package}@{COMPOSE_VERSION}"],
-            ["build", "-o", "compose", package],
-        ):
-            subprocess.run([go, *command], cwd=folder, check=True, capture_output=True)
-        os.replace(Path(folder, "compose"), built)
-    return [str(built)]
 
 
 # --- processes ----------------------------------------------------------------------------------------------------------

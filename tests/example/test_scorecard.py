@@ -11,7 +11,6 @@ from benchmarks.scorecard.files import DAY_KINDS, FILE_KINDS
 from benchmarks.scorecard.measure import Scorecard
 
 
-
 @pytest.fixture(scope="module")
 def card(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Scorecard:
     last = date(2013, 1, len(FILE_KINDS) + 1)

@@ -6,8 +6,6 @@ import random
 import signal
 from collections.abc import Callable
 
-import pytest
-
 from tests.faults.compare import content
 from tests.faults.processes import Order, Runs
 from tests.fleet import SNAPSHOTS

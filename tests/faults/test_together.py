@@ -7,7 +7,6 @@ from collections.abc import Callable
 from os import kill
 from pathlib import Path
 
-import pytest
 from deltalake import DeltaTable
 
 from lakehouse.query import query

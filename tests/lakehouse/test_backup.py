@@ -213,24 +213,3 @@ def test_models_are_copied(tmp_path: Path) -> None:
 def test_every_log_in_the_page_is_of_a_known_layer() -> None:
     said = re.findall(r"^logs (\w+)$", COPYING, re.M)
     assert said == re.findall(r"^logs (\w+)$", BUCKET, re.M) == ["outcomes", "gold", "silver", "bronze", "quarantine"]
-
-
-@pytest.mark.skipif(not shutil.which("aws"), reason="needs the program aws")
-def test_a_bucket_is_copied_by_the_same_order(tmp_path: Path) -> None:
-    from tests.s3 import client, minio
-
-    names = [
-        "lake/gold/t/_delta_log/00000000000000000000.json", "lake/gold/t/_delta_log/_last_checkpoint", "lake/gold/t/part-0.parquet",
-        "lake/quarantine/silver.t/_delta_log/00000000000000000000.json", "manifests/bronze.t/00000001.json", "landing/t/1.csv",
-        ".run.lock",
-    ]  # fmt: skip
-    with minio(tmp_path / "minio") as (endpoint, variables):
-        store = client(endpoint, variables)
-        for bucket in ("lake", "copy"):
-            store.create_bucket(Bucket=bucket)
-        for name in names:
-            store.put_object(Bucket="lake", Key=f"root/{name}", Body=name.encode())
-        places = {"FROM": "s3://lake/root", "TO": "s3://copy/root"}
-        subprocess.run(["bash", "-c", BUCKET], env={**os.environ, **variables, **places}, check=True)
-        there = {one["Key"].removeprefix("root/") for one in store.list_objects_v2(Bucket="copy")["Contents"]}
-    assert there == {*names} - {".run.lock", "lake/gold/t/_delta_log/_last_checkpoint"}

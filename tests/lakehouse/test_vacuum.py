@@ -10,22 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import DeclarationError, LockError, VacuumError
 from lakehouse.features import open_features
 from lakehouse.ledger import Run
 from lakehouse.lock import run_lock
-from lakehouse.registering import Registry
-from lakehouse.s3 import S3Path, client
 from lakehouse.settings import Settings, load
-from lakehouse.storage import delta_options
 from lakehouse.tracking import tracking
-from lakehouse.training import train
 from lakehouse.vacuum import Vacuumed, vacuum
-from tests.parcels import LEARNER, TASK, Place, model, parcels
-from tests.s3 import minio
+from tests.parcels import TASK, Place, model, parcels
 
 DAY = 86_400
 TABLE = "gold.parcels"
@@ -197,35 +192,3 @@ def test_it_needs_the_lake_and_a_table(place: Place, settings: Settings) -> None
         with pytest.raises(LockError, match="run another"):
             clean(settings)
         assert clean(settings, dry_run=True).files == 0
-
-
-def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket = S3Path("lake")
-    at = bucket.joinpath("lake", "gold", "parcels")
-    for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
-        monkeypatch.delenv(name)
-    with minio(tmp_path / "data") as (_, env):
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        client().create_bucket(Bucket="lake")
-        at_once = {"delta.deletedFileRetentionDuration": "interval 0 days"}
-        for seed, configuration in ((0, at_once), (1, None)):
-            write_deltalake(
-                str(at), parcels(seed), mode="overwrite", configuration=configuration, storage_options=delta_options(at)
-            )
-        training = {"revision": "abc123", "kept": place.kept, "version": 0}
-        registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-        train(LEARNER, {LEARNER: model()}, lake=bucket / "lake", registry=registry, **training)
-        settings = load(root="s3://lake", log_folder=tmp_path / "logs", mlflow=place.tracking_uri)
-        with pytest.raises(
-            VacuumError, match="late_parcel version 1 was trained on version 0, 1 files of which would go"
-        ):
-            clean(settings)
-        assert len(parquet(at)) == 2
-        done = clean(settings, forget=("late_parcel:1",))
-        assert (done.files, done.bytes > 1000, len(parquet(at))) == (1, True, 1)
-        assert clean(settings).files == 0
-
-
-def parquet(at: S3Path) -> list[str]:
-    return [one["Key"] for one in at.below() if one["Key"].endswith(".parquet")]

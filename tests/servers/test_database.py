@@ -18,8 +18,8 @@ from lakehouse.lease import Hold
 from silver.airlines import airlines as silver_airlines
 from silver.planes import planes as silver_planes
 from tests.lakes import TestLake
-from tests.stack import Running, running_servers
 from tests.sources import AIRLINES, URL, airlines, fill, planes
+from tests.stack import Running, running_servers
 
 TODAY = "2024-02-29"
 

@@ -30,8 +30,8 @@ from lakehouse import graph
 from lakehouse.s3 import S3Path
 from lakehouse.settings import PROJECT
 from lakehouse.storage import Location
-from tests.stack import SECRETS, Running, free_port, running_servers
 from tests.sources import fill
+from tests.stack import SECRETS, Running, free_port, running_servers
 
 # A machine without MinIO builds it first, once.
 pytestmark = pytest.mark.timeout(1800)

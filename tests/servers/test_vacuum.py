@@ -1,0 +1,56 @@
+"""VACUUM in a bucket removes what no registered model needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from deltalake import write_deltalake
+
+from lakehouse.errors import VacuumError
+from lakehouse.ledger import Run
+from lakehouse.registering import Registry
+from lakehouse.s3 import S3Path, client
+from lakehouse.settings import Settings, load
+from lakehouse.storage import delta_options
+from lakehouse.training import train
+from lakehouse.vacuum import Vacuumed, vacuum
+from tests.parcels import LEARNER, Place, model, parcels
+from tests.s3 import minio
+
+
+def clean(settings: Settings, *forget: str) -> Vacuumed:
+    return vacuum(settings, "gold.parcels", Run("V", ""), keep_days=None, forget=forget, dry_run=False)
+
+
+def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = S3Path("lake")
+    at = bucket.joinpath("lake", "gold", "parcels")
+    for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+        monkeypatch.delenv(name)
+    with minio(tmp_path / "data") as (_, env):
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        client().create_bucket(Bucket="lake")
+        at_once = {"delta.deletedFileRetentionDuration": "interval 0 days"}
+        for seed, configuration in ((0, at_once), (1, None)):
+            write_deltalake(
+                str(at), parcels(seed), mode="overwrite", configuration=configuration, storage_options=delta_options(at)
+            )
+        training = {"revision": "abc123", "kept": place.kept, "version": 0}
+        registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
+        train(LEARNER, {LEARNER: model()}, lake=bucket / "lake", registry=registry, **training)
+        settings = load(root="s3://lake", log_folder=tmp_path / "logs", mlflow=place.tracking_uri)
+        with pytest.raises(
+            VacuumError, match="late_parcel version 1 was trained on version 0, 1 files of which would go"
+        ):
+            clean(settings)
+        assert len(parquet(at)) == 2
+        done = clean(settings, "late_parcel:1")
+        assert (done.files, done.bytes > 1000, len(parquet(at))) == (1, True, 1)
+        assert clean(settings).files == 0
+
+
+def parquet(at: S3Path) -> list[str]:
+    return [one["Key"] for one in at.below() if one["Key"].endswith(".parquet")]
