@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from lakehouse.errors import SessionError
-from lakehouse.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, OF_THE_JVM, properties
+from lakehouse.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, OF_THE_JVM, local_files, properties
 from lakehouse.settings import CONF, PROJECT
 
 
@@ -32,7 +32,8 @@ def make() -> None:
         java = (
             f'{properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
         )
-        told = ["--properties-file", str(conf), "--conf", f"spark.driver.extraJavaOptions={java}", "pyspark-shell"]
+        own = {"spark.driver.extraJavaOptions": java, **local_files()}
+        told = ["--properties-file", str(conf), *(f"--conf={name}={value}" for name, value in own.items()), "pyspark-shell"]
         clean = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
         done = subprocess.run(  # until nobody writes to its output any more: the JVM outlives it, and writes the archive
             [sys.executable, "-m", "lakehouse.class_archive", folder], cwd=PROJECT, capture_output=True, text=True, check=False,

@@ -33,7 +33,9 @@ _OWN = [NO_FOLDER]  # what an earlier session of this process put there
 # Java's own form of the classes that Spark loads (`lakehouse.class_archive`), and Java's silence where it leaves that aside.
 ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
 ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
+JAR = PROJECT / "lakehouse" / "logstore" / "conditional-put-logstore.jar"
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
+LOCAL_FILES = "lakehouse.PosixLocalFileSystem"
 JAVA_HINT = (
     "Spark needs Java 17 or 21. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
     "openjdk-21-jre-headless; Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17, then export "
@@ -155,7 +157,24 @@ def _properties(settings: Settings) -> dict[str, str]:
         told = SparkConf()
         return {key: value for key, value in found.items() if not told.contains(key)}
     found["spark.driver.extraJavaOptions"] += f" {_log_settings()} {archive_options()}"
+    if found["spark.master"].startswith("local"):
+        found |= local_files(found.get("spark.driver.extraClassPath"))
     return found
+
+
+def local_files(class_path: str | None = None) -> dict[str, str]:
+    """Return the properties by which a JVM writes local files without a process for each (PosixLocalFileSystem.java).
+
+    Args:
+        class_path: what else the JVM is to have on its class path.
+    """
+    if os.name != "posix":
+        return {}
+    return {
+        "spark.driver.extraClassPath": os.pathsep.join([str(JAR), *([class_path] if class_path else [])]),
+        "spark.hadoop.fs.file.impl": LOCAL_FILES,
+        "spark.hadoop.fs.AbstractFileSystem.file.impl": f"{LOCAL_FILES}$Context",
+    }
 
 
 def composed(settings: Settings) -> dict[str, str]:

@@ -8,7 +8,7 @@ import sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
-from lakehouse.session import archive_options, properties, start_jvm_with
+from lakehouse.session import archive_options, local_files, properties, start_jvm_with
 from lakehouse.settings import CONF
 
 # Spark's own workers, too, run in the environment of the tests.
@@ -20,6 +20,8 @@ SMALL = {
     "spark.driver.extraJavaOptions": f"{archive_options()} -XX:+UseSerialGC",  # several such processes share two cores
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.ui.explainMode": "simple",  # nobody looks at the plans that Spark describes for its page
+    **local_files(),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from pyspark.sql import SparkSession
 
@@ -43,10 +44,11 @@ def test_nothing_of_the_environment_reaches_the_jvm(
 )
 def test_java_takes_spark_s_classes_from_the_archive(spark: SparkSession, folder: str, code: int) -> None:
     told: Any = spark.sparkContext._jvm.java.lang.System.getProperty  # type: ignore[union-attr]
-    _spark_conf, *jars = told("java.class.path").split(":")
+    own, _spark_conf, *jars = told("java.class.path").split(":")
+    assert own == str(session.JAR)
     java = [str(Path(told("java.home"), "bin", "java")), "-Xshare:on", f"-XX:SharedArchiveFile={session.ARCHIVE}"]
     done = subprocess.run(
-        [*java, "-cp", ":".join([folder, *jars]), "-version"], capture_output=True, text=True, check=False
+        [*java, "-cp", ":".join([own, folder, *jars]), "-version"], capture_output=True, text=True, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
 
@@ -90,3 +92,24 @@ def test_where_java_runs_and_spark_does_not_start_java_is_not_missed(spark: Spar
     assert session._not_started(RuntimeError("no"), load(spark_master=""), None).startswith(
         "Spark did not start: no. Spark needs Java 17 or 21."
     )
+
+
+def test_local_files_need_no_process_each(spark: SparkSession, tmp_path: Path) -> None:
+    """Hadoop's own file system starts one for each permission and link."""
+    context: Any = spark.sparkContext
+    hadoop, conf = context._jvm.org.apache.hadoop.fs, context._jsc.hadoopConfiguration()
+    folder = hadoop.Path(tmp_path.as_uri())
+    files, commits = folder.getFileSystem(conf), hadoop.FileContext.getFileContext(folder.toUri(), conf)
+    children = psutil.Process(context._jvm.java.lang.ProcessHandle.current().pid())
+    before = children.cpu_times()
+    for number in range(50):
+        new = hadoop.Path(folder, f"{number}.tmp")
+        files.create(new, True).close()
+        commits.rename(new, hadoop.Path(folder, str(number)), context._gateway.new_array(hadoop.Options.Rename, 0))
+    after = children.cpu_times()
+    assert (after.children_user, after.children_system) == (before.children_user, before.children_system)
+    assert len([*tmp_path.glob("[0-9]*")]) == 50
+    files.setPermission(hadoop.Path(folder, "7"), hadoop.permission.FsPermission("640"))
+    (tmp_path / "link").symlink_to(tmp_path / "7")
+    assert (tmp_path / "7").stat().st_mode & 0o7777 == 0o640
+    assert commits.getFileLinkStatus(hadoop.Path(folder, "link")).getLen() == 0
