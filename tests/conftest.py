@@ -13,6 +13,7 @@ import pytest
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructField
+from threadpoolctl import threadpool_limits
 
 from lakehouse import graph
 from lakehouse.declare import Declared, Source, Table
@@ -35,6 +36,13 @@ MISSING = "-"
 def interruptible() -> None:
     """Tests that interrupt themselves or their children: a worker of pytest-xdist, and all that it starts, would be deaf to it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Fit on one thread: on busy cores the threads of small models spend seconds waiting for each other."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,9 +164,6 @@ def place(tmp_path: Path, empty_database: Path) -> Place:
 @pytest.fixture(scope="session")
 def trained_parcels(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A good champion and a weak challenger, for tests that copy them (`tests.served.copy_of`)."""
-    from threadpoolctl import threadpool_limits
-
     from tests.served import train_two
 
-    with threadpool_limits(1):
-        return train_two(tmp_path_factory.mktemp("trained"))
+    return train_two(tmp_path_factory.mktemp("trained"))

@@ -13,11 +13,15 @@ TESTS = Path(__file__).parent
 REST = ("servers", "faults", "example")
 # The longest first: two files run side by side, and none may be left alone at the end.
 SHARES = (
-    ("servers/test_profiles.py", "faults/test_boundaries.py", "faults/test_convergence.py", "faults/test_together.py"),
-    ("servers/test_store.py", "servers/test_s3_writers.py", "servers/test_stack.py", "faults/test_names.py", "servers/test_backup.py"),
-    ("faults/test_registry.py", "servers/test_database.py", "servers/test_lease.py", "servers/test_s3_readers.py", "faults/test_kill.py", "servers/test_compose.py",
-     "faults/test_files.py", "faults/test_logs.py", "faults/test_values.py", "servers/test_journal.py", "servers/test_vacuum.py"),
-    ("example/test_demo.py", "example/gpu/test_parity.py", "example/test_clocks.py", "example/test_scorecard.py", "example/gpu/test_training.py"),
+    ("servers/test_profiles.py", "faults/test_undo.py", "faults/test_boundaries.py", "faults/test_suites.py", "faults/test_reproduce.py",
+     "faults/test_promoting.py", "faults/test_together.py", "faults/test_quality.py", "faults/test_backfill.py", "faults/test_run.py"),
+    ("servers/test_store.py", "servers/test_s3_writers.py", "servers/test_stack.py", "servers/test_vacuum.py", "servers/test_journal.py",
+     "servers/test_backup.py", "faults/test_names.py"),
+    ("faults/test_registry.py", "faults/test_backup.py", "servers/test_database.py", "faults/test_kill.py", "servers/test_compose.py",
+     "faults/test_tune.py", "faults/test_replay.py", "faults/test_reconcile.py", "servers/test_lease.py", "faults/test_files.py",
+     "faults/test_convergence.py", "faults/test_logs.py", "servers/test_s3_readers.py", "faults/test_values.py"),
+    ("example/test_demo.py", "example/gpu/test_parity.py", "example/test_clocks.py", "example/test_scorecard.py", "example/gpu/test_training.py",
+     "faults/test_training.py", "faults/test_api_process.py", "faults/test_monitor.py"),
 )  # fmt: skip
 # Of the packages' tests, what takes the longest.
 FIRST = ()

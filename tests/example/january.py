@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 from jobs import example
 from lakehouse.cli import main
 from lakehouse.features import Splits
+from lakehouse.query import query
+from lakehouse.settings import PROJECT
 from models.late_arrival import TASK
+
+
+def run(root: Path, *command: str) -> str:
+    """Run a module in a process of its own on the lake below ``root``; returns what it printed."""
+    environment = {**os.environ, "LAKEHOUSE_ROOT": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def run_demo(root: Path) -> str:
+    return run(root, "tests.example.january")
+
+
+def rows(root: Path, sql: str) -> list[dict[str, Any]]:
+    return query(root / "lake", sql).to_pylist()
+
 
 if __name__ == "__main__":
     example.FIRST_DELIVERY_ENDS = date(2013, 1, 25)

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
-from threadpoolctl import threadpool_limits
 
 from lakehouse import app, cli, modeling
 from lakehouse.errors import ModelError
@@ -37,12 +36,6 @@ from tests.parcels import LEARNER, TASK, Place, model, parcels
 CALM = replace(TASK, limits=Limits(calibration_error=0.2, brier_skill_drop=0.5))
 DAYS = {"since": date(2024, 1, 31), "until": date(2024, 2, 9)}
 FIRST = 300  # of the rows of these days
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -181,21 +174,6 @@ def test_without_dates_the_last_scored_weeks_are_watched(trained: Place) -> None
     assert seen.span == ("2024-01-10", "2024-02-06")
     (note,) = seen.notes
     assert "version 1 was trained and chosen on days up to 2024-01-30" in note
-
-
-def test_what_the_model_was_trained_on_may_be_gone(trained: Place) -> None:
-    score(trained)
-    whole = watched(trained)
-    trained.write(parcels(seed=1))
-    trained.write(parcels())
-    DeltaTable(trained.lake / "gold" / "parcels").vacuum(0, enforce_retention_duration=False, dry_run=False)
-    seen = watched(trained)
-
-    assert len(seen.notes) == 1
-    assert seen.notes[0].startswith(
-        "What version 1 was trained on cannot be read any more; the same days of gold.parcels version 4"
-    )
-    assert seen.moved == whole.moved
 
 
 @pytest.mark.parametrize(
@@ -398,35 +376,3 @@ def test_a_challenger_that_is_better_is_champion_and_is_not_judged_by_what_it_le
     ):
         place.report()
     assert "version 3 is challenger: champion version 2 has learned from days up to 2024-01-30" in lakehouse("train")
-
-
-def test_a_retraining_that_fails_takes_nothing_from_what_was_found(
-    lakehouse: Command, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place.write(changed("late", lambda _, late: None if late is None else not late, first=200))
-    lakehouse("train")
-    lakehouse("score")
-
-    def fails(*_: Any, **__: Any) -> None:
-        raise ValueError("no memory is left")
-
-    broken = model(TASK=CALM, fit=fails)
-    monkeypatch.setitem(sys.modules, "tests.parcel_trees", broken)
-    told = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
-    found, wrong, why = (told.index(text) for text in ("finding ", "LakehouseError: ", "no memory is left"))
-    assert found < wrong < why
-    assert "The log is " in told
-    monkeypatch.setattr(broken, "fit", model().fit)
-
-    # Until the training begins, what was found is told already.
-    seen: list[str] = []
-
-    def training(*splits: Any, **how: Any) -> Any:
-        seen.append(lakehouse.capsys.readouterr().out)
-        return model().fit(*splits, **how)
-
-    monkeypatch.setattr(broken, "fit", training)
-    assert "late_parcel version 2 is " in lakehouse(
-        "monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1
-    )
-    assert "finding " in seen[0]

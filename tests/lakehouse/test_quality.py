@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse import delta, quality
+from lakehouse import quality
 from lakehouse.declare import Append, History, Merge, Rebuild, Replace, Rule, drives, looks_up, source, table
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv, typed_items
 from tests.orders import clean, landed
@@ -154,45 +154,6 @@ def test_a_function_that_returns_other_columns_is_told_all_of_them(lake_of: Lake
         assert said in error
 
 
-def computes_and_fails(rows: DataFrame, *args: object) -> None:
-    """In place of a write: its last step fails."""
-    rows.collect()
-    raise OSError("the disk is full")
-
-
-# An error in code that is not the platform's tells its place.
-DISK_IS_FULL = f"the disk is full (lakehouse/test_quality.py, line {computes_and_fails.__code__.co_firstlineno + 3})"
-
-
-def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = lake_of(landed_items, items_table(rules=(Rule("small", "value < 5"), Rule("even", "value % 2 = 0"))))
-    strict.land("raw.items", "1.csv", items_csv("1,1,4", "2,1,3", "3,1,8", "4,1,9"))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(delta, "overwrite", computes_and_fails)
-        assert strict.attempt(run="failing").errors == {"clean.items": DISK_IS_FULL}
-    assert strict.quarantine("clean.items", "_row", "run") == [(2, "failing"), (3, "failing"), (4, "failing")]
-    lenient = strict.declaring(landed_items, items_table(rules=(Rule("even", "value % 2 = 0"),)))
-    lenient.run(run="retry")
-    assert lenient.quarantine("clean.items", "_row", "rules", "run") == [(2, ["even"], "retry"), (4, ["even"], "retry")]
-    assert lenient.rows("clean.items", "id") == [(1,), (3,)]
-
-    lenient.land("raw.items", "2.csv", items_csv("5,1,5"))
-    lenient.run("raw")
-    with monkeypatch.context() as patched:
-        patched.setattr(delta, "append", computes_and_fails)
-        assert lenient.attempt("clean", run="failing").report.failed
-    assert len(lenient.quarantine("clean.items")) == 3
-    free = strict.declaring(landed_items, items_table())
-    with monkeypatch.context() as patched:  # twice cut off after it cleared what the attempt before had set aside
-        patched.setattr(delta, "append", computes_and_fails)
-        for _ in range(2):
-            assert free.attempt("clean").errors == {"clean.items": DISK_IS_FULL}
-    free.run()
-    assert [row for (row,) in free.quarantine("clean.items", "batch")] == [1, 1], "nothing of batch 2 is set aside now"
-    assert free.rows("clean.items", "id") == [(1,), (3,), (5,)]
-
-
 # --- tables computed whole ------------------------------------------------------------------------------------------
 
 POSITIVE = (Rule("total_is_positive", "total > 0"),)
@@ -248,23 +209,6 @@ def test_whole_tables_set_rows_aside_by_rule_and_by_key(lake_of: Lakes) -> None:
     assert [original["day"] for original in lake.originals("mart.days")] == ["2024-01-02", "2024-01-03"]
     assert lake.rows("mart.values") == [(-5, 1), (5, 1)], "a row without its key is set aside"
     assert lake.quarantine("mart.values", "rules") == [(["key_is_not_null"],)]
-
-
-def test_a_retry_of_a_whole_table_replaces_what_a_failed_attempt_set_aside(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lake = lake_of(landed_items, clean_dated, by_day)
-    lake.land("raw.items", "1.csv", items_csv("1,0,-5"))
-    lake.run("raw", "clean")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(delta, "overwrite", computes_and_fails)
-        assert lake.attempt().errors == {"mart.days": DISK_IS_FULL}
-    assert len(lake.quarantine("mart.days")) == 1
-    lake.land("raw.items", "2.csv", items_csv("1,0,5"))
-    lake.run()
-    assert len(lake.rows("mart.days")) == 1
-    assert lake.quarantine("mart.days") == []
 
 
 def test_malformed_json_is_set_aside_line_by_line(lake_of: Lakes) -> None:

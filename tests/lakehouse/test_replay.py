@@ -11,8 +11,8 @@ from pyspark.sql import functions as F
 
 from lakehouse import delta, rejects
 from lakehouse.columns import typed
-from lakehouse.declare import ORIGIN_COLUMNS, Append, History, Merge, Rebuild, Rule, table
-from lakehouse.errors import AccountingError, DeclarationError, LedgerError
+from lakehouse.declare import ORIGIN_COLUMNS, History, Merge, Rebuild, Rule, table
+from lakehouse.errors import DeclarationError, LedgerError
 from lakehouse.ledger import Run
 from lakehouse.reconcile import reconcile
 from lakehouse.replay import Replayed, replay
@@ -96,43 +96,6 @@ def test_code_that_reads_what_it_could_not_before(lake_of: Lakes) -> None:
     assert fixed.rows("clean.items") == [(1, 1, 4), (2, 1, 5)]
 
 
-@pytest.mark.parametrize("write", [Append(), Merge(newest_by=("at",))], ids=["Append", "Merge"])
-def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, write: Any
-) -> None:
-    more = {"key": ()} if isinstance(write, Append) else {}
-    strict = lake_of(landed_items, items_table(write, rules=SMALL, **more))
-    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
-    strict.run()
-    lake = strict.declaring(landed_items, items_table(write, **more))
-    with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.replay._settle", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            replayed(lake)
-    assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50)]
-    version = lake.version("clean.items")
-    assert replayed(lake, run=Run("replay-2", "")).replayed == 1
-    assert (lake.rows("clean.items"), lake.version("clean.items")) == ([(1, 1, 5), (2, 1, 50)], (version or 0) + 1)
-    assert lake.record("clean.items").rows["written"] == 0
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
-    assert outcomes(lake) == [(1, 2, "replayed", "")]
-
-
-def test_a_reject_whose_file_was_delivered_again_is_discarded(lake_of: Lakes) -> None:
-    from dataclasses import replace
-
-    source = replace(landed_items, relanded="replace")
-    strict = lake_of(source, items_table(rules=SMALL))
-    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
-    strict.run()
-    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,55", "3,1,7"))
-    strict.run()
-    assert len(strict.quarantine("clean.items")) == 2, "the first delivery's reject is evidence, too"
-    lake = strict.declaring(source, items_table())
-    assert replayed(lake) == Replayed("clean.items", 1, {"its file was delivered again without it": 1}, {})
-    assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 55), (3, 1, 7)]
-
-
 @table("mart.items", columns=ITEM_TYPES, write=Rebuild(), key=("id",), rules=SMALL, items="clean.items")
 def mart(items: DataFrame) -> DataFrame:
     """One row per item."""
@@ -180,28 +143,6 @@ def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> N
     assert len(lake.quarantine("clean.items")) == 2
     assert delta.read_latest(lake.spark, lake.lake.path("clean.items")).count() == 4
     assert rejects.waiting(lake.lake, "clean.items") == [], "the run took them in"
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
-
-
-def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    strict = lake_of(landed_items, items_table(rules=SMALL))
-    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
-    strict.run()
-    strict.land("raw.items", "2.csv", items_csv("3,1,60", "4,1,6"))
-    strict.run("raw.items")
-    with monkeypatch.context() as changed:
-        changed.setattr(delta, "append", lambda *_: 1 / 0)  # once the rejects are written
-        assert strict.attempt("clean.items").report.failed
-    assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
-    lake = strict.declaring(landed_items, items_table())
-    assert [one["batch"] for one in rejects.waiting(lake.lake, "clean.items")] == [1]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
-    assert replayed(lake) == Replayed("clean.items", 1, {}, {})
-    assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
-    lake.run()
-    assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50), (3, 1, 60), (4, 1, 6)]
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 
 
@@ -266,35 +207,3 @@ def test_code_with_one_more_column_and_times_to_the_microsecond(lake_of: Lakes) 
     assert replayed(lake, "clean.times", dry=True).replayed == 1
     assert replayed(lake, "clean.times").replayed == 1
     assert lake.rows("clean.times", "id", "at", "value", "extra") == [(1, at, 5, None), (2, at, 50, 1)]
-
-
-def test_a_function_that_doubles_rejects_is_refused(lake_of: Lakes) -> None:
-    def doubles(items: DataFrame) -> DataFrame:
-        from tests.lakes import typed_items
-
-        return typed_items(items).withColumn("value", F.explode(F.array("value", "value")))
-
-    strict = lake_of(landed_items, items_table(Append(), key=(), rules=SMALL))
-    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
-    strict.run()
-    lake = strict.declaring(landed_items, items_table(Append(), doubles, key=()))
-    with pytest.raises(AccountingError, match="1 rows came in, but 2 staged = 2"):
-        replayed(lake)
-    assert lake.rows("clean.items") == [(1, 1, 5)]
-
-
-def test_a_replay_cut_short_among_many_outcomes_still_adds_up(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = lake_of(landed_items, items_table(rules=SMALL))
-    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "2,2,60", "3,1,70"))
-    strict.run()
-    strict.land("raw.items", "2.csv", items_csv("3,2,6"))
-    strict.run()
-    lake = strict.declaring(landed_items, items_table())
-    with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.replay._settle", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            replayed(lake)
-    done = replayed(lake, run=Run("replay-2", ""))
-    assert (done.replayed, sum((done.discarded or {}).values())) == (1, 2)
-    assert lake.rows("clean.items") == [(1, 1, 5), (2, 2, 60), (3, 2, 6)]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-from delta.exceptions import ConcurrentAppendException
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame
 
-from lakehouse import delta, log
-from lakehouse import run as runs
-from lakehouse.declare import Append, Merge, Rule, source, table
+from lakehouse import delta
+from lakehouse.declare import Append, Merge, source, table
 from lakehouse.definition import definition_of
 from lakehouse.delta import Commit, Target
 from lakehouse.errors import LedgerError
 from lakehouse.ledger import Consumed, Run, application_id
 from lakehouse.plan import Request
 from lakehouse.run import Watcher, run_tables
-from lakehouse.work import Outcome, Work
+from tests.faults.compare import assert_same, content
+from tests.faults.deliveries import FIRST, land
+from tests.faults.processes import Order, Runs
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items
 from tests.orders import landed
 
@@ -156,23 +156,6 @@ def test_only_the_selected_tables_are_written(lake_of: Lakes) -> None:
     assert set(lake.run("+mart.copies").statuses.values()) == {"written"}
 
 
-def test_a_damaged_log_is_told_and_stops_only_its_own_branch(lake_of: Lakes) -> None:
-    other = source("raw.other", landing="other", columns=("a",))
-    lake = lake_of(landed_items, items_table(rules=(Rule("any", "true"),)), other)
-    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
-    lake.run()
-    for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.json"):
-        file.write_text("no log\n")
-    for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.crc"):
-        file.unlink()
-    lake.land("raw.other", "1.csv", "a\n1\n")
-    done = lake.attempt()
-    assert done.statuses == {"raw.items": "failed", "clean.items": "skipped", "raw.other": "written"}
-    assert "Delta log cannot be read" in done.errors["raw.items"]
-    with pytest.raises(LedgerError):
-        log.open_log(lake.lake.path("raw.items"))
-
-
 def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
     lake = lake_of(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
     names, started = lake.lake.graph.select(), list[str]()
@@ -181,30 +164,14 @@ def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
 
 
-@pytest.mark.parametrize("conflicts", [0, 3, 4])
-def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, conflicts: int
-) -> None:
-    lake = lake_of(landed_items, items_table())
-    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
-    lake.run("raw.items")
-    waits: list[float] = []
-    left = iter([ConcurrentAppendException("another")] * conflicts)
-    carried_out = runs.carry_out
-
-    def conflicting(work: Work) -> Outcome:
-        for error in left:
-            raise error
-        return carried_out(work)
-
-    monkeypatch.setattr(runs, "carry_out", conflicting)
-    monkeypatch.setattr(delta, "time", SimpleNamespace(sleep=waits.append))
-    decided: list[str] = []
-    decide = runs.decide
-    monkeypatch.setattr(runs, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request))
-    done = lake.attempt("clean.items")
-    assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
-    assert len(decided) == 1 + min(conflicts, 3)
-    assert len({*waits}) == len(waits) == min(conflicts, 3)
-    assert all(0 <= one <= delta.CONFLICT_SECONDS for one in waits)
-    assert lake.version("clean.items") == (0 if conflicts <= 3 else None)
+def test_a_killed_run_is_resumed(lake_of: Lakes, runs: Runs) -> None:
+    lake, undisturbed = (lake_of(modules=("tests.orders",), name=name) for name in ("killed", "undisturbed"))
+    for one in (lake, undisturbed):
+        land(one, FIRST)
+    killed = runs(Order(str(lake.root), ("tests.orders",), strike="kill", when="after", skip=4))
+    assert killed.code == -signal.SIGKILL
+    resumed = runs.completed(Order(str(lake.root), ("tests.orders",)))
+    commits = runs.completed(Order(str(undisturbed.root), ("tests.orders",)))
+    assert len(resumed) < len(commits)
+    assert_same(lake, content(undisturbed))
+    assert runs.completed(Order(str(lake.root), ("tests.orders",))) == []

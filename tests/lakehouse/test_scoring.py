@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
-from threadpoolctl import threadpool_limits
 
 from lakehouse import app, modeling, scoring, settings, workers
 from lakehouse.errors import ModelError
@@ -40,12 +38,6 @@ SCHEMA = pa.schema(
     }
 )
 LAST_DAYS = (date(2024, 2, 6), date(2024, 2, 9))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with threadpool_limits(1):
-        yield
 
 
 def settings_of(place: Place, module: str = "tests.parcels") -> Settings:

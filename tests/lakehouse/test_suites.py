@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse import data_docs, suites
+from lakehouse import data_docs
 from lakehouse.declare import Append, History, Merge, Rebuild, Replace, Rule, Table, Write, drives, source, table
 from lakehouse.suites import Suites
 from tests.browser import browsing
@@ -79,37 +78,6 @@ def test_only_what_is_critical_stops(
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5)]
     assert "clean.items: expect_table_row_count_to_be_between(min_value=2), observed 1" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("broken", "said"),
-    [
-        ({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "vaule", "max_value": 1}}, "could not be evaluated: .*vaule"),
-        ({"type": "expect_nothing_of_the_kind", "kwargs": {}}, "could not validate it: .*expect_nothing_of_the_kind"),
-        ({"type": "expect_column_mean_to_be_between", "kwargs": {"colunm": "value"}}, "could not validate it: "),
-        (None, "could not validate it: ZeroDivisionError"),
-        ("not JSON", "is not JSON"),
-        ("[]", "is not a suite: it needs a list of expectations"),
-    ],
-)  # fmt: skip
-def test_whatever_breaks_what_is_published_stays(
-    lake_of: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch, broken: Any, said: str
-) -> None:
-    lake = expecting(lake_of(landed_items, items_table()), TWO_ROWS)
-    lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,5"))
-    lake.run()
-    before = (lake.version("clean.items"), lake.rows("clean.items"))
-    lake.land("raw.items", "2.csv", items_csv("3,1,5"))
-    assert lake.lake.suites is not None
-    if broken is None:
-        monkeypatch.setattr(suites, "_validated", lambda *_: 1 / 0)
-    elif isinstance(broken, str):
-        lake.lake.suites.file("clean.items").write_text(broken)
-    else:
-        lake = expecting(lake, broken)
-    error = lake.attempt().errors["clean.items"]
-    assert re.search(said, error), error
-    assert (lake.version("clean.items"), lake.rows("clean.items")) == before
 
 
 days = source("raw.days", landing="days", columns=("day", "id", "value"))

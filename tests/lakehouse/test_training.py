@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -18,24 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import requests
 from deltalake import DeltaTable, write_deltalake
-from sklearn.dummy import DummyClassifier
-from sklearn.pipeline import make_pipeline
-from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
 from lakehouse.features import METRICS, evaluate, open_features
 from lakehouse.scoring import realised
 from lakehouse.tracking import tracking
 from tests.parcels import TASK, Place, model, parcels
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On busy cores the trees' threads spend seconds waiting for each other; a few hundred rows need only one."""
-    with threadpool_limits(1):
-        yield
 
 
 def test_a_first_training_is_champion_and_says_what_it_saw(
@@ -155,41 +142,6 @@ def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
     assert interrupted.metrics == repeated.metrics != latest.metrics
     keys = [place.run(one.run_id).data.params["train_keys_sha256"] for one in (interrupted, latest, repeated)]
     assert keys[0] == keys[2] != keys[1]
-
-
-@pytest.mark.parametrize("moved_first", [True, False])
-def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: bool) -> None:
-    """A training on later days waits when one on the declared days is begun, and the other way round."""
-    place.train(model(FEATURES=("noise",)))
-    moved = replace(
-        TASK, splits=replace(TASK.splits, train=("2024-01-01", "2024-01-25"), choose=("2024-01-26", "2024-02-04"))
-    )
-    tasks = (moved, TASK) if moved_first else (TASK, moved)
-    database = place.lake.parent / "mlflow.db"
-    away = database.rename(database.with_name("away.db"))
-    database.mkdir()
-    with pytest.raises(ModelError, match="cannot be used") as error:
-        place.train(model(TASK=tasks[0]))
-    assert "the next `lakehouse train` registers it" in error.value.__notes__[0]
-    database.rmdir()
-    away.rename(database)
-    told: list[str] = []
-    second = place.train(model(TASK=tasks[1]), progress=told.append)
-
-    assert not list(place.kept.glob("*/set-aside/*"))
-    assert "registering the training that waits for MLflow" in told
-    assert "fitting candidate 1 of 2" in told, "what waited is another training"
-    with tracking(place.tracking_uri) as client:
-        versions = client.search_model_versions("name = 'late_parcel'", order_by=["version_number ASC"])
-    waited, own = (place.run(one.run_id) for one in versions[1:])
-    for run, task in ((waited, tasks[0]), (own, tasks[1])):
-        spans = {
-            name: (run.data.params[f"{name}_from"], run.data.params[f"{name}_until"]) for name in ("train", "choose")
-        }
-        assert spans == {"train": task.splits.train, "choose": task.splits.choose}
-    first, last = tasks[0].splits.choose
-    assert f"on 90 rows of {first} to {last} is below" in waited.data.tags["decision_reason"]
-    assert (own.info.run_id, waited.data.tags["decision"]) == (second.run_id, "champion")
 
 
 def test_the_order_of_rows_in_the_files_does_not_matter(place: Place) -> None:
@@ -318,41 +270,6 @@ def test_a_table_without_rows_and_a_split_with_one_label_are_named(place: Place)
     place.write(rows.filter(pc.field("late") | pc.field("late").is_null()))
     with pytest.raises(ModelError, match="only rows whose late is True in the choose split"):
         place.train(model())
-
-
-def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(place: Place, tmp_path: Path) -> None:
-    database = tmp_path / "mlflow.db"
-    database.write_text("not a database, but some text that is long enough to be read as a header " * 20)
-    with pytest.raises(ModelError, match=r"MLflow at sqlite:///.*mlflow.db cannot be used: file is not a database"):
-        place.train(model())
-    with (
-        pytest.raises(ModelError, match=r"The MLflow server at http://\*\*\*@localhost") as error,
-        tracking("http://me:secret@localhost"),
-    ):
-        raise requests.ConnectionError("no route")
-    assert "secret" not in str(error.value)
-
-
-class Full(DummyClassifier):
-    """A classifier of a library that MLflow listens to."""
-
-    def fit(self, *_: Any) -> Full:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_an_error_of_the_fitting_is_not_told_as_one_of_mlflow(place: Place) -> None:
-    with pytest.raises(OSError, match="No space left on device"):
-        place.train(model(fit=lambda train, choose, **_: make_pipeline(Full()).fit(train.frame, train.label)))
-    with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking(place.tracking_uri):
-        raise FileNotFoundError("a file that is not of MLflow")
-    with pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"), tracking(place.tracking_uri) as client:
-        client.log_artifact(client.create_run("0").info.run_id, str(place.lake / "nothing"))
-    (place.lake / "file").touch()
-    with (
-        pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"),
-        tracking(f"sqlite:///{place.lake}/file/db"),
-    ):
-        pass
 
 
 def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:

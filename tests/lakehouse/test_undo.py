@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse import delta, log, rejects
-from lakehouse.declare import Append, Merge, Rebuild, Rule, looks_up, table
+from lakehouse import delta, rejects
+from lakehouse.declare import Rule
 from lakehouse.errors import UndoError
 from lakehouse.ledger import Run
 from lakehouse.reconcile import reconcile
@@ -138,130 +137,6 @@ def landed(lake: TestLake, *files: tuple[str, ...]) -> None:
 THREE = (("1,1,5", "2,1,50"), ("1,2,6", "3,1,60"), ("4,1,7", "2,2,8"))
 
 
-def test_one_after_the_other_down_to_nothing(lake_of: Lakes) -> None:
-    # Going back is the same for every way of writing: it is Delta that knows what was written.
-    lake = lake_of(landed_items, items_table(rules=SMALL))
-    states = []
-    for number in range(3):
-        lake.land("raw.items", f"{number + 1}.csv", items_csv(*THREE[number]))
-        lake.run(run="ABC"[number])
-        states.append((content(lake), waits(lake, "clean.items")))
-    end = content(lake, bronze=False)["clean.items"]
-    with pytest.raises(UndoError, match=r"clean.items was written by C, B since: take back first.*`lakehouse undo C`"):
-        undo(lake, "A")
-    for number in (2, 1):
-        undo(lake, "ABC"[number])
-        assert (content(lake), waits(lake, "clean.items")) == states[number - 1]
-        adds_up(lake)
-    assert undo(lake, "A").tables[0].to is None
-    assert set(map(len, content(lake).values())) == {0}
-    assert waits(lake, "clean.items") == []
-    adds_up(lake)
-    assert undo(lake, "A", by="again").tables == ()
-    assert len(lake.plan()["raw.items"].files) == 3
-    lake.run(run="again")
-    assert [row[:3] for row in content(lake)["clean.items"]] == [row[:3] for row in end]
-    ids = {row[0] for row in lake.rows("raw.items", "_file_id")}
-    assert ids == {4, 5, 6}, "no number is given twice"
-    adds_up(lake)
-    with pytest.raises(UndoError, match="Run undo-B took back run B, and cannot be taken back"):
-        undo(lake, "undo-B")
-
-
-def test_undone_and_done_anew_and_undone(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL))
-    landed(lake, *THREE[:2])
-    undo(lake, "B")
-    before, waited = content(lake), waits(lake, "clean.items")
-    lake.run(run="B2")
-    assert lake.record("clean.items").batch == 4, "batch numbers never restart"
-    undo(lake, "B2")
-    assert (content(lake), waits(lake, "clean.items")) == (before, waited)
-    done = lake.run(run="B3")
-    assert done["clean.items"].step.action == "update"  # type: ignore[union-attr]
-    undo(lake, "B3")
-    undo(lake, "A")
-    assert set(map(len, content(lake).values())) == {0}
-
-
-@table("mart.named", columns={**ITEM_TYPES, "of": "bigint"}, write=Merge(), key=("id",),
-       items="clean.items", others=looks_up("raw.others", on_change="nothing"))  # fmt: skip
-def named(items: DataFrame, others: DataFrame) -> DataFrame:
-    """One row per item, with how many others there were when it was last touched."""
-    return items.select(*ITEM_TYPES).crossJoin(others.agg({"id": "count"}).toDF("of"))
-
-
-@table("mart.all", columns=ITEM_TYPES, write=Rebuild(), key=("id",), items="clean.items")
-def everything(items: DataFrame) -> DataFrame:
-    """One row per item."""
-    return items.select(*ITEM_TYPES)
-
-
-others = replace(landed_items, name="raw.others", landing="others")
-
-
-def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, others, items_table(), named, everything)
-    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
-    lake.land("raw.others", "1.csv", items_csv("1,1,1"))
-    lake.run(run="A")
-    lake.land("raw.items", "2.csv", items_csv("2,1,6"))
-    lake.land("raw.others", "2.csv", items_csv("2,1,1"))
-    lake.run("raw.items", "raw.others", "clean.items", run="B")
-    lake.run("mart.named", run="C")  # has read what B wrote
-    planned = undo(lake, "B")
-    assert [one.table for one in planned.tables] == ["clean.items", "raw.others", "raw.items"]
-    assert set(planned.anew) == {"mart.named"}
-    for name in ("raw.items", "raw.others"):
-        (lake.folder(name) / "2.csv").unlink()
-    steps = lake.plan()
-    assert {name: step.action for name, step in steps.items() if step.works} == {"mart.named": "build"}
-    assert steps["mart.all"].reasons == ("its inputs have not changed",)
-    lake.run(run="D")
-    assert lake.rows("mart.named") == [(1, 1, 5, 1)]
-    # Read as a look-up alone, which changes nothing until the next touch: what was taken back does.
-    lake.land("raw.others", "3.csv", items_csv("3,1,1"))
-    lake.run("raw.others", run="E")
-    lake.land("raw.items", "3.csv", items_csv("3,1,7"))
-    lake.run(run="F")
-    assert lake.rows("mart.named") == [(1, 1, 5, 1), (3, 1, 7, 2)]
-    undo(lake, "E")
-    assert lake.plan("mart.named")["mart.named"].action == "build"
-    (lake.folder("raw.others") / "3.csv").unlink()
-    lake.run(run="G")
-    assert lake.rows("mart.named") == [(1, 1, 5, 1), (3, 1, 7, 1)]
-
-
-@pytest.mark.parametrize("gone_back", [1, 2])
-def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, gone_back: int) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL), everything)
-    landed(lake, THREE[0])
-    before, waited = content(lake), waits(lake, "clean.items")
-    lake.land("raw.items", "2.csv", items_csv(*THREE[1]))
-    lake.run(run="B")
-    after, waited_after = content(lake, bronze=False), values(waits(lake, "clean.items"))
-    restore, left = delta.restore, [None] * gone_back
-
-    def cut(*given: Any) -> None:
-        left.pop()
-        restore(*given)
-
-    with monkeypatch.context() as changed:
-        changed.setattr(delta, "restore", cut)
-        with pytest.raises(IndexError):
-            undo(lake, "B", by="cut")
-    adds_up(lake)
-    planned = plan_undo(lake.lake, "B")
-    assert (len(planned.tables), len(planned.done)) == (3 - gone_back, gone_back)
-    if gone_back < 2:  # called again
-        take_back(lake.spark, lake.lake, planned, Run("again", "revision"))
-        assert (content(lake), waits(lake, "clean.items")) == (before, waited)
-    # or, instead, another run: what has not gone back yet is what it goes on from
-    lake.run(run="C")
-    assert (content(lake, bronze=False), values(waits(lake, "clean.items"))) == (after, waited_after)
-    adds_up(lake)
-
-
 def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
     strict = lake_of(landed_items, items_table(rules=SMALL))
     landed(strict, *THREE[:2])
@@ -303,39 +178,6 @@ def with_more(items: DataFrame) -> DataFrame:
     return typed_items(items).withColumn("more", F.lit(1))
 
 
-def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lake = lake_of(landed_items, items_table(Append(), key=()))
-    landed(lake, THREE[0], THREE[1])
-    lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
-    with monkeypatch.context() as changed:
-        changed.setattr(delta, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
-        assert lake.attempt(run="C").report.failed
-    undo(lake, "B")
-    assert {one.path for one in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}
-    lake.run(run="D")
-    assert lake.rows("clean.items", "id", "value") == [(1, 5), (1, 6), (2, 8), (2, 50), (3, 60), (4, 7)]
-    # Later batches carry on what does not count.
-    lake.land("raw.items", "4.csv", items_csv("9,9,9"))
-    lake.run(run="E")
-    assert lake.record("raw.items").undone == (2, 3)
-    assert {step.action for step in lake.plan().values()} == {"none"}
-    adds_up(lake)
-
-
-def test_a_loss_after_it_is_named(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL))
-    landed(lake, *THREE[:2])
-    undo(lake, "B")
-    DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 1")
-    (said,) = [one.differences for one in reconcile(lake.lake) if one.differences]
-    assert any("has 0 rows where its commits left 1" in one for one in said)
-    assert any("misses 1 rows" in one for one in said)
-    with pytest.raises(UndoError, match=r"clean.items was changed by another writer since: version 3, DELETE"):
-        undo(lake, "A")
-
-
 def test_what_cannot_be_taken_back_is_told_and_nothing_touched(lake_of: Lakes) -> None:
     lake = lake_of(landed_items, items_table())
     with pytest.raises(UndoError, match="No table has a commit of run 'A'; there is none"):
@@ -357,49 +199,3 @@ def test_what_cannot_be_taken_back_is_told_and_nothing_touched(lake_of: Lakes) -
     with pytest.raises(UndoError, match=r"version 4, RESTORE"):
         undo(lake, "C")
     assert lake.versions() == {**versions, "clean.items": 4}
-
-
-def test_files_that_are_gone_and_files_that_vacuum_removed_are_told(lake_of: Lakes) -> None:
-    source = replace(landed_items, relanded="replace")
-    lake = lake_of(source, items_table())
-    lake.land("raw.items", "1.csv", items_csv(*THREE[0]))
-    lake.run(run="A")
-    lake.land("raw.items", "1.csv", items_csv(*THREE[1]))
-    lake.land("raw.items", "2.csv", items_csv(*THREE[2]))
-    lake.run(run="B")
-    (lake.folder("raw.items") / "2.csv").unlink()
-    planned = plan_undo(lake.lake, "B")
-    assert (planned.files, planned.gone) == (("items/1.csv",), ("items/2.csv",))
-    DeltaTable(str(lake.lake.path("raw.items"))).vacuum(0, enforce_retention_duration=False, dry_run=False)
-    with pytest.raises(UndoError, match=r"raw.items: 1 of the 1 files of version 0 are gone \(VACUUM\)"):
-        undo(lake, "B")
-
-
-def test_tables_of_no_graph_go_back_too(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL))
-    landed(lake, *THREE[:2])
-    alone = lake.declaring(landed_items, replace_name(items_table(), "clean.other"))
-    versions = lake.version("clean.items")
-    undo(alone, "B")
-    assert lake.version("clean.items") == (versions or 0) + 1
-    assert len(waits(lake, "clean.items")) == 1
-    assert log.last_record(lake.lake.quarantine("clean.items")).undoes == "B"  # type: ignore[union-attr]
-
-
-def replace_name(declared: Any, name: str) -> Any:
-    return replace(declared, name=name)
-
-
-def test_what_another_writer_changed_before_the_run_reaches_the_readers(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(), everything)
-    lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
-    lake.run(run="A")
-    DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 2")
-    lake.land("raw.items", "2.csv", items_csv("3,1,3"))
-    lake.run("raw", "clean", run="B")
-    planned = undo(lake, "B")
-    assert "mart.all" in planned.anew
-    assert lake.rows("clean.items", "id") == [(1,)]
-    (lake.folder("raw.items") / "2.csv").unlink()
-    lake.run()
-    assert lake.rows("mart.all", "id") == [(1,)]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deltalake import DeltaTable
-from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import DeclarationError, LockError, VacuumError
 from lakehouse.features import open_features
@@ -24,12 +22,6 @@ from tests.parcels import TASK, Place, model, parcels
 
 DAY = 86_400
 TABLE = "gold.parcels"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture

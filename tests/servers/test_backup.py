@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lakehouse.test_backup import BUCKET
+from tests.faults.test_backup import BUCKET
 from tests.s3 import client, minio
 
 

@@ -15,7 +15,6 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import StorageError
 from serving.api import lookups
@@ -24,12 +23,6 @@ from tests.parcels import Place, model, parcels
 from tests.served import GOOD, KEY, ROW, SHOWN, WHOLE, answering, copy_of, predict, probabilities, service
 
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(autouse=True)

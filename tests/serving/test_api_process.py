@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -15,7 +14,7 @@ import httpx
 import pytest
 
 from tests.parcels import Place
-from tests.served import GOOD, KEY, ROW, SHOWN, WEAK, copy_of, give_alias, requests_of, serving, start
+from tests.served import KEY, ROW, SHOWN, copy_of, give_alias, requests_of, serving, start
 
 # It has what both versions read.
 BODY = {"features": [{**ROW, "noise": 0.5}]}
@@ -59,48 +58,6 @@ def test_it_does_not_start_without_what_it_needs(place: Place, tmp_path: Path, t
     assert "has no champion" in refused(tmp_path)
 
 
-class Load(threading.Thread):
-    """A client that asks until it is told to stop; keeps the status and the version of each answer."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self.url, self.done = url, threading.Event()
-        self.answers: list[tuple[int, int]] = []
-
-    def run(self) -> None:
-        with httpx.Client(base_url=self.url, headers=SHOWN, timeout=30) as client:
-            while not self.done.is_set():
-                answer = client.post("/predict", json=BODY)
-                version = answer.json()["predictions"][0]["model_version"] if answer.is_success else 0
-                self.answers.append((answer.status_code, version))
-
-
-def test_an_alias_moves_under_load_without_a_failed_request(place: Place, tmp_path: Path) -> None:
-    with serving(tmp_path, "--look-seconds", "0.2") as server:
-        loads = [Load(server.url) for _ in range(4)]
-        for one in loads:
-            one.start()
-        try:
-            for version in (WEAK, GOOD, WEAK):
-                time.sleep(1)
-                give_alias(place, "champion", version)
-                until = time.monotonic() + 60
-                while any(one.answers[-1:] != [(200, version)] for one in loads):
-                    assert time.monotonic() < until, [one.answers[-1] for one in loads]
-                    time.sleep(0.05)
-        finally:
-            for one in loads:
-                one.done.set()
-                one.join()
-        answers = [answer for one in loads for answer in one.answers]
-        assert {status for status, _ in answers} == {200}
-        for one in loads:
-            versions = [version for _, version in one.answers]
-            assert [a for a, b in zip(versions, [0, *versions], strict=False) if a != b] == [GOOD, WEAK, GOOD, WEAK]
-        assert server.end() == 0
-    assert len(requests_of(place)) == len(answers)
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_at_its_end_it_answers_what_was_asked_and_writes_what_was_answered(
     place: Place, tmp_path: Path, how: signal.Signals
@@ -120,23 +77,3 @@ def test_at_its_end_it_answers_what_was_asked_and_writes_what_was_answered(
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/health")
     assert {one["request_id"] for one in requests_of(place)} == {one.headers["X-Request-ID"] for one in answers}
-
-
-def test_it_serves_on_without_mlflow_and_shares_with_the_challenger(place: Place, tmp_path: Path) -> None:
-    with (
-        serving(tmp_path, "--canary", "0.5", "--look-seconds", "0.2") as server,
-        httpx.Client(base_url=server.url, headers=SHOWN) as client,
-    ):
-        (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
-        time.sleep(1)
-        answers = [client.post("/predict", json=BODY).json()["predictions"][0]["model_version"] for _ in range(60)]
-        assert 10 < answers.count(WEAK) < 50
-        assert client.get("/ready").status_code == 200
-        assert 'serving_model_look_failures_total{alias="champion"}' in client.get("/metrics").text
-        assert server.end() == 0
-    (log,) = (tmp_path / "logs").glob("*.log")
-    text = log.read_text()
-    assert "mlflow.db is gone." in text
-    assert "POST /predict 200" in text
-    assert "challenger 2, 1 rows" in text
-    assert KEY not in text

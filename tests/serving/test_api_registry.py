@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
 from lakehouse.tracking import tracking
@@ -18,12 +16,6 @@ from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, model, parcels
 from tests.served import GOOD, ROW, WEAK, WHOLE, answering, copy_of, give_alias, predict, probabilities, service
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture

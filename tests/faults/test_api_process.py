@@ -1,0 +1,81 @@
+"""The API's process while MLflow is away and while its alias moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.parcels import Place
+from tests.served import GOOD, KEY, SHOWN, WEAK, copy_of, give_alias, requests_of, serving
+from tests.serving.test_api_process import BODY
+
+
+@pytest.fixture
+def place(trained_parcels: Place, tmp_path: Path) -> Place:
+    return copy_of(trained_parcels, tmp_path)
+
+
+class Load(threading.Thread):
+    """A client that asks until it is told to stop; keeps the status and the version of each answer."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url, self.done = url, threading.Event()
+        self.answers: list[tuple[int, int]] = []
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self.url, headers=SHOWN, timeout=30) as client:
+            while not self.done.is_set():
+                answer = client.post("/predict", json=BODY)
+                version = answer.json()["predictions"][0]["model_version"] if answer.is_success else 0
+                self.answers.append((answer.status_code, version))
+
+
+def test_an_alias_moves_under_load_without_a_failed_request(place: Place, tmp_path: Path) -> None:
+    with serving(tmp_path, "--look-seconds", "0.2") as server:
+        loads = [Load(server.url) for _ in range(4)]
+        for one in loads:
+            one.start()
+        try:
+            for version in (WEAK, GOOD, WEAK):
+                time.sleep(1)
+                give_alias(place, "champion", version)
+                until = time.monotonic() + 60
+                while any(one.answers[-1:] != [(200, version)] for one in loads):
+                    assert time.monotonic() < until, [one.answers[-1] for one in loads]
+                    time.sleep(0.05)
+        finally:
+            for one in loads:
+                one.done.set()
+                one.join()
+        answers = [answer for one in loads for answer in one.answers]
+        assert {status for status, _ in answers} == {200}
+        for one in loads:
+            versions = [version for _, version in one.answers]
+            assert [a for a, b in zip(versions, [0, *versions], strict=False) if a != b] == [GOOD, WEAK, GOOD, WEAK]
+        assert server.end() == 0
+    assert len(requests_of(place)) == len(answers)
+
+
+def test_it_serves_on_without_mlflow_and_shares_with_the_challenger(place: Place, tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "--canary", "0.5", "--look-seconds", "0.2") as server,
+        httpx.Client(base_url=server.url, headers=SHOWN) as client,
+    ):
+        (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
+        time.sleep(1)
+        answers = [client.post("/predict", json=BODY).json()["predictions"][0]["model_version"] for _ in range(60)]
+        assert 10 < answers.count(WEAK) < 50
+        assert client.get("/ready").status_code == 200
+        assert 'serving_model_look_failures_total{alias="champion"}' in client.get("/metrics").text
+        assert server.end() == 0
+    (log,) = (tmp_path / "logs").glob("*.log")
+    text = log.read_text()
+    assert "mlflow.db is gone." in text
+    assert "POST /predict 200" in text
+    assert "challenger 2, 1 rows" in text
+    assert KEY not in text

@@ -1,0 +1,87 @@
+"""Champions that cannot be loaded, are changed, or are registered meanwhile by another machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lakehouse import gate
+from lakehouse.errors import ModelError
+from lakehouse.registering import Registry, TrainResult
+from lakehouse.tracking import CHAMPION
+from lakehouse.training import train
+from tests.lakehouse.test_promoting import MIDDLING
+from tests.parcels import FILE, LEARNER, Place, model
+from tests.served import GOOD, WEAK, give_alias
+
+STAYS = "champion version 1 stays, as it cannot be evaluated here: ModelError: "
+
+
+def train_another(place: Place, models: dict[str, Any]) -> TrainResult:
+    """Train a learner that the champion was not made by, beside those of ``models``."""
+    registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
+    told = {"lake": place.lake, "registry": registry, "revision": "abc123", "kept": place.kept}
+    return train("other", {**models, "other": model(**MIDDLING)}, **told)
+
+
+def test_a_champion_whose_files_are_changed_or_gone_stays_until_somebody_replaces_it(place: Place) -> None:
+    place.train(model(FEATURES=("noise",)))
+    (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
+    stored.write_bytes(stored.read_bytes() + b"!")
+    second = train_another(place, {LEARNER: model()})
+
+    assert second.alias == "challenger", "it would be the better one"
+    assert second.reason.startswith(STAYS)
+    assert "its files (models:/late_parcel/1/artifacts/model) are not those that were registered" in second.reason
+    shutil.rmtree(stored.parent)
+    third = train_another(place, {LEARNER: model()})
+    assert third.alias == "challenger"
+    assert third.reason.startswith(f"{STAYS}late_parcel version 1 is gone from the store of artifacts")
+    (command,) = re.findall(r"this version takes its place by (python -c \".*\")$", third.reason)
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
+    assert "of champion version 3" in train_another(place, {}).reason, "the gate is back"
+
+
+def needs_torch(_: Path) -> Any:
+    raise ModelError("This model needs torch: pip install 'lakehouse[torch]'")
+
+
+@pytest.mark.parametrize(
+    ("models", "text"),
+    [
+        ({LEARNER: model(load=needs_torch)}, "cannot be loaded here .*needs torch: pip install"),
+        ({}, "was made by 'trees', which `models` in conf/base.yml does not name"),
+    ],
+)
+def test_a_champion_that_this_checkout_cannot_load_stays(two: Place, models: dict[str, Any], text: str) -> None:
+    found = train_another(two, models)
+    assert found.alias == "challenger"
+    assert re.match(f"{STAYS}.*{text}", found.reason)
+    assert two.champion().version == GOOD
+
+
+def test_a_champion_that_another_machine_makes_meanwhile_is_compared_with_too(
+    two: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_alias(two, CHAMPION, WEAK)
+    compare, compared = gate.compare, []
+
+    def compare_slowly(*what: Any) -> gate.Verdict:
+        compared.append(compare(*what))
+        give_alias(two, CHAMPION, GOOD)
+        return compared[-1]
+
+    monkeypatch.setattr(gate, "compare", compare_slowly)
+    third = two.train(model(**MIDDLING))
+    assert [one.better for one in compared] == [True, False]
+    assert third.alias == "challenger"
+    assert "of champion version 1" in third.reason
+    assert two.run(third.run_id).data.tags["decision"] == "challenger"
+    assert two.champion().version == GOOD

@@ -1,0 +1,109 @@
+"""Replays that are cut short, and rejects whose file or batch came to something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse import delta, rejects
+from lakehouse.declare import Append, Merge
+from lakehouse.errors import AccountingError
+from lakehouse.ledger import Run
+from lakehouse.reconcile import reconcile
+from lakehouse.replay import Replayed
+from tests.lakehouse.test_replay import SMALL, Lakes, outcomes, replayed
+from tests.lakes import items_csv, items_table, landed_items
+
+
+@pytest.mark.parametrize("write", [Append(), Merge(newest_by=("at",))], ids=["Append", "Merge"])
+def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
+    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
+    more = {"key": ()} if isinstance(write, Append) else {}
+    strict = lake_of(landed_items, items_table(write, rules=SMALL, **more))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    lake = strict.declaring(landed_items, items_table(write, **more))
+    with monkeypatch.context() as changed:
+        changed.setattr("lakehouse.replay._settle", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            replayed(lake)
+    assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50)]
+    version = lake.version("clean.items")
+    assert replayed(lake, run=Run("replay-2", "")).replayed == 1
+    assert (lake.rows("clean.items"), lake.version("clean.items")) == ([(1, 1, 5), (2, 1, 50)], (version or 0) + 1)
+    assert lake.record("clean.items").rows["written"] == 0
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert outcomes(lake) == [(1, 2, "replayed", "")]
+
+
+def test_a_reject_whose_file_was_delivered_again_is_discarded(lake_of: Lakes) -> None:
+    from dataclasses import replace
+
+    source = replace(landed_items, relanded="replace")
+    strict = lake_of(source, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,55", "3,1,7"))
+    strict.run()
+    assert len(strict.quarantine("clean.items")) == 2, "the first delivery's reject is evidence, too"
+    lake = strict.declaring(source, items_table())
+    assert replayed(lake) == Replayed("clean.items", 1, {"its file was delivered again without it": 1}, {})
+    assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 55), (3, 1, 7)]
+
+
+def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
+    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = lake_of(landed_items, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("3,1,60", "4,1,6"))
+    strict.run("raw.items")
+    with monkeypatch.context() as changed:
+        changed.setattr(delta, "append", lambda *_: 1 / 0)  # once the rejects are written
+        assert strict.attempt("clean.items").report.failed
+    assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
+    lake = strict.declaring(landed_items, items_table())
+    assert [one["batch"] for one in rejects.waiting(lake.lake, "clean.items")] == [1]
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert replayed(lake) == Replayed("clean.items", 1, {}, {})
+    assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
+    lake.run()
+    assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50), (3, 1, 60), (4, 1, 6)]
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+
+
+def test_a_function_that_doubles_rejects_is_refused(lake_of: Lakes) -> None:
+    def doubles(items: DataFrame) -> DataFrame:
+        from tests.lakes import typed_items
+
+        return typed_items(items).withColumn("value", F.explode(F.array("value", "value")))
+
+    strict = lake_of(landed_items, items_table(Append(), key=(), rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    lake = strict.declaring(landed_items, items_table(Append(), doubles, key=()))
+    with pytest.raises(AccountingError, match="1 rows came in, but 2 staged = 2"):
+        replayed(lake)
+    assert lake.rows("clean.items") == [(1, 1, 5)]
+
+
+def test_a_replay_cut_short_among_many_outcomes_still_adds_up(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = lake_of(landed_items, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "2,2,60", "3,1,70"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("3,2,6"))
+    strict.run()
+    lake = strict.declaring(landed_items, items_table())
+    with monkeypatch.context() as changed:
+        changed.setattr("lakehouse.replay._settle", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            replayed(lake)
+    done = replayed(lake, run=Run("replay-2", ""))
+    assert (done.replayed, sum((done.discarded or {}).values())) == (1, 2)
+    assert lake.rows("clean.items") == [(1, 1, 5), (2, 2, 60), (3, 2, 6)]
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]

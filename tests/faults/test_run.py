@@ -1,0 +1,62 @@
+"""Runs that meet a damaged log or another writer's commits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from delta.exceptions import ConcurrentAppendException
+
+from lakehouse import delta, log
+from lakehouse import run as runs
+from lakehouse.declare import Rule, source
+from lakehouse.errors import LedgerError
+from lakehouse.work import Outcome, Work
+from tests.lakehouse.test_run import Lakes
+from tests.lakes import items_csv, items_table, landed_items
+
+
+def test_a_damaged_log_is_told_and_stops_only_its_own_branch(lake_of: Lakes) -> None:
+    other = source("raw.other", landing="other", columns=("a",))
+    lake = lake_of(landed_items, items_table(rules=(Rule("any", "true"),)), other)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    lake.run()
+    for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.json"):
+        file.write_text("no log\n")
+    for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.crc"):
+        file.unlink()
+    lake.land("raw.other", "1.csv", "a\n1\n")
+    done = lake.attempt()
+    assert done.statuses == {"raw.items": "failed", "clean.items": "skipped", "raw.other": "written"}
+    assert "Delta log cannot be read" in done.errors["raw.items"]
+    with pytest.raises(LedgerError):
+        log.open_log(lake.lake.path("raw.items"))
+
+
+@pytest.mark.parametrize("conflicts", [0, 3, 4])
+def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
+    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, conflicts: int
+) -> None:
+    lake = lake_of(landed_items, items_table())
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    lake.run("raw.items")
+    waits: list[float] = []
+    left = iter([ConcurrentAppendException("another")] * conflicts)
+    carried_out = runs.carry_out
+
+    def conflicting(work: Work) -> Outcome:
+        for error in left:
+            raise error
+        return carried_out(work)
+
+    monkeypatch.setattr(runs, "carry_out", conflicting)
+    monkeypatch.setattr(delta, "time", SimpleNamespace(sleep=waits.append))
+    decided: list[str] = []
+    decide = runs.decide
+    monkeypatch.setattr(runs, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request))
+    done = lake.attempt("clean.items")
+    assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
+    assert len(decided) == 1 + min(conflicts, 3)
+    assert len({*waits}) == len(waits) == min(conflicts, 3)
+    assert all(0 <= one <= delta.CONFLICT_SECONDS for one in waits)
+    assert lake.version("clean.items") == (0 if conflicts <= 3 else None)

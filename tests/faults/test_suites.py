@@ -1,0 +1,44 @@
+"""Suites that cannot be read or evaluated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lakehouse import suites
+from tests.lakehouse.test_suites import TWO_ROWS, Lakes
+from tests.lakes import TestLake, items_csv, items_table, landed_items
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "vaule", "max_value": 1}}, "could not be evaluated: .*vaule"),
+        ({"type": "expect_nothing_of_the_kind", "kwargs": {}}, "could not validate it: .*expect_nothing_of_the_kind"),
+        ({"type": "expect_column_mean_to_be_between", "kwargs": {"colunm": "value"}}, "could not validate it: "),
+        (None, "could not validate it: ZeroDivisionError"),
+        ("not JSON", "is not JSON"),
+        ("[]", "is not a suite: it needs a list of expectations"),
+    ],
+)  # fmt: skip
+def test_whatever_breaks_what_is_published_stays(
+    lake_of: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch, broken: Any, said: str
+) -> None:
+    lake = expecting(lake_of(landed_items, items_table()), TWO_ROWS)
+    lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,5"))
+    lake.run()
+    before = (lake.version("clean.items"), lake.rows("clean.items"))
+    lake.land("raw.items", "2.csv", items_csv("3,1,5"))
+    assert lake.lake.suites is not None
+    if broken is None:
+        monkeypatch.setattr(suites, "_validated", lambda *_: 1 / 0)
+    elif isinstance(broken, str):
+        lake.lake.suites.file("clean.items").write_text(broken)
+    else:
+        lake = expecting(lake, broken)
+    error = lake.attempt().errors["clean.items"]
+    assert re.search(said, error), error
+    assert (lake.version("clean.items"), lake.rows("clean.items")) == before

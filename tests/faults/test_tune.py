@@ -1,0 +1,220 @@
+"""Studies that are interrupted, killed, damaged, or run on Dask's workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from deltalake import DeltaTable
+
+from lakehouse.errors import ModelError
+from lakehouse.settings import PROJECT
+from lakehouse.tracking import tracking
+from tests import parcel_trees
+from tests.lakehouse.test_tune import numbers, runs, tune
+from tests.parcels import LEARNER, Place
+
+
+def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str:
+    """A script that tunes."""
+    registry = f"Registry({place.tracking_uri!r}, {place.artifact_root!r}, {place.experiment!r})"
+    places = f"lake=Path({str(place.lake)!r}), kept=Path({str(place.kept)!r}), registry={registry}"
+    return "\n".join(
+        [
+            "import os",
+            "from pathlib import Path",
+            "from lakehouse import study_runs, tuning",
+            "from lakehouse.registering import Registry",
+            "from tests import parcel_trees",
+            textwrap.dedent(first),
+            "if __name__ == '__main__':",
+            f"    models = {{{LEARNER!r}: parcel_trees}}",
+            f"    tuning.tune({LEARNER!r}, models, revision='abc123', trials={trials}, {places}, **{more!r})",
+        ]
+    )
+
+
+def test_an_interrupt_keeps_what_ended_and_lets_the_trials_under_way_end(place: Place) -> None:
+    def interrupt(said: str) -> None:
+        if said.startswith("2 of 8"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        tune(place, 8, progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    with tracking(place.tracking_uri) as client:
+        experiment = client.get_experiment_by_name(place.experiment).experiment_id
+        (parent,) = client.search_runs([experiment], "tags.study LIKE 'trees%'")
+    assert (parent.info.status, parent.data.tags["trials"]) == ("KILLED", "3"), "the third was under way"
+    result = tune(place, 5)
+    assert result.run_id == parent.info.run_id
+    assert place.run(result.run_id).info.status == "FINISHED"
+    assert numbers(result) == [0, 1, 2, 3, 4]
+
+
+def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
+    """The process ends while a trial is under way, and while MLflow is told of another."""
+    cut_off = """
+        logged = study_runs.log_below
+        def cut_off(*args):
+            run = logged(*args)
+            if args[3] == "trial 2":
+                os.kill(os.getpid(), 9)
+            return run
+        study_runs.log_below = cut_off
+    """
+    script = in_a_process(place, 6, cut_off)
+    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    result = tune(place, 6)
+    below = runs(place, result)
+
+    assert len(result.trials) == 6
+    assert not [one for one in result.trials if one.error], "what was cut off is no failure"
+    assert [int(run.data.tags["trial"]) for run in below] == numbers(result), "each trial is told once"
+    assert {run.info.status for run in below} == {"FINISHED"}
+
+
+def test_a_candidate_that_was_cut_off_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the process ends during its first trial, which is one of the model's own candidates."""
+    cut_off = """
+        parcel_trees.CANDIDATES = ({"max_iter": 7}, {"max_iter": 5})
+        tuning.try_out = lambda *_: os.kill(os.getpid(), 9)
+    """
+    for _ in range(2):
+        command = [sys.executable, "-c", in_a_process(place, 2, cut_off)]
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 7}, {"max_iter": 5}))
+    result = tune(place, 2)
+    assert sorted(one.params["max_iter"] for one in result.trials) == [5, 7]
+    assert sorted(one.params["max_iter"] for one in tune(place, 4).trials if one in result.trials) == [5, 7]
+    assert len(runs(place, result)) == 4, "none is tried twice that came to an end"
+
+
+def test_a_trial_that_was_cut_off_when_all_was_known_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr(optuna.Study, "tell", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(place, 1)
+    known = tune(place, 1)
+    assert (numbers(known), known.best.params) == ([0], parcel_trees.CANDIDATES[0] | {"max_depth": 3})
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_mlflow_is_told_later_what_it_missed(place: Place, tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+
+    def cut_off(said: str) -> None:
+        if said.startswith("1 of 4"):
+            database.rename(tmp_path / "away.db")
+            database.mkdir()
+        if said.startswith("3 of 4"):
+            database.rmdir()
+            (tmp_path / "away.db").rename(database)
+
+    result = tune(place, 4, progress=cut_off)
+    assert [int(run.data.tags["trial"]) for run in runs(place, result)] == [0, 1, 2, 3]
+
+
+def test_a_server_that_is_down_costs_no_trial(place: Place, tmp_path: Path) -> None:
+    told: list[str] = []
+    (tmp_path / "mlflow.db").write_text("not a database, but some text that is long enough to be read as one " * 20)
+    with pytest.raises(ModelError, match=r"mlflow.db cannot be used") as error:
+        tune(place, 3, progress=told.append)
+    assert "Trials that ended are kept in the study" in error.value.__notes__[0]
+    assert told == []
+
+
+def test_studies_that_are_damaged_are_told(place: Place) -> None:
+    place.kept.mkdir()
+    (place.kept / "studies.db").write_text("not a database, but some text that is long enough to be read as one " * 20)
+    with pytest.raises(ModelError, match=r"The studies in .*studies.db cannot be used: .*not a database"):
+        tune(place, 2)
+
+
+def test_dask_workers_read_the_lake_themselves(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 5}, {"max_iter": 20}))
+    result = tune(place, 4, on="dask", jobs=2)
+    assert numbers(result) == [0, 1, 2, 3]
+    failed = next(one for one in result.trials if one.number == 1)
+    assert failed.error.startswith("ValueError: 20 rounds are too many")
+    assert len(runs(place, result)) == 4
+    assert capfd.readouterr() == ("", "")
+    on_threads = tune(place, 5)
+    assert on_threads.study == result.study
+    assert numbers(on_threads) == [0, 1, 2, 3, 4], "it goes on on threads"
+
+
+def test_an_interrupt_reaches_the_workers_of_dask_and_ends_no_trial(place: Place, tmp_path: Path) -> None:
+    script, out = tmp_path / "tune.py", tmp_path / "out"
+    script.write_text(in_a_process(place, 50, on="dask", jobs=2))
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "SLOW_FIT": "2"}
+    with out.open("wb") as said:
+        running = subprocess.Popen(
+            [sys.executable, script], env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+    studies, until = place.kept / "studies.db", time.monotonic() + 120
+    while ended(studies) < 2:
+        assert running.poll() is None and time.monotonic() < until, out.read_text()
+        time.sleep(0.2)
+    time.sleep(1)  # the next two are under way
+    workers = psutil.Process(running.pid).children(recursive=True)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    running.wait(60)
+    assert "KeyboardInterrupt" in out.read_text()
+    assert "died" not in out.read_text()
+    psutil.wait_procs(workers, timeout=20)
+    assert not [one for one in workers if one.is_running()]
+    known = ended(studies)
+    assert known >= 4
+    result = tune(place, known)
+    assert len(result.trials) == known
+    assert not [one for one in result.trials if one.error]
+
+
+def ended(studies: Path) -> int:
+    """How many trials have ended, by the file."""
+    if not studies.exists():
+        return 0
+    with closing(sqlite3.connect(studies)) as connection, suppress(sqlite3.OperationalError):
+        return int(connection.execute("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'FAIL')").fetchone()[0])
+    return 0
+
+
+def test_a_dask_cluster_elsewhere_is_named_by_its_address(place: Place) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, host="tcp://127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        result = tune(place, 3, on="dask", dask=cluster.scheduler_address)
+        assert numbers(result) == [0, 1, 2]
+    with pytest.raises(ModelError, match="The Dask scheduler tcp://127.0.0.1:1 does not answer"):
+        tune(place, 4, on="dask", dask="tcp://127.0.0.1:1")
+
+
+def test_a_worker_that_finds_another_table_does_not_count_as_a_failed_trial(place: Place) -> None:
+    from lakehouse.trials import Work, try_out
+
+    table = DeltaTable(place.lake / "gold" / "parcels")
+    work = Work(parcel_trees.__name__, place.lake, "another-id", table.version(), 0)
+    with pytest.raises(ModelError, match="A worker finds another gold.parcels in .*: the lake must be one for all"):
+        try_out(work, {"max_iter": 2})
