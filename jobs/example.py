@@ -73,11 +73,11 @@ def demo(settings: Settings, console: Console) -> None:
             console.rule("[bold]1. Eleven months of flights land", align="left")
             with timings.of("deliver January to November"):
                 land(settings, console, None, FIRST_DELIVERY_ENDS)
-            with app.session_for(settings, first_run, log_file) as spark:
+            with app.session_for(settings, first_run, log_file) as session:
                 console.rule("[bold]2. Bronze, silver, gold", align="left")
                 with timings.of("first run"), show.progress(console, names) as watcher:
                     traced = lineage.traced(settings, lake, first_run, watcher)
-                    first = run_tables(spark, lake, names, Request(), first_run, settings.parallel_tables, traced)
+                    first = run_tables(session, lake, names, Request(), first_run, settings.parallel_tables, traced)
                 _raise_failed(first)
                 console.rule("[bold]3. Train on January to October, choose on November", align="left")
                 with timings.of("train"), console.status("training") as said:
@@ -88,18 +88,18 @@ def demo(settings: Settings, console: Console) -> None:
                     land(settings, console, *SECOND_DELIVERY)
                 with timings.of("second run"), show.progress(console, names) as watcher:
                     traced = lineage.traced(settings, lake, second_run, watcher)
-                    second = run_tables(spark, lake, names, Request(), second_run, settings.parallel_tables, traced)
+                    second = run_tables(session, lake, names, Request(), second_run, settings.parallel_tables, traced)
                 _raise_failed(second)
                 console.rule("[bold]5. Score December with the champion, and watch it", align="left")
                 models = app.load_models(settings)
                 task = app.choose_task(models, None)
                 with timings.of("score"), console.status("scoring"):
-                    scored = modeling.score_on(spark, settings, task, *SECOND_DELIVERY, second_run)
+                    scored = modeling.score_on(session.get(), settings, task, *SECOND_DELIVERY, second_run)
                 with timings.of("watch"), console.status("watching"):
                     since, until = SECOND_DELIVERY
                     uri = settings.tracking_uri
                     watched = watch(task, models, lake=settings.lake, tracking_uri=uri, since=since, until=until)
-                    modeling.write_watched(spark, settings, watched, second_run)
+                    modeling.write_watched(session.get(), settings, watched, second_run)
                 for finding in watched.findings:
                     console.print(f"  {finding.said}", markup=False, highlight=False)
                 if not watched.findings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
@@ -19,7 +20,7 @@ from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
 from lakehouse.run import Report, Watcher, new_run, run_tables
-from lakehouse.session import spark_session
+from lakehouse.session import LazySession, spark_session
 from lakehouse.settings import CONF, Settings
 from lakehouse.suites import Suites
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 # A server that runs for months must not fill the disk.
 LOG_BYTES: Final = 100_000_000
 LOG_FILES: Final = 5
+# YARN sets it for a driver that it runs itself, and fails one that starts no session, or starts it late.
+YARN_DRIVER: Final = "SPARK_YARN_STAGING_DIR"
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -87,9 +90,21 @@ def logged(settings: Settings, run: Run) -> Iterator[Path]:
 
 
 @contextmanager
-def session_for(settings: Settings, run: Run, log: Path | None) -> Iterator[SparkSession]:
-    """The lake's lock and a Spark session, both for this run."""
-    with run_lock(settings.root, run.id, settings.lock_wait_seconds, run.hold), spark_session(settings, log) as spark:
+def session_for(settings: Settings, run: Run, log: Path | None) -> Iterator[LazySession]:
+    """Hold the lake's lock, with a Spark session for this run that starts on first use."""
+    with run_lock(settings.root, run.id, settings.lock_wait_seconds, run.hold):
+        session = LazySession(lambda: _started(settings, run, log))
+        try:
+            if YARN_DRIVER in os.environ:
+                session.get()
+            yield session
+        finally:
+            session.stop()
+
+
+@contextmanager
+def _started(settings: Settings, run: Run, log: Path | None) -> Iterator[SparkSession]:
+    with spark_session(settings, log) as spark:
         note_jvm(settings.root, run.id)
         yield spark
 
@@ -102,9 +117,9 @@ def run_pipeline(
     lake = open_lake(settings)
     names = lake.graph.select(tuple(selectors))
     run = run or new_run()
-    with session_for(settings, run, log) as spark:
+    with session_for(settings, run, log) as session:
         traced = lineage.traced(settings, lake, run, watcher)
-        return run_tables(spark, lake, names, request or Request(), run, settings.parallel_tables, traced)
+        return run_tables(session, lake, names, request or Request(), run, settings.parallel_tables, traced)
 
 
 def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
@@ -124,8 +139,8 @@ def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool
     lake = open_lake(settings)
     if not rejects.waiting(lake, table):  # no JVM to say so
         return Replayed(table)
-    with session_for(settings, run, log) as spark:
-        return delta.after_conflicts(table, lambda: replay(spark, lake, table, run, dry=dry))
+    with session_for(settings, run, log) as session:
+        return delta.after_conflicts(table, lambda: replay(session, lake, table, run, dry=dry))
 
 
 def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
@@ -138,10 +153,10 @@ def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
     from lakehouse.undo import plan_undo
 
     lake = open_lake(settings)
-    with session_for(settings, run, log) as spark:
+    with session_for(settings, run, log) as session:
         if plan_undo(lake, agreed.run).tables != agreed.tables:
             raise UndoError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
-        take_back(spark, lake, agreed, run)
+        take_back(session.get(), lake, agreed, run)
 
 
 def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:

@@ -7,7 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from lakehouse import delta, drift, frames, ingest, keyed, quality
-from lakehouse.declare import Rebuild, Replace, Source, Table
+from lakehouse.declare import Declared, Rebuild, Replace, Source, Table
 from lakehouse.definition import definition_of
 from lakehouse.landing import Landing, Manifest
 from lakehouse.work import Outcome, Work
@@ -25,13 +25,17 @@ def carry_out(work: Work) -> Outcome:
         LakehouseError: the batch was refused; nothing of it is in the table.
     """
     declared = work.lake.graph.declared[work.step.table]
-    if not work.step.full_refresh:
-        delta.prepare(work.spark, work.target(declared), work.step.added_columns)
     if isinstance(declared, Source):
         return _ingest(work, declared)
+    _prepare(work, declared)
     if isinstance(declared.write, Replace | Rebuild):
         return _whole(work, declared)
     return keyed.build(work, declared)
+
+
+def _prepare(work: Work, declared: Declared) -> None:
+    if not work.step.full_refresh:
+        delta.prepare(work.spark, work.target(declared), work.step.added_columns)
 
 
 def _ingest(work: Work, source: Source) -> Outcome:
@@ -46,6 +50,7 @@ def _ingest(work: Work, source: Source) -> Outcome:
     rejected = manifest.rejected[known:]
     if not manifest.files:
         return Outcome({}, rejected_files=rejected, committed=False)
+    _prepare(work, source)
     opened = None if manifest.full else work.lake.log(source.name)
     rows = ingest.read_batch(work.spark, source, manifest, landing.root, opened.columns() if opened else None)
     contract = drift.summed(source, (one.columns for one in manifest.files))

@@ -33,7 +33,12 @@ def make() -> None:
             f'{properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
         )
         own = {"spark.driver.extraJavaOptions": java, **local_files()}
-        told = ["--properties-file", str(conf), *(f"--conf={name}={value}" for name, value in own.items()), "pyspark-shell"]
+        told = [
+            "--properties-file",
+            str(conf),
+            *(f"--conf={name}={value}" for name, value in own.items()),
+            "pyspark-shell",
+        ]
         clean = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
         done = subprocess.run(  # until nobody writes to its output any more: the JVM outlives it, and writes the archive
             [sys.executable, "-m", "lakehouse.class_archive", folder], cwd=PROJECT, capture_output=True, text=True, check=False,

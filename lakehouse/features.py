@@ -210,6 +210,10 @@ class Features:
             rows = self.dataset.to_table(columns=named, filter=wanted)
         return rows.sort_by([(name, "ascending") for name in self.task.key])
 
+    def has_rows(self, span: Span) -> bool:
+        with self.reading():
+            return bool(self.dataset.head(1, columns=[self.task.time], filter=self.within(span)).num_rows)
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Raises what `read` does in place of what pyarrow and delta-rs raise."""

@@ -23,6 +23,7 @@ from lakehouse.errors import first_line
 from lakehouse.ledger import Consumed
 from lakehouse.plan import Lake, Step
 from lakehouse.run import new_run
+from lakehouse.session import LazySession
 from lakehouse.storage import spark_uri
 from lakehouse.work import Batch, Work
 
@@ -117,7 +118,7 @@ def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
     if absent := [name for name, log in inputs.items() if log is None]:
         return TableReport(declared.name, (), f"{', '.join(absent)} is not built yet")
     pinned = {name: Consumed(log.version, 1) for name, log in inputs.items() if log}
-    work = Work(spark, lake, new_run(), Step(declared.name, "build", inputs=pinned))
+    work = Work(LazySession.of(spark), lake, new_run(), Step(declared.name, "build", inputs=pinned))
     found = dict[str, list[str]]()
     # One by one: a plan reads what is kept from where it is kept, once it is.
     for name, plan in _source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared):

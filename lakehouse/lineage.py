@@ -6,11 +6,14 @@ this machine, or to an OpenLineage server where the setting `lineage` names one.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.tree import Tree
 
@@ -21,6 +24,8 @@ from lakehouse.run import Result, Watcher
 from lakehouse.s3 import S3Path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lakehouse.ledger import Run
     from lakehouse.plan import Lake
     from lakehouse.settings import Settings
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NAMESPACE = "lakehouse"
 PRODUCER = "https://openlineage.io/lakehouse"
+SPEC = "https://openlineage.io/spec"
 FILE = "lineage.jsonl"
 API_KEY = "OPENLINEAGE_API_KEY"
 TIMEOUT_SECONDS = 5.0
@@ -55,100 +61,103 @@ class _Events:
 
     def __init__(self, settings: Settings, lake: Lake, run: Run) -> None:
         self._settings, self._lake, self._run = settings, lake, run
-        self._client: Any = None
+        self._emit: Callable[[dict[str, Any]], object] | None = None
         self._broken = False
 
     def tell(self, table: str, state: str, result: Result | None) -> None:
         if self._broken:
             return
         try:
-            self._client = self._client or _client(self._settings)
-            self._client.emit(event(self._lake, self._run, table, state, result))
+            self._emit = self._emit or _emitter(self._settings)
+            self._emit(event(self._lake, self._run, table, state, result))
         except Exception as error:  # whatever a server or a disk does: the run goes on
             self._broken = True
             where = without_password(self._settings.lineage) or self._settings.logs / FILE
             logger.warning("no more lineage of this run goes to %s: %s", where, without_password(first_line(error)))
 
 
-def _client(settings: Settings) -> Any:
-    from openlineage.client import OpenLineageClient
-    from openlineage.client.transport.file import FileConfig, FileTransport
-    from openlineage.client.transport.http import HttpConfig, HttpTransport
-
+def _emitter(settings: Settings) -> Callable[[dict[str, Any]], object]:
+    """Return the function that sends an event to the server or, without one, appends it to the file."""
     if not settings.lineage:
         settings.logs.mkdir(parents=True, exist_ok=True)
-        return OpenLineageClient(transport=FileTransport(FileConfig(str(settings.logs / FILE), append=True)))
+        return partial(_append, settings.logs / FILE)
+    # Its import takes as long as a run that has nothing to do.
+    from openlineage.client.transport.http import HttpConfig, HttpTransport
+
     key = os.environ.get(API_KEY)
     options = {"url": settings.lineage, "timeout": TIMEOUT_SECONDS, "retry": {"total": 0}}
     if key:
         options["auth"] = {"type": "api_key", "apiKey": key}
-    return OpenLineageClient(transport=HttpTransport(HttpConfig.from_dict(options)))
+    transport: Any = HttpTransport(HttpConfig.from_dict(options))
+    return cast("Callable[[dict[str, Any]], object]", transport.emit)
 
 
-def event(lake: Lake, run: Run, table: str, state: str, result: Result | None) -> Any:
+def _append(file: Path, event: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(event) + "\n")
+
+
+def event(lake: Lake, run: Run, table: str, state: str, result: Result | None) -> dict[str, Any]:
     """The OpenLineage event of a table that begins or ends in a run."""
-    from openlineage.client import event_v2 as events
-    from openlineage.client.facet_v2 import error_message_run, parent_run
-
-    facets: dict[str, Any] = {
-        "parent": parent_run.ParentRunFacet(
-            parent_run.Run(_uuid(run.id)), parent_run.Job(NAMESPACE, "run"), producer=PRODUCER
-        )
-    }
+    parent = {"run": {"runId": _uuid(run.id)}, "job": {"namespace": NAMESPACE, "name": "run"}}
+    facets = {"parent": _facet("1-2-0/ParentRunFacet", **parent)}
     if result and result.error:
-        facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(result.error, "python", producer=PRODUCER)
-    return events.RunEvent(
-        eventType=events.RunState[state],
-        eventTime=datetime.now(UTC).isoformat(),
-        run=events.Run(_uuid(f"{run.id}/{table}"), facets),
-        job=events.Job(NAMESPACE, table),
-        inputs=[events.InputDataset(*named, facets=versioned) for named, versioned in _inputs(lake, table, result)],
-        outputs=[_output(lake, table, result)],
-        producer=PRODUCER,
-    )
+        facets["errorMessage"] = _facet(
+            "1-0-1/ErrorMessageRunFacet", message=result.error, programmingLanguage="python"
+        )
+    return {
+        "eventType": state,
+        "eventTime": datetime.now(UTC).isoformat(),
+        "run": {"runId": _uuid(f"{run.id}/{table}"), "facets": facets},
+        "job": {"namespace": NAMESPACE, "name": table},
+        "inputs": _inputs(lake, table, result),
+        "outputs": [_output(lake, table, result)],
+        "producer": PRODUCER,
+        "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
+    }
+
+
+def _facet(schema: str, **fields: Any) -> dict[str, Any]:
+    """A facet by its version and name, as OpenLineage's specification has them."""
+    url = f"{SPEC}/facets/{schema}.json#/$defs/{schema.partition('/')[2]}"
+    return {"_producer": PRODUCER, "_schemaURL": url, **fields}
 
 
 def _uuid(text: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{NAMESPACE}/{text}"))
 
 
-def _inputs(lake: Lake, table: str, result: Result | None) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+def _inputs(lake: Lake, table: str, result: Result | None) -> list[dict[str, Any]]:
     declared = lake.graph.declared[table]
     if isinstance(declared, Source):
-        return [(_place(lake.landing(declared).folder), {})]
+        return [_dataset(lake.landing(declared).folder, {})]
     pins = result.step.inputs if result and result.step else {}
     return [
-        (_place(lake.path(name)), _version(pins[name].version) if name in pins else {})
+        _dataset(lake.path(name), _version(pins[name].version) if name in pins else {})
         for name in lake.graph.inputs(table)
     ]
 
 
-def _output(lake: Lake, table: str, result: Result | None) -> Any:
-    from openlineage.client.event_v2 import OutputDataset
-    from openlineage.client.facet_v2 import output_statistics_output_dataset, schema_dataset
-
-    fields = [schema_dataset.SchemaDatasetFacetFields(name, kind) for name, kind in lake.written_columns(table).items()]
-    facets: dict[str, Any] = {"schema": schema_dataset.SchemaDatasetFacet(fields, producer=PRODUCER)}
+def _output(lake: Lake, table: str, result: Result | None) -> dict[str, Any]:
+    fields = [{"name": name, "type": kind} for name, kind in lake.written_columns(table).items()]
+    facets = {"schema": _facet("1-2-0/SchemaDatasetFacet", fields=fields)}
     counted: dict[str, Any] = {}
     if result and result.outcome and result.outcome.committed:
         opened = log.open_log(lake.path(table))
         facets |= _version(opened.last.version) if opened and opened.last else {}
-        written = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-            rowCount=result.outcome.rows.get("written", 0), producer=PRODUCER
-        )
-        counted["outputStatistics"] = written
-    return OutputDataset(*_place(lake.path(table)), facets=facets, outputFacets=counted)
+        written = result.outcome.rows.get("written", 0)
+        counted["outputStatistics"] = _facet("1-0-2/OutputStatisticsOutputDatasetFacet", rowCount=written)
+    return {**_dataset(lake.path(table), facets), "outputFacets": counted}
 
 
 def _version(number: int) -> dict[str, Any]:
-    from openlineage.client.facet_v2 import dataset_version_dataset
-
-    return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(str(number), producer=PRODUCER)}
+    return {"version": _facet("1-0-1/DatasetVersionDatasetFacet", datasetVersion=str(number))}
 
 
-def _place(place: Location) -> tuple[str, str]:
-    """A dataset's namespace and name, by OpenLineage's naming rules (openlineage.io/docs/spec/naming)."""
-    return (f"s3://{place.bucket}", place.key) if isinstance(place, S3Path) else ("file", str(place))
+def _dataset(place: Location, facets: dict[str, Any]) -> dict[str, Any]:
+    """A dataset with its namespace and name, by OpenLineage's naming rules (openlineage.io/docs/spec/naming)."""
+    namespace, name = (f"s3://{place.bucket}", place.key) if isinstance(place, S3Path) else ("file", str(place))
+    return {"namespace": namespace, "name": name, "facets": facets}
 
 
 # --- drawn from the ledger ------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from lakehouse.registering import Registry, TrainResult
 from lakehouse.reproducing import Reproduced
 from lakehouse.run import revision
 from lakehouse.scoring import ReportResult, carry, realised, report, scores
-from lakehouse.session import spark_session
+from lakehouse.session import LazySession, spark_session
 from lakehouse.settings import Settings
 from lakehouse.storage import Location
 from lakehouse.tracking import CHAMPION
@@ -183,8 +183,8 @@ def score(
     task = app.choose_task(models, name)
     # Before Spark starts: without a model whose files are its own there is nothing to do.
     model = carry(task, models, tracking_uri=settings.tracking_uri, alias=alias)
-    with app.session_for(settings, run, log_file) as spark:
-        return _score(spark, settings, task, model, since, until, run)
+    with app.session_for(settings, run, log_file) as session:
+        return _score(session, settings, task, model, since, until, run)
 
 
 def score_on(
@@ -198,11 +198,11 @@ def score_on(
 ) -> Scored:
     """`score` on a session that is there, under a lock that is held."""
     model = carry(task, app.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
-    return _score(spark, settings, task, model, since, until, run)
+    return _score(LazySession.of(spark), settings, task, model, since, until, run)
 
 
 def _score(
-    spark: SparkSession,
+    session: LazySession,
     settings: Settings,
     task: Task,
     model: Carried,
@@ -216,16 +216,16 @@ def _score(
     """
     first, last = str(since or task.splits.report[0]), str(until or task.splits.report[1])
     features = open_features(task, settings.lake, ())
-    session = spark.newSession()
-    merge = _Merge(session, app.open_lake(settings), task, run, features.version)
+    if not features.has_rows((first, last)):
+        raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
+    spark = session.isolated()
+    merge = _Merge(spark, app.open_lake(settings), task, run, features.version)
     try:
-        rows, written = merge(task.predictions, scores(session, features, first, last, model), task.key)
+        rows, written = merge(task.predictions, scores(spark, features, first, last, model), task.key)
     except PythonException as error:
         raise ModelError(_told(task, model, error)) from error
-    if not rows:
-        raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
     quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
-    _, quality_written = merge(task.quality, session.createDataFrame(quality), (task.time,))
+    _, quality_written = merge(task.quality, spark.createDataFrame(quality), (task.time,))
     return Scored(
         task.name, model.version, model.alias, task.predictions, task.quality, first, last, rows, written, quality_written,
         _report(settings, task, first, last) if model.alias == CHAMPION else None,
@@ -272,8 +272,8 @@ def monitor(
     lake, made = app.open_lake(settings), _watched_rows(watched)
     written = dict.fromkeys(made, 0)
     if any(_differs(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
-        with app.session_for(settings, run, log_file) as spark:
-            written = write_watched(spark, settings, watched, run)
+        with app.session_for(settings, run, log_file) as session:
+            written = write_watched(session.get(), settings, watched, run)
     return Monitored(watched, written[task.quality], written[task.drift])
 
 

@@ -22,9 +22,10 @@ from lakehouse.plan import Lake, Request, Step, decide
 from lakehouse.work import Work
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
     from lakehouse.ledger import Record, Run
+    from lakehouse.session import LazySession
 
 # How a reject that passes now stands to the table, and what becomes of it.
 WRITTEN = ("new", "newer")
@@ -46,7 +47,7 @@ class Replayed:
     made_anew: bool = False
 
 
-def replay(spark: SparkSession, lake: Lake, name: str, run: Run, *, dry: bool = False) -> Replayed:
+def replay(session: LazySession, lake: Lake, name: str, run: Run, *, dry: bool = False) -> Replayed:
     """Replay a table's rejects; ``dry`` writes nothing.
 
     Raises:
@@ -65,7 +66,7 @@ def replay(spark: SparkSession, lake: Lake, name: str, run: Run, *, dry: bool = 
             f"{name} cannot be made anew without losing what its driver no longer has: replay what {name} reads."
         )
     if lake.landed_driver(table) is None or not isinstance(table.write, Append | Merge):
-        return _made_anew(spark, lake, table, run, len(waiting), dry)
+        return _made_anew(session, lake, table, run, len(waiting), dry)
     now = decide(lake, name, Request())
     if now.breaking or now.action == "build":
         raise SchemaError(
@@ -79,14 +80,14 @@ def replay(spark: SparkSession, lake: Lake, name: str, run: Run, *, dry: bool = 
     step = Step(
         name, "update", ("replay",), inputs, {}, record.batch + 1, record.generation, added_columns=now.added_columns
     )
-    return _Rows(Work(spark, lake, run, step), table).replay(dry)
+    return _Rows(Work(session, lake, run, step), table).replay(dry)
 
 
-def _made_anew(spark: SparkSession, lake: Lake, table: Table, run: Run, waiting: int, dry: bool) -> Replayed:
+def _made_anew(session: LazySession, lake: Lake, table: Table, run: Run, waiting: int, dry: bool) -> Replayed:
     """Work the table out anew: it holds what passes now, and its new generation's quarantine what does not."""
     if dry:
         return Replayed(table.name, waiting, made_anew=True)
-    work = Work(spark, lake, run, decide(lake, table.name, Request(full_refresh=frozenset({table.name}))))
+    work = Work(session, lake, run, decide(lake, table.name, Request(full_refresh=frozenset({table.name}))))
     still = int(carry_out(work).rows.get("quarantined", 0))
     if lake.landed_driver(table):
         _settle_taken(work, table, work.step.generation - 1)

@@ -7,11 +7,11 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lakehouse import delta, extract, s3
 from lakehouse.build import carry_out
@@ -20,11 +20,9 @@ from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.intervals import pieces
 from lakehouse.ledger import Run
 from lakehouse.plan import Lake, Request, Step, decide
+from lakehouse.session import LazySession
 from lakehouse.settings import PROJECT
 from lakehouse.work import Outcome, Work, summed
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 Status = Literal["written", "unchanged", "failed", "skipped", "waits"]
 logger = logging.getLogger(__name__)
@@ -85,7 +83,7 @@ def revision() -> str:
 
 
 def run_tables(
-    spark: SparkSession,
+    session: LazySession,
     lake: Lake,
     names: Iterable[str],
     request: Request,
@@ -100,7 +98,7 @@ def run_tables(
     waiting = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
     results: dict[str, Result] = {}
     under_way: dict[Future[Result], str] = {}
-    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_on_interrupt(spark, under_way):
+    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_at_the_end(session, under_way):
         while waiting or under_way:
             for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
                 waiting.remove(name)
@@ -112,9 +110,8 @@ def run_tables(
                     watcher.done(results[name])
                     continue
                 watcher.started(name)
-                under_way[pool.submit(_run_table, spark, lake, name, request, run)] = name
-            finished, _ = wait(under_way, return_when=FIRST_COMPLETED) if under_way else (set(), None)
-            for future in finished:
+                under_way[pool.submit(_run_table, session, lake, name, request, run)] = name
+            for future in session.wait(under_way) if under_way else ():
                 name = under_way.pop(future)
                 results[name] = future.result()
                 watcher.done(results[name])
@@ -123,14 +120,17 @@ def run_tables(
 
 
 @contextmanager
-def _cancelled_on_interrupt(spark: SparkSession, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
-    """End the tables under way, as a rule before their commits: again and again, as each may be between two of its jobs."""
+def _cancelled_at_the_end(session: LazySession, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
+    """Cancel the tables under way when the run is interrupted or Spark does not start, as a rule before their commits.
+
+    Again and again, as each may be between two of its jobs.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:  # whatever it is: a table that waits for the session would wait for ever
         while wait(under_way, timeout=0.2).not_done:
             with suppress(Exception):  # the JVM may have been interrupted, too
-                spark.sparkContext.cancelAllJobs()
+                session.cancel()
         raise
 
 
@@ -140,10 +140,10 @@ def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str
     return [name for name in waiting if not pending.intersection(lake.graph.inputs(name))]
 
 
-def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+def _run_table(session: LazySession, lake: Lake, name: str, request: Request, run: Run) -> Result:
     began = time.monotonic()
     try:
-        done = delta.after_conflicts(name, lambda: _attempt(spark, lake, name, request, run))
+        done = delta.after_conflicts(name, lambda: _attempt(session, lake, name, request, run))
         return replace(done, seconds=time.monotonic() - began) if done.outcome else done
     except LakehouseError as error:
         said = str(error)
@@ -153,21 +153,21 @@ def _run_table(spark: SparkSession, lake: Lake, name: str, request: Request, run
     return Result(name, "failed", seconds=time.monotonic() - began, error=said)
 
 
-def _attempt(spark: SparkSession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+def _attempt(session: LazySession, lake: Lake, name: str, request: Request, run: Run) -> Result:
     run.hold.check()
     step = _decided(lake, name, request)
     declared = lake.graph.declared[name]
     # What is pinned comes first: an extract might take the place of one of its files.
     if isinstance(declared, Source) and declared.database and step.manifest is None:
-        _extract(spark, lake, declared, run)
+        _extract(session, lake, declared, run)
         step = _decided(lake, name, request)
     if not step.works:
         return Result(name, "waits" if step.action == "waits" else "unchanged", step)
-    outcome = carry_out(Work(spark, lake, run, step)) if not step.asked else _backfill(spark, lake, run, step)
+    outcome = carry_out(Work(session, lake, run, step)) if not step.asked else _backfill(session, lake, run, step)
     return Result(name, "written" if outcome.committed else "unchanged", step, outcome)
 
 
-def _backfill(spark: SparkSession, lake: Lake, run: Run, step: Step) -> Outcome:
+def _backfill(session: LazySession, lake: Lake, run: Run, step: Step) -> Outcome:
     """Replace the partitions that were asked for in pieces, each a commit: a run that is cut off is resumed behind the last."""
     asked = {*step.asked}
     outcomes = []
@@ -176,15 +176,15 @@ def _backfill(spark: SparkSession, lake: Lake, run: Run, step: Step) -> Outcome:
         piece = replace(
             step, partitions=tuple(sorted(partitions)), asked=tuple(sorted(years)), batch=step.batch + number
         )
-        outcomes.append(carry_out(Work(spark, lake, run, piece)))
+        outcomes.append(carry_out(Work(session, lake, run, piece)))
         step = replace(step, added_columns={}, schema_changes=())  # the first piece adapted the columns
     return summed(outcomes)
 
 
-def _extract(spark: SparkSession, lake: Lake, declared: Source, run: Run) -> None:
+def _extract(session: LazySession, lake: Lake, declared: Source, run: Run) -> None:
     scratches = lake.root.joinpath("extracts", declared.name)
     try:
-        extract.extract(spark, declared, lake.landing(declared), scratches, run)
+        extract.extract(session.get(), declared, lake.landing(declared), scratches, run)
     except Exception as error:
         raise extract.explained(declared, error) or error from error
 

@@ -20,6 +20,7 @@ from lakehouse.errors import SchemaError
 from lakehouse.landing import Rejected
 from lakehouse.ledger import Record, Run, now
 from lakehouse.plan import Lake, Step
+from lakehouse.session import LazySession
 from lakehouse.storage import Location
 
 if TYPE_CHECKING:
@@ -78,14 +79,18 @@ class Batch:
 
 
 class Work:
-    """One table's write, on a session of its own: what a merge sets for its commit must not reach another's."""
+    """One table's write, on a session of its own."""
 
-    def __init__(self, spark: SparkSession, lake: Lake, run: Run, step: Step) -> None:
-        self.spark = spark.newSession()
+    def __init__(self, session: LazySession, lake: Lake, run: Run, step: Step) -> None:
+        self.session = session
         self.lake = lake
         self.run = run
         self.step = step
         self.path = lake.path(step.table)
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        return self.session.isolated()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from lakehouse.landing import Manifest
 from lakehouse.ledger import Record, Run
 from lakehouse.plan import Lake, Request, Step, plan
 from lakehouse.run import Report, Result, run_tables
+from lakehouse.session import LazySession
 
 PAYMENTS = pa.schema(
     [("payment_id", pa.int64()), ("order_id", pa.int64()), ("paid_on", pa.date32()), ("amount", pa.float64())]
@@ -91,6 +92,10 @@ class TestLake:
     def root(self) -> Path:
         return self.lake.root
 
+    @property
+    def session(self) -> LazySession:
+        return LazySession.of(self.spark)
+
     def declaring(self, *declared: Declared) -> TestLake:
         return replace(self, lake=Lake(graph.build(declared), self.root))
 
@@ -115,7 +120,7 @@ class TestLake:
     def attempt(self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2) -> Done:
         """A run, whatever becomes of it."""
         names = self.lake.graph.select(selectors)
-        return Done(run_tables(self.spark, self.lake, names, request or Request(), Run(run, "revision"), parallel))
+        return Done(run_tables(self.session, self.lake, names, request or Request(), Run(run, "revision"), parallel))
 
     def run(self, *selectors: str, full_refresh: bool = False, **more: Any) -> Done:
         """A run that must not fail."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lakehouse import graph, storage
 from lakehouse.plan import Lake, Request
 from lakehouse.run import Report, new_run, run_tables
+from lakehouse.session import LazySession
 from lakehouse.settings import CONF
 from lakehouse.suites import Suites
 
@@ -26,4 +27,6 @@ def build(
         for name, content in files.items():
             storage.deliver(root / "landing" / source / name, content)
     lake = Lake(graph.load(["bronze", "silver"]), root, Suites(CONF / "expectations", root / "data_docs"))
-    return lake, run_tables(spark, lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2)
+    return lake, run_tables(
+        LazySession.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2
+    )

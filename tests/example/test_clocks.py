@@ -49,12 +49,13 @@ from lakehouse import graph
 from lakehouse.ledger import Run
 from lakehouse.plan import Lake, Request
 from lakehouse.run import run_tables
+from lakehouse.session import LazySession
 from tests.sessions import small_session
 time.tzset()
 lake = Lake(graph.load({MODULES}), Path(sys.argv[1]))
 spark = small_session()
 zone = spark.sparkContext._jvm.java.util.TimeZone.getDefault().getID()
-report = run_tables(spark, lake, lake.graph.select(), Request(), Run("run", ""), parallel=2)
+report = run_tables(LazySession.of(spark), lake, lake.graph.select(), Request(), Run("run", ""), parallel=2)
 print([one.failure() for one in report.results if one.error] or zone)
 spark.stop()
 """

@@ -22,6 +22,7 @@ from lakehouse.ledger import Run
 from lakehouse.lock import note_jvm, run_lock
 from lakehouse.plan import Lake, Request
 from lakehouse.run import run_tables
+from lakehouse.session import LazySession
 from tests.sessions import small_session
 
 
@@ -56,7 +57,9 @@ def main(root: Path, point: str) -> None:
     with run_lock(root, f"killed {point}", wait_seconds=60):
         spark = small_session(compiled=True)
         note_jvm(root, f"killed {point}")
-        report = run_tables(spark, lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1)
+        report = run_tables(
+            LazySession.of(spark), lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1
+        )
         spark.stop()
     sys.exit(1 if report.failed else 0)
 

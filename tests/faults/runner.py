@@ -28,6 +28,7 @@ from lakehouse.ledger import Run
 from lakehouse.lock import run_lock
 from lakehouse.plan import Lake, Request
 from lakehouse.run import run_tables
+from lakehouse.session import LazySession
 from tests.faults.processes import Answer, Order
 
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -88,7 +89,7 @@ def carry_out(order: Order, tell: Callable[[str], None]) -> bool:
         watch.around_all()
         names = lake.graph.select()
         request = Request(frozenset(names if order.full_refresh else ()))
-        report = run_tables(spark, lake, names, request, run, parallel=1)
+        report = run_tables(LazySession.of(spark), lake, names, request, run, parallel=1)
     sys.stderr.writelines(f"{one.failure()}\n" for one in report.results if one.error)
     return not report.failed
 

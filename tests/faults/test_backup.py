@@ -98,7 +98,7 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_
     work(lake.run)
     lenient = lake.declaring(*LENIENT)
     meanwhile: dict[str, list[Callable[[], object]]] = {
-        "logs outcomes": [lambda: replay(lake.spark, lenient.lake, "clean.items", Run("replay", "revision"))],
+        "logs outcomes": [lambda: replay(lake.session, lenient.lake, "clean.items", Run("replay", "revision"))],
         "logs mart": [lambda: lake.run("raw.items")],  # between two commits
         "logs clean": [lake.run, lake.run],
         "logs raw": [lake.run, lake.run],
@@ -117,7 +117,7 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_
     ((name, said),) = [(one.table, str(one.differences)) for one in reconcile(lake.lake) if one.differences]
     assert name == "clean.items"
     assert "rows that are in its quarantine, too" in said
-    assert replay(lake.spark, lenient.lake, "clean.items", Run("replay-2", "revision")).waits == {}
+    assert replay(lake.session, lenient.lake, "clean.items", Run("replay-2", "revision")).waits == {}
     assert [(one.table, one.differences) for one in reconcile(lake.lake) if one.differences] == []
     assert "was left unfinished" in str(lake.plan()["raw.items"].reasons)
     caught_up(lake)

@@ -68,14 +68,17 @@ def lakehouse(
 
 
 @pytest.fixture
-def on_shared_session(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`run` takes the tests' session instead of starting its own."""
+def on_shared_session(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> list[SparkSession]:
+    """`run` takes the tests' session instead of starting its own; the list has one entry for each start."""
+    starts: list[SparkSession] = []
 
     @contextmanager
     def shared(*_: object) -> Iterator[SparkSession]:
+        starts.append(spark)
         yield spark
 
     monkeypatch.setattr(app, "spark_session", shared)
+    return starts
 
 
 @pytest.mark.usefixtures("on_shared_session")
@@ -246,6 +249,43 @@ def test_a_breaking_change_of_columns_is_planned_with_exit_code_1(lakehouse: Com
 def test_a_second_run_leaves_with_the_holders_name(lakehouse: Command) -> None:
     with run_lock(lakehouse.lake.root, "the-first-run"):
         assert f"run the-first-run, process {os.getpid()}" in lakehouse("run", exit_code=2)
+
+
+def test_a_run_starts_one_session_and_only_for_work(
+    lakehouse: Command, on_shared_session: list[SparkSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakehouse("run")
+    lakehouse.lake.land("raw.payments", "broken", b"PAR1")
+    assert "rejected payments/broken" in lakehouse("run")
+    lakehouse("quarantine", "replay", "clean.orders")
+    assert on_shared_session == []
+
+    lakehouse.lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    lakehouse.lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 5.0)))
+    selected = ("--select", "raw", "--select", "clean.payments")
+    assert "3 written" in lakehouse("run", *selected)
+    assert len(on_shared_session) == 1
+    assert "unchanged" in lakehouse("run", *selected)
+    write_deltalake(lakehouse.lake.lake.path("clean.order_log"), pa.table({"old": [1]}))
+    assert "columns break" in lakehouse("run", "--select", "clean.order_log", exit_code=1)
+    assert len(on_shared_session) == 1
+
+    monkeypatch.setenv(app.YARN_DRIVER, "hdfs://staging")
+    lakehouse("run", *selected)
+    assert len(on_shared_session) == 2, "YARN fails a driver without a session"
+
+
+def test_without_java_a_run_with_work_fails_once(
+    lakehouse: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert "failed" not in lakehouse("run")
+    lakehouse.lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    lakehouse.lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 5.0)))
+    said = lakehouse("run", exit_code=2)
+    assert said.count("SessionError: No Java was found.") == 1
+    assert "failed" not in said
 
 
 @pytest.mark.usefixtures("on_shared_session")

@@ -23,7 +23,7 @@ SMALL = (Rule("value_is_small", "value < 10"),)
 
 
 def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, run: Run | None = None) -> Replayed:
-    return replay(lake.spark, lake.lake, name, run or Run("replay-1", "revision"), dry=dry)
+    return replay(lake.session, lake.lake, name, run or Run("replay-1", "revision"), dry=dry)
 
 
 def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]:

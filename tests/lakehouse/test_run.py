@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from lakehouse import delta
 from lakehouse.declare import Append, Merge, source, table
 from lakehouse.definition import definition_of
 from lakehouse.delta import Commit, Target
-from lakehouse.errors import LedgerError
+from lakehouse.errors import LedgerError, SessionError
 from lakehouse.ledger import Consumed, Run, application_id
 from lakehouse.plan import Request
-from lakehouse.run import Watcher, run_tables
+from lakehouse.run import Result, Watcher, run_tables
+from lakehouse.session import LazySession
 from tests.faults.compare import assert_same, content
 from tests.faults.deliveries import FIRST, land
 from tests.faults.processes import Order, Runs
-from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv
 from tests.orders import landed
 
 Lakes = Callable[..., TestLake]
@@ -122,7 +124,7 @@ def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) 
     watcher = Watcher(
         lambda name: heard.append(f"start {name}"), lambda result: heard.append(f"{result.status} {result.table}")
     )
-    report = run_tables(lake.spark, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, watcher)
+    report = run_tables(lake.session, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, watcher)
     statuses = {one.table: one.status for one in report.results}
     assert report.failed
     assert statuses == {
@@ -145,6 +147,45 @@ def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) 
     assert lake.rows("mart.further") == [(1, 1, 1)]
 
 
+@pytest.mark.parametrize("error", [SessionError("no Java"), KeyboardInterrupt()])
+def test_a_session_that_does_not_start_ends_the_run(lake_of: Lakes, error: BaseException) -> None:
+    def start() -> AbstractContextManager[SparkSession]:
+        raise error
+
+    lake = lake_of(landed_items, landed.orders)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    results: list[Result] = []
+    with pytest.raises(type(error)):
+        run_tables(
+            LazySession(start),
+            lake.lake,
+            lake.lake.graph.select(),
+            Request(),
+            Run("r", ""),
+            2,
+            Watcher(done=results.append),
+        )
+    assert results == []
+    assert set(lake.run().statuses.values()) == {"written"}
+
+
+def test_a_table_that_waits_for_the_session_ends_with_the_run(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, landed.orders)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    began: list[str] = []
+
+    def started(name: str) -> None:
+        began.append(name)
+        if len(began) == 2:
+            raise BrokenPipeError("nobody reads the progress")
+
+    session = LazySession(lambda: pytest.fail("Spark was started"))
+    with pytest.raises(BrokenPipeError):
+        run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, Watcher(started))
+    assert began == ["raw.items", "raw.orders"]
+
+
 def test_only_the_selected_tables_are_written(lake_of: Lakes) -> None:
     lake = lake_of(landed_items, landed.orders, items_table(), copies)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
@@ -160,7 +201,7 @@ def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
     lake = lake_of(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
     names, started = lake.lake.graph.select(), list[str]()
     watcher = Watcher(started=started.append)
-    run_tables(lake.spark, lake.lake, names, Request(), Run("run", ""), parallel=1, watcher=watcher)
+    run_tables(lake.session, lake.lake, names, Request(), Run("run", ""), parallel=1, watcher=watcher)
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +19,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse import session
 from lakehouse.errors import SessionError
+from lakehouse.session import LazySession
 from lakehouse.settings import CONF, load
 
 
@@ -77,6 +82,36 @@ def test_what_would_lose_commits_in_a_bucket_is_refused(name: str, value: str) -
         return
     with pytest.raises(SessionError, match=f"Two writers at once would lose commits with {name}="):
         session._require_safe_commits(running)
+
+
+def test_a_session_starts_once_in_its_own_thread_and_stops_once() -> None:
+    threads, running = [], SimpleNamespace(stopped=0)
+
+    @contextmanager
+    def start() -> Iterator[Any]:
+        threads.append(threading.current_thread())
+        yield running
+        running.stopped += 1
+
+    lazy = LazySession(start)
+    lazy.stop()
+    assert (threads, running.stopped) == ([], 0)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(lazy.get) for _ in range(4)]
+        while not all(future.done() for future in futures):
+            lazy.wait([future for future in futures if not future.done()])
+    assert {id(future.result()) for future in futures} == {id(running)}
+    lazy.stop()
+    assert (threads, running.stopped) == ([threading.main_thread()], 1)
+
+
+def test_a_cancelled_session_does_not_start() -> None:
+    lazy = LazySession(lambda: pytest.fail("Spark was started"))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lazy.get)
+        lazy.cancel()
+        with pytest.raises(SessionError, match="the run was cancelled"):
+            waiting.result()
 
 
 def test_where_java_runs_and_spark_does_not_start_java_is_not_missed(spark: SparkSession, tmp_path: Path) -> None:

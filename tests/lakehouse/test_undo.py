@@ -149,13 +149,13 @@ def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
     adds_up(strict)
 
     lake = strict.declaring(landed_items, items_table())
-    assert replay(lake.spark, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
+    assert replay(lake.session, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
     assert rejects.summaries(lake.lake)[0].outcomes == {"replayed": 2}
     undo(lake, "replay")
     assert (content(lake), waits(lake, "clean.items")) == (before, waited)
     assert rejects.summaries(lake.lake)[0].outcomes == {}
     adds_up(lake)
-    assert replay(lake.spark, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
+    assert replay(lake.session, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
     assert waits(lake, "clean.items") == []
     adds_up(lake)
 
