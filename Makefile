@@ -10,7 +10,7 @@ UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --
 define install
 $(PIP) uv
 { ! $(BIN)/python -m pip config list | grep -q index && $(UV) --editable '$(1)'; } || $(PIP) --editable '$(1)'
-$(BIN)/python -m lakehouse.class_archive
+$(BIN)/python -m lakehouse.engine.spark.class_archive
 endef
 
 # Tests start hundreds of processes: each would compile the project anew where the environment forbids Python to keep what it compiled.
@@ -81,13 +81,13 @@ stack-down:  ## Stop the servers that `make stack` started.
 
 # What it compiles against: Spark has Hadoop's classes, and Delta's are where any session has put them.
 LOGSTORE_NEEDS = $(wildcard $(VENV)/lib/python3*/site-packages/pyspark/jars/hadoop-client-api-*.jar $(HOME)/.ivy2*/jars/io.delta_delta-storage-*.jar)
-LOGSTORE_JAR = lakehouse/logstore/conditional-put-logstore.jar
+LOGSTORE_JAR = lakehouse/engine/spark/logstore/conditional-put-logstore.jar
 LOGSTORE_CLASSES = build/logstore
 space := $(subst ,, )
 
 logstore:  ## Build the S3 log store's jar anew from its source (needs a JDK 17 and one earlier Spark session).
 	rm -rf $(LOGSTORE_CLASSES)
-	javac --release 17 -Xlint:all -Werror -d $(LOGSTORE_CLASSES) -cp "$(subst $(space),:,$(LOGSTORE_NEEDS))" lakehouse/logstore/*.java
+	javac --release 17 -Xlint:all -Werror -d $(LOGSTORE_CLASSES) -cp "$(subst $(space),:,$(LOGSTORE_NEEDS))" lakehouse/engine/spark/logstore/*.java
 	jar --create --file $(LOGSTORE_JAR) --no-manifest --date 2026-01-01T00:00:00Z -C $(LOGSTORE_CLASSES) lakehouse
 
 setup: java $(VENV)/.installed  ## Make .venv from pyproject.toml and constraints.txt.

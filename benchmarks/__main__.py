@@ -24,7 +24,7 @@ from deltalake import DeltaTable
 from benchmarks import data, report
 from benchmarks.measure import Measured, machine, measure
 from benchmarks.store import Audit, minio
-from lakehouse.run import revision
+from lakehouse.runs.scheduler import revision
 from lakehouse.settings import PREFIX, PROJECT
 
 PAGE = PROJECT / "docs" / "benchmarks.md"
@@ -187,7 +187,7 @@ class Bench:
         return self.lakehouse(["run"], f"project-{years}", LAKEHOUSE_ROOT=str(self.root(years)))
 
     def lakehouse(self, arguments: list[str], log: str, **env: str) -> Measured:
-        return self.measured([sys.executable, "-m", "lakehouse.cli", *arguments], log, **env)
+        return self.measured([sys.executable, "-m", "lakehouse.cli.main", *arguments], log, **env)
 
     def measured(self, command: list[str], log: str, **env: str) -> Measured:
         plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

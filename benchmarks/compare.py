@@ -12,9 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
-from lakehouse import graph
-from lakehouse.declare import MALFORMED, ORIGIN_COLUMNS, Declared, History, Source
-from lakehouse.frames import VALID
+from lakehouse.definitions import graph
+from lakehouse.definitions.partitions import VALID
+from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS, Source
+from lakehouse.definitions.tables import Declared
+from lakehouse.definitions.write_modes import History
 
 RELATIVE = 1e-9
 # A batch's time differs between builds; the other landing columns do not.

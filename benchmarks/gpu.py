@@ -26,9 +26,10 @@ from polars.exceptions import PolarsError
 from benchmarks import data, submitted
 from benchmarks.compare import differences
 from benchmarks.measure import machine
-from lakehouse import gpu, lineage
+from lakehouse.engine.spark import rapids
 from lakehouse.errors import LakehouseError, SessionError
-from lakehouse.run import revision
+from lakehouse.runs import lineage
+from lakehouse.runs.scheduler import revision
 from lakehouse.settings import PROJECT
 
 YEARS = (1, 20, 100)
@@ -94,7 +95,7 @@ def report(results: dict[str, Any]) -> str:
     parts = [
         "# The medallion by CPU and by GPU",
         f"Measured on {results['date']}{at} on {found['cores']} cores of {found['cpu']}, "
-        f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}, {gpu.PLUGIN}. One table at a time, heap and "
+        f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}, {rapids.PLUGIN}. One table at a time, heap and "
         "shuffle partitions by the size of the machine; of several rounds the median.",
     ]
     if results["no_device"]:
@@ -150,7 +151,7 @@ def _cost(runs: dict[str, list[Seconds]], prices: dict[str, float]) -> str:
 def device() -> tuple[str, str]:
     """The GPUs' names; or why there is none."""
     try:
-        gpu.require_device()
+        rapids.require_device()
     except SessionError as error:
         return "", str(error)
     named = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]

@@ -26,7 +26,8 @@ from bronze.weather import weather as landed_weather
 from gold.airport_daily import airport_daily
 from gold.carrier_monthly import carrier_monthly
 from gold.flight_features import flight_features
-from lakehouse.declare import Source, Table
+from lakehouse.definitions.sources import Source
+from lakehouse.definitions.tables import Table
 from silver.airlines import airlines
 from silver.airports import airports
 from silver.flights import flights

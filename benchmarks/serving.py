@@ -26,9 +26,10 @@ from pydantic_core import to_json
 
 from benchmarks.load import HOST, whole
 from benchmarks.measure import machine
-from lakehouse import app, settings
-from lakehouse.features import open_features
-from lakehouse.scoring import load
+from lakehouse import settings
+from lakehouse.ml import models
+from lakehouse.ml.dataset import open_features
+from lakehouse.ml.scoring import load
 
 CLIENTS = (1, 16, 64)
 ROWS = 2_000
@@ -51,11 +52,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go, too")
     given = parser.parse_args()
     configured = settings.load()
-    task = app.choose_task(app.load_models(configured), None)
-    champion = load(task, app.load_models(configured), tracking_uri=configured.tracking_uri)
+    task = models.choose_task(models.load_models(configured), None)
+    champion = load(task, models.load_models(configured), tracking_uri=configured.tracking_uri)
     key = secrets.token_hex(20)
     requests = _requests(configured, champion.reads(), key)
-    served = [sys.executable, "-m", "lakehouse.cli", "serve", "--port"]
+    served = [sys.executable, "-m", "lakehouse.cli.main", "serve", "--port"]
     mlflow = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "--env-manager", "local",
               "--model-uri", f"models:/{task.name}/{champion.version}", "--host", HOST, "--port"]  # fmt: skip
     with ExitStack() as stack:
@@ -79,7 +80,7 @@ def _requests(configured: settings.Settings, reads: Sequence[str], key: str) -> 
     """The same rows, of the days that models are reported on, as each of the two is asked for them."""
     import numpy as np
 
-    task = app.choose_task(app.load_models(configured), None)
+    task = models.choose_task(models.load_models(configured), None)
     features = open_features(task, configured.lake, reads)
     rows = features.read(task.splits.report, [task.time, *reads])
     rows = rows.take(np.random.default_rng(0).choice(rows.num_rows, min(ROWS, rows.num_rows), replace=False))

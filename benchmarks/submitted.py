@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyspark
 
 from benchmarks.measure import Measured, measure
-from lakehouse.session import OF_THE_JVM, composed
+from lakehouse.engine.spark.session import OF_THE_JVM, composed
 from lakehouse.settings import PREFIX, PROJECT, load
 
 # What Spark puts around operators, and computes nothing itself.

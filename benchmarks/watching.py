@@ -21,16 +21,19 @@ from typing import Any
 import pyarrow as pa
 from deltalake import write_deltalake
 
-from lakehouse import training
-from lakehouse.features import Rows, Span, Splits, evaluate, open_features, probabilities
-from lakehouse.monitoring import Watched, later_splits, watch
-from lakehouse.registering import Registry, TrainResult
-from lakehouse.retraining import with_splits
-from lakehouse.run import revision
-from lakehouse.scoring import load
+from lakehouse.ml import training
+from lakehouse.ml.dataset import Rows, open_features, probabilities
+from lakehouse.ml.metrics import evaluate
+from lakehouse.ml.mlflow_client import CHAMPION, Loaded, load_version, tracking
+from lakehouse.ml.monitoring import Watched, later_splits, watch
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.retraining import with_splits
+from lakehouse.ml.scoring import load
+from lakehouse.ml.task import Span, Splits
+from lakehouse.ml.training_record import TrainResult
+from lakehouse.runs.scheduler import revision
 from lakehouse.settings import PROJECT
 from lakehouse.settings import load as load_settings
-from lakehouse.tracking import CHAMPION, Loaded, load_version, tracking
 from models import trees
 
 LEARNER = "trees"

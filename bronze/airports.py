@@ -3,7 +3,7 @@
 Four destinations in Puerto Rico and the Virgin Islands are not listed.
 """
 
-from lakehouse.declare import source
+from lakehouse.definitions.sources import source
 
 airports = source(
     "bronze.airports",

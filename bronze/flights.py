@@ -3,7 +3,7 @@
 NA marks a missing value. Dates and clocks are local (517 is 5:17), `time_hour` is the scheduled hour in UTC.
 """
 
-from lakehouse.declare import source
+from lakehouse.definitions.sources import source
 
 flights = source(
     "bronze.flights",

@@ -1,6 +1,6 @@
 """The aircraft register: snapshots of the whole, `planes_2013-01-01.csv`, named by the day they were taken."""
 
-from lakehouse.declare import source
+from lakehouse.definitions.sources import source
 
 planes = source(
     "bronze.planes",

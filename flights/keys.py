@@ -7,7 +7,7 @@ from functools import reduce
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from lakehouse.columns import UNREADABLE
+from lakehouse.definitions.tables import UNREADABLE
 
 # The airports that the data's flights leave from.
 ORIGINS = ("EWR", "JFK", "LGA")

@@ -6,7 +6,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from flights.keys import ORIGINS, late
-from lakehouse.declare import Replace, Rule, drives, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.tables import drives, table
+from lakehouse.definitions.write_modes import Replace
 
 
 @table(

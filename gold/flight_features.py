@@ -26,7 +26,9 @@ from gold._features_state import (
     origins,
     yesterdays,
 )
-from lakehouse.declare import Replace, Rule, drives, looks_up, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.write_modes import Replace
 
 # The earlier legs of an aircraft are those scheduled in this time before the flight.
 LEGS_MIN = 20 * 60

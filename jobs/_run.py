@@ -9,9 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lakehouse import app, cli, settings, show
+from lakehouse import api, settings
+from lakehouse.cli import main as cli
+from lakehouse.cli.render import runs as show_runs
 from lakehouse.errors import LakehouseError
-from lakehouse.run import new_run
+from lakehouse.runs import context, logs
+from lakehouse.runs.scheduler import new_run
 
 # spark-submit puts the script's folder first, where jobs/bronze.py would be taken for the package bronze.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
@@ -36,15 +39,15 @@ def run_job(description: str, *layers: str) -> None:
     console = Console(width=160)
     try:
         configured = settings.load()
-        lake = app.open_lake(configured)
+        lake = context.open_lake(configured)
         selectors = arguments.select or list(layers)
         names = lake.graph.select(selectors)
-        request = app.make_request(lake, names, arguments.full_refresh, arguments.since, arguments.until)
+        request = api.make_request(lake, names, arguments.full_refresh, arguments.since, arguments.until)
         run = new_run()
-        with app.logged(configured, run) as log:
-            report = app.run_pipeline(configured, selectors, request, run=run, log=log)
+        with logs.logged(configured, run) as log:
+            report = api.run_pipeline(configured, selectors, request, run=run, log=log)
     except LakehouseError as error:
         cli.tell(error)
         sys.exit(2)
-    show.report(console, report, log)
+    show_runs.report(console, report, log)
     sys.exit(1 if report.failed else 0)

@@ -18,14 +18,21 @@ from pathlib import Path
 from rich.console import Console
 
 from flights.delivery import deliver
-from lakehouse import app, lineage, log, modeling, show
+from lakehouse.catalog import Lake
+from lakehouse.cli.render import models as show_models
+from lakehouse.cli.render import printing
+from lakehouse.cli.render import runs as show_runs
+from lakehouse.deltalog import table_log
+from lakehouse.deltalog.sql import query
 from lakehouse.errors import LakehouseError, ModelError
-from lakehouse.features import Task
-from lakehouse.monitoring import watch
-from lakehouse.plan import Lake, Request
-from lakehouse.query import query
-from lakehouse.registering import TrainResult
-from lakehouse.run import Report, new_run, run_tables
+from lakehouse.ml import models as declared_models
+from lakehouse.ml import pipeline, score_writer
+from lakehouse.ml.monitoring import watch
+from lakehouse.ml.task import Task
+from lakehouse.ml.training_record import TrainResult
+from lakehouse.plan.steps import Request
+from lakehouse.runs import context, lineage, logs
+from lakehouse.runs.scheduler import Report, new_run, run_tables
 from lakehouse.settings import PROJECT, Settings
 from serving.api.server import KEY
 from serving.app.client import Client
@@ -63,43 +70,43 @@ def demo(settings: Settings, console: Console) -> None:
     Raises:
         LakehouseError: a table or the training failed; the text names the log.
     """
-    lake = app.open_lake(settings)
+    lake = context.open_lake(settings)
     names = lake.graph.select()
     timings = Timings()
     first_run = new_run()
     second_run = replace(new_run(), hold=first_run.hold)  # one lock for both
     try:
-        with app.logged(settings, first_run) as log_file:
+        with logs.logged(settings, first_run) as log_file:
             console.rule("[bold]1. Eleven months of flights land", align="left")
             with timings.of("deliver January to November"):
                 land(settings, console, None, FIRST_DELIVERY_ENDS)
-            with app.session_for(settings, first_run, log_file) as session:
+            with context.session_for(settings, first_run, log_file) as session:
                 console.rule("[bold]2. Bronze, silver, gold", align="left")
-                with timings.of("first run"), show.progress(console, names) as watcher:
+                with timings.of("first run"), show_runs.progress(console, names) as watcher:
                     traced = lineage.traced(settings, lake, first_run, watcher)
                     first = run_tables(session, lake, names, Request(), first_run, settings.parallel_tables, traced)
                 _raise_failed(first)
                 console.rule("[bold]3. Train on January to October, choose on November", align="left")
                 with timings.of("train"), console.status("training") as said:
-                    trained = modeling.train(settings, None, said.update)
-                show.trained(console, trained)
+                    trained = pipeline.train(settings, None, said.update)
+                show_models.trained(console, trained)
                 console.rule("[bold]4. December lands, day by day; only what changed is computed", align="left")
                 with timings.of("deliver December"):
                     land(settings, console, *SECOND_DELIVERY)
-                with timings.of("second run"), show.progress(console, names) as watcher:
+                with timings.of("second run"), show_runs.progress(console, names) as watcher:
                     traced = lineage.traced(settings, lake, second_run, watcher)
                     second = run_tables(session, lake, names, Request(), second_run, settings.parallel_tables, traced)
                 _raise_failed(second)
                 console.rule("[bold]5. Score December with the champion, and watch it", align="left")
-                models = app.load_models(settings)
-                task = app.choose_task(models, None)
+                models = declared_models.load_models(settings)
+                task = declared_models.choose_task(models, None)
                 with timings.of("score"), console.status("scoring"):
-                    scored = modeling.score_on(session.get(), settings, task, *SECOND_DELIVERY, second_run)
+                    scored = pipeline.score_on(session.get(), settings, task, *SECOND_DELIVERY, second_run)
                 with timings.of("watch"), console.status("watching"):
                     since, until = SECOND_DELIVERY
                     uri = settings.tracking_uri
                     watched = watch(task, models, lake=settings.lake, tracking_uri=uri, since=since, until=until)
-                    modeling.write_watched(session.get(), settings, watched, second_run)
+                    score_writer.write_watched(session.get(), settings, watched, second_run)
                 for finding in watched.findings:
                     console.print(f"  {finding.said}", markup=False, highlight=False)
                 if not watched.findings:
@@ -125,7 +132,7 @@ def ask_api(settings: Settings, task: Task) -> str:
     row = query(settings.lake, f"{asked} ORDER BY probability DESC, {names} LIMIT 1").to_pylist()[0]
     scored = row.pop("probability")
     key = secrets.token_urlsafe()
-    command = [sys.executable, "-m", "lakehouse.cli", "serve", task.name, "--port", "0"]
+    command = [sys.executable, "-m", "lakehouse.cli.main", "serve", task.name, "--port", "0"]
     environment = {**os.environ, KEY: key}
     with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
@@ -148,20 +155,22 @@ def _summary(
     lake: Lake,
     second: Report,
     trained: TrainResult,
-    scored: modeling.Scored,
+    scored: pipeline.Scored,
     timings: Timings,
 ) -> None:
     console.rule("[bold]Summary", align="left")
     touched = {r.table: r for r in second.results if r.status == "written" and r.outcome}
-    shown = show.grid("table", ">rows", ">version", "the second run wrote")
+    shown = printing.grid("table", ">rows", ">version", "the second run wrote")
     scores = {
         scored.table: f"{scored.written:,} scores",
         scored.quality_table: f"{scored.quality_written:,} days judged",
     }
     for name in (*lake.graph.declared, *scores):
-        opened = log.open_log(lake.path(name))
+        opened = table_log.open_log(lake.path(name))
         if opened:
-            said = show.outcome(touched[name].outcome) if name in touched else "nothing: its inputs had not changed"
+            said = (
+                show_runs.outcome(touched[name].outcome) if name in touched else "nothing: its inputs had not changed"
+            )
             said = scores.get(name, said)
             shown.add_row(name, f"{opened.rows():,}", str(opened.version), said)
     console.print(shown)
@@ -169,11 +178,11 @@ def _summary(
     if scored.report:
         named = {"December: model": scored.report.metrics, "December: schedule only": scored.report.baseline}
         console.print(
-            show.metrics_grid(
+            show_models.metrics_grid(
                 {"November: model": trained.metrics, "November: schedule only": trained.baseline, **named}
             )
         )
-    times = show.grid("step", ">seconds")
+    times = printing.grid("step", ">seconds")
     for step, seconds in timings.seconds.items():
         times.add_row(step, f"{seconds:.1f}")
     times.add_row("in all", f"{sum(timings.seconds.values()):.1f}")

@@ -14,8 +14,8 @@ from pydantic import Field, PlainValidator, StringConstraints, ValidationError, 
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.errors import SettingsError, without_password
-from lakehouse.s3 import S3Path
-from lakehouse.storage import Location
+from lakehouse.storage.location import Location
+from lakehouse.storage.s3 import S3Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"

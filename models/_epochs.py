@@ -13,7 +13,8 @@ from lakehouse.errors import ModelError
 if TYPE_CHECKING:
     import numpy as np
 
-    from lakehouse.features import Curve, Rows
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.task import Curve
     from models._encoding import Encoding
 
 # Rows of so many weeks, drawn from all of the span, are in memory and shuffled together.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pyspark.ml import PipelineModel
     from pyspark.sql import DataFrame
 
-    from lakehouse.features import Curve, Rows
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.task import Curve
 
 FILE = "model.json"
 # Stands for a number that is missing, NaN or infinite: below all others, so that one split tells it apart.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from lakehouse.features import Curve, Rows
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "CANDIDATES", "CODE", "FEATURES", "TASK", "space"]
 REQUIREMENTS = ("tensorflow", "keras", "numpy", "pyarrow", "pydantic")

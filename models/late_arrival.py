@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flights.grain import FLIGHT_KEY
-from lakehouse.features import Splits, Task
+from lakehouse.ml.task import Splits, Task
 
 TASK = Task(
     name="late_arrival",

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from lakehouse.features import Curve, Rows
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "TASK"]
 FEATURES = (*SHARED, "tailnum")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lakehouse import gpu
+from lakehouse.gpu import training
 from models._spark_nodes import Fitted, exported, grown, learned, load, predicted, reads, save, spread
 from models.late_arrival import BASELINE_FEATURES, FEATURES, TASK
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-    from lakehouse.features import Curve, Rows
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "load", "reads", "save"]
 REQUIREMENTS = ("numpy",)
@@ -50,7 +51,7 @@ def fit(
 
 
 def estimator(bins: int, params: Mapping[str, Any], seed: int) -> Any:
-    return gpu.random_forest()(featuresCol="vector", labelCol=TASK.label, maxBins=bins, seed=seed, **params)
+    return training.random_forest()(featuresCol="vector", labelCol=TASK.label, maxBins=bins, seed=seed, **params)
 
 
 def _means(sums: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-    from lakehouse.features import Curve, Rows
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "load", "reads", "save"]
 REQUIREMENTS = ("numpy",)

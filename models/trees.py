@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lakehouse import skops_files
+from lakehouse.ml import skops_io
 from models._few_rows import FEW, few_rows
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES, TASK
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
-    from lakehouse.features import Curve, Rows
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "FEATURES", "TASK"]
 REQUIREMENTS = ("scikit-learn", "skops", "numpy")
@@ -102,8 +103,8 @@ def save(fitted: Pipeline, folder: Path) -> None:
     Raises:
         ModelError: it holds types that TRUSTED_TYPES does not name.
     """
-    skops_files.save(fitted, folder / FILE, TRUSTED_TYPES)
+    skops_io.save(fitted, folder / FILE, TRUSTED_TYPES)
 
 
 def load(folder: Path) -> Pipeline:
-    return skops_files.load(folder / FILE, TRUSTED_TYPES)
+    return skops_io.load(folder / FILE, TRUSTED_TYPES)

@@ -6,8 +6,11 @@ from pyspark.sql import DataFrame
 
 from flights.clock import snapshot_date
 from flights.keys import MISSING
-from lakehouse.columns import typed
-from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.spark import typed
 
 
 @table(

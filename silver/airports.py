@@ -7,8 +7,11 @@ from pyspark.sql import functions as F
 
 from flights.clock import known_zone, snapshot_date
 from flights.keys import MISSING, also_unreadable
-from lakehouse.columns import typed, unreadable
-from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.spark import typed, unreadable
 
 LANDED_TYPES = {"lat": "double", "lon": "double", "alt": "int", "tz": "double"}
 

@@ -8,8 +8,11 @@ from pyspark.sql import functions as F
 from flights.clock import UNLISTED_ZONES, confirmed, date_of, is_clock, next_wall, shifted, to_utc_after, wall
 from flights.grain import FLIGHT_KEY
 from flights.keys import MISSING, ORIGINS, also_unreadable, lost
-from lakehouse.columns import UNREADABLE, typed, unreadable
-from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, looks_up, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+from lakehouse.definitions.tables import UNREADABLE, looks_up, table
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.spark import typed, unreadable
 
 COLUMNS = {
     "flight_date": "date",

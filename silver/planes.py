@@ -6,8 +6,11 @@ from pyspark.sql import DataFrame
 
 from flights.clock import snapshot_date
 from flights.keys import MISSING
-from lakehouse.columns import typed, unreadable
-from lakehouse.declare import ORIGIN_COLUMNS, History, Rule, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import History
+from lakehouse.spark import typed, unreadable
 
 LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
 

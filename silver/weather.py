@@ -7,8 +7,11 @@ from pyspark.sql import functions as F
 
 from flights.clock import confirmed, date_of, wall
 from flights.keys import MISSING, ORIGINS, also_unreadable, lost
-from lakehouse.columns import UNREADABLE, typed, unreadable
-from lakehouse.declare import ORIGIN_COLUMNS, Merge, Rule, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+from lakehouse.definitions.tables import UNREADABLE, table
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.spark import typed, unreadable
 
 MEASURES = {
     "temp": "temp_f",

@@ -15,10 +15,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructField
 from threadpoolctl import threadpool_limits
 
-from lakehouse import graph
-from lakehouse.declare import Declared, Source, Table
-from lakehouse.plan import Lake
-from lakehouse.tracking import tracking  # before any test imports MLflow, which reads the environment then
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
+from lakehouse.definitions.sources import Source
+from lakehouse.definitions.tables import Declared, Table
+from lakehouse.ml.mlflow_client import tracking  # before any test imports MLflow, which reads the environment then
 from tests.faults.processes import Runs, runs_on
 from tests.lakes import TestLake
 from tests.parcels import Place, parcels

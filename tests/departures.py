@@ -10,7 +10,7 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from gold.flight_features import COLUMNS
-from lakehouse.features import Features, Rows, open_features
+from lakehouse.ml.dataset import Features, Rows, open_features
 from models.late_arrival import TASK
 
 KINDS = {

@@ -6,7 +6,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from bronze.planes import planes as bronze_planes
-from lakehouse.declare import Rebuild, table
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Rebuild
 from silver.planes import planes as silver_planes
 
 __all__ = ["HEADER", "SNAPSHOTS", "bronze_planes", "fleet", "silver_planes", "snapshot"]

@@ -17,14 +17,21 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from lakehouse import graph, log, quality, storage
-from lakehouse.columns import typed, unreadable
-from lakehouse.declare import ORIGIN_COLUMNS, Declared, History, Merge, Source, Table, Write, source, table
-from lakehouse.landing import Manifest
-from lakehouse.ledger import Record, Run
-from lakehouse.plan import Lake, Request, Step, plan
-from lakehouse.run import Report, Result, run_tables
-from lakehouse.session import LazySession
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
+from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source, source
+from lakehouse.definitions.tables import Declared, Table, table
+from lakehouse.definitions.write_modes import History, Merge, Write
+from lakehouse.deltalog import table_log
+from lakehouse.deltalog.commit_record import Record, Run
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.landing.manifest import Manifest
+from lakehouse.plan.planner import plan
+from lakehouse.plan.steps import Request, Step
+from lakehouse.runs.scheduler import Report, Result, run_tables
+from lakehouse.spark import typed, unreadable
+from lakehouse.storage import location
+from lakehouse.writes import rules
 
 PAYMENTS = pa.schema(
     [("payment_id", pa.int64()), ("order_id", pa.int64()), ("paid_on", pa.date32()), ("amount", pa.float64())]
@@ -109,7 +116,7 @@ class TestLake:
         file = self.folder(source) / name
         file.parent.mkdir(parents=True, exist_ok=True)
         data = content.encode() if isinstance(content, str) else content
-        storage.deliver(
+        location.deliver(
             file, gzip.compress(data, mtime=0) if name.endswith(".gz") and isinstance(content, str) else data
         )
         return file
@@ -133,11 +140,11 @@ class TestLake:
     # --- reading without Spark --------------------------------------------------------------------------------------
 
     def version(self, name: str) -> int | None:
-        opened = log.open_log(self.lake.path(name))
+        opened = table_log.open_log(self.lake.path(name))
         return opened.version if opened else None
 
-    def opened(self, name: str) -> log.TableLog:
-        opened = log.open_log(self.lake.path(name))
+    def opened(self, name: str) -> table_log.TableLog:
+        opened = table_log.open_log(self.lake.path(name))
         assert opened is not None, name
         return opened
 
@@ -145,7 +152,7 @@ class TestLake:
         return {name: self.version(name) for name in self.lake.graph.declared}
 
     def record(self, name: str) -> Record:
-        found = log.last_record(self.lake.path(name))
+        found = table_log.last_record(self.lake.path(name))
         assert found is not None
         return found
 
@@ -172,7 +179,7 @@ class TestLake:
 
     def quarantine(self, name: str, *columns: str) -> list[tuple[Any, ...]]:
         path = self.lake.quarantine(name)
-        return _rows(path, columns or tuple(quality.QUARANTINE_COLUMNS)) if path.exists() else []
+        return _rows(path, columns or tuple(rules.QUARANTINE_COLUMNS)) if path.exists() else []
 
     def originals(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(text) for (text,) in self.quarantine(name, "original")]

@@ -11,8 +11,9 @@ from typing import Any
 import optuna
 from sklearn.pipeline import Pipeline
 
-from lakehouse import skops_files
-from lakehouse.features import Curve, Rows
+from lakehouse.ml import skops_io
+from lakehouse.ml.dataset import Rows
+from lakehouse.ml.task import Curve
 from tests import parcels
 from tests.parcels import FILE, TASK, load, predict, reads
 
@@ -40,4 +41,4 @@ def fit(
 
 
 def save(fitted: Pipeline, folder: Path) -> None:
-    skops_files.save(fitted, folder / FILE, (parcels.TREES,))
+    skops_io.save(fitted, folder / FILE, (parcels.TREES,))

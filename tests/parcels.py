@@ -17,13 +17,15 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
-from lakehouse import skops_files
-from lakehouse.features import Curve, Model, Rows, Splits, Task, open_features
-from lakehouse.registering import Registry, TrainResult
-from lakehouse.scoring import ReportResult, report
-from lakehouse.scoring import load as load_alias
-from lakehouse.tracking import Loaded, tracking
-from lakehouse.training import train
+from lakehouse.ml import skops_io
+from lakehouse.ml.dataset import Rows, open_features
+from lakehouse.ml.mlflow_client import Loaded, tracking
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.scoring import ReportResult, report
+from lakehouse.ml.scoring import load as load_alias
+from lakehouse.ml.task import Curve, Model, Splits, Task
+from lakehouse.ml.training import train
+from lakehouse.ml.training_record import TrainResult
 
 TREES = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 DAYS = 40
@@ -76,11 +78,11 @@ def reads(fitted: Pipeline) -> tuple[str, ...]:
 
 
 def save(fitted: Pipeline, folder: Path, trusted: tuple[str, ...] = (TREES,)) -> None:
-    skops_files.save(fitted, folder / FILE, trusted)
+    skops_io.save(fitted, folder / FILE, trusted)
 
 
 def load(folder: Path, trusted: tuple[str, ...] = (TREES,)) -> Pipeline:
-    return skops_files.load(folder / FILE, trusted)
+    return skops_io.load(folder / FILE, trusted)
 
 
 def model(trusted: tuple[str, ...] = (TREES,), **changed: Any) -> Any:

@@ -19,8 +19,8 @@ import httpx
 import uvicorn
 from deltalake import DeltaTable
 
+from lakehouse.ml.mlflow_client import tracking
 from lakehouse.settings import PROJECT
-from lakehouse.tracking import tracking
 from serving.api.app import Service, create_app
 from serving.api.holding import Holding
 from serving.api.journal import Journal
@@ -136,6 +136,6 @@ def start(root: Path, *options: str, **environment: str) -> subprocess.Popen[str
     told |= {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_MODELS": '{"trees": "tests.parcel_model"}'}
     told |= {"PYTHONPATH": str(PROJECT), "SERVING_API_KEY": KEY, **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", "lakehouse.cli", "serve", *options], env={k: v for k, v in told.items() if v},
+        [sys.executable, "-m", "lakehouse.cli.main", "serve", *options], env={k: v for k, v in told.items() if v},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip

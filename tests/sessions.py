@@ -8,7 +8,7 @@ import sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
-from lakehouse.session import archive_options, local_files, properties, start_jvm_with
+from lakehouse.engine.spark.session import archive_options, local_files, properties, start_jvm_with
 from lakehouse.settings import CONF
 
 # Spark's own workers, too, run in the environment of the tests.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from flights.delivery import _package_data
-from lakehouse.declare import Database, source
+from lakehouse.definitions.sources import Database, source
 
 URL = "jdbc:postgresql://${PGHOST}:${PGPORT}/sources"
 AIRLINES = ("carrier", "name")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.scorecard.measure import Scorecard
 from benchmarks.scorecard.page import page
-from lakehouse.run import revision
-from lakehouse.session import spark_session
+from lakehouse.engine.spark.session import spark_session
+from lakehouse.runs.scheduler import revision
 from lakehouse.settings import PROJECT, load
 
 PAGE = PROJECT / "docs" / "quality.md"

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakehouse import graph, storage
-from lakehouse.plan import Lake, Request
-from lakehouse.run import Report, new_run, run_tables
-from lakehouse.session import LazySession
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.plan.steps import Request
+from lakehouse.quality.expectations import Suites
+from lakehouse.runs.scheduler import Report, new_run, run_tables
 from lakehouse.settings import CONF
-from lakehouse.suites import Suites
+from lakehouse.storage import location
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -25,7 +27,7 @@ def build(
     shutil.rmtree(root, ignore_errors=True)
     for source, files in (("flights", flights), ("airports", airports)):
         for name, content in files.items():
-            storage.deliver(root / "landing" / source / name, content)
+            location.deliver(root / "landing" / source / name, content)
     lake = Lake(graph.load(["bronze", "silver"]), root, Suites(CONF / "expectations", root / "data_docs"))
     return lake, run_tables(
         LazySession.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2

@@ -13,8 +13,8 @@ from benchmarks.scorecard.lakes import build
 from benchmarks.scorecard.plant import Month, plant, read_days, spoil_day
 from benchmarks.scorecard.score import Score, look, score
 from flights import delivery
-from lakehouse.reconcile import reconcile
-from lakehouse.run import Report
+from lakehouse.quality.reconcile import reconcile
+from lakehouse.runs.scheduler import Report
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -15,7 +15,7 @@ INTRODUCTION = """\
 
 | where | what is checked | what does not pass |
 |---|---|---|
-| file, before it is read | the declared columns, UTF-8, whole, quotes closed (`lakehouse/inspection.py`) | the file is rejected with a reason (`lakehouse status`); the others go on |
+| file, before it is read | the declared columns, UTF-8, whole, quotes closed (`lakehouse/landing/inspection.py`) | the file is rejected with a reason (`lakehouse status`); the others go on |
 | row | its shape (`well_formed`), its types (`readable`), its key, the table's rules (`silver/flights.py`) | `quarantine`: set aside with its values and rules; `warn`: counted; `fail`: nothing is written |
 | key | one row for each: the newest | the older ones are left out, and counted as superseded |
 | batch | rows in = written + unchanged + superseded + quarantined | nothing is written |

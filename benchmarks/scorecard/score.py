@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from benchmarks.scorecard.files import FILE_CHECKS, FileKind
 from benchmarks.scorecard.kinds import KEY, NEWEST, READABLE, WELL_FORMED, Kind
 from benchmarks.scorecard.plant import Month, Place, Planted
-from lakehouse import log, quality
+from lakehouse.deltalog import table_log
+from lakehouse.writes import rules
 from silver.flights import flights
 
 if TYPE_CHECKING:
-    from lakehouse.plan import Lake
+    from lakehouse.catalog import Lake
 
-RULES = {rule.name: rule.on_breach for rule in quality.rules_of(flights)}
+RULES = {rule.name: rule.on_breach for rule in rules.rules_of(flights)}
 # Every check, and what becomes of what it catches.
 CHECKS: Mapping[str, str] = {
     **dict.fromkeys(FILE_CHECKS, "file rejected"),
@@ -141,8 +142,8 @@ def look(lake: Lake) -> Found:
     source = lake.graph.declared["bronze.flights"]
     rejected = {one.path: one.reason for one in lake.landing(source).rejected(lake.landing(source).history())}  # type: ignore[arg-type]
     opened = {
-        "bronze": log.open_log(lake.path("bronze.flights")), "made": log.open_log(lake.path("silver.flights")),
-        "aside": log.open_log(lake.quarantine("silver.flights")),
+        "bronze": table_log.open_log(lake.path("bronze.flights")), "made": table_log.open_log(lake.path("silver.flights")),
+        "aside": table_log.open_log(lake.quarantine("silver.flights")),
     }  # fmt: skip
     with duckdb.connect() as found:
         for name, table in opened.items():

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from lakehouse.features import Task
+from lakehouse.ml.task import Task
 from serving.api import metrics, schema
 from serving.api.document import document, problems
 from serving.api.guard import Guard, id_of

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from lakehouse.errors import ModelError
-from lakehouse.features import Model, Task, is_number
-from lakehouse.scoring import check_columns, load
-from lakehouse.tracking import CHALLENGER, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
+from lakehouse.ml.dataset import is_number
+from lakehouse.ml.mlflow_client import CHALLENGER, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
+from lakehouse.ml.scoring import check_columns, load
+from lakehouse.ml.task import Model, Task
 from serving.api import metrics
 from serving.api.batching import Batcher
 from serving.api.lookups import Lookups
@@ -180,7 +181,7 @@ class Holding:
 
 
 def _frame(columns: pa.Schema, rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows as `lakehouse.features.Features.frame` would have them."""
+    """The rows as `lakehouse.ml.dataset.Features.frame` would have them."""
     import numpy as np
     import pyarrow as pa
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import to_json
 
 from lakehouse.errors import first_line
-from lakehouse.storage import delta_options
+from lakehouse.storage.location import delta_options
 from serving.api import metrics
 from serving.api.schema import Key, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lakehouse.features import Features
-    from lakehouse.storage import Location
+    from lakehouse.ml.dataset import Features
+    from lakehouse.storage.location import Location
 
 logger = logging.getLogger(__name__)
 LAYER: Final = "serving"

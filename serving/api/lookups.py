@@ -13,13 +13,14 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from lakehouse.errors import ModelError, StorageError
-from lakehouse.features import Features, Task, open_features
+from lakehouse.ml.dataset import Features, open_features
+from lakehouse.ml.task import Task
 from serving.api.schema import Key, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lakehouse.storage import Location
+    from lakehouse.storage.location import Location
 
 # How old the knowledge of the newest version may be.
 FRESH_SECONDS: Final = 1.0
@@ -94,7 +95,7 @@ class Lookups:
         """The table.
 
         Raises:
-            ModelError, LedgerError, StorageError: see `lakehouse.features.open_features`.
+            ModelError, LedgerError, StorageError: see `lakehouse.ml.dataset.open_features`.
         """
         return self._now().features
 

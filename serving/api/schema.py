@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError, from_json
 from typing_extensions import TypedDict
 
 from lakehouse.errors import ModelError
-from lakehouse.features import Task
+from lakehouse.ml.task import Task
 from serving.api.problems import Fault, Refused
 
 MOST_ROWS: Final = 1000

@@ -8,8 +8,8 @@ import signal
 import socket
 from collections.abc import Callable
 
-from lakehouse import app as apps
 from lakehouse.errors import SettingsError
+from lakehouse.ml import models as declared_models
 from lakehouse.settings import Settings
 
 KEY = "SERVING_API_KEY"
@@ -45,8 +45,8 @@ def serve(
     from serving.api.journal import Journal
     from serving.api.lookups import Lookups
 
-    models = apps.load_models(settings)
-    task = apps.choose_task(models, name)
+    models = declared_models.load_models(settings)
+    task = declared_models.choose_task(models, name)
     lookups = Lookups(task, settings.lake)
     of_task = {name: model for name, model in models.items() if task == model.TASK}
     holding = Holding(task, of_task, lookups, settings.tracking_uri, canary)

@@ -10,9 +10,9 @@ from typing import Any, Final
 import streamlit as st
 
 from lakehouse import settings as settings_module
+from lakehouse.deltalog.table_log import TableLog
 from lakehouse.errors import LakehouseError, ModelError
-from lakehouse.log import TableLog
-from lakehouse.storage import Location
+from lakehouse.storage.location import Location
 from models.late_arrival import TASK
 from serving.app import charts, reading
 from serving.app.client import Client, client

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import streamlit as st
 
-from lakehouse import s3
+from lakehouse.deltalog.table_log import TableLog, open_log
 from lakehouse.errors import StorageError, first_line
-from lakehouse.log import TableLog, open_log
-from lakehouse.storage import Location
+from lakehouse.storage import s3
+from lakehouse.storage.location import Location
 from models.late_arrival import TASK
 
 AIRPORTS = "gold.airport_daily"

@@ -8,7 +8,7 @@ from bronze.flights import flights
 from bronze.planes import planes
 from bronze.weather import weather
 from flights.delivery import _package_data
-from lakehouse.checks import problems_of
+from lakehouse.definitions.validation import problems_of
 
 
 @pytest.mark.parametrize("source", [flights, weather, planes, airports, airlines], ids=lambda source: source.name)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs import example
-from lakehouse.cli import main
-from lakehouse.features import Splits
-from lakehouse.query import query
+from lakehouse.cli.main import main
+from lakehouse.deltalog.sql import query
+from lakehouse.ml.task import Splits
 from lakehouse.settings import PROJECT
 from models.late_arrival import TASK
 

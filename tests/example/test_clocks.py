@@ -45,11 +45,12 @@ INSTANTS = {  # scheduled departure and arrival, departure and arrival
 RUN = f"""
 import sys, time
 from pathlib import Path
-from lakehouse import graph
-from lakehouse.ledger import Run
-from lakehouse.plan import Lake, Request
-from lakehouse.run import run_tables
-from lakehouse.session import LazySession
+from lakehouse.definitions import graph
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.catalog import Lake
+from lakehouse.plan.steps import Request
+from lakehouse.runs.scheduler import run_tables
+from lakehouse.engine.spark.session import LazySession
 from tests.sessions import small_session
 time.tzset()
 lake = Lake(graph.load({MODULES}), Path(sys.argv[1]))

@@ -82,7 +82,7 @@ def test_mlflow_alone_serves_the_champion(
 
 
 def test_silver_and_gold_would_run_on_a_gpu(demo: tuple[Path, str]) -> None:
-    said = json.loads(run(demo[0], "lakehouse.cli", "gpu-report", "-s", "silver", "-s", "gold", "--json"))
+    said = json.loads(run(demo[0], "lakehouse.cli.main", "gpu-report", "-s", "silver", "-s", "gold", "--json"))
     covered = {one["table"]: one["coverage"] for one in said["tables"]}
     plans = {one["table"]: [plan["plan"] for plan in one["plans"]] for one in said["tables"]}
 

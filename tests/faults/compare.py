@@ -7,8 +7,8 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from lakehouse.declare import LANDING_COLUMNS
-from lakehouse.quality import QUARANTINE_COLUMNS
+from lakehouse.definitions.sources import LANDING_COLUMNS
+from lakehouse.writes.rules import QUARANTINE_COLUMNS
 from tests.lakes import TestLake
 
 # When a row came is no part of what it says, nor by which run.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.lakehouse.test_monitor import lakehouse, trained, trained_once
-from tests.lakehouse.test_promoting import two
-from tests.lakehouse.test_suites import expecting
+from tests.lakehouse.ml.test_monitoring import lakehouse, trained, trained_once
+from tests.lakehouse.ml.test_promotion import two
+from tests.lakehouse.quality.test_expectations import expecting
 
 __all__ = ["expecting", "lakehouse", "trained", "trained_once", "two"]

@@ -16,13 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lakehouse import delta, graph
-from lakehouse.delta import Target
-from lakehouse.ledger import Run
-from lakehouse.lock import note_jvm, run_lock
-from lakehouse.plan import Lake, Request
-from lakehouse.run import run_tables
-from lakehouse.session import LazySession
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.delta_io import Target
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.plan.steps import Request
+from lakehouse.runs.scheduler import run_tables
+from lakehouse.storage.lock import note_jvm, run_lock
 from tests.sessions import small_session
 
 
@@ -45,9 +47,9 @@ def die_during(module: Any, name: str, table: str, seconds: float) -> None:
 
 
 POINTS: dict[str, Callable[[], None]] = {
-    "during the first write": lambda: die_during(delta, "_write", "raw.orders", 0.7),
-    "during a merge": lambda: die_during(delta, "merge", "clean.orders", 0.3),
-    "during a gold write": lambda: die_during(delta, "_write", "mart.daily_revenue", 0.4),
+    "during the first write": lambda: die_during(delta_io, "_write", "raw.orders", 0.7),
+    "during a merge": lambda: die_during(delta_io, "merge", "clean.orders", 0.3),
+    "during a gold write": lambda: die_during(delta_io, "_write", "mart.daily_revenue", 0.4),
 }
 
 

@@ -23,12 +23,15 @@ from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from lakehouse import delta, graph, storage
-from lakehouse.ledger import Run
-from lakehouse.lock import run_lock
-from lakehouse.plan import Lake, Request
-from lakehouse.run import run_tables
-from lakehouse.session import LazySession
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.plan.steps import Request
+from lakehouse.runs.scheduler import run_tables
+from lakehouse.storage import location
+from lakehouse.storage.lock import run_lock
 from tests.faults.processes import Answer, Order
 
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -57,9 +60,9 @@ class Watch:
 
     def around_all(self) -> None:
         """Manifests, and every write of a table or its quarantine."""
-        self._around(delta, "_write", lambda rows, target, *_: target.name)
-        self._around(delta, "merge", lambda spark, rows, target, *_: target.name)
-        self._around(storage, "create", lambda file, _: f"the manifest of {file.parent.name}")
+        self._around(delta_io, "_write", lambda rows, target, *_: target.name)
+        self._around(delta_io, "merge", lambda spark, rows, target, *_: target.name)
+        self._around(location, "create", lambda file, _: f"the manifest of {file.parent.name}")
 
     def _around(self, module: Any, name: str, named: Callable[..., str]) -> None:
         original = getattr(module, name)

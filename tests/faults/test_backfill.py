@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from lakehouse import build
-from lakehouse.plan import Request
-from tests.lakehouse.test_backfill import DAYS, RANGE, order
+from lakehouse.plan.steps import Request
+from lakehouse.writes import executor
+from tests.lakehouse.plan.test_backfill import DAYS, RANGE, order
 from tests.lakes import TestLake, orders_csv
 
 
@@ -23,7 +23,7 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
     step = filled.plan(request=RANGE)["mart.days"]
     assert (len(step.partitions or ()), step.reasons) == (1126, ("asked for by date",))
 
-    pieces, whole = [], build._whole
+    pieces, whole = [], executor._whole
 
     def cut_off(work: Any, declared: Any) -> Any:
         pieces.append(work.step.partitions)
@@ -32,7 +32,7 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
         return whole(work, declared)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(build, "_whole", cut_off)
+        patched.setattr(executor, "_whole", cut_off)
         filled.attempt("mart.days", request=RANGE, run="cut off")
     assert [one[0] for one in pieces] == [date(2021, 1, 1), date(2022, 1, 1), date(2023, 1, 1)]
     assert [day.isoformat() for (day,) in filled.rows("mart.days", "day")] == [*DAYS[:3], DAYS[4]]
@@ -55,7 +55,7 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
 
 def test_changes_come_first_in_a_backfill_that_is_cut_off(filled: TestLake, monkeypatch: pytest.MonkeyPatch) -> None:
     filled.land("raw.orders", "2.csv", orders_csv(order(9, "2024-01-01", 5), order(10, "2022-03-01", 1)))
-    count, whole = [0], build._whole
+    count, whole = [0], executor._whole
 
     def cut_off(work: Any, declared: Any) -> Any:
         count[0] += 1
@@ -64,7 +64,7 @@ def test_changes_come_first_in_a_backfill_that_is_cut_off(filled: TestLake, monk
         return whole(work, declared)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(build, "_whole", cut_off)
+        patched.setattr(executor, "_whole", cut_off)
         filled.attempt(request=RANGE)
     filled.run()  # without the range: what changed must be there all the same
     amounts = dict(filled.rows("mart.days"))

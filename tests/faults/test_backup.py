@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 
-from lakehouse import delta, rejects
-from lakehouse.declare import Append, Merge, Rebuild, Rule, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Append, Merge, Rebuild
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io
 from lakehouse.errors import LockError
-from lakehouse.ledger import Run
-from lakehouse.lock import run_lock
-from lakehouse.reconcile import reconcile
-from lakehouse.replay import replay
+from lakehouse.quality import quarantine
+from lakehouse.quality.reconcile import reconcile
 from lakehouse.settings import PROJECT
+from lakehouse.storage.lock import run_lock
+from lakehouse.writes.replay import replay
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, typed_items
 
 Lakes = Callable[..., TestLake]
@@ -62,7 +65,7 @@ def shell(script: str, root: Path, copy: Path) -> None:
 
 def state(lake: TestLake) -> dict[str, Any]:
     """What the lake says, but for the numbers of deliveries, which may differ in another order of batches."""
-    waiting = [json.loads(one["original"]) for one in rejects.waiting(lake.lake, "clean.items")]
+    waiting = [json.loads(one["original"]) for one in quarantine.waiting(lake.lake, "clean.items")]
     return {
         **{name: lake.rows(name, *ITEM_TYPES) for name in lake.lake.graph.declared if name != "raw.items"},
         "raw.items": lake.rows("raw.items", *ITEM_TYPES),
@@ -135,14 +138,14 @@ def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
     lake.land("raw.items", "2.csv", items_csv("3,1,6", "4,1,60"))
     with monkeypatch.context() as changed:
         changed.setattr(
-            delta, "append", lambda *given, put=delta.append, **more: _only("raw.items", put, *given, **more)
+            delta_io, "append", lambda *given, put=delta_io.append, **more: _only("raw.items", put, *given, **more)
         )
         assert lake.attempt().statuses == {"raw.items": "written", "clean.items": "failed"}
     shell(COPYING.replace("logs silver", "logs clean").replace("logs bronze", "logs raw"), lake.root, copy)
     restored(lake, copy)
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (3, 1, 6)]
-    assert [one["batch"] for one in rejects.waiting(lake.lake, "clean.items")] == [1, 2]
+    assert [one["batch"] for one in quarantine.waiting(lake.lake, "clean.items")] == [1, 2]
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from lakehouse.declare import Merge
-from lakehouse.landing import Landing, Manifest
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.landing.manifest import Manifest
+from lakehouse.landing.zone import Landing
 from tests.faults.compare import assert_same, content
 from tests.lakes import TestLake, age, items_csv, items_table, landed_items, payments_file
 from tests.orders import clean, landed

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse import graph
-from lakehouse.plan import Lake
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
 from lakehouse.settings import PROJECT
 from tests.faults.compare import Content, assert_same, content
 from tests.faults.deliveries import FIRST, SECOND, land

@@ -10,10 +10,10 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from lakehouse import graph
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
+from lakehouse.deltalog.sql import query
 from lakehouse.errors import LakehouseError
-from lakehouse.plan import Lake
-from lakehouse.query import query
 from tests.faults.compare import Content, assert_same, content
 from tests.lakes import TestLake, age, items_csv, items_table, landed_items
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from tests.lakehouse.test_monitor import (
+from tests.lakehouse.ml.test_monitoring import (
     CALM,
     Command,
     changed,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse import graph
-from lakehouse.plan import Lake
+from lakehouse.catalog import Lake
+from lakehouse.definitions import graph
 from tests.faults.compare import content
 from tests.lakes import TestLake, items_csv, items_table, landed_items
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from lakehouse import gate
 from lakehouse.errors import ModelError
-from lakehouse.registering import Registry, TrainResult
-from lakehouse.tracking import CHAMPION
-from lakehouse.training import train
-from tests.lakehouse.test_promoting import MIDDLING
+from lakehouse.ml import promotion
+from lakehouse.ml.mlflow_client import CHAMPION
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.training import train
+from lakehouse.ml.training_record import TrainResult
+from tests.lakehouse.ml.test_promotion import MIDDLING
 from tests.parcels import FILE, LEARNER, Place, model
 from tests.served import GOOD, WEAK, give_alias
 
@@ -71,14 +72,14 @@ def test_a_champion_that_another_machine_makes_meanwhile_is_compared_with_too(
     two: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_alias(two, CHAMPION, WEAK)
-    compare, compared = gate.compare, []
+    compare, compared = promotion.compare, []
 
-    def compare_slowly(*what: Any) -> gate.Verdict:
+    def compare_slowly(*what: Any) -> promotion.Verdict:
         compared.append(compare(*what))
         give_alias(two, CHAMPION, GOOD)
         return compared[-1]
 
-    monkeypatch.setattr(gate, "compare", compare_slowly)
+    monkeypatch.setattr(promotion, "compare", compare_slowly)
     third = two.train(model(**MIDDLING))
     assert [one.better for one in compared] == [True, False]
     assert third.alias == "challenger"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
-from tests.lakehouse.test_reconcile import differences
+from tests.lakehouse.quality.test_reconcile import differences
 from tests.lakes import TestLake, items_csv
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from lakehouse.errors import ModelError
-from lakehouse.features import Task
-from lakehouse.scoring import load
-from lakehouse.tracking import Loaded, tracking
+from lakehouse.ml.mlflow_client import Loaded, tracking
+from lakehouse.ml.scoring import load
+from lakehouse.ml.task import Task
 from tests.parcels import LEARNER, TASK, Place, model, parcels
 from tests.s3 import Proxy, free_ports, proxy
 

@@ -8,13 +8,14 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse import delta, rejects
-from lakehouse.declare import Append, Merge
+from lakehouse.definitions.write_modes import Append, Merge
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io
 from lakehouse.errors import AccountingError
-from lakehouse.ledger import Run
-from lakehouse.reconcile import reconcile
-from lakehouse.replay import Replayed
-from tests.lakehouse.test_replay import SMALL, Lakes, outcomes, replayed
+from lakehouse.quality import quarantine
+from lakehouse.quality.reconcile import reconcile
+from lakehouse.writes.replay import Replayed
+from tests.lakehouse.writes.test_replay import SMALL, Lakes, outcomes, replayed
 from tests.lakes import items_csv, items_table, landed_items
 
 
@@ -28,7 +29,7 @@ def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
     strict.run()
     lake = strict.declaring(landed_items, items_table(write, **more))
     with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.replay._settle", lambda *_: 1 / 0)
+        changed.setattr("lakehouse.writes.replay._settle", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             replayed(lake)
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50)]
@@ -64,11 +65,11 @@ def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
     strict.land("raw.items", "2.csv", items_csv("3,1,60", "4,1,6"))
     strict.run("raw.items")
     with monkeypatch.context() as changed:
-        changed.setattr(delta, "append", lambda *_: 1 / 0)  # once the rejects are written
+        changed.setattr(delta_io, "append", lambda *_: 1 / 0)  # once the rejects are written
         assert strict.attempt("clean.items").report.failed
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
     lake = strict.declaring(landed_items, items_table())
-    assert [one["batch"] for one in rejects.waiting(lake.lake, "clean.items")] == [1]
+    assert [one["batch"] for one in quarantine.waiting(lake.lake, "clean.items")] == [1]
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
     assert replayed(lake) == Replayed("clean.items", 1, {}, {})
     assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
@@ -100,7 +101,7 @@ def test_a_replay_cut_short_among_many_outcomes_still_adds_up(lake_of: Lakes, mo
     strict.run()
     lake = strict.declaring(landed_items, items_table())
     with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.replay._settle", lambda *_: 1 / 0)
+        changed.setattr("lakehouse.writes.replay._settle", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             replayed(lake)
     done = replayed(lake, run=Run("replay-2", ""))

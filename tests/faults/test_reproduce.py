@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.registering import RECIPE
-from lakehouse.tracking import tracking
-from tests.lakehouse.test_reproduce import again, artifact, table
+from lakehouse.ml.mlflow_client import tracking
+from lakehouse.ml.training_record import RECIPE
+from tests.lakehouse.ml.test_reproduce import again, artifact, table
 from tests.parcels import FILE, Place, model, parcels
 
 

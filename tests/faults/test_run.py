@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pytest
 from delta.exceptions import ConcurrentAppendException
 
-from lakehouse import delta, log
-from lakehouse import run as runs
-from lakehouse.declare import Rule, source
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import source
+from lakehouse.deltalog import table_log
+from lakehouse.engine.spark import delta_io
 from lakehouse.errors import LedgerError
-from lakehouse.work import Outcome, Work
-from tests.lakehouse.test_run import Lakes
+from lakehouse.runs import scheduler
+from lakehouse.writes.table_writer import Outcome, Work
+from tests.lakehouse.runs.test_scheduler import Lakes
 from tests.lakes import items_csv, items_table, landed_items
 
 
@@ -30,7 +32,7 @@ def test_a_damaged_log_is_told_and_stops_only_its_own_branch(lake_of: Lakes) -> 
     assert done.statuses == {"raw.items": "failed", "clean.items": "skipped", "raw.other": "written"}
     assert "Delta log cannot be read" in done.errors["raw.items"]
     with pytest.raises(LedgerError):
-        log.open_log(lake.lake.path("raw.items"))
+        table_log.open_log(lake.lake.path("raw.items"))
 
 
 @pytest.mark.parametrize("conflicts", [0, 3, 4])
@@ -42,21 +44,23 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
     lake.run("raw.items")
     waits: list[float] = []
     left = iter([ConcurrentAppendException("another")] * conflicts)
-    carried_out = runs.carry_out
+    carried_out = scheduler.carry_out
 
     def conflicting(work: Work) -> Outcome:
         for error in left:
             raise error
         return carried_out(work)
 
-    monkeypatch.setattr(runs, "carry_out", conflicting)
-    monkeypatch.setattr(delta, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(scheduler, "carry_out", conflicting)
+    monkeypatch.setattr(delta_io, "time", SimpleNamespace(sleep=waits.append))
     decided: list[str] = []
-    decide = runs.decide
-    monkeypatch.setattr(runs, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request))
+    decide = scheduler.decide
+    monkeypatch.setattr(
+        scheduler, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request)
+    )
     done = lake.attempt("clean.items")
     assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
     assert len(decided) == 1 + min(conflicts, 3)
     assert len({*waits}) == len(waits) == min(conflicts, 3)
-    assert all(0 <= one <= delta.CONFLICT_SECONDS for one in waits)
+    assert all(0 <= one <= delta_io.CONFLICT_SECONDS for one in waits)
     assert lake.version("clean.items") == (0 if conflicts <= 3 else None)

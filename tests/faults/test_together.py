@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
-from lakehouse.query import query
+from lakehouse.deltalog.sql import query
 from tests.faults.compare import assert_same, content
 from tests.faults.processes import Order, Runs
 from tests.fleet import SNAPSHOTS

@@ -13,7 +13,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import make_pipeline
 
 from lakehouse.errors import ModelError
-from lakehouse.tracking import tracking
+from lakehouse.ml.mlflow_client import tracking
 from tests.parcels import TASK, Place, model
 
 

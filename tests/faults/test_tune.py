@@ -19,10 +19,10 @@ import pytest
 from deltalake import DeltaTable
 
 from lakehouse.errors import ModelError
+from lakehouse.ml.mlflow_client import tracking
 from lakehouse.settings import PROJECT
-from lakehouse.tracking import tracking
 from tests import parcel_trees
-from tests.lakehouse.test_tune import numbers, runs, tune
+from tests.lakehouse.ml.tuning.test_search import numbers, runs, tune
 from tests.parcels import LEARNER, Place
 
 
@@ -34,13 +34,13 @@ def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str
         [
             "import os",
             "from pathlib import Path",
-            "from lakehouse import study_runs, tuning",
-            "from lakehouse.registering import Registry",
+            "from lakehouse.ml.tuning import search, study_runs",
+            "from lakehouse.ml.registry import Registry",
             "from tests import parcel_trees",
             textwrap.dedent(first),
             "if __name__ == '__main__':",
             f"    models = {{{LEARNER!r}: parcel_trees}}",
-            f"    tuning.tune({LEARNER!r}, models, revision='abc123', trials={trials}, {places}, **{more!r})",
+            f"    search.tune({LEARNER!r}, models, revision='abc123', trials={trials}, {places}, **{more!r})",
         ]
     )
 
@@ -91,7 +91,7 @@ def test_a_candidate_that_was_cut_off_is_tried_again(place: Place, monkeypatch: 
     """Twice the process ends during its first trial, which is one of the model's own candidates."""
     cut_off = """
         parcel_trees.CANDIDATES = ({"max_iter": 7}, {"max_iter": 5})
-        tuning.try_out = lambda *_: os.kill(os.getpid(), 9)
+        search.try_out = lambda *_: os.kill(os.getpid(), 9)
     """
     for _ in range(2):
         command = [sys.executable, "-c", in_a_process(place, 2, cut_off)]
@@ -212,7 +212,7 @@ def test_a_dask_cluster_elsewhere_is_named_by_its_address(place: Place) -> None:
 
 
 def test_a_worker_that_finds_another_table_does_not_count_as_a_failed_trial(place: Place) -> None:
-    from lakehouse.trials import Work, try_out
+    from lakehouse.ml.tuning.trials import Work, try_out
 
     table = DeltaTable(place.lake / "gold" / "parcels")
     work = Work(parcel_trees.__name__, place.lake, "another-id", table.version(), 0)

@@ -9,14 +9,16 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame
 
-from lakehouse import delta, log
-from lakehouse.declare import Append, Merge, Rebuild, looks_up, table
+from lakehouse.definitions.tables import looks_up, table
+from lakehouse.definitions.write_modes import Append, Merge, Rebuild
+from lakehouse.deltalog import table_log
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io
 from lakehouse.errors import UndoError
-from lakehouse.ledger import Run
-from lakehouse.reconcile import reconcile
-from lakehouse.restoring import take_back
-from lakehouse.undo import plan_undo
-from tests.lakehouse.test_undo import SMALL, THREE, Lakes, adds_up, content, landed, undo, values, waits
+from lakehouse.plan.rollback import plan_undo
+from lakehouse.quality.reconcile import reconcile
+from lakehouse.writes.rollback import take_back
+from tests.lakehouse.writes.test_rollback import SMALL, THREE, Lakes, adds_up, content, landed, undo, values, waits
 from tests.lakes import (
     ITEM_TYPES,
     items_csv,
@@ -127,14 +129,14 @@ def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatc
     lake.land("raw.items", "2.csv", items_csv(*THREE[1]))
     lake.run(run="B")
     after, waited_after = content(lake, bronze=False), values(waits(lake, "clean.items"))
-    restore, left = delta.restore, [None] * gone_back
+    restore, left = delta_io.restore, [None] * gone_back
 
     def cut(*given: Any) -> None:
         left.pop()
         restore(*given)
 
     with monkeypatch.context() as changed:
-        changed.setattr(delta, "restore", cut)
+        changed.setattr(delta_io, "restore", cut)
         with pytest.raises(IndexError):
             undo(lake, "B", by="cut")
     adds_up(lake)
@@ -156,7 +158,7 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
     landed(lake, THREE[0], THREE[1])
     lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
     with monkeypatch.context() as changed:
-        changed.setattr(delta, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
+        changed.setattr(delta_io, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
         assert lake.attempt(run="C").report.failed
     undo(lake, "B")
     assert {one.path for one in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}
@@ -206,7 +208,7 @@ def test_tables_of_no_graph_go_back_too(lake_of: Lakes) -> None:
     undo(alone, "B")
     assert lake.version("clean.items") == (versions or 0) + 1
     assert len(waits(lake, "clean.items")) == 1
-    assert log.last_record(lake.lake.quarantine("clean.items")).undoes == "B"  # type: ignore[union-attr]
+    assert table_log.last_record(lake.lake.quarantine("clean.items")).undoes == "B"  # type: ignore[union-attr]
 
 
 def replace_name(declared: Any, name: str) -> Any:

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame
 
-from lakehouse.columns import typed, unreadable
-from lakehouse.declare import ORIGIN_COLUMNS, Merge, source, table
+from lakehouse.definitions.sources import ORIGIN_COLUMNS, source
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.spark import typed, unreadable
 from tests.faults.compare import content
 from tests.lakes import TestLake, parquet
 

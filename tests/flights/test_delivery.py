@@ -6,8 +6,8 @@ import pytest
 
 from flights import delivery
 from flights.delivery import Delivered, deliver
-from lakehouse import storage
 from lakehouse.errors import LandingError
+from lakehouse.storage import location
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_interrupted_delivery_leaves_no_part_of_a_file(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage.os, "replace", stop)
+    monkeypatch.setattr(location.os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         deliver(tmp_path)
     assert list((tmp_path / "flights").iterdir()) == []

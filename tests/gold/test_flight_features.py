@@ -16,7 +16,7 @@ from flights.grain import FLIGHT_KEY
 from flights.keys import ORIGINS
 from gold._features_state import WEATHER
 from gold.flight_features import COLUMNS, flight_features
-from lakehouse.checks import problems_of
+from lakehouse.definitions.validation import problems_of
 
 FLIGHT_TYPES = (
     "flight_date date, carrier string, flight int, origin string, dest string, tailnum string, sched_dep_utc timestamp, "

@@ -5,7 +5,7 @@ from chispa import assert_df_equality
 
 from gold.airport_daily import airport_daily
 from gold.carrier_monthly import carrier_monthly
-from lakehouse.checks import problems_of
+from lakehouse.definitions.validation import problems_of
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_every_table_holds_what_landed(sql: Callable[[str], list[dict[str, objec
 
 def test_the_second_run_replaced_only_the_days_that_landed(demo: tuple[Path, str]) -> None:
     root, said = demo
-    history = json.loads(run(root, "lakehouse.cli", "history", "gold.airport_daily", "--json"))
+    history = json.loads(run(root, "lakehouse.cli.main", "history", "gold.airport_daily", "--json"))
     assert [entry["version"] for entry in history] == [1, 0]
     assert history[0]["record"]["inputs"]["silver.flights"]["version"] == 1
     assert "6 partitions" in said

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from lakehouse import settings as settings_module
+from lakehouse.engine.spark.session import LOG_STORE, properties
 from lakehouse.errors import SettingsError
-from lakehouse.session import LOG_STORE, properties
 from lakehouse.settings import PROJECT, load
 
 

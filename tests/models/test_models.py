@@ -27,7 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from gold.flight_features import COLUMNS
 from lakehouse.errors import ModelError
-from lakehouse.features import Rows, evaluate
+from lakehouse.ml.dataset import Rows
+from lakehouse.ml.metrics import evaluate
 from lakehouse.settings import PROJECT
 from models import keras_network, network, spark_forest, spark_trees, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES

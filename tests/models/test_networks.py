@@ -22,7 +22,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
-from lakehouse.features import Rows, evaluate
+from lakehouse.ml.dataset import Rows
+from lakehouse.ml.metrics import evaluate
 from models import _epochs, keras_network, network
 from models._encoding import DESCRIPTION, Encoding, learn_encoding
 from models._epochs import Batch, minibatches, spooled

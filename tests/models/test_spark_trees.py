@@ -17,7 +17,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from lakehouse.errors import ModelError
-from lakehouse.features import Rows, as_frame
+from lakehouse.ml.dataset import Rows, as_frame
 from models import _spark_nodes, spark_forest, spark_trees
 from models.late_arrival import CATEGORIES, FEATURES
 from tests.departures import features_of, splits_of

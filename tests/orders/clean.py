@@ -5,8 +5,11 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse.columns import typed, unreadable
-from lakehouse.declare import ORIGIN_COLUMNS, Append, History, Merge, Rule, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Append, History, Merge
+from lakehouse.spark import typed, unreadable
 
 ORDER_TYPES = {
     "order_id": "bigint",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse.declare import source
+from lakehouse.definitions.sources import source
 
 orders = source(
     "raw.orders",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lakehouse.declare import Merge, Rebuild, Replace, Rule, drives, looks_up, table
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.write_modes import Merge, Rebuild, Replace
 
 LOOK_BACK_DAYS = 2
 

@@ -11,10 +11,12 @@ from threading import Event, Thread
 import psycopg
 import pytest
 
-from lakehouse import extract, storage
-from lakehouse.declare import Contract, Database, source
+from lakehouse.definitions.contracts import Contract
+from lakehouse.definitions.sources import Database, source
+from lakehouse.engine.spark import jdbc
 from lakehouse.errors import LockError
-from lakehouse.lease import Hold
+from lakehouse.storage import location
+from lakehouse.storage.lease import Hold
 from silver.airlines import airlines as silver_airlines
 from silver.planes import planes as silver_planes
 from tests.lakes import TestLake
@@ -42,7 +44,7 @@ def database(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[psyc
 
 @pytest.fixture
 def lake(lake_of: Callable[..., TestLake], database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> TestLake:
-    monkeypatch.setattr(extract, "_today", lambda: TODAY)
+    monkeypatch.setattr(jdbc, "_today", lambda: TODAY)
     return lake_of(airlines, planes, silver_airlines, silver_planes)
 
 
@@ -51,9 +53,9 @@ def test_what_is_new_is_taken_once(lake: TestLake, database: psycopg.Connection)
     assert (done.counts("bronze.airlines")["written"], done.counts("bronze.planes")["written"]) == (16, 3322)
     assert done.counts("silver.airlines") == {"written": 16, "unchanged": 0, "superseded": 0, "quarantined": 0}
     assert done.counts("silver.planes")["written"] == 3322
-    assert storage.names(lake.folder("bronze.planes")) == [f"planes_{TODAY}.parquet"]
-    assert storage.names(lake.folder("bronze.airlines")) == [f"airlines_00000001_{TODAY}.parquet"]
-    assert storage.names(lake.root / "extracts" / "bronze.planes") == []
+    assert location.names(lake.folder("bronze.planes")) == [f"planes_{TODAY}.parquet"]
+    assert location.names(lake.folder("bronze.airlines")) == [f"airlines_00000001_{TODAY}.parquet"]
+    assert location.names(lake.root / "extracts" / "bronze.planes") == []
     assert ("9E", "Endeavor Air Inc.") in lake.rows("bronze.airlines", *AIRLINES)
     assert None in {year for (year,) in lake.rows("bronze.planes", "year")}
 
@@ -83,12 +85,12 @@ def test_an_extract_that_was_cut_short_is_carried_out_with_its_bounds(
         raise OSError("power")
 
     with monkeypatch.context() as changed:
-        changed.setattr(extract.storage, "move_new", cut)
+        changed.setattr(jdbc.location, "move_new", cut)
         assert lake.attempt("bronze.airlines").report.failed
-    assert storage.names(lake.root / "manifests" / "bronze.airlines" / "extracts") == ["00000001.json"]
+    assert location.names(lake.root / "manifests" / "bronze.airlines" / "extracts") == ["00000001.json"]
     database.execute("INSERT INTO airlines (carrier) VALUES ('LATER')")
     assert lake.run("bronze.airlines").counts("bronze.airlines")["written"] == 17
-    assert storage.names(lake.folder("bronze.airlines")) == [
+    assert location.names(lake.folder("bronze.airlines")) == [
         f"airlines_00000001_{TODAY}.parquet",
         f"airlines_00000002_{TODAY}.parquet",
     ]
@@ -151,7 +153,7 @@ def test_a_database_that_hangs_is_not_waited_for_forever(
     lake: TestLake, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake.run("bronze.planes")  # its connections are warm: what hangs then is the query
-    monkeypatch.setattr(extract, "SILENT_SECONDS", 3)
+    monkeypatch.setattr(jdbc, "SILENT_SECONDS", 3)
     members = running.processes()["postgres"]
     for one in members:
         one.suspend()
@@ -174,12 +176,12 @@ def test_a_run_that_lost_the_lake_lands_nothing(lake: TestLake, monkeypatch: pyt
         changed.setattr(
             Hold, "check", lost_after(2)
         )  # asked as the table's turn comes, as its extract begins and as it lands
-        changed.setattr(extract, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
+        changed.setattr(jdbc, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
         assert "lost the lake" in lake.attempt("bronze.airlines").errors["bronze.airlines"]
         assert not file.exists()
     file.write_bytes(b"of a successor")  # which landed it between the last look and the landing
     with monkeypatch.context() as changed:
-        changed.setattr(extract, "_has_landed", lambda landing, one: False)
+        changed.setattr(jdbc, "_has_landed", lambda landing, one: False)
         lake.attempt("bronze.airlines")
     assert file.read_bytes() == b"of a successor"
 
@@ -258,7 +260,7 @@ def test_a_connection_that_is_cut_while_rows_are_read_lands_nothing(
     cutting.join()
     assert "its database" in said
     assert "terminating connection" in said
-    assert storage.names(lake.folder("bronze.planes")) == []
+    assert location.names(lake.folder("bronze.planes")) == []
     database.execute("DROP VIEW planes")
     database.execute("ALTER TABLE all_planes RENAME TO planes")
     assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3322
@@ -268,7 +270,7 @@ def test_a_batch_that_is_pinned_is_finished_before_the_next_extract(
     lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.ingest.read_batch", lambda *_: 1 / 0)
+        changed.setattr("lakehouse.engine.spark.bronze.read_batch", lambda *_: 1 / 0)
         assert lake.attempt("bronze.planes").report.failed
     database.execute("UPDATE planes SET seats = '1' WHERE tailnum = 'N10156'")
     lake.run("bronze.planes")

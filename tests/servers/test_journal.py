@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.s3 import S3Path, client
-from lakehouse.storage import delta_options
+from lakehouse.storage.location import delta_options
+from lakehouse.storage.s3 import S3Path, client
 from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
 from tests.parcels import TASK, parcels

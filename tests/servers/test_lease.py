@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from lakehouse import lease
 from lakehouse.errors import LockError, StorageError
-from lakehouse.lease import Hold, holder
-from lakehouse.lock import run_lock
-from lakehouse.s3 import S3Path, client
+from lakehouse.storage import lease
+from lakehouse.storage.lease import Hold, holder
+from lakehouse.storage.lock import run_lock
+from lakehouse.storage.s3 import S3Path, client
 from tests.s3 import SERVERS, proxy
 
 HOLD = """
 import sys, time
-from lakehouse import lease
-from lakehouse.lock import run_lock
-from lakehouse.s3 import S3Path
+from lakehouse.storage import lease
+from lakehouse.storage.lock import run_lock
+from lakehouse.storage.s3 import S3Path
 lease.LEASE_SECONDS = float(sys.argv[2])
 with run_lock(S3Path("locks", sys.argv[1]), "the-first-run"):
     print("held", flush=True)
@@ -75,7 +75,7 @@ def test_a_second_run_leaves_with_the_holders_name_and_takes_over_at_once_when_i
 
 def test_what_is_renewed_is_kept_and_what_runs_out_is_not(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)
-    monkeypatch.setattr("lakehouse.lock._has_ended", lambda said: False)  # as of a holder on another machine
+    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda said: False)  # as of a holder on another machine
     first = held_elsewhere(root, 3)
     with pytest.raises(LockError), run_lock(root, "second", wait_seconds=5):
         pass
@@ -89,7 +89,7 @@ def test_a_paused_holder_knows_that_it_lost_the_lake_and_its_numbers_are_smaller
     root: S3Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
-    monkeypatch.setattr("lakehouse.lock._has_ended", lambda said: False)
+    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda said: False)
     paused, successor = Hold(), Hold(token=0)  # a clock that is behind
     with run_lock(root, "paused", hold=paused):
         paused.check()
@@ -106,7 +106,7 @@ def test_a_paused_holder_knows_that_it_lost_the_lake_and_its_numbers_are_smaller
 
 
 def test_a_stopped_process_finds_its_lease_gone(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lakehouse.lock._has_ended", lambda said: False)
+    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda said: False)
     first = held_elsewhere(root, 2)
     os.kill(first.pid, signal.SIGSTOP)
     try:

@@ -26,10 +26,10 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lakehouse import graph
-from lakehouse.s3 import S3Path
+from lakehouse.definitions import graph
 from lakehouse.settings import PROJECT
-from lakehouse.storage import Location
+from lakehouse.storage.location import Location
+from lakehouse.storage.s3 import S3Path
 from tests.sources import fill
 from tests.stack import SECRETS, Running, free_port, running_servers
 

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from lakehouse import landing, storage
-from lakehouse.declare import source
+from lakehouse.definitions.sources import source
+from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import StorageError
-from lakehouse.log import open_log
-from lakehouse.s3 import S3Path, client
+from lakehouse.landing import zone as landing
+from lakehouse.storage import location
+from lakehouse.storage.s3 import S3Path, client
 from tests.s3 import Proxy, minio, proxy
 
 ROWS = pa.table({"order": list(range(1000))})
@@ -49,7 +50,7 @@ def test_a_file_is_not_rejected_for_what_the_store_does(standing: Proxy, tmp_pat
     )
     pq.write_table(ROWS, tmp_path / "1.parquet")
     root = S3Path("lake")
-    storage.deliver(root.joinpath("landing", orders.landing, "1.parquet"), tmp_path / "1.parquet")
+    location.deliver(root.joinpath("landing", orders.landing, "1.parquet"), tmp_path / "1.parquet")
     zone = landing.Landing(orders, root / "landing", root / "manifests")
     files = zone.listed()
     seen: list[str] = []
@@ -73,7 +74,7 @@ def test_changes_that_cannot_be_read_now_are_not_gone(tmp_path: Path, monkeypatc
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         client().create_bucket(Bucket="lake")
-        options = storage.delta_options(place)
+        options = location.delta_options(place)
         for _ in range(2):
             write_deltalake(
                 str(place),
@@ -97,7 +98,7 @@ def test_an_upload_that_fails_is_told(standing: Proxy, tmp_path: Path, size: int
     (tmp_path / "file").write_bytes(bytes(size))
     standing.rule = lambda method, path: "expired" if method in ("PUT", "POST") else "pass"
     with pytest.raises(StorageError, match="the credentials have expired"):
-        storage.deliver(S3Path("lake", "file"), tmp_path / "file")
+        location.deliver(S3Path("lake", "file"), tmp_path / "file")
 
 
 def loses_first(standing: Proxy, wanted: str, part: str) -> None:
@@ -107,7 +108,7 @@ def loses_first(standing: Proxy, wanted: str, part: str) -> None:
 
 def test_what_is_created_once_is_the_writers_own_though_the_answer_was_lost(standing: Proxy) -> None:
     part, target = S3Path("lake", "scratch/part.parquet"), S3Path("lake", "landing/extract.parquet")
-    for create in (lambda: storage.create(target, b"rows"), lambda: storage.move_new(part, target)):
+    for create in (lambda: location.create(target, b"rows"), lambda: location.move_new(part, target)):
         part.write_bytes(b"rows")
         target.unlink()
         loses_first(standing, "PUT", "extract")
@@ -125,12 +126,12 @@ def test_a_large_file_is_delivered_in_parts_and_its_progress_told(standing: Prox
     file.write_bytes(os.urandom(20_000_000))
     sent: list[int] = []
     standing.requests.clear()
-    assert storage.deliver(S3Path("lake", "landing/large.csv"), file, sent.append)
+    assert location.deliver(S3Path("lake", "landing/large.csv"), file, sent.append)
     assert sum(sent) == 20_000_000
     assert len(sent) > 2
     assert len([1 for method, path, _ in standing.requests if method == "PUT" and "partNumber=" in path]) == 3
-    assert storage.same(S3Path("lake", "landing/large.csv"), file)
-    assert not storage.deliver(S3Path("lake", "landing/large.csv"), file), "the same bytes are there"
+    assert location.same(S3Path("lake", "landing/large.csv"), file)
+    assert not location.deliver(S3Path("lake", "landing/large.csv"), file), "the same bytes are there"
 
 
 def test_files_are_looked_up_below_their_own_folder(standing: Proxy) -> None:
@@ -138,9 +139,9 @@ def test_files_are_looked_up_below_their_own_folder(standing: Proxy) -> None:
         S3Path("lake", f"zone/{name}").write_bytes(b"x")
     zone = S3Path("lake", "zone")
     standing.requests.clear()
-    found = storage.look_up(zone, ["one/a/1.csv", "one/b/2.csv", "one/gone.csv"])
+    found = location.look_up(zone, ["one/a/1.csv", "one/b/2.csv", "one/gone.csv"])
     assert [path for path, one in found.items() if isinstance(one, OSError)] == ["one/gone.csv"]
-    assert {one.path for one in found.values() if isinstance(one, storage.Found)} == {"one/a/1.csv", "one/b/2.csv"}
+    assert {one.path for one in found.values() if isinstance(one, location.Found)} == {"one/a/1.csv", "one/b/2.csv"}
     assert ["prefix=zone%2Fone%2F" in path for _, path, _ in standing.requests] == [True]
-    assert isinstance(storage.look_up(zone, ["one/a/1.csv", "other/3.csv"])["other/3.csv"], storage.Found)
-    assert storage.look_up(zone, []) == {}
+    assert isinstance(location.look_up(zone, ["one/a/1.csv", "other/3.csv"])["other/3.csv"], location.Found)
+    assert location.look_up(zone, []) == {}

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.storage_check import require_conditional_put
+from lakehouse.storage.preflight import require_conditional_put
 from tests.s3 import SERVERS, Proxy, client, new_keys, proxy
 from tests.sessions import small_s3_session
 

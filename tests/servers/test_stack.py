@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from deploy import prepare, processes
 from deploy.servers import SERVERS
 from lakehouse.errors import ModelError
-from lakehouse.tracking import tracking
+from lakehouse.ml.mlflow_client import tracking
 from tests.stack import SECRETS, Running, listening, running_servers
 
 # A machine without MinIO builds it first, once.

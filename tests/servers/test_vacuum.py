@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from deltalake import write_deltalake
 
+from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import VacuumError
-from lakehouse.ledger import Run
-from lakehouse.registering import Registry
-from lakehouse.s3 import S3Path, client
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.training import train
+from lakehouse.runs.vacuum import Vacuumed, vacuum
 from lakehouse.settings import Settings, load
-from lakehouse.storage import delta_options
-from lakehouse.training import train
-from lakehouse.vacuum import Vacuumed, vacuum
+from lakehouse.storage.location import delta_options
+from lakehouse.storage.s3 import S3Path, client
 from tests.parcels import LEARNER, Place, model, parcels
 from tests.s3 import minio
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.errors import ModelError
-from lakehouse.tracking import tracking
+from lakehouse.ml.mlflow_client import tracking
 from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, model, parcels

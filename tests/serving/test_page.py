@@ -25,8 +25,8 @@ from playwright.sync_api import Page, expect
 from threadpoolctl import threadpool_limits
 
 from flights.grain import FLIGHT_KEY
-from lakehouse import modeling
 from lakehouse import settings as settings_module
+from lakehouse.ml import pipeline
 from lakehouse.settings import PROJECT
 from serving.app.server import PAGE
 from tests.browser import browsing
@@ -66,7 +66,7 @@ class Served:
 def command(root: Path, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A command of the project at work, once it has said where it answers; it is interrupted at the end."""
     env = os.environ | {"LAKEHOUSE_ROOT": str(root), "PYTHONPATH": str(PROJECT)} | variables
-    line = [sys.executable, "-m", "lakehouse.cli", *words]
+    line = [sys.executable, "-m", "lakehouse.cli.main", *words]
     with subprocess.Popen(
         line, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -98,7 +98,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("page")
     features_of(root / "lake", flights_at_a_quarter_past_ten())
     with threadpool_limits(1):
-        version = modeling.train(settings_module.load(root=root), "trees").model_version
+        version = pipeline.train(settings_module.load(root=root), "trees").model_version
     days = [LAST - timedelta(n) for n in range(20)]
     daily = [
         {"flight_date": day, "origin": origin, "flights": 300 + n, "cancelled": n % 7, "late_rate": 0.2 + n % 5 / 20}

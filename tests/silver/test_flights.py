@@ -3,7 +3,7 @@ from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
 from bronze.flights import flights as bronze_flights
-from lakehouse.checks import problems_of
+from lakehouse.definitions.validation import problems_of
 from silver.flights import flights
 
 SCHEMA = ", ".join(f"{name} {type_name}" for name, type_name in flights.columns.items())

@@ -6,7 +6,7 @@ from chispa import assert_df_equality
 from bronze.airlines import airlines as bronze_airlines
 from bronze.airports import airports as bronze_airports
 from bronze.planes import planes as bronze_planes
-from lakehouse.checks import problems_of
+from lakehouse.definitions.validation import problems_of
 from silver.airlines import airlines
 from silver.airports import airports
 from silver.planes import planes

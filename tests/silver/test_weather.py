@@ -1,7 +1,7 @@
 from chispa import assert_df_equality
 
 from bronze.weather import weather as bronze_weather
-from lakehouse.checks import problems_of
+from lakehouse.definitions.validation import problems_of
 from silver.weather import weather
 
 COLUMNS = ", ".join(f"{name} {type_name}" for name, type_name in weather.columns.items())

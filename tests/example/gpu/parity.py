@@ -14,7 +14,7 @@ from lakehouse.settings import PROJECT
 def command(root: Path, *words: str) -> str:
     """Carry out a command on the lake at ``root``; returns what it said."""
     done = subprocess.run(
-        [sys.executable, "-m", "lakehouse.cli", *words], cwd=PROJECT, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "lakehouse.cli.main", *words], cwd=PROJECT, capture_output=True, text=True, check=False,
         env=submitted.environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=""),
     )  # fmt: skip
     if done.returncode:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.compare import differences
 from benchmarks.submitted import carried_out
-from lakehouse import gpu
+from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError
 from tests.example.gpu.parity import through
 
@@ -43,7 +43,7 @@ def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -
 
 def test_every_table_is_the_same_by_gpu(by_cpu: Path, tmp_path: Path) -> None:
     try:
-        gpu.require_device()
+        rapids.require_device()
     except SessionError as error:
         pytest.skip(str(error))
     through(tmp_path, SPANS, gpu="on")

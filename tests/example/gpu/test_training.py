@@ -10,8 +10,9 @@ from importlib.util import find_spec
 import pytest
 
 from benchmarks.submitted import environment
-from lakehouse import gpu
+from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError
+from lakehouse.gpu import training
 from lakehouse.settings import PROJECT
 from tests.example.gpu.trained import FOREST, PARAMS
 
@@ -40,9 +41,9 @@ def test_a_model_does_the_same_twice() -> None:
 @pytest.mark.parametrize("name", [*PARAMS, FOREST])
 def test_a_model_does_as_well_by_gpu(name: str) -> None:
     try:
-        gpu.require_device(gpu.TRAINING_NEEDS)
+        rapids.require_device(training.TRAINING_NEEDS)
     except SessionError as error:
         pytest.skip(str(error))
-    if missing := [one for one in (*gpu.TRAINING, "torch") if find_spec(one) is None]:
+    if missing := [one for one in (*training.TRAINING, "torch") if find_spec(one) is None]:
         pytest.skip(f"{', '.join(missing)} are not installed: pip install 'lakehouse[torch,rapids]'")
     assert trained(name, "gpu") == pytest.approx(trained(name, "cpu"), abs=TOLERANCE[name])

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lakehouse import gpu
+from lakehouse.gpu import training
 from lakehouse.settings import load
 
 PARAMS: dict[str, dict[str, Any]] = {
@@ -28,9 +28,10 @@ FOREST = "sklearn_forest"
 
 def main(name: str) -> None:
     settings = load()
-    gpu.accelerate(settings)
-    from lakehouse.features import Rows, evaluate
-    from lakehouse.session import spark_session
+    training.accelerate(settings)
+    from lakehouse.engine.spark.session import spark_session
+    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.metrics import evaluate
     from models.late_arrival import FEATURES, TASK
     from tests.departures import features_of, some_flights
 
@@ -70,7 +71,7 @@ def _fitted_by(name: str, fitted: Any) -> str:
     if name == "network":
         return "gpu" if next(iter(fitted.layers.parameters())).is_cuda else "cpu"
     if name == "spark_forest":
-        return "gpu" if gpu.random_forest().__module__ == "lakehouse.rapids_forest" else "cpu"
+        return "gpu" if training.random_forest().__module__ == "lakehouse.gpu.forest" else "cpu"
     return "cpu"
 
 

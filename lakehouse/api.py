@@ -1,0 +1,94 @@
+"""What commands and jobs do: runs on the lake that the settings describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lakehouse.catalog import Lake
+from lakehouse.definitions.tables import Table
+from lakehouse.definitions.write_modes import Replace
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark.session import spark_session
+from lakehouse.errors import DeclarationError, UndoError
+from lakehouse.plan.steps import Request
+from lakehouse.quality import quarantine
+from lakehouse.runs import lineage
+from lakehouse.runs.context import open_lake, session_for
+from lakehouse.runs.scheduler import Report, Watcher, new_run, run_tables
+from lakehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from lakehouse.gpu.report import TableReport
+    from lakehouse.plan.rollback import Undo
+    from lakehouse.writes.replay import Replayed
+
+
+def run_pipeline(
+    settings: Settings, selectors: Iterable[str] = (), request: Request | None = None, watcher: Watcher | None = None,
+    run: Run | None = None, log: Path | None = None,
+) -> Report:  # fmt: skip
+    """Bring the selected tables up to date, under the lake's lock, on a session of its own."""
+    lake = open_lake(settings)
+    names = lake.graph.select(tuple(selectors))
+    run = run or new_run()
+    with session_for(settings, run, log) as session:
+        traced = lineage.traced(settings, lake, run, watcher)
+        return run_tables(session, lake, names, request or Request(), run, settings.parallel_tables, traced)
+
+
+def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
+    """What of the selected tables' plans would run on a GPU, on a session of its own."""
+    from lakehouse.gpu.report import report
+
+    lake = open_lake(settings).still()
+    with spark_session(settings.model_copy(update={"gpu": "explain"}), log) as spark:
+        return report(spark, lake, lake.graph.select(tuple(selectors)))
+
+
+def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool) -> Replayed:
+    """Replay a table's rejects, under the lake's lock, on a session of its own."""
+    from lakehouse.engine.spark import delta_io
+    from lakehouse.writes.replay import Replayed, replay
+
+    lake = open_lake(settings)
+    if not quarantine.waiting(lake, table):  # no JVM to say so
+        return Replayed(table)
+    with session_for(settings, run, log) as session:
+        return delta_io.after_conflicts(table, lambda: replay(session, lake, table, run, dry=dry))
+
+
+def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
+    """Take back a run as planned, under the lake's lock, on a session of its own.
+
+    Raises:
+        UndoError: the lake is not as it was planned for.
+    """
+    from lakehouse.plan.rollback import plan_undo
+    from lakehouse.writes.rollback import take_back
+
+    lake = open_lake(settings)
+    with session_for(settings, run, log) as session:
+        if plan_undo(lake, agreed.run).tables != agreed.tables:
+            raise UndoError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
+        take_back(session.get(), lake, agreed, run)
+
+
+def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:
+    """What the user asked of a run.
+
+    Raises:
+        DeclarationError: a range of dates was asked for, but is not whole, ends before it begins, or none of the selected tables
+            is replaced by partition.
+    """
+    if (since is None) != (until is None):
+        raise DeclarationError("A range needs both --from and --to.")
+    if since is not None and since > until:
+        raise DeclarationError(f"--from {since} is after --to {until}.")
+    declared = (lake.graph.declared[name] for name in names)
+    if since is not None and not any(isinstance(t, Table) and isinstance(t.write, Replace) for t in declared):
+        raise DeclarationError(
+            "--from and --to recompute tables replaced by partition; none of the selected tables is."
+        )
+    return Request(frozenset(names) if full_refresh else frozenset(), since, until)

@@ -1,0 +1,105 @@
+"""A hash of what a declaration says and its function does, so that a commit tells which code made it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import re
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from lakehouse.definitions.contracts import Contract
+from lakehouse.definitions.tables import Declared, Table
+from lakehouse.settings import PROJECT
+
+LENGTH = 12
+# Python 3.11 before 3.11.8 counts the depth of a tree once for all threads: where a collection lets another thread in, two that parse fail
+# (github.com/python/cpython/issues/106905).
+ONE_PARSE = threading.Lock()
+
+
+def definition_of(declared: Declared) -> str:
+    """A short hash that changes with the declaration, its function, and the project's functions and constants these use.
+
+    Comments, docstrings and formatting do not count.
+    """
+    # Without a contract it is what it was before there were contracts.
+    data = {name: value for name, value in vars(declared).items() if name != "function" and value != Contract()}
+    parts = [json.dumps(data, default=_plain, sort_keys=True)]
+    if isinstance(declared, Table):
+        parts += sorted(_sources(declared.function, set()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:LENGTH]
+
+
+def code_of(function: Callable[..., Any]) -> str:
+    """The same for a function alone."""
+    return hashlib.sha256("\n".join(sorted(_sources(function, set()))).encode()).hexdigest()[:LENGTH]
+
+
+def names_column(table: Table, column: str) -> bool:
+    """Whether the table's function, or one that it uses, has the column's name in it: as a rule it reads it then."""
+    word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)")
+    return any(word.search(source) for source in _sources(table.function, set()))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "items"):
+        return dict(value)
+    return {"type": type(value).__name__, **vars(value)}
+
+
+def _sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
+    """The function's syntax tree and, in turn, those of the functions of this project that it uses."""
+    if id(function) in seen or not isinstance(function, FunctionType):
+        return
+    seen.add(id(function))
+    text = textwrap.dedent(inspect.getsource(function))
+    with ONE_PARSE:
+        tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = []
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    yield ast.dump(tree)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield from _used(name, cell.cell_contents, seen)
+    names = _names(function.__code__)
+    for name in sorted(names):
+        used = function.__globals__.get(name)
+        if isinstance(used, ModuleType) and _is_in_project(used.__file__):
+            for attribute in sorted(names & vars(used).keys()):
+                yield from _used(f"{name}.{attribute}", vars(used)[attribute], seen)
+        else:
+            yield from _used(name, used, seen)
+
+
+def _used(name: str, used: Any, seen: set[int]) -> Iterator[str]:
+    """What a function's use of a name says: a function's sources, a constant's value."""
+    used = inspect.unwrap(used) if callable(used) else used  # what @cache and the like wrap
+    if isinstance(used, FunctionType) and _is_ours(used):
+        yield from _sources(used, seen)
+    elif isinstance(used, Table):
+        yield from _sources(used.function, seen)
+    elif isinstance(used, set | frozenset):
+        yield f"{name}={sorted(used, key=repr)!r}"
+    elif isinstance(used, str | int | float | tuple | list | dict | range):
+        yield f"{name}={used!r}"
+
+
+def _names(code: CodeType) -> set[str]:
+    nested = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*nested)
+
+
+def _is_ours(function: FunctionType) -> bool:
+    return _is_in_project(inspect.getsourcefile(function))
+
+
+def _is_in_project(file: str | None) -> bool:
+    return file is not None and file.startswith(str(PROJECT)) and "site-packages" not in file

@@ -1,0 +1,184 @@
+"""What is wrong with a declaration taken alone, told in sentences."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import get_args
+
+from lakehouse.definitions.contracts import OnMissingColumn, OnNewColumn, OnRetypedColumn
+from lakehouse.definitions.identifiers import COLUMN_PATTERN
+from lakehouse.definitions.rules import KEY_RULE, MALFORMED_RULE, READABLE_RULE, OnBreach
+from lakehouse.definitions.sources import (
+    LANDING_COLUMNS,
+    MALFORMED,
+    RESCUED,
+    SECRET_IN_URL,
+    Database,
+    Format,
+    Relanded,
+    Source,
+)
+from lakehouse.definitions.tables import TYPES, UNREADABLE, Declared, Table
+from lakehouse.definitions.write_modes import Append, History, Merge, Replace, Write
+from lakehouse.errors import DeclarationError
+
+# What the platform adds to tables, and to rows while it works on them.
+_RESERVED = {*LANDING_COLUMNS, MALFORMED, RESCUED, UNREADABLE}
+# What a table's rows have besides while they are put in order, compared and merged.
+_WORKING = {
+    "_changed", "_class", "_delete", "_ends", "_gap", "_known", "_next", "_own", "_partition", "_rank", "_stay", "_told",
+}  # fmt: skip
+_NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+_LANDING = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
+# What a cursor can be besides a time: numbers that tell one row from the next.
+_COUNTING = ("smallint", "int", "bigint", "decimal")
+_NESTED_TYPE = re.compile(r"decimal\(\d+,\d+\)|(array|map|struct)<.+>")
+
+
+def problems_of(declared: Declared) -> list[str]:
+    """What is wrong with one declaration taken alone, in sentences."""
+    found = []
+    if not _NAME.fullmatch(declared.name):
+        found.append(f"{declared.name!r}: a table's name is layer.table in lower case, such as silver.orders")
+    found += [
+        f"{declared.name}: column {c!r} is not a plain name"
+        for c in declared.columns
+        if not COLUMN_PATTERN.fullmatch(c)
+    ]
+    found += [
+        f"{declared.name}: column {c} has type {kind!r}, which is none of Spark SQL's ({', '.join(TYPES)}, decimal(p,s), "
+        "array<>, map<>, struct<>)"
+        for c, kind in declared.columns.items()
+        if kind not in TYPES and not _NESTED_TYPE.fullmatch(kind)
+    ]
+    found += _name_problems(declared)
+    if isinstance(declared, Table):
+        return found + _table_problems(declared)
+    if not _LANDING.fullmatch(declared.landing):
+        found.append(
+            f"{declared.name}: landing={declared.landing!r} is not a folder below the landing zone, of plain names"
+        )
+    contract = declared.contract
+    for parameter, value, allowed in (
+        ("format", declared.format, Format),
+        ("relanded", declared.relanded, Relanded),
+        ("new_column", contract.new_column, OnNewColumn),
+        ("missing_column", contract.missing_column, OnMissingColumn),
+        ("changed_type", contract.changed_type, OnRetypedColumn),
+    ):
+        if value not in get_args(allowed):
+            found.append(f"{declared.name}: {parameter}={value!r} is not one of {', '.join(get_args(allowed))}")
+    if declared.format == "csv" and set(declared.columns.values()) - {"string"}:
+        found.append(f"{declared.name}: a CSV source lands as strings; give types in silver")
+    return found + _database_problems(declared)
+
+
+def _name_problems(declared: Declared) -> list[str]:
+    """Names that Delta or the platform would take for one another: it does not tell upper from lower case."""
+    by_lower: dict[str, list[str]] = {}
+    for column in declared.columns:
+        by_lower.setdefault(column.lower(), []).append(column)
+    alike = [f"columns {' and '.join(names)} differ only in case" for names in by_lower.values() if len(names) > 1]
+    reserved = _RESERVED | _WORKING if isinstance(declared, Table) else _RESERVED
+    taken = [names[0] for lower, names in by_lower.items() if lower in reserved]
+    return [f"{declared.name}: {one}" for one in [*alike, *(f"column {c} is the platform's own name" for c in taken)]]
+
+
+def _database_problems(source: Source) -> list[str]:
+    database = source.database
+    if database is None:
+        return []
+    found = (
+        [] if source.format == "parquet" else [f"{source.name}: what comes from a database lands as format='parquet'"]
+    )
+    if not database.key:
+        found.append(f"{source.name}: its database needs a key, the columns that order its rows")
+    unknown = [c for c in (*database.key, *([database.cursor] if database.cursor else [])) if c not in source.columns]
+    found += [f"{source.name}: its database's {c} is none of its columns" for c in unknown]
+    if SECRET_IN_URL.search(database.url):
+        found.append(f"{source.name}: its database's url holds a password; name variables in user and password instead")
+    if source.settle_seconds:
+        found.append(
+            f"{source.name}: settle_seconds would hold back its own extracts; give Database(settle_seconds=...)"
+        )
+    if database.cursor is None and source.relanded != "replace":
+        found.append(f"{source.name}: a second snapshot of a day replaces the first: give relanded='replace'")
+    return found + _cursor_problems(source, database)
+
+
+def _cursor_problems(source: Source, database: Database) -> list[str]:
+    if database.cursor is None or database.cursor not in source.columns:
+        return []
+    kind, settle = source.columns[database.cursor], database.settle_seconds
+    if kind.startswith("timestamp") and not settle:
+        return [
+            f"{source.name}: rows with an earlier {database.cursor} may become visible later: give Database(settle_seconds=...), "
+            "longer than any transaction takes"
+        ]
+    if not kind.startswith(("timestamp", *_COUNTING)):
+        return [f"{source.name}: its cursor {database.cursor} is a {kind}, which is neither a number nor a timestamp"]
+    if settle and not kind.startswith("timestamp"):
+        return [f"{source.name}: settle_seconds need a cursor that is a timestamp, not a {kind}"]
+    return []
+
+
+def _table_problems(table: Table) -> list[str]:
+    found = [*_parameter_problems(table), *_rule_problems(table), *_write_problems(table)]
+    return [f"{table.name}: {problem}" for problem in found]
+
+
+def _rule_problems(table: Table) -> list[str]:
+    levels = get_args(OnBreach)
+    found = [
+        f"rule {rule.name} is to {rule.on_breach!r}, which is not one of {', '.join(levels)}"
+        for rule in table.rules
+        if rule.on_breach not in levels
+    ]
+    doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
+    own = [rule.name for rule in table.rules if rule.name in (KEY_RULE, MALFORMED_RULE, READABLE_RULE)]
+    found += [f"rule {name} is the platform's own name" for name in own]
+    return found + [f"two rules are called {name!r}" for name in sorted(doubled)]
+
+
+def _write_problems(table: Table) -> list[str]:
+    write = table.write
+    if not isinstance(write, Write):
+        return [f"write={write!r} is not one of {', '.join(f'{way.__name__}()' for way in get_args(Write))}"]
+    found, named = [], [*table.key, *table.stats]
+    if isinstance(write, Merge | History) and not table.key:
+        found.append("this way of writing needs a key")
+    if isinstance(write, Append | Merge | History) and len(table.drivers) != 1:
+        found.append(f"{type(write).__name__} needs exactly one driver, got {len(table.drivers)}")
+    if isinstance(write, Merge) and isinstance(write.newest_by, str):
+        found.append(f"newest_by={write.newest_by!r} is text, not columns; write ({write.newest_by!r},)")
+    elif isinstance(write, Merge):
+        named += write.newest_by
+    elif isinstance(write, History):
+        named.append(write.effective)
+    elif isinstance(write, Replace):
+        if table.columns.get(write.partition) != "date":
+            found.append(f"the partition {write.partition!r} must be one of its date columns")
+        found += [
+            f"driver {one.table} must say by which date column it maps to partitions (drives(..., by=...))"
+            for one in table.drivers.values()
+            if one.by is None
+        ]
+    return found + [f"column {c!r} is named but not declared" for c in dict.fromkeys(named) if c not in table.columns]
+
+
+def _parameter_problems(table: Table) -> list[str]:
+    parameters = list(inspect.signature(table.function).parameters.values())
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        return []
+    known = {p.name for p in parameters}
+    found = [f"its function takes no parameter {name!r}" for name in table.inputs if name not in known]
+    needed = [p.name for p in parameters if p.default is p.empty and p.name not in table.inputs]
+    return found + [f"its function's parameter {name!r} names no input" for name in needed]
+
+
+def raise_all(problems: Sequence[str]) -> None:
+    """Raise one DeclarationError that lists every problem; do nothing where there is none."""
+    if problems:
+        raise DeclarationError("The declared tables do not fit together:\n  - " + "\n  - ".join(problems))

@@ -1,0 +1,85 @@
+"""The ledger: what each table has consumed, kept in its own commits.
+
+Every data commit carries a `Record` in Delta's commit userMetadata. A record is atomic with the rows that it speaks of, so
+there is no checkpoint to lose or to run ahead. Commits without a record (OPTIMIZE, ALTER, another writer's) are no
+new input: readers look for the last record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+from lakehouse.storage.lease import Hold
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its id, which sorts by time, the revision of the code that it runs, and its hold of the lake."""
+
+    id: str
+    revision: str
+    hold: Hold = field(default_factory=Hold, compare=False)
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """A version of an input table, and the generation that it belonged to."""
+
+    version: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one commit did.
+
+    ``inputs`` is the full map of versions consumed so far, not only those of this commit. ``batch`` counts the table's
+    commits and never restarts; ``generation`` grows when the table was made anew (first build, full refresh), so
+    that a reader knows not to look for changes across it. ``contract`` says how the columns came to differ from those before, or from
+    those declared. ``asked`` are the first and the last of the partitions that were recomputed because a range of days was asked for.
+    ``at`` is UTC, ISO 8601.
+
+    A commit that took back a run says which (``undoes``) and the recorded version whose rows it put back (``restores``; -1:
+    there was none, and the table was emptied). ``undone`` are the batches of landed files that no longer count, in every
+    record of a source's table: what the table holds and which manifests stand for it change in one commit.
+    """
+
+    run: str
+    batch: int
+    generation: int
+    inputs: Mapping[str, Consumed]
+    rows: Mapping[str, int]
+    revision: str
+    definition: str
+    at: str
+    files: int = 0
+    contract: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    undoes: str = ""
+    restores: int = -1
+    undone: tuple[int, ...] = ()
+    format: int = field(default=FORMAT)
+
+    def to_json(self) -> str:
+        return json.dumps({"lakehouse": asdict(self)}, separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Record | None:
+        """The record in a commit's userMetadata; None where there is none."""
+        try:
+            value = json.loads(text or "")["lakehouse"]
+            inputs = {n: Consumed(one["version"], one["generation"]) for n, one in value["inputs"].items()}
+            known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
+            known |= {name: tuple(known.get(name, ())) for name in ("contract", "asked", "undone")}
+            return cls(inputs=inputs, **known)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def application_id(table: str, generation: int) -> str:
+    """The id under which a table's batches are fenced (Delta's txnAppId): one that was used before is skipped."""
+    return f"lakehouse/{table}/{generation}"

@@ -1,0 +1,1 @@
+"""Engines compute a table's rows and write Delta tables."""

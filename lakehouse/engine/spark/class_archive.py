@@ -1,0 +1,95 @@
+"""Makes Java's archive of the classes that a session loads, by which later sessions start sooner (JEP 350).
+
+    python -m lakehouse.engine.spark.class_archive
+
+`make setup` does so. Java leaves aside an archive that another Java or another Spark has made.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lakehouse.engine.spark.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, OF_THE_JVM, local_files, properties
+from lakehouse.errors import SessionError
+from lakehouse.settings import CONF, PROJECT
+
+
+def make() -> None:
+    """Make the archive, by a session that does a little of what a run does.
+
+    Raises:
+        SessionError: the session did not end well, or this Java makes no archive.
+    """
+    conf = CONF / "spark" / "local.conf"
+    ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ARCHIVE.parent) as folder:
+        new = Path(folder, ARCHIVE.name)
+        java = (
+            f'{properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
+        )
+        own = {"spark.driver.extraJavaOptions": java, **local_files()}
+        told = [
+            "--properties-file",
+            str(conf),
+            *(f"--conf={name}={value}" for name, value in own.items()),
+            "pyspark-shell",
+        ]
+        clean = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
+        done = subprocess.run(  # until nobody writes to its output any more: the JVM outlives it, and writes the archive
+            [sys.executable, "-m", "lakehouse.engine.spark.class_archive", folder], cwd=PROJECT, capture_output=True, text=True, check=False,
+            env=clean | {"SPARK_CONF_DIR": NO_FOLDER, "PYSPARK_SUBMIT_ARGS": shlex.join(told)},
+        )  # fmt: skip
+        if done.returncode or not new.exists():
+            said = (done.stdout + done.stderr).strip().splitlines()[-20:]
+            raise SessionError(
+                "\n".join(["No archive of Spark's classes was made; all works without, and starts later.", *said])
+            )
+        new.replace(ARCHIVE)
+
+
+def _work(folder: Path) -> None:
+    """Land, read, window, join, write, merge and aggregate a few rows, for their classes."""
+    from delta.tables import DeltaTable
+    from pyspark.sql import SparkSession, Window
+    from pyspark.sql import functions as F
+
+    spark = SparkSession.builder.getOrCreate()
+    landed, table = str(folder / "landed"), str(folder / "table")
+    spark.range(100).selectExpr("id", "id % 7 AS day", "concat('a', id) AS text").write.csv(landed, header=True)
+    rows = spark.read.csv(landed, schema="id BIGINT, day INT, text STRING", header=True, mode="PERMISSIVE")
+    latest = Window.partitionBy("day").orderBy(F.desc("id"))
+    rows = (
+        rows.withColumn("place", F.row_number().over(latest))
+        .withColumn("before", F.lag("text").over(latest))
+        .withColumn("at", F.to_timestamp(F.concat_ws(" ", F.lit("2013-01-01"), F.lit("10:00"))))
+        .join(rows.groupBy("day").agg(F.count("*").alias("of")), "day", "left")
+    )
+    rows.write.format("delta").partitionBy("day").save(table)
+    merged = (
+        DeltaTable.forPath(spark, table)
+        .alias("t")
+        .merge(rows.where("place < 3").alias("s"), "t.id = s.id AND t.day = s.day")
+    )
+    merged.whenMatchedUpdateAll("t.text <> s.text").whenNotMatchedInsertAll().whenNotMatchedBySourceDelete(
+        "t.id > 90"
+    ).execute()
+    rows.write.format("delta").mode("overwrite").option("replaceWhere", "day = 1").save(table + "2")
+    spark.read.format("delta").load(table).groupBy("day").agg(
+        F.sum("id"), F.expr("percentile_approx(id, 0.5)")
+    ).toArrow()
+    spark.stop()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        _work(Path(sys.argv[1]))
+    else:
+        try:
+            make()
+        except SessionError as error:
+            print(error, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,134 @@
+"""NVIDIA's RAPIDS plugin for Spark: its properties, its jar, and whether there is a device for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from filelock import FileLock
+
+from lakehouse.errors import SessionError
+from lakehouse.settings import CONF, Settings
+
+logger = logging.getLogger(__name__)
+PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
+
+
+class Needs(NamedTuple):
+    """The oldest driver and the least compute capability that will do."""
+
+    what: str
+    driver: int
+    capability: float
+
+
+# As the plugin's own documents have it for its CUDA 12 jar, which Maven's plain name means; and as CUDA 13's for what trains.
+PLUGIN_NEEDS: Final = Needs("the RAPIDS plugin", 525, 7.0)
+_OFF = (
+    "Without LAKEHOUSE_GPU and LAKEHOUSE_GPU_TRAINING Spark and scikit-learn run on the CPU; "
+    "LAKEHOUSE_GPU=explain says what would run on a GPU."
+)
+
+
+def overlays(settings: Settings) -> list[Path]:
+    """The files of properties that come on top of the profile's, in their order."""
+    if not settings.gpu:
+        return []
+    if settings.gpu == "explain":
+        return [CONF / "spark" / "gpu.conf", CONF / "spark" / "gpu-explain.conf"]
+    names = ["gpu.conf", f"gpu-{settings.spark}", *(["gpu-training.conf"] if settings.gpu_training else [])]
+    return [file for name in names if (file := CONF / "spark" / name).exists()]
+
+
+def plugin_jar(settings: Settings) -> Path:
+    """The plugin's jar, brought from Maven Central once (1 GB).
+
+    Raises:
+        SessionError: it is not where the settings say, or cannot be fetched.
+    """
+    if settings.gpu_jar:
+        if not settings.gpu_jar.is_file():
+            raise SessionError(f"The RAPIDS plugin is not at {settings.gpu_jar} (LAKEHOUSE_GPU_JAR).")
+        return settings.gpu_jar
+    group, artifact, version = PLUGIN.split(":")
+    jar = Path.home() / ".cache" / "lakehouse" / f"{artifact}-{version}.jar"
+    jar.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(jar.with_suffix(".lock")):
+        if not jar.exists():
+            logger.warning("The RAPIDS plugin (1 GB) is fetched once, into %s: this takes some minutes", jar.parent)
+            _fetch(jar, f"{group}_{artifact}-{version}.jar")
+    return jar
+
+
+def _fetch(jar: Path, name: str) -> None:
+    with tempfile.TemporaryDirectory(dir=jar.parent) as folder:
+        done = resolve(PLUGIN, Path(folder), "--conf", f"spark.jars.ivySettings={CONF / 'spark' / 'ivy.xml'}")
+        found = Path(folder, "jars", name)
+        if done.returncode or not found.exists():
+            raise SessionError(
+                f"The RAPIDS plugin ({PLUGIN}, 1 GB) cannot be fetched from Maven Central: {complaint(done)}. Where there is no network, "
+                "bring the jar and say where it is: LAKEHOUSE_GPU_JAR."
+            )
+        found.rename(jar)
+
+
+def resolve(packages: str, ivy: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Have Spark bring packages and what they need to ``ivy``, as spark.jars.packages names them, without a session."""
+    import pyspark
+
+    submit = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent, "bin", "spark-submit")
+    ivy.mkdir(exist_ok=True)
+    (nothing := ivy / "nothing.py").touch()
+    command = [str(submit), "--packages", packages, *more, "--conf", f"spark.jars.ivy={ivy}", str(nothing)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    nothing.unlink()
+    return done
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """Why `resolve` failed: of all that Ivy and Java print, the line with the error."""
+    lines = done.stderr.strip().splitlines() or ["nothing was said"]
+    return next((line for line in lines if "Exception" in line), lines[-1])
+
+
+def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
+    """Check that there is a GPU that will do, among those that CUDA_VISIBLE_DEVICES names: without one the plugin would end the JVM
+    without a word.
+
+    Raises:
+        SessionError: there is none, or the driver or each device is too old.
+    """
+    if not shutil.which("nvidia-smi"):
+        raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {_OFF}")
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named == "":
+        raise SessionError(f"CUDA_VISIBLE_DEVICES is empty, which hides each GPU: name one, or unset it. {_OFF}")
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(
+            [*asked, *([f"--id={named}"] if named is not None else [])],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {_OFF}") from None
+    devices = re.findall(r"^(.+), (\d+(?:\.\d+)*), (\d+\.\d+)$", done.stdout, re.MULTILINE)
+    if done.returncode or not devices:
+        said = (done.stdout + done.stderr).strip() or "it names no device"
+        raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {_OFF}")
+    wrong = [told for name, driver, able in devices if (told := _too_old(name, driver, able, needs))]
+    if len(wrong) == len(devices):
+        raise SessionError(f"{' '.join(dict.fromkeys(wrong))} {_OFF}")
+
+
+def _too_old(name: str, driver: str, capability: str, needs: Needs) -> str:
+    if int(driver.split(".", 1)[0]) < needs.driver:
+        return f"The NVIDIA driver {driver} is too old for {needs.what}: {needs.driver} is needed."
+    if float(capability) < needs.capability:
+        return f"{name} (compute capability {capability}) is too old for {needs.what}: {needs.capability} is needed."
+    return ""

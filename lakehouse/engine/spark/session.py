@@ -1,0 +1,288 @@
+"""Spark sessions. Only a job or a command opens one and stops it; everything else is handed it. It starts on first use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lakehouse.engine.spark import rapids
+from lakehouse.errors import SessionError, first_line
+from lakehouse.settings import CONF, PROJECT, Settings
+from lakehouse.storage.s3 import S3Path
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+# Variables by which a JVM takes options, or Spark jars and settings.
+OF_THE_JVM = (
+    "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS", "SPARK_JAVA_OPTS", "SPARK_CLASSPATH",
+    "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
+    "PYSPARK_SUBMIT_ARGS",
+)  # fmt: skip
+# No folder: on the class path, where Spark puts it, one with files would keep Java from its archive.
+NO_FOLDER = str(CONF / "spark" / "nothing")
+_OWN = [NO_FOLDER]  # what an earlier session of this process put there
+# Java's own form of the classes that Spark loads (`lakehouse.engine.spark.class_archive`), and Java's silence where it leaves that aside.
+ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
+ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
+JAR = PROJECT / "lakehouse" / "engine" / "spark" / "logstore" / "conditional-put-logstore.jar"
+LOG_STORE = "lakehouse.ConditionalPutLogStore"
+LOCAL_FILES = "lakehouse.PosixLocalFileSystem"
+JAVA_HINT = (
+    "Spark needs Java 17 or 21. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
+    "openjdk-21-jre-headless; Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17, then export "
+    'JAVA_HOME="$(brew --prefix openjdk@17)"; any system: a Temurin 17 or 21 package) or point JAVA_HOME at one.'
+)
+
+
+def properties(file: Path) -> dict[str, str]:
+    """The settings in a Spark properties file, as spark-submit reads them."""
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
+    return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
+
+
+class LazySession:
+    """A Spark session that starts on first use, so that a run without work starts no JVM.
+
+    It starts in the thread that made this object: as a rule the main thread, which alone receives Ctrl-C. Other threads wait
+    in `get` while that thread is in `wait`.
+    """
+
+    def __init__(self, start: Callable[[], AbstractContextManager[SparkSession]]) -> None:
+        self._start = start
+        self._thread = threading.get_ident()
+        self._requested: Future[None] = Future()
+        self._session: Future[SparkSession] = Future()
+        self._exit = ExitStack()
+
+    @classmethod
+    def of(cls, spark: SparkSession) -> LazySession:
+        """Wrap a running session; whoever started it stops it."""
+        return cls(lambda: nullcontext(spark))
+
+    def get(self) -> SparkSession:
+        """Return the session; start it on the first call.
+
+        Raises:
+            SessionError: Spark did not start, or the run was cancelled before.
+        """
+        if threading.get_ident() != self._thread:
+            with suppress(InvalidStateError):  # requested already
+                self._requested.set_result(None)
+        elif not self._session.done():
+            self._session.set_result(self._exit.enter_context(self._start()))
+        return self._session.result()
+
+    def isolated(self) -> SparkSession:
+        """Return a session for one table's write: what a merge sets for its commit must not reach another's."""
+        return self.get().newSession()
+
+    def wait(self, futures: Collection[Future[T]]) -> set[Future[T]]:
+        """Wait until some of the futures are done, and return them; start the session where another thread requests it.
+
+        Raises:
+            SessionError: Spark did not start.
+        """
+        if not self._session.done():
+            either: list[Future[Any]] = [*futures, self._requested]
+            wait(either, return_when=FIRST_COMPLETED)
+            if self._requested.done():
+                self.get()
+        return wait(futures, return_when=FIRST_COMPLETED).done
+
+    def cancel(self) -> None:
+        """Cancel all jobs; a session that has not started never will."""
+        if not self._session.done():
+            self._session.set_exception(SessionError("Spark was not started: the run was cancelled. Run again."))
+        elif self._session.exception() is None:
+            self._session.result().sparkContext.cancelAllJobs()
+
+    def stop(self) -> None:
+        """Stop the session if it was started."""
+        self._exit.close()
+
+
+@contextmanager
+def spark_session(settings: Settings, log: Path | None = None) -> Iterator[SparkSession]:
+    """Start Spark with the profile's properties, and stop it in the end.
+
+    Where spark-submit started this process, what it was told comes before the profile's properties. With ``log``, what the JVM prints (Spark's and Ivy's chatter) goes to that file.
+
+    Raises:
+        SessionError: Java is missing or Spark did not start.
+    """
+    java_home = os.environ.get("JAVA_HOME")
+    if shutil.which("java") is None and not (java_home and Path(java_home, "bin", "java").exists()):
+        raise SessionError(f"No Java was found. {JAVA_HINT}")
+    from pyspark.sql import SparkSession
+
+    # A cluster's executors look for their own.
+    if settings.gpu == "on" and (not settings.spark_master or settings.spark_master.startswith("local")):
+        rapids.require_device()
+    if not _is_submitted():
+        _shut_out_the_environment()
+    builder = SparkSession.builder
+    for key, value in _properties(settings).items():
+        if key == "spark.jars":
+            start_jvm_with(value)
+        else:
+            builder = builder.config(key, value)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    with _stderr_to(log):
+        try:
+            spark = builder.getOrCreate()
+        except Exception as error:  # py4j raises bare exceptions where the JVM does not come up
+            raise SessionError(_not_started(error, settings, log)) from error
+    try:
+        if isinstance(settings.root, S3Path):
+            _require_safe_commits(spark)
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _not_started(error: Exception, settings: Settings, log: Path | None) -> str:
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors.exceptions.captured import CapturedException
+
+    reason, advice = first_line(error), f"{JAVA_HINT} The first start also needs a network, for Spark's packages."
+    if isinstance(error, Py4JJavaError):  # what Java says follows on what py4j says of the call
+        reason = str(error).splitlines()[1].removeprefix(": ")
+    if isinstance(error, (Py4JJavaError, CapturedException)):  # Java is there
+        advice = ""
+    if settings.spark_master:
+        advice = f"Check that {settings.spark_master} (spark_master) runs."
+    where = f"; its output is in {log}" if log else ""
+    return f"Spark did not start: {reason.rstrip('.')}{where}. {advice}".strip()
+
+
+def _is_submitted() -> bool:
+    """Whether spark-submit started this process, with the JVM that whoever called it asked for."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _shut_out_the_environment() -> None:
+    """Have the JVM's options, jars and classes come from conf/spark alone, whatever the environment would add."""
+    for name in OF_THE_JVM:
+        if os.environ.pop(name, None) not in (None, *_OWN):
+            logger.warning("%s is left aside: what the JVM is started with is said in conf/spark", name)
+    os.environ["SPARK_CONF_DIR"] = NO_FOLDER
+
+
+def _log_settings() -> str:
+    """The same as in conf/spark, from whatever folder a command was called."""
+    return f"-Dlog4j2.configurationFile={(CONF / 'spark' / 'log4j2.properties').as_uri()}"
+
+
+def archive_options() -> str:
+    """The options by which a JVM has its classes from the archive; none where there is no archive."""
+    return f'"-XX:SharedArchiveFile={ARCHIVE}" {ARCHIVE_IS_SILENT}' if ARCHIVE.exists() else ""
+
+
+def _require_safe_commits(spark: SparkSession) -> None:
+    """Check that nothing took the place of what keeps two writers from the same commit: spark-submit is told anything.
+
+    Raises:
+        SessionError: a property did; it is named.
+    """
+    told = spark.sparkContext.getConf()
+    flags = {flag.strip() for flag in (told.get("spark.hadoop.fs.s3a.performance.flags") or "").split(",")}
+    wrong = {
+        "spark.hadoop.fs.s3a.performance.flags": bool({"create", "*"} & flags),
+        "spark.hadoop.fs.s3a.create.performance": str(told.get("spark.hadoop.fs.s3a.create.performance")) == "true",
+        "spark.delta.logStore.s3a.impl": told.get("spark.delta.logStore.s3a.impl") != LOG_STORE,
+    }
+    if found := [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise SessionError(
+            f"Two writers at once would lose commits with {', '.join(f'{name}={told.get(name)}' for name in found)}: "
+            "leave it as conf/spark has it."
+        )
+
+
+def _properties(settings: Settings) -> dict[str, str]:
+    """The profile's properties: less what spark-submit was told, or with what only a JVM of this process can have."""
+    found = composed(settings)
+    if _is_submitted():
+        from pyspark import SparkConf, SparkContext
+
+        SparkContext._ensure_initialized()  # until then a SparkConf knows nothing of what the JVM was told
+        told = SparkConf()
+        return {key: value for key, value in found.items() if not told.contains(key)}
+    found["spark.driver.extraJavaOptions"] += f" {_log_settings()} {archive_options()}"
+    if found["spark.master"].startswith("local"):
+        found |= local_files(found.get("spark.driver.extraClassPath"))
+    return found
+
+
+def local_files(class_path: str | None = None) -> dict[str, str]:
+    """Return the properties by which a JVM writes local files without a process for each (PosixLocalFileSystem.java).
+
+    Args:
+        class_path: what else the JVM is to have on its class path.
+    """
+    if os.name != "posix":
+        return {}
+    return {
+        "spark.driver.extraClassPath": os.pathsep.join([str(JAR), *([class_path] if class_path else [])]),
+        "spark.hadoop.fs.file.impl": LOCAL_FILES,
+        "spark.hadoop.fs.AbstractFileSystem.file.impl": f"{LOCAL_FILES}$Context",
+    }
+
+
+def composed(settings: Settings) -> dict[str, str]:
+    """The profile's properties, with those of a GPU where one is asked for.
+
+    Raises:
+        SessionError: the GPU's plugin cannot be had.
+    """
+    found = properties(settings.spark_conf)
+    if settings.spark_master:
+        found["spark.master"] = settings.spark_master
+    for overlay in rapids.overlays(settings):
+        found |= properties(overlay)
+    if settings.gpu:
+        # By the class path: a jar of spark.jars.packages is copied, all of its gigabyte, whenever a session starts.
+        jar = str(rapids.plugin_jar(settings))
+        found |= {"spark.driver.extraClassPath": jar, "spark.executor.extraClassPath": jar}
+    return found
+
+
+def start_jvm_with(jars: str) -> None:
+    """Have the JVM started with the jars: set on the session, they would take the place of those of spark.jars.packages."""
+    found = ",".join(str(PROJECT / jar) for jar in jars.split(","))  # commands work from any folder
+    _OWN.append(f"--jars {shlex.quote(found)} pyspark-shell")
+    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", _OWN[-1])
+
+
+@contextmanager
+def _stderr_to(log: Path | None) -> Iterator[None]:
+    """Let child processes started meanwhile write to ``log``: the JVM keeps the descriptors it was born with."""
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(kept), "w", buffering=1)
+    try:
+        yield
+    finally:
+        sys.stderr.close()
+        sys.stderr = python_stderr
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,1 @@
+"""RAPIDS: training on a GPU, and what of a plan would run on one."""

@@ -1,0 +1,277 @@
+"""What would run on a GPU: the RAPIDS plugin asked about each table's plan and its write, without one.
+
+The plugin looks at a plan as Spark made it, before it runs (its `ExplainPlan.explainPotentialGpuPlan`), so that nothing is computed
+and nothing written. How Delta reads its own log is left out: the plugin leaves that to the CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from py4j.protocol import Py4JError
+
+from lakehouse.catalog import Lake
+from lakehouse.definitions.identifiers import escaped
+from lakehouse.definitions.sources import Source
+from lakehouse.definitions.tables import Declared, Table
+from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
+from lakehouse.deltalog.commit_record import Consumed
+from lakehouse.engine.spark import bronze
+from lakehouse.engine.spark.delta_io import read_latest
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.errors import first_line
+from lakehouse.plan.steps import Step
+from lakehouse.runs.scheduler import new_run
+from lakehouse.storage.location import spark_uri
+from lakehouse.writes import audit, executor, keyed, rules, transforms
+from lakehouse.writes.table_writer import Batch, Work
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# As the plugin marks them. A `^` expression is computed on the CPU within an operator that stays on the GPU, a `#` operator is left out
+# of a GPU's plan: a sort before a join that needs none there.
+_LINE: Final = re.compile(r"^\s*([*!@#$^])(\w*) <([^>]+)> (.*)$")
+_REASON: Final = re.compile(r" because (.*)$")
+ON_GPU, BRIDGED, LEFT_OUT = "*", "^", "#"
+_OPERATORS: Final = ("Exec", "Command")
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator or expression of a plan, and what would become of it."""
+
+    mark: str
+    kind: str
+    name: str
+    reason: str = ""
+
+    @property
+    def is_operator(self) -> bool:
+        return self.kind in _OPERATORS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One of a table's plans: what makes its rows (``build``), counts them (``audit``), compares them with the table (``compare``) or
+    commits them (``write``)."""
+
+    name: str
+    nodes: tuple[Node, ...]
+
+    def operators(self) -> list[Node]:
+        return [node for node in self.nodes if node.is_operator and node.mark != LEFT_OUT]
+
+    def on_gpu(self) -> int:
+        return sum(node.mark == ON_GPU for node in self.operators())
+
+    def expressions(self) -> Mapping[str, int]:
+        """How many expressions have each mark."""
+        return Counter(node.mark for node in self.nodes if not node.is_operator)
+
+    def fallbacks(self) -> Mapping[tuple[str, str], int]:
+        """What does not run on the GPU, by name and reason; not what would, if something else did."""
+        return Counter((one.name, one.reason) for one in self.nodes if one.mark == "!")
+
+    def bridged(self) -> Mapping[tuple[str, str], int]:
+        """The expressions that the CPU computes within a GPU's operator, those that are the cause."""
+        found = (one for one in self.nodes if one.mark == BRIDGED and "avoids excess" not in one.reason)
+        return Counter((one.name, one.reason) for one in found)
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """A table's plans. ``held``: its rows are kept while its suite is checked; that the CPU reads them then is in none of the plans."""
+
+    table: str
+    plans: tuple[Plan, ...]
+    missing: str = ""
+    held: bool = False
+
+    @property
+    def operators(self) -> int:
+        return sum(len(plan.operators()) for plan in self.plans)
+
+    @property
+    def on_gpu(self) -> int:
+        return sum(plan.on_gpu() for plan in self.plans)
+
+
+def coverage(reports: Iterable[TableReport]) -> float | None:
+    """The share of operators that would run on the GPU; None where there are none."""
+    found = list(reports)
+    operators = sum(one.operators for one in found)
+    return sum(one.on_gpu for one in found) / operators if operators else None
+
+
+def report(spark: SparkSession, lake: Lake, names: Iterable[str]) -> list[TableReport]:
+    """What would become of each of these tables, on a session that has the plugin's classes; the lake must hold their inputs."""
+    spark.conf.set("spark.rapids.sql.explain", "NONE")  # it would print each plan, too
+    return [_report(spark, lake, lake.graph.declared[name]) for name in names]
+
+
+def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
+    inputs = (
+        {} if isinstance(declared, Source) else {one.table: lake.log(one.table) for one in declared.inputs.values()}
+    )
+    if absent := [name for name, log in inputs.items() if log is None]:
+        return TableReport(declared.name, (), f"{', '.join(absent)} is not built yet")
+    pinned = {name: Consumed(log.version, 1) for name, log in inputs.items() if log}
+    work = Work(LazySession.of(spark), lake, new_run(), Step(declared.name, "build", inputs=pinned))
+    found = dict[str, list[str]]()
+    # One by one: a plan reads what is kept from where it is kept, once it is.
+    for name, plan in _source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared):
+        found.setdefault(name, []).append(_explained(work.spark, plan))
+    if not found:
+        return TableReport(declared.name, (), "nothing was landed yet")
+    held = isinstance(declared, Table) and work.has_suite(declared)
+    plans = tuple(Plan(name, nodes_of("\n".join(said))) for name, said in found.items())
+    return TableReport(declared.name, plans, held=held)
+
+
+def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, Any]]:
+    landing = work.lake.landing(source)
+    landed = [one for one in landing.history() if one.files]
+    if landed:
+        rows = bronze.read_batch(work.spark, source, landed[-1], landing.root)
+        yield "build", rows._jdf
+        yield from _writes(work, source, rows)
+
+
+def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, Any]]:
+    if isinstance(table.write, Replace | Rebuild):
+        rows = rules.guarded(table, executor.computed(work, table, None))
+        yield "build", rows._jdf
+        yield from _writes(work, table, rows)
+        return
+    batch = work.batch(table, work.snapshot(table.driver))
+    yield from (_history_plans if isinstance(table.write, History) else _keyed_plans)(work, table, batch)
+    if work.lake.landed_driver(table):
+        yield "audit", batch.came_in()._jdf
+
+
+def _keyed_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
+    """Append and merge: a first build, then an update."""
+    merged = isinstance(table.write, Merge)
+    rows = rules.guarded(table, batch.staged).select(*work.written_columns(batch.staged))
+    yield "build", rows._jdf
+    yield from _writes(work, table, rows)
+    yield "audit", audit.tally(table, batch.staged, merged, rules=False)._jdf
+    if not merged:
+        yield "audit", audit.tally(table, batch.staged, False)._jdf
+        return
+    with _kept(batch.staged) as staged:
+        yield "audit", audit.tally(table, staged)._jdf
+        if work.lake.log(table.name):
+            there, columns = read_latest(work.spark, work.path), work.written_columns(staged)
+            yield "compare", transforms.classed(table, transforms.newest(table, staged), there, columns)._jdf
+
+
+def _history_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
+    yield "build", batch.staged._jdf
+    with _kept(batch.staged) as staged:
+        told = keyed.versions_told(work, table, staged, batch.driver)
+        yield "build", told._jdf
+        yield from _writes(work, table, told)
+        yield "audit", audit.tally(keyed.observations_of(table), staged)._jdf
+        if work.lake.log(table.name):
+            there = read_latest(work.spark, work.path).select(*told.columns)
+            with _kept(told) as rows:
+                yield "compare", transforms.differences(rows, there, (*table.key, "valid_from"), "_delete")._jdf
+
+
+@contextmanager
+def _kept(rows: DataFrame) -> Iterator[DataFrame]:
+    """The rows as `keyed` keeps them; nothing computes them here."""
+    kept = rows.persist()
+    try:
+        yield kept
+    finally:
+        kept.unpersist()
+
+
+def _writes(work: Work, declared: Declared, rows: DataFrame) -> Iterator[tuple[str, Any]]:
+    for command in _commands(work, declared, rows):
+        yield "write", _unrun(work.spark, command)
+
+
+def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
+    """The commands by which `lakehouse.engine.spark.delta_io` commits such a table's rows, each way that there is; a merge where the table is there.
+
+    The plugin looks at a command's own settings, not at its rows: those of a merge are the table's own here.
+    """
+    write = declared.write if isinstance(declared, Table) else Append()
+    yield _save(work, rows, "Overwrite", overwriteSchema="true")
+    if isinstance(write, Append | Merge):
+        yield _save(work, rows, "Append", mergeSchema="false")
+    if isinstance(declared, Source) and declared.relanded == "replace":
+        yield _save(work, rows, "Overwrite", replaceWhere="_batch_id IS NULL", mergeSchema="false")
+    if isinstance(write, Replace):
+        yield _save(work, rows, "Overwrite", replaceWhere=f"`{write.partition}` IS NULL", mergeSchema="false")
+    if isinstance(declared, Table) and isinstance(write, Merge | History) and work.lake.log(declared.name):
+        on = " AND ".join(f"t.`{c}` = s.`{c}`" for c in declared.key)
+        name, gone = f"delta.{escaped(spark_uri(work.path))}", f"s.`{declared.key[0]}` IS NULL"
+        deletes = f"WHEN MATCHED AND {gone} THEN DELETE" if isinstance(write, History) else ""
+        yield (
+            work.spark._jsparkSession.sessionState()
+            .sqlParser()
+            .parsePlan(
+                f"MERGE INTO {name} t USING {name} s ON {on} {deletes} "
+                f"WHEN MATCHED AND NOT {gone} THEN UPDATE SET * WHEN NOT MATCHED AND NOT {gone} THEN INSERT *"
+            )
+        )
+
+
+def _save(work: Work, rows: DataFrame, mode: str, **options: str) -> Any:
+    jvm = work.spark._jvm
+    assert jvm
+    told = jvm.java.util.HashMap()
+    for name, value in {"path": spark_uri(work.path), **options}.items():
+        told.put(name, value)
+    return jvm.org.apache.spark.sql.execution.datasources.SaveIntoDataSourceCommand(
+        rows._jdf.logicalPlan(),
+        jvm.org.apache.spark.sql.delta.sources.DeltaDataSource(),
+        jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(told),
+        getattr(jvm.org.apache.spark.sql.SaveMode, mode),
+    )
+
+
+def _unrun(spark: SparkSession, command: Any) -> Any:
+    """A command as a Dataset that was planned and not carried out."""
+    jvm = spark._jvm
+    assert jvm
+    skip = jvm.org.apache.spark.sql.execution.CommandExecutionMode.SKIP()
+    planned = spark._jsparkSession.sessionState().executePlan(command, skip)
+    encoder = jvm.org.apache.spark.sql.catalyst.encoders.ExpressionEncoder.apply(planned.analyzed().schema())
+    return jvm.org.apache.spark.sql.classic.Dataset(planned, encoder)
+
+
+def _explained(spark: SparkSession, dataset: Any) -> str:
+    jvm = spark._jvm
+    assert jvm
+    try:
+        return str(jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan(dataset, "ALL"))
+    except Py4JError as error:  # the plugin does not understand the plan: all of it runs on the CPU
+        return f"!Exec <Plan> all of it cannot run on GPU because {first_line(error)}"
+
+
+def nodes_of(said: str) -> tuple[Node, ...]:
+    """What the plugin said of a plan; a text within the plan may go over several lines."""
+    lines = list[str]()
+    for line in filter(None, said.splitlines()):
+        if _LINE.match(line) or not lines:
+            lines.append(line)
+        else:
+            lines[-1] += f" {line}"
+    return tuple(_node(*match.groups()) for match in map(_LINE.match, lines) if match)
+
+
+def _node(mark: str, kind: str, name: str, text: str) -> Node:
+    reason = _REASON.search(text) if mark != ON_GPU else None
+    # It has no kind for what it does not know.
+    return Node(mark, kind or ("Exec" if name.endswith("Exec") else "Expression"), name, reason[1] if reason else "")

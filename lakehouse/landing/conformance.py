@@ -1,0 +1,114 @@
+"""How a landed file's columns differ from those declared, and what the source's contract makes of that. Without Spark."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lakehouse.definitions.identifiers import COLUMN_PATTERN
+from lakehouse.definitions.sources import RESCUED, Source
+
+# The wider types that Spark's Parquet reader can give a column without loss.
+_READ_AS = {
+    "tinyint": ("smallint", "int", "bigint"),
+    "smallint": ("int", "bigint"),
+    "int": ("bigint",),
+    "float": ("double",),
+}
+# A Parquet column of which the file has no value, nor a type.
+VOID = "void"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The columns of a file that are not declared, those that are and that it misses, those of another type, and the undeclared
+    ones that could be a table's column only if upper and lower case told columns apart, each with the one that it is like."""
+
+    new: tuple[str, ...]
+    missing: tuple[str, ...]
+    retyped: tuple[str, ...]
+    alike: Mapping[str, str]
+
+
+def drift_of(source: Source, found: Mapping[str, str]) -> Drift:
+    """How the columns of a file differ from the declared ones."""
+    new = tuple(c for c in found if c not in source.columns)
+    first = {c.lower(): c for c in reversed([*source.columns, *new])}
+    return Drift(
+        new,
+        tuple(c for c in source.columns if c not in found),
+        tuple(c for c, kind in source.columns.items() if c in found and not reads_as(found[c], kind)),
+        {c: first[c.lower()] for c in new if first[c.lower()] != c},
+    )
+
+
+def fits(source: Source, found: Mapping[str, str]) -> bool:
+    """Whether a file can be read with the declared schema. A CSV file's columns count in their order."""
+    in_order = source.format != "csv" or list(found) == list(source.columns)
+    typed = VOID not in found.values() and not drift_of(source, found).retyped
+    return in_order and {*found} == {*source.columns} and typed
+
+
+def refused(source: Source, found: Mapping[str, str]) -> str | None:
+    """Why the source's contract rejects a file with these columns; None where it takes it."""
+    contract, drift = source.contract, drift_of(source, found)
+    said: list[str] = []
+    if contract.missing_column == "fail":
+        said += [f"misses column {c}" for c in drift.missing]
+    if contract.new_column == "fail":
+        said += [f"has an unknown column {c}{_like(drift, c)}" for c in drift.new]
+    if contract.changed_type == "fail":
+        said += [f"has column {c} as {found[c]}, declared {source.columns[c]}" for c in drift.retyped]
+    return "; ".join(said) or None
+
+
+def added(source: Source, found: Mapping[str, str]) -> dict[str, str]:
+    """The new columns of a file that the contract adds to the bronze table, with the types that they came with."""
+    if source.contract.new_column != "add":
+        return {}
+    drift = drift_of(source, found)
+    # What begins with an underscore is the platform's own.
+    good = (c for c in drift.new if COLUMN_PATTERN.fullmatch(c) and c not in drift.alike and not c.startswith("_"))
+    return {c: found[c] for c in good if found[c] != VOID}
+
+
+def told(source: Source, found: Mapping[str, str]) -> Iterator[str]:
+    """What becomes of a taken file's columns, in words."""
+    drift, adds = drift_of(source, found), added(source, found)
+    for c in (c for c in drift.new if found[c] != VOID):
+        yield f"adds {c} {adds[c]}" if c in adds else f"keeps {c}{_like(drift, c)} in {RESCUED}"
+    for c in drift.missing:
+        yield f"leaves {c} null, which the files miss"
+    for c in drift.retyped:
+        yield f"reads {c}, {found[c]} in the files, as {source.columns[c]}; what that cannot hold is kept in {RESCUED}"
+
+
+def summed(source: Source, files: Iterable[Mapping[str, str] | None]) -> tuple[str, ...]:
+    """What becomes of the columns of a batch's files, each text once, with the number of files."""
+    said = Counter(text for found in files if found for text in told(source, found))
+    return tuple(f"{text} ({count} file{'s' if count > 1 else ''})" for text, count in said.items())
+
+
+def foreseen(
+    source: Source, files: Iterable[tuple[str, str | None, Mapping[str, str] | None]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What will become of files, each with the reason to reject it or its columns, in words, and the declared columns that will not
+    hold what they held."""
+    files = list(files)
+    taken = [found for _, reason, found in files if found and not reason]
+    said = [f"rejects {path}: {reason}" for path, reason, _ in files if reason]
+    shown = [*said[:_SHOWN], *([f"rejects {len(said) - _SHOWN} more files"] if len(said) > _SHOWN else [])]
+    drifts = [drift_of(source, found) for found in taken]
+    changed = dict.fromkeys(c for one in drifts for c in (*one.missing, *one.retyped))
+    return (*summed(source, taken), *shown), tuple(changed)
+
+
+def _like(drift: Drift, column: str) -> str:
+    return f" (like {drift.alike[column]} but for case)" if column in drift.alike else ""
+
+
+def reads_as(found: str, declared: str) -> bool:
+    """Whether every value of one type is one of the other; of a column without any value that is so."""
+    return found in (declared, VOID) or declared in _READ_AS.get(found, ())

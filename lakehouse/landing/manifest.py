@@ -1,0 +1,56 @@
+"""The manifest of a batch of landed files.
+
+A delivery is a path with its size and its identity (a hash of its content, in a bucket its ETag): the same name with new bytes
+is a new delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One landed file: its path below the landing zone, its identity, its place in the order of deliveries.
+
+    ``columns`` are its own, in their order, with their types, where they are not those declared and the contract takes them.
+    """
+
+    path: str
+    size: int
+    modified_ns: int
+    identity: str = ""
+    file_id: int = 0
+    columns: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that was set aside as a whole, and why."""
+
+    path: str
+    size: int
+    modified_ns: int
+    identity: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of one batch of one source. ``at`` is UTC; a ``full`` batch takes the place of all before it.
+
+    ``undone`` are the files of a batch that was taken back: they count for nothing but the numbers that they had.
+    """
+
+    source: str
+    batch: int
+    at: str
+    definition: str
+    files: tuple[Delivery, ...]
+    rejected: tuple[Rejected, ...] = ()
+    full: bool = False
+    undone: tuple[Delivery, ...] = ()
+
+    def taken_back(self) -> Manifest:
+        return replace(self, files=(), rejected=(), full=False, undone=self.files)

@@ -1,0 +1,1 @@
+"""Models: trained on feature tables at exact versions, registered, scored, monitored."""

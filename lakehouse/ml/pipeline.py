@@ -1,0 +1,275 @@
+"""Training and scoring on the lake: feature tables in, registry and predictions table out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyspark.errors import PythonException
+
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark.session import LazySession, spark_session
+from lakehouse.errors import ModelError
+from lakehouse.ml import models as declared_models
+from lakehouse.ml import reproduce as reproducing
+from lakehouse.ml import retraining, training
+from lakehouse.ml.dataset import open_features
+from lakehouse.ml.mlflow_client import CHAMPION
+from lakehouse.ml.monitoring import Watched, watch
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.reproduce import Reproduced
+from lakehouse.ml.score_writer import _differs, _Merge, _watched_rows, write_watched
+from lakehouse.ml.scoring import ReportResult, carry, realised, report, scores
+from lakehouse.ml.spark_scoring import Carried
+from lakehouse.ml.task import Model, Task
+from lakehouse.ml.training_record import TrainResult
+from lakehouse.ml.tuning import search
+from lakehouse.ml.tuning.search import TuneResult
+from lakehouse.ml.tuning.trials import On
+from lakehouse.runs import context
+from lakehouse.runs.scheduler import revision
+from lakehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a scoring did: rows written to the table of predictions, and to the table of their quality.
+
+    ``report`` where it covered the model's whole report period and its labels are known.
+    """
+
+    model: str
+    version: int
+    alias: str
+    table: str
+    quality_table: str
+    since: str
+    until: str
+    rows: int
+    written: int
+    quality_written: int
+    report: ReportResult | None
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """What watching found, and the rows written to the tables of quality and of drift."""
+
+    watched: Watched
+    quality_written: int
+    drift_written: int
+
+
+def train(
+    settings: Settings,
+    name: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+    tuned: bool = False,
+) -> TrainResult:
+    """Train a declared model on the newest version of its feature table; see `lakehouse.ml.training.train`.
+
+    Parameters that were ``tuned`` are the best of `tune`.
+    """
+    models = declared_models.load_models(settings)
+    name = declared_models.choose_model(models, name)
+    best = search.best(name, models[name], settings.trainings) if tuned else None
+    return _train(settings, name, models, progress, log_file, tuned=best)
+
+
+def retrain(
+    settings: Settings,
+    watched: Watched,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> TrainResult | str:
+    """Train the champion anew on later days, as `lakehouse.ml.retraining.planned` says; the gate decides which of the two stays.
+
+    Returns in words why nothing was trained, where nothing was.
+    """
+    models = declared_models.load_models(settings)
+    how = retraining.planned(watched, models, tracking_uri=settings.tracking_uri)
+    if isinstance(how, str):
+        return how
+    return _train(
+        settings, how.learner, {**models, how.learner: how.model}, progress, log_file,
+        tuned=how.tuned, seed=how.seed, version=how.version,
+    )  # fmt: skip
+
+
+def _train(
+    settings: Settings,
+    name: str,
+    models: Mapping[str, Model],
+    progress: Callable[[str], None] | None,
+    log_file: Path | None,
+    **how: Any,
+) -> TrainResult:
+    with _session_for(models[name], settings, log_file):
+        return training.train(
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, progress=progress, **how,
+        )  # fmt: skip
+
+
+def tune(
+    settings: Settings,
+    name: str | None,
+    trials: int,
+    jobs: int,
+    on: On,
+    progress: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+) -> TuneResult:
+    """Look for a declared model's best parameters, on the newest version of its feature table; see `lakehouse.ml.tuning.search.tune`."""
+    models = declared_models.load_models(settings)
+    name = declared_models.choose_model(models, name)
+    with _session_for(models[name], settings, log_file):
+        return search.tune(
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
+            kept=settings.trainings, trials=trials, jobs=jobs, on=on, dask=settings.dask, progress=progress,
+        )  # fmt: skip
+
+
+def reproduce(
+    settings: Settings, run_id: str, progress: Callable[[str], None] | None = None, log_file: Path | None = None
+) -> Reproduced:
+    """Make a registered model again; see `lakehouse.ml.reproduce.reproduce`."""
+    models = declared_models.load_models(settings)
+    recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
+    with _session_for(models.get(recipe.learner), settings, log_file):
+        return reproducing.reproduce(recipe, models, lake=settings.lake, revision=revision(), progress=progress)
+
+
+def _session_for(model: Model | None, settings: Settings, log_file: Path | None) -> AbstractContextManager[Any]:
+    """The Spark session that the model is fitted on, if it is fitted on one."""
+    return spark_session(settings, log_file) if model and model.ON_SPARK else nullcontext()
+
+
+def _registry(settings: Settings, model: Model) -> Registry:
+    return Registry(settings.tracking_uri, settings.artifacts, model.TASK.name)
+
+
+def score(
+    settings: Settings,
+    name: str | None,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    log_file: Path | None,
+    alias: str = CHAMPION,
+) -> Scored:
+    """Score a range of days on a Spark session of its own; without dates, the model's report period.
+
+    Raises:
+        ModelError: no model has the alias, or there is no feature table; see `lakehouse.ml.scoring`.
+        LockError: another run holds the lake.
+    """
+    models = declared_models.load_models(settings)
+    task = declared_models.choose_task(models, name)
+    # Before Spark starts: without a model whose files are its own there is nothing to do.
+    model = carry(task, models, tracking_uri=settings.tracking_uri, alias=alias)
+    with context.session_for(settings, run, log_file) as session:
+        return _score(session, settings, task, model, since, until, run)
+
+
+def score_on(
+    spark: SparkSession,
+    settings: Settings,
+    task: Task,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    alias: str = CHAMPION,
+) -> Scored:
+    """`score` on a session that is there, under a lock that is held."""
+    model = carry(task, declared_models.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
+    return _score(LazySession.of(spark), settings, task, model, since, until, run)
+
+
+def _score(
+    session: LazySession,
+    settings: Settings,
+    task: Task,
+    model: Carried,
+    since: date | None,
+    until: date | None,
+    run: Run,
+) -> Scored:
+    """Score into the task's predictions table, one row per key and model version.
+
+    How every model version's scores of these days did is put into its table of quality, one row per day and model version.
+    """
+    first, last = str(since or task.splits.report[0]), str(until or task.splits.report[1])
+    features = open_features(task, settings.lake, ())
+    if not features.has_rows((first, last)):
+        raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
+    spark = session.isolated()
+    merge = _Merge(spark, context.open_lake(settings), task, run, features.version)
+    try:
+        rows, written = merge(task.predictions, scores(spark, features, first, last, model), task.key)
+    except PythonException as error:
+        raise ModelError(_told(task, model, error)) from error
+    quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
+    _, quality_written = merge(task.quality, spark.createDataFrame(quality), (task.time,))
+    return Scored(
+        task.name, model.version, model.alias, task.predictions, task.quality, first, last, rows, written, quality_written,
+        _report(settings, task, first, last) if model.alias == CHAMPION else None,
+    )  # fmt: skip
+
+
+def _told(task: Task, model: Carried, error: PythonException) -> str:
+    """What went wrong in a worker's Python: the last line of its traceback."""
+    said, _, _ = str(error).partition("\n\nJVM stacktrace:")
+    return (
+        f"{task.name} version {model.version} cannot score on Spark's workers: {said.strip().splitlines()[-1]}. Their Python needs "
+        f"the project's packages, as the driver's has them, and what {model.module} imports."
+    )
+
+
+def _report(settings: Settings, task: Task, first: str, last: str) -> ReportResult | None:
+    """The champion's report, where its whole period was scored and its labels are known."""
+    if first > task.splits.report[0] or last < task.splits.report[1]:
+        return None
+    try:
+        return report(
+            task, declared_models.load_models(settings), lake=settings.lake, tracking_uri=settings.tracking_uri
+        )
+    except ModelError as error:  # the scores stand; what became of the flights may not be known yet
+        logger.warning("no report on %s: %s", task.name, error)
+        return None
+
+
+def monitor(
+    settings: Settings,
+    name: str | None,
+    since: date | None,
+    until: date | None,
+    run: Run,
+    log_file: Path | None = None,
+) -> Monitored:
+    """Watch a task's champion (see `lakehouse.ml.monitoring.watch`), and write what is new of it on a Spark session of its own.
+
+    Raises:
+        ModelError: there is no champion, feature table or score.
+        LockError: there is something to write and another run holds the lake.
+    """
+    models = declared_models.load_models(settings)
+    task = declared_models.choose_task(models, name)
+    watched = watch(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
+    lake, made = context.open_lake(settings), _watched_rows(watched)
+    written = dict.fromkeys(made, 0)
+    if any(_differs(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
+        with context.session_for(settings, run, log_file) as session:
+            written = write_watched(session.get(), settings, watched, run)
+    return Monitored(watched, written[task.quality], written[task.drift])

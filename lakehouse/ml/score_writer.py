@@ -1,0 +1,116 @@
+"""Scores and what was watched, merged into the tables of predictions, quality and drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from lakehouse.catalog import Lake
+from lakehouse.clock import now
+from lakehouse.definitions.tables import Table, drives
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.deltalog import table_log
+from lakehouse.deltalog.commit_record import Consumed, Record, Run
+from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.delta_io import Commit, Target
+from lakehouse.ml.monitoring import Watched
+from lakehouse.ml.task import Task
+from lakehouse.runs import context
+from lakehouse.settings import Settings
+from lakehouse.storage.location import Location
+from lakehouse.writes.transforms import classed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+MODEL_KEY = ("model_name", "model_version")
+# A score that differs from the one there in these alone is the same: which version of the table it was made from, and under
+# which alias.
+IGNORED = ("feature_version", "alias")
+
+
+def write_watched(spark: SparkSession, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
+    """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
+    merge = _Merge(
+        spark.newSession(), context.open_lake(settings), watched.features.task, run, watched.features.version
+    )
+    made = _watched_rows(watched).items()
+    return {table: merge(table, spark.createDataFrame(rows), key)[1] for table, (rows, key) in made}
+
+
+def _watched_rows(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
+    """The rows for each table, and their key but for the model's version."""
+    task = watched.features.task
+    return {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
+
+
+def _differs(path: Location, made: pa.Table, time: str) -> bool:
+    """Whether a table lacks some of the rows, or holds them with other values than their feature version's."""
+    import pyarrow.dataset as ds
+
+    there = table_log.open_log(path)
+    columns = [name for name in made.column_names if name != "feature_version"]
+    if there is None or not {*columns} <= {*there.columns()}:
+        return bool(made.num_rows)
+    days = ds.field(time).isin(made[time].combine_chunks())
+    known = {tuple(row.values()) for row in there.delta.to_pyarrow_dataset().to_table(columns, days).to_pylist()}
+    return any(tuple(row.values()) not in known for row in made.select(columns).to_pylist())
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """Merges rows about scores into a table, by a key and the model's version; ``feature_version`` is what they came from."""
+
+    spark: SparkSession
+    lake: Lake
+    task: Task
+    run: Run
+    feature_version: int
+
+    def __call__(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
+        """Write the rows that differ from those there in more than IGNORED; returns how many there are, and how many it wrote."""
+        return delta_io.after_conflicts(name, lambda: self._attempt(name, made, key))
+
+    def _attempt(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
+        path = self.lake.path(name)
+        opened = table_log.open_log(path)
+        record = opened.last.record if opened and opened.last else None
+        kinds = {field.name: field.dataType.simpleString() for field in made.schema}
+        inputs = {"features": drives(self.task.feature_table)}
+        declared = Table(name, lambda: made, kinds, Merge(), inputs, (*key, *MODEL_KEY))
+        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time))), change_feed=False)
+        rows = made.withColumn("_class", F.lit("new"))
+        if record is not None:
+            known = opened.columns() if opened else {}
+            delta_io.prepare(self.spark, target, {c: kind for c, kind in kinds.items() if c not in known})
+            rows = classed(declared, made, delta_io.read_latest(self.spark, path), made.columns, IGNORED)
+        rows.persist()  # a model is asked once
+        try:
+            found = {row["_class"]: int(row["count"]) for row in rows.groupBy("_class").count().collect()}
+            total, same = sum(found.values()), found.get("same", 0)
+            if total > same:
+                changed = rows.where("_class <> 'same'").select(*made.columns)
+                commit = self._commit(name, record, total - same, same)
+                if record is None:
+                    delta_io.overwrite(changed, target, commit)
+                elif found.get("newer"):
+                    delta_io.merge(self.spark, changed, target, commit, declared.key, "", None)
+                else:
+                    delta_io.append(changed, target, commit)
+            return total, total - same
+        finally:
+            rows.unpersist()
+
+    def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
+        self.run.hold.check()
+        features = table_log.last_record(self.lake.path(self.task.feature_table))
+        consumed = Consumed(self.feature_version, features.generation if features else 1)
+        counts = {"written": written, "unchanged": unchanged}
+        inputs = {self.task.feature_table: consumed}
+        batch, generation = (before.batch + 1, before.generation) if before else (1, 1)
+        revision, model = self.run.revision, self.task.name
+        return Commit(name, Record(self.run.id, batch, generation, inputs, counts, revision, model, now()))

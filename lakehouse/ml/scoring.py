@@ -1,0 +1,257 @@
+"""The models in service: finding and loading them, scoring with them, reporting on them.
+
+Nothing here starts Spark; only `scores` uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from lakehouse.errors import ModelError, without_password
+from lakehouse.ml import spark_scoring
+from lakehouse.ml.dataset import Features, open_features
+from lakehouse.ml.metrics import METRICS, evaluate
+from lakehouse.ml.mlflow_client import BASELINE, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
+from lakehouse.ml.spark_scoring import Carried
+from lakehouse.ml.task import Model, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+    from lakehouse.storage.location import Location
+
+REPORT_VERSION_TAG = "report_delta_version"
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The champion and its baseline on the report split. ``logged`` is false where the run already held this result."""
+
+    model_name: str
+    model_version: int
+    run_id: str
+    delta_version: int
+    rows: int
+    unlabelled: int
+    metrics: Mapping[str, float]
+    baseline: Mapping[str, float]
+    logged: bool
+
+
+def load(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> Loaded:
+    """The version of the task's model that has the alias.
+
+    Raises:
+        ModelError: there is none, it cannot be loaded by the ``models`` that there are, or MLflow cannot be used.
+    """
+    with _in_service(task, tracking_uri, alias) as (client, entry):
+        return load_version(client, entry, models)
+
+
+def carry(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> Carried:
+    """`load`, for Spark's workers."""
+    with _in_service(task, tracking_uri, alias) as (client, entry):
+        return spark_scoring.carry(client, entry, models, alias)
+
+
+@contextmanager
+def _in_service(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any, Any]]:
+    """A client, and its entry of the version that has the alias."""
+    none = ModelError(f"{task.name} has no {alias} at {without_password(tracking_uri)}: run `lakehouse train` first.")
+    database = sqlite_file(tracking_uri)
+    if database and not database.exists():
+        raise none
+    with tracking(tracking_uri) as client:
+        found = find_alias(client, task.name, alias)
+        if found is None:
+            raise none
+        yield client, found
+
+
+def scores(spark: SparkSession, features: Features, since: str, until: str, model: Carried) -> DataFrame:
+    """A model's probability for every row from ``since`` to ``until`` (both included), labelled or not, computed by Spark.
+
+    One row per key: the key, the time column, model_name, model_version (int), probability (double), feature_version (bigint), the
+    version of the feature table that was read, and the alias by which the model was found.
+
+    Raises:
+        ModelError: the table lacks a column that the model reads.
+    """
+    from pyspark.sql import functions as F
+
+    task = features.task
+    check_columns(model.version, model.reads, features)
+    kept = list(dict.fromkeys((*task.key, task.time)))
+    rows = spark_scoring.scored(features.distributed(spark, (since, until), [*kept, *model.reads]), model, kept)
+    return rows.select(
+        *kept,
+        F.lit(task.name).alias("model_name"),
+        F.lit(model.version).cast("int").alias("model_version"),
+        "probability",
+        F.lit(features.version).cast("bigint").alias("feature_version"),
+        F.lit(model.alias).alias("alias"),
+    )
+
+
+def scored_rows(
+    task: Task, features: Features, *, lake: Location, since: str | date, until: str | date
+) -> pd.DataFrame | None:
+    """The scores from ``since`` to ``until`` (both included), each with its label as the features have it; None where there is no
+    table of predictions.
+
+    Columns: the key, the time, model_version, probability, the label (None where it is not known).
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    from lakehouse.deltalog.table_log import open_log
+
+    predictions = open_log(lake.joinpath(*task.predictions.split(".")))
+    if predictions is None:
+        return None
+    first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
+    wanted = (ds.field(task.time) >= first) & (ds.field(task.time) <= last) & (ds.field("model_name") == task.name)
+    named = [*dict.fromkeys((*task.key, task.time)), "model_version", "probability"]
+    scores = predictions.delta.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
+    labels = features.read((str(since), str(until)), [task.label]).to_pandas()
+    labels = labels[[*task.key, task.label]]
+    rows: pd.DataFrame = scores.merge(labels, on=list(task.key), how="left", validate="many_to_one")
+    return rows
+
+
+def outcome(scored: pd.DataFrame, label: str) -> dict[str, Any]:
+    """How scored rows did: scored and labelled (rows); label_rate and mean_probability where a label is known; METRICS and
+    calibration_error where both labels occur."""
+    known = scored[scored[label].notna()]
+    found: dict[str, Any] = {"scored": len(scored), "labelled": len(known)}
+    if len(known):
+        positive, probability = known[label].to_numpy(dtype=bool), known["probability"].to_numpy()
+        found |= {"label_rate": float(positive.mean()), "mean_probability": float(probability.mean())}
+        if 0 < positive.sum() < len(positive):
+            found |= evaluate(positive, probability)
+            found["calibration_error"] = calibration_error(positive, probability)
+    return found
+
+
+def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
+    """The expected calibration error: how far mean probability and observed share are apart, over ten bins of equally many rows.
+
+    Rows of the same probability are in the same bin, and a bin counts by its rows (scikit-learn's calibration_curve does not say
+    how many).
+    """
+    import numpy as np
+
+    from lakehouse.ml.psi import quantile_bins, quantiles
+
+    apart = np.bincount(quantile_bins(probability, quantiles(probability)), probability - label)
+    return float(np.abs(apart).sum() / len(label))
+
+
+def realised(
+    task: Task, *, lake: Location, since: str | date, until: str | date, version: int | None = None
+) -> pa.Table:
+    """How the scores in the task's predictions table did, from ``since`` to ``until`` (both included), by the labels in the
+    feature table at ``version`` (by default the latest).
+
+    One row per day and model version: the time column, model_name, model_version (int32), scored and labelled (int64, rows),
+    label_rate and mean_probability (double, of the labelled rows; null where there are none), roc_auc, average_precision,
+    brier and calibration_error (double, null where not both labels occur), feature_version (int64).
+
+    Raises:
+        ModelError: a table, the version or a column is missing.
+    """
+    import pyarrow as pa
+
+    kinds = {task.time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
+    kinds |= dict.fromkeys(("scored", "labelled"), pa.int64())
+    kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS, "calibration_error"), pa.float64())
+    schema = pa.schema(kinds | {"feature_version": pa.int64()})
+    features = open_features(task, lake, (), version)
+    scores = scored_rows(task, features, lake=lake, since=since, until=until)
+    if scores is None:
+        return schema.empty_table()
+    rows = [
+        {task.time: day, "model_name": task.name, "model_version": of, **outcome(scored, task.label)}
+        | {"feature_version": features.version}
+        for (day, of), scored in scores.groupby([task.time, "model_version"], sort=True)
+    ]
+    return pa.Table.from_pylist(rows, schema)
+
+
+def report(
+    task: Task, models: Mapping[str, Model], *, lake: Location, tracking_uri: str, version: int | None = None
+) -> ReportResult:
+    """The champion and its baseline on the report split, from the feature table at ``version`` (by default the latest).
+
+    The result is kept with the champion's run, as metrics `report_*` and `report_baseline_*`, a calibration plot and the
+    table's version; a result that the run already holds is not logged again.
+
+    Raises:
+        ModelError: the table, the version, a column, the split's labels, the champion or its baseline is missing, or MLflow
+            cannot be used.
+    """
+    from lakehouse.ml import plots
+
+    features = open_features(task, lake, (), version)
+    champion = load(task, models, tracking_uri=tracking_uri)
+    with tracking(tracking_uri) as client:
+        run = client.get_run(champion.run_id)
+        baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
+        for one in (champion, baseline):
+            check_columns(one.version, one.reads(), features)
+        if run.data.params["choose_until"] >= task.splits.report[0]:
+            raise ModelError(
+                f"{task.name} version {champion.version} was chosen on days up to {run.data.params['choose_until']}, so that it is not "
+                f"reported on the report split, {' to '.join(task.splits.report)}: change the task's splits to later days."
+            )
+        held = features.split("report", dict.fromkeys((*champion.reads(), *baseline.reads())))
+        probability, base = (one.predict(held.frame) for one in (champion, baseline))
+        metrics, base_metrics = evaluate(held.label, probability), evaluate(held.label, base)
+        values = {f"report_{name}": value for name, value in metrics.items()}
+        values |= {f"report_baseline_{name}": value for name, value in base_metrics.items()}
+        known = run.data.metrics
+        changed = not all(k in known and math.isclose(known[k], v, rel_tol=1e-9) for k, v in values.items())
+        if changed:
+            days = f"{held.span[0]} to {held.span[1]}"
+            title = f"{task.name} version {champion.version}, report split: {days}, {held.rows:,} rows"
+            curves = {
+                f"model (Brier {metrics['brier']:.4f})": probability,
+                f"baseline (Brier {base_metrics['brier']:.4f})": base,
+            }
+            client.log_figure(run.info.run_id, plots.calibration(held.label, curves, title), "report_calibration.png")
+            client.set_tag(run.info.run_id, REPORT_VERSION_TAG, str(features.version))
+            for name, value in (values | {"report_rows": held.rows}).items():
+                client.log_metric(run.info.run_id, name, value)
+    return ReportResult(
+        model_name=task.name,
+        model_version=champion.version,
+        run_id=champion.run_id,
+        delta_version=features.version,
+        rows=held.rows,
+        unlabelled=held.unlabelled,
+        metrics=metrics,
+        baseline=base_metrics,
+        logged=changed,
+    )
+
+
+def check_columns(version: int, reads: Sequence[str], features: Features) -> None:
+    """Refuse a table that lacks what a version of a model reads.
+
+    Raises:
+        ModelError: it does; its columns are named.
+    """
+    there = features.log.columns()
+    if gone := [name for name in reads if name not in there]:
+        raise ModelError(
+            f"{features.task.name} version {version} was trained on columns that {features} does not have: "
+            f"{', '.join(gone)}. Run `lakehouse train`, or name the feature version it was trained on."
+        )

@@ -1,0 +1,92 @@
+"""A registered model on Spark's workers, which have the project's code but know neither MLflow nor its credentials.
+
+The driver fetches a version's files and checks them. They travel with the tasks as bytes, and each worker process unpacks and loads
+them once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lakehouse.ml.dataset import as_frame
+from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
+from lakehouse.ml.task import Model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+PROBABILITY = "probability"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A version of a model as the bytes of its files, by name.
+
+    ``module`` loads them, ``sha256`` tells them from others, ``reads`` are the columns that it takes, ``alias`` is what it was
+    found by.
+    """
+
+    module: str
+    sha256: str
+    version: int = field(compare=False)
+    alias: str = field(compare=False)
+    reads: tuple[str, ...] = field(compare=False)
+    files: Mapping[str, bytes] = field(compare=False, repr=False)
+
+
+class Unpacked(NamedTuple):
+    model: Model
+    fitted: Any
+
+
+def carry(client: Any, entry: Any, models: Mapping[str, Model], alias: str) -> Carried:
+    """A registered version, checked and loaded once to see that it can be; see `lakehouse.ml.mlflow_client.load_version`."""
+    with tempfile.TemporaryDirectory() as folder:
+        found, model = fetch_version(client, entry, models, Path(folder))
+        fitted = load_files(model, found, f"{entry.name} version {entry.version}")
+        files = {file.relative_to(found).as_posix(): file.read_bytes() for file in found.rglob("*") if file.is_file()}
+        return Carried(model.__name__, digest(found), int(entry.version), alias, model.reads(fitted), files)
+
+
+def scored(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
+    """The columns ``kept`` of the rows, and the label's ``probability`` (double) by the model.
+
+    The rows have the key, the time and what the model reads.
+    """
+    from pyspark.sql.types import DoubleType
+
+    def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return _predicted(carried, kept, batches)
+
+    schema = rows.select(*kept).schema.add(PROBABILITY, DoubleType())
+    return rows.mapInArrow(predict, schema)
+
+
+def _predicted(carried: Carried, kept: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    model, fitted = _unpacked(carried)
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        probability: Any = model.predict(fitted, as_frame(rows)) if batch.num_rows else []
+        made = rows.select(list(kept)).append_column(PROBABILITY, pa.array(probability, pa.float64()))
+        yield from made.to_batches()
+
+
+@lru_cache(maxsize=1)
+def _unpacked(carried: Carried) -> Unpacked:
+    """The model in this process, loaded by the project's own module."""
+    model: Any = importlib.import_module(carried.module)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in carried.files.items():
+            file = Path(folder, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        return Unpacked(model, model.load(Path(folder)))

@@ -1,0 +1,281 @@
+"""Training: every model can be made again from the exact table version that it saw.
+
+Candidates are fitted on the train split and the one with the lowest Brier score on the choose split is kept; the report split is
+never read here (`lakehouse.ml.scoring.report` reads it). All of it goes to a folder of this machine first, from which
+`lakehouse.ml.registry` takes it to MLflow: a server that is down costs no training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from lakehouse.errors import ModelError, without_password
+from lakehouse.ml.autolog import Autologged, autologging
+from lakehouse.ml.dataset import Features, Rows, open_features, probabilities
+from lakehouse.ml.environment import environment
+from lakehouse.ml.metrics import evaluate
+from lakehouse.ml.mlflow_client import BASELINE, MADE_BY, MODEL, TYPICAL, digest
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.task import Model, columns_of
+from lakehouse.ml.training_record import RECIPE, Training, TrainResult, declared, says, waiting
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from lakehouse.storage.location import Location
+
+logger = logging.getLogger(__name__)
+SHUFFLES = 3
+# What is typical, and what the model goes by, is seen on so many held-out rows.
+SAMPLED_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The only parameters to try: those that did best in a study of `lakehouse tune`, or without one the champion's."""
+
+    study: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model, the parameters it was fitted with, how well it does, and how it came to that by step."""
+
+    fitted: Any
+    params: Mapping[str, Any]
+    train: Mapping[str, float]
+    choose: Mapping[str, float]
+    probability: np.ndarray  # on the choose split
+    curves: Mapping[str, list[tuple[int, float]]]
+    autologged: Autologged | None = None
+
+
+def train(
+    learner: str,
+    models: Mapping[str, Model],
+    *,
+    lake: Location,
+    registry: Registry,
+    revision: str,
+    kept: Path,
+    version: int | None = None,
+    seed: int = 0,
+    tuned: Tuned | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Fit, choose, log and register ``models[learner]`` from its feature table at ``version`` (by default the latest).
+
+    ``revision`` is the code's. ``tuned`` parameters are the only candidate. ``progress`` is told, in words, what
+    happens next. A training stays in the folder ``kept``
+    until MLflow has it: one that waits there is registered first, and is the result where it is of the same code, table
+    version and seed. See `Registry.register` for what becomes champion.
+
+    Raises:
+        ModelError: the table, the version or a column is missing, a split has no labelled rows, what was fitted cannot be
+            stored safely, or MLflow cannot be used.
+    """
+    tell, model = progress or (lambda _: None), models[learner]
+    kept = kept / learner
+    with _alone(kept, tell):
+        features = open_features(model.TASK, lake, columns_of(model), version)
+        bound_for = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
+        made_from = {
+            "model": model.TASK.name, "learner": learner, "feature_table": model.TASK.feature_table,
+            "feature_table_id": features.table_id, "delta_version": features.version, "revision": revision, "seed": seed,
+            "declared": declared(model), "study": tuned.study if tuned else "",
+            "tried": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
+        }  # fmt: skip
+        for earlier in waiting(kept, **bound_for):
+            try:
+                rows = earlier.rows(model, lake)
+            except ModelError as error:  # it can never be compared with the champion
+                logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.set_aside(), error)
+                continue
+            tell("registering the training that waits for MLflow")
+            result = registry.register(earlier, models, rows, tell)
+            if says(earlier, made_from) and revision and not revision.endswith("dirty"):
+                return result
+        training = _fit_all(model, features, {**bound_for, **made_from}, kept, tell)
+        return registry.register(training, models, training.rows(model, lake), tell)
+
+
+@contextmanager
+def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """One training of a model at a time on this machine, so that none registers what another is about to."""
+    kept.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(kept / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"waiting for another training of {kept.name}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fit_all(
+    model: Model, features: Features, made_from: dict[str, Any], kept: Path, tell: Callable[[str], None]
+) -> Training:
+    """Fit the candidates and the baseline, and put what a training is into a folder of its own."""
+    seed, began = made_from["seed"], time.time()
+    tell(f"reading {features}")
+    choose = features.split("choose", columns_of(model))
+    train = features.split("train", columns_of(model))
+    # Where a fitting fails, MLflow may still write what it heard of it: that error must not hide the fitting's.
+    with tempfile.TemporaryDirectory(prefix=".", dir=kept, ignore_cleanup_errors=True) as unfinished:
+        (folder := Path(unfinished, "training")).mkdir()
+        (shown := folder / "shown").mkdir()
+        fitted = []
+        listening = autologging(Path(unfinished))
+        for place, params in enumerate(made_from["tried"], start=1):
+            tell(f"fitting candidate {place} of {len(made_from['tried'])}")
+            with listening(name := f"candidate_{place}") as heard:
+                found = fit(model, model.FEATURES, params, seed, train, choose)
+            fitted.append(replace(found, autologged=heard))
+            if heard.files.exists():
+                heard.files.rename(shown / name)
+        best = min(fitted, key=lambda one: one.choose["brier"])
+        tell("fitting the baseline")
+        base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
+        sample = choose.sample(SAMPLED_ROWS, seed)
+        for name, one in {MODEL: best, BASELINE: base}.items():
+            (part := folder / name).mkdir()
+            model.save(one.fitted, part)
+            (part / MADE_BY).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
+            (part / TYPICAL).write_text(json.dumps(_typical(sample[0][list(model.reads(one.fitted))]), indent=1))
+        prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
+        _draw(shown, model, fitted, best, base, choose, _importance(model, best.fitted, *sample, seed))
+        recipe = {**made_from, "params": dict(best.params), "fitted_on": environment(model.REQUIREMENTS)}
+        (shown / RECIPE).write_text(json.dumps(recipe, indent=1))
+        said = {
+            "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
+            "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,
+            "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
+            **_data(model, made_from, {"train": train, "choose": choose}, prints),
+            "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
+            "candidates": [_told(one) for one in fitted],
+        }  # fmt: skip
+        said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
+        return Training(folder, said).save(kept)
+
+
+def named_metrics(one: Fitted, prefix: str = "") -> dict[str, float]:
+    """Its metrics on both splits, as MLflow names them."""
+    splits = {"train": one.train, "choose": one.choose}
+    return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
+
+
+def _told(one: Fitted) -> dict[str, Any]:
+    """What a candidate's own run in MLflow says."""
+    metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
+    heard = one.autologged
+    assert heard
+    return {"params": {**heard.params, **one.params}, "metrics": heard.metrics | metrics}
+
+
+def _data(
+    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, Rows], prints: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """What the model was made from: enough to make it again, and to check that it was the same rows."""
+    named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
+    params = {name: made_from[name] for name in named} | {"features": len(model.FEATURES)}
+    params |= {"study": made_from["study"]} if made_from["study"] else {}
+    inputs = []
+    for name, split in splits.items():
+        params |= {f"{name}_from": split.span[0], f"{name}_until": split.span[1], f"{name}_rows": split.rows}
+        params |= {f"{name}_unlabelled": split.unlabelled}
+        params |= {f"{name}_{of}": value for of, value in prints[name].items()}
+        digest = f"v{made_from['delta_version']}-{prints[name]['content_sha256'][:16]}"
+        inputs.append({"context": name, "digest": digest, "rows": split.rows})
+    return {"logged_params": params, "inputs": inputs}
+
+
+def fit(
+    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: Rows, choose: Rows
+) -> Fitted:
+    """Fit once, and see how it does on both splits."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+
+    def curve(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            curves.setdefault(name, []).append((step, float(value)))
+
+    fitted = model.fit(train, choose, features=features, params=params, seed=seed, curve=curve)
+    probability = probabilities(model, fitted, choose)
+    return Fitted(
+        fitted,
+        params,
+        train=evaluate(train.label, probabilities(model, fitted, train)),
+        choose=evaluate(choose.label, probability),
+        probability=probability,
+        curves=curves,
+    )
+
+
+def _typical(frame: pd.DataFrame) -> dict[str, Any]:
+    """Of each column the median, or what occurs most often, and so a value that occurs; None where all are missing."""
+    import pandas as pd
+
+    found: dict[str, Any] = {}
+    for name, column in frame.items():
+        values = column.dropna()
+        numbers = pd.api.types.is_numeric_dtype(values)
+        middle = values.quantile(interpolation="lower") if numbers else next(iter(values.mode()), None)
+        found[str(name)] = None if pd.isna(middle) else middle
+    return found
+
+
+def _importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarray, seed: int) -> np.ndarray:
+    """How much the Brier score rises, a row per feature and a column per shuffle, on held-out rows."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+
+    def brier(changed: pd.DataFrame) -> float:
+        return float(np.mean((model.predict(fitted, changed) - label) ** 2))
+
+    plain = brier(frame)
+    rise = np.empty((len(model.FEATURES), SHUFFLES))
+    for row, name in enumerate(model.FEATURES):
+        for column in range(SHUFFLES):
+            shuffled = frame[name].iloc[random.permutation(len(frame))].reset_index(drop=True)
+            rise[row, column] = brier(frame.assign(**{name: shuffled})) - plain
+    return rise
+
+
+def _draw(
+    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, rise: np.ndarray
+) -> None:
+    """The files that a run shows: every candidate, how it learned, the calibration, what the model goes by."""
+    from lakehouse.ml import plots
+
+    tried = [{"params": dict(one.params), "train": one.train, "choose": one.choose} for one in fitted]
+    chosen = {"chosen": fitted.index(best), "candidates": tried}
+    (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
+    name, days = model.TASK.name, f"{choose.span[0]} to {choose.span[1]}"
+    curves = {
+        f"model (Brier {best.choose['brier']:.4f})": best.probability,
+        f"baseline (Brier {base.choose['brier']:.4f})": base.probability,
+    }
+    title = f"{name}, choose split: {days}, {choose.rows:,} rows"
+    plots.calibration(choose.label, curves, title).savefig(folder / "choose_calibration.png")
+    rows = min(SAMPLED_ROWS, choose.rows)
+    title = f"{name}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
+    plots.importance(model.FEATURES, rise, title).savefig(folder / "choose_importance.png")
+    if best.curves:
+        plots.learning(best.curves, f"{name}: the chosen candidate").savefig(folder / "learning_curve.png")

@@ -1,0 +1,98 @@
+"""Where trials run: on threads of this process, or on Dask's workers, which read the lake themselves."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from lakehouse.errors import ModelError, first_line, place_of
+from lakehouse.ml.dataset import Rows, open_features
+from lakehouse.ml.task import Model
+from lakehouse.ml.training import fit, named_metrics
+
+if TYPE_CHECKING:
+    from lakehouse.storage.location import Location
+
+On = Literal["threads", "dask"]
+CONNECT_SECONDS = 10
+# A terminal's Ctrl-C goes to all processes, and a worker would die of it with its trial.
+LEFT_ALONE = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a trial needs beside its parameters: names, by which a worker of another process finds it all by itself."""
+
+    module: str
+    lake: Location
+    table_id: str
+    version: int
+    seed: int
+
+
+def try_out(work: Work, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit once; what came of it are ``metrics``, or an ``error`` and its ``trace``.
+
+    Raises:
+        ModelError: the worker cannot read the table's version, or the module is not there.
+    """
+    model, train, choose = opened(work)
+    try:
+        return {"metrics": named_metrics(fit(model, model.FEATURES, params, work.seed, train, choose))}
+    except Exception as error:  # of these parameters: others may do
+        said = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+        return {"error": said, "trace": traceback.format_exc()}
+
+
+@lru_cache(maxsize=1)
+def opened(work: Work) -> tuple[Model, Rows, Rows]:
+    """The model and its rows, which a worker reads once."""
+    try:
+        model: Any = importlib.import_module(work.module)
+    except ImportError as error:
+        raise ModelError(f"A worker cannot import {work.module} ({error}): install the project there, too.") from error
+    features = open_features(model.TASK, work.lake, model.FEATURES, work.version)
+    if features.table_id != work.table_id:
+        raise ModelError(
+            f"A worker finds another {model.TASK.feature_table} in {work.lake}: the lake must be one for all."
+        )
+    return model, features.split("train", model.FEATURES), features.split("choose", model.FEATURES)
+
+
+@contextmanager
+def workers(on: On, address: str, jobs: int) -> Iterator[Executor]:
+    """Room for so many trials at once; on Dask at its scheduler's address, without one on workers started here.
+
+    Raises:
+        ModelError: Dask is not installed, or its scheduler does not answer.
+    """
+    if on == "threads":
+        with ThreadPoolExecutor(jobs, thread_name_prefix="trial") as pool:
+            yield pool
+        return
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ModelError("Dask is not installed: pip install 'lakehouse[dask]'.") from None
+    # A worker that died is not given its trial again, and nothing is served on the side.
+    routes: dict[str, Any] = {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0, **routes}), ExitStack() as open_now:
+        try:
+            cluster = address or open_now.enter_context(
+                LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=jobs, threads_per_worker=1, memory_limit=None, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+                    security=True, silence_logs=logging.CRITICAL, preload=[LEFT_ALONE],
+                )
+            )  # fmt: skip
+            client = open_now.enter_context(Client(cluster, timeout=CONNECT_SECONDS))  # type: ignore[no-untyped-call]
+        except OSError as error:
+            raise ModelError(f"The Dask scheduler {address} does not answer ({first_line(error)}).") from error
+        yield open_now.enter_context(client.get_executor(pure=False))

@@ -1,0 +1,1 @@
+"""Expectations, the quarantine, and the recount of every row, without an engine."""

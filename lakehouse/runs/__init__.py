@@ -1,0 +1,1 @@
+"""Runs of the graph: their order, their logs, their lineage, and what they leave behind."""

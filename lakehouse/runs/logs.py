@@ -1,0 +1,58 @@
+"""The log of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.errors import LakehouseError, first_line
+from lakehouse.settings import Settings
+
+# A server that runs for months must not fill the disk.
+LOG_BYTES: Final = 100_000_000
+LOG_FILES: Final = 5
+
+
+def log_to(settings: Settings, run: Run) -> Path:
+    """Send this process's log to a file of its own; returns the file."""
+    from pyspark.logger import PySparkLogger
+
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    file = settings.logs / f"{run.id}.log"
+    handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason to fill the console
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for noisy in ("py4j", "matplotlib", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Spark logs a query's error once more, as JSON, to the console, before it raises it.
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        queries = PySparkLogger.getLogger(name)
+        queries.handlers, queries.propagate = [handler], False
+    logging.captureWarnings(True)
+    return file
+
+
+@contextmanager
+def logged(settings: Settings, run: Run) -> Iterator[Path]:
+    """The run's log file; an error that ends the run meanwhile names it, and one that nobody expected is kept in it.
+
+    Raises:
+        LakehouseError: in place of an error that is none of the project's.
+    """
+    file = log_to(settings, run)
+    try:
+        yield file
+    except LakehouseError as error:
+        error.add_note(f"The log is {file}.")
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).exception("run %s failed", run.id)
+        said = LakehouseError(f"{type(error).__name__}: {first_line(error)}")
+        said.add_note(f"The log is {file}.")
+        raise said from error

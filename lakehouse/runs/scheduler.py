@@ -1,0 +1,214 @@
+"""Running the graph: each table when its inputs are done, independent ones side by side."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from lakehouse.catalog import Lake
+from lakehouse.definitions.sources import Source
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io, jdbc
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.errors import LakehouseError, SchemaError, place_of
+from lakehouse.plan.backfill import pieces
+from lakehouse.plan.planner import decide
+from lakehouse.plan.steps import Request, Step
+from lakehouse.settings import PROJECT
+from lakehouse.storage import s3
+from lakehouse.writes.executor import carry_out
+from lakehouse.writes.table_writer import Outcome, Work, summed
+
+Status = Literal["written", "unchanged", "failed", "skipped", "waits"]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one table in a run."""
+
+    table: str
+    status: Status
+    step: Step | None = None
+    outcome: Outcome | None = None
+    seconds: float = 0.0
+    error: str = ""
+
+    def failure(self) -> str:
+        """The error with the table's name before it, once: some errors begin with it."""
+        return f"{self.table}: {self.error.removeprefix(f'{self.table}: ')}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did; it failed if any table did."""
+
+    run: str
+    results: tuple[Result, ...]
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        return any(one.status in ("failed", "skipped") for one in self.results)
+
+
+@dataclass
+class Watcher:
+    """What is told of a run while it works: a table started, a table is done."""
+
+    started: Callable[[str], None] = field(default=lambda table: None)
+    done: Callable[[Result], None] = field(default=lambda result: None)
+
+
+def new_run() -> Run:
+    """A run id that sorts by time (UTC), and the code's revision."""
+    return Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", revision())
+
+
+def revision() -> str:
+    """The commit that is checked out, marked where files differ from it; empty where there is no git."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=PROJECT, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return said.stdout.strip() if said.returncode == 0 else ""
+
+
+def run_tables(
+    session: LazySession,
+    lake: Lake,
+    names: Iterable[str],
+    request: Request,
+    run: Run,
+    parallel: int,
+    watcher: Watcher | None = None,
+) -> Report:
+    """Bring the tables up to date. A table's failure stops only those that depend on it."""
+    watcher = watcher or Watcher()
+    began = time.monotonic()
+    # First what the most tables wait for: what nothing waits for fills the gaps.
+    waiting = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
+    results: dict[str, Result] = {}
+    under_way: dict[Future[Result], str] = {}
+    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_at_the_end(session, under_way):
+        while waiting or under_way:
+            for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
+                waiting.remove(name)
+                blocked = [
+                    i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")
+                ]
+                if blocked:
+                    results[name] = Result(name, "skipped", error=f"{', '.join(blocked)} failed")
+                    watcher.done(results[name])
+                    continue
+                watcher.started(name)
+                under_way[pool.submit(_run_table, session, lake, name, request, run)] = name
+            for future in session.wait(under_way) if under_way else ():
+                name = under_way.pop(future)
+                results[name] = future.result()
+                watcher.done(results[name])
+    ordered = tuple(results[name] for name in lake.graph.declared if name in results)
+    return Report(run.id, ordered, time.monotonic() - began)
+
+
+@contextmanager
+def _cancelled_at_the_end(session: LazySession, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
+    """Cancel the tables under way when the run is interrupted or Spark does not start, as a rule before their commits.
+
+    Again and again, as each may be between two of its jobs.
+    """
+    try:
+        yield
+    except BaseException:  # whatever it is: a table that waits for the session would wait for ever
+        while wait(under_way, timeout=0.2).not_done:
+            with suppress(Exception):  # the JVM may have been interrupted, too
+                session.cancel()
+        raise
+
+
+def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str]:
+    """The tables all of whose inputs are done or not part of this run, in order."""
+    pending = {*waiting, *under_way}
+    return [name for name in waiting if not pending.intersection(lake.graph.inputs(name))]
+
+
+def _run_table(session: LazySession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+    began = time.monotonic()
+    try:
+        done = delta_io.after_conflicts(name, lambda: _attempt(session, lake, name, request, run))
+        return replace(done, seconds=time.monotonic() - began) if done.outcome else done
+    except LakehouseError as error:
+        said = str(error)
+    except Exception as error:  # one table's failure, whatever it is, must not take the others with it
+        logger.exception("%s failed", name)
+        said = s3.explained(error) or _short(error)
+    return Result(name, "failed", seconds=time.monotonic() - began, error=said)
+
+
+def _attempt(session: LazySession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+    run.hold.check()
+    step = _decided(lake, name, request)
+    declared = lake.graph.declared[name]
+    # What is pinned comes first: an extract might take the place of one of its files.
+    if isinstance(declared, Source) and declared.database and step.manifest is None:
+        _extract(session, lake, declared, run)
+        step = _decided(lake, name, request)
+    if not step.works:
+        return Result(name, "waits" if step.action == "waits" else "unchanged", step)
+    outcome = carry_out(Work(session, lake, run, step)) if not step.asked else _backfill(session, lake, run, step)
+    return Result(name, "written" if outcome.committed else "unchanged", step, outcome)
+
+
+def _backfill(session: LazySession, lake: Lake, run: Run, step: Step) -> Outcome:
+    """Replace the partitions that were asked for in pieces, each a commit: a run that is cut off is resumed behind the last."""
+    asked = {*step.asked}
+    outcomes = []
+    for number, (partitions, years) in enumerate(pieces({*(step.partitions or ())} - asked, asked)):
+        run.hold.check()
+        piece = replace(
+            step, partitions=tuple(sorted(partitions)), asked=tuple(sorted(years)), batch=step.batch + number
+        )
+        outcomes.append(carry_out(Work(session, lake, run, piece)))
+        step = replace(step, added_columns={}, schema_changes=())  # the first piece adapted the columns
+    return summed(outcomes)
+
+
+def _extract(session: LazySession, lake: Lake, declared: Source, run: Run) -> None:
+    scratches = lake.root.joinpath("extracts", declared.name)
+    try:
+        jdbc.extract(session.get(), declared, lake.landing(declared), scratches, run)
+    except Exception as error:
+        raise jdbc.explained(declared, error) or error from error
+
+
+def _decided(lake: Lake, name: str, request: Request) -> Step:
+    """What to do now.
+
+    Raises:
+        SchemaError: the declared columns break with the table's.
+    """
+    step = decide(lake, name, request)
+    if step.breaking:
+        raise SchemaError(
+            f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
+            f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
+        )
+    return step
+
+
+def _short(error: Exception) -> str:
+    """The first lines of an error, without the query plan and the JVM's stack trace, and where in the user's code it arose."""
+    told = str(error).split("\n'", 1)[0].split("\n==", 1)[0]
+    lines = [line for line in told.splitlines() if line.strip() and not line.lstrip().startswith("at ")]
+    return (" ".join(lines[:3])[:600] or type(error).__name__) + place_of(error)

@@ -1,0 +1,1 @@
+"""How each way of writing computes its rows."""

@@ -1,0 +1,171 @@
+"""Carrying out a step: each way of writing, one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import TYPE_CHECKING
+
+from lakehouse.definitions import partitions
+from lakehouse.definitions.fingerprint import definition_of
+from lakehouse.definitions.sources import Source
+from lakehouse.definitions.tables import Declared, Table
+from lakehouse.definitions.write_modes import Rebuild, Replace
+from lakehouse.engine.spark import bronze, delta_io
+from lakehouse.landing import conformance
+from lakehouse.landing.manifest import Manifest
+from lakehouse.landing.zone import Landing
+from lakehouse.writes import audit, keyed, rules
+from lakehouse.writes.table_writer import Outcome, Work
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Span = tuple[date, date]
+
+
+def carry_out(work: Work) -> Outcome:
+    """Do what the step says.
+
+    Raises:
+        LakehouseError: the batch was refused; nothing of it is in the table.
+    """
+    declared = work.lake.graph.declared[work.step.table]
+    if isinstance(declared, Source):
+        return _ingest(work, declared)
+    _prepare(work, declared)
+    if isinstance(declared.write, Replace | Rebuild):
+        return _whole(work, declared)
+    return keyed.build(work, declared)
+
+
+def _prepare(work: Work, declared: Declared) -> None:
+    if not work.step.full_refresh:
+        delta_io.prepare(work.spark, work.target(declared), work.step.added_columns)
+
+
+def _ingest(work: Work, source: Source) -> Outcome:
+    """One batch of landed files, by its manifest."""
+    landing = work.lake.landing(source)
+    history, manifest = landing.history(), work.step.manifest
+    known = len(manifest.rejected) if manifest else 0
+    if manifest is None:
+        manifest = _pinned(work, source, landing, history)
+    work.run.hold.check()
+    manifest = landing.verified(manifest, definition_of(source))
+    rejected = manifest.rejected[known:]
+    if not manifest.files:
+        return Outcome({}, rejected_files=rejected, committed=False)
+    _prepare(work, source)
+    opened = None if manifest.full else work.lake.log(source.name)
+    rows = bronze.read_batch(work.spark, source, manifest, landing.root, opened.columns() if opened else None)
+    contract = conformance.summed(source, (one.columns for one in manifest.files))
+    undone = [one.batch for one in history if one.undone]
+    commit = work.commit(source, {}, files=len(manifest.files), contract=contract, undone=undone)
+    target = work.target(source, source.stats or ("_file_id",))
+    paths = {one.path for one in manifest.files}
+    grows = source.contract.new_column == "add"
+    again = paths & {one.path for m in history for one in m.files if m.batch < manifest.batch}
+    if manifest.full:
+        delta_io.overwrite(rows, target, commit)
+    elif source.relanded == "replace" and again:
+        # The predicate covers the earlier deliveries of these files and the batch itself, and no other row.
+        delta_io.replace(
+            rows,
+            target,
+            commit,
+            f"{partitions.one_of('_source_file', again)} OR _batch_id = {manifest.batch}",
+            grows=grows,
+        )
+    else:
+        delta_io.append(rows, target, commit, grows=grows)
+    return Outcome({"written": delta_io.rows_written(target)}, rejected_files=rejected, contract=contract)
+
+
+def _pinned(work: Work, source: Source, landing: Landing, history: list[Manifest]) -> Manifest:
+    """The batch's manifest, written before any of its files is read.
+
+    Raises:
+        LandingError: a full refresh would lose rows.
+    """
+    full = work.step.full_refresh
+    if full:
+        landing.check_refresh(history)
+    return landing.write(work.step.batch, definition_of(source), history, work.step.files, full)
+
+
+def _whole(work: Work, table: Table) -> Outcome:
+    """Rebuild, and replace by partition: the function's output takes the place of what was there.
+
+    It is written in one pass that stops at the first row which breaks a rule; only then is it gone through with care.
+    """
+    spans = _spans(work, table)
+    with work.held(table, computed(work, table, spans)) as staged:
+        kept = f"NOT {_predicate(table, spans)}" if spans else ""
+        work.validate(table, rules.good(table, staged), (lambda there: there.where(kept)) if kept else None)
+        return _written_whole(work, table, staged, spans)
+
+
+def _written_whole(work: Work, table: Table, staged: DataFrame, spans: list[Span] | None) -> Outcome:
+    rows = rules.guarded(table, staged)
+    work.clear_left_rejects(table)
+    try:
+        written = _put(work, table, rows, spans, {"quarantined": 0})
+        rejected, warned = 0, rules.warned(table, _written(work, table, spans))
+    except Exception as error:
+        if not rules.stopped(error):
+            raise
+        counted = audit.audit(table, staged, doubled=False)
+        audit.refuse_failures(table, counted)
+        rejected, warned = counted.rejected, audit.warnings(table, counted)
+        work.quarantine(table, rules.quarantined(table, staged, None), rejected)
+        written = _put(work, table, rules.good(table, staged), spans, {"quarantined": rejected})
+    partitions = None if work.step.partitions is None else len(work.step.partitions)
+    return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
+
+
+def _spans(work: Work, table: Table) -> list[Span] | None:
+    """The days of the partitions to replace; None where the whole table is."""
+    if work.step.partitions is None or not isinstance(table.write, Replace):
+        return None
+    return partitions.spans(work.step.partitions, table.write)
+
+
+def computed(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
+    """The function's output, for these days of its inputs and what it needs before them.
+
+    A row of an input without its day is in no partition, whether some of them are computed or all.
+    """
+    inputs = {}
+    for name, one in table.inputs.items():
+        inputs[name] = work.snapshot(one.table)
+        if one.by is not None:
+            days = f"`{one.by}` IS NOT NULL" if spans is None else partitions.within(one.by, spans, one.context_days)
+            inputs[name] = inputs[name].where(days)
+    staged = work.called(table, inputs)
+    if spans is None:
+        return staged
+    assert isinstance(table.write, Replace)
+    # A row without its partition stays, to be set aside as it is when all partitions are computed.
+    return staged.where(f"{_predicate(table, spans)} OR `{table.write.partition}` IS NULL")
+
+
+def _put(work: Work, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]) -> int:
+    """Write the rows in one commit; returns how many there were."""
+    target, commit = work.target(table), work.commit(table, counts)
+    rows = rows.select(*table.columns)
+    if spans is None:
+        delta_io.overwrite(rows, target, commit)
+    else:
+        delta_io.replace(rows, target, commit, _predicate(table, spans))
+    return delta_io.rows_written(target)
+
+
+def _written(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
+    there = delta_io.read_latest(work.spark, work.path)
+    return there.where(_predicate(table, spans)) if spans else there
+
+
+def _predicate(table: Table, spans: list[Span]) -> str:
+    assert isinstance(table.write, Replace)
+    return partitions.within(table.write.partition, spans)

@@ -1,0 +1,293 @@
+"""One table's write: the session, the step, and what every way of writing does with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from lakehouse.catalog import Lake
+from lakehouse.clock import now
+from lakehouse.definitions.fingerprint import definition_of
+from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
+from lakehouse.definitions.tables import UNREADABLE, Declared, Table
+from lakehouse.definitions.write_modes import Replace
+from lakehouse.deltalog import table_log
+from lakehouse.deltalog.commit_record import Record, Run
+from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.delta_io import Commit, Target
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.errors import SchemaError
+from lakehouse.landing.manifest import Rejected
+from lakehouse.plan.steps import Step
+from lakehouse.quality import expectations
+from lakehouse.storage.location import Location
+from lakehouse.writes import audit, rules, transforms
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step: rows by what happened to them, partitions replaced, files rejected, rules that only warn, what the
+    contract made of files with other columns."""
+
+    rows: Mapping[str, int]
+    partitions: int | None = None
+    rejected_files: tuple[Rejected, ...] = ()
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    committed: bool = True
+    contract: tuple[str, ...] = ()
+
+
+def summed(outcomes: Sequence[Outcome]) -> Outcome:
+    """What became of a step that was carried out in several commits."""
+    rows, warnings = Counter[str](), Counter[str]()
+    for one in outcomes:
+        rows.update(one.rows)
+        warnings.update(one.warnings)
+    return replace(outcomes[0], rows=rows, warnings=warnings, partitions=sum(one.partitions or 0 for one in outcomes))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A row-preserving table's staged rows, and where they came from.
+
+    ``counts`` are of the driver's rows and the malformed among them, and sum up which rows they are.
+    """
+
+    staged: DataFrame
+    driver: DataFrame
+    counts: Sequence[Column]
+
+    @cached_property
+    def seen(self) -> Mapping[str, int | None]:
+        return self.came_in().first().asDict()  # type: ignore[union-attr]
+
+    def came_in(self) -> DataFrame:
+        """One row with the counts."""
+        return self.driver.agg(*self.counts)
+
+    def rows_in(self) -> int:
+        return int(self.seen["rows"] or 0)
+
+    def malformed(self) -> int:
+        return int(self.seen.get("malformed") or 0) if MALFORMED in self.driver.columns else 0
+
+    def origins(self) -> int | None:
+        return self.seen.get("origins")
+
+
+class Work:
+    """One table's write, on a session of its own."""
+
+    def __init__(self, session: LazySession, lake: Lake, run: Run, step: Step) -> None:
+        self.session = session
+        self.lake = lake
+        self.run = run
+        self.step = step
+        self.path = lake.path(step.table)
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        return self.session.isolated()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self, name: str) -> DataFrame:
+        """An input as it was at the pinned version."""
+        return delta_io.read(self.spark, self.lake.path(name), self.step.inputs[name].version)
+
+    def changes(self, name: str) -> DataFrame:
+        """An input's change feed from the version consumed to the pinned one."""
+        return delta_io.changes(self.spark, self.lake.path(name), self.step.since[name], self.step.inputs[name].version)
+
+    def called(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
+        """The function's output, checked against the declared columns."""
+        needed = ORIGIN_COLUMNS if self.lake.landed_driver(table) else ()
+        made = table(**inputs)
+        if made is None:
+            raise SchemaError(f"{table.name}: its function returned nothing; it must return a DataFrame.")
+        return transforms.checked(table.name, table.columns, needed, (UNREADABLE,), made)
+
+    def called_on(self, table: Table, driver: DataFrame) -> DataFrame:
+        """The function's output for these rows of its driver, look-ups being whole."""
+        return self.called(
+            table, {n: driver if one.role == "driver" else self.snapshot(one.table) for n, one in table.inputs.items()}
+        )
+
+    def staged(self, table: Table, driver: DataFrame) -> DataFrame:
+        """The function's output for the driver's well-formed rows."""
+        return self.called_on(table, driver.where(_well_formed(driver)))
+
+    def batch(self, table: Table, driver: DataFrame) -> Batch:
+        """The same, with a count of what it came from."""
+        counts = [F.count(F.lit(1)).alias("rows")]
+        whole = _well_formed(driver)
+        if MALFORMED in driver.columns:
+            counts.append(F.count(MALFORMED).alias("malformed"))
+        if self.lake.landed_driver(table):
+            counts.append(audit.origins(whole))
+        return Batch(self.staged(table, driver), driver, counts)
+
+    # --- quality ----------------------------------------------------------------------------------------------------
+
+    def account(self, table: Table, batch: Batch, counted: audit.Audit, counts: dict[str, int]) -> dict[str, int]:
+        """The counts, once they add up to the rows that came in, where the table takes landed rows one by one."""
+        counts["quarantined"] += batch.malformed()
+        if self.lake.landed_driver(table):
+            audit.check_accounting(table.name, batch.rows_in(), counts)
+            audit.check_origins(table.name, batch.origins(), counted.origins)
+        return counts
+
+    def set_aside(self, table: Table, counted: audit.Audit, batch: Batch, *, whole: bool = False) -> None:
+        """Refuse the batch, or write its rejects: before the table, so that none is lost; a retry replaces them.
+
+        A batch that goes through the ``whole`` driver again adds what this generation has not set aside before.
+
+        Raises:
+            RuleError: a rule that fails the run was broken.
+        """
+        audit.refuse_failures(table, counted)
+        landed = batch.driver if self.lake.landed_driver(table) else None
+        parts = []
+        if counted.rejected:
+            parts.append(rules.quarantined(table, batch.staged, landed))
+        if batch.malformed():
+            parts.append(rules.malformed(batch.driver))
+        if not parts and self.left_rejects(table):
+            parts.append(rules.quarantined(table, batch.staged.limit(0), landed))
+        for part in parts[1:]:
+            parts[0] = parts[0].unionByName(part)
+        if parts:
+            self.quarantine(table, parts[0], counted.rejected + batch.malformed(), whole=whole)
+
+    def has_suite(self, table: Table) -> bool:
+        return self.lake.suites is not None and self.lake.suites.of(table.name)
+
+    def validate(self, table: Table, rows: DataFrame, stays: Callable[[DataFrame], DataFrame] | None = None) -> None:
+        """Validate the table as it is about to be with its suite, where it has one.
+
+        That is the rows to write and, of those that the table holds, what ``stays`` makes of them: none without it.
+
+        Raises:
+            SuiteError: they do not meet it, or it could not be told.
+        """
+        if self.lake.suites is None or not self.has_suite(table):
+            return
+        columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
+        whole = rows.select(*[c for c in columns if c in rows.columns])
+        if stays is not None:
+            there = stays(delta_io.read_latest(self.spark, self.path))
+            whole = whole.unionByName(there.select(*whole.columns))
+        expectations.validate(self.lake.suites, table.name, whole, self.run.id)
+
+    @contextmanager
+    def held(self, table: Table, rows: DataFrame) -> Iterator[DataFrame]:
+        """The rows, kept while they are validated and then written, where the table has a suite: they are computed once."""
+        if not self.has_suite(table):
+            yield rows
+            return
+        kept = rows.persist()
+        try:
+            yield kept
+        finally:
+            kept.unpersist()
+
+    def left_rejects(self, table: Table) -> bool:
+        """Whether an attempt at this batch that did not reach its commit left rejects behind.
+
+        A quarantine that was copied later than its table has rejects of later batches, too.
+        """
+        record = table_log.last_record(self.lake.quarantine(table.name))
+        return record is not None and record.batch >= self.step.batch and record.rows.get("quarantined") != 0
+
+    def clear_left_rejects(self, table: Table) -> None:
+        """Take away what `left_rejects` tells of: its batch is about to be another."""
+        if self.left_rejects(table):
+            schema = ", ".join(f"{c} {kind}" for c, kind in rules.QUARANTINE_COLUMNS.items())
+            self.quarantine(table, self.spark.createDataFrame([], schema), 0)
+
+    def quarantine(self, table: Table, rows: DataFrame, count: int, *, whole: bool = False) -> None:
+        """Put a batch's rejects in the place of those that an earlier attempt at it left."""
+        record = self.commit(table, {"quarantined": count}).record
+        commit = Commit(f"quarantine/{table.name}", record, self.run.hold.fence())
+        named = rules.stamped(rows, record)
+        path = self.lake.quarantine(table.name)
+        if whole and table_log.open_log(path):
+            before = delta_io.read_latest(self.spark, path).where(
+                f"generation = {record.generation} AND batch <> {record.batch}"
+            )
+            before = self.unsettled(table, before)
+            named = transforms.without(named, before, [*ORIGIN_COLUMNS, "rules"])
+        target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
+        delta_io.replace(named, target, commit, f"batch >= {record.batch}")
+
+    def unsettled(self, table: Table, rejected: DataFrame) -> DataFrame:
+        """The rejects of which no replay found anything to become since."""
+        return unsettled(self.spark, self.lake.outcomes(table.name), rejected)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def written_columns(self, rows: DataFrame) -> list[str]:
+        return [c for c in self.lake.written_columns(self.step.table) if c in rows.columns]
+
+    def target(self, declared: Declared, stats: Sequence[str] = ()) -> Target:
+        """The table to write, with statistics on what readers filter by."""
+        if isinstance(declared, Table):
+            partition = (declared.write.partition,) if isinstance(declared.write, Replace) else ()
+            ordered = audit.ranged(declared)
+            stats = (*ordered, *partition, *declared.stats)
+        stats = tuple(dict.fromkeys((*stats, *self.lake.filtered_by(declared.name))))
+        return Target(declared.name, self.path, stats, self.lake.read_changes_of(declared.name))
+
+    def commit(
+        self,
+        declared: Declared,
+        rows: Mapping[str, int],
+        files: int = 0,
+        contract: tuple[str, ...] = (),
+        undone: Sequence[int] = (),
+    ) -> Commit:
+        """The record of this step's commit.
+
+        Raises:
+            LockError: the lake may be another's by now.
+        """
+        self.run.hold.check()
+        record = Record(
+            run=self.run.id,
+            batch=self.step.batch,
+            generation=self.step.generation,
+            inputs=self.step.inputs,
+            rows=rows,
+            revision=self.run.revision,
+            definition=definition_of(declared),
+            at=now(),
+            files=files,
+            contract=(*self.step.schema_changes, *contract),
+            asked=(str(self.step.asked[0]), str(self.step.asked[-1])) if self.step.asked else (),
+            undone=tuple(undone),
+        )
+        return Commit(declared.name, record)
+
+
+def unsettled(spark: SparkSession, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:
+    """The rejects of which no replay found anything to become since, up to a batch where one is given."""
+    if table_log.open_log(outcomes) is None:
+        return rejected
+    named = [*ORIGIN_COLUMNS, "generation"]
+    found = delta_io.read_latest(spark, outcomes)
+    found = found if until is None else found.where(f"batch <= {until}")
+    settled = found.groupBy(*named).agg(F.max("batch").alias("_settled"))
+    return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
+
+
+def _well_formed(driver: DataFrame) -> Column:
+    return F.col(MALFORMED).isNull() if MALFORMED in driver.columns else F.lit(True)

@@ -1,0 +1,272 @@
+"""Files of every kind and name: each is read whole or rejected whole, on record, and none blocks the others."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from lakehouse.definitions.sources import source
+from lakehouse.definitions.write_modes import Merge
+from lakehouse.engine.spark import bronze
+from lakehouse.plan.steps import Request
+from tests.lakes import (
+    ITEM_TYPES,
+    TestLake,
+    items_csv,
+    items_table,
+    json_lines,
+    landed_items,
+    parquet,
+    payments_file,
+)  # fmt: skip
+from tests.orders import landed
+
+Lakes = Callable[..., TestLake]
+
+NAMES = (
+    "plain.csv", "no_extension", "UPPER.CSV", "with space.csv", " leading.csv", "trailing.csv ", "quote's.csv",
+    'double"quote.csv', "per%cent.csv", "per%20cent.csv", "100%", "hash#tag.csv", "question?.csv", "star*.csv",
+    "[ab].csv", "{a,b}.csv", "back\\slash.csv", "semi;colon,comma.csv", "a+b&c=d.csv", "blåbær 日本 😀.csv",
+    "decomposed e\u0301.csv", "line\nbreak.csv", "dollar$caret^.csv", "pipe|<angle>`tick`.csv", "(round)!.csv",
+    "tab\tbed.csv", "day=2024-01-01/part.csv", "day=2024-01-02/part.csv", "deep/er.dir/x.csv", "packed.csv.gz",
+    "-dash.csv", "tilde~1.csv", "@at.csv",
+)  # fmt: skip
+LEFT_ALONE = (
+    "_hidden.csv",
+    ".hidden.csv",
+    "half.csv.tmp",
+    "half.csv.part",
+    "half.csv~",
+    "_temporary/x.csv",
+    ".git/x.csv",
+)
+
+
+def test_names_do_not_matter_and_unfinished_files_are_left_alone(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items)
+    for number, name in enumerate(NAMES):
+        lake.land("raw.items", name, items_csv(f"{number},1,1", f"{number},2,1"))
+    for name in LEFT_ALONE:
+        lake.land("raw.items", name, items_csv("99,1,1"))
+    done = lake.run()
+    assert lake.rejected("raw.items") == {}
+    assert done.counts("raw.items") == {"written": 2 * len(NAMES)}
+    found = lake.rows("raw.items", "id", "at", "_row", "_source_file", "_batch_id")
+    wanted = [(str(i), str(n), n, f"items/{name}", 1) for i, name in enumerate(NAMES) for n in (1, 2)]
+    assert sorted(found) == sorted(wanted)
+    ids = lake.rows("raw.items", "_file_id", "_source_file")
+    assert len({number for number, _ in ids}) == len(set(ids)) == len(NAMES)
+    assert len({at for (at,) in lake.rows("raw.items", "_ingested_at")}) == 1
+    (lake.folder("raw.items") / "half.csv.tmp").rename(lake.folder("raw.items") / "half.csv")
+    assert lake.run().counts("raw.items") == {"written": 1}
+
+
+def test_each_run_of_files_is_read_by_a_task_of_its_own(lake_of: Lakes) -> None:
+    """And makes a file of the table: Spark 4.1 by itself would have one task read a whole backfill."""
+    lake = lake_of(landed_items)
+    for number in range(4):
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1", f"{number},2,1"))
+    lake.run()
+    written = DeltaTable(str(lake.lake.path("raw.items"))).file_uris()
+    found = [pq.read_table(file, columns=["_source_file", "_row"]).to_pylist() for file in written]
+    assert sorted([(row["_source_file"], row["_row"]) for row in rows] for rows in found) == [
+        [("items/0.csv", 1), ("items/0.csv", 2), ("items/1.csv", 1), ("items/1.csv", 2)],
+        [("items/2.csv", 1), ("items/2.csv", 2), ("items/3.csv", 1), ("items/3.csv", 2)],
+    ]
+
+
+def test_small_files_have_nothing_else_read_in_pieces_as_small(lake_of: Lakes) -> None:
+    """Delta's logs above all: each is thousands of bytes long, a landed file here a few."""
+    lake = lake_of(landed_items, items_table())
+    tracker = lake.spark.sparkContext.statusTracker()
+    for number in range(3):
+        before = set(tracker.getJobIdsForGroup())
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1"))
+        lake.run()
+        jobs = [tracker.getJobInfo(one) for one in set(tracker.getJobIdsForGroup()) - before]
+        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+        tasks = [stage.numTasks for stage in stages if stage]
+        assert tasks
+        assert max(tasks) <= 4, tasks
+
+
+def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, items_table())
+    good = items_csv("1,1,1", "2,1,1")
+    packed = gzip.compress(items_csv(*[f"{n},1,{n * 7919 % 1000}" for n in range(100, 2000)]).encode())
+    broken: dict[str, tuple[str | bytes, str]] = {
+        "empty.csv": ("", "empty"),
+        "headless.csv": ("1,1,1\n", "no header"),
+        "order.csv": ("id,value,at\n1,1,1\n", "another order"),
+        "missing.csv": ("id,at\n1,1\n", "misses column value"),
+        "extra.csv": ("id,at,value,more\n1,1,1,1\n", "unknown column more"),
+        "renamed.csv": ("id,at,values\n1,1,1\n", "misses column value; has an unknown column values"),
+        "latin1.csv": ("id,at,value\n1,1,caf\xe9\n".encode("latin-1"), "not UTF-8"),
+        "cut.csv.gz": (packed[: len(packed) // 2], "ends before"),
+        "not_packed.csv.gz": (b"id,at,value\n1,1,1\n", "cannot be read"),
+        "binary.csv": (bytes(range(128, 256)), "not UTF-8"),
+        "cut.csv": (items_csv("1,1,1", "2,1,1500")[:-3], "does not end with a line end"),
+        "open_quote.csv": ('id,at,value\n1,1,1\n2,1,"2\n3,1,3\n', "a quote that nothing closes after line 2"),
+    }
+    lake.land("raw.items", "good.csv", good)
+    lake.land("raw.items", "header_only.csv", items_csv())
+    lake.land("raw.items", "byte_order_mark.csv", "\ufeff" + items_csv("3,1,1"))
+    lake.land("raw.items", "crlf.csv", items_csv("4,1,1").replace("\n", "\r\n"))
+    lake.land("raw.items", "quotes.csv", 'id,at,value\n"5","1","1"\n')
+    lake.land("raw.items", "a_folder.csv/inner.csv", items_csv("6,1,1"))
+    (lake.folder("raw.items") / "to_nowhere.csv").symlink_to("/nowhere/at/all")
+    for name, (content, _) in broken.items():
+        lake.land("raw.items", name, content.encode() if isinstance(content, str) else content)
+    done = lake.run()
+    rejected = lake.rejected("raw.items")
+    assert set(rejected) == set(broken)
+    for name, (_, reason) in broken.items():
+        assert reason in rejected[name], name
+    outcome = done["raw.items"].outcome
+    assert outcome is not None
+    assert len(outcome.rejected_files) == len(broken)
+    assert lake.rows("clean.items", "id") == [(n,) for n in range(1, 7)]
+
+    # Known by their bytes: not tried again, not even under a new time.
+    version = lake.version("raw.items")
+    os.utime(lake.folder("raw.items") / "empty.csv")
+    assert set(lake.run().statuses.values()) == {"unchanged"}
+    assert lake.version("raw.items") == version
+    assert len(lake.history("raw.items")) == 1
+
+    lake.land("raw.items", "missing.csv", items_csv("7,1,1"))
+    assert lake.run().counts("raw.items") == {"written": 1}
+    assert (7,) in lake.rows("clean.items", "id")
+    more = source("raw.items", landing="items", columns=(*ITEM_TYPES, "more"))
+    mended = lake.declaring(more)
+    assert [one.path for one in mended.plan()["raw.items"].files] == [
+        f"items/{name}" for name in sorted(broken) if name != "missing.csv"
+    ], "under another declaration they are looked at again"
+    assert mended.run().counts("raw.items") == {"written": 1}
+    assert mended.rows("raw.items", "id", "more")[-1:] == [("7", None)]
+    assert ("1", "1") in mended.rows("raw.items", "id", "more")
+
+
+def test_broken_parquet_files_are_rejected_whole(lake_of: Lakes) -> None:
+    lake = lake_of(landed.payments)
+    good = payments_file((1, 1, "2024-01-01", 1.0))
+    fields = {"payment_id": pa.int64(), "order_id": pa.int64(), "paid_on": pa.date32(), "amount": pa.float64()}
+    texts = pa.schema({**fields, "amount": pa.string()})
+    damaged = bytearray(payments_file(*[(n, n * 31 % 97, "2024-01-01", float(n)) for n in range(1000)]))
+    damaged[50:2000] = bytes(1950)
+    files = {
+        "cut.parquet": good[: len(good) // 2],
+        "empty.parquet": b"",
+        "text.parquet": b"payment_id,order_id,paid_on,amount\n",
+        "missing.parquet": parquet([(1, 1)], pa.schema([("payment_id", pa.int64()), ("order_id", pa.int64())])),
+        "typed.parquet": parquet([(2, 1, None, "ten")], texts),
+        "damaged.parquet": bytes(damaged),
+    }
+    for name, content in files.items():
+        lake.land("raw.payments", name, content)
+    lake.land("raw.payments", "good.parquet", good)
+    shuffled = pa.schema({name: fields[name] for name in reversed(fields)})
+    lake.land("raw.payments", "order.parquet", parquet([(3.0, None, 1, 3)], shuffled))
+    done = lake.attempt()
+    assert not done.report.failed, done.errors
+    assert set(lake.rejected("raw.payments")) == set(files)
+    assert lake.rows("raw.payments", "payment_id", "amount") == [(1, 1.0), (3, 3.0)]
+
+
+def test_broken_json_files_are_rejected_whole(lake_of: Lakes) -> None:
+    lake = lake_of(landed.customers)
+    lake.land("raw.customers", "empty.json", "")
+    lake.land("raw.customers", "latin1.json", '{"name": "caf\xe9"}'.encode("latin-1"))
+    renamed = json_lines({"customer_id": 1, "full_name": "a"}, {"customer_id": 2, "town": "b"})
+    lake.land("raw.customers", "renamed.json", renamed)
+    lake.land("raw.customers", "good.json", json_lines({"customer_id": 1}, {"name": "caf\xe9"}))
+    lake.run()
+    rejected = lake.rejected("raw.customers")
+    assert set(rejected) == {"empty.json", "latin1.json", "renamed.json"}
+    assert "unknown column full_name; has an unknown column town" in rejected["renamed.json"]
+    assert lake.rows("raw.customers", "customer_id", "name") == [(1, None), (None, "caf\xe9")][::-1]
+
+
+def test_deliveries_again_and_under_other_names(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, items_table(Merge()))
+    lake.land("raw.items", "a.csv", items_csv("1,1,1", "2,1,1"))
+    lake.run()
+    # The same bytes under another name: another delivery, whose rows say nothing new.
+    lake.land("raw.items", "b.csv", items_csv("1,1,1", "2,1,1"))
+    done = lake.run()
+    assert done.counts("raw.items") == {"written": 2}
+    assert done.counts("clean.items") == {"written": 0, "unchanged": 2, "superseded": 0, "quarantined": 0}
+    # The old name with new bytes: another delivery; what it leaves out stays.
+    lake.land("raw.items", "a.csv", items_csv("1,1,9"))
+    done = lake.run()
+    assert done.counts("clean.items") == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 0}
+    assert lake.rows("clean.items", "id", "value") == [(1, 9), (2, 1)]
+    assert len(lake.rows("raw.items", "id")) == 5
+    # Back to the first bytes: that too is news.
+    lake.land("raw.items", "a.csv", items_csv("1,1,1", "2,1,1"))
+    lake.run()
+    assert lake.rows("clean.items", "id", "value") == [(1, 1), (2, 1)]
+    files = [(one.path, one.file_id) for m in lake.history("raw.items") for one in m.files]
+    assert files == [("items/a.csv", 1), ("items/b.csv", 2), ("items/a.csv", 3), ("items/a.csv", 4)]
+
+    # What was delivered under one name is not all in the landing zone, so it cannot be read anew.
+    refused = lake.attempt(request=Request(frozenset({"raw.items"})))
+    assert "a full refresh would lose rows" in refused.errors["raw.items"]
+    assert "items/a.csv holds other bytes than delivery 3" in refused.errors["raw.items"]
+    (lake.folder("raw.items") / "b.csv").unlink()
+    refused = lake.attempt(request=Request(frozenset({"raw.items"})))
+    assert "items/b.csv is gone" in refused.errors["raw.items"]
+    assert len(lake.rows("raw.items", "id")) == 7
+    assert set(lake.run().statuses.values()) == {"unchanged"}, "files that are gone do not hold up a run"
+
+
+def test_files_that_vanish_or_change_after_they_were_pinned(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = lake_of(landed_items)
+    for name in "abc":
+        lake.land("raw.items", f"{name}.csv", items_csv(f"{ord(name)},1,1"))
+
+    def killed(*args: object) -> None:
+        raise OSError("killed after the manifest was written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bronze, "read_batch", killed)
+        assert lake.attempt().report.failed
+    assert lake.version("raw.items") is None
+    (lake.folder("raw.items") / "a.csv").unlink()
+    lake.land("raw.items", "b.csv", items_csv("1000,1,1", "1001,1,1"))
+    lake.land("raw.items", "d.csv", items_csv("2000,1,1"))
+    assert lake.plan()["raw.items"].reasons == ("batch 1 was left unfinished",)
+    lake.run()
+    assert lake.rows("raw.items", "id", "_batch_id") == [("99", 1)]
+    reasons = lake.rejected("raw.items")
+    assert "cannot be read" in reasons["a.csv"]
+    assert "changed" in reasons["b.csv"]
+    lake.run()
+    assert lake.rows("raw.items", "id", "_batch_id") == [("1000", 2), ("1001", 2), ("2000", 2), ("99", 1)]
+
+
+def test_a_full_refresh_left_unfinished_loses_no_file_that_vanished_meanwhile(
+    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lake = lake_of(landed_items)
+    lake.land("raw.items", "a.csv", items_csv("1,1,1"))
+    lake.land("raw.items", "b.csv", items_csv("2,1,1"))
+    lake.run()
+
+    def killed(*args: object) -> None:
+        raise OSError("killed after the manifest was written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bronze, "read_batch", killed)
+        assert lake.attempt(request=Request(frozenset({"raw.items"}))).report.failed
+    shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
+    lake.attempt()
+    assert lake.rows("raw.items", "id") == [("1",), ("2",)], "the refresh is refused, or the old rows stay"

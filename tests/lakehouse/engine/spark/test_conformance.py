@@ -1,0 +1,323 @@
+"""Files with other columns than declared: what the contract says becomes of them, and nothing silently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse.definitions.contracts import Contract
+from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source, source
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Append, Merge, Rebuild
+from lakehouse.plan.steps import Request
+from lakehouse.spark import typed, unreadable
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, json_lines, parquet
+
+Lakes = Callable[..., TestLake]
+STRICT = Contract()
+
+
+def items(contract: Contract = STRICT, **more: Any) -> Source:
+    return source("raw.items", landing="items", columns=tuple(ITEM_TYPES), contract=contract, **more)
+
+
+def kept(lake: TestLake, *columns: str) -> list[tuple[Any, ...]]:
+    """Rows of the items as landed, what was kept aside as values."""
+    found = lake.rows("raw.items", *columns, "_rescued")
+    return [(*row, json.loads(text) if text else None) for *row, text in found]
+
+
+def test_csv_columns_are_kept_aside_and_read_by_name(lake_of: Lakes) -> None:
+    lake = lake_of(items(Contract(new_column="rescue", missing_column="ignore")), items_table())
+    lake.land("raw.items", "a.csv", items_csv("1,1,1"))
+    lake.land("raw.items", "b.csv", 'gate,value,id,at,"a, ""b"""\nA5,2,2,2,x\n,3,3,3,\n')
+    lake.land("raw.items", "c.csv", "id,ID,value\n4,IV,4\n")
+    planned = lake.plan()["raw.items"]
+    assert planned.drift == (
+        "keeps gate in _rescued (1 file)",
+        'keeps a, "b" in _rescued (1 file)',
+        "keeps ID (like id but for case) in _rescued (1 file)",
+        "leaves at null, which the files miss (1 file)",
+    )
+    assert planned.columns_changed == ("at",)
+    done = lake.run()
+    assert done["raw.items"].outcome.contract == planned.drift  # type: ignore[union-attr]
+    assert lake.record("raw.items").contract == planned.drift
+    assert kept(lake, "id", "at", "value", "_row") == [
+        ("1", "1", "1", 1, None),
+        ("2", "2", "2", 1, {"gate": "A5", 'a, "b"': "x"}),
+        ("3", "3", "3", 2, None),
+        ("4", None, "4", 1, {"ID": "IV", "_missing": ["at"]}),
+    ]
+    assert lake.rows("clean.items") == [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, None, 4)]
+    lake.run(full_refresh=True)
+    assert len(kept(lake, "id")) == 4
+
+
+def test_new_columns_are_added_with_the_type_that_they_came_with(lake_of: Lakes) -> None:
+    fields = {"id": pa.int64(), "at": pa.int32()}
+    declared = source(
+        "raw.items", landing="items", columns={"id": "bigint", "at": "int"}, format="parquet",
+        contract=Contract(new_column="add", changed_type="rescue"),
+    )  # fmt: skip
+    lake = lake_of(declared)
+    lake.land("raw.items", "a", parquet([(1, 1)], pa.schema(fields)))
+    lake.run()
+    lake.land("raw.items", "b", parquet([(2, 2, 7)], pa.schema({**fields, "gate": pa.int32()})))
+    lake.land("raw.items", "c", parquet([(3, "3", "A5"), (4, "four", "8")], pa.schema(
+        {"id": pa.int64(), "at": pa.string(), "Gate": pa.string()}
+    )))  # fmt: skip
+    lake.run()
+    assert lake.opened("raw.items").columns()["gate"] == "int"
+    assert "adds gate int (1 file)" in lake.record("raw.items").contract
+    lake.land("raw.items", "d", parquet([(5, 5, "9"), (6, 6, "A6")], pa.schema({**fields, "gate": pa.string()})))
+    assert not lake.plan()["raw.items"].breaking
+    lake.run()
+    wanted = [
+        (1, 1, None, None),
+        (2, 2, 7, None),
+        (3, 3, None, {"Gate": "A5"}),
+        (4, None, None, {"at": "four", "Gate": "8"}),
+        (5, 5, 9, None),
+        (6, 6, None, {"gate": "A6"}),
+    ]
+    assert kept(lake, "id", "at", "gate") == wanted
+    lake.run(full_refresh=True)
+    assert kept(lake, "id", "at", "gate") == wanted, "made anew, it is the same"
+    assert lake.plan()["raw.items"].schema_changes == ()
+
+
+LOSSY = [
+    ("1.5", pa.string(), None, "1.5"),
+    (3.0, pa.float64(), 3, None),
+    (3.7, pa.float64(), None, "3.7"),
+    (2**40, pa.int64(), None, str(2**40)),
+    (7, pa.int64(), 7, None),
+    (float("nan"), pa.float64(), None, "NaN"),
+    (True, pa.bool_(), None, "true"),
+    (datetime(2024, 1, 1), pa.timestamp("us"), None, "2024-01-01 00:00:00"),
+    ([1, 2], pa.list_(pa.int64()), None, "[1,2]"),
+    (b"\x01", pa.binary(), None, "AQ=="),
+    (None, pa.string(), None, None),
+    (None, pa.null(), None, None),
+    ({"at": datetime(2024, 1, 1, 12, 0, 0, 123456), "b": None}, pa.struct({"at": pa.timestamp("us"), "b": pa.int64()}), None,
+     '{"at":"2024-01-01T12:00:00.123456Z","b":null}'),
+]  # fmt: skip
+
+
+def test_a_changed_type_is_read_where_nothing_is_lost(lake_of: Lakes) -> None:
+    declared = source(
+        "raw.items", landing="items", columns={"id": "int", "value": "int"}, format="parquet",
+        contract=Contract(changed_type="rescue"),
+    )  # fmt: skip
+    lake = lake_of(declared)
+    for number, (value, kind, *_) in enumerate(LOSSY):
+        schema = pa.schema({"id": pa.int32(), "value": kind})
+        lake.land("raw.items", f"{number:02}", parquet([(number, value)], schema))
+    lake.run()
+    assert kept(lake, "id", "value") == [
+        (number, value, {"value": text} if text else None) for number, (_, _, value, text) in enumerate(LOSSY)
+    ]
+
+
+ODD = ("_row", "_path", "_metadata", "_Malformed", "_rescued", "_at_0", "_c0", "x.y", "a`b")
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_columns_are_kept_aside_whatever_their_names(lake_of: Lakes, format: Any) -> None:
+    declared = source("raw.items", landing="items", columns=("id",), format=format, contract=Contract(new_column="add"))
+    lake = lake_of(declared)
+    row = {"id": "1", **{name: f"it is {name}" for name in ODD}}
+    content = {
+        "csv": ",".join(row) + "\n" + ",".join(row.values()) + "\n",
+        "json": json_lines(row),
+        "parquet": parquet([tuple(row.values())], pa.schema({name: pa.string() for name in row})),
+    }
+    lake.land("raw.items", "a", content[format])
+    lake.run()
+    assert lake.opened("raw.items").columns().keys() == {"id", *declared.platform_columns}
+    assert kept(lake, "id", "_row") == [("1", 1, {name: row[name] for name in ODD})]
+
+
+def test_columns_without_values_or_of_unreadable_types(lake_of: Lakes) -> None:
+    declared = source(
+        "raw.items", landing="items", columns={"id": "int", "value": "int"}, format="parquet",
+        contract=Contract(new_column="add"),
+    )  # fmt: skip
+    lake = lake_of(declared)
+    fields = {"id": pa.int32(), "value": pa.null()}
+    lake.land("raw.items", "a", parquet([(1, None, None)], pa.schema({**fields, "more": pa.null()})))
+    lake.land("raw.items", "b", parquet([(2, None, 5)], pa.schema({**fields, "more": pa.int32()})))
+    lake.land(
+        "raw.items", "c", parquet([(3, None, {"a-b": 1})], pa.schema({**fields, "odd": pa.struct({"a-b": pa.int32()})}))
+    )
+    lake.land("raw.items", "d", parquet([(4, None, 1)], pa.schema({**fields, "odd": pa.uint32()})))
+    assert len(lake.plan()["raw.items"].files) == 4
+    lake.run()
+    assert kept(lake, "id", "value", "more") == [(1, None, None, None), (2, None, 5, None)]
+    assert {*lake.rejected("raw.items")} == {"c", "d"}
+    lake.run(full_refresh=True)
+    assert kept(lake, "id", "value", "more") == [(1, None, None, None), (2, None, 5, None)]
+
+
+def test_json_that_readers_take_for_other_records_is_rejected(lake_of: Lakes) -> None:
+    lake = lake_of(items(format="json"), items_table())
+    whole = json_lines({"id": "1", "at": "1", "value": "1"})
+    for name, line in (("list", '[{"id": "2", "zz": 2}]'), ("two", '{"id": "3"} {"id": "4"}')):
+        lake.land("raw.items", name, f"{whole}{line}\n")
+    lake.land("raw.items", "quotes", f"{whole}{{'id': '5', 'zz': 2}}\n\"text\"\n")
+    lake.run()
+    assert {*lake.rejected("raw.items")} == {"list", "two"}
+    assert lake.rows("clean.items") == [(1, 1, 1)]
+    assert len(lake.quarantine("clean.items")) == 2
+
+
+def test_json_keys_are_kept_aside_as_they_were_written(lake_of: Lakes) -> None:
+    declared = items(Contract(new_column="rescue"), format="json")
+    lake = lake_of(declared)
+    lake.land("raw.items", "a.json", json_lines({"id": "1", "more": {"a": [1, 2]}, "ID": 3}, {"id": "2"}) + "{broken\n")
+    lake.run()
+    assert kept(lake, "id", "_malformed") == [
+        (None, "{broken", None),
+        ("1", None, {"more": '{"a": [1, 2]}', "ID": "3"}),
+        ("2", None, None),
+    ]
+
+
+def test_without_a_contract_files_with_other_columns_are_rejected_and_planned_so(lake_of: Lakes) -> None:
+    lake = lake_of(items(), items_table())
+    lake.land("raw.items", "a.csv", items_csv("1,1,1"))
+    lake.land("raw.items", "b.csv", "id,at,value,gate\n2,1,1,A5\n")
+    assert lake.plan()["raw.items"].drift == ("rejects items/b.csv: has an unknown column gate",)
+    lake.run()
+    assert lake.rejected("raw.items") == {"b.csv": "has an unknown column gate"}
+    more = lake.declaring(items(Contract(new_column="add")), items_table())
+    assert [one.path for one in more.plan()["raw.items"].files] == ["items/b.csv"], "another contract looks at it again"
+    more.run()
+    assert more.rows("raw.items", "id", "gate") == [("1", None), ("2", "A5")]
+    assert more.rows("clean.items") == [(1, 1, 1), (2, 1, 1)]
+    assert lake.declaring(items(), items_table()).plan()["raw.items"].schema_changes == ("removes gate",)
+
+
+def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
+    from lakehouse.definitions.rules import Rule
+    from lakehouse.deltalog.commit_record import Run
+    from lakehouse.writes.replay import replay
+
+    contract = Contract(new_column="rescue")
+    strict = items_table(rules=(Rule("small", "value < 5"),))
+    lake = lake_of(items(contract), strict)
+    lake.land("raw.items", "a.csv", "id,at,value,gate\n1,1,9,A5\n2,1,1,A6\n")
+    lake.run()
+    assert [one["_rescued"] for one in lake.originals("clean.items")] == ['{"gate":"A5"}']
+    eased = lake.declaring(items(contract), items_table(rules=(Rule("small", "value < 50"),)))
+    assert replay(eased.session, eased.lake, "clean.items", Run("replay", "")).replayed == 1
+    assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
+
+
+def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
+    from lakehouse.definitions.rules import Rule
+    from lakehouse.deltalog.commit_record import Run
+    from lakehouse.writes.replay import replay
+
+    def gates(most: int) -> Any:
+        def read(items: DataFrame) -> DataFrame:
+            gate = F.col("gate").cast("int") if "gate" in items.columns else F.lit(None).cast("int")
+            types = {"id": "bigint", "at": "int"}
+            return items.select(*[typed(c, k).alias(c) for c, k in types.items()], gate.alias("value"), *ORIGIN_COLUMNS)
+
+        return items_table(function=read, rules=(Rule("small", f"value < {most}"),))
+
+    contract = Contract(new_column="add")
+    lake = lake_of(items(contract), gates(5))
+    lake.land("raw.items", "a.csv", "id,at,value,gate\n1,1,0,9\n2,1,0,1\n")
+    lake.run()
+    assert lake.rows("clean.items") == [(2, 1, 1)]
+    eased = lake.declaring(items(contract), gates(50))
+    replay(eased.session, eased.lake, "clean.items", Run("replay", ""))
+    assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
+
+
+def of_type(kind: str, name: str = "clean.items", write: Any = None) -> Any:
+    types = {**ITEM_TYPES, "value": kind}
+
+    def typed_items(items: DataFrame) -> DataFrame:
+        return items.select(*[typed(c, k).alias(c) for c, k in types.items()], unreadable(types), *ORIGIN_COLUMNS)
+
+    return table(name, columns=types, write=write or Merge(newest_by=("at",)), key=("id",), items="raw.items")(
+        typed_items
+    )
+
+
+def total(kind: str) -> Any:
+    @table("mart.total", columns={"total": "bigint"}, write=Rebuild(), items="clean.items")
+    def total(items: DataFrame) -> DataFrame:
+        return items.agg(F.sum("value").cast("bigint").alias("total"))
+
+    return total
+
+
+def test_a_type_is_widened_by_a_rebuild_that_is_planned(lake_of: Lakes) -> None:
+    narrow = lake_of(items(), of_type("int"), total("int"))
+    narrow.land("raw.items", "a.csv", items_csv("1,1,1", f"2,1,{2**40}"))
+    narrow.run()
+    assert narrow.rows("clean.items") == [(1, 1, 1)]
+    wide = narrow.declaring(items(), of_type("bigint"), total("bigint"))
+    steps = wide.plan()
+    step = steps["clean.items"]
+    assert (step.action, step.full_refresh, step.breaking) == ("build", True, False)
+    assert step.reasons == ("a column's type is widened",)
+    assert step.schema_changes == ("widens value from int to bigint",)
+    assert step.columns_changed == ("value",)
+    assert steps["mart.total"].reasons == ("clean.items will be made anew",)
+    wide.run()
+    assert wide.rows("clean.items") == [(1, 1, 1), (2, 1, 2**40)]
+    assert wide.rows("mart.total") == [(2**40 + 1,)]
+    assert wide.record("clean.items").contract == ("widens value from int to bigint",)
+    assert wide.record("clean.items").generation == 2
+    assert set(wide.run().statuses.values()) == {"unchanged"}
+    assert narrow.plan()["clean.items"].breaking, "a type is never narrowed by itself"
+
+
+def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> None:
+    def events(kind: str) -> Any:
+        @table("mart.events", columns={"id": "bigint", "value": kind}, write=Append(), items="clean.items")
+        def events(items: DataFrame) -> DataFrame:
+            return items.select("id", F.col("value").cast(kind).alias("value"))
+
+        return events
+
+    lake = lake_of(items(), items_table(), events("int"))
+    lake.land("raw.items", "a.csv", items_csv("1,1,1"))
+    lake.run()
+    wide = lake.declaring(items(), items_table(), events("bigint"))
+    assert wide.plan()["mart.events"].breaking
+    above = lake.declaring(items(), of_type("bigint"), events("int"))
+    assert above.plan()["clean.items"].breaking, "its reader would be made anew, too"
+    assert not wide.plan("mart.events", request=Request(frozenset({"mart.events"})))["mart.events"].breaking
+
+
+@pytest.mark.parametrize(("kind", "wider"), [("int", "bigint"), ("float", "double")])
+def test_a_sources_type_is_widened_from_its_files(lake_of: Lakes, kind: str, wider: str) -> None:
+    def of(declared: str) -> Source:
+        return source("raw.items", landing="items", columns={"id": declared}, format="parquet")
+
+    arrow = {"int": pa.int32(), "float": pa.float32()}[kind]
+    lake = lake_of(of(kind))
+    file = lake.land("raw.items", "a", parquet([(1,)], pa.schema({"id": arrow})))
+    lake.run()
+    wide = lake.declaring(of(wider))
+    assert wide.plan()["raw.items"].full_refresh
+    file.rename(file.with_name("_a"))
+    assert "a full refresh would lose rows" in wide.attempt().errors["raw.items"]
+    file.with_name("_a").rename(file)
+    wide.run()
+    assert wide.opened("raw.items").columns()["id"] == wider
+    assert len(wide.rows("raw.items", "id")) == 1

@@ -1,0 +1,167 @@
+"""How a file's columns differ from the declared ones and what a contract makes of it; how a table's do. Without Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from lakehouse.definitions.contracts import Contract
+from lakehouse.definitions.sources import Source, source
+from lakehouse.definitions.validation import problems_of
+from lakehouse.deltalog.commit_record import Record
+from lakehouse.landing import conformance
+from lakehouse.plan import schema_diff
+
+STRICT = Contract()
+COLUMNS = {"id": "bigint", "name": "string", "amount": "double"}
+LENIENT = Contract(new_column="add", missing_column="ignore", changed_type="rescue")
+
+
+def items(contract: Contract = STRICT, columns: Mapping[str, str] = COLUMNS) -> Source:
+    return source("raw.items", landing="items", columns=columns, format="parquet", contract=contract)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (COLUMNS, None),
+        ({"id": "int", "name": "string", "amount": "float"}, None),
+        ({**COLUMNS, "gate": "string"}, "has an unknown column gate"),
+        ({**COLUMNS, "Name": "string"}, "has an unknown column Name (like name but for case)"),
+        ({"id": "bigint", "name": "string"}, "misses column amount"),
+        ({**COLUMNS, "amount": "string"}, "has column amount as string, declared double"),
+        (
+            {"id": "bigint", "Name": "string", "amount": "double"},
+            "misses column name; has an unknown column Name (like name but for case)",
+        ),
+    ],
+)
+def test_without_a_contract_a_file_with_other_columns_is_rejected(found: dict[str, str], reason: str | None) -> None:
+    assert conformance.refused(items(), found) == reason
+    assert conformance.refused(items(LENIENT), found) is None
+
+
+@pytest.mark.parametrize(
+    ("contract", "found", "reason"),
+    [
+        (Contract(new_column="rescue"), {"id": "bigint", "name": "string", "x": "int"}, "misses column amount"),
+        (Contract(missing_column="ignore"), {"id": "bigint", "name": "string", "x": "int"}, "has an unknown column x"),
+        (Contract(changed_type="rescue"), {**COLUMNS, "amount": "string", "x": "int"}, "has an unknown column x"),
+    ],
+)
+def test_each_difference_has_a_policy_of_its_own(contract: Contract, found: dict[str, str], reason: str) -> None:
+    assert conformance.refused(items(contract), found) == reason
+
+
+def test_only_what_can_be_a_tables_column_is_added() -> None:
+    found = {
+        **COLUMNS,
+        "gate": "string",
+        "Gate": "string",
+        "Name": "string",
+        "two words": "int",
+        "_row": "int",
+        "x`y": "int",
+    }
+    assert conformance.added(items(LENIENT), found) == {"gate": "string"}
+    assert list(conformance.told(items(LENIENT), found)) == [
+        "adds gate string",
+        "keeps Gate (like gate but for case) in _rescued",
+        "keeps Name (like name but for case) in _rescued",
+        "keeps two words in _rescued",
+        "keeps _row in _rescued",
+        "keeps x`y in _rescued",
+    ]
+    assert conformance.added(items(Contract(new_column="rescue")), found) == {}
+
+
+def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
+    files = {
+        "a": {"id": "bigint", "name": "string"},
+        "b": {**COLUMNS, "amount": "string"},
+        "c": {**COLUMNS, "gate": "int"},
+        "d": {**COLUMNS, "gate": "int", "name": "void", "more": "void"},
+    }
+    seen = [(path, conformance.refused(items(LENIENT), found), found) for path, found in files.items()]
+    said, changed = conformance.foreseen(items(LENIENT), [*seen, ("e", "is empty", None), ("f", None, None)])
+    assert said == (
+        "leaves amount null, which the files miss (1 file)",
+        "reads amount, string in the files, as double; what that cannot hold is kept in _rescued (1 file)",
+        "adds gate int (2 files)",
+        "rejects e: is empty",
+    )
+    assert changed == ("amount",)
+    refused = [(path, conformance.refused(items(), found), found) for path, found in files.items()]
+    assert conformance.foreseen(items(), refused)[0] == (
+        "rejects a: misses column amount",
+        "rejects b: has column amount as string, declared double",
+        "rejects c: has an unknown column gate",
+        "rejects d: has an unknown column gate; has an unknown column more",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wider"),
+    [
+        ("int", "bigint", True),
+        ("bigint", "int", False),
+        ("int", "double", True),
+        ("bigint", "double", False),
+        ("float", "double", True),
+        ("date", "timestamp_ntz", True),
+        ("date", "timestamp", False),
+        ("int", "string", False),
+        ("decimal(10,2)", "decimal(12,2)", True),
+        ("decimal(10,2)", "decimal(12,4)", True),
+        ("decimal(10,2)", "decimal(12,5)", False),
+        ("decimal(10,2)", "decimal(10,2)", False),
+        ("int", "decimal(10,0)", True),
+        ("int", "decimal(10,2)", False),
+        ("string", "decimal(38,0)", False),
+    ],
+)
+def test_a_type_is_wider_if_it_holds_every_value_of_the_other(old: str, new: str, wider: bool) -> None:
+    assert schema_diff.widens(old, new) is wider
+
+
+def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
+    there = {**COLUMNS, "gate": "string", "_rescued": "string"}
+    assert schema_diff.changes(COLUMNS, there, items()).said() == ("removes gate",)
+    assert schema_diff.changes(COLUMNS, there, items(LENIENT)).said() == ()
+    wanted = {"id": "bigint", "amount": "string", "more": "int"}
+    changes = schema_diff.changes(wanted, {"id": "int", "name": "string", "amount": "double"}, items())
+    assert changes.said() == (
+        "adds more int",
+        "widens id from int to bigint",
+        "removes name",
+        "changes amount from double to string",
+    )
+    assert changes.columns == ("name", "id", "amount")
+    assert schema_diff.changes({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).said() == (
+        "adds Gate, which is there as gate",
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"id": "int", "ID": "int"}, "raw.items: columns id and ID differ only in case"),
+        ({"_File_id": "int"}, "raw.items: column _File_id is the platform's own name"),
+        ({"id\n": "int"}, "raw.items: column 'id\\n' is not a plain name"),
+        ({"a b": "int"}, "raw.items: column 'a b' is not a plain name"),
+    ],
+)
+def test_names_that_would_be_taken_for_others_are_refused(columns: dict[str, str], problem: str) -> None:
+    assert problems_of(items(columns=columns)) == [problem]
+
+
+def test_a_policy_that_there_is_not_is_refused() -> None:
+    assert problems_of(items(Contract(new_column="drop"))) == [  # type: ignore[arg-type]
+        "raw.items: new_column='drop' is not one of fail, rescue, add"
+    ]
+
+
+def test_a_record_keeps_what_became_of_the_columns() -> None:
+    record = Record("run", 1, 1, {}, {}, "", "", "2024-01-01T00:00:00+00:00", contract=("adds gate string",))
+    assert Record.from_json(record.to_json()) == record

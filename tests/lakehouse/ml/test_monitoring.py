@@ -1,0 +1,380 @@
+"""Watching a shop's model of late parcels: what is found, what is written, what becomes of a retraining."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import SparkSession
+
+from lakehouse.cli import main as cli
+from lakehouse.errors import ModelError
+from lakehouse.ml import pipeline
+from lakehouse.ml.limits import Limits
+from lakehouse.ml.metrics import evaluate
+from lakehouse.ml.mlflow_client import tracking
+from lakehouse.ml.monitoring import Watched, later_splits, watch
+from lakehouse.ml.training import Tuned
+from lakehouse.ml.training_record import TrainResult
+from lakehouse.runs import context
+from lakehouse.runs.scheduler import revision
+from lakehouse.settings import Settings, load
+from tests.parcels import LEARNER, TASK, Place, model, parcels
+
+# Of ninety rows in ten bins the observed shares are far from the predicted ones by chance.
+CALM = replace(TASK, limits=Limits(calibration_error=0.2, brier_skill_drop=0.5))
+DAYS = {"since": date(2024, 1, 31), "until": date(2024, 2, 9)}
+FIRST = 300  # of the rows of these days
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Place:
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copy(empty_database, root / "mlflow.db")
+    place = Place(root / "lake", f"sqlite:///{root / 'mlflow.db'}", (root / "mlartifacts").as_uri())
+    place.write(parcels())
+    place.train(model())
+    return place
+
+
+@pytest.fixture
+def trained(tmp_path: Path, trained_once: Place) -> Place:
+    """A lake with the parcels and a champion; what it was trained on is the table's version 0."""
+    shutil.copytree(trained_once.lake, tmp_path / "lake")
+    shutil.copy(trained_once.lake.parent / "mlflow.db", tmp_path)
+    return replace(trained_once, lake=tmp_path / "lake", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def changed(name: str, change: Callable[[int, Any], Any], first: int = FIRST) -> pa.Table:
+    """The parcels, of which a column is changed from a row on, by its number and value."""
+    rows = parcels()
+    values = [change(n, v) if n >= first else v for n, v in enumerate(rows[name].to_pylist())]
+    return rows.set_column(rows.column_names.index(name), name, pa.array(values, rows.schema.field(name).type))
+
+
+def score(place: Place, **days: Any) -> None:
+    """Put the champion's scores of some days into the table of predictions."""
+    scores = place.scores(**(days or DAYS))
+    path = place.lake / "gold" / "parcel_scores"
+    write_deltalake(path, scores, mode="append")
+
+
+def watched(place: Place, task: Any = CALM, **days: Any) -> Watched:
+    models = {LEARNER: model(TASK=task)}
+    return watch(task, models, lake=place.lake, tracking_uri=place.tracking_uri, **(days or DAYS))
+
+
+def found(seen: Watched) -> dict[str, str]:
+    return {one.what: one.said for one in seen.findings}
+
+
+def test_nothing_is_found_where_nothing_moved(trained: Place) -> None:
+    score(trained)
+    seen = watched(trained)
+
+    assert found(seen) == {}
+    assert seen.notes == ()
+    assert seen.span == ("2024-01-31", "2024-02-09")
+    assert (seen.now["scored"], seen.now["labelled"]) == (100, 90)
+    held = parcels().slice(FIRST).filter(pc.is_valid(parcels()["late"].slice(FIRST)))
+    scores = {row["parcel"]: row["probability"] for row in trained.scores(**DAYS).to_pylist()}
+    probability = np.array([scores[n] for n in held["parcel"].to_pylist()])
+    expected = evaluate(held["late"].to_numpy(), probability)
+    rate = held["late"].to_numpy().mean()
+    expected["brier_skill"] = 1 - expected["brier"] / (rate * (1 - rate))
+    assert {name: seen.now[name] for name in expected} == pytest.approx(expected)
+    assert seen.chosen["roc_auc"] > 0.9
+    assert [one.feature for one in seen.moved] == ["distance_km", "shop", "items"]
+
+
+def test_a_shifted_feature_is_named(trained: Place) -> None:
+    trained.write(changed("shop", lambda n, _: "south" if n % 5 else "north"))
+    score(trained)
+    said = found(watched(trained))
+
+    assert said.keys() == {"drift"}
+    assert said["drift"].startswith("1 of 3 features drifted: shop (PSI ")
+    then = pc.mean(pc.cast(pc.equal(parcels()["shop"].slice(0, 200), "south"), "int8")).as_py()
+    by_hand = (0.8 - then) * np.log(0.8 / then) + (0.2 - (1 - then)) * np.log(0.2 / (1 - then))
+    assert f"shop (PSI {by_hand:.2f}, limit 0.25)" in said["drift"]
+    days = watched(trained).quality.to_pylist()
+    assert {(one["psi_max_feature"], one["drifted_features"]) for one in days[-1:]} == {("shop", 0)}, (
+        "of the window of 28 days most are as they were"
+    )
+
+
+def test_what_goes_missing_is_found_by_day_and_in_all(trained: Place) -> None:
+    trained.write(changed("items", lambda n, v: None if n >= 340 else v))
+    score(trained)
+    seen = watched(trained)
+
+    assert found(seen).keys() == {"missing"}
+    assert "1 of 3 features missing more often" in found(seen)["missing"]
+    assert "items (" in found(seen)["missing"]
+    shares = {row["day"]: row["missing_share"] for row in seen.drift.to_pylist() if row["feature"] == "items"}
+    assert [shares[date(2024, 1, 31) + timedelta(days=n)] == 1 for n in range(10)] == [False] * 4 + [True] * 6
+    by_day = {row["day"]: row["missing_share"] for row in seen.quality.to_pylist()}
+    assert by_day[date(2024, 2, 9)] == pytest.approx(1 / 3), "of three features one"
+
+
+def test_a_model_that_fails_is_found_by_each_of_its_results(trained: Place) -> None:
+    trained.write(changed("late", lambda _, late: None if late is None else not late))
+    score(trained)
+    said = found(watched(trained, TASK))
+
+    assert said.keys() == {"roc_auc", "brier_skill", "calibration_error"}
+    seen = watched(trained)
+    assert f"ROC AUC is {seen.now['roc_auc']:.4f}" in said["roc_auc"]
+    assert f"below {seen.chosen['roc_auc']:.4f} of the choose split (limit 0.05)" in said["roc_auc"]
+
+
+def test_labels_that_come_later_are_filled_in(trained: Place) -> None:
+    trained.write(changed("late", lambda n, late: None if n >= 350 else late))
+    score(trained)
+    early, days = watched(trained), {"since": date(2024, 2, 5), "until": date(2024, 2, 9)}
+    unknown = watched(trained, **days)
+    trained.write(parcels())
+    later = watched(trained)
+
+    assert (early.now["labelled"], later.now["labelled"]) == (45, 90)
+    assert unknown.notes == ("Only features are judged: all 50 rows that version 1 scored have no label yet.",)
+    assert found(unknown) == {}
+    assert [row["labelled"] for row in early.quality.to_pylist()] == [9] * 5 + [0] * 5
+    assert {row["brier"] for row in early.quality.to_pylist()[5:]} == {None}
+    assert [row["labelled"] for row in later.quality.to_pylist()] == [9] * 10
+    assert early.drift.drop_columns("feature_version") == later.drift.drop_columns("feature_version")
+
+
+def test_a_day_of_one_label_has_no_results_and_is_no_finding(trained: Place) -> None:
+    trained.write(changed("late", lambda _, late: None if late is None else False))
+    score(trained)
+    seen = watched(trained)
+
+    assert seen.notes == ("Only features are judged: all 100 rows that version 1 scored have the same label.",)
+    assert found(seen) == {}
+    assert {row["label_rate"] for row in seen.quality.to_pylist()} == {0}
+    assert {row["calibration_error"] for row in seen.quality.to_pylist()} == {None}
+
+
+def test_without_dates_the_last_scored_weeks_are_watched(trained: Place) -> None:
+    score(trained, since=date(2024, 1, 5), until=date(2024, 2, 6))
+    seen = watched(trained, since=None)
+
+    assert seen.span == ("2024-01-10", "2024-02-06")
+    (note,) = seen.notes
+    assert "version 1 was trained and chosen on days up to 2024-01-30" in note
+
+
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [
+        ({"since": date(2024, 2, 9), "until": date(2024, 2, 1)}, "--from 2024-02-09 is after --to 2024-02-01"),
+        ({"since": date(2030, 1, 1), "until": date(2030, 1, 2)}, "gold.parcels version 0 has no rows from 2030-01-01"),
+    ],
+)
+def test_days_that_cannot_be_watched_are_named(trained: Place, days: dict[str, date], text: str) -> None:
+    score(trained)
+    with pytest.raises(ModelError, match=text):
+        watched(trained, **days)
+
+
+def test_what_there_must_be_is_named(tmp_path: Path, trained: Place) -> None:
+    with pytest.raises(ModelError, match="late_parcel has no champion .*run `lakehouse train` first"):
+        watched(replace(trained, tracking_uri=f"sqlite:///{tmp_path / 'none.db'}"))
+    with pytest.raises(ModelError, match="gold.parcel_scores holds no scores of late_parcel: run `lakehouse score`"):
+        watched(trained)
+
+
+def test_a_champion_without_scores_is_judged_by_its_features(place: Place) -> None:
+    place.train(model(FEATURES=("noise",)))
+    score(place)
+    place.train(model())
+    seen = watched(place)
+
+    assert seen.champion.version == 2
+    assert (
+        "version 2 has no scores of these days (`lakehouse score --from 2024-01-31 --to 2024-02-09`)" in seen.notes[0]
+    )
+    assert {(row["model_version"], row["psi_max"]) for row in seen.quality.to_pylist()} == {(1, None)}
+    assert {row["model_version"] for row in seen.drift.to_pylist()} == {2}
+
+
+def test_splits_move_on_to_what_is_labelled(trained: Place) -> None:
+    score(trained)
+    later = later_splits(watched(trained))
+    assert later is not None
+    assert (later.train, later.choose) == (("2024-01-01", "2024-01-30"), ("2024-01-31", "2024-02-09"))
+    earlier = later_splits(watched(trained, since=date(2024, 2, 1), until=date(2024, 2, 2)))
+    assert earlier is not None
+    assert (earlier.train[1], earlier.choose) == ("2024-01-23", ("2024-01-24", "2024-02-02"))
+    assert later_splits(watched(trained, since=date(2024, 1, 29), until=date(2024, 1, 30))) is None, "nothing is new"
+
+
+def test_a_retraining_differs_by_its_days_alone_and_is_not_repeated(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = model(CANDIDATES=({"max_iter": 3}, {"max_iter": 4}))
+    best = Tuned("a-study", {"max_iter": 7, "max_leaf_nodes": 5})
+    place.train(tuned, tuned=best, seed=5, revision=revision())
+    score(place)
+    settings = retrained_by(place, monkeypatch, tuned)
+    result = pipeline.retrain(settings, watched(place))
+
+    assert isinstance(result, TrainResult), result
+    assert result.alias == "challenger"
+    champion, challenger = (place.run(one).data.params for one in (place.champion().run_id, result.run_id))
+    of_days = {"from", "until", "rows", "unlabelled", "sha256"}
+    differ = {name for name in champion.keys() | challenger.keys() if champion.get(name) != challenger.get(name)}
+    assert {name.rpartition("_")[2] for name in differ} <= of_days, differ
+    assert (challenger["model_max_iter"], challenger["seed"], challenger["study"]) == ("7", "5", "a-study")
+    assert (challenger["train_until"], challenger["choose_until"]) == ("2024-01-30", "2024-02-09")
+
+    again = pipeline.retrain(settings, watched(place))
+    assert isinstance(again, str)
+    assert again.startswith(
+        "version 2 has learned from 2024-01-01 to 2024-01-30 of gold.parcels version 0 with the same parameters, and became "
+        "challenger: Brier score"
+    )
+    fewer = pipeline.retrain(settings, watched(place, since=date(2024, 2, 1), until=date(2024, 2, 8)))
+    place.write(parcels())
+    newer = pipeline.retrain(settings, watched(place))
+    assert [isinstance(one, TrainResult) and one.model_version for one in (fewer, newer)] == [3, 4]
+
+
+def retrained_by(place: Place, monkeypatch: pytest.MonkeyPatch, module: Any) -> Settings:
+    """The settings of a lake with this model."""
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
+    monkeypatch.setenv("LAKEHOUSE_MODELS", json.dumps({LEARNER: "tests.parcel_trees"}))
+    monkeypatch.setitem(sys.modules, "tests.parcel_trees", module)
+    return load()
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+class Command:
+    """`lakehouse` in this process, on a lake with parcels."""
+
+    def __init__(self, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place, self.capsys, self.monkeypatch, self.sessions = place, capsys, monkeypatch, 0
+        for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
+        monkeypatch.setenv("LAKEHOUSE_DECLARATIONS", '["tests.orders"]')
+        monkeypatch.setenv("LAKEHOUSE_MODELS", json.dumps({LEARNER: "tests.parcel_trees"}))
+        self.learns(CALM)
+
+    def learns(self, task: Any) -> None:
+        self.monkeypatch.setitem(sys.modules, "tests.parcel_trees", model(TASK=task))
+
+    def __call__(self, *arguments: str, exit_code: int = 0) -> str:
+        self.monkeypatch.setattr(sys, "argv", ["lakehouse", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = self.capsys.readouterr()
+        assert (left.value.code or 0) == exit_code, said.out + said.err
+        return said.out + said.err
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return DeltaTable(self.place.lake / "gold" / table).to_pyarrow_table().to_pylist()
+
+
+@pytest.fixture
+def lakehouse(
+    place: Place, spark: SparkSession, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    command = Command(place, capsys, monkeypatch)
+
+    @contextmanager
+    def shared(*_: object) -> Iterator[SparkSession]:
+        command.sessions += 1
+        yield spark
+
+    monkeypatch.setattr(context, "spark_session", shared)
+    return command
+
+
+def versions(place: Place) -> dict[str, int]:
+    return {name: DeltaTable(place.lake / "gold" / name).version() for name in ("parcel_quality", "parcel_drift")}
+
+
+def test_watching_twice_writes_nothing_new_and_starts_no_session(lakehouse: Command, place: Place) -> None:
+    lakehouse("train")
+    lakehouse("score")
+    assert "psi_max" not in lakehouse.rows("parcel_quality")[0]
+    first = lakehouse("monitor")
+    before = versions(place), lakehouse.sessions
+    again = lakehouse("monitor")
+
+    assert "Nothing is beyond its limit." in first
+    assert "10 rows written to gold.parcel_quality, 84 to gold.parcel_drift" in first
+    assert "0 rows written to gold.parcel_quality, 0 to gold.parcel_drift" in again
+    assert (versions(place), lakehouse.sessions) == before
+    quality = lakehouse.rows("parcel_quality")
+    assert {row["day"].day for row in quality if row["psi_max"] is not None} == {31, *range(1, 10)}
+
+    # Scoring again neither takes away what watching added nor counts its columns as a difference.
+    assert "by day: 0 rows" in lakehouse("score")
+    assert lakehouse.rows("parcel_quality") == quality
+    place.write(changed("late", lambda n, late: late if n % 10 < 9 else False))
+    assert "10 rows written to gold.parcel_quality, 0 to" in lakehouse("monitor"), "a label came for each day's last"
+    assert {row["labelled"] for row in lakehouse.rows("parcel_quality")} == {10}
+
+
+def test_a_finding_is_told_and_a_challenger_trained_where_asked(lakehouse: Command, place: Place) -> None:
+    first = lakehouse("train")
+    assert "late_parcel version 1 is champion" in first
+    # What was far is late no longer: what is near is.
+    place.write(changed("late", lambda _, late: None if late is None else not late))
+    lakehouse("score")
+    days = ("--from", "2024-02-05", "--to", "2024-02-09")
+    told = lakehouse("monitor", *days, exit_code=1)
+    assert "finding ROC AUC is" in told
+    assert "`lakehouse monitor late_parcel --retrain` trains a challenger" in told
+    with tracking(place.tracking_uri) as client:
+        assert len(client.search_model_versions("name = 'late_parcel'")) == 1, "nobody asked for a challenger"
+
+    # On the first day that has turned there is nothing to learn from that has, and little to be judged by.
+    early = ("--from", "2024-01-31", "--to", "2024-01-31")
+    assert "late_parcel version 2 is challenger: Brier score" in lakehouse("monitor", *early, "--retrain", exit_code=1)
+    before = ("--from", "2024-01-29", "--to", "2024-01-30")
+    assert "finding" not in lakehouse("monitor", *before, "--retrain")
+    lakehouse.learns(replace(CALM, limits=Limits(missing_rise=-1)))
+    assert "Not retrained: " in lakehouse("monitor", *before, "--retrain", exit_code=1)
+
+
+def test_a_challenger_that_is_better_is_champion_and_is_not_judged_by_what_it_learned(
+    lakehouse: Command, place: Place
+) -> None:
+    # From the day on after those to train on, what is near is late: nothing that a later training cannot see.
+    place.write(changed("late", lambda _, late: None if late is None else not late, first=200))
+    lakehouse("train")
+    lakehouse("score")
+    told = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
+    assert "late_parcel version 2 is champion: Brier score" in told
+    assert "on 90 rows of 2024-01-31 to 2024-02-09 is below" in told
+    with tracking(place.tracking_uri) as client:
+        entry = client.get_model_version_by_alias("late_parcel", "champion")
+        run = client.get_run(entry.run_id)
+    assert run.data.params["train_until"] == "2024-01-30"
+    assert run.data.params["choose_until"] == "2024-02-09"
+
+    # The report split is what it was chosen by, and the declared choose split is what it learned from.
+    with pytest.raises(
+        ModelError, match="version 2 was chosen on days up to 2024-02-09, so that it is not reported on"
+    ):
+        place.report()
+    assert "version 3 is challenger: champion version 2 has learned from days up to 2024-01-30" in lakehouse("train")

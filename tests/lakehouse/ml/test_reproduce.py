@@ -1,0 +1,198 @@
+"""Making a registered model again: what is the same, and every way in which it can differ."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import sklearn
+from deltalake import DeltaTable
+
+from lakehouse.cli import main as cli
+from lakehouse.errors import ModelError
+from lakehouse.ml import pipeline
+from lakehouse.ml.environment import environment
+from lakehouse.ml.metrics import METRICS
+from lakehouse.ml.mlflow_client import tracking
+from lakehouse.ml.reproduce import Reproduced, open_recipe, reproduce
+from lakehouse.ml.training_record import RECIPE, TrainResult
+from tests.parcels import LEARNER, TASK, Place, fit, model, parcels
+
+
+def again(place: Place, trained: TrainResult, module: Any = None, **more: Any) -> Reproduced:
+    told = {"revision": "abc123", **more}
+    recipe = open_recipe(trained.run_id, place.tracking_uri)
+    return reproduce(recipe, {LEARNER: module or model()}, lake=place.lake, **told)
+
+
+def table(place: Place) -> Path:
+    return place.lake / "gold" / "parcels"
+
+
+def artifact(place: Place, name: str) -> Path:
+    (found,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/{name}")
+    return found
+
+
+def test_it_is_the_same_at_its_version_and_the_registry_stays_as_it_is(place: Place) -> None:
+    trained = place.train(model())
+    place.write(parcels(seed=1))  # the newest version has other rows
+    with tracking(place.tracking_uri) as client:
+        before = [dict(one) for one in client.search_model_versions()], client.get_run(trained.run_id).to_dictionary()
+    found = again(place, trained)
+
+    assert (found.differs, found.notes) == ((), ())
+    assert (found.rows, found.same, found.largest) == (90, 1.0, 0.0)
+    assert found.model_version == 1
+    assert set(found.metrics) == {f"{split}_{name}" for split in ("train", "choose") for name in METRICS}
+    assert found.metrics["choose_brier"] == (trained.metrics["brier"],) * 2
+    with tracking(place.tracking_uri) as client:
+        after = [dict(one) for one in client.search_model_versions()], client.get_run(trained.run_id).to_dictionary()
+        assert len(client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])) == 3
+    assert before == after
+
+
+def test_it_is_made_as_it_was_declared_then(place: Place) -> None:
+    trained = place.train(model(FEATURES=("distance_km", "items")))
+    splits = replace(TASK.splits, train=("2024-01-05", "2024-01-20"))
+    found = again(place, trained, model(FEATURES=("noise",), TASK=replace(TASK, splits=splits), CANDIDATES=()))
+    assert found.differs == ()
+    assert found.notes == ("the model declares otherwise by now: FEATURES, splits; what it declared then was used",)
+
+
+def test_code_that_fits_in_another_way_is_seen_by_what_it_makes(place: Place) -> None:
+    trained = place.train(model(), revision="abc123-dirty")
+
+    def otherwise(*splits: Any, **how: Any) -> Any:
+        return fit(*splits, **{**how, "seed": 5, "params": {**how["params"], "max_iter": 29}})
+
+    found = again(place, trained, model(fit=otherwise), revision="def456")
+    was, now = found.metrics["choose_brier"]
+    assert was == trained.metrics["brier"] != now
+    assert f"choose_brier was {was:.6f} and is {now:.6f}" in found.differs
+    assert found.differs[-1] == f"its predictions differ from the registered model's by up to {found.largest:.6f}"
+    assert 0 <= found.same < 1
+    assert found.notes == ("the code is another: it was revision abc123-dirty, and is def456",)
+    found = again(place, trained, revision="abc123-dirty")
+    assert found.differs == ()
+    assert found.notes == ("the code may be another: revision abc123-dirty had changes that were not committed",)
+
+
+def test_code_that_cannot_fit_it_is_told(place: Place) -> None:
+    trained = place.train(model())
+    found = again(place, trained, model(fit=lambda *_, **how: how["params"]["depth"]))
+    assert found.differs == ("today's code cannot fit it: KeyError: 'depth'",)
+
+
+def test_packages_of_other_versions_are_noted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = place.train(model())
+    stored = artifact(place, "requirements.txt")
+    stored.write_text(stored.read_text().replace("skops==", "skops==0.") + "\nnever_installed==1.0\n")
+    found = again(place, trained)
+    assert found.differs == ()
+    assert found.notes[0].startswith("skops was 0.")
+    assert found.notes[1] == "never_installed was 1.0 and is not installed"
+
+
+def test_what_it_was_fitted_on_is_recorded_and_each_difference_noted(
+    place: Place,
+) -> None:
+    trained = place.train(model())
+    recipe, device = artifact(place, RECIPE), environment(())["device"]
+    said = json.loads(recipe.read_text())
+    packages, threads = said["fitted_on"]["packages"], os.environ.get("OMP_NUM_THREADS") or str(joblib.cpu_count())
+    assert {name: packages[name] for name in ("numpy", "scikit-learn")} == {
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
+    assert said["fitted_on"] == {
+        "python": platform.python_version(), "packages": packages, "device": device, "threads": threads,
+    }  # fmt: skip
+    older = {**packages, "scikit-learn": "1.0", "numpy": "2.0"}
+    others = {"python": "3.10.1", "packages": older, "device": "another", "threads": "96"}
+    recipe.write_text(json.dumps({**said, "fitted_on": others}))
+    stored = artifact(place, "requirements.txt")
+    stored.write_text("")  # which names what loading takes, in this environment
+    found = again(place, trained)
+    assert found.differs == ()
+    assert set(found.notes) == {
+        f"numpy was 2.0 and is {np.__version__}",
+        f"scikit-learn was 1.0 and is {sklearn.__version__}",
+        f"Python was 3.10.1 and is {platform.python_version()}",
+        f"the number of threads was 96 and is {threads}",
+        f"the device was another and is {device}",
+        "numbers of 32 bits, as networks have, differ by more than 1e-09 from one device to another",
+    }
+
+    del said["fitted_on"]  # as in recipes of before it was recorded
+    recipe.write_text(json.dumps(said))
+    older_recipe = again(place, trained)
+    assert (older_recipe.differs, older_recipe.notes) == ((), ())
+
+
+def test_what_is_no_training_is_told(place: Place, tmp_path: Path) -> None:
+    trained = place.train(model())
+    with tracking(place.tracking_uri) as client:
+        (candidate, *_) = client.search_runs(
+            [client.get_experiment_by_name(place.experiment).experiment_id], "tags.candidate_of LIKE '%'"
+        )
+    with pytest.raises(ModelError, match="holds no recipe.json: it is not one of `lakehouse train`"):
+        open_recipe(candidate.info.run_id, place.tracking_uri)
+    for unknown in ("0" * 32, "nobody's", "'"):
+        with pytest.raises(ModelError, match=f"No run .*{unknown}.* is known at sqlite"):
+            open_recipe(unknown, place.tracking_uri)
+    with pytest.raises(ModelError, match="No run 'x' is known"):
+        open_recipe("x", f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    assert not (tmp_path / "elsewhere.db").exists()
+    with pytest.raises(ModelError, match="It was made by 'trees', which `models` in conf/base.yml does not name"):
+        reproduce(open_recipe(trained.run_id, place.tracking_uri), {}, lake=place.lake, revision="")
+
+
+def test_the_commands_say_what_was_tuned_made_again_and_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
+    monkeypatch.setenv("LAKEHOUSE_MODELS", '{"trees": "tests.parcel_trees"}')
+
+    monkeypatch.setattr(pipeline, "revision", lambda: "abc123")
+
+    def command(*arguments: str, exit_code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["lakehouse", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        assert (left.value.code or 0) == exit_code, said
+        return " ".join((said.out + said.err).split())
+
+    command("train", "trees", "--tuned", exit_code=2)
+    said = command("tune", "trees", "--trials", "3")
+    assert re.search(r"3 trials of trees-v0-\w+. The best is number \d: `lakehouse train trees --tuned` takes", said), (
+        said
+    )
+    assert "max_depth 3" in said
+    assert "version 1 is champion" in command("train", "trees", "--tuned")
+    with tracking(place.tracking_uri) as client:
+        run_id = client.get_model_version("late_parcel", "1").run_id
+    said = command("reproduce", run_id)
+    assert "late_parcel version 1: trees on gold.parcels version 0, seed 0" in said
+    assert said.endswith(
+        "Predictions for 90 rows: 100.00% exactly the same, the largest difference is 0. It is the same model."
+    )
+    assert "No run 'nobody' is known" in command("reproduce", "nobody", exit_code=2)
+    place.write(parcels(seed=1))
+    DeltaTable(table(place)).vacuum(0, dry_run=False, enforce_retention_duration=False)
+    said = command("reproduce", run_id, exit_code=1)
+    assert "differs 1 of the 1 files of gold.parcels version 0 are gone (VACUUM) It is not the same." in said
+    assert "gold.parcels: 0 files (0 B) removed." in command("vacuum", "gold.parcels")
+    assert "greater than or equal to 7" in command("vacuum", "gold.parcels", "--keep-days", "6", exit_code=2)

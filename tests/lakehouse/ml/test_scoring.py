@@ -1,0 +1,238 @@
+"""Scoring on Spark, by days, into the table of predictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import SparkSession
+
+from lakehouse import settings
+from lakehouse.errors import ModelError
+from lakehouse.ml import pipeline, scoring, spark_scoring
+from lakehouse.ml.dataset import open_features
+from lakehouse.ml.pipeline import Scored
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.training import train
+from lakehouse.runs import context
+from lakehouse.runs.scheduler import new_run
+from lakehouse.settings import Settings
+from models import late_arrival, spark_trees
+from tests import counted
+from tests.departures import features_of
+from tests.parcels import FILE, LEARNER, TASK, Place, model, parcels
+
+SCHEMA = pa.schema(
+    {
+        "parcel": pa.int64(),
+        "day": pa.date32(),
+        "model_name": pa.string(),
+        "model_version": pa.int32(),
+        "probability": pa.float64(),
+        "feature_version": pa.int64(),
+        "alias": pa.string(),
+    }
+)
+LAST_DAYS = (date(2024, 2, 6), date(2024, 2, 9))
+
+
+def settings_of(place: Place, module: str = "tests.parcels") -> Settings:
+    return settings.load(root=str(place.lake.parent), models={LEARNER: module}, declarations=("tests.orders",))
+
+
+def score(spark: SparkSession, place: Place, since: date, until: date, **more: Any) -> Scored:
+    module = more.pop("module", "tests.parcels")
+    return pipeline.score_on(spark, settings_of(place, module), TASK, since, until, new_run(), **more)
+
+
+def scores(place: Place) -> pa.Table:
+    table = DeltaTable(place.lake / "gold" / "parcel_scores").to_pyarrow_table()
+    return table.sort_by([("model_version", "ascending"), ("parcel", "ascending")])
+
+
+def version(place: Place) -> int:
+    return int(DeltaTable(place.lake / "gold" / "parcel_scores").version())
+
+
+def test_every_row_gets_a_score_labelled_or_not(spark: SparkSession, place: Place) -> None:
+    place.train(model())
+    done = score(spark, place, date(2024, 2, 8), date(2024, 2, 9))
+    found = scores(place)
+
+    assert (done.rows, done.written, done.version, done.alias) == (20, 20, 1, "champion")
+    assert found.schema == SCHEMA
+    assert found["parcel"].to_pylist() == list(range(380, 400))
+    assert set(found["day"].to_pylist()) == {date(2024, 2, 8), date(2024, 2, 9)}
+    said = {
+        tuple(row.values())
+        for row in found.select(["model_name", "model_version", "feature_version", "alias"]).to_pylist()
+    }
+    assert said == {("late_parcel", 1, 0, "champion")}
+    champion, rows = place.champion(), open_features(TASK, place.lake, ())
+    here = champion.predict(rows.frame(rows.read(("2024-02-08", "2024-02-09"), champion.reads())))
+    assert found["probability"].to_pylist() == list(here)
+    far = pc.greater(parcels()["distance_km"].slice(380), 70).to_numpy()
+    assert here[far].min() > 0.6 > here.min()
+
+
+def test_scored_twice_is_scored_once_and_a_backfill_fills_the_gap(spark: SparkSession, place: Place) -> None:
+    place.train(model())
+    first = score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
+    again = score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
+    assert (first.written, again.rows, again.written, again.quality_written, version(place)) == (20, 20, 0, 0, 0)
+
+    score(spark, place, date(2024, 2, 9), date(2024, 2, 9))
+    before = scores(place)
+    gap = score(spark, place, *LAST_DAYS)
+    after = scores(place)
+    assert (gap.rows, gap.written) == (40, 10)
+    assert after["parcel"].to_pylist() == list(range(360, 400))
+    assert after.filter(pc.field("day") != date(2024, 2, 8)).equals(before)
+
+
+def test_scores_that_came_out_otherwise_take_the_place_of_those_there(spark: SparkSession, place: Place) -> None:
+    place.train(model())
+    score(spark, place, *LAST_DAYS)
+    before = scores(place)
+    rows = parcels()
+    far = pc.if_else(pc.equal(rows["parcel"], 399), pc.subtract(100.0, rows["distance_km"]), rows["distance_km"])
+    place.write(rows.set_column(rows.column_names.index("distance_km"), "distance_km", far))
+    done = score(spark, place, *LAST_DAYS)
+    after = scores(place)
+
+    assert (done.rows, done.written) == (40, 1)
+    assert after.slice(0, 39).equals(before.slice(0, 39))
+    assert after["feature_version"].to_pylist() == [0] * 39 + [1]
+    assert after["probability"][39] != before["probability"][39]
+
+
+def test_another_version_scores_beside_and_its_alias_is_told(spark: SparkSession, place: Place) -> None:
+    place.train(model())
+    place.train(model(FEATURES=("noise",), BASELINE_FEATURES=("noise",)))
+    whole = (date(2024, 1, 31), date(2024, 2, 9))
+    first = score(spark, place, *whole)
+    second = score(spark, place, *whole, alias="challenger")
+    again = score(spark, place, *whole, alias="challenger")
+
+    assert [(one.version, one.written, one.report is None) for one in (first, second, again)] == [
+        (1, 100, False), (2, 100, True), (2, 0, True)
+    ]  # fmt: skip
+    found = scores(place)
+    assert found["alias"].to_pylist() == ["champion"] * 100 + ["challenger"] * 100
+    assert found["parcel"].to_pylist() == list(range(300, 400)) * 2
+    quality = DeltaTable(place.lake / "gold" / "parcel_quality").to_pyarrow_table()
+    assert sorted(quality["model_version"].to_pylist()) == [1] * 10 + [2] * 10
+    with pytest.raises(ModelError, match="late_parcel has no runner_up .*run `lakehouse train` first"):
+        score(spark, place, *whole, alias="runner_up")
+
+
+def test_a_table_from_before_the_alias_gets_the_column(
+    spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.train(model())
+    with monkeypatch.context() as changed:
+        changed.setattr(pipeline, "scores", lambda *told: scoring.scores(*told).drop("alias"))
+        score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
+    assert scores(place).schema == SCHEMA.remove(6)
+    done = score(spark, place, *LAST_DAYS)
+    assert (done.rows, done.written) == (40, 20)
+    assert scores(place)["alias"].to_pylist() == [None] * 20 + ["champion"] * 20
+
+
+def test_days_without_rows_are_told_and_make_no_table(spark: SparkSession, place: Place) -> None:
+    place.train(model())
+    with pytest.raises(ModelError, match=r"gold.parcels has no rows from 2030-01-01 to 2030-12-31: nothing to score"):
+        score(spark, place, date(2030, 1, 1), date(2030, 12, 31))
+    assert not (place.lake / "gold" / "parcel_scores").exists()
+
+
+def test_a_model_scores_a_table_that_has_what_it_reads(spark: SparkSession, place: Place) -> None:
+    place.train(model(FEATURES=("distance_km",)))
+    place.write(parcels().drop_columns("items"))
+    assert score(spark, place, *LAST_DAYS).written == 40
+    place.write(parcels().drop_columns("distance_km"))
+    with pytest.raises(ModelError, match=r"was trained on columns that gold.parcels version 2 .*: distance_km"):
+        score(spark, place, *LAST_DAYS)
+
+
+def test_a_process_of_spark_loads_a_model_once_and_asks_it_once_about_a_row(
+    spark: SparkSession, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counted, "notes", tmp_path / "notes.txt")
+    place.train(model(__name__="tests.counted", save=counted.save, load=counted.load))
+    rows, path = parcels(), place.lake / "gold" / "parcels"
+    write_deltalake(path, rows.slice(0, 50), mode="overwrite")
+    for start in range(50, 400, 50):
+        write_deltalake(path, rows.slice(start, 50), mode="append")
+    for first, last in ((1, 10), (11, 20), (21, 30)):
+        assert score(spark, place, date(2024, 1, first), date(2024, 1, last), module="tests.counted").written == 100
+
+    loaded, asked = counted.noted("loaded"), counted.noted("asked")
+    assert sum(count for _, count in asked) == 300
+    assert len(asked) > len(loaded)
+    assert sorted(process for process, _ in loaded) == sorted({process for process, _ in asked})
+
+
+def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: Place) -> None:
+    place.train(model())
+    champion, features = place.champion(), open_features(TASK, place.lake, ())
+    carried = scoring.carry(TASK, {LEARNER: model()}, tracking_uri=place.tracking_uri)
+    span = ("2024-01-01", "2024-02-09")
+    rows = features.distributed(spark, span, ["day", *carried.reads])
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
+    try:
+        made = spark_scoring.scored(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+    known = features.read(span, ["day", *champion.reads()])
+    assert made.select(["parcel", "day"]).equals(known.select(["parcel", "day"]))
+    assert made["probability"].to_pylist() == list(champion.predict(features.frame(known)))
+
+
+def test_files_that_were_changed_are_refused_before_spark_starts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.train(model())
+    (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
+    stored.write_bytes(stored.read_bytes() + b" ")
+    monkeypatch.setattr(context, "session_for", lambda *_: pytest.fail("Spark was started"))
+    with pytest.raises(
+        ModelError, match="late_parcel version 1 is refused: its files .* are not those that were registered"
+    ):
+        pipeline.score(settings_of(place), None, *LAST_DAYS, new_run(), None)
+
+
+def test_workers_without_the_models_code_are_told_in_words(
+    spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.train(model())
+    carry = scoring.carry
+    monkeypatch.setattr(pipeline, "carry", lambda *a, **k: replace(carry(*a, **k), module="models_of_mine"))
+    with pytest.raises(
+        ModelError, match="version 1 cannot score on Spark's workers: ModuleNotFoundError: No module"
+    ) as error:
+        score(spark, place, *LAST_DAYS)
+    assert "models_of_mine" in str(error.value)
+    assert "Traceback" not in str(error.value)
+    assert not (place.lake / "gold" / "parcel_scores").exists()
+
+
+def test_trees_grown_by_spark_are_registered_and_score(
+    spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_trees, "CANDIDATES", ({"maxIter": 3, "maxDepth": 2},))
+    features_of(place.lake)
+    registry = Registry(place.tracking_uri, place.artifact_root, "flights")
+    trained = train(
+        "spark_trees", {"spark_trees": spark_trees}, lake=place.lake, registry=registry, revision="abc", kept=place.kept
+    )
+    assert trained.metrics["brier"] < trained.baseline["brier"]
+    found = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
+    days = (date(2013, 11, 1), date(2013, 11, 7))
+    done = pipeline.score_on(spark, found, late_arrival.TASK, *days, new_run())
+    assert (done.rows, done.written) == (280, 280)
+    assert pipeline.score_on(spark, found, late_arrival.TASK, *days, new_run()).written == 0

@@ -1,0 +1,153 @@
+"""Days from the past: late and corrected files reach the partitions that they concern, a range asked for is resumed, gaps are told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from rich.console import Console
+
+from lakehouse.cli.render import lake as show_lake
+from lakehouse.definitions import graph
+from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.write_modes import Replace
+from lakehouse.plan.steps import Request
+from tests.lakes import TestLake, age, orders_csv, payments_file
+
+Lakes = Callable[..., TestLake]
+MARTS = ("mart.daily_revenue", "mart.monthly_orders")
+
+
+def order(number: int, day: str, amount: float, updated: str = "") -> str:
+    return f"{number},1,{day},{updated or day} 08:00:00,NEW,{amount}"
+
+
+def changed(lake: TestLake, name: str, before: int | None) -> set[date]:
+    """The days or months whose rows stand otherwise than at a version."""
+    column = lake.lake.graph.declared[name].write.partition  # type: ignore[union-attr]
+    path = str(lake.lake.path(name))
+    then = DeltaTable(path, version=before).to_pyarrow_table().to_pylist()
+    now = DeltaTable(path).to_pyarrow_table().to_pylist()
+    return {row[column] for row in [*then, *now] if (row in then) != (row in now)}
+
+
+def test_late_and_corrected_files_reach_their_partitions_and_only_those(lake_of: Lakes) -> None:
+    shop = graph.load(["tests.orders"])
+    lake = lake_of(
+        *[
+            shop.declared[name]
+            for name in (*shop.upstream("mart.daily_revenue"), *MARTS, *shop.upstream("mart.monthly_orders"))
+        ]
+    )
+    for month in range(1, 13):
+        days = [f"2024-{month:02}-{day:02}" for day in (3, 20)]
+        lake.land(
+            "raw.orders", f"{month:02}.csv", orders_csv(*[order(month * 10 + n, d, 5) for n, d in enumerate(days)])
+        )
+        rows = [(month * 10 + n, month * 10 + n, d, 5.0) for n, d in enumerate(days)]
+        lake.land("raw.payments", f"{month:02}", payments_file(*rows))
+    lake.run()
+
+    def touched(*wanted: tuple[str, set[date]]) -> None:
+        before = lake.versions()
+        planned = lake.plan()
+        done = lake.run()
+        for name, days in wanted:
+            assert changed(lake, name, before[name]) == days, name
+            outcome = done[name].outcome
+            assert outcome is not None
+            step = done[name].step
+            assert step is not None
+            assert planned[name].action == "update"
+            assert set(step.partitions or ()) >= days
+            assert len(step.partitions or ()) == (outcome.partitions or 0) <= 4
+
+    # An event of months ago, in a file that came just now.
+    lake.land("raw.orders", "late.csv", orders_csv(order(900, "2024-02-11", 7)))
+    touched(("mart.monthly_orders", {date(2024, 2, 1)}))
+    # A file with an old date of its own that came just now.
+    age(lake.land("raw.payments", "old", payments_file((901, 30, "2024-03-10", 2.0))), 300 * 86400)
+    touched(("mart.daily_revenue", {date(2024, 3, 10)}))
+    # A corrected file under its old name: one row moved to another month, one has another amount.
+    moved = orders_csv(order(40, "2024-09-03", 5, "2024-12-30"), order(41, "2024-04-20", 6, "2024-12-30"))
+    lake.land("raw.orders", "04.csv", moved)
+    touched(("mart.monthly_orders", {date(2024, 4, 1), date(2024, 9, 1)}))
+    corrected = payments_file((50, 50, "2024-05-03", 5.0), (51, 51, "2024-05-21", 5.0))
+    lake.land("raw.payments", "05", corrected)
+    touched(("mart.daily_revenue", {date(2024, 5, 20), date(2024, 5, 21)}))
+    # The same bytes once more, under a new time: nothing.
+    os.utime(lake.land("raw.payments", "05", corrected))
+    assert set(lake.run().statuses.values()) == {"unchanged"}
+
+
+def years(rate: float = 1.0, prices: bool = False) -> list[Any]:
+    """Items by day over some years, made of landed orders; with prices, a look-up beside them."""
+    from tests.orders import clean, landed
+
+    @table(
+        "mart.days", columns={"day": "date", "amount": "double"}, write=Replace(partition="day"), key=("day",),
+        orders=drives("clean.orders", by="order_date"),
+        **({"customers": looks_up("clean.customers")} if prices else {}),
+    )  # fmt: skip
+    def by_day(orders: DataFrame, customers: DataFrame | None = None) -> DataFrame:
+        return orders.groupBy(F.col("order_date").alias("day")).agg((F.sum("amount") * rate).alias("amount"))
+
+    return [landed.orders, landed.customers, clean.orders, clean.customers, by_day]
+
+
+DAYS = ("2021-12-31", "2022-03-01", "2022-03-02", "2023-06-01", "2024-01-01")
+RANGE = Request(since=date(2021, 1, 1), until=date(2024, 1, 31))
+
+
+@pytest.fixture
+def filled(lake_of: Lakes) -> TestLake:
+    lake = lake_of(*years())
+    lake.land("raw.orders", "1.csv", orders_csv(*[order(n, day, 5) for n, day in enumerate(DAYS)]))
+    lake.run()
+    return lake
+
+
+def test_what_is_asked_for_is_recomputed_where_it_could_be_otherwise(filled: TestLake) -> None:
+    filled.run(request=RANGE)
+
+    def pending(lake: TestLake) -> int:
+        return len(lake.plan(request=RANGE)["mart.days"].partitions or ())
+
+    assert pending(filled) == 0
+    assert pending(filled.declaring(*years(rate=2))) == 1126, "other code"
+    filled.land("raw.orders", "2.csv", orders_csv(order(9, "2022-03-01", 5)))
+    filled.run()
+    assert filled.rows("mart.days")[1] == (date(2022, 3, 1), 10.0)
+    assert pending(filled) == 0, "changes of a driver are applied as they come"
+    DeltaTable(str(filled.lake.path("mart.days"))).delete("day = '2022-03-02'")
+    assert pending(filled) == 1126, "another writer was there"
+    filled.run(request=RANGE)
+    assert [day.isoformat() for (day,) in filled.rows("mart.days", "day")] == [*DAYS]
+
+
+def test_gaps_are_told_by_interval(filled: TestLake) -> None:
+    DeltaTable(str(filled.lake.path("mart.days"))).delete("day in ('2022-03-01', '2022-03-02')")
+    console = Console(record=True, width=200)
+    show_lake.status(console, filled.lake, as_json=False)
+    said = console.export_text()
+    assert "gap mart.days 2022-01-01 to 2023-05-31: 516 partitions without rows; clean.orders has rows of them" in said
+    assert (
+        "gap mart.days 2023-06-02 to 2023-12-31: 213 partitions without rows; what it is made from has no rows" in said
+    )
+    filled.run(request=Request(since=date(2022, 3, 1), until=date(2022, 3, 2)))
+    [entry] = [one for one in _status(filled) if one["table"] == "mart.days"]
+    assert [(one["first"], one["last"], one["known_to"]) for one in entry["gaps"]] == [
+        ("2022-01-01", "2022-02-28", ()),
+        ("2022-03-03", "2023-05-31", ()),
+        ("2023-06-02", "2023-12-31", ()),
+    ]
+
+
+def _status(lake: TestLake) -> list[dict[str, Any]]:
+    return [show_lake._status_entry(lake.lake, name) for name in lake.lake.graph.declared]

@@ -1,0 +1,170 @@
+"""Great Expectations: what a table is about to be is validated before any reader sees it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import source
+from lakehouse.definitions.tables import Table, drives, table
+from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace, Write
+from lakehouse.quality import report
+from lakehouse.quality.expectations import Suites
+from tests.browser import browsing
+from tests.lakes import TestLake, items_csv, items_table, landed_items
+
+Lakes = Callable[..., TestLake]
+MEAN_BELOW_10 = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "value", "max_value": 10}}
+TWO_ROWS = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 2}}
+
+
+@pytest.fixture
+def expecting(tmp_path: Path) -> Callable[..., TestLake]:
+    """A lake whose table has these expectations."""
+
+    def make(lake: TestLake, *expectations: dict[str, Any], name: str = "clean.items") -> TestLake:
+        made = Suites(tmp_path / "expectations", tmp_path / "data_docs")
+        made.file(name).parent.mkdir(parents=True, exist_ok=True)
+        made.file(name).write_text(json.dumps({"name": name, "expectations": expectations}))
+        return replace(lake, lake=replace(lake.lake, suites=made))
+
+    return make
+
+
+def test_no_reader_sees_a_batch_that_failed(lake_of: Lakes, expecting: Callable[..., TestLake]) -> None:
+    lake = expecting(lake_of(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    said = lake.attempt().errors["clean.items"]
+    assert said.startswith(
+        f"clean.items: its suite {lake.lake.suites and lake.lake.suites.file('clean.items')} is not met: "
+    )
+    assert "expect_table_row_count_to_be_between(min_value=2), observed 1. Nothing was written; see " in said
+    assert lake.version("clean.items") is None, "a first batch that failed leaves no table"
+
+    lake.land("raw.items", "2.csv", items_csv("2,1,5", "3,1,x"))
+    assert lake.run().counts("clean.items") == {"written": 2, "unchanged": 0, "superseded": 0, "quarantined": 1}
+    before = (lake.version("clean.items"), lake.rows("clean.items"))
+
+    lake.land("raw.items", "3.csv", items_csv("1,2,100"))
+    assert (
+        "expect_column_mean_to_be_between(column='value', max_value=10.0), observed 52.5"
+        in lake.attempt().errors["clean.items"]
+    )
+    assert (lake.version("clean.items"), lake.rows("clean.items")) == before
+    lake.land("raw.items", "4.csv", items_csv("1,3,1"))
+    lake.run()
+    assert lake.rows("clean.items") == [(1, 3, 1), (2, 1, 5)]
+
+
+def test_what_stays_counts_and_an_odd_row_alone_does_not(lake_of: Lakes, expecting: Callable[..., TestLake]) -> None:
+    lake = expecting(lake_of(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+    lake.land("raw.items", "1.csv", items_csv(*(f"{n},1,5" for n in range(9))))
+    lake.run()
+    lake.land("raw.items", "2.csv", items_csv("0,2,40"))
+    lake.run()
+    assert lake.rows("clean.items")[0] == (0, 2, 40)
+
+
+def test_only_what_is_critical_stops(
+    lake_of: Lakes, expecting: Callable[..., TestLake], caplog: pytest.LogCaptureFixture
+) -> None:
+    lake = expecting(lake_of(landed_items, items_table()), {**TWO_ROWS, "severity": "warning"}, MEAN_BELOW_10)
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    lake.run()
+    assert lake.rows("clean.items") == [(1, 1, 5)]
+    assert "clean.items: expect_table_row_count_to_be_between(min_value=2), observed 1" in caplog.text
+
+
+days = source("raw.days", landing="days", columns=("day", "id", "value"))
+DAY_TYPES = {"day": "date", "id": "bigint", "value": "int"}
+
+
+def typed_days(days: DataFrame) -> DataFrame:
+    return days.select(*[F.col(c).try_cast(kind).alias(c) for c, kind in DAY_TYPES.items()], "_file_id", "_row")
+
+
+def days_table(write: Write) -> Table:
+    key = () if isinstance(write, Append) else ("id",)
+    return table("clean.items", columns=DAY_TYPES, write=write, key=key, days="raw.days")(typed_days)
+
+
+def per_day(write: Write) -> Table:
+    def function(items: DataFrame) -> DataFrame:
+        return items.groupBy("day").agg(F.sum("value").alias("value"))
+
+    rules = (Rule("day_is_known", "day IS NOT NULL"),)
+    inputs = {"items": drives("clean.items", by="day")} if isinstance(write, Replace) else {"items": "clean.items"}
+    return table(
+        "mart.days", columns={"day": "date", "value": "bigint"}, write=write, key=("day",), rules=rules, **inputs
+    )(function)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("clean.items", [days_table(Append())]),
+        ("clean.items", [days_table(Merge(newest_by=("day",)))]),
+        ("clean.items", [days_table(History(effective="day"))]),
+        ("mart.days", [days_table(Merge(newest_by=("day",))), per_day(Replace(partition="day"))]),
+        ("mart.days", [days_table(Merge(newest_by=("day",))), per_day(Rebuild())]),
+    ],
+    ids=["Append", "Merge", "History", "Replace", "Rebuild"],
+)
+def test_every_way_of_writing_is_validated_as_a_whole(
+    lake_of: Lakes, expecting: Callable[..., TestLake], name: str, made: list[Table]
+) -> None:
+    lake = expecting(lake_of(days, *made), MEAN_BELOW_10, name=name)
+    lake.land("raw.days", "1.csv", "day,id,value\n2024-01-01,1,1\n2024-01-02,2,2\n")
+    lake.run()
+    lake.land("raw.days", "2.csv", "day,id,value\n2024-01-03,3,20\n")
+    lake.run()  # 23 in three rows
+    before = (lake.version(name), lake.rows(name))
+    assert len(before[1]) == 3
+    lake.land("raw.days", "3.csv", "day,id,value\n2024-01-04,3,90\n")
+    said = lake.attempt().errors[name]
+    assert "expect_column_mean_to_be_between(column='value', max_value=10.0), observed" in said
+    assert (lake.version(name), lake.rows(name)) == before
+    if name == "clean.items":
+        return
+    lake.land("raw.days", "4.csv", "day,id,value\n2024-01-05,3,4\n")
+    lake.run()
+    assert [row[1] for row in lake.rows(name)] == [1, 2, 4]
+
+
+def test_results_are_kept_shown_in_a_browser_and_pruned(
+    lake_of: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "KEPT", 2)
+    lake = expecting(lake_of(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+    for number in range(4):
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,{number * 20}"))
+        lake.attempt(run=f"run-{number}")
+    assert lake.lake.suites is not None
+    docs = lake.lake.suites.data_docs
+    assert sorted(one.name for one in docs.glob("results/clean/items/*")) == ["run-2.json", "run-3.json"]
+    (docs / "results" / "clean" / "items" / "run-2.json").write_text('{"cut sho')
+    lake.land("raw.items", "4.csv", items_csv("9,1,100"))
+    lake.attempt(run="run-3")
+    assert len(list(docs.glob("results/clean/items/*"))) == 2
+    asked: list[str] = []
+    with browsing(report.index(docs), asked) as page:
+        assert page.locator("tr").all_inner_texts()[1:] == ["run-3\tclean.items\tnot met\t1 of 2"]
+        page.get_by_text("run-3").click()
+        said = page.inner_text("body")
+        assert "Status: Failed" in " ".join(said.split())
+        assert "mean must be less than or equal to 10.0." in said
+        assert page.locator(".fa-times:visible").count() == 2, "of the whole and of the mean"
+        assert page.locator(".fa-check-circle:visible").count() == 1
+        assert page.locator("a:visible").all_inner_texts() == ["All results"]
+        page.get_by_text("All results").click()
+        assert page.locator("tr").count() == 2
+    assert asked
+    assert all(address.startswith("file:") for address in asked), "whoever looks at a result tells nobody"

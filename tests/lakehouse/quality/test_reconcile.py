@@ -1,0 +1,98 @@
+"""The accounting is recomputed from what lies in the lake, and every difference is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.write_modes import Append, History, Merge
+from lakehouse.errors import DeclarationError
+from lakehouse.quality.reconcile import Account, reconcile
+from tests.lakes import TestLake, items_csv, items_table, landed_items
+
+Lakes = Callable[..., TestLake]
+
+
+def accounts(lake: TestLake) -> dict[str, Account]:
+    return {one.table: one for one in reconcile(lake.lake)}
+
+
+def differences(lake: TestLake, table: str = "clean.items") -> str:
+    return "; ".join(accounts(lake)[table].differences)
+
+
+@pytest.fixture
+def filled(lake_of: Lakes) -> TestLake:
+    lake = lake_of(landed_items, items_table(rules=(Rule("value_is_small", "value < 10"),)))
+    lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "", "3,1,x", "1,2,6", '4,1,"7"'))
+    lake.run()
+    lake.land("raw.items", "2.csv.gz", items_csv("1,3,7", "1,1,5", "5,1,1"))
+    lake.run()
+    return lake
+
+
+def test_every_landed_row_is_somewhere(filled: TestLake) -> None:
+    assert accounts(filled) == {
+        "raw.items": Account("raw.items", 8, {"files": 2, "rows": 8}),
+        "clean.items": Account("clean.items", 8, {"kept": 3, "duplicates": 3, "quarantined": 2}),
+    }
+    filled.run(full_refresh=True)
+    assert [one.differences for one in accounts(filled).values()] == [(), ()]
+    (filled.folder("raw.items") / "1.csv").write_text(items_csv("9,9,9"))
+    assert accounts(filled)["raw.items"] == Account("raw.items", 8, {"files": 2, "rows": 8}, (), 1)
+
+
+@pytest.mark.parametrize(
+    "write", [Append(), Merge(newest_by=("at",)), History(effective="at")], ids=lambda w: type(w).__name__
+)
+@pytest.mark.parametrize("relanded", ["upsert", "replace"])
+def test_every_way_of_taking_rows_adds_up(lake_of: Lakes, write: Any, relanded: str) -> None:
+    if isinstance(write, Append) and relanded == "replace":
+        with pytest.raises(DeclarationError, match="Append never takes a row back"):
+            lake_of(replace(landed_items, relanded=relanded), items_table(write, key=()))
+        return
+    more = {"key": ()} if isinstance(write, Append) else {}
+    lake = lake_of(replace(landed_items, relanded=relanded), items_table(write, **more))
+    for lines in (["1,1,5", "2,1,x"], ["1,1,5", "1,2,6", "3,1,1"], ["3,2,2"]):
+        lake.land("raw.items", "same.csv", items_csv(*lines))
+        lake.run()
+        assert [one.differences for one in accounts(lake).values()] == [(), ()]
+
+
+def test_rows_that_were_lost_doubled_or_added_are_named(filled: TestLake) -> None:
+    clean, raw = str(filled.lake.path("clean.items")), str(filled.lake.path("raw.items"))
+    DeltaTable(clean).delete("id = 4")
+    said = differences(filled)
+    assert "was changed by another writer: version 2, DELETE" in said
+    assert "has 2 rows where its commits left 3" in said
+    assert (
+        "misses 1 rows: 8 landed rows less 2 kept and 2 in quarantine leave 4 duplicates, where the runs found 3"
+        in said
+    )
+    there = DeltaTable(clean).to_pyarrow_table()
+    write_deltalake(clean, there.slice(0, 1), mode="append")
+    assert "has 1 keys (id) more than once, such as 1" in differences(filled)
+    stranger = there.slice(0, 1).set_column(there.schema.get_field_index("_row"), "_row", pa.array([99], pa.int64()))
+    write_deltalake(clean, stranger, mode="append")
+    assert "has 1 rows that come from no landed row, such as 2/99" in differences(filled)
+
+    write_deltalake(raw, DeltaTable(raw).to_pyarrow_table().slice(0, 1), mode="append")
+    assert "twice, or not from its first on" in differences(filled, "raw.items")
+    assert "whose file has" in differences(filled, "raw.items")
+
+
+def test_ordinary_upkeep_is_no_difference(filled: TestLake) -> None:
+    clean = DeltaTable(str(filled.lake.path("clean.items")))
+    clean.optimize.compact()
+    clean.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    assert differences(filled) == ""
+    for file in sorted(filled.lake.path("clean.items").glob("_delta_log/*.json"))[:1]:
+        DeltaTable(str(filled.lake.path("clean.items"))).create_checkpoint()
+        file.unlink()  # as when a log is cleaned up
+    assert differences(filled) == ""

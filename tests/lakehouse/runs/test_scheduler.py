@@ -1,0 +1,222 @@
+"""What a run records, what stops it and what does not, and what goes on after it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from lakehouse.definitions.fingerprint import definition_of
+from lakehouse.definitions.sources import source
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import Append, Merge
+from lakehouse.deltalog.commit_record import Consumed, Run, application_id
+from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.delta_io import Commit, Target
+from lakehouse.engine.spark.session import LazySession
+from lakehouse.errors import LedgerError, SessionError
+from lakehouse.plan.steps import Request
+from lakehouse.runs.scheduler import Result, Watcher, run_tables
+from tests.faults.compare import assert_same, content
+from tests.faults.deliveries import FIRST, land
+from tests.faults.processes import Order, Runs
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv
+from tests.orders import landed
+
+Lakes = Callable[..., TestLake]
+
+
+@table("mart.copies", columns=ITEM_TYPES, write=Merge(), key=("id",), items="clean.items")
+def copies(items: DataFrame) -> DataFrame:
+    """One row per item."""
+    return items.select(*ITEM_TYPES)
+
+
+def test_records_fence_maintenance_and_generations(lake_of: Lakes) -> None:
+    items = items_table()
+    lake = lake_of(landed_items, items, copies)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,1", "2,1,1"))
+    lake.run(run="first")
+    raw = lake.record("raw.items")
+    assert (raw.run, raw.revision, raw.batch, raw.generation, raw.files) == ("first", "revision", 1, 1, 1)
+    assert raw.definition == definition_of(landed_items)
+    record = lake.record("clean.items")
+    assert record.inputs == {"raw.items": Consumed(lake.version("raw.items") or 0, 1)}
+    assert record.rows == {"written": 2, "unchanged": 0, "superseded": 1, "quarantined": 0}
+    assert record.definition == definition_of(items)
+
+    # Maintenance has no record and is no news; the next change is read across it.
+    lake.land("raw.items", "2.csv", items_csv("3,1,1"))
+    lake.run(run="second")
+    DeltaTable.forPath(lake.spark, str(lake.lake.path("raw.items"))).optimize().executeCompaction()
+    DeltaTable.forPath(lake.spark, str(lake.lake.path("clean.items"))).optimize().executeCompaction()
+    lake.spark.sql(f"ALTER TABLE delta.`{lake.lake.path('clean.items')}` SET TBLPROPERTIES ('a.b' = 'c')")
+    versions = lake.versions()
+    assert versions["clean.items"] == 3, "0 build, 1 second batch, 2 OPTIMIZE, 3 ALTER"
+    assert {step.action for step in lake.plan().values()} == {"none"}
+    assert set(lake.run().statuses.values()) == {"unchanged"}
+    assert lake.versions() == versions
+    assert lake.record("clean.items").run == "second"
+    lake.land("raw.items", "3.csv", items_csv("3,2,2", "4,1,1"))
+    done = lake.run(run="third")
+    assert done.counts("clean.items") == {"written": 2, "unchanged": 0, "superseded": 0, "quarantined": 0}
+    assert lake.rows("mart.copies") == lake.rows("clean.items") == [(1, 1, 1), (2, 1, 1), (3, 2, 2), (4, 1, 1)]
+    record = lake.record("clean.items")
+    assert (record.batch, record.generation) == (3, 1)
+
+    # A run that did not see the third batch and commits it once more is told; its rows are not there.
+    rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
+    target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
+    late = Commit("clean.items", replace(record, run="late"))
+    assert late.options()["txnAppId"] == application_id("clean.items", 1)
+    held = lake.content()
+    for attempt in (
+        lambda: delta_io.append(rows, target, late),
+        lambda: delta_io.merge(lake.spark.newSession(), rows, target, late, ("id",), "", None),
+        lambda: delta_io.replace(rows, target, late, "id = 9"),
+        lambda: delta_io.overwrite(rows, target, late),
+    ):
+        with pytest.raises(LedgerError, match="batch 3 was not committed by this run"):
+            attempt()
+    assert lake.content() == held
+
+    # A session that merged leaves no transaction behind that would make its next write vanish.
+    session = lake.spark.newSession()
+    delta_io.merge(
+        session, rows, target, Commit("clean.items", replace(record, run="fourth", batch=4)), ("id",), "", None
+    )
+    for name in ("commitInfo.userMetadata", "write.txnAppId", "write.txnVersion"):
+        assert session.conf.get(f"spark.databricks.delta.{name}", None) is None
+    assert (9, 9, 9) in lake.rows("clean.items")
+
+    # Made anew: the generation grows, batch numbers go on, and what reads it is built from the whole.
+    lake.run("clean", full_refresh=True)
+    record = lake.record("clean.items")
+    assert (record.batch, record.generation) == (5, 2)
+    assert lake.plan()["mart.copies"].reasons == ("clean.items was made anew",)
+    lake.run()
+    assert lake.rows("mart.copies") == lake.rows("clean.items")
+    assert len(lake.rows("mart.copies")) == 4
+
+
+def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) -> None:
+    bad = {"on": True}
+
+    def fragile(items: DataFrame) -> DataFrame:
+        if bad["on"]:
+            raise ZeroDivisionError("the code is wrong")
+        return items.select(*ITEM_TYPES)
+
+    broken = table("mart.broken", columns=ITEM_TYPES, write=Append(), items="clean.items")(fragile)
+
+    @table("mart.behind", columns=ITEM_TYPES, write=Append(), items="mart.broken")
+    def behind(items: DataFrame) -> DataFrame:
+        return items
+
+    @table("mart.further", columns=ITEM_TYPES, write=Append(), items="mart.behind")
+    def further(items: DataFrame) -> DataFrame:
+        return items
+
+    lake = lake_of(landed_items, landed.orders, items_table(), copies, broken, behind, further)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    heard: list[str] = []
+    watcher = Watcher(
+        lambda name: heard.append(f"start {name}"), lambda result: heard.append(f"{result.status} {result.table}")
+    )
+    report = run_tables(lake.session, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, watcher)
+    statuses = {one.table: one.status for one in report.results}
+    assert report.failed
+    assert statuses == {
+        "raw.items": "written", "raw.orders": "unchanged", "clean.items": "written", "mart.copies": "written",
+        "mart.broken": "failed", "mart.behind": "skipped", "mart.further": "skipped",
+    }  # fmt: skip
+    errors = {one.table: one.error for one in report.results if one.error}
+    assert errors == {
+        "mart.broken": f"the code is wrong (runs/test_scheduler.py, line {fragile.__code__.co_firstlineno + 2})",
+        "mart.behind": "mart.broken failed", "mart.further": "mart.behind failed",
+    }  # fmt: skip
+    assert "failed mart.broken" in heard
+    assert "start mart.behind" not in heard
+
+    bad["on"] = False
+    done = lake.run(parallel=1)
+    assert {name for name, status in done.statuses.items() if status == "written"} == {
+        "mart.broken", "mart.behind", "mart.further",
+    }  # fmt: skip
+    assert lake.rows("mart.further") == [(1, 1, 1)]
+
+
+@pytest.mark.parametrize("error", [SessionError("no Java"), KeyboardInterrupt()])
+def test_a_session_that_does_not_start_ends_the_run(lake_of: Lakes, error: BaseException) -> None:
+    def start() -> AbstractContextManager[SparkSession]:
+        raise error
+
+    lake = lake_of(landed_items, landed.orders)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    results: list[Result] = []
+    with pytest.raises(type(error)):
+        run_tables(
+            LazySession(start),
+            lake.lake,
+            lake.lake.graph.select(),
+            Request(),
+            Run("r", ""),
+            2,
+            Watcher(done=results.append),
+        )
+    assert results == []
+    assert set(lake.run().statuses.values()) == {"written"}
+
+
+def test_a_table_that_waits_for_the_session_ends_with_the_run(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, landed.orders)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    began: list[str] = []
+
+    def started(name: str) -> None:
+        began.append(name)
+        if len(began) == 2:
+            raise BrokenPipeError("nobody reads the progress")
+
+    session = LazySession(lambda: pytest.fail("Spark was started"))
+    with pytest.raises(BrokenPipeError):
+        run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, Watcher(started))
+    assert began == ["raw.items", "raw.orders"]
+
+
+def test_only_the_selected_tables_are_written(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, landed.orders, items_table(), copies)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    assert set(lake.run("raw").statuses) == {"raw.items", "raw.orders"}
+    assert lake.version("clean.items") is None
+    assert lake.run("clean.items+").statuses == {"clean.items": "written", "mart.copies": "written"}
+    lake.land("raw.items", "2.csv", items_csv("2,1,1"))
+    assert lake.run("clean+").statuses == {"clean.items": "unchanged", "mart.copies": "unchanged"}
+    assert set(lake.run("+mart.copies").statuses.values()) == {"written"}
+
+
+def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
+    lake = lake_of(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
+    names, started = lake.lake.graph.select(), list[str]()
+    watcher = Watcher(started=started.append)
+    run_tables(lake.session, lake.lake, names, Request(), Run("run", ""), parallel=1, watcher=watcher)
+    assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
+
+
+def test_a_killed_run_is_resumed(lake_of: Lakes, runs: Runs) -> None:
+    lake, undisturbed = (lake_of(modules=("tests.orders",), name=name) for name in ("killed", "undisturbed"))
+    for one in (lake, undisturbed):
+        land(one, FIRST)
+    killed = runs(Order(str(lake.root), ("tests.orders",), strike="kill", when="after", skip=4))
+    assert killed.code == -signal.SIGKILL
+    resumed = runs.completed(Order(str(lake.root), ("tests.orders",)))
+    commits = runs.completed(Order(str(undisturbed.root), ("tests.orders",)))
+    assert len(resumed) < len(commits)
+    assert_same(lake, content(undisturbed))
+    assert runs.completed(Order(str(lake.root), ("tests.orders",))) == []

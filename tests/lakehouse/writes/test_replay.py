@@ -1,0 +1,213 @@
+"""Rejects are replayed through today's code and rules; what became of each stays on record, and no evidence is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import History, Merge, Rebuild
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io
+from lakehouse.errors import DeclarationError, LedgerError
+from lakehouse.quality import quarantine
+from lakehouse.quality.reconcile import reconcile
+from lakehouse.spark import typed
+from lakehouse.writes.replay import Replayed, replay
+from tests.lakes import ITEM_TYPES, TestLake, _rows, items_csv, items_table, landed_items
+
+Lakes = Callable[..., TestLake]
+SMALL = (Rule("value_is_small", "value < 10"),)
+
+
+def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, run: Run | None = None) -> Replayed:
+    return replay(lake.session, lake.lake, name, run or Run("replay-1", "revision"), dry=dry)
+
+
+def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]:
+    return _rows(lake.lake.outcomes(name), ("_file_id", "_row", "outcome", "reason"))
+
+
+def test_rows_are_replayed_once_the_rule_is_mended(lake_of: Lakes) -> None:
+    strict = lake_of(landed_items, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "3,1,x", "4,1", "5,1,60"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("5,2,6", "1,2,70", "1,3,80"))
+    strict.run()
+    evidence = strict.quarantine("clean.items")
+    assert strict.rows("clean.items") == [(1, 1, 5), (5, 2, 6)]
+    (summary,) = quarantine.summaries(strict.lake)
+    assert (summary.waiting, summary.outcomes) == (6, {})
+    assert summary.rules == {"value_is_small": 5, "readable: value": 1, "well_formed": 1}
+    assert [(one["_source_file"], one["_row"]) for one in quarantine.waiting(strict.lake, "clean.items")] == [
+        *(("items/1.csv", row) for row in (2, 3, 4, 5)), *(("items/2.csv", row) for row in (2, 3)),
+    ]  # fmt: skip
+
+    lake = strict.declaring(landed_items, items_table())
+    expected = Replayed(
+        "clean.items", 2, {"the table has a newer row of its key": 1, "a newer reject of its key was replayed": 1},
+        {"readable: value": 1, "well_formed": 1},
+    )  # fmt: skip
+    before = lake.version("clean.items")
+    assert replayed(lake, dry=True) == expected
+    assert (lake.version("clean.items"), lake.lake.outcomes("clean.items").exists()) == (before, False)
+
+    assert replayed(lake) == expected
+    assert lake.rows("clean.items") == [(1, 3, 80), (2, 1, 50), (5, 2, 6)]
+    assert outcomes(lake) == [
+        (1, 2, "replayed", ""),
+        (1, 5, "discarded", "the table has a newer row of its key"),
+        (2, 2, "discarded", "a newer reject of its key was replayed"),
+        (2, 3, "replayed", ""),
+    ]
+    assert lake.quarantine("clean.items") == evidence, "nothing is ever taken out"
+    record = lake.record("clean.items")
+    assert (record.run, record.batch) == ("replay-1", 3)
+    assert record.rows == {"replayed": 6, "written": 2, "unchanged": 0, "superseded": 2, "quarantined": 2}
+
+    assert [(one.parts, one.differences) for one in reconcile(lake.lake)][1] == (
+        {"kept": 3, "duplicates": 3, "quarantined": 2},
+        (),
+    )
+    # Once more there is nothing to do; what waits still waits, and later runs go on.
+    version = lake.version("clean.items")
+    assert replayed(lake) == Replayed("clean.items", 0, {}, {"readable: value": 1, "well_formed": 1})
+    assert (lake.version("clean.items"), len(outcomes(lake))) == (version, 4)
+    assert set(lake.run().statuses.values()) == {"unchanged"}
+    lake.land("raw.items", "3.csv", items_csv("2,2,51"))
+    assert lake.run().counts("clean.items")["written"] == 1
+    assert quarantine.summaries(lake.lake)[0].outcomes == {"replayed": 2, "discarded": 2}
+
+
+def test_code_that_reads_what_it_could_not_before(lake_of: Lakes) -> None:
+    def lenient(items: DataFrame) -> DataFrame:
+        value = F.coalesce(typed("value", "int"), F.length("value"))
+        return items.select(
+            typed("id", "bigint").alias("id"), typed("at", "int").alias("at"), value.alias("value"), *ORIGIN_COLUMNS
+        )
+
+    lake = lake_of(landed_items, items_table())
+    lake.land("raw.items", "1.csv", items_csv("1,1,five", "2,1,5"))
+    lake.run()
+    fixed = lake.declaring(landed_items, items_table(function=lenient))
+    assert replayed(fixed).replayed == 1
+    assert fixed.rows("clean.items") == [(1, 1, 4), (2, 1, 5)]
+
+
+@table("mart.items", columns=ITEM_TYPES, write=Rebuild(), key=("id",), rules=SMALL, items="clean.items")
+def mart(items: DataFrame) -> DataFrame:
+    """One row per item."""
+    return items.select(*ITEM_TYPES)
+
+
+def test_a_table_worked_out_from_all_its_rows_is_made_anew(lake_of: Lakes) -> None:
+    strict = lake_of(landed_items, items_table(History(effective="at"), rules=SMALL), mart)
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50", "1,3,x"))
+    strict.run()
+    evidence = strict.quarantine("clean.items")
+    assert len(evidence) == 2
+    lake = strict.declaring(landed_items, items_table(History(effective="at")))
+    assert replayed(lake, dry=True) == Replayed("clean.items", 2, made_anew=True)
+    assert replayed(lake) == Replayed("clean.items", 1, None, {"its rules": 1}, made_anew=True)
+    assert lake.rows("clean.items", "value", "is_current") == [(5, False), (50, True)]
+    assert all(row in lake.quarantine("clean.items") for row in evidence)
+    assert outcomes(lake) == [(1, 2, "replayed", "the table was made anew")]
+    [summary] = quarantine.summaries(lake.lake)
+    assert (summary.waiting, summary.outcomes) == (1, {"replayed": 1})
+
+
+def test_what_cannot_be_replayed_is_told(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, items_table())
+    with pytest.raises(DeclarationError, match=r"'clean.itmes' is no table with a quarantine; there are clean.items"):
+        replayed(lake, "clean.itmes")
+    with pytest.raises(DeclarationError, match=r"'raw.items' is no table with a quarantine"):
+        replayed(lake, "raw.items")
+    with pytest.raises(LedgerError, match=r"clean.items has not been written yet"):
+        replayed(lake)
+
+
+def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> None:
+    strict = lake_of(landed_items, items_table(History(effective="at"), rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("2,1,60"))
+    strict.run()
+    assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2], (
+        "each once, in the batch that found it"
+    )
+    lake = strict.declaring(landed_items, items_table(History(effective="at")))
+    lake.land("raw.items", "3.csv", items_csv("3,1,7"))
+    lake.run()
+    assert len(lake.quarantine("clean.items")) == 2
+    assert delta_io.read_latest(lake.spark, lake.lake.path("clean.items")).count() == 4
+    assert quarantine.waiting(lake.lake, "clean.items") == [], "the run took them in"
+    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+
+
+def test_a_reject_that_breaks_a_rule_again_waits_again(lake_of: Lakes) -> None:
+    from dataclasses import replace
+
+    source = replace(landed_items, relanded="replace")
+    strict = lake_of(source, items_table(rules=SMALL))
+    strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
+    strict.run()
+    assert replayed(strict.declaring(source, items_table())).replayed == 1
+    assert quarantine.waiting(strict.lake, "clean.items") == []
+    strict.land("raw.items", "2.csv", items_csv("3,1,6"))
+    strict.run()
+    strict.land("raw.items", "2.csv", items_csv("3,1,7"))  # goes through all rows again, by the strict rule
+    strict.run()
+    assert strict.rows("clean.items") == [(1, 1, 5), (3, 1, 7)]
+    assert [(one["_file_id"], one["_row"]) for one in quarantine.waiting(strict.lake, "clean.items")] == [(1, 2)]
+    assert [one.differences for one in reconcile(strict.lake)] == [(), ()]
+
+
+def test_code_with_one_more_column_and_times_to_the_microsecond(lake_of: Lakes) -> None:
+    import io
+    from datetime import UTC, datetime
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from lakehouse.definitions.sources import source
+
+    times = source(
+        "raw.times", landing="times", columns={"id": "bigint", "at": "timestamp", "value": "int"}, format="parquet"
+    )
+    columns = {"id": "bigint", "at": "timestamp", "value": "int"}
+
+    def clean(more: dict[str, str], rules: Any) -> Any:
+        def function(times: DataFrame) -> DataFrame:
+            return times.select(*columns, *[F.lit(1).alias(c) for c in more], *ORIGIN_COLUMNS)
+
+        made = table(
+            "clean.times",
+            columns={**columns, **more},
+            write=Merge(newest_by=("at",)),
+            key=("id",),
+            rules=rules,
+            times="raw.times",
+        )
+        return made(function)
+
+    strict = lake_of(times, clean({}, SMALL))
+    at = datetime(2024, 1, 1, 12, 0, 0, 123456, UTC)
+    held = io.BytesIO()
+    pq.write_table(
+        pa.table(
+            {"id": [1, 2], "at": pa.array([at, at], pa.timestamp("us", "UTC")), "value": pa.array([5, 50], pa.int32())}
+        ),
+        held,
+    )
+    strict.land("raw.times", "1.parquet", held.getvalue())
+    strict.run()
+    lake = strict.declaring(times, clean({"extra": "int"}, ()))
+    assert replayed(lake, "clean.times", dry=True).replayed == 1
+    assert replayed(lake, "clean.times").replayed == 1
+    assert lake.rows("clean.times", "id", "at", "value", "extra") == [(1, at, 5, None), (2, at, 50, 1)]

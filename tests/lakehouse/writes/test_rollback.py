@@ -1,0 +1,203 @@
+"""A run is taken back across tables: content, quarantine and pending files are as before it, and the next run does it all again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse.definitions.rules import Rule
+from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.spark import delta_io
+from lakehouse.errors import UndoError
+from lakehouse.plan.rollback import Undo, plan_undo
+from lakehouse.quality import quarantine
+from lakehouse.quality.reconcile import reconcile
+from lakehouse.writes.replay import replay
+from lakehouse.writes.rollback import take_back
+from tests.lakes import (
+    ITEM_TYPES,
+    TestLake,
+    customer,
+    items_csv,
+    items_table,
+    json_lines,
+    landed_items,
+    orders_csv,
+    payments_file,
+    typed_items,
+)
+
+Lakes = Callable[..., TestLake]
+SMALL = (Rule("value_is_small", "value < 10"),)
+
+
+def undo(lake: TestLake, run: str, by: str = "") -> Undo:
+    planned = plan_undo(lake.lake, run)
+    take_back(lake.spark, lake.lake, planned, Run(by or f"undo-{run}", "revision"))
+    return planned
+
+
+def content(lake: TestLake, *, bronze: bool = True) -> dict[str, Any]:
+    """What every table holds, by delta-rs; of bronze only what does not say when it came."""
+    stamps = ("_batch_id", "_ingested_at") if bronze else ("_batch_id", "_ingested_at", "_file_id")
+    found = {}
+    for name in lake.lake.graph.declared:
+        if lake.version(name) is not None:
+            columns = [c for c in lake.opened(name).columns() if c not in stamps]
+            found[name] = lake.rows(name, *columns)
+    return found
+
+
+def by_spark(lake: TestLake) -> dict[str, list[str]]:
+    there = [name for name in lake.lake.graph.declared if lake.version(name) is not None]
+    return {
+        name: sorted(map(str, delta_io.read_latest(lake.spark, lake.lake.path(name)).toJSON().collect()))
+        for name in there
+    }
+
+
+def waits(lake: TestLake, name: str) -> list[tuple[Any, ...]]:
+    return [(one["_file_id"], one["_row"], one["original"]) for one in quarantine.waiting(lake.lake, name)]
+
+
+def values(waiting: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """The rejects without what says when they came."""
+    return [{k: v for k, v in json.loads(one[2]).items() if not k.startswith("_")} for one in waiting]
+
+
+def adds_up(lake: TestLake) -> None:
+    assert {one.table: one.differences for one in reconcile(lake.lake) if one.differences} == {}
+
+
+def first_day(lake: TestLake) -> None:
+    lake.land("raw.orders", "1.csv", orders_csv(
+        "1,7,2024-01-01,2024-01-01T08:00:00Z,NEW,10", "2,7,2024-01-02,2024-01-02T08:00:00Z,NEW,20",
+        "3,8,2024-02-01,2024-02-01T08:00:00Z,NEW,-1"))  # fmt: skip
+    lake.land("raw.customers", "1.json", json_lines(customer(7, "Ann", "Kiel", "2024-01-01")))
+    lake.land("raw.payments", "1.parquet", payments_file((1, 1, "2024-01-03", 10.0), (2, 2, "2024-01-04", 5.0)))
+
+
+def second_day(lake: TestLake) -> None:
+    """Updates, a reject, a file delivered again with other rows, and one that cannot be read."""
+    lake.land("raw.orders", "2.csv", orders_csv(
+        "2,7,2024-01-02,2024-01-05T08:00:00Z,PAID,25", "4,8,2024-02-03,2024-02-03T08:00:00Z,NEW,40",
+        "5,8,2024-02-03,2024-02-03T08:00:00Z,NEW,-5"))  # fmt: skip
+    lake.land("raw.customers", "2.json", json_lines(customer(7, "Ann", "Bonn", "2024-02-01")))
+    lake.land("raw.payments", "1.parquet", payments_file((1, 1, "2024-01-03", 11.0), (3, 2, "2024-01-09", 7.0)))
+    lake.land("raw.orders", "broken.csv", "order_id\n1\n")
+
+
+def test_a_run_is_taken_back_and_done_again(shop: Lakes) -> None:
+    lake = shop()
+    first_day(lake)
+    lake.run(run="A")
+    before, seen, waited = content(lake), by_spark(lake), waits(lake, "clean.orders")
+    second_day(lake)
+    lake.run(run="B")
+    after, waited_after = content(lake, bronze=False), waits(lake, "clean.orders")
+    assert {name for name in before if content(lake)[name] == before[name]} == set(), "B changed every table"
+
+    planned = plan_undo(lake.lake, "B")
+    assert {one.table for one in planned.tables} == set(before)
+    assert set(planned.files) == {"orders/2.csv", "orders/broken.csv", "payments/1.parquet", "customers/2.json"}
+    assert (planned.gone, planned.anew) == ((), {})
+    take_back(lake.spark, lake.lake, planned, Run("undo-B", "revision"))
+    assert content(lake) == before
+    assert by_spark(lake) == seen
+    assert waits(lake, "clean.orders") == waited != waited_after
+    adds_up(lake)
+    steps = lake.plan()
+    assert {path for step in steps.values() for path in (one.path for one in step.files)} == set(planned.files)
+    assert {step.action for name, step in steps.items() if name.startswith("raw.")} == {"ingest"}
+    record = lake.record("raw.orders")
+    assert (record.run, record.undoes, record.restores, record.undone) == ("undo-B", "B", 0, (2,))
+
+    done = lake.run(run="C")
+    assert content(lake, bronze=False) == after, "nothing lost, nothing doubled"
+    assert values(waits(lake, "clean.orders")) == values(waited_after)
+    assert set(lake.rejected("raw.orders")) == {"broken.csv"}
+    actions = {name: done[name].step.action for name in before}  # type: ignore[union-attr]
+    anew = {"mart.top_customers", "mart.receipts"}  # as in any run in which what they read changes
+    assert {name for name, action in actions.items() if action == "build"} == anew
+    adds_up(lake)
+    assert {step.action for step in lake.plan().values()} == {"none"}
+
+
+def landed(lake: TestLake, *files: tuple[str, ...]) -> None:
+    """Land and run: A, B, C ..., a file each."""
+    for number, lines in enumerate(files):
+        lake.land("raw.items", f"{number + 1}.csv", items_csv(*lines))
+        lake.run(run="ABCDEF"[number])
+
+
+THREE = (("1,1,5", "2,1,50"), ("1,2,6", "3,1,60"), ("4,1,7", "2,2,8"))
+
+
+def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
+    strict = lake_of(landed_items, items_table(rules=SMALL))
+    landed(strict, *THREE[:2])
+    before, waited = content(strict), waits(strict, "clean.items")
+    strict.run(full_refresh=True, run="full")
+    planned = undo(strict, "full")
+    assert (planned.files, planned.gone, planned.anew) == ((), (), {})
+    assert (content(strict), waits(strict, "clean.items")) == (before, waited)
+    assert {step.action for step in strict.plan().values()} == {"none"}
+    adds_up(strict)
+
+    lake = strict.declaring(landed_items, items_table())
+    assert replay(lake.session, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
+    assert quarantine.summaries(lake.lake)[0].outcomes == {"replayed": 2}
+    undo(lake, "replay")
+    assert (content(lake), waits(lake, "clean.items")) == (before, waited)
+    assert quarantine.summaries(lake.lake)[0].outcomes == {}
+    adds_up(lake)
+    assert replay(lake.session, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
+    assert waits(lake, "clean.items") == []
+    adds_up(lake)
+
+
+def test_columns_that_a_run_added_go_back_with_it(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, items_table())
+    landed(lake, THREE[0])
+    before = content(lake)
+    wider = lake.declaring(landed_items, items_table(columns={**ITEM_TYPES, "more": "int"}, function=with_more))
+    wider.land("raw.items", "2.csv", items_csv(*THREE[1]))
+    wider.run(run="B")
+    assert "more" in wider.opened("clean.items").columns()
+    undo(lake, "B")
+    assert content(lake) == before
+    assert not lake.plan()["clean.items"].breaking
+    assert lake.run(run="C")["clean.items"].step.action == "update"  # type: ignore[union-attr]
+
+
+def with_more(items: DataFrame) -> DataFrame:
+    return typed_items(items).withColumn("more", F.lit(1))
+
+
+def test_what_cannot_be_taken_back_is_told_and_nothing_touched(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, items_table())
+    with pytest.raises(UndoError, match="No table has a commit of run 'A'; there is none"):
+        undo(lake, "A")
+    landed(lake, *THREE)
+    clean = DeltaTable(str(lake.lake.path("clean.items")))
+    write_deltalake(clean, clean.to_pyarrow_table().slice(0, 1), mode="append")
+    versions = lake.versions()
+    with pytest.raises(UndoError, match=r"commit of run 'Z'; the newest are C, B, A"):
+        undo(lake, "Z")
+    with pytest.raises(UndoError, match=r"another writer since: version 3, WRITE") as told:
+        undo(lake, "B")
+    assert "raw.items was written by C since" in str(told.value)
+    for file in lake.lake.path("raw.items").glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(UndoError, match=r"another writer since"):
+        undo(lake, "C")
+    clean.restore(2)  # by hand: another writer, too
+    with pytest.raises(UndoError, match=r"version 4, RESTORE"):
+        undo(lake, "C")
+    assert lake.versions() == {**versions, "clean.items": 4}

@@ -1,0 +1,229 @@
+"""Rules, quarantine and accounting over real tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import source
+from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
+from lakehouse.writes import audit
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv, typed_items
+from tests.orders import clean, landed
+
+Lakes = Callable[..., TestLake]
+WAYS = (Append(), Merge(newest_by=("at",)), History(effective="at"))
+
+
+def test_rejected_rows_keep_their_original_and_a_warning_keeps_the_row(lake_of: Lakes) -> None:
+    lake = lake_of(landed.orders, clean.orders)
+    lines = (
+        "1,10,2024-01-01,2024-01-01 08:00:00,NEW,5",
+        "2,10,2024-01-01,2024-01-01 08:00:00,NEW,20000",  # unusual, but written
+        "3,10,2024-01-01,2024-01-01 08:00:00,NEW,-5",
+        ",10,,2024-01-01 08:00:00,NEW,5",  # breaks two rules
+        "5,10,2024-13-01,2024-01-01 08:00:00,NEW,five",  # no date, no amount
+        "6,10,2024-01-01",  # too few columns
+        "7,10,2024-01-01,2024-01-01 08:00:00,NEW,5,6",  # too many
+        '8,10,2024-01-01,2024-01-01 08:00:00,"N""E, W",5',
+    )
+    lake.land("raw.orders", "1.csv", orders_csv(*lines))
+    done = lake.run(run="first")
+    assert done.counts("clean.orders") == {"written": 3, "unchanged": 0, "superseded": 0, "quarantined": 5}
+    outcome = done["clean.orders"].outcome
+    assert outcome is not None
+    assert outcome.warnings == {"amount_is_usual": 1}
+    assert lake.rows("clean.orders", "order_id", "status") == [(1, "new"), (2, "new"), (8, 'n"e, w')]
+
+    kept = lake.quarantine("clean.orders", "_row", "rules", "_source_file", "_file_id", "batch", "generation", "run")
+    file = ("orders/1.csv", 1, 1, 1, "first")
+    assert kept == [
+        (3, ["amount_is_not_negative"], *file),
+        (4, ["key_is_not_null", "day_is_known"], *file),
+        (5, ["day_is_known", "readable: order_date", "readable: amount"], *file),
+        (6, ["well_formed"], *file),
+        (7, ["well_formed"], *file),
+    ]
+    originals = {one["_row"]: one for one in lake.originals("clean.orders")}
+    assert originals[5]["order_date"] == "2024-13-01"
+    assert originals[5]["amount"] == "five"
+    assert originals[6]["_malformed"] == lines[5]
+    assert originals[7]["_malformed"] == lines[6]
+    assert originals[4]["order_id"] is None
+    assert set(originals[3]) == {*landed.orders.columns, "_malformed", "_file_id", "_row", "_source_file", "_batch_id", "_ingested_at"}  # fmt: skip
+    [(at,)] = set(lake.quarantine("clean.orders", "quarantined_at"))
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 3600
+
+    # A row that breaks a rule which fails the run: nothing of its batch is seen, and it is refused until it is gone.
+    held, version = lake.content(), lake.version("clean.orders")
+    future = lake.land("raw.orders", "2.csv", orders_csv("9,10,2100-01-01,2024-01-01 08:00:00,NEW,5"))
+    refused = lake.attempt()
+    assert "not_from_the_future" in refused.errors["clean.orders"]
+    assert "1 rows" in refused.errors["clean.orders"]
+    assert (lake.content(), lake.version("clean.orders")) == (held, version)
+    assert lake.attempt().report.failed
+    assert len(lake.quarantine("clean.orders")) == 5
+    assert future.exists()
+
+
+@pytest.mark.parametrize("write", WAYS, ids=lambda write: type(write).__name__)
+def test_a_function_that_drops_or_doubles_rows_is_refused(lake_of: Lakes, write: Any) -> None:
+    def drops(items: DataFrame) -> DataFrame:
+        return typed_items(items).where("value <> 6")
+
+    def doubles(items: DataFrame) -> DataFrame:
+        return typed_items(items).withColumn("value", F.explode(F.array("value", F.col("value") + 1)))
+
+    key = {} if isinstance(write, Append) else {"key": ("id",)}
+    good = lake_of(landed_items, items_table(write, **{"key": (), **key}))
+    good.land("raw.items", "1.csv", items_csv("1,1,5"))
+    good.run()
+    held, version = good.content(), good.version("clean.items")
+    good.land("raw.items", "2.csv", items_csv("2,1,6", "3,1,7"))
+    for wrong in (drops, doubles):
+        lake = good.declaring(landed_items, items_table(write, wrong, **{"key": (), **key}))
+        error = lake.attempt().errors["clean.items"]
+        assert "rows came in" in error
+        assert "Nothing was written" in error
+        assert (lake.content(), lake.version("clean.items")) == (held, version)
+        assert good.quarantine("clean.items") == []
+    good.run()
+    assert [row[0] for row in good.rows("clean.items", "id")] == [1, 2, 3]
+
+
+def test_dropping_one_row_and_doubling_another_is_refused(lake_of: Lakes) -> None:
+    def swaps(items: DataFrame) -> DataFrame:
+        twice = F.when(F.col("value") == 6, F.array("id")).otherwise(F.array("id", F.col("id") + 100))
+        return typed_items(items).where("value <> 5").withColumn("id", F.explode(twice))
+
+    lake = lake_of(landed_items, items_table(Merge(), swaps))
+    lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,6", "3,1,7"))
+    assert "clean.items" in lake.attempt().errors
+    assert lake.version("clean.items") is None
+
+
+def test_keys_that_share_a_hash_are_not_doubled(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "_key_hash", lambda _: F.lit(1))
+    lake = lake_of(landed_items, items_table())
+    for file, lines, superseded in (("1.csv", ("1,1,1", "2,1,1"), 0), ("2.csv", ("3,1,1", "4,1,1", "4,2,2"), 1)):
+        lake.land("raw.items", file, items_csv(*lines))
+        counts = lake.run().counts("clean.items")
+        assert counts == {"written": 2, "unchanged": 0, "superseded": superseded, "quarantined": 0}
+
+
+def test_a_look_up_that_is_empty_hides_no_dropped_rows(lake_of: Lakes) -> None:
+    def joined(items: DataFrame, names: DataFrame) -> DataFrame:
+        return (
+            typed_items(items)
+            .join(names.select(F.col("id").cast("bigint").alias("id")), "id")
+            .select(*ITEM_TYPES, "_unreadable", "_file_id", "_row")
+        )
+
+    names = source("raw.names", landing="names", columns=("id",))
+    lake = lake_of(landed_items, names, items_table(Append(), joined, key=(), names=looks_up("raw.names")))
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    lake.land("raw.names", "1.csv", "id\n")
+    error = lake.attempt().errors["clean.items"]
+    assert "1 rows came in" in error
+    assert lake.version("clean.items") is None
+
+
+def test_a_function_must_pass_the_landed_rows_name_through(lake_of: Lakes) -> None:
+    def forgets(items: DataFrame) -> DataFrame:
+        return typed_items(items).drop("_file_id", "_row")
+
+    lake = lake_of(landed_items, items_table(Merge(), forgets))
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    error = lake.attempt().errors.get("clean.items", "")
+    assert "_file_id" in error
+    assert "_row" in error
+
+
+def test_a_function_that_returns_other_columns_is_told_all_of_them(lake_of: Lakes) -> None:
+    def other(items: DataFrame) -> DataFrame:
+        return typed_items(items).drop("value").withColumns({"at": F.lit("now"), "more": F.lit(1)})
+
+    lake = lake_of(landed_items, items_table(Merge(), other))
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    error = lake.attempt().errors["clean.items"]
+    for said in ("value is missing", "at is string, declared int", "more is not declared"):
+        assert said in error
+
+
+# --- tables computed whole ------------------------------------------------------------------------------------------
+
+POSITIVE = (Rule("total_is_positive", "total > 0"),)
+
+
+def dated(items: DataFrame) -> DataFrame:
+    day = F.date_add(F.lit(datetime(2024, 1, 1)).cast("date"), F.col("at").try_cast("int"))
+    return items.select(
+        F.col("id").try_cast("bigint").alias("id"), day.alias("day"), F.col("value").try_cast("int").alias("value"), "_file_id", "_row"
+    )  # fmt: skip
+
+
+clean_dated = table(
+    "clean.dated",
+    columns={"id": "bigint", "day": "date", "value": "int"},
+    write=Merge(),
+    key=("id",),
+    items="raw.items",
+)(dated)
+
+
+@table(
+    "mart.days",
+    columns={"day": "date", "total": "bigint"},
+    write=Replace(partition="day"),
+    key=("day",),
+    rules=POSITIVE,
+    items=drives("clean.dated", by="day"),
+)
+def by_day(items: DataFrame) -> DataFrame:
+    """One row per day."""
+    return items.groupBy("day").agg(F.sum("value").alias("total"))
+
+
+@table(
+    "mart.values",
+    columns={"value": "int", "items": "bigint"},
+    write=Rebuild(),
+    key=("value",),
+    rules=(Rule("many", "items > 0"),),
+    items="clean.dated",
+)
+def by_value(items: DataFrame) -> DataFrame:
+    """One row per value."""
+    return items.groupBy("value").agg(F.count("*").alias("items"))
+
+
+def test_whole_tables_set_rows_aside_by_rule_and_by_key(lake_of: Lakes) -> None:
+    lake = lake_of(landed_items, clean_dated, by_day, by_value)
+    lake.land("raw.items", "1.csv", items_csv("1,0,5", "2,1,-5", "3,2,"))
+    done = lake.run()
+    assert done.counts("mart.days") == {"written": 1, "quarantined": 2}
+    assert [original["day"] for original in lake.originals("mart.days")] == ["2024-01-02", "2024-01-03"]
+    assert lake.rows("mart.values") == [(-5, 1), (5, 1)], "a row without its key is set aside"
+    assert lake.quarantine("mart.values", "rules") == [(["key_is_not_null"],)]
+
+
+def test_malformed_json_is_set_aside_line_by_line(lake_of: Lakes) -> None:
+    told = source("raw.items", landing="items", format="json", columns={"id": "bigint", "at": "int", "value": "int"})
+    merged = items_table(Merge(), as_landed)
+    lake = lake_of(told, merged)
+    lines = ('{"id": 1, "at": 1, "value": 1}', '{"id": 2, "at": 1, "val', '{"id": "three", "at": 1, "value": 1}', "[]")
+    lake.land("raw.items", "1.json", "\n".join(lines) + "\n")
+    counts = lake.run().counts("clean.items")
+    assert counts["written"] == 1
+    assert {one["_malformed"] for one in lake.originals("clean.items")} == set(lines[1:3])
+
+
+def as_landed(items: DataFrame) -> DataFrame:
+    return items.select(*ITEM_TYPES, "_file_id", "_row")
