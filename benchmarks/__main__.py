@@ -24,8 +24,9 @@ from deltalake import DeltaTable
 from benchmarks import data, report
 from benchmarks.measure import Measured, machine, measure
 from benchmarks.store import Audit, minio
+from deploy.env import PROJECT
 from lakehouse.runs.scheduler import revision
-from lakehouse.settings import PREFIX, PROJECT
+from lakehouse.settings import PREFIX
 
 PAGE = PROJECT / "docs" / "benchmarks.md"
 CASES = ("build", "day", "nothing", "score", "store")

@@ -26,11 +26,11 @@ from polars.exceptions import PolarsError
 from benchmarks import data, submitted
 from benchmarks.compare import differences
 from benchmarks.measure import machine
+from deploy.env import PROJECT
 from lakehouse.engine.spark import rapids
 from lakehouse.errors import LakehouseError, SessionError
 from lakehouse.runs import lineage
 from lakehouse.runs.scheduler import revision
-from lakehouse.settings import PROJECT
 
 YEARS = (1, 20, 100)
 ROUNDS, LONG_YEARS = 3, 10

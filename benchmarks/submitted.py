@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import pyspark
 
 from benchmarks.measure import Measured, measure
+from deploy.env import PROJECT
 from lakehouse.engine.spark.session import OF_THE_JVM, composed
-from lakehouse.settings import PREFIX, PROJECT, load
+from lakehouse.settings import PREFIX, load
 
 # What Spark puts around operators, and computes nothing itself.
 _AROUND = re.compile(

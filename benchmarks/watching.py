@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import write_deltalake
 
+from deploy.env import PROJECT
 from lakehouse.ml import training
 from lakehouse.ml.dataset import Rows, open_features, probabilities
 from lakehouse.ml.metrics import evaluate
@@ -32,7 +33,6 @@ from lakehouse.ml.scoring import load
 from lakehouse.ml.task import Span, Splits
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.runs.scheduler import revision
-from lakehouse.settings import PROJECT
 from lakehouse.settings import load as load_settings
 from models import trees
 

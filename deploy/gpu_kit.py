@@ -24,11 +24,12 @@ from zipfile import ZipFile
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filename
 
+from deploy.env import PROJECT
 from lakehouse.engine.spark import rapids
 from lakehouse.engine.spark.session import properties
 from lakehouse.errors import LakehouseError, StackError
 from lakehouse.runs.scheduler import revision
-from lakehouse.settings import CONF, PROJECT, load
+from lakehouse.settings import load
 
 KIT: Final = PROJECT / "build" / "gpu-kit"
 SCRIPTS: Final = PROJECT / "deploy" / "gpu" / "kit"
@@ -174,7 +175,7 @@ def _java(home: Path, target: Path) -> None:
 
 def _jars(ivy: Path) -> None:
     """Have Spark resolve the packages of the profile local into a folder of their own."""
-    packages = properties(CONF / "spark" / "local.conf")["spark.jars.packages"]
+    packages = properties(PROJECT / "conf" / "spark" / "local.conf")["spark.jars.packages"]
     done = rapids.resolve(packages, ivy)
     if done.returncode:
         raise StackError(f"The jars of Spark's packages cannot be fetched: {rapids.complaint(done)}")

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.env import PROJECT
 from deploy.prepare import Variables
 from lakehouse.errors import StackError
-from lakehouse.settings import PROJECT
 
 # The venv's programs before the system's.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -15,13 +15,12 @@ from string import Template
 from dotenv import dotenv_values
 from filelock import FileLock
 
-from deploy.env import EXAMPLE
+from deploy.env import EXAMPLE, PROJECT
 from deploy.prepare import connect
 from deploy.processes import Launch, alive, is_free, log_of, start, stop
 from deploy.programs import PATH, find, make_database, postgres_account
 from deploy.servers import POSTGRESQL, SERVERS, Server
 from lakehouse.errors import LakehouseError, StackError, first_line
-from lakehouse.settings import PROJECT
 
 # How long each server may take until it is well.
 WAIT_SECONDS = 120.0

@@ -13,11 +13,13 @@ from lakehouse import api, settings
 from lakehouse.cli import main as cli
 from lakehouse.cli.render import runs as show_runs
 from lakehouse.errors import LakehouseError
+from lakehouse.project import find_root, use
 from lakehouse.runs import context, logs
 from lakehouse.runs.scheduler import new_run
 
 # spark-submit puts the script's folder first, where jobs/bronze.py would be taken for the package bronze.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+use(find_root(Path(__file__).parent))
 
 
 def run_command(name: str) -> None:

@@ -33,7 +33,7 @@ from lakehouse.ml.training_record import TrainResult
 from lakehouse.plan.steps import Request
 from lakehouse.runs import context, lineage, logs
 from lakehouse.runs.scheduler import Report, new_run, run_tables
-from lakehouse.settings import PROJECT, Settings
+from lakehouse.settings import Settings
 from serving.api.server import KEY
 from serving.app.client import Client
 
@@ -134,7 +134,7 @@ def ask_api(settings: Settings, task: Task) -> str:
     key = secrets.token_urlsafe()
     command = [sys.executable, "-m", "lakehouse.cli.main", "serve", task.name, "--port", "0"]
     environment = {**os.environ, KEY: key}
-    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, cwd=settings.project, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
             if not (found := re.search(r"http://\S+?:\d+", server.stdout.readline())):

@@ -5,7 +5,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-_NOT_THE_USERS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+# Where Python and the packages that are installed for it lie.
+INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
 
 def first_line(error: BaseException) -> str:
@@ -24,7 +25,7 @@ def place_of(error: BaseException) -> str:
     else:
         places = [(Path(one.filename), one.lineno) for one in reversed(traceback.extract_tb(error.__traceback__))]
     for file, line in places:
-        if file.is_file() and not {*_NOT_THE_USERS, Path(__file__).parent} & {*file.parents} and file.suffix == ".py":
+        if file.is_file() and not {*INSTALLED, Path(__file__).parent} & {*file.parents} and file.suffix == ".py":
             return f" ({file.parent.name}/{file.name}, line {line})"
     return ""
 

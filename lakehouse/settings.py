@@ -10,15 +10,22 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from dotenv import load_dotenv
-from pydantic import Field, PlainValidator, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.errors import SettingsError, without_password
+from lakehouse.project import find_root
 from lakehouse.storage.location import Location
 from lakehouse.storage.s3 import S3Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-CONF = PROJECT / "conf"
 PREFIX = "LAKEHOUSE_"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -27,7 +34,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _TAKEN_OTHERWISE = set("%[]{}*?^|\\")
 
 
-def _place(text: str | Location) -> Location:
+def _place(text: str | Location, info: ValidationInfo) -> Location:
     if isinstance(text, S3Path):
         return text
     scheme, _, rest = str(text).rpartition("://")
@@ -35,7 +42,7 @@ def _place(text: str | Location) -> Location:
         return S3Path.parse(f"s3://{rest}")
     if scheme:
         raise ValueError("a lake lies in a folder or in s3://bucket/prefix")
-    folder = (PROJECT / Path(text).expanduser()).resolve()
+    folder = Path(info.data["project"], Path(text).expanduser()).resolve()
     if odd := sorted({*str(folder)} & _TAKEN_OTHERWISE):
         raise ValueError(
             f"its path has {' '.join(odd)}, which readers of Delta tables take for something else: choose another"
@@ -53,6 +60,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
+    project: Path = Field(default_factory=find_root)
     profile: str = "local"
     root: Annotated[Location, PlainValidator(_place)]
     log_folder: Path | None = None
@@ -72,8 +80,9 @@ class Settings(BaseSettings):
 
     @field_validator("spark")
     @classmethod
-    def _shipped(cls, name: str) -> str:
-        shipped = sorted(p.name for p in (CONF / "spark").glob("*.conf") if not p.name.startswith("gpu"))
+    def _shipped(cls, name: str, info: ValidationInfo) -> str:
+        folder = info.data["project"] / "conf" / "spark"
+        shipped = sorted(p.name for p in folder.glob("*.conf") if not p.name.startswith("gpu"))
         if name not in shipped:
             raise ValueError(f"not one of the files in conf/spark: {', '.join(shipped)}")
         return name
@@ -101,7 +110,7 @@ class Settings(BaseSettings):
     @property
     def logs(self) -> Path:
         """A local folder for the log of each run, by default below the root."""
-        return PROJECT / (self.log_folder or f"{self.root}/logs")
+        return self.project / (self.log_folder or f"{self.root}/logs")
 
     @property
     def trainings(self) -> Path:
@@ -109,8 +118,12 @@ class Settings(BaseSettings):
         return self.logs / "trainings"
 
     @property
+    def conf(self) -> Path:
+        return self.project / "conf"
+
+    @property
     def spark_conf(self) -> Path:
-        return CONF / "spark" / self.spark
+        return self.conf / "spark" / self.spark
 
     @property
     def tracking_uri(self) -> str:
@@ -126,7 +139,8 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         profile = os.environ.get(f"{PREFIX}PROFILE", "local")
-        files = [CONF / f"{profile}.yml", CONF / "base.yml"]
+        conf = Path(named["init_settings"]().get("project") or find_root(), "conf")
+        files = [conf / f"{profile}.yml", conf / "base.yml"]
         return (
             named["init_settings"],
             named["env_settings"],
@@ -152,9 +166,10 @@ def load(**overrides: Any) -> Settings:
     Raises:
         SettingsError: a profile or key is unknown, a value is missing or not allowed; every problem is listed.
     """
-    load_dotenv(PROJECT / ".env")
+    project = overrides.setdefault("project", find_root())
+    load_dotenv(project / ".env")
     profile = os.environ.get(f"{PREFIX}PROFILE", "local")
-    profiles = sorted(p.stem for p in CONF.glob("*.yml") if p.stem != "base")
+    profiles = sorted(p.stem for p in project.joinpath("conf").glob("*.yml") if p.stem != "base")
     if profile not in profiles:
         raise SettingsError(f"{PREFIX}PROFILE={profile!r} is not a profile; conf/ has: {', '.join(profiles)}.")
     allowed = sorted(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)

@@ -20,12 +20,12 @@ import uvicorn
 from deltalake import DeltaTable
 
 from lakehouse.ml.mlflow_client import tracking
-from lakehouse.settings import PROJECT
 from serving.api.app import Service, create_app
 from serving.api.holding import Holding
 from serving.api.journal import Journal
 from serving.api.lookups import Lookups
 from tests.parcels import LEARNER, TASK, Place, model, parcels
+from tests.paths import PROJECT
 
 KEY = "key-of-the-tests-0123456789"
 SHOWN = {"Authorization": f"Bearer {KEY}"}

@@ -9,7 +9,7 @@ from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
 from lakehouse.engine.spark.session import archive_options, local_files, properties, start_jvm_with
-from lakehouse.settings import CONF
+from tests.paths import CONF, PROJECT
 
 # Spark's own workers, too, run in the environment of the tests.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -51,7 +51,7 @@ def small_s3_session(**others: str) -> SparkSession:
     """A session of the profile minio for small tables; the environment says where the store is."""
     settings = properties(CONF / "spark" / "minio.conf") | SMALL | others
     settings |= {"spark.master": "local[2]", "spark.driver.memory": "700m"}
-    start_jvm_with(settings.pop("spark.jars"))
+    start_jvm_with(settings.pop("spark.jars"), PROJECT)
     builder = SparkSession.builder
     for name, value in settings.items():
         builder = builder.config(name, value)

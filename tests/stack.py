@@ -26,7 +26,7 @@ from deploy import env, processes, programs
 from deploy.servers import SERVERS
 from deploy.stack import read_env
 from lakehouse.errors import StackError
-from lakehouse.settings import PROJECT
+from tests.paths import PROJECT
 
 SECRETS = [key for key, value in dotenv_values(env.EXAMPLE, interpolate=False).items() if not value]
 

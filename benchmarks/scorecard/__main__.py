@@ -14,9 +14,10 @@ from pathlib import Path
 
 from benchmarks.scorecard.measure import Scorecard
 from benchmarks.scorecard.page import page
+from deploy.env import PROJECT
 from lakehouse.engine.spark.session import spark_session
 from lakehouse.runs.scheduler import revision
-from lakehouse.settings import PROJECT, load
+from lakehouse.settings import load
 
 PAGE = PROJECT / "docs" / "quality.md"
 EACH = 20

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.env import PROJECT
 from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
 from lakehouse.engine.spark.session import LazySession
 from lakehouse.plan.steps import Request
 from lakehouse.quality.expectations import Suites
 from lakehouse.runs.scheduler import Report, new_run, run_tables
-from lakehouse.settings import CONF
 from lakehouse.storage import location
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def build(
     for source, files in (("flights", flights), ("airports", airports)):
         for name, content in files.items():
             location.deliver(root / "landing" / source / name, content)
-    lake = Lake(graph.load(["bronze", "silver"]), root, Suites(CONF / "expectations", root / "data_docs"))
+    lake = Lake(graph.load(["bronze", "silver"]), root, Suites(PROJECT / "conf" / "expectations", root / "data_docs"))
     return lake, run_tables(
         LazySession.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from lakehouse.cli.render import quarantine as show_rejects
 from lakehouse.cli.render import rollback as show_rollback
 from lakehouse.cli.render import runs as show_runs
 from lakehouse.errors import LakehouseError, SettingsError, UndoError
+from lakehouse.project import VARIABLE, find_root, use
 from lakehouse.runs import context, logs
 from lakehouse.runs.scheduler import new_run
 from lakehouse.settings import Settings
@@ -62,6 +64,21 @@ def tell(error: LakehouseError) -> None:
     errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
     for line in (str(error), *getattr(error, "__notes__", ())):
         errors.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@cli.callback()
+def choose_project(
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            "--project", help="The project's folder; by default the nearest one above that has conf/base.yml."
+        ),
+    ] = None,
+) -> None:
+    """An open lakehouse: land, plan, run, query, train, score, monitor."""
+    if project is not None:
+        os.environ[VARIABLE] = str(project)
+    use(find_root())
 
 
 @cli.command()

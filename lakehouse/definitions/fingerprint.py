@@ -10,12 +10,13 @@ import re
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.tables import Declared, Table
-from lakehouse.settings import PROJECT
+from lakehouse.errors import INSTALLED
 
 LENGTH = 12
 # Python 3.11 before 3.11.8 counts the depth of a tree once for all threads: where a collection lets another thread in, two that parse fail
@@ -102,4 +103,4 @@ def _is_ours(function: FunctionType) -> bool:
 
 
 def _is_in_project(file: str | None) -> bool:
-    return file is not None and file.startswith(str(PROJECT)) and "site-packages" not in file
+    return file is not None and not {*INSTALLED} & {*Path(file).parents}

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from lakehouse.ml.mlflow_client import BASELINE, LEARNER_TAG, MODEL, tracking
 from lakehouse.ml.promotion import settle
 from lakehouse.ml.task import Model
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.settings import PROJECT
+from lakehouse.project import find_root
 
 if TYPE_CHECKING:
     from lakehouse.ml.training_record import Training
@@ -178,7 +179,7 @@ def _log_model(training: Training, model: Model, choose: Rows) -> Any:
         name=MODEL,
         python_model=str(Path(__file__).with_name("pyfunc.py")),
         artifacts={MODEL: str(training.folder / MODEL)},
-        code_paths=[str(PROJECT / name) for name in ("lakehouse", *model.CODE)],
+        code_paths=[str(files("lakehouse")), *(str(find_root() / name) for name in model.CODE)],
         signature=infer_signature(example, model.predict(fitted, example)),
         input_example=example,
         # Given, because MLflow would otherwise start another process to find them out.

@@ -13,7 +13,7 @@ from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import LazySession, spark_session
 from lakehouse.quality.expectations import Suites
-from lakehouse.settings import CONF, Settings
+from lakehouse.settings import Settings
 from lakehouse.storage.lock import note_jvm, run_lock
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def open_lake(settings: Settings) -> Lake:
     Raises:
         DeclarationError: the declarations cannot be loaded or do not fit together.
     """
-    suites = Suites(CONF / "expectations", settings.logs / "data_docs")
+    suites = Suites(settings.conf / "expectations", settings.logs / "data_docs")
     return Lake(graph.load(settings.declarations), settings.root, suites)
 
 

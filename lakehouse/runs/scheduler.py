@@ -22,7 +22,7 @@ from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.plan.backfill import pieces
 from lakehouse.plan.planner import decide
 from lakehouse.plan.steps import Request, Step
-from lakehouse.settings import PROJECT
+from lakehouse.project import find_root
 from lakehouse.storage import s3
 from lakehouse.writes.executor import carry_out
 from lakehouse.writes.table_writer import Outcome, Work, summed
@@ -78,7 +78,7 @@ def revision() -> str:
     try:
         said = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=PROJECT, capture_output=True, text=True, timeout=10, check=False,
+            cwd=find_root(), capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lakehouse.errors import LakehouseError, SettingsError
-from lakehouse.settings import PROJECT
+from lakehouse.project import find_root
 
 HOST: Final = "127.0.0.1"
 PAGE: Final = Path(__file__).with_name("page.py")
@@ -65,7 +65,7 @@ def _running(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "streamlit", "run", str(PAGE), f"--server.port={port}"]
     command += [f"--{name}={value}" for name, value in OPTIONS.items()]
     # The page is to import the code that started it, wherever that lies.
-    paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (str(find_root()), os.environ.get("PYTHONPATH"))))
     with log.open("ab") as output:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,

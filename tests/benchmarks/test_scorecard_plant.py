@@ -14,7 +14,7 @@ from benchmarks.scorecard.kinds import CLAIMED, UNCLAIMED
 from benchmarks.scorecard.plant import plant, read_days, spoil_day
 from benchmarks.scorecard.score import CHECKS, Found, score
 from flights.delivery import deliver
-from lakehouse.settings import PROJECT
+from tests.paths import PROJECT
 
 PAGE = PROJECT / "docs" / "quality.md"
 # It can be broken by a mistake in the code alone.

@@ -25,7 +25,7 @@ from deploy import env, prepare, processes, programs, stack
 from deploy.servers import MINIO, POSTGRES, POSTGRESQL, S3, SERVERS, Server
 from deploy.stack import Stack, chosen, read_env, up
 from lakehouse.errors import StackError
-from lakehouse.settings import PROJECT
+from tests.paths import PROJECT
 
 COMPOSE_FILE = PROJECT / "docker-compose.yml"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE_FILE.read_text())["services"]

@@ -13,8 +13,8 @@ from jobs import example
 from lakehouse.cli.main import main
 from lakehouse.deltalog.sql import query
 from lakehouse.ml.task import Splits
-from lakehouse.settings import PROJECT
 from models.late_arrival import TASK
+from tests.paths import PROJECT
 
 
 def run(root: Path, *command: str) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from flights.delivery import deliver
-from lakehouse.settings import PROJECT
 from tests.faults.compare import Content, content
 from tests.lakes import TestLake
+from tests.paths import PROJECT
 
 MODULES = ("bronze.flights", "bronze.airports", "silver.flights", "silver.airports")
 # Lord Howe puts its clocks forward by half an hour.

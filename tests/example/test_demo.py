@@ -17,9 +17,9 @@ import pytest
 from deltalake import DeltaTable
 from nbclient import NotebookClient
 
-from lakehouse.settings import PROJECT
 from models.late_arrival import FEATURES
 from tests.example.january import rows, run, run_demo
+from tests.paths import PROJECT
 from tests.stack import free_port
 
 pytestmark = pytest.mark.timeout(900)

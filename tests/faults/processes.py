@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from pyspark.sql import SparkSession
 
-from lakehouse.settings import PROJECT
+from tests.paths import PROJECT
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from lakehouse.engine.spark import delta_io
 from lakehouse.errors import LockError
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.settings import PROJECT
 from lakehouse.storage.lock import run_lock
 from lakehouse.writes.replay import replay
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, typed_items
+from tests.paths import PROJECT
 
 Lakes = Callable[..., TestLake]
 PAGE = (PROJECT / "docs" / "backup.md").read_text(encoding="utf-8")

@@ -15,11 +15,11 @@ from pyspark.sql import SparkSession
 
 from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
-from lakehouse.settings import PROJECT
 from tests.faults.compare import Content, assert_same, content
 from tests.faults.deliveries import FIRST, SECOND, land
 from tests.faults.processes import Order, Runs
 from tests.lakes import TestLake
+from tests.paths import PROJECT
 
 MODULES = ("tests.orders",)
 

@@ -20,10 +20,10 @@ from deltalake import DeltaTable
 
 from lakehouse.errors import ModelError
 from lakehouse.ml.mlflow_client import tracking
-from lakehouse.settings import PROJECT
 from tests import parcel_trees
 from tests.lakehouse.ml.tuning.test_search import numbers, runs, tune
 from tests.parcels import LEARNER, Place
+from tests.paths import PROJECT
 
 
 def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str:

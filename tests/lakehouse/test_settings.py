@@ -11,7 +11,8 @@ import yaml
 from lakehouse import settings as settings_module
 from lakehouse.engine.spark.session import LOG_STORE, properties
 from lakehouse.errors import SettingsError
-from lakehouse.settings import PROJECT, load
+from lakehouse.settings import load
+from tests.paths import CONF, PROJECT
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +35,10 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
     }.items():
         (conf / f"{name}.yml").write_text(yaml.safe_dump(said))
     (conf / "spark" / "a.conf").touch()
-    monkeypatch.setattr(settings_module, "CONF", conf)
-    assert load().root == PROJECT / "base"
+    monkeypatch.chdir(conf)
+    assert load().root == tmp_path / "base"
     monkeypatch.setenv("LAKEHOUSE_PROFILE", "other")
-    assert (load().root, load().parallel_tables, load().profile) == (PROJECT / "other", 3, "other")
+    assert (load().root, load().parallel_tables, load().profile) == (tmp_path / "other", 3, "other")
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path / "mine"))
     monkeypatch.setenv("LAKEHOUSE_DECLARATIONS", '["tests.orders"]')
     found = load()
@@ -52,7 +53,7 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
     with pytest.raises(SettingsError):
         load()
     (conf / "other.yml").write_text("profile: other\nrooot: typo\nroot: x\n")
-    with pytest.raises(SettingsError, match="rooot: unknown setting; allowed: profile, root"):
+    with pytest.raises(SettingsError, match="rooot: unknown setting; allowed: project, profile, root"):
         load()
     (conf / "other.yml").write_text("profile: other\n")
     (conf / "base.yml").write_text("declarations: [one]\n")
@@ -122,10 +123,10 @@ def test_a_bucket_may_be_named_as_spark_does_and_no_other_store(monkeypatch: pyt
         load()
 
 
-@pytest.mark.parametrize("file", sorted((settings_module.CONF / "spark").glob("*.conf")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((CONF / "spark").glob("*.conf")), ids=lambda file: file.stem)
 def test_every_profile_keeps_times_in_utc_and_commits_apart(file: Path) -> None:
     # A GPU's are on top of a profile's.
-    below = properties(settings_module.CONF / "spark" / "local.conf") if file.stem.startswith("gpu") else {}
+    below = properties(CONF / "spark" / "local.conf") if file.stem.startswith("gpu") else {}
     found = below | properties(file)
     options = {name: value for name, value in found.items() if name.endswith(".extraJavaOptions")}
     assert options
@@ -167,7 +168,7 @@ def test_a_profile_needs_no_variable_for_what_the_environment_sets_itself(monkey
 def test_the_shipped_profiles_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     monkeypatch.setenv("SPARK_MASTER_PORT", "7077")
-    for file in settings_module.CONF.glob("*.yml"):
+    for file in CONF.glob("*.yml"):
         if file.stem != "base":
             monkeypatch.setenv("LAKEHOUSE_PROFILE", file.stem)
             assert load().profile == file.stem

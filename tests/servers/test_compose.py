@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy import env, programs
-from lakehouse.settings import PROJECT
+from tests.paths import PROJECT
 from tests.stack import absent
 
 COMPOSE_VERSION = "v5.6.0"

@@ -27,9 +27,9 @@ import pytest
 from deltalake import DeltaTable
 
 from lakehouse.definitions import graph
-from lakehouse.settings import PROJECT
 from lakehouse.storage.location import Location
 from lakehouse.storage.s3 import S3Path
+from tests.paths import PROJECT
 from tests.sources import fill
 from tests.stack import SECRETS, Running, free_port, running_servers
 

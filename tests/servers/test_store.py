@@ -19,9 +19,9 @@ import pytest
 from deltalake import DeltaTable
 
 from lakehouse.definitions import graph
-from lakehouse.settings import PROJECT
 from lakehouse.storage import lease
 from tests.lakes import customer, json_lines, orders_csv, payments_file
+from tests.paths import PROJECT
 from tests.s3 import client, free_ports, minio, new_keys, proxy
 from tests.stack import absent
 

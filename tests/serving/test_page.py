@@ -27,10 +27,10 @@ from threadpoolctl import threadpool_limits
 from flights.grain import FLIGHT_KEY
 from lakehouse import settings as settings_module
 from lakehouse.ml import pipeline
-from lakehouse.settings import PROJECT
 from serving.app.server import PAGE
 from tests.browser import browsing
 from tests.departures import features_of, some_flights
+from tests.paths import PROJECT
 from tests.stack import free_port, listening
 
 WIDE, PHONE = 1280, 390

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lakehouse.engine.spark.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, OF_THE_JVM, local_files, properties
 from lakehouse.errors import SessionError
-from lakehouse.settings import CONF, PROJECT
+from lakehouse.project import find_root
 
 
 def make() -> None:
@@ -25,7 +25,8 @@ def make() -> None:
     Raises:
         SessionError: the session did not end well, or this Java makes no archive.
     """
-    conf = CONF / "spark" / "local.conf"
+    root = find_root()
+    conf = root / "conf" / "spark" / "local.conf"
     ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ARCHIVE.parent) as folder:
         new = Path(folder, ARCHIVE.name)
@@ -41,7 +42,7 @@ def make() -> None:
         ]
         clean = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
         done = subprocess.run(  # until nobody writes to its output any more: the JVM outlives it, and writes the archive
-            [sys.executable, "-m", "lakehouse.engine.spark.class_archive", folder], cwd=PROJECT, capture_output=True, text=True, check=False,
+            [sys.executable, "-m", "lakehouse.engine.spark.class_archive", folder], cwd=root, capture_output=True, text=True, check=False,
             env=clean | {"SPARK_CONF_DIR": NO_FOLDER, "PYSPARK_SUBMIT_ARGS": shlex.join(told)},
         )  # fmt: skip
         if done.returncode or not new.exists():

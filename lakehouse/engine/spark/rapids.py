@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from filelock import FileLock
 
 from lakehouse.errors import SessionError
-from lakehouse.settings import CONF, Settings
+from lakehouse.settings import Settings
 
 logger = logging.getLogger(__name__)
 PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
@@ -38,12 +38,13 @@ _OFF = (
 
 def overlays(settings: Settings) -> list[Path]:
     """The files of properties that come on top of the profile's, in their order."""
+    folder = settings.spark_conf.parent
     if not settings.gpu:
         return []
     if settings.gpu == "explain":
-        return [CONF / "spark" / "gpu.conf", CONF / "spark" / "gpu-explain.conf"]
+        return [folder / "gpu.conf", folder / "gpu-explain.conf"]
     names = ["gpu.conf", f"gpu-{settings.spark}", *(["gpu-training.conf"] if settings.gpu_training else [])]
-    return [file for name in names if (file := CONF / "spark" / name).exists()]
+    return [file for name in names if (file := folder / name).exists()]
 
 
 def plugin_jar(settings: Settings) -> Path:
@@ -62,13 +63,13 @@ def plugin_jar(settings: Settings) -> Path:
     with FileLock(jar.with_suffix(".lock")):
         if not jar.exists():
             logger.warning("The RAPIDS plugin (1 GB) is fetched once, into %s: this takes some minutes", jar.parent)
-            _fetch(jar, f"{group}_{artifact}-{version}.jar")
+            _fetch(jar, f"{group}_{artifact}-{version}.jar", settings.spark_conf.with_name("ivy.xml"))
     return jar
 
 
-def _fetch(jar: Path, name: str) -> None:
+def _fetch(jar: Path, name: str, repositories: Path) -> None:
     with tempfile.TemporaryDirectory(dir=jar.parent) as folder:
-        done = resolve(PLUGIN, Path(folder), "--conf", f"spark.jars.ivySettings={CONF / 'spark' / 'ivy.xml'}")
+        done = resolve(PLUGIN, Path(folder), "--conf", f"spark.jars.ivySettings={repositories}")
         found = Path(folder, "jars", name)
         if done.returncode or not found.exists():
             raise SessionError(

@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError, first_line
-from lakehouse.settings import CONF, PROJECT, Settings
+from lakehouse.settings import Settings
 from lakehouse.storage.s3 import S3Path
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ OF_THE_JVM = (
     "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
     "PYSPARK_SUBMIT_ARGS",
 )  # fmt: skip
-# No folder: on the class path, where Spark puts it, one with files would keep Java from its archive.
-NO_FOLDER = str(CONF / "spark" / "nothing")
-_OWN = [NO_FOLDER]  # what an earlier session of this process put there
 # Java's own form of the classes that Spark loads (`lakehouse.engine.spark.class_archive`), and Java's silence where it leaves that aside.
 ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
 ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
-JAR = PROJECT / "lakehouse" / "engine" / "spark" / "logstore" / "conditional-put-logstore.jar"
+# No folder: on the class path, where Spark puts it, one with files would keep Java from its archive.
+NO_FOLDER = str(ARCHIVE.with_name("nothing"))
+_OWN = [NO_FOLDER]  # what an earlier session of this process put there
+JAR = Path(str(files("lakehouse.engine.spark"))) / "logstore" / "conditional-put-logstore.jar"
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
 LOCAL_FILES = "lakehouse.PosixLocalFileSystem"
 JAVA_HINT = (
@@ -136,7 +137,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     builder = SparkSession.builder
     for key, value in _properties(settings).items():
         if key == "spark.jars":
-            start_jvm_with(value)
+            start_jvm_with(value, settings.project)
         else:
             builder = builder.config(key, value)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -181,9 +182,9 @@ def _shut_out_the_environment() -> None:
     os.environ["SPARK_CONF_DIR"] = NO_FOLDER
 
 
-def _log_settings() -> str:
+def _log_settings(settings: Settings) -> str:
     """The same as in conf/spark, from whatever folder a command was called."""
-    return f"-Dlog4j2.configurationFile={(CONF / 'spark' / 'log4j2.properties').as_uri()}"
+    return f"-Dlog4j2.configurationFile={settings.spark_conf.with_name('log4j2.properties').as_uri()}"
 
 
 def archive_options() -> str:
@@ -220,7 +221,7 @@ def _properties(settings: Settings) -> dict[str, str]:
         SparkContext._ensure_initialized()  # until then a SparkConf knows nothing of what the JVM was told
         told = SparkConf()
         return {key: value for key, value in found.items() if not told.contains(key)}
-    found["spark.driver.extraJavaOptions"] += f" {_log_settings()} {archive_options()}"
+    found["spark.driver.extraJavaOptions"] += f" {_log_settings(settings)} {archive_options()}"
     if found["spark.master"].startswith("local"):
         found |= local_files(found.get("spark.driver.extraClassPath"))
     return found
@@ -259,9 +260,9 @@ def composed(settings: Settings) -> dict[str, str]:
     return found
 
 
-def start_jvm_with(jars: str) -> None:
+def start_jvm_with(jars: str, root: Path) -> None:
     """Have the JVM started with the jars: set on the session, they would take the place of those of spark.jars.packages."""
-    found = ",".join(str(PROJECT / jar) for jar in jars.split(","))  # commands work from any folder
+    found = ",".join(str(root / jar) for jar in jars.split(","))  # commands work from any folder
     _OWN.append(f"--jars {shlex.quote(found)} pyspark-shell")
     os.environ.setdefault("PYSPARK_SUBMIT_ARGS", _OWN[-1])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import submitted
-from lakehouse.settings import PROJECT
+from tests.paths import PROJECT
 
 
 def command(root: Path, *words: str) -> str:

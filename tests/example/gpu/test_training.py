@@ -13,8 +13,8 @@ from benchmarks.submitted import environment
 from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError
 from lakehouse.gpu import training
-from lakehouse.settings import PROJECT
 from tests.example.gpu.trained import FOREST, PARAMS
+from tests.paths import PROJECT
 
 # What a metric may differ by. Another seed alone makes 0.001 of a forest's, 0.002 of a network's; these trees train on the CPU in any case.
 TOLERANCE = {"trees": 1e-9, "network": 0.005, "spark_forest": 0.005, FOREST: 0.005}

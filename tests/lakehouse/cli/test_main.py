@@ -25,10 +25,10 @@ from pyspark.sql import functions as F
 from lakehouse.cli import main as cli
 from lakehouse.deltalog import table_log
 from lakehouse.runs import context, scheduler
-from lakehouse.settings import PROJECT
 from lakehouse.storage.lock import run_lock
 from lakehouse.writes.table_writer import Outcome, Work
 from tests.lakes import TestLake, orders_csv, payments_file
+from tests.paths import PROJECT
 
 
 class Command:

@@ -18,7 +18,8 @@ from lakehouse.errors import SessionError, SettingsError
 from lakehouse.gpu import training
 from lakehouse.gpu.report import Node, Plan, TableReport, coverage, nodes_of
 from lakehouse.ml.environment import environment
-from lakehouse.settings import CONF, PROJECT, Settings, load
+from lakehouse.settings import Settings, load
+from tests.paths import CONF, PROJECT
 
 SAID = """\
 *Exec <ProjectExec> will run on GPU

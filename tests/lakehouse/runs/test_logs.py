@@ -15,7 +15,8 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import spark_session
 from lakehouse.errors import LakehouseError, ModelError, SessionError
 from lakehouse.runs.logs import log_to, logged
-from lakehouse.settings import PROJECT, Settings, load
+from lakehouse.settings import Settings, load
+from tests.paths import PROJECT
 
 
 @pytest.fixture

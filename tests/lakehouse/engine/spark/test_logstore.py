@@ -14,7 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.engine.spark.session import properties, start_jvm_with
-from lakehouse.settings import CONF, PROJECT
+from tests.paths import CONF, PROJECT
 from tests.stack import absent
 
 JAR = PROJECT / "lakehouse/engine/spark/logstore/conditional-put-logstore.jar"
@@ -55,7 +55,7 @@ def sys_jars(spark: SparkSession) -> list[str]:
 def test_the_jar_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {})
-    start_jvm_with(properties(CONF / "spark" / "minio.conf")["spark.jars"])
+    start_jvm_with(properties(CONF / "spark" / "minio.conf")["spark.jars"], PROJECT)
     assert shlex.split(os.environ["PYSPARK_SUBMIT_ARGS"]) == ["--jars", str(JAR), "pyspark-shell"]
     assert JAR.is_file()
 

@@ -20,7 +20,8 @@ from pyspark.sql import SparkSession
 from lakehouse.engine.spark import session
 from lakehouse.engine.spark.session import LazySession
 from lakehouse.errors import SessionError
-from lakehouse.settings import CONF, load
+from lakehouse.settings import load
+from tests.paths import CONF, PROJECT
 
 
 def test_nothing_of_the_environment_reaches_the_jvm(
@@ -36,7 +37,7 @@ def test_nothing_of_the_environment_reaches_the_jvm(
     assert os.environ == {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "SPARK_CONF_DIR": session.NO_FOLDER}
     assert all(f"{name} is left aside" in caplog.text for name in told)
     assert "canary" not in caplog.text
-    session.start_jvm_with("lakehouse/engine/spark/logstore/conditional-put-logstore.jar")
+    session.start_jvm_with("lakehouse/engine/spark/logstore/conditional-put-logstore.jar", PROJECT)
     assert os.environ["PYSPARK_SUBMIT_ARGS"].endswith("/conditional-put-logstore.jar pyspark-shell")
 
 

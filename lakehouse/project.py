@@ -1,0 +1,42 @@
+"""The project that commands and jobs work on: the nearest folder with conf/base.yml."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from lakehouse.errors import SettingsError
+
+VARIABLE = "LAKEHOUSE_PROJECT"
+BASE = Path("conf", "base.yml")
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the project's folder: the one that LAKEHOUSE_PROJECT names, else the nearest with conf/base.yml.
+
+    Args:
+        start: The folder in which to look first, then in those above it. The working directory by default.
+
+    Raises:
+        SettingsError: There is no such folder. The text says where it was looked for.
+    """
+    if named := os.environ.get(VARIABLE):
+        root = Path(named).expanduser().resolve()
+        if not (root / BASE).is_file():
+            raise SettingsError(f"{VARIABLE}={named}: {root} has no {BASE}. Name the folder of a project.")
+        return root
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / BASE).is_file():
+            return folder
+    raise SettingsError(
+        f"{start}: neither this folder nor one above it has {BASE}. Change to a project's folder, or name it by --project or {VARIABLE}."
+    )
+
+
+def use(root: Path) -> None:
+    """Make a project that of this process and of those that it starts, and its packages importable."""
+    os.environ[VARIABLE] = str(root)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))

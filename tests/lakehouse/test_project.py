@@ -1,0 +1,72 @@
+"""Commands and jobs find their project."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lakehouse import settings
+from lakehouse.errors import SettingsError
+from lakehouse.project import find_root
+from tests.paths import PROJECT
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of two sources in a folder of its own, with a folder below it."""
+    for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+        monkeypatch.delenv(name)
+    root = tmp_path / "shop"
+    (root / "conf" / "spark").mkdir(parents=True)
+    (root / "reports" / "daily").mkdir(parents=True)
+    (root / "conf" / "base.yml").write_text("root: data\nspark: local.conf\ndeclarations: [shop_sources]\n")
+    (root / "conf" / "local.yml").touch()
+    (root / "conf" / "spark" / "local.conf").touch()
+    declared = "from lakehouse.definitions.sources import source\nitems = source('raw.items', landing='items', columns=('id',))\n"
+    (root / "shop_sources.py").write_text(declared)
+    return root
+
+
+def test_the_nearest_folder_above_is_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_root(project / "reports" / "daily") == project
+    monkeypatch.chdir(project / "reports")
+    assert find_root() == project
+    found = settings.load()
+    assert (found.root, found.spark_conf) == (project / "data", project / "conf" / "spark" / "local.conf")
+
+
+def test_the_variable_comes_before_the_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("LAKEHOUSE_PROJECT", str(PROJECT))
+    assert find_root() == settings.load().project == PROJECT
+
+
+def test_a_missing_project_is_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"neither this folder nor one above it has conf/base.yml.*--project"):
+        find_root(tmp_path)
+    monkeypatch.setenv("LAKEHOUSE_PROJECT", str(tmp_path))
+    with pytest.raises(SettingsError, match=rf"LAKEHOUSE_PROJECT={tmp_path}: .* has no conf/base.yml"):
+        find_root(project)
+
+
+@pytest.mark.parametrize("options", [[], ["--project", "{project}"]], ids=["from below", "by its option"])
+def test_a_command_works_on_its_project(project: Path, tmp_path: Path, options: list[str]) -> None:
+    folder = tmp_path if options else project / "reports"
+    command = [
+        sys.executable,
+        "-m",
+        "lakehouse.cli.main",
+        *(one.format(project=project) for one in options),
+        "plan",
+        "--json",
+    ]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    done = subprocess.run(
+        command, cwd=folder, env=clean | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"raw.items"' in done.stdout
