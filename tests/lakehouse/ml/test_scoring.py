@@ -18,14 +18,10 @@ from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline, scoring, spark_scoring
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.pipeline import Scored
-from lakehouse.ml.registry import Registry
-from lakehouse.ml.training import train
 from lakehouse.runs import context
 from lakehouse.runs.scheduler import new_run
 from lakehouse.settings import Settings
-from models import late_arrival, spark_trees
 from tests import counted
-from tests.departures import features_of
 from tests.parcels import FILE, LEARNER, TASK, Place, model, parcels
 
 SCHEMA = pa.schema(
@@ -219,20 +215,3 @@ def test_workers_without_the_models_code_are_told_in_words(
     assert "models_of_mine" in str(error.value)
     assert "Traceback" not in str(error.value)
     assert not (place.lake / "gold" / "parcel_scores").exists()
-
-
-def test_trees_grown_by_spark_are_registered_and_score(
-    spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spark_trees, "CANDIDATES", ({"maxIter": 3, "maxDepth": 2},))
-    features_of(place.lake)
-    registry = Registry(place.tracking_uri, place.artifact_root, "flights")
-    trained = train(
-        "spark_trees", {"spark_trees": spark_trees}, lake=place.lake, registry=registry, revision="abc", kept=place.kept
-    )
-    assert trained.metrics["brier"] < trained.baseline["brier"]
-    found = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
-    days = (date(2013, 11, 1), date(2013, 11, 7))
-    done = pipeline.score_on(spark, found, late_arrival.TASK, *days, new_run())
-    assert (done.rows, done.written) == (280, 280)
-    assert pipeline.score_on(spark, found, late_arrival.TASK, *days, new_run()).written == 0
