@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyspark.sql import functions as F
-
 from lakehouse.catalog import Lake
 from lakehouse.clock import now
 from lakehouse.definitions.tables import Table, drives
@@ -83,7 +81,7 @@ class _Merge:
         inputs = {"features": drives(self.task.feature_table)}
         declared = Table(name, lambda: made, kinds, Merge(), inputs, (*key, *MODEL_KEY))
         target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time))), change_feed=False)
-        rows = made.withColumn("_class", F.lit("new"))
+        rows = made.selectExpr("*", "'new' AS _class")
         if record is not None:
             known = opened.columns() if opened else {}
             delta_io.prepare(self.spark, target, {c: kind for c, kind in kinds.items() if c not in known})
