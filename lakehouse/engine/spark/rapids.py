@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from filelock import FileLock
 
-from lakehouse.errors import SessionError
+from lakehouse.errors import SessionError, first_line
 from lakehouse.settings import CONF, Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
 PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
@@ -132,3 +135,24 @@ def _too_old(name: str, driver: str, capability: str, needs: Needs) -> str:
     if float(capability) < needs.capability:
         return f"{name} (compute capability {capability}) is too old for {needs.what}: {needs.capability} is needed."
     return ""
+
+
+def explain_on_gpu(spark: SparkSession, dataset: Any) -> str:
+    """Ask the plugin which operators of a plan would run on a GPU, without running the plan.
+
+    Args:
+        spark: a session that has the plugin's classes.
+        dataset: the plan, as the JVM's Dataset.
+
+    Returns:
+        The plugin's text, one line for each operator and expression. Where the plugin cannot analyze the plan, one line in
+        the same form says that all of it runs on the CPU.
+    """
+    from py4j.protocol import Py4JError
+
+    jvm = spark._jvm
+    assert jvm
+    try:
+        return str(jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan(dataset, "ALL"))
+    except Py4JError as error:
+        return f"!Exec <Plan> all of it cannot run on GPU because {first_line(error)}"
