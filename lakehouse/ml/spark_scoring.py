@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import as_frame
 from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
-from lakehouse.ml.task import Model
+from lakehouse.ml.task import Model, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +69,25 @@ def scored(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
 
     schema = rows.select(*kept).schema.add(PROBABILITY, DoubleType())
     return rows.mapInArrow(predict, schema)
+
+
+@contextmanager
+def worker_errors(task: Task, model: Carried) -> Iterator[None]:
+    """Convert an error in a worker's Python to a ModelError with the last line of the worker's traceback.
+
+    Raises:
+        ModelError: the model failed on a worker.
+    """
+    from pyspark.errors import PythonException
+
+    try:
+        yield
+    except PythonException as error:
+        traceback, _, _ = str(error).partition("\n\nJVM stacktrace:")
+        raise ModelError(
+            f"{task.name} version {model.version} cannot score on Spark's workers: {traceback.strip().splitlines()[-1]}. "
+            f"Their Python needs the project's packages, as the driver's has them, and what {model.module} imports."
+        ) from error
 
 
 def _predicted(carried: Carried, kept: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
