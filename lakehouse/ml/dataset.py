@@ -350,6 +350,20 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
     return Features(task, log)
 
 
+def check_columns(version: int, reads: Sequence[str], features: Features) -> None:
+    """Check that a feature table has every column that a version of a model reads.
+
+    Raises:
+        ModelError: the table lacks some; they are named.
+    """
+    existing = features.log.columns()
+    if missing := [name for name in reads if name not in existing]:
+        raise ModelError(
+            f"{features.task.name} version {version} was trained on columns that {features} does not have: "
+            f"{', '.join(missing)}. Run `lakehouse train`, or name the feature version it was trained on."
+        )
+
+
 def as_frame(rows: pa.Table) -> pd.DataFrame:
     """Rows without the label as a model takes them: numbers and booleans as float64."""
     import pyarrow as pa

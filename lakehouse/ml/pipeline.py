@@ -22,8 +22,8 @@ from lakehouse.ml.monitoring import Watched, watch
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.reproduce import Reproduced
 from lakehouse.ml.score_writer import _differs, _Merge, _watched_rows, write_watched
-from lakehouse.ml.scoring import ReportResult, carry, realised, report, scores
-from lakehouse.ml.spark_scoring import Carried, worker_errors
+from lakehouse.ml.scoring import ReportResult, carry, realised, report
+from lakehouse.ml.spark_scoring import Carried, score_features, worker_errors
 from lakehouse.ml.task import Model, Task
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.ml.tuning import search
@@ -215,7 +215,7 @@ def _score(
     spark = session.isolated()
     merge = _Merge(spark, context.open_lake(settings), task, run, features.version)
     with worker_errors(task, model):
-        rows, written = merge(task.predictions, scores(spark, features, first, last, model), task.key)
+        rows, written = merge(task.predictions, score_features(spark, features, first, last, model), task.key)
     quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
     _, quality_written = merge(task.quality, spark.createDataFrame(quality), (task.time,))
     return Scored(

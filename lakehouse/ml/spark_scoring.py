@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import as_frame
+from lakehouse.ml.dataset import Features, as_frame, check_columns
 from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
 from lakehouse.ml.task import Model, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 PROBABILITY = "probability"
 
@@ -57,10 +57,37 @@ def carry(client: Any, entry: Any, models: Mapping[str, Model], alias: str) -> C
         return Carried(model.__name__, digest(found), int(entry.version), alias, model.reads(fitted), files)
 
 
-def scored(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
-    """The columns ``kept`` of the rows, and the label's ``probability`` (double) by the model.
+def score_features(spark: SparkSession, features: Features, since: str, until: str, model: Carried) -> DataFrame:
+    """Compute a model's probability for every row from ``since`` to ``until`` (both included), labelled or not.
 
-    The rows have the key, the time and what the model reads.
+    Returns:
+        One row per key: the key, the time column, model_name, model_version (int), probability (double), feature_version
+        (bigint, the version of the feature table that was read) and alias (by which the model was found).
+
+    Raises:
+        ModelError: the table lacks a column that the model reads.
+    """
+    from pyspark.sql import functions as F
+
+    task = features.task
+    check_columns(model.version, model.reads, features)
+    kept = list(dict.fromkeys((*task.key, task.time)))
+    rows = apply_model(features.distributed(spark, (since, until), [*kept, *model.reads]), model, kept)
+    return rows.select(
+        *kept,
+        F.lit(task.name).alias("model_name"),
+        F.lit(model.version).cast("int").alias("model_version"),
+        "probability",
+        F.lit(features.version).cast("bigint").alias("feature_version"),
+        F.lit(model.alias).alias("alias"),
+    )
+
+
+def apply_model(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
+    """Compute the label's ``probability`` (double) by the model, beside the columns ``kept``.
+
+    Args:
+        rows: have the key, the time and what the model reads.
     """
     from pyspark.sql.types import DoubleType
 
