@@ -1,7 +1,7 @@
-"""A registered model on Spark's workers, which have the project's code but know neither MLflow nor its credentials.
+"""Feature tables read with Spark, and registered models that score on its workers.
 
-The driver fetches a version's files and checks them. They travel with the tasks as bytes, and each worker process unpacks and loads
-them once.
+The workers have the project's code but neither MLflow nor its credentials. So the driver fetches a version's files and checks them.
+They travel with the tasks as bytes, and each worker process unpacks and loads them once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import Features, as_frame, check_columns
+from lakehouse.ml.dataset import Features, Rows, as_frame, check_columns
 from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
-from lakehouse.ml.task import Model, Task
+from lakehouse.ml.task import Model, Span, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ def score_features(spark: SparkSession, features: Features, since: str, until: s
     task = features.task
     check_columns(model.version, model.reads, features)
     kept = list(dict.fromkeys((*task.key, task.time)))
-    rows = apply_model(features.distributed(spark, (since, until), [*kept, *model.reads]), model, kept)
+    rows = apply_model(read_features(spark, features, (since, until), [*kept, *model.reads]), model, kept)
     return rows.select(
         *kept,
         F.lit(task.name).alias("model_name"),
@@ -81,6 +81,28 @@ def score_features(spark: SparkSession, features: Features, since: str, until: s
         F.lit(features.version).cast("bigint").alias("feature_version"),
         F.lit(model.alias).alias("alias"),
     )
+
+
+def read_features(spark: SparkSession, features: Features, span: Span, columns: Iterable[str]) -> DataFrame:
+    """Read the key and these columns of the rows in ``span`` (both days included) with Spark, in no order."""
+    from pyspark.sql import functions as F
+
+    from lakehouse.engine.spark import delta_io
+
+    first, last = (F.lit(day).cast("date") for day in span)
+    rows = delta_io.read(spark, features.log.path, features.version)
+    in_span = rows.where(F.col(features.task.time).between(first, last))
+    return in_span.select(*dict.fromkeys((*features.task.key, *columns)))
+
+
+def read_labelled(rows: Rows) -> DataFrame:
+    """Read labelled rows with the process's Spark session: their columns and their label, in no order."""
+    from pyspark.sql import SparkSession
+
+    label = rows.features.task.label
+    # Not the active session: it may belong to other code, which sets it up for its own reads.
+    spark = SparkSession.builder.getOrCreate()
+    return read_features(spark, rows.features, rows.span, (*rows.columns, label)).dropna(subset=[label])
 
 
 def apply_model(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:

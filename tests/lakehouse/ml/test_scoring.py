@@ -184,7 +184,7 @@ def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: P
     champion, features = place.champion(), open_features(TASK, place.lake, ())
     carried = scoring.carry(TASK, {LEARNER: model()}, tracking_uri=place.tracking_uri)
     span = ("2024-01-01", "2024-02-09")
-    rows = features.distributed(spark, span, ["day", *carried.reads])
+    rows = spark_scoring.read_features(spark, features, span, ["day", *carried.reads])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
     try:
         made = spark_scoring.apply_model(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
