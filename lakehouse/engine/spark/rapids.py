@@ -33,7 +33,7 @@ class Needs(NamedTuple):
 
 # As the plugin's own documents have it for its CUDA 12 jar, which Maven's plain name means; and as CUDA 13's for what trains.
 PLUGIN_NEEDS: Final = Needs("the RAPIDS plugin", 525, 7.0)
-_OFF = (
+GPU_HINT = (
     "Without LAKEHOUSE_GPU and LAKEHOUSE_GPU_TRAINING Spark and scikit-learn run on the CPU; "
     "LAKEHOUSE_GPU=explain says what would run on a GPU."
 )
@@ -108,10 +108,10 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
         SessionError: there is none, or the driver or each device is too old.
     """
     if not shutil.which("nvidia-smi"):
-        raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {_OFF}")
+        raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {GPU_HINT}")
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named == "":
-        raise SessionError(f"CUDA_VISIBLE_DEVICES is empty, which hides each GPU: name one, or unset it. {_OFF}")
+        raise SessionError(f"CUDA_VISIBLE_DEVICES is empty, which hides each GPU: name one, or unset it. {GPU_HINT}")
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(
@@ -119,14 +119,14 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {_OFF}") from None
+        raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {GPU_HINT}") from None
     devices = re.findall(r"^(.+), (\d+(?:\.\d+)*), (\d+\.\d+)$", done.stdout, re.MULTILINE)
     if done.returncode or not devices:
         said = (done.stdout + done.stderr).strip() or "it names no device"
-        raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {_OFF}")
+        raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {GPU_HINT}")
     wrong = [told for name, driver, able in devices if (told := _too_old(name, driver, able, needs))]
     if len(wrong) == len(devices):
-        raise SessionError(f"{' '.join(dict.fromkeys(wrong))} {_OFF}")
+        raise SessionError(f"{' '.join(dict.fromkeys(wrong))} {GPU_HINT}")
 
 
 def _too_old(name: str, driver: str, capability: str, needs: Needs) -> str:
