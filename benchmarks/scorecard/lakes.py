@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Lake, Suites
 from lakehouse.definitions import graph
 from lakehouse.engine.spark.session import LazySession
 from lakehouse.plan.steps import Request
-from lakehouse.quality.expectations import Suites
 from lakehouse.runs.scheduler import Report, new_run, run_tables
 from lakehouse.settings import CONF
 from lakehouse.storage import location

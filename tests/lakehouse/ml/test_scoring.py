@@ -133,7 +133,7 @@ def test_a_table_from_before_the_alias_gets_the_column(
 ) -> None:
     place.train(model())
     with monkeypatch.context() as changed:
-        changed.setattr(pipeline, "scores", lambda *told: scoring.scores(*told).drop("alias"))
+        changed.setattr(pipeline, "score_features", lambda *args: spark_scoring.score_features(*args).drop("alias"))
         score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
     assert scores(place).schema == SCHEMA.remove(6)
     done = score(spark, place, *LAST_DAYS)
@@ -180,10 +180,10 @@ def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: P
     champion, features = place.champion(), open_features(TASK, place.lake, ())
     carried = scoring.carry(TASK, {LEARNER: model()}, tracking_uri=place.tracking_uri)
     span = ("2024-01-01", "2024-02-09")
-    rows = features.distributed(spark, span, ["day", *carried.reads])
+    rows = spark_scoring.read_features(spark, features, span, ["day", *carried.reads])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
     try:
-        made = spark_scoring.scored(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
+        made = spark_scoring.apply_model(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
     known = features.read(span, ["day", *champion.reads()])
