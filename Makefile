@@ -38,11 +38,11 @@ test-servers: setup-test jars programs  ## Run the tests on object stores, Postg
 faults: setup-test jars  ## Run the tests of bad days: kills, broken files, damaged logs, two runs at once.
 	$(PYTEST) tests/faults
 
-test-example: setup-test jars  ## Run the long tests of the example: the demo, its jobs and notebook, planted defects, a GPU.
+test-example: setup-test jars  ## Run the long tests of the example: the demo (also on servers), its jobs and notebook, its page, planted defects, a GPU.
 	$(PYTEST) tests/example
 
 test-share: setup-test jars  ## Run one of the four shares of what `make test` leaves out (SHARE=0 to 3).
-	@case "$$($(PYTHON) -m tests.shares $(SHARE))" in *tests/servers*) $(MAKE) --no-print-directory programs ;; esac
+	@case "$$($(PYTHON) -m tests.shares $(SHARE))" in *servers*) $(MAKE) --no-print-directory programs ;; esac
 	$(PYTEST) $$($(PYTHON) -m tests.shares $(SHARE))
 
 test-all: test test-servers faults test-example  ## Run every test.

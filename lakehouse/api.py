@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from lakehouse.settings import Settings
 if TYPE_CHECKING:
     from lakehouse.gpu.report import TableReport
     from lakehouse.plan.rollback import Undo
+    from lakehouse.runs.vacuum import Vacuumed
     from lakehouse.writes.replay import Replayed
 
 
@@ -73,6 +74,29 @@ def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
         if plan_undo(lake, agreed.run).tables != agreed.tables:
             raise UndoError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
         take_back(session.get(), lake, agreed, run)
+
+
+def vacuum(
+    settings: Settings, table: str, run: Run, *, keep_days: int | None, forget: Sequence[str], dry_run: bool
+) -> Vacuumed:
+    """Remove the files that only versions older than ``keep_days`` need; by default than the table itself says.
+
+    Args:
+        forget: versions of registered models, such as late_arrival:3, that need not be reproducible any longer.
+
+    Raises:
+        DeclarationError: there is no such table.
+        VacuumError: a registered model needs some of the files, MLflow cannot be asked which do, or the table keeps its files
+            for longer: nothing was removed.
+        LockError: another run holds the lake.
+    """
+    from lakehouse.ml.retention import pinned_versions
+    from lakehouse.runs.vacuum import vacuum
+
+    return vacuum(
+        settings, table, run, lambda log: pinned_versions(settings.tracking_uri, table, log, forget),
+        keep_days=keep_days, dry_run=dry_run,
+    )  # fmt: skip
 
 
 def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lakehouse.definitions.graph import Graph
 from lakehouse.definitions.partitions import VALID
@@ -15,8 +15,25 @@ from lakehouse.landing.zone import Landing, left_alone
 from lakehouse.storage import location
 from lakehouse.storage.location import Location
 
-if TYPE_CHECKING:
-    from lakehouse.quality.expectations import Suites
+
+@dataclass(frozen=True)
+class Suites:
+    """The project's suites of expectations.
+
+    Attributes:
+        folder: holds a suite's file for each table that has one, by layer.
+        data_docs: the folder that the results are written to.
+    """
+
+    folder: Path
+    data_docs: Path
+
+    def file(self, table: str) -> Path:
+        return self.folder.joinpath(*table.split(".")).with_suffix(".json")
+
+    def of(self, table: str) -> bool:
+        """Return whether the table has a suite."""
+        return self.file(table).is_file()
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,70 @@
-"""A register of aircraft, from its landed snapshots to what the fleet was on each day that it changed."""
+"""A register of buses: landed snapshots, each bus with its history, and the fleet on each day that it changed."""
 
 from __future__ import annotations
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from bronze.planes import planes as bronze_planes
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS, source
 from lakehouse.definitions.tables import table
-from lakehouse.definitions.write_modes import Rebuild
-from silver.planes import planes as silver_planes
+from lakehouse.definitions.write_modes import History, Rebuild
+from lakehouse.spark import typed, unreadable
+from tests.lakes import snapshot_date
 
-__all__ = ["HEADER", "SNAPSHOTS", "bronze_planes", "fleet", "silver_planes", "snapshot"]
-HEADER = "tailnum,year,type,manufacturer,model,engines,seats,speed,engine"
+HEADER = "plate,model,seats"
 
 
 def snapshot(**seats: str) -> str:
-    return "\n".join([HEADER, *(f"{tail},2004,Jet,M,X,2,{count},NA,Fan" for tail, count in seats.items())]) + "\n"
+    """Return a snapshot of the register with the seats of each bus."""
+    return "\n".join([HEADER, *(f"{plate},City,{count}" for plate, count in seats.items())]) + "\n"
 
 
 SNAPSHOTS = {
-    "planes_2013-01-01.csv": snapshot(N1="50", N2="60", N3="70"),
-    "planes_2013-02-01.csv": snapshot(N1="50", N2="61"),  # N3 is gone
-    "planes_2013-03-01.csv": snapshot(N1="many", N2="61", N4="80"),  # N1 is there, but cannot be read
-    "planes_2013-04-01.csv": snapshot(N1="51", N3="70", N4="80"),  # N2 is gone, N3 is back
+    "buses_2024-01-01.csv": snapshot(B1="50", B2="60", B3="70"),
+    "buses_2024-02-01.csv": snapshot(B1="50", B2="61"),  # B3 is gone
+    "buses_2024-03-01.csv": snapshot(B1="many", B2="61", B4="80"),  # B1 is in it, but its seats cannot be read
+    "buses_2024-04-01.csv": snapshot(B1="51", B3="70", B4="80"),  # B2 is gone, B3 is back
 }
+
+raw_buses = source(
+    "raw.buses",
+    landing="buses",
+    columns=("plate", "model", "seats"),
+    # A corrected snapshot of the same name replaces the first: what it leaves out was not in the register.
+    relanded="replace",
+)
 
 
 @table(
-    "gold.fleet",
-    columns={"day": "date", "planes": "bigint", "seats": "bigint"},
+    "clean.buses",
+    columns={"plate": "string", "model": "string", "seats": "int", "snapshot_date": "date"},
+    write=History(effective="snapshot_date", snapshots=True),
+    key=("plate",),
+    rules=(Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),),
+    buses="raw.buses",
+)
+def buses(buses: DataFrame) -> DataFrame:
+    """One row per bus and time for which the register listed it with the same values."""
+    return buses.select(
+        typed("plate", "string", ("NA",)).alias("plate"),
+        "model",
+        typed("seats", "int").alias("seats"),
+        snapshot_date().alias("snapshot_date"),
+        unreadable({"seats": "int"}),
+        *ORIGIN_COLUMNS,
+    )
+
+
+@table(
+    "mart.fleet",
+    columns={"day": "date", "buses": "bigint", "seats": "bigint"},
     write=Rebuild(),
     key=("day",),
-    planes="silver.planes",
+    buses="clean.buses",
 )
-def fleet(planes: DataFrame) -> DataFrame:
-    """One row per day on which the register changed: the aircraft that were in it then."""
-    days = planes.select(F.explode(F.array("valid_from", "valid_to")).alias("day")).where("day IS NOT NULL").distinct()
+def fleet(buses: DataFrame) -> DataFrame:
+    """One row per day on which the register changed: the buses that were in it then."""
+    days = buses.select(F.explode(F.array("valid_from", "valid_to")).alias("day")).where("day IS NOT NULL").distinct()
     known = (F.col("valid_from") <= F.col("day")) & (F.col("valid_to").isNull() | (F.col("valid_to") > F.col("day")))
-    return days.join(planes, known).groupBy("day").agg(F.count("*").alias("planes"), F.sum("seats").alias("seats"))
+    return days.join(buses, known).groupBy("day").agg(F.count("*").alias("buses"), F.sum("seats").alias("seats"))

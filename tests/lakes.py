@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
@@ -61,6 +62,11 @@ def parquet(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> bytes:
 def payments_file(*rows: tuple[int, int, str, float]) -> bytes:
     """A file of payments; a row gives payment, order, day, amount."""
     return parquet([(p, o, date.fromisoformat(day), amount) for p, o, day, amount in rows], PAYMENTS)
+
+
+def snapshot_date() -> Column:
+    """Return the date at the end of a snapshot's file name; null where it has none."""
+    return F.regexp_extract("_source_file", r"_(\d{4}-\d{2}-\d{2})\.[a-z]+$", 1).try_cast("date")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ SHARES = (
     ("faults/test_registry.py", "faults/test_backup.py", "servers/test_database.py", "faults/test_kill.py", "servers/test_compose.py",
      "faults/test_tune.py", "faults/test_replay.py", "faults/test_reconcile.py", "servers/test_lease.py", "faults/test_files.py",
      "faults/test_convergence.py", "faults/test_logs.py", "servers/test_s3_readers.py", "faults/test_values.py"),
-    ("example/test_demo.py", "example/gpu/test_parity.py", "example/test_clocks.py", "example/test_scorecard.py", "example/gpu/test_training.py",
-     "faults/test_training.py", "faults/test_api_process.py", "faults/test_monitor.py"),
+    ("example/test_demo.py", "example/test_demo_on_servers.py", "example/gpu/test_parity.py", "example/test_page.py", "example/test_clocks.py",
+     "example/test_scorecard.py", "faults/test_training.py", "faults/test_api_process.py", "faults/test_monitor.py",
+     "example/gpu/test_training.py", "example/test_drivers.py"),
 )  # fmt: skip
 # Of the packages' tests, what takes the longest.
 FIRST = ()

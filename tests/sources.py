@@ -1,35 +1,75 @@
-"""The example's airlines and planes kept in PostgreSQL: airlines by a cursor, planes as snapshots."""
+"""A shop's suppliers and products kept in PostgreSQL: suppliers by a cursor, products as snapshots."""
 
 from __future__ import annotations
 
 import psycopg
+from pyspark.sql import DataFrame
 
-from flights.delivery import _package_data
-from lakehouse.definitions.sources import Database, source
+from lakehouse.definitions.rules import Rule
+from lakehouse.definitions.sources import ORIGIN_COLUMNS, Database, source
+from lakehouse.definitions.tables import table
+from lakehouse.definitions.write_modes import History, Merge
+from lakehouse.spark import typed, unreadable
+from tests.lakes import snapshot_date
 
 URL = "jdbc:postgresql://${PGHOST}:${PGPORT}/sources"
-AIRLINES = ("carrier", "name")
-PLANES = ("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine")
+SUPPLIERS = [("AB", "Abel"), ("CD", "Cedar"), ("EF", None), ("GH", "Grove")]
+PRODUCTS = [("P1", "Lamp", "5"), ("P2", "Desk", "7"), ("P3", "Chair", None), ("P4", "Shelf", "2"), ("P5", "Rug", "1")]
 
-airlines = source(
-    "bronze.airlines", landing="airlines", format="parquet",
-    columns={**dict.fromkeys(AIRLINES, "string"), "changed": "bigint", "founded_at": "timestamp"},
-    database=Database(URL, "airlines", key=("changed",), cursor="changed"),
-)  # fmt: skip
-planes = source(
-    "bronze.planes", landing="planes", columns=PLANES, format="parquet", relanded="replace",
-    database=Database(URL, "planes", key=("tailnum",)),
-)  # fmt: skip
+suppliers = source(
+    "raw.suppliers",
+    landing="suppliers",
+    format="parquet",
+    columns={"code": "string", "name": "string", "changed": "bigint", "founded_at": "timestamp"},
+    database=Database(URL, "suppliers", key=("changed",), cursor="changed"),
+)
+products = source(
+    "raw.products",
+    landing="products",
+    format="parquet",
+    columns=("sku", "name", "stock"),
+    relanded="replace",
+    database=Database(URL, "products", key=("sku",)),
+)
+
+
+@table(
+    "clean.suppliers",
+    columns={"code": "string", "name": "string", "snapshot_date": "date"},
+    write=Merge(newest_by=("snapshot_date",)),
+    key=("code",),
+    rules=(Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"), Rule("is_named", "name IS NOT NULL", "warn")),
+    suppliers="raw.suppliers",
+)
+def clean_suppliers(suppliers: DataFrame) -> DataFrame:
+    """One row per supplier, as last extracted."""
+    return suppliers.select("code", "name", snapshot_date().alias("snapshot_date"), *ORIGIN_COLUMNS)
+
+
+@table(
+    "clean.products",
+    columns={"sku": "string", "name": "string", "stock": "int", "snapshot_date": "date"},
+    write=History(effective="snapshot_date", snapshots=True),
+    key=("sku",),
+    rules=(Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),),
+    products="raw.products",
+)
+def clean_products(products: DataFrame) -> DataFrame:
+    """One row per product and time for which it had the same name and stock."""
+    stock = typed("stock", "int").alias("stock")
+    day = snapshot_date().alias("snapshot_date")
+    return products.select("sku", "name", stock, day, unreadable({"stock": "int"}), *ORIGIN_COLUMNS)
 
 
 def fill(connection: psycopg.Connection) -> None:
-    """Make both tables, with the package's rows."""
-    connection.execute("DROP TABLE IF EXISTS airlines, planes")
-    for name, columns in (("airlines", AIRLINES), ("planes", PLANES)):
-        connection.execute(f"CREATE TABLE {name} ({', '.join(f'{c} text' for c in columns)})")
-        with connection.cursor().copy(f"COPY {name} FROM STDIN (FORMAT csv, HEADER, NULL 'NA')") as copy:
-            copy.write((_package_data() / f"{name}.csv").read_bytes())
-    # In an hour that clocks in most of Europe skip.
+    """Create both tables with their rows."""
+    connection.execute("DROP TABLE IF EXISTS suppliers, products")
+    # The time is in an hour that clocks in most of Europe skip.
     connection.execute(
-        "ALTER TABLE airlines ADD changed bigserial, ADD founded_at timestamp DEFAULT '2013-03-31 02:30'"
+        "CREATE TABLE suppliers "
+        "(code text, name text, changed bigserial, founded_at timestamp DEFAULT '2013-03-31 02:30')"
     )
+    connection.execute("CREATE TABLE products (sku text, name text, stock text)")
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO suppliers (code, name) VALUES (%s, %s)", SUPPLIERS)
+        cursor.executemany("INSERT INTO products VALUES (%s, %s, %s)", PRODUCTS)

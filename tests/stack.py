@@ -11,7 +11,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,22 @@ from lakehouse.errors import StackError
 from tests.paths import PROJECT
 
 SECRETS = [key for key, value in dotenv_values(env.EXAMPLE, interpolate=False).items() if not value]
+
+PROGRAMS = Path(sys.executable).parent
+SETTINGS = ("LAKEHOUSE_", "AWS_", "MLFLOW_", "SPARK_", "PYSPARK_")
+
+
+def environment_without_settings() -> dict[str, str]:
+    """Return this process's environment without settings of the project, the servers and Spark."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+
+
+def run_command(variables: Mapping[str, str], *command: str) -> str:
+    """Run a program of the virtual environment, which must succeed, and return all that it prints."""
+    env = {**variables, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=PROJECT, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
 
 
 def listening(process: psutil.Process) -> set[tuple[str, int]]:
@@ -94,6 +110,11 @@ class Running:
             for member in members:
                 with suppress(OSError):  # it has ended
                     yield name, Path(f"/proc/{member.pid}/{what}").read_bytes()
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """The address and keys of MinIO for delta-rs."""
+        return {k.lower(): v for k, v in self.values.items() if k.startswith("AWS_")} | {"allow_http": "true"}
 
     def get(self, url: str, **headers: str) -> tuple[int, str]:
         try:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.env import PROJECT
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Lake, Suites
 from lakehouse.definitions import graph
 from lakehouse.engine.spark.session import LazySession
 from lakehouse.plan.steps import Request
-from lakehouse.quality.expectations import Suites
 from lakehouse.runs.scheduler import Report, new_run, run_tables
 from lakehouse.storage import location
 

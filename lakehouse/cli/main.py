@@ -267,12 +267,10 @@ def vacuum(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
 ) -> None:
     """Remove a table's files that only older versions need; refuses where a registered model needs one of these."""
-    from lakehouse.runs.vacuum import vacuum
-
     settings = settings_module.load()
     run = new_run()
     with logs.logged(settings, run), console.status("looking for what can go"):
-        result = vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)
+        result = api.vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)
     show_models.vacuumed(console, result, dry_run)
 
 

@@ -9,7 +9,7 @@ from lakehouse.errors import DeclarationError
 COLUMN_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _refuse_text(name: str, **columns: object) -> None:
+def refuse_text(name: str, **columns: object) -> None:
     """Refuse ("id"), which is text and would be taken for columns i and d."""
     for parameter, value in columns.items():
         if isinstance(value, str):

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from lakehouse.definitions.contracts import Contract
-from lakehouse.definitions.identifiers import _refuse_text
+from lakehouse.definitions.identifiers import refuse_text
 
 # What the platform adds to every landed row. `_file_id` grows with the order of deliveries, `_row` counts the
 # file's records from 1, `_ingested_at` (UTC) is the batch's time, the same for each of its rows.
@@ -99,7 +99,7 @@ def source(
     contract: Contract = Contract(),
 ) -> Source:
     """Declare a source. Column names alone mean strings."""
-    _refuse_text(name, columns=columns, stats=stats)
+    refuse_text(name, columns=columns, stats=stats)
     typed = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
     return Source(
         name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from lakehouse.definitions.identifiers import _refuse_text
+from lakehouse.definitions.identifiers import refuse_text
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import Source
 from lakehouse.errors import DeclarationError
@@ -105,7 +105,7 @@ def table(
     readers filter by. The partition, the numbers, dates and times of the key, and a driver's ``by`` are always among them.
     """
 
-    _refuse_text(name, key=key, stats=stats)
+    refuse_text(name, key=key, stats=stats)
     if not isinstance(columns, Mapping):
         raise DeclarationError(
             f"{name}: columns={columns!r} must map each column to its type, such as {{'id': 'bigint'}}."

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from py4j.protocol import Py4JError
-
 from lakehouse.catalog import Lake
 from lakehouse.definitions.identifiers import escaped
 from lakehouse.definitions.sources import Source
@@ -23,8 +21,8 @@ from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, R
 from lakehouse.deltalog.commit_record import Consumed
 from lakehouse.engine.spark import bronze
 from lakehouse.engine.spark.delta_io import read_latest
+from lakehouse.engine.spark.rapids import explain_on_gpu
 from lakehouse.engine.spark.session import LazySession
-from lakehouse.errors import first_line
 from lakehouse.plan.steps import Step
 from lakehouse.runs.scheduler import new_run
 from lakehouse.storage.location import spark_uri
@@ -126,7 +124,7 @@ def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
     found = dict[str, list[str]]()
     # One by one: a plan reads what is kept from where it is kept, once it is.
     for name, plan in _source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared):
-        found.setdefault(name, []).append(_explained(work.spark, plan))
+        found.setdefault(name, []).append(explain_on_gpu(work.spark, plan))
     if not found:
         return TableReport(declared.name, (), "nothing was landed yet")
     held = isinstance(declared, Table) and work.has_suite(declared)
@@ -249,15 +247,6 @@ def _unrun(spark: SparkSession, command: Any) -> Any:
     planned = spark._jsparkSession.sessionState().executePlan(command, skip)
     encoder = jvm.org.apache.spark.sql.catalyst.encoders.ExpressionEncoder.apply(planned.analyzed().schema())
     return jvm.org.apache.spark.sql.classic.Dataset(planned, encoder)
-
-
-def _explained(spark: SparkSession, dataset: Any) -> str:
-    jvm = spark._jvm
-    assert jvm
-    try:
-        return str(jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan(dataset, "ALL"))
-    except Py4JError as error:  # the plugin does not understand the plan: all of it runs on the CPU
-        return f"!Exec <Plan> all of it cannot run on GPU because {first_line(error)}"
 
 
 def nodes_of(said: str) -> tuple[Node, ...]:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
-from lakehouse.engine.spark.rapids import _OFF, Needs, require_device
+from lakehouse.engine.spark.rapids import GPU_HINT, Needs, require_device
 from lakehouse.errors import SessionError, first_line
 from lakehouse.settings import Settings
 
@@ -34,7 +34,7 @@ def accelerate(settings: Settings) -> None:
 def _accelerate() -> None:
     if missing := [name for name in TRAINING if find_spec(name) is None]:
         raise SessionError(
-            f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {_OFF}"
+            f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {GPU_HINT}"
         )
     require_device(TRAINING_NEEDS)
     if early := [name for name in ("pandas", "sklearn") if name in sys.modules]:
@@ -50,7 +50,7 @@ def _accelerate() -> None:
     except (RuntimeError, MemoryError) as error:
         raise SessionError(
             f"The GPU cannot be used: {first_line(error)}. Where its memory is out, another process has it, as Spark's plugin takes all: "
-            f"nvidia-smi names it. {_OFF}"
+            f"nvidia-smi names it. {GPU_HINT}"
         ) from error
     # Before cuML, whose classes skops would take for scikit-learn's: it would trust them, and no longer those that files name.
     import skops.io  # noqa: F401

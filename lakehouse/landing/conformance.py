@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
 from lakehouse.definitions.sources import RESCUED, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # The wider types that Spark's Parquet reader can give a column without loss.
 _READ_AS = {
@@ -19,6 +24,8 @@ _READ_AS = {
 # A Parquet column of which the file has no value, nor a type.
 VOID = "void"
 _SHOWN = 5
+# Spark's own Arrow files mark a struct that is one of these, by the metadata of its fields.
+_MARKS = {b"variant", b"geometry", b"geography"}
 
 
 @dataclass(frozen=True)
@@ -112,3 +119,56 @@ def _like(drift: Drift, column: str) -> str:
 def reads_as(found: str, declared: str) -> bool:
     """Whether every value of one type is one of the other; of a column without any value that is so."""
     return found in (declared, VOID) or declared in _READ_AS.get(found, ())
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """Return the name of an Arrow type in Spark SQL, by the rules of Spark's own conversion.
+
+    Raises:
+        TypeError: Spark SQL has no such type.
+    """
+    import pyarrow.types as arrow
+
+    nested: Any = kind  # pyarrow's stubs do not narrow a type
+    if name := _simple_types().get(kind):
+        return name
+    if arrow.is_decimal(kind):
+        return f"decimal({nested.precision},{nested.scale})"
+    if arrow.is_timestamp(kind):
+        return "timestamp"
+    if arrow.is_fixed_size_binary(kind):
+        return "binary"
+    if arrow.is_time64(kind):
+        return "time(6)"
+    if arrow.is_duration(kind):
+        return "interval day to second"
+    if arrow.is_dictionary(kind):
+        return sql_type(nested.value_type)
+    if arrow.is_list(kind) or arrow.is_large_list(kind) or arrow.is_fixed_size_list(kind):
+        return f"array<{sql_type(nested.value_type)}>"
+    if arrow.is_map(kind):
+        return f"map<{sql_type(nested.key_type)},{sql_type(nested.item_type)}>"
+    if arrow.is_struct(kind) and not any(_MARKS & (field.metadata or {}).keys() for field in nested):
+        return f"struct<{','.join(f'{field.name}:{sql_type(field.type)}' for field in nested)}>"
+    raise TypeError(f"Spark SQL has no type for {kind}")
+
+
+@cache
+def _simple_types() -> Mapping[pa.DataType, str]:
+    import pyarrow as pa
+
+    return {
+        pa.null(): VOID,
+        pa.bool_(): "boolean",
+        pa.int8(): "tinyint",
+        pa.int16(): "smallint",
+        pa.int32(): "int",
+        pa.int64(): "bigint",
+        pa.float32(): "float",
+        pa.float64(): "double",
+        pa.string(): "string",
+        pa.large_string(): "string",
+        pa.binary(): "binary",
+        pa.large_binary(): "binary",
+        pa.date32(): "date",
+    }

@@ -155,35 +155,36 @@ def _inspect_parquet(path: Location, source: Source) -> Inspected:
 
 
 def _parquet_schema(file: Any, source: Source) -> Inspected:
-    from pyspark.sql.pandas.types import from_arrow_type
-
     names = file.schema_arrow.names
     if doubled := sorted({c for c in names if names.count(c) > 1}):
         return Inspected(f"has column {doubled[0]} twice")
-    types = {one.name: from_arrow_type(one.type) for one in file.schema_arrow}
-    found = {name: kind.simpleString() for name, kind in types.items()}
+    types = {field.name: field.type for field in file.schema_arrow}
+    found = {name: conformance.sql_type(kind) for name, kind in types.items()}
     judged = _judged(source, found)
     if judged.reason is None:
         # What is read although it is not as declared must have a type that every reader knows.
         odd = [
             c
             for c, kind in found.items()
-            if kind not in (source.columns.get(c), conformance.VOID) and not _is_known(types[c])
+            if kind not in (source.columns.get(c), conformance.VOID) and not _is_readable(types[c])
         ]
         if odd:
             return Inspected(f"has column {odd[0]} as {found[odd[0]]}, which cannot be read", judged.columns)
     return judged
 
 
-def _is_known(kind: Any) -> bool:
-    """Whether a type is one of the declarable ones, made of plain names."""
-    if hasattr(kind, "fields"):
-        return all(COLUMN_PATTERN.fullmatch(one.name) and _is_known(one.dataType) for one in kind.fields)
-    if hasattr(kind, "elementType"):
-        return _is_known(kind.elementType)
-    if hasattr(kind, "keyType"):
-        return _is_known(kind.keyType) and _is_known(kind.valueType)
-    return kind.simpleString() in TYPES or kind.simpleString().startswith("decimal(")
+def _is_readable(kind: Any) -> bool:
+    """Return whether every reader knows an Arrow type: it can be declared, and the fields of its structs have plain names."""
+    import pyarrow.types as arrow
+
+    if arrow.is_struct(kind):
+        return all(COLUMN_PATTERN.fullmatch(field.name) and _is_readable(field.type) for field in kind)
+    if arrow.is_map(kind):
+        return _is_readable(kind.key_type) and _is_readable(kind.item_type)
+    if arrow.is_nested(kind) or arrow.is_dictionary(kind):
+        return _is_readable(kind.value_type)
+    name = conformance.sql_type(kind)
+    return name in TYPES or name.startswith("decimal(")
 
 
 def _judged(source: Source, found: Mapping[str, str]) -> Inspected:

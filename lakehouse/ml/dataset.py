@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
     from lakehouse.deltalog.table_log import TableLog
     from lakehouse.ml.task import Model, SplitName, Task
@@ -161,16 +161,6 @@ class Features:
             until = end
         yield group
 
-    def distributed(self, spark: SparkSession, span: Span, columns: Iterable[str]) -> DataFrame:
-        """The key and these columns of the rows in ``span``, read by Spark, in no order."""
-        from pyspark.sql import functions as F
-
-        from lakehouse.engine.spark import delta_io
-
-        first, last = (F.lit(day).cast("date") for day in span)
-        rows = delta_io.read(spark, self.log.path, self.version).where(F.col(self.task.time).between(first, last))
-        return rows.select(*dict.fromkeys((*self.task.key, *columns)))
-
     def split(self, name: SplitName, columns: Iterable[str]) -> Rows:
         """The labelled rows of a split, with these columns.
 
@@ -251,14 +241,10 @@ class Rows:
         return pd.concat(kept, ignore_index=True), self.label[taken]
 
     def distributed(self) -> DataFrame:
-        """The rows and their label on the process's Spark session, read there."""
-        from pyspark.sql import SparkSession
+        """Read the rows and their label on the process's Spark session."""
+        from lakehouse.ml.spark_scoring import read_labelled
 
-        label = self.features.task.label
-        # Not the active one, which may be another's, with settings for what that one reads.
-        spark = SparkSession.builder.getOrCreate()
-        rows = self.features.distributed(spark, self.span, (*self.columns, label))
-        return rows.dropna(subset=[label])
+        return read_labelled(self)
 
     @property
     def label(self) -> np.ndarray:
@@ -348,6 +334,20 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
             "change the model's columns."
         )
     return Features(task, log)
+
+
+def check_columns(version: int, reads: Sequence[str], features: Features) -> None:
+    """Check that a feature table has every column that a version of a model reads.
+
+    Raises:
+        ModelError: the table lacks some; they are named.
+    """
+    existing = features.log.columns()
+    if missing := [name for name in reads if name not in existing]:
+        raise ModelError(
+            f"{features.task.name} version {version} was trained on columns that {features} does not have: "
+            f"{', '.join(missing)}. Run `lakehouse train`, or name the feature version it was trained on."
+        )
 
 
 def as_frame(rows: pa.Table) -> pd.DataFrame:

@@ -10,8 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyspark.errors import PythonException
-
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import LazySession, spark_session
 from lakehouse.errors import ModelError
@@ -23,9 +21,9 @@ from lakehouse.ml.mlflow_client import CHAMPION
 from lakehouse.ml.monitoring import Watched, watch
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.reproduce import Reproduced
-from lakehouse.ml.score_writer import _differs, _Merge, _watched_rows, write_watched
-from lakehouse.ml.scoring import ReportResult, carry, realised, report, scores
-from lakehouse.ml.spark_scoring import Carried
+from lakehouse.ml.score_writer import ScoreMerge, has_changes, rows_by_table, write_watched
+from lakehouse.ml.scoring import ReportResult, carry, realised, report
+from lakehouse.ml.spark_scoring import Carried, score_features, worker_errors
 from lakehouse.ml.task import Model, Task
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.ml.tuning import search
@@ -215,26 +213,15 @@ def _score(
     if not features.has_rows((first, last)):
         raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
     spark = session.isolated()
-    merge = _Merge(spark, context.open_lake(settings), task, run, features.version)
-    try:
-        rows, written = merge(task.predictions, scores(spark, features, first, last, model), task.key)
-    except PythonException as error:
-        raise ModelError(_told(task, model, error)) from error
+    merge = ScoreMerge(spark, context.open_lake(settings), task, run, features.version)
+    with worker_errors(task, model):
+        rows, written = merge(task.predictions, score_features(spark, features, first, last, model), task.key)
     quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
     _, quality_written = merge(task.quality, spark.createDataFrame(quality), (task.time,))
     return Scored(
         task.name, model.version, model.alias, task.predictions, task.quality, first, last, rows, written, quality_written,
         _report(settings, task, first, last) if model.alias == CHAMPION else None,
     )  # fmt: skip
-
-
-def _told(task: Task, model: Carried, error: PythonException) -> str:
-    """What went wrong in a worker's Python: the last line of its traceback."""
-    said, _, _ = str(error).partition("\n\nJVM stacktrace:")
-    return (
-        f"{task.name} version {model.version} cannot score on Spark's workers: {said.strip().splitlines()[-1]}. Their Python needs "
-        f"the project's packages, as the driver's has them, and what {model.module} imports."
-    )
 
 
 def _report(settings: Settings, task: Task, first: str, last: str) -> ReportResult | None:
@@ -267,9 +254,9 @@ def monitor(
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)
     watched = watch(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
-    lake, made = context.open_lake(settings), _watched_rows(watched)
+    lake, made = context.open_lake(settings), rows_by_table(watched)
     written = dict.fromkeys(made, 0)
-    if any(_differs(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
+    if any(has_changes(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
         with context.session_for(settings, run, log_file) as session:
             written = write_watched(session.get(), settings, watched, run)
     return Monitored(watched, written[task.quality], written[task.drift])

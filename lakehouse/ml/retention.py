@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import LedgerError, ModelError, VacuumError
 from lakehouse.ml.mlflow_client import GONE, sqlite_file, tracking
+from lakehouse.runs.vacuum import Pin
 
 if TYPE_CHECKING:
     from lakehouse.deltalog.table_log import TableLog
 
 
-@dataclass(frozen=True)
-class Needs:
-    """A registered model's version, and the version of the table that it was trained on; ``files`` of it would be removed."""
+def pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str]) -> list[Pin]:
+    """Return the existing versions of a table that registered models were trained on, sorted by model and version.
 
-    model: str
-    version: int
-    delta_version: int
-    files: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"{self.model}:{self.version}"
-
-
-def _needing(registered: Sequence[Needs], opened: TableLog, doomed: set[str]) -> Iterator[Needs]:
-    for one in registered:
-        then = open_log(opened.path, one.delta_version)
-        there = {unquote(path) for path in then.paths()} if then else set()
-        yield Needs(one.model, one.version, one.delta_version, len(there & doomed))
-
-
-def _registered(uri: str, table: str, opened: TableLog, forget: Sequence[str]) -> list[Needs]:
-    """The models' versions that were trained on this table, but for those to ``forget``, where the table still has the version.
+    Args:
+        uri: MLflow's tracking server or database.
+        forget: versions of models, such as late_arrival:3, that pin nothing.
 
     Raises:
-        VacuumError: MLflow cannot say, or does not know what is to be forgotten.
+        VacuumError: MLflow cannot be asked, or has no such version of a model as ``forget`` names.
     """
     database = sqlite_file(uri)
     if database and not database.exists() and not forget:
@@ -52,7 +34,7 @@ def _registered(uri: str, table: str, opened: TableLog, forget: Sequence[str]) -
                 raise VacuumError(
                     f"No registered model is called {', '.join(unknown)}; known are {', '.join(entries) or 'none'}."
                 )
-            found = [_needs(client, one, table, opened) for name, one in entries.items() if name not in forget]
+            found = [_pin_of(client, one, table, opened) for name, one in entries.items() if name not in forget]
     except ModelError as error:
         raise VacuumError(
             f"Nothing was removed, as which versions of {table} its models need could not be found out. {error}"
@@ -72,7 +54,7 @@ def _versions(client: Any) -> Iterator[Any]:
             return
 
 
-def _needs(client: Any, entry: Any, table: str, opened: TableLog) -> Needs | None:
+def _pin_of(client: Any, entry: Any, table: str, opened: TableLog) -> Pin | None:
     from mlflow import MlflowException
 
     try:
@@ -86,7 +68,7 @@ def _needs(client: Any, entry: Any, table: str, opened: TableLog) -> Needs | Non
     trained_on = (params.get("feature_table"), params.get("feature_table_id"))
     if trained_on != (table, str(opened.delta.metadata().id)):
         return None
-    return Needs(entry.name, int(entry.version), int(params["delta_version"]))
+    return Pin(entry.name, int(entry.version), int(params["delta_version"]))
 
 
 def _is_there(opened: TableLog, version: int) -> bool:

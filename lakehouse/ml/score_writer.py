@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyspark.sql import functions as F
-
 from lakehouse.catalog import Lake
 from lakehouse.clock import now
 from lakehouse.definitions.tables import Table, drives
@@ -35,21 +33,21 @@ IGNORED = ("feature_version", "alias")
 
 def write_watched(spark: SparkSession, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
     """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
-    merge = _Merge(
+    merge = ScoreMerge(
         spark.newSession(), context.open_lake(settings), watched.features.task, run, watched.features.version
     )
-    made = _watched_rows(watched).items()
+    made = rows_by_table(watched).items()
     return {table: merge(table, spark.createDataFrame(rows), key)[1] for table, (rows, key) in made}
 
 
-def _watched_rows(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
-    """The rows for each table, and their key but for the model's version."""
+def rows_by_table(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
+    """Return the rows for each of the task's tables, and their key without the model's version."""
     task = watched.features.task
     return {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
 
 
-def _differs(path: Location, made: pa.Table, time: str) -> bool:
-    """Whether a table lacks some of the rows, or holds them with other values than their feature version's."""
+def has_changes(path: Location, made: pa.Table, time: str) -> bool:
+    """Return whether a table lacks some of the rows, or has other values in them, their feature version aside."""
     import pyarrow.dataset as ds
 
     there = table_log.open_log(path)
@@ -62,7 +60,7 @@ def _differs(path: Location, made: pa.Table, time: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Merge:
+class ScoreMerge:
     """Merges rows about scores into a table, by a key and the model's version; ``feature_version`` is what they came from."""
 
     spark: SparkSession
@@ -83,7 +81,7 @@ class _Merge:
         inputs = {"features": drives(self.task.feature_table)}
         declared = Table(name, lambda: made, kinds, Merge(), inputs, (*key, *MODEL_KEY))
         target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time))), change_feed=False)
-        rows = made.withColumn("_class", F.lit("new"))
+        rows = made.selectExpr("*", "'new' AS _class")
         if record is not None:
             known = opened.columns() if opened else {}
             delta_io.prepare(self.spark, target, {c: kind for c, kind in kinds.items() if c not in known})

@@ -1,12 +1,12 @@
 """The models in service: finding and loading them, scoring with them, reporting on them.
 
-Nothing here starts Spark; only `scores` uses it.
+Nothing here uses Spark; scoring on its workers is in `lakehouse.ml.spark_scoring`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.errors import ModelError, without_password
 from lakehouse.ml import spark_scoring
-from lakehouse.ml.dataset import Features, open_features
+from lakehouse.ml.dataset import Features, check_columns, open_features
 from lakehouse.ml.metrics import METRICS, evaluate
 from lakehouse.ml.mlflow_client import BASELINE, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
 from lakehouse.ml.spark_scoring import Carried
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
 
     from lakehouse.storage.location import Location
 
@@ -74,31 +73,6 @@ def _in_service(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any
         if found is None:
             raise none
         yield client, found
-
-
-def scores(spark: SparkSession, features: Features, since: str, until: str, model: Carried) -> DataFrame:
-    """A model's probability for every row from ``since`` to ``until`` (both included), labelled or not, computed by Spark.
-
-    One row per key: the key, the time column, model_name, model_version (int), probability (double), feature_version (bigint), the
-    version of the feature table that was read, and the alias by which the model was found.
-
-    Raises:
-        ModelError: the table lacks a column that the model reads.
-    """
-    from pyspark.sql import functions as F
-
-    task = features.task
-    check_columns(model.version, model.reads, features)
-    kept = list(dict.fromkeys((*task.key, task.time)))
-    rows = spark_scoring.scored(features.distributed(spark, (since, until), [*kept, *model.reads]), model, kept)
-    return rows.select(
-        *kept,
-        F.lit(task.name).alias("model_name"),
-        F.lit(model.version).cast("int").alias("model_version"),
-        "probability",
-        F.lit(features.version).cast("bigint").alias("feature_version"),
-        F.lit(model.alias).alias("alias"),
-    )
 
 
 def scored_rows(
@@ -241,17 +215,3 @@ def report(
         baseline=base_metrics,
         logged=changed,
     )
-
-
-def check_columns(version: int, reads: Sequence[str], features: Features) -> None:
-    """Refuse a table that lacks what a version of a model reads.
-
-    Raises:
-        ModelError: it does; its columns are named.
-    """
-    there = features.log.columns()
-    if gone := [name for name in reads if name not in there]:
-        raise ModelError(
-            f"{features.task.name} version {version} was trained on columns that {features} does not have: "
-            f"{', '.join(gone)}. Run `lakehouse train`, or name the feature version it was trained on."
-        )

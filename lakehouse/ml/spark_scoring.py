@@ -1,7 +1,7 @@
-"""A registered model on Spark's workers, which have the project's code but know neither MLflow nor its credentials.
+"""Feature tables read with Spark, and registered models that score on its workers.
 
-The driver fetches a version's files and checks them. They travel with the tasks as bytes, and each worker process unpacks and loads
-them once.
+The workers have the project's code but neither MLflow nor its credentials. So the driver fetches a version's files and checks them.
+They travel with the tasks as bytes, and each worker process unpacks and loads them once.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lakehouse.ml.dataset import as_frame
+from lakehouse.errors import ModelError
+from lakehouse.ml.dataset import Features, Rows, as_frame, check_columns
 from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
-from lakehouse.ml.task import Model
+from lakehouse.ml.task import Model, Span, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 PROBABILITY = "probability"
 
@@ -55,10 +57,59 @@ def carry(client: Any, entry: Any, models: Mapping[str, Model], alias: str) -> C
         return Carried(model.__name__, digest(found), int(entry.version), alias, model.reads(fitted), files)
 
 
-def scored(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
-    """The columns ``kept`` of the rows, and the label's ``probability`` (double) by the model.
+def score_features(spark: SparkSession, features: Features, since: str, until: str, model: Carried) -> DataFrame:
+    """Compute a model's probability for every row from ``since`` to ``until`` (both included), labelled or not.
 
-    The rows have the key, the time and what the model reads.
+    Returns:
+        One row per key: the key, the time column, model_name, model_version (int), probability (double), feature_version
+        (bigint, the version of the feature table that was read) and alias (by which the model was found).
+
+    Raises:
+        ModelError: the table lacks a column that the model reads.
+    """
+    from pyspark.sql import functions as F
+
+    task = features.task
+    check_columns(model.version, model.reads, features)
+    kept = list(dict.fromkeys((*task.key, task.time)))
+    rows = apply_model(read_features(spark, features, (since, until), [*kept, *model.reads]), model, kept)
+    return rows.select(
+        *kept,
+        F.lit(task.name).alias("model_name"),
+        F.lit(model.version).cast("int").alias("model_version"),
+        "probability",
+        F.lit(features.version).cast("bigint").alias("feature_version"),
+        F.lit(model.alias).alias("alias"),
+    )
+
+
+def read_features(spark: SparkSession, features: Features, span: Span, columns: Iterable[str]) -> DataFrame:
+    """Read the key and these columns of the rows in ``span`` (both days included) with Spark, in no order."""
+    from pyspark.sql import functions as F
+
+    from lakehouse.engine.spark import delta_io
+
+    first, last = (F.lit(day).cast("date") for day in span)
+    rows = delta_io.read(spark, features.log.path, features.version)
+    in_span = rows.where(F.col(features.task.time).between(first, last))
+    return in_span.select(*dict.fromkeys((*features.task.key, *columns)))
+
+
+def read_labelled(rows: Rows) -> DataFrame:
+    """Read labelled rows with the process's Spark session: their columns and their label, in no order."""
+    from pyspark.sql import SparkSession
+
+    label = rows.features.task.label
+    # Not the active session: it may belong to other code, which sets it up for its own reads.
+    spark = SparkSession.builder.getOrCreate()
+    return read_features(spark, rows.features, rows.span, (*rows.columns, label)).dropna(subset=[label])
+
+
+def apply_model(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
+    """Compute the label's ``probability`` (double) by the model, beside the columns ``kept``.
+
+    Args:
+        rows: have the key, the time and what the model reads.
     """
     from pyspark.sql.types import DoubleType
 
@@ -67,6 +118,25 @@ def scored(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
 
     schema = rows.select(*kept).schema.add(PROBABILITY, DoubleType())
     return rows.mapInArrow(predict, schema)
+
+
+@contextmanager
+def worker_errors(task: Task, model: Carried) -> Iterator[None]:
+    """Convert an error in a worker's Python to a ModelError with the last line of the worker's traceback.
+
+    Raises:
+        ModelError: the model failed on a worker.
+    """
+    from pyspark.errors import PythonException
+
+    try:
+        yield
+    except PythonException as error:
+        traceback, _, _ = str(error).partition("\n\nJVM stacktrace:")
+        raise ModelError(
+            f"{task.name} version {model.version} cannot score on Spark's workers: {traceback.strip().splitlines()[-1]}. "
+            f"Their Python needs the project's packages, as the driver's has them, and what {model.module} imports."
+        ) from error
 
 
 def _predicted(carried: Carried, kept: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from lakehouse.catalog import Suites
 from lakehouse.errors import SuiteError, first_line
 from lakehouse.quality import report
 
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # Tables are written side by side, but Great Expectations keeps its context in one place.
 _ONE_AT_A_TIME = Lock()
-
-
-@dataclass(frozen=True)
-class Suites:
-    """The folder of the suites, and the one that Data Docs go to."""
-
-    folder: Path
-    data_docs: Path
-
-    def file(self, table: str) -> Path:
-        return self.folder.joinpath(*table.split(".")).with_suffix(".json")
-
-    def of(self, table: str) -> bool:
-        """Whether the table has a suite."""
-        return self.file(table).is_file()
 
 
 def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:

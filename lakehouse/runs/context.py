@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Lake, Suites
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import LazySession, spark_session
-from lakehouse.quality.expectations import Suites
 from lakehouse.settings import Settings
 from lakehouse.storage.lock import note_jvm, run_lock
 

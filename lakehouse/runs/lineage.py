@@ -82,7 +82,7 @@ def _emitter(settings: Settings) -> Callable[[dict[str, Any]], object]:
     if not settings.lineage:
         settings.logs.mkdir(parents=True, exist_ok=True)
         return partial(_append, settings.logs / FILE)
-    # Its import takes as long as a run that has nothing to do.
+    # Slow to import, and only a server needs it.
     from openlineage.client.transport.http import HttpConfig, HttpTransport
 
     key = os.environ.get(API_KEY)

@@ -20,7 +20,7 @@ LOG_FILES: Final = 5
 
 def log_to(settings: Settings, run: Run) -> Path:
     """Send this process's log to a file of its own; returns the file."""
-    from pyspark.logger import PySparkLogger
+    from lakehouse.engine.spark.session import redirect_query_loggers
 
     settings.logs.mkdir(parents=True, exist_ok=True)
     file = settings.logs / f"{run.id}.log"
@@ -30,10 +30,7 @@ def log_to(settings: Settings, run: Run) -> Path:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("py4j", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Spark logs a query's error once more, as JSON, to the console, before it raises it.
-    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
-        queries = PySparkLogger.getLogger(name)
-        queries.handlers, queries.propagate = [handler], False
+    redirect_query_loggers(handler)
     logging.captureWarnings(True)
     return file
 

@@ -101,7 +101,7 @@ def run_tables(
     waiting = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
     results: dict[str, Result] = {}
     under_way: dict[Future[Result], str] = {}
-    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_at_the_end(session, under_way):
+    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_on_error(session, under_way):
         while waiting or under_way:
             for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
                 waiting.remove(name)
@@ -123,8 +123,8 @@ def run_tables(
 
 
 @contextmanager
-def _cancelled_at_the_end(session: LazySession, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
-    """Cancel the tables under way when the run is interrupted or Spark does not start, as a rule before their commits.
+def _cancelled_on_error(session: LazySession, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
+    """Cancel the tables under way when an error or an interrupt ends the run, as a rule before their commits.
 
     Again and again, as each may be between two of its jobs.
     """

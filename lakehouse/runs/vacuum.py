@@ -1,26 +1,46 @@
-"""VACUUM: removes files that a table's versions of today do not need, unless a registered model needs them. Without Spark."""
+"""VACUUM: removes files that only a table's old versions need, unless a registered model needs them. Without Spark."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from lakehouse.deltalog import sql
 from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import DeclarationError, StorageError, VacuumError, first_line
-from lakehouse.ml.retention import _needing, _registered
 from lakehouse.storage import location, s3
 from lakehouse.storage.lock import run_lock
 
 if TYPE_CHECKING:
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.deltalog.table_log import TableLog
-    from lakehouse.ml.retention import Needs
     from lakehouse.settings import Settings
 
 HOURS = 24
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A version of a table that must stay readable, as a registered model was trained on it.
+
+    Attributes:
+        model: the registered model.
+        version: the model's version.
+        delta_version: the version of the table.
+        files: how many files of that version would be removed.
+    """
+
+    model: str
+    version: int
+    delta_version: int
+    files: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}:{self.version}"
 
 
 @dataclass(frozen=True)
@@ -30,20 +50,26 @@ class Vacuumed:
     table: str
     files: int
     bytes: int
-    needed: tuple[Needs, ...]
+    needed: tuple[Pin, ...]
 
 
 def vacuum(
-    settings: Settings, table: str, run: Run, *, keep_days: int | None, forget: Sequence[str], dry_run: bool
+    settings: Settings,
+    table: str,
+    run: Run,
+    pinned: Callable[[TableLog], Sequence[Pin]],
+    *,
+    keep_days: int | None,
+    dry_run: bool,
 ) -> Vacuumed:
     """Remove the files that only versions older than ``keep_days`` need; by default than the table itself says.
 
-    ``forget`` names versions of registered models, such as late_arrival:3, that need not be reproducible any longer.
+    Args:
+        pinned: returns the table's pinned versions. It is called only if there are files to remove.
 
     Raises:
         DeclarationError: there is no such table.
-        VacuumError: a registered model needs some of them, MLflow cannot say which do, or the table keeps its files for longer:
-            nothing was removed.
+        VacuumError: a pinned version needs some of the files, or the table keeps its files for longer: nothing was removed.
         LockError: another run holds the lake.
     """
     path = sql.tables(settings.lake).get(table)
@@ -56,14 +82,22 @@ def vacuum(
         doomed = {
             name: one.size for name, one in listed.items() if isinstance(one, location.Found)
         }  # others went before
-        registered = _registered(settings.tracking_uri, table, opened, forget) if doomed else []
-        needed = [one for one in _needing(registered, opened, set(doomed)) if one.files]
+        pins = pinned(opened) if doomed else []
+        needed = [pin for pin in _count_doomed(pins, opened, set(doomed)) if pin.files]
         if needed and not dry_run:
             raise VacuumError(_refusal(table, needed))
         if doomed and not dry_run:
             # Named again, as a file may have come of age since the list was made.
-            _vacuum(table, opened, keep_days, [one.delta_version for one in registered], dry_run=False)
+            _vacuum(table, opened, keep_days, [pin.delta_version for pin in pins], dry_run=False)
         return Vacuumed(table, len(doomed), sum(doomed.values()), tuple(needed))
+
+
+def _count_doomed(pins: Sequence[Pin], opened: TableLog, doomed: set[str]) -> Iterator[Pin]:
+    """Yield each pin with the number of its version's files that would be removed."""
+    for pin in pins:
+        version = open_log(opened.path, pin.delta_version)
+        files = {unquote(path) for path in version.paths()} if version else set()
+        yield replace(pin, files=len(files & doomed))
 
 
 def _vacuum(
@@ -93,7 +127,7 @@ def _vacuum(
         ) from error
 
 
-def _refusal(table: str, needed: Sequence[Needs]) -> str:
+def _refusal(table: str, needed: Sequence[Pin]) -> str:
     lines = "".join(
         f"\n  - {one.model} version {one.version} was trained on version {one.delta_version}, {one.files} files of which would go: "
         f"--forget {one.name}"

@@ -12,7 +12,7 @@ from lakehouse.definitions.rules import READABLE_RULE, Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNREADABLE, Table
 from lakehouse.errors import AccountingError, RuleError
-from lakehouse.writes.rules import _breaks, good, rejecting, rules_of
+from lakehouse.writes.rules import good, is_broken, rejecting, rules_of
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -164,5 +164,5 @@ def check_written(table: str, audited: int, written: int) -> None:
 
 
 def _count_of(rule: Rule, rejected: Column) -> Column:
-    broken = _breaks(rule)
+    broken = is_broken(rule)
     return F.count_if(broken & ~rejected if rule.on_breach == "warn" else broken)

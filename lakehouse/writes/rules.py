@@ -57,7 +57,7 @@ def rules_of(table: Table) -> tuple[Rule, ...]:
 
 def rejecting(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
     """True for a row that breaks a rule which quarantines it, or has one of the other consequences named."""
-    broken = [_breaks(rule) for rule in rules_of(table) if rule.on_breach in ("quarantine", *also)]
+    broken = [is_broken(rule) for rule in rules_of(table) if rule.on_breach in ("quarantine", *also)]
     if UNREADABLE in staged.columns:
         broken.append(F.coalesce(F.size(UNREADABLE) > 0, F.lit(False)))
     rejected = F.lit(False)
@@ -69,7 +69,7 @@ def rejecting(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
 def rules_broken(table: Table, staged: DataFrame, *also: OnBreach) -> Column:
     """The names of the rules that set a row aside, or have another of the consequences named."""
     wanted = ("quarantine", *also)
-    names = [F.when(_breaks(rule), F.lit(rule.name)) for rule in rules_of(table) if rule.on_breach in wanted]
+    names = [F.when(is_broken(rule), F.lit(rule.name)) for rule in rules_of(table) if rule.on_breach in wanted]
     named = F.array_compact(F.array(*names)) if names else F.array().cast("array<string>")
     if UNREADABLE not in staged.columns:
         return named
@@ -90,7 +90,7 @@ def guarded(table: Table, staged: DataFrame) -> DataFrame:
 
 def warned(table: Table, written: DataFrame) -> dict[str, int]:
     """How many of the rows that were written break each rule that only warns."""
-    counts = [F.count_if(_breaks(rule)).alias(rule.name) for rule in table.rules if rule.on_breach == "warn"]
+    counts = [F.count_if(is_broken(rule)).alias(rule.name) for rule in table.rules if rule.on_breach == "warn"]
     found = written.agg(*counts).first() if counts else None
     return {name: int(count) for name, count in found.asDict().items() if count} if found else {}
 
@@ -130,7 +130,12 @@ def _originals(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
     return rows.select("rules", kept.alias("original"), *ORIGIN_COLUMNS, "_source_file")
 
 
-def _breaks(rule: Rule) -> Column:
+def is_broken(rule: Rule) -> Column:
+    """Return a condition for the rows that break a rule: its predicate is false or null.
+
+    Raises:
+        RuleError: the predicate is not SQL.
+    """
     try:
         return ~F.coalesce(F.expr(rule.predicate), F.lit(False))
     except ParseException as error:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import is_number
+from lakehouse.ml.dataset import check_columns, is_number
 from lakehouse.ml.mlflow_client import CHALLENGER, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
-from lakehouse.ml.scoring import check_columns, load
+from lakehouse.ml.scoring import load
 from lakehouse.ml.task import Model, Task
 from serving.api import metrics
 from serving.api.batching import Batcher

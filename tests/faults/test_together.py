@@ -37,7 +37,7 @@ def test_two_runs_at_once_write_every_row_once(lake_of: Lakes, runs: Runs) -> No
 
     land(undisturbed, lake, DELIVERIES[2:])
     runs.completed(Order(str(undisturbed.root), MODULES))
-    late = runs.stopped(Order(str(lake.root), MODULES, "late", "stop", passed=("the manifest of bronze.planes",)))
+    late = runs.stopped(Order(str(lake.root), MODULES, "late", "stop", passed=("the manifest of raw.buses",)))
     (lake.root / ".run.lock").unlink()  # as somebody does who takes it for a leftover
     runs.completed(Order(str(lake.root), MODULES, "next"))
     kill(late, signal.SIGCONT)
@@ -50,7 +50,7 @@ def test_two_runs_at_once_write_every_row_once(lake_of: Lakes, runs: Runs) -> No
 def land(one: TestLake, other: TestLake, snapshots: list[tuple[str, str]]) -> None:
     for lake in (one, other):
         for name, snapshot in snapshots:
-            age(lake.land("bronze.planes", name, snapshot), 60)
+            age(lake.land("raw.buses", name, snapshot), 60)
 
 
 def maintain(lake: TestLake, table: str) -> None:

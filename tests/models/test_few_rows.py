@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from models import trees
 from models._few_rows import FEW, few_rows
 from models.late_arrival import CATEGORIES, FEATURES
-from tests.departures import features_of, splits_of
+from tests.example.departures import features_of, splits_of
 
 NUMBERS = tuple(name for name in FEATURES if name not in CATEGORIES)
 PARAMS = {"max_iter": 40, "min_samples_leaf": 5}

@@ -31,7 +31,7 @@ from lakehouse.ml.dataset import Rows
 from lakehouse.ml.metrics import evaluate
 from models import keras_network, network, spark_forest, spark_trees, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES
-from tests.departures import features_of, splits_of
+from tests.example.departures import features_of, splits_of
 from tests.paths import PROJECT
 
 NETWORK = {"width": 16, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.01, "batch_rows": 32, "epochs": 8}

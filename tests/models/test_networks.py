@@ -28,7 +28,7 @@ from models import _epochs, keras_network, network
 from models._encoding import DESCRIPTION, Encoding, learn_encoding
 from models._epochs import Batch, minibatches, spooled
 from models.late_arrival import EMBEDDED, TASK
-from tests.departures import features_of, some_flights
+from tests.example.departures import features_of, some_flights
 
 FEW = ("carrier", "origin", "dest", "tailnum", "leg_dep_delay_min", "temp_f")
 PARAMS = {"width": 16, "dropout": 0.1, "learning_rate": 0.01, "weight_decay": 0.01, "batch_rows": 32, "epochs": 3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,12 +16,19 @@ import pytest
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
+from threadpoolctl import threadpool_limits
 
+from lakehouse import settings
 from lakehouse.errors import ModelError
+from lakehouse.ml import pipeline
 from lakehouse.ml.dataset import Rows, as_frame
+from lakehouse.ml.registry import Registry
+from lakehouse.ml.training import train
+from lakehouse.runs.scheduler import new_run
 from models import _spark_nodes, spark_forest, spark_trees
-from models.late_arrival import CATEGORIES, FEATURES
-from tests.departures import features_of, splits_of
+from models.late_arrival import CATEGORIES, FEATURES, TASK
+from tests.example.departures import features_of, splits_of
+from tests.parcels import Place
 
 TREE = """\
 DecisionTreeRegressionModel: uid=dtr_1, depth=2, numNodes=5, numFeatures=2
@@ -191,3 +199,19 @@ def test_numpy_says_what_spark_says(
     assert len(here) == choose.rows
     assert np.ptp(there) > 0.3
     assert np.abs(here - there).max() < 1e-9
+
+
+def test_trees_grown_by_spark_are_registered_and_score(
+    spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_trees, "CANDIDATES", ({"maxIter": 3, "maxDepth": 2},))
+    features_of(place.lake)
+    models, registry = {"spark_trees": spark_trees}, Registry(place.tracking_uri, place.artifact_root, "flights")
+    with threadpool_limits(1):
+        trained = train("spark_trees", models, lake=place.lake, registry=registry, revision="abc", kept=place.kept)
+    assert trained.metrics["brier"] < trained.baseline["brier"]
+    configured = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
+    days = (date(2013, 11, 1), date(2013, 11, 7))
+    done = pipeline.score_on(spark, configured, TASK, *days, new_run())
+    assert (done.rows, done.written) == (280, 280)
+    assert pipeline.score_on(spark, configured, TASK, *days, new_run()).written == 0

@@ -1,4 +1,4 @@
-"""Sources kept in PostgreSQL, airlines by a cursor and planes as snapshots: nothing lost, nothing doubled, whatever happens."""
+"""Sources kept in PostgreSQL, suppliers by a cursor and products as snapshots: no row is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from lakehouse.engine.spark import jdbc
 from lakehouse.errors import LockError
 from lakehouse.storage import location
 from lakehouse.storage.lease import Hold
-from silver.airlines import airlines as silver_airlines
-from silver.planes import planes as silver_planes
 from tests.lakes import TestLake
-from tests.sources import AIRLINES, URL, airlines, fill, planes
+from tests.sources import PRODUCTS, SUPPLIERS, URL, clean_products, clean_suppliers, fill, products, suppliers
 from tests.stack import Running, running_servers
 
 TODAY = "2024-02-29"
@@ -34,7 +32,7 @@ def running() -> Iterator[Running]:
 
 @pytest.fixture
 def database(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection]:
-    """The example's airlines and planes in PostgreSQL, which the run is told of by its environment."""
+    """The suppliers and products in PostgreSQL, whose address is in the environment."""
     for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"):
         monkeypatch.setenv(name, running.values[name])
     with psycopg.connect(dbname="sources", autocommit=True) as connection:
@@ -45,40 +43,40 @@ def database(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[psyc
 @pytest.fixture
 def lake(lake_of: Callable[..., TestLake], database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> TestLake:
     monkeypatch.setattr(jdbc, "_today", lambda: TODAY)
-    return lake_of(airlines, planes, silver_airlines, silver_planes)
+    return lake_of(suppliers, products, clean_suppliers, clean_products)
 
 
-def test_what_is_new_is_taken_once(lake: TestLake, database: psycopg.Connection) -> None:
+def test_every_row_is_extracted_once(lake: TestLake) -> None:
     done = lake.run()
-    assert (done.counts("bronze.airlines")["written"], done.counts("bronze.planes")["written"]) == (16, 3322)
-    assert done.counts("silver.airlines") == {"written": 16, "unchanged": 0, "superseded": 0, "quarantined": 0}
-    assert done.counts("silver.planes")["written"] == 3322
-    assert location.names(lake.folder("bronze.planes")) == [f"planes_{TODAY}.parquet"]
-    assert location.names(lake.folder("bronze.airlines")) == [f"airlines_00000001_{TODAY}.parquet"]
-    assert location.names(lake.root / "extracts" / "bronze.planes") == []
-    assert ("9E", "Endeavor Air Inc.") in lake.rows("bronze.airlines", *AIRLINES)
-    assert None in {year for (year,) in lake.rows("bronze.planes", "year")}
+    assert (done.counts("raw.suppliers"), done.counts("raw.products")) == ({"written": 4}, {"written": 5})
+    assert done.counts("clean.suppliers") == {"written": 4, "unchanged": 0, "superseded": 0, "quarantined": 0}
+    assert done.counts("clean.products")["written"] == 5
+    assert location.names(lake.folder("raw.products")) == [f"products_{TODAY}.parquet"]
+    assert location.names(lake.folder("raw.suppliers")) == [f"suppliers_00000001_{TODAY}.parquet"]
+    assert location.names(lake.root / "extracts" / "raw.products") == []
+    assert {*lake.rows("raw.suppliers", "code", "name")} == {*SUPPLIERS}
+    assert {*lake.rows("raw.products")} == {*PRODUCTS}, "a null stays a null"
 
+
+def test_changed_rows_alone_are_extracted_again(lake: TestLake, database: psycopg.Connection) -> None:
+    lake.run()
     versions = lake.versions()
     assert set(lake.run().statuses.values()) == {"unchanged"}
     assert lake.versions() == versions
-
-    database.execute("UPDATE airlines SET name = 'Renamed', changed = DEFAULT WHERE carrier = '9E'")
-    database.execute("INSERT INTO airlines (carrier, name) VALUES ('ZZ', 'New')")
-    database.execute("UPDATE planes SET seats = '1' WHERE tailnum = 'N10156'")
-    database.execute("DELETE FROM planes WHERE tailnum = 'N102UW'")
-    done = lake.run()
-    assert done.counts("bronze.airlines") == {"written": 2}
-    second = [row[:2] for row in lake.rows("bronze.airlines", *AIRLINES, "_file_id") if row[2] == 2]
-    assert second == [("9E", "Renamed"), ("ZZ", "New")]
-    assert ("9E", "Renamed") in lake.rows("silver.airlines", "carrier", "name")
-    assert len(lake.rows("silver.airlines")) == 17
-    there = lake.rows("bronze.planes", "tailnum", "seats")
-    assert len(there) == 3321, "a snapshot of the same day takes the place of the one before"
-    assert ("N10156", "1") in there
+    database.execute("UPDATE suppliers SET name = 'Renamed', changed = DEFAULT WHERE code = 'AB'")
+    database.execute("INSERT INTO suppliers (code, name) VALUES ('ZZ', 'New')")
+    database.execute("UPDATE products SET stock = '9' WHERE sku = 'P1'")
+    database.execute("DELETE FROM products WHERE sku = 'P2'")
+    assert lake.run().counts("raw.suppliers") == {"written": 2}
+    second = [row[:2] for row in lake.rows("raw.suppliers", "code", "name", "_file_id") if row[2] == 2]
+    assert second == [("AB", "Renamed"), ("ZZ", "New")]
+    assert ("AB", "Renamed") in lake.rows("clean.suppliers", "code", "name")
+    assert len(lake.rows("clean.suppliers")) == 5
+    snapshot = lake.rows("raw.products", "sku", "stock")
+    assert snapshot == [("P1", "9"), ("P3", None), ("P4", "2"), ("P5", "1")], "it replaces that of the same day"
 
 
-def test_an_extract_that_was_cut_short_is_carried_out_with_its_bounds(
+def test_an_interrupted_extract_is_finished_within_its_bounds(
     lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(*_: object, **__: object) -> None:
@@ -86,103 +84,101 @@ def test_an_extract_that_was_cut_short_is_carried_out_with_its_bounds(
 
     with monkeypatch.context() as changed:
         changed.setattr(jdbc.location, "move_new", cut)
-        assert lake.attempt("bronze.airlines").report.failed
-    assert location.names(lake.root / "manifests" / "bronze.airlines" / "extracts") == ["00000001.json"]
-    database.execute("INSERT INTO airlines (carrier) VALUES ('LATER')")
-    assert lake.run("bronze.airlines").counts("bronze.airlines")["written"] == 17
-    assert location.names(lake.folder("bronze.airlines")) == [
-        f"airlines_00000001_{TODAY}.parquet",
-        f"airlines_00000002_{TODAY}.parquet",
+        assert lake.attempt("raw.suppliers").report.failed
+    assert location.names(lake.root / "manifests" / "raw.suppliers" / "extracts") == ["00000001.json"]
+    database.execute("INSERT INTO suppliers (code) VALUES ('LATER')")
+    assert lake.run("raw.suppliers").counts("raw.suppliers")["written"] == 5
+    assert location.names(lake.folder("raw.suppliers")) == [
+        f"suppliers_00000001_{TODAY}.parquet",
+        f"suppliers_00000002_{TODAY}.parquet",
     ]
-    assert [row[0] for row in lake.rows("bronze.airlines", "carrier", "_file_id") if row[1] == 2] == ["LATER"]
+    assert [row[0] for row in lake.rows("raw.suppliers", "code", "_file_id") if row[1] == 2] == ["LATER"]
 
 
-def test_a_row_without_its_cursor_is_told_and_none_is_taken(lake: TestLake, database: psycopg.Connection) -> None:
-    database.execute("ALTER TABLE airlines ALTER changed DROP NOT NULL")
-    database.execute("INSERT INTO airlines (carrier, changed) VALUES ('LOST', NULL)")
-    said = lake.attempt("bronze.airlines").errors["bronze.airlines"]
-    assert said.startswith("bronze.airlines: 1 rows of airlines have no changed, so that no extract would find them.")
-    assert lake.version("bronze.airlines") is None
+def test_a_row_without_its_cursor_stops_the_extract(lake: TestLake, database: psycopg.Connection) -> None:
+    database.execute("ALTER TABLE suppliers ALTER changed DROP NOT NULL")
+    database.execute("INSERT INTO suppliers (code, changed) VALUES ('LOST', NULL)")
+    said = lake.attempt("raw.suppliers").errors["raw.suppliers"]
+    assert said.startswith("raw.suppliers: 1 rows of suppliers have no changed, so that no extract would find them.")
+    assert lake.version("raw.suppliers") is None
 
 
-def test_columns_that_are_not_declared_follow_the_contract(lake: TestLake, database: psycopg.Connection) -> None:
+def test_undeclared_columns_follow_the_contract(lake: TestLake, database: psycopg.Connection) -> None:
     contract = Contract(new_column="add")
-    lenient = lake.declaring(replace(airlines, contract=contract))
-    database.execute("ALTER TABLE airlines ADD hub text DEFAULT 'JFK'")
+    lenient = lake.declaring(replace(suppliers, contract=contract))
+    database.execute("ALTER TABLE suppliers ADD country text DEFAULT 'NO'")
     lenient.run()
-    assert {hub for (hub,) in lenient.rows("bronze.airlines", "hub")} == {"JFK"}
-    database.execute('ALTER TABLE airlines RENAME name TO "Name"')
-    database.execute("INSERT INTO airlines (carrier) VALUES ('ZZ')")
-    said = lenient.attempt().errors["bronze.airlines"]
-    assert said.startswith("bronze.airlines: airlines has a column Name, declared as name: declare it as it is there.")
-    database.execute('ALTER TABLE airlines RENAME "Name" TO name')
-    assert lenient.run().counts("bronze.airlines") == {"written": 1}, "it goes on once that is mended"
+    assert lenient.rows("raw.suppliers", "country") == [("NO",)] * 4
+    database.execute('ALTER TABLE suppliers RENAME name TO "Name"')
+    database.execute("INSERT INTO suppliers (code) VALUES ('ZZ')")
+    said = lenient.attempt().errors["raw.suppliers"]
+    assert said.startswith("raw.suppliers: suppliers has a column Name, declared as name: declare it as it is there.")
+    database.execute('ALTER TABLE suppliers RENAME "Name" TO name')
+    assert lenient.run().counts("raw.suppliers") == {"written": 1}, "it goes on once that is mended"
 
 
-def test_the_landed_extracts_make_the_table_anew_whatever_became_of_the_database(
-    lake: TestLake, database: psycopg.Connection
-) -> None:
-    lake.run("bronze.airlines")
-    before = lake.rows("bronze.airlines", *AIRLINES)
-    database.execute("DELETE FROM airlines")
-    lake.run("bronze.airlines", full_refresh=True)
-    assert lake.rows("bronze.airlines", *AIRLINES) == before
+def test_landed_extracts_rebuild_the_table_without_the_database(lake: TestLake, database: psycopg.Connection) -> None:
+    lake.run("raw.suppliers")
+    before = lake.rows("raw.suppliers", "code", "name")
+    database.execute("DELETE FROM suppliers")
+    lake.run("raw.suppliers", full_refresh=True)
+    assert lake.rows("raw.suppliers", "code", "name") == before
 
 
-def test_a_database_that_cannot_be_read_is_told_in_bounded_time_without_the_password(
+def test_an_unreadable_database_is_reported_without_the_password(
     lake: TestLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as changed:
         changed.setenv("PGPASSWORD", "canary-of-the-database")
-        said = lake.attempt("bronze.planes").errors["bronze.planes"]
+        said = lake.attempt("raw.products").errors["raw.products"]
         assert "password authentication failed" in said
         assert f"jdbc:postgresql://127.0.0.1:{os.environ['PGPORT']}/sources" in said
         assert "PGHOST, PGPORT, PGUSER, PGPASSWORD are right" in said
         assert "canary" not in said
     with monkeypatch.context() as changed:
         changed.setenv("PGPORT", "9")
-        said = lake.attempt("bronze.planes").errors["bronze.planes"]
+        said = lake.attempt("raw.products").errors["raw.products"]
         assert "refused" in said
     with monkeypatch.context() as changed:
         changed.delenv("PGUSER")
-        assert "its database needs PGUSER" in lake.attempt("bronze.planes").errors["bronze.planes"]
-    assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3322
+        assert "its database needs PGUSER" in lake.attempt("raw.products").errors["raw.products"]
+    assert lake.run("raw.products").counts("raw.products")["written"] == 5
 
 
-def test_a_database_that_hangs_is_not_waited_for_forever(
+def test_a_hanging_database_ends_the_run_in_time(
     lake: TestLake, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake.run("bronze.planes")  # its connections are warm: what hangs then is the query
+    lake.run("raw.products")  # its connections are warm: what hangs then is the query
     monkeypatch.setattr(jdbc, "SILENT_SECONDS", 3)
     members = running.processes()["postgres"]
     for one in members:
         one.suspend()
     try:
         began = time.monotonic()
-        said = lake.attempt("bronze.planes").errors["bronze.planes"]
+        said = lake.attempt("raw.products").errors["raw.products"]
         assert time.monotonic() - began < 60
     finally:
         for one in members:
             one.resume()
     assert "its database (jdbc:postgresql:" in said
-    assert lake.run("bronze.planes").statuses == {"bronze.planes": "unchanged"}
+    assert lake.run("raw.products").statuses == {"raw.products": "unchanged"}
 
 
-def test_a_run_that_lost_the_lake_lands_nothing(lake: TestLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    lake.run("bronze.airlines")
-    (file,) = lake.folder("bronze.airlines").iterdir()
+def test_a_run_without_its_lease_lands_nothing(lake: TestLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.run("raw.suppliers")
+    (file,) = lake.folder("raw.suppliers").iterdir()
     file.unlink()
     with monkeypatch.context() as changed:
         changed.setattr(
             Hold, "check", lost_after(2)
         )  # asked as the table's turn comes, as its extract begins and as it lands
         changed.setattr(jdbc, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
-        assert "lost the lake" in lake.attempt("bronze.airlines").errors["bronze.airlines"]
+        assert "lost the lake" in lake.attempt("raw.suppliers").errors["raw.suppliers"]
         assert not file.exists()
     file.write_bytes(b"of a successor")  # which landed it between the last look and the landing
     with monkeypatch.context() as changed:
         changed.setattr(jdbc, "_has_landed", lambda landing, one: False)
-        lake.attempt("bronze.airlines")
+        lake.attempt("raw.suppliers")
     assert file.read_bytes() == b"of a successor"
 
 
@@ -196,53 +192,53 @@ def lost_after(checks: int) -> Callable[[Hold], None]:
     return check
 
 
-def test_names_that_mean_something_in_sql_are_names(
-    lake_of: Callable[..., TestLake], database: psycopg.Connection
-) -> None:
+def test_reserved_words_of_sql_can_be_names(lake_of: Callable[..., TestLake], database: psycopg.Connection) -> None:
     database.execute('DROP TABLE IF EXISTS "Order"')
     database.execute('CREATE TABLE "Order" ("user" text, "order" bigserial, "TailNum" text)')
     database.execute("""INSERT INTO "Order" ("user", "TailNum") VALUES ('Ada', 'N1')""")
     orders = source(
-        "bronze.orders", landing="orders", columns={"user": "string", "order": "bigint", "TailNum": "string"}, format="parquet",
+        "raw.orders", landing="orders", columns={"user": "string", "order": "bigint", "TailNum": "string"}, format="parquet",
         database=Database(URL, "public.Order", key=("order",), cursor="order"),
     )  # fmt: skip
     lake = lake_of(orders)
     lake.run()
-    assert lake.rows("bronze.orders") == [("Ada", 1, "N1")]
+    assert lake.rows("raw.orders") == [("Ada", 1, "N1")]
 
 
-def test_a_row_whose_transaction_ends_late_is_taken_once_it_has_settled(
+def test_a_row_committed_late_is_extracted_once_settled(
     lake_of: Callable[..., TestLake], database: psycopg.Connection
 ) -> None:
     database.execute("DROP TABLE IF EXISTS changes")
     database.execute("CREATE TABLE changes (id bigint, changed timestamptz DEFAULT clock_timestamp())")
     changes = source(
-        "bronze.changes", landing="changes", columns={"id": "bigint", "changed": "timestamp"}, format="parquet",
+        "raw.changes", landing="changes", columns={"id": "bigint", "changed": "timestamp"}, format="parquet",
         database=Database(URL, "changes", key=("id",), cursor="changed", settle_seconds=2),
     )  # fmt: skip
     lake = lake_of(changes)
     with psycopg.connect(dbname="sources") as slow:
         slow.execute("INSERT INTO changes VALUES (1)")
         database.execute("INSERT INTO changes VALUES (2)")
-        assert lake.run().statuses == {"bronze.changes": "unchanged"}, "2 is too young: 1 may still come before it"
+        assert lake.run().statuses == {"raw.changes": "unchanged"}, "2 is too young: 1 may still come before it"
     time.sleep(2.1)
     database.execute("INSERT INTO changes VALUES (3)")
     lake.run()
-    assert [row[0] for row in lake.rows("bronze.changes")] == [1, 2]
+    assert [row[0] for row in lake.rows("raw.changes")] == [1, 2]
     time.sleep(2.1)
     lake.run()
-    assert [row[0] for row in lake.rows("bronze.changes")] == [1, 2, 3]
+    assert [row[0] for row in lake.rows("raw.changes")] == [1, 2, 3]
 
 
-def test_a_connection_that_is_cut_while_rows_are_read_lands_nothing(
+def test_a_connection_lost_while_reading_lands_nothing(
     lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGAPPNAME", "the test's own")
-    database.execute("ALTER TABLE planes RENAME TO all_planes")
+    # Enough rows for a second, 0.01 seconds each.
+    database.execute("INSERT INTO products SELECT 'P' || n, 'Bulk', '1' FROM generate_series(6, 3000) AS n")
+    database.execute("ALTER TABLE products RENAME TO all_products")
     database.execute(
-        "CREATE VIEW planes AS SELECT p.* FROM all_planes p, LATERAL (SELECT pg_sleep(0.01) WHERE p.tailnum > '') s"
+        "CREATE VIEW products AS SELECT p.* FROM all_products p, LATERAL (SELECT pg_sleep(0.01) WHERE p.sku > '') s"
     )
-    reading = "FROM pg_stat_activity WHERE application_name LIKE 'PostgreSQL JDBC%' AND query LIKE '%seats%' AND state = 'active'"
+    reading = "FROM pg_stat_activity WHERE application_name LIKE 'PostgreSQL JDBC%' AND query LIKE '%stock%' AND state = 'active'"
     ended = Event()
 
     def cut() -> None:
@@ -255,42 +251,42 @@ def test_a_connection_that_is_cut_while_rows_are_read_lands_nothing(
 
     cutting = Thread(target=cut)
     cutting.start()
-    said = lake.attempt("bronze.planes").errors["bronze.planes"]
+    said = lake.attempt("raw.products").errors["raw.products"]
     ended.set()
     cutting.join()
     assert "its database" in said
     assert "terminating connection" in said
-    assert location.names(lake.folder("bronze.planes")) == []
-    database.execute("DROP VIEW planes")
-    database.execute("ALTER TABLE all_planes RENAME TO planes")
-    assert lake.run("bronze.planes").counts("bronze.planes")["written"] == 3322
+    assert location.names(lake.folder("raw.products")) == []
+    database.execute("DROP VIEW products")
+    database.execute("ALTER TABLE all_products RENAME TO products")
+    assert lake.run("raw.products").counts("raw.products")["written"] == 3000
 
 
-def test_a_batch_that_is_pinned_is_finished_before_the_next_extract(
+def test_a_pinned_batch_is_finished_before_the_next(
     lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as changed:
         changed.setattr("lakehouse.engine.spark.bronze.read_batch", lambda *_: 1 / 0)
-        assert lake.attempt("bronze.planes").report.failed
-    database.execute("UPDATE planes SET seats = '1' WHERE tailnum = 'N10156'")
-    lake.run("bronze.planes")
-    assert len(lake.rows("bronze.planes")) == 3322
-    assert lake.rejected("bronze.planes") == {}
-    lake.run("bronze.planes")
-    assert ("N10156", "1") in lake.rows("bronze.planes", "tailnum", "seats")
-    assert len(lake.rows("bronze.planes")) == 3322
+        assert lake.attempt("raw.products").report.failed
+    database.execute("UPDATE products SET stock = '9' WHERE sku = 'P1'")
+    lake.run("raw.products")
+    assert len(lake.rows("raw.products")) == 5
+    assert lake.rejected("raw.products") == {}
+    lake.run("raw.products")
+    assert ("P1", "9") in lake.rows("raw.products", "sku", "stock")
+    assert len(lake.rows("raw.products")) == 5
 
 
-def test_a_database_that_is_restarted_loses_nothing(lake: TestLake, running: Running) -> None:
+def test_a_restarted_database_loses_nothing(lake: TestLake, running: Running) -> None:
     running.command("down")
     try:
         began = time.monotonic()
-        errors = lake.attempt("bronze.airlines", "bronze.planes").errors
+        errors = lake.attempt("raw.suppliers", "raw.products").errors
         assert time.monotonic() - began < 60
     finally:
         running.command("up")
-    assert {"bronze.airlines", "bronze.planes"} == {*errors}
+    assert {"raw.suppliers", "raw.products"} == {*errors}
     assert all("refused" in said and "PGHOST" in said for said in errors.values())
-    assert not lake.folder("bronze.planes").exists()
+    assert not lake.folder("raw.products").exists()
     done = lake.run()
-    assert (done.counts("bronze.airlines")["written"], done.counts("bronze.planes")["written"]) == (16, 3322)
+    assert (done.counts("raw.suppliers")["written"], done.counts("raw.products")["written"]) == (4, 5)

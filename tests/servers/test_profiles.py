@@ -1,22 +1,20 @@
-"""One result, whatever the profile: January to February in a folder, and on MinIO with Spark's work on the cluster.
+"""The same tables whatever the profile: in a local folder, and on MinIO with Spark's work on the cluster.
 
-The second run is submitted with Spark's page and event log on, and watched: no credential is anywhere to be read.
+Jobs are submitted with Spark's page and event log on, and watched: no secret can be read anywhere.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -26,22 +24,21 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lakehouse.definitions import graph
+from lakehouse.catalog import Lake
 from lakehouse.storage.location import Location
 from lakehouse.storage.s3 import S3Path
-from tests.paths import PROJECT
+from tests.faults.deliveries import FIRST, SECOND, Delivery, land
+from tests.lakes import TestLake
 from tests.sources import fill
-from tests.stack import SECRETS, Running, free_port, running_servers
+from tests.stack import SECRETS, Running, environment_without_settings, free_port, run_command, running_servers
 
 # A machine without MinIO builds it first, once.
 pytestmark = pytest.mark.timeout(1800)
 
-JANUARY, FEBRUARY = ("--to", "2013-01-31"), ("--from", "2013-02-01", "--to", "2013-02-28")
-PROGRAMS = Path(sys.executable).parent
 # Processes come and go; pages keep what they show, and to draw all of a run's plans takes the driver seconds.
 PAGES_TURNS = 10
-# Of when a run was, not of what it read.
-OF_THE_RUN = {"_ingested_at"}
+# Columns that say when and by which run a row was written.
+OF_THE_RUN = {"_ingested_at", "quarantined_at", "run"}
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +47,37 @@ def running() -> Iterator[Running]:
         yield made
 
 
-def run(variables: Mapping[str, str], *command: str) -> str:
-    found = {**variables, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=PROJECT, env=found, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout + done.stderr
+@pytest.fixture
+def cluster(running: Running, tmp_path: Path) -> dict[str, str]:
+    """The environment of a command on the profile cluster."""
+    cluster = {"LAKEHOUSE_PROFILE": "cluster", "LAKEHOUSE_LOG_FOLDER": str(tmp_path / "logs"), "LAKEHOUSE_MODELS": "{}"}
+    return {**environment_without_settings(), **running.values, **cluster}
+
+
+def upload(running: Running, bucket: Lake, delivery: Delivery) -> None:
+    """Put a delivery's files into the landing zone of a lake in a bucket."""
+    store = running.s3(running.values["AWS_SECRET_ACCESS_KEY"])
+    for source, name, content in delivery:
+        place = bucket.root.joinpath("landing", source.removeprefix("raw."), name)
+        assert isinstance(place, S3Path)
+        body = content.encode() if isinstance(content, str) else content
+        store.put_object(Bucket=place.bucket, Key=place.key, Body=body)
 
 
 def content(place: Location, options: Mapping[str, str]) -> pa.Table:
-    """A table's rows, in an order that says nothing of how they were written."""
+    """Return a table's rows in an order that does not depend on how they were written."""
     table = DeltaTable(str(place), storage_options=dict(options)).to_pyarrow_table()
     kept = sorted(set(table.column_names) - OF_THE_RUN)
     plain = [name for name in kept if not pa.types.is_nested(table.schema.field(name).type)]
     return table.select(kept).sort_by([(name, "ascending") for name in plain])
+
+
+def quarantined(place: Location, options: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the rows of a quarantine, in order, with what landed."""
+    rows = [{**row, "original": json.loads(row["original"])} for row in content(place, options).to_pylist()]
+    for row in rows:
+        del row["original"]["_ingested_at"]
+    return sorted(rows, key=lambda row: (row["_file_id"], row["_row"]))
 
 
 class Watch:
@@ -128,7 +143,7 @@ class Submitted:
         submitted = ("--master", f"spark://127.0.0.1:{self.running.values['SPARK_MASTER_PORT']}",
                      "--properties-file", "conf/spark/cluster.conf", *[f"--conf={k}={v}" for k, v in shown.items()])  # fmt: skip
         with Watch(port, self.running) as watch:
-            said = run(self.variables, "spark-submit", *submitted, f"jobs/{job}")
+            output = run_command(self.variables, "spark-submit", *submitted, f"jobs/{job}")
         plans = [text for page, text in watch.seen.items() if "/sql?" in page]
         assert {"/environment/", "/executors/", "/SQL/"} <= {*watch.seen}
         assert any('"planDescription" : "== Physical Plan ==' in text for text in plans)
@@ -142,85 +157,62 @@ class Submitted:
         read = {str(one): one.read_bytes().decode("utf-8", "replace") for one in files}
         assert any(str(events) in name for name in read)
         assert any(name.endswith("/stderr") for name in read), "the executors' logs"
-        places = {**watch.seen, **read, "output": said}
+        places = {**watch.seen, **read, "output": output}
         return [(key, where) for key in SECRETS for where, text in places.items() if self.running.values[key] in text]
 
 
-@pytest.fixture
-def cluster(running: Running, tmp_path: Path) -> dict[str, str]:
-    """The environment of a command on the profile cluster."""
-    return {**clean(), **running.values, "LAKEHOUSE_PROFILE": "cluster", "LAKEHOUSE_LOG_FOLDER": str(tmp_path / "logs")}
-
-
-def clean() -> dict[str, str]:
-    return {
-        k: v for k, v in os.environ.items() if not k.startswith(("LAKEHOUSE_", "AWS_", "MLFLOW_", "SPARK_", "PYSPARK_"))
-    }
-
-
-def test_the_cluster_on_minio_makes_the_same_tables_and_tells_no_secret(
-    running: Running, cluster: dict[str, str], tmp_path: Path
+def test_cluster_and_local_folder_make_equal_tables(
+    running: Running, cluster: dict[str, str], shop: Callable[..., TestLake], tmp_path: Path
 ) -> None:
-    local = {**clean(), "LAKEHOUSE_ROOT": str(tmp_path / "local"), "LAKEHOUSE_PROFILE": "local"}
-    said = []
-    for days in (JANUARY, FEBRUARY):
-        run(local, "lakehouse", "land", *days)
-        run(local, "lakehouse", "run")
-        said.append(run(cluster, "lakehouse", "land", *days))
-        if days is JANUARY:
-            said.append(run(cluster, "lakehouse", "run"))
+    local = shop("local")
+    bucket = Lake(local.lake.graph, S3Path("lakehouse", "shop"))
+    cluster |= {"LAKEHOUSE_ROOT": str(bucket.root), "LAKEHOUSE_DECLARATIONS": '["tests.orders"]'}
+
+    land(local, FIRST)
+    upload(running, bucket, FIRST)
+    local.run()
+    output = run_command(cluster, "lakehouse", "run")
+    assert not [key for key in SECRETS if running.values[key] in output]
+
+    land(local, SECOND)
+    upload(running, bucket, SECOND)
+    local.run()
     assert Submitted(running, tmp_path, cluster)("daily.py") == []
-    assert not [key for key in SECRETS for one in said if running.values[key] in one]
-    for name in graph.load(["bronze", "silver", "gold"]).declared:
-        here = content(tmp_path.joinpath("local", "lake", *name.split(".")), {})
-        there = content(S3Path("lakehouse", f"lake/{name.replace('.', '/')}"), options(running))
-        assert here.num_rows > 0
-        assert there.equals(here), name
+
+    for name in local.lake.graph.declared:
+        expected = content(local.lake.path(name), {})
+        assert expected.num_rows > 0, name
+        assert content(bucket.path(name), running.storage_options).equals(expected), name
+    expected = quarantined(local.lake.quarantine("clean.orders"), {})
+    assert len(expected) == 3
+    assert quarantined(bucket.quarantine("clean.orders"), running.storage_options) == expected
 
 
-def test_sources_in_postgresql_reach_a_lake_on_the_cluster_and_tell_no_secret(
+def test_database_sources_reach_a_lake_on_the_cluster(
     running: Running, cluster: dict[str, str], tmp_path: Path
 ) -> None:
     with psycopg.connect(
-        host="127.0.0.1", port=running.values["PGPORT"], user=running.values["PGUSER"], password=running.values["PGPASSWORD"],
-        dbname="sources", autocommit=True,
-    ) as connection:  # fmt: skip
+        host="127.0.0.1",
+        port=running.values["PGPORT"],
+        user=running.values["PGUSER"],
+        password=running.values["PGPASSWORD"],
+        dbname="sources",
+        autocommit=True,
+    ) as connection:
         fill(connection)
-        cluster |= {
-            "LAKEHOUSE_ROOT": "s3://lakehouse/sources", "TZ": "Europe/Oslo",
-            "LAKEHOUSE_DECLARATIONS": '["tests.sources", "silver.airlines", "silver.planes"]', "PYTHONPATH": str(PROJECT),
-        }  # fmt: skip
+        cluster |= {"LAKEHOUSE_ROOT": "s3://lakehouse/sources", "LAKEHOUSE_DECLARATIONS": '["tests.sources"]'}
+        cluster["TZ"] = "Europe/Oslo"
         assert Submitted(running, tmp_path, cluster)("daily.py") == []
-        assert "4 unchanged" in run(cluster, "lakehouse", "run")
-        connection.execute("UPDATE airlines SET name = 'Renamed', changed = DEFAULT WHERE carrier = '9E'")
-        assert "2 written, 2 unchanged" in run(cluster, "lakehouse", "run")
+        assert "4 unchanged" in run_command(cluster, "lakehouse", "run")
+        connection.execute("UPDATE suppliers SET name = 'Renamed', changed = DEFAULT WHERE code = 'AB'")
+        assert "2 written, 2 unchanged" in run_command(cluster, "lakehouse", "run")
     rows = {
-        name: content(S3Path("lakehouse", f"sources/lake/{name.replace('.', '/')}"), options(running)).to_pylist()
-        for name in ("bronze.airlines", "bronze.planes", "silver.airlines", "silver.planes")
+        name: content(
+            S3Path("lakehouse", f"sources/lake/{name.replace('.', '/')}"), running.storage_options
+        ).to_pylist()
+        for name in ("raw.suppliers", "raw.products", "clean.suppliers", "clean.products")
     }
-    assert {name: len(found) for name, found in rows.items()} == {
-        "bronze.airlines": 17, "bronze.planes": 3322, "silver.airlines": 16, "silver.planes": 3322,
-    }  # fmt: skip
-    assert {row["founded_at"] for row in rows["bronze.airlines"]} == {datetime(2013, 3, 31, 2, 30, tzinfo=UTC)}
-    assert [row["name"] for row in rows["silver.airlines"] if row["carrier"] == "9E"] == ["Renamed"]
-
-
-def test_the_demo_on_minio_trains_and_scores_with_the_mlflow_server(running: Running, tmp_path: Path) -> None:
-    minio = {
-        **clean(), **running.values, "LAKEHOUSE_PROFILE": "minio", "LAKEHOUSE_LOG_FOLDER": str(tmp_path / "logs"),
-        "LAKEHOUSE_ROOT": "s3://lakehouse/january", "PYTHONPATH": str(PROJECT),
-    }  # fmt: skip
-    said = run(minio, sys.executable, "-m", "tests.example.january")
-    assert "late_arrival version 1" in said
-    scored = json.loads(run(minio, "lakehouse", "sql", "select count(*) as n from gold.delay_predictions", "--json"))
-    assert scored == [{"n": 5144}]
-    assert {one["state"] for one in json.loads(run(minio, "lakehouse", "status", "--json"))} == {"current"}
-    assert {one["action"] for one in json.loads(run(minio, "lakehouse", "plan", "--json"))} == {"none"}
-    assert len(json.loads(run(minio, "lakehouse", "history", "gold.airport_daily", "--json"))) == 2
-    assert "gold.flight_features" in run(minio, "lakehouse", "tables")
-    models = running.s3(running.values["AWS_SECRET_ACCESS_KEY"]).list_objects_v2(Bucket="mlflow")["Contents"]
-    assert [one["Key"] for one in models if one["Key"].endswith(".skops")]
-
-
-def options(running: Running) -> dict[str, str]:
-    return {k.lower(): v for k, v in running.values.items() if k.startswith("AWS_")} | {"allow_http": "true"}
+    sizes = {name: len(found) for name, found in rows.items()}
+    assert sizes == {"raw.suppliers": 5, "raw.products": 5, "clean.suppliers": 4, "clean.products": 5}
+    assert {row["founded_at"] for row in rows["raw.suppliers"]} == {datetime(2013, 3, 31, 2, 30, tzinfo=UTC)}
+    assert [row["name"] for row in rows["clean.suppliers"] if row["code"] == "AB"] == ["Renamed"]

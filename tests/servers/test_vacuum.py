@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from deltalake import write_deltalake
 
+from lakehouse.api import vacuum
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import VacuumError
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.training import train
-from lakehouse.runs.vacuum import Vacuumed, vacuum
+from lakehouse.runs.vacuum import Vacuumed
 from lakehouse.settings import Settings, load
 from lakehouse.storage.location import delta_options
 from lakehouse.storage.s3 import S3Path, client

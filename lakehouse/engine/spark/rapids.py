@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from filelock import FileLock
 
-from lakehouse.errors import SessionError
+from lakehouse.errors import SessionError, first_line
 from lakehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
 PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
@@ -30,7 +33,7 @@ class Needs(NamedTuple):
 
 # As the plugin's own documents have it for its CUDA 12 jar, which Maven's plain name means; and as CUDA 13's for what trains.
 PLUGIN_NEEDS: Final = Needs("the RAPIDS plugin", 525, 7.0)
-_OFF = (
+GPU_HINT = (
     "Without LAKEHOUSE_GPU and LAKEHOUSE_GPU_TRAINING Spark and scikit-learn run on the CPU; "
     "LAKEHOUSE_GPU=explain says what would run on a GPU."
 )
@@ -106,10 +109,10 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
         SessionError: there is none, or the driver or each device is too old.
     """
     if not shutil.which("nvidia-smi"):
-        raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {_OFF}")
+        raise SessionError(f"No NVIDIA driver is installed here (there is no nvidia-smi). {GPU_HINT}")
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named == "":
-        raise SessionError(f"CUDA_VISIBLE_DEVICES is empty, which hides each GPU: name one, or unset it. {_OFF}")
+        raise SessionError(f"CUDA_VISIBLE_DEVICES is empty, which hides each GPU: name one, or unset it. {GPU_HINT}")
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(
@@ -117,14 +120,14 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {_OFF}") from None
+        raise SessionError(f"No GPU can be used here: nvidia-smi has not answered for a minute. {GPU_HINT}") from None
     devices = re.findall(r"^(.+), (\d+(?:\.\d+)*), (\d+\.\d+)$", done.stdout, re.MULTILINE)
     if done.returncode or not devices:
         said = (done.stdout + done.stderr).strip() or "it names no device"
-        raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {_OFF}")
+        raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {GPU_HINT}")
     wrong = [told for name, driver, able in devices if (told := _too_old(name, driver, able, needs))]
     if len(wrong) == len(devices):
-        raise SessionError(f"{' '.join(dict.fromkeys(wrong))} {_OFF}")
+        raise SessionError(f"{' '.join(dict.fromkeys(wrong))} {GPU_HINT}")
 
 
 def _too_old(name: str, driver: str, capability: str, needs: Needs) -> str:
@@ -133,3 +136,24 @@ def _too_old(name: str, driver: str, capability: str, needs: Needs) -> str:
     if float(capability) < needs.capability:
         return f"{name} (compute capability {capability}) is too old for {needs.what}: {needs.capability} is needed."
     return ""
+
+
+def explain_on_gpu(spark: SparkSession, dataset: Any) -> str:
+    """Ask the plugin which operators of a plan would run on a GPU, without running the plan.
+
+    Args:
+        spark: a session that has the plugin's classes.
+        dataset: the plan, as the JVM's Dataset.
+
+    Returns:
+        The plugin's text, one line for each operator and expression. Where the plugin cannot analyze the plan, one line in
+        the same form says that all of it runs on the CPU.
+    """
+    from py4j.protocol import Py4JError
+
+    jvm = spark._jvm
+    assert jvm
+    try:
+        return str(jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan(dataset, "ALL"))
+    except Py4JError as error:
+        return f"!Exec <Plan> all of it cannot run on GPU because {first_line(error)}"

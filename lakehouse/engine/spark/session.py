@@ -192,6 +192,18 @@ def archive_options() -> str:
     return f'"-XX:SharedArchiveFile={ARCHIVE}" {ARCHIVE_IS_SILENT}' if ARCHIVE.exists() else ""
 
 
+def redirect_query_loggers(handler: logging.Handler) -> None:
+    """Send what Spark's Python client logs about failed queries to the handler alone.
+
+    Before it raises a query's error, it also logs the error, as JSON, to the console.
+    """
+    from pyspark.logger import PySparkLogger
+
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        query_logger = PySparkLogger.getLogger(name)
+        query_logger.handlers, query_logger.propagate = [handler], False
+
+
 def _require_safe_commits(spark: SparkSession) -> None:
     """Check that nothing took the place of what keeps two writers from the same commit: spark-submit is told anything.
 

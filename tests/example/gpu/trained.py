@@ -33,7 +33,7 @@ def main(name: str) -> None:
     from lakehouse.ml.dataset import Rows
     from lakehouse.ml.metrics import evaluate
     from models.late_arrival import FEATURES, TASK
-    from tests.departures import features_of, some_flights
+    from tests.example.departures import features_of, some_flights
 
     with tempfile.TemporaryDirectory() as folder:
         features = features_of(Path(folder), some_flights(days=49, a_day=200))

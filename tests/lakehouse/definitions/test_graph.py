@@ -18,7 +18,6 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flights import clock
 from lakehouse.definitions import graph
 from lakehouse.definitions.fingerprint import definition_of
 from lakehouse.definitions.rules import Rule
@@ -26,6 +25,7 @@ from lakehouse.definitions.sources import Database, source
 from lakehouse.definitions.tables import Declared, Table, drives, looks_up, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
 from lakehouse.errors import DeclarationError
+from tests.orders import mart
 
 COLUMNS = {"id": "bigint", "day": "date"}
 
@@ -253,7 +253,7 @@ def years() -> list[int]:
 
 
 def helper(rows: DataFrame) -> DataFrame:
-    return rows.where(f"id < {LIMIT}").where(F.col("year").isin(years())).where(F.col("zone") == clock.LOCAL_ZONE)
+    return rows.where(f"id < {LIMIT}").where(F.col("year").isin(years())).where(F.col("age") < mart.LOOK_BACK_DAYS)
 
 
 def first(rows: DataFrame) -> DataFrame:
@@ -304,7 +304,7 @@ def test_a_definition_changes_with_what_counts(monkeypatch: pytest.MonkeyPatch) 
     for place, name, value in (
         (sys.modules[__name__], "LIMIT", 6),
         (sys.modules[__name__], "YEARS", range(2000, 2011)),  # by way of a function that is cached
-        (clock, "LOCAL_ZONE", "UTC"),  # by way of a module
+        (mart, "LOOK_BACK_DAYS", 3),  # by way of a module
     ):
         with monkeypatch.context() as patched:
             patched.setattr(place, name, value)

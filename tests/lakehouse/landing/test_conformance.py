@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyarrow as pa
 import pytest
+from pyspark.errors import PySparkTypeError
+from pyspark.sql.pandas.types import from_arrow_type
 
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.sources import Source, source
@@ -165,3 +168,41 @@ def test_a_policy_that_there_is_not_is_refused() -> None:
 def test_a_record_keeps_what_became_of_the_columns() -> None:
     record = Record("run", 1, 1, {}, {}, "", "", "2024-01-01T00:00:00+00:00", contract=("adds gate string",))
     assert Record.from_json(record.to_json()) == record
+
+
+SPARK_HAS = [
+    pa.null(), pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(),
+    pa.decimal32(5, 2), pa.decimal64(12, 0), pa.decimal128(38, 10), pa.decimal256(50, 3),
+    pa.string(), pa.large_string(), pa.binary(), pa.binary(16), pa.large_binary(), pa.date32(),
+    *(pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "UTC", "America/New_York")),
+    *(pa.time64(unit) for unit in ("us", "ns")), *(pa.duration(unit) for unit in ("s", "ms", "us", "ns")),
+    pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.int8()), pa.list_(pa.int8(), 3), pa.large_list(pa.date32()),
+    pa.map_(pa.string(), pa.list_(pa.float32())), pa.struct({}),
+    pa.struct({"a b": pa.decimal128(10, 2), "c": pa.struct({"d": pa.timestamp("us"), "E": pa.null()})}),
+]  # fmt: skip
+SPARK_LACKS = [
+    pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64(), pa.float16(), pa.date64(), pa.time32("s"), pa.time32("ms"),
+    pa.month_day_nano_interval(), pa.string_view(), pa.binary_view(), pa.list_view(pa.int8()), pa.large_list_view(pa.int8()),
+    pa.run_end_encoded(pa.int32(), pa.string()), pa.dense_union([pa.field("a", pa.int8())]), pa.uuid(),
+    pa.dictionary(pa.int32(), pa.uint8()), pa.list_(pa.uint8()), pa.map_(pa.string(), pa.uint8()), pa.struct({"a": pa.uint8()}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPARK_HAS, ids=str)
+def test_arrow_types_have_the_names_that_spark_gives(kind: pa.DataType) -> None:
+    assert conformance.sql_type(kind) == from_arrow_type(kind).simpleString()
+
+
+@pytest.mark.parametrize("kind", SPARK_LACKS, ids=str)
+def test_arrow_types_that_spark_lacks_are_errors(kind: pa.DataType) -> None:
+    with pytest.raises(PySparkTypeError):
+        from_arrow_type(kind)
+    with pytest.raises(TypeError, match="Spark SQL has no type for"):
+        conformance.sql_type(kind)
+
+
+@pytest.mark.parametrize("mark", ["variant", "geometry", "geography"])
+def test_structs_that_spark_marks_are_errors(mark: str) -> None:
+    marked = pa.struct([pa.field("wkb", pa.binary(), metadata={mark: "true"}), pa.field("srid", pa.int32())])
+    with pytest.raises(TypeError, match="Spark SQL has no type for"):
+        conformance.sql_type(marked)

@@ -18,14 +18,10 @@ from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline, scoring, spark_scoring
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.pipeline import Scored
-from lakehouse.ml.registry import Registry
-from lakehouse.ml.training import train
 from lakehouse.runs import context
 from lakehouse.runs.scheduler import new_run
 from lakehouse.settings import Settings
-from models import late_arrival, spark_trees
 from tests import counted
-from tests.departures import features_of
 from tests.parcels import FILE, LEARNER, TASK, Place, model, parcels
 
 SCHEMA = pa.schema(
@@ -137,7 +133,7 @@ def test_a_table_from_before_the_alias_gets_the_column(
 ) -> None:
     place.train(model())
     with monkeypatch.context() as changed:
-        changed.setattr(pipeline, "scores", lambda *told: scoring.scores(*told).drop("alias"))
+        changed.setattr(pipeline, "score_features", lambda *args: spark_scoring.score_features(*args).drop("alias"))
         score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
     assert scores(place).schema == SCHEMA.remove(6)
     done = score(spark, place, *LAST_DAYS)
@@ -184,10 +180,10 @@ def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: P
     champion, features = place.champion(), open_features(TASK, place.lake, ())
     carried = scoring.carry(TASK, {LEARNER: model()}, tracking_uri=place.tracking_uri)
     span = ("2024-01-01", "2024-02-09")
-    rows = features.distributed(spark, span, ["day", *carried.reads])
+    rows = spark_scoring.read_features(spark, features, span, ["day", *carried.reads])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
     try:
-        made = spark_scoring.scored(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
+        made = spark_scoring.apply_model(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
     known = features.read(span, ["day", *champion.reads()])
@@ -219,20 +215,3 @@ def test_workers_without_the_models_code_are_told_in_words(
     assert "models_of_mine" in str(error.value)
     assert "Traceback" not in str(error.value)
     assert not (place.lake / "gold" / "parcel_scores").exists()
-
-
-def test_trees_grown_by_spark_are_registered_and_score(
-    spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spark_trees, "CANDIDATES", ({"maxIter": 3, "maxDepth": 2},))
-    features_of(place.lake)
-    registry = Registry(place.tracking_uri, place.artifact_root, "flights")
-    trained = train(
-        "spark_trees", {"spark_trees": spark_trees}, lake=place.lake, registry=registry, revision="abc", kept=place.kept
-    )
-    assert trained.metrics["brier"] < trained.baseline["brier"]
-    found = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
-    days = (date(2013, 11, 1), date(2013, 11, 7))
-    done = pipeline.score_on(spark, found, late_arrival.TASK, *days, new_run())
-    assert (done.rows, done.written) == (280, 280)
-    assert pipeline.score_on(spark, found, late_arrival.TASK, *days, new_run()).written == 0

@@ -12,12 +12,12 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lakehouse.catalog import Suites
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import Table, drives, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace, Write
 from lakehouse.quality import report
-from lakehouse.quality.expectations import Suites
 from tests.browser import browsing
 from tests.lakes import TestLake, items_csv, items_table, landed_items
 

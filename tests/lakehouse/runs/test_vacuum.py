@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
+from lakehouse.api import vacuum
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError, LockError, VacuumError
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.mlflow_client import tracking
-from lakehouse.runs.vacuum import Vacuumed, vacuum
+from lakehouse.runs.vacuum import Vacuumed
 from lakehouse.settings import Settings, load
 from lakehouse.storage.lock import run_lock
 from tests.parcels import TASK, Place, model, parcels
