@@ -25,7 +25,15 @@ SHARES = (
      "example/gpu/test_training.py", "example/test_drivers.py"),
 )  # fmt: skip
 # Of the packages' tests, what takes the longest.
-FIRST = ()
+FIRST = (
+    "jobs/test_example.py",
+    "models/test_models.py",
+    "lakehouse/writes/test_executor.py",
+    "gold/test_flight_features.py",
+    "lakehouse/ml/test_monitoring.py",
+    "lakehouse/ml/test_training.py",
+    "lakehouse/ml/test_scoring.py",
+)
 
 
 def files(folder: Path) -> list[str]:
