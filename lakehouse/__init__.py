@@ -1,0 +1,47 @@
+"""The names with which a project declares its tables. They load on first use: importing this package loads neither Spark nor MLflow."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lakehouse.definitions.contracts import Contract
+    from lakehouse.definitions.rules import Rule
+    from lakehouse.definitions.sources import ORIGIN_COLUMNS, Database, source
+    from lakehouse.definitions.tables import drives, looks_up, table
+    from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
+    from lakehouse.spark import typed, unreadable
+
+__all__ = [
+    "ORIGIN_COLUMNS",
+    "Append",
+    "Contract",
+    "Database",
+    "History",
+    "Merge",
+    "Rebuild",
+    "Replace",
+    "Rule",
+    "drives",
+    "looks_up",
+    "source",
+    "table",
+    "typed",
+    "unreadable",
+]
+_MODULES = {
+    "lakehouse.definitions.contracts": ("Contract",),
+    "lakehouse.definitions.rules": ("Rule",),
+    "lakehouse.definitions.sources": ("ORIGIN_COLUMNS", "Database", "source"),
+    "lakehouse.definitions.tables": ("drives", "looks_up", "table"),
+    "lakehouse.definitions.write_modes": ("Append", "History", "Merge", "Rebuild", "Replace"),
+    "lakehouse.spark": ("typed", "unreadable"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
