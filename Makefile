@@ -81,14 +81,18 @@ stack-down:  ## Stop the servers that `make stack` started.
 
 # What it compiles against: Spark has Hadoop's classes, and Delta's are where any session has put them.
 LOGSTORE_NEEDS = $(wildcard $(VENV)/lib/python3*/site-packages/pyspark/jars/hadoop-client-api-*.jar $(HOME)/.ivy2*/jars/io.delta_delta-storage-*.jar)
-LOGSTORE_JAR = lakehouse/engine/spark/logstore/conditional-put-logstore.jar
+LOGSTORE_JARS = lakehouse/engine/spark/logstore
 LOGSTORE_CLASSES = build/logstore
 space := $(subst ,, )
 
-logstore:  ## Build the S3 log store's jar anew from its source (needs a JDK 17 and one earlier Spark session).
+# Two jars: what is on the class path at the start (the local file system) must not bring a class that needs Delta's jars (the log store).
+logstore:  ## Build the jars of the S3 log store and of local files from their sources (needs a JDK 17 and one earlier Spark session).
 	rm -rf $(LOGSTORE_CLASSES)
 	javac --release 17 -Xlint:all -Werror -d $(LOGSTORE_CLASSES) -cp "$(subst $(space),:,$(LOGSTORE_NEEDS))" lakehouse/engine/spark/logstore/*.java
-	jar --create --file $(LOGSTORE_JAR) --no-manifest --date 2026-01-01T00:00:00Z -C $(LOGSTORE_CLASSES) lakehouse
+	cd $(LOGSTORE_CLASSES) && jar --create --file $(abspath $(LOGSTORE_JARS))/conditional-put-logstore.jar --no-manifest --date 2026-01-01T00:00:00Z \
+	  lakehouse/ConditionalPutLogStore*.class
+	cd $(LOGSTORE_CLASSES) && jar --create --file $(abspath $(LOGSTORE_JARS))/posix-local-files.jar --no-manifest --date 2026-01-01T00:00:00Z \
+	  lakehouse/PosixLocalFileSystem*.class
 
 setup: java $(VENV)/.installed  ## Make .venv from pyproject.toml and constraints.txt.
 

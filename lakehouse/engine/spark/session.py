@@ -37,7 +37,8 @@ ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
 # No folder: on the class path, where Spark puts it, one with files would keep Java from its archive.
 NO_FOLDER = str(ARCHIVE.with_name("nothing"))
 _OWN = [NO_FOLDER]  # what an earlier session of this process put there
-JAR = Path(str(files("lakehouse.engine.spark"))) / "logstore" / "conditional-put-logstore.jar"
+# Without the log store: on the class path that class would not see Delta's jars, which are added later.
+LOCAL_FILES_JAR = Path(str(files("lakehouse.engine.spark"))) / "logstore" / "posix-local-files.jar"
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
 LOCAL_FILES = "lakehouse.PosixLocalFileSystem"
 JAVA_HINT = (
@@ -248,7 +249,7 @@ def local_files(class_path: str | None = None) -> dict[str, str]:
     if os.name != "posix":
         return {}
     return {
-        "spark.driver.extraClassPath": os.pathsep.join([str(JAR), *([class_path] if class_path else [])]),
+        "spark.driver.extraClassPath": os.pathsep.join([str(LOCAL_FILES_JAR), *([class_path] if class_path else [])]),
         "spark.hadoop.fs.file.impl": LOCAL_FILES,
         "spark.hadoop.fs.AbstractFileSystem.file.impl": f"{LOCAL_FILES}$Context",
     }

@@ -51,7 +51,7 @@ def test_nothing_of_the_environment_reaches_the_jvm(
 def test_java_takes_spark_s_classes_from_the_archive(spark: SparkSession, folder: str, code: int) -> None:
     told: Any = spark.sparkContext._jvm.java.lang.System.getProperty  # type: ignore[union-attr]
     own, _spark_conf, *jars = told("java.class.path").split(":")
-    assert own == str(session.JAR)
+    assert own == str(session.LOCAL_FILES_JAR)
     java = [str(Path(told("java.home"), "bin", "java")), "-Xshare:on", f"-XX:SharedArchiveFile={session.ARCHIVE}"]
     done = subprocess.run(
         [*java, "-cp", ":".join([own, folder, *jars]), "-version"], capture_output=True, text=True, check=False
