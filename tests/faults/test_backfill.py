@@ -15,12 +15,12 @@ from tests.lakes import TestLake, orders_csv
 
 
 def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
-    filled: TestLake, monkeypatch: pytest.MonkeyPatch
+    filled_days: TestLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = filled.version("mart.days")
+    before = filled_days.version("mart.days")
     assert before is not None
-    DeltaTable(str(filled.lake.path("mart.days"))).delete("day <= '2023-12-31'")
-    step = filled.plan(request=RANGE)["mart.days"]
+    DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day <= '2023-12-31'")
+    step = filled_days.plan(request=RANGE)["mart.days"]
     assert (len(step.partitions or ()), step.reasons) == (1126, ("asked for by date",))
 
     pieces, whole = [], executor._whole
@@ -33,28 +33,30 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(executor, "_whole", cut_off)
-        filled.attempt("mart.days", request=RANGE, run="cut off")
+        filled_days.attempt("mart.days", request=RANGE, run="cut off")
     assert [one[0] for one in pieces] == [date(2021, 1, 1), date(2022, 1, 1), date(2023, 1, 1)]
-    assert [day.isoformat() for (day,) in filled.rows("mart.days", "day")] == [*DAYS[:3], DAYS[4]]
+    assert [day.isoformat() for (day,) in filled_days.rows("mart.days", "day")] == [*DAYS[:3], DAYS[4]]
 
-    step = filled.plan(request=RANGE)["mart.days"]
+    step = filled_days.plan(request=RANGE)["mart.days"]
     assert step.partitions is not None
     assert (step.partitions[0], step.partitions[-1]) == (date(2023, 1, 1), date(2024, 1, 31))
     assert step.reasons == ("asked for by date", "730 partitions asked for by date done already")
-    done = filled.run(request=RANGE, run="resumed")
+    done = filled_days.run(request=RANGE, run="resumed")
     assert done["mart.days"].outcome.partitions == 396  # type: ignore[union-attr]
     assert done.counts("mart.days") == {"written": 2, "quarantined": 0}
-    assert [day.isoformat() for (day,) in filled.rows("mart.days", "day")] == [*DAYS]
-    assert filled.record("mart.days").batch == 5
-    assert filled.run(request=RANGE).statuses["mart.days"] == "unchanged", "it would be the same"
+    assert [day.isoformat() for (day,) in filled_days.rows("mart.days", "day")] == [*DAYS]
+    assert filled_days.record("mart.days").batch == 5
+    assert filled_days.run(request=RANGE).statuses["mart.days"] == "unchanged", "it would be the same"
     assert (
-        filled.run(request=Request(since=date(2020, 1, 1), until=date(2021, 1, 5)))["mart.days"].outcome.partitions
+        filled_days.run(request=Request(since=date(2020, 1, 1), until=date(2021, 1, 5)))["mart.days"].outcome.partitions
         == 366
     )  # type: ignore[union-attr]
 
 
-def test_changes_come_first_in_a_backfill_that_is_cut_off(filled: TestLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled.land("raw.orders", "2.csv", orders_csv(order(9, "2024-01-01", 5), order(10, "2022-03-01", 1)))
+def test_changes_come_first_in_a_backfill_that_is_cut_off(
+    filled_days: TestLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled_days.land("raw.orders", "2.csv", orders_csv(order(9, "2024-01-01", 5), order(10, "2022-03-01", 1)))
     count, whole = [0], executor._whole
 
     def cut_off(work: Any, declared: Any) -> Any:
@@ -65,7 +67,7 @@ def test_changes_come_first_in_a_backfill_that_is_cut_off(filled: TestLake, monk
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(executor, "_whole", cut_off)
-        filled.attempt(request=RANGE)
-    filled.run()  # without the range: what changed must be there all the same
-    amounts = dict(filled.rows("mart.days"))
+        filled_days.attempt(request=RANGE)
+    filled_days.run()  # without the range: what changed must be there all the same
+    amounts = dict(filled_days.rows("mart.days"))
     assert (amounts[date(2024, 1, 1)], amounts[date(2022, 3, 1)]) == (10.0, 6.0)

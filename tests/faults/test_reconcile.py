@@ -9,30 +9,30 @@ from tests.lakehouse.quality.test_reconcile import differences
 from tests.lakes import TestLake, items_csv
 
 
-def test_a_reject_that_is_in_the_table_too_and_a_delivery_without_a_manifest_are_named(filled: TestLake) -> None:
-    aside = str(filled.lake.quarantine("clean.items"))
+def test_a_reject_that_is_in_the_table_too_and_a_delivery_without_a_manifest_are_named(reconciled: TestLake) -> None:
+    aside = str(reconciled.lake.quarantine("clean.items"))
     row = DeltaTable(aside).to_pyarrow_table().slice(0, 1)
     write_deltalake(
         aside, row.set_column(row.schema.get_field_index("_row"), "_row", pa.array([5], pa.int64())), mode="append"
     )
-    assert "has 1 rows that are in its quarantine, too, such as 1/5" in differences(filled)
-    (filled.root / "manifests" / "raw.items" / "00000002.json").unlink()
-    assert "has 3 rows of delivery 2, which no manifest names" in differences(filled, "raw.items")
+    assert "has 1 rows that are in its quarantine, too, such as 1/5" in differences(reconciled)
+    (reconciled.root / "manifests" / "raw.items" / "00000002.json").unlink()
+    assert "has 3 rows of delivery 2, which no manifest names" in differences(reconciled, "raw.items")
 
 
-def test_a_log_that_is_damaged_is_told_and_stops_no_other(filled: TestLake) -> None:
-    for file in filled.lake.path("clean.items").glob("_delta_log/*.json"):
+def test_a_log_that_is_damaged_is_told_and_stops_no_other(reconciled: TestLake) -> None:
+    for file in reconciled.lake.path("clean.items").glob("_delta_log/*.json"):
         file.write_text("{")
-    assert "cannot be reconciled: " in differences(filled)
-    assert "the Delta log cannot be read" in differences(filled)
-    assert differences(filled, "raw.items") == ""
+    assert "cannot be reconciled: " in differences(reconciled)
+    assert "the Delta log cannot be read" in differences(reconciled)
+    assert differences(reconciled, "raw.items") == ""
 
 
-def test_a_missing_file_and_a_long_value_stop_no_other(filled: TestLake) -> None:
-    filled.land("raw.items", "3.csv", items_csv(f"6,1,{'9' * 200_000}"))
-    filled.run()
-    assert differences(filled, "raw.items") == ""
-    for file in filled.lake.path("clean.items").glob("*.parquet"):
+def test_a_missing_file_and_a_long_value_stop_no_other(reconciled: TestLake) -> None:
+    reconciled.land("raw.items", "3.csv", items_csv(f"6,1,{'9' * 200_000}"))
+    reconciled.run()
+    assert differences(reconciled, "raw.items") == ""
+    for file in reconciled.lake.path("clean.items").glob("*.parquet"):
         file.unlink()
-    assert "cannot be reconciled: " in differences(filled)
-    assert differences(filled, "raw.items") == ""
+    assert "cannot be reconciled: " in differences(reconciled)
+    assert differences(reconciled, "raw.items") == ""

@@ -106,42 +106,42 @@ RANGE = Request(since=date(2021, 1, 1), until=date(2024, 1, 31))
 
 
 @pytest.fixture
-def filled(lake_of: Lakes) -> TestLake:
+def filled_days(lake_of: Lakes) -> TestLake:
     lake = lake_of(*years())
     lake.land("raw.orders", "1.csv", orders_csv(*[order(n, day, 5) for n, day in enumerate(DAYS)]))
     lake.run()
     return lake
 
 
-def test_what_is_asked_for_is_recomputed_where_it_could_be_otherwise(filled: TestLake) -> None:
-    filled.run(request=RANGE)
+def test_what_is_asked_for_is_recomputed_where_it_could_be_otherwise(filled_days: TestLake) -> None:
+    filled_days.run(request=RANGE)
 
     def pending(lake: TestLake) -> int:
         return len(lake.plan(request=RANGE)["mart.days"].partitions or ())
 
-    assert pending(filled) == 0
-    assert pending(filled.declaring(*years(rate=2))) == 1126, "other code"
-    filled.land("raw.orders", "2.csv", orders_csv(order(9, "2022-03-01", 5)))
-    filled.run()
-    assert filled.rows("mart.days")[1] == (date(2022, 3, 1), 10.0)
-    assert pending(filled) == 0, "changes of a driver are applied as they come"
-    DeltaTable(str(filled.lake.path("mart.days"))).delete("day = '2022-03-02'")
-    assert pending(filled) == 1126, "another writer was there"
-    filled.run(request=RANGE)
-    assert [day.isoformat() for (day,) in filled.rows("mart.days", "day")] == [*DAYS]
+    assert pending(filled_days) == 0
+    assert pending(filled_days.declaring(*years(rate=2))) == 1126, "other code"
+    filled_days.land("raw.orders", "2.csv", orders_csv(order(9, "2022-03-01", 5)))
+    filled_days.run()
+    assert filled_days.rows("mart.days")[1] == (date(2022, 3, 1), 10.0)
+    assert pending(filled_days) == 0, "changes of a driver are applied as they come"
+    DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day = '2022-03-02'")
+    assert pending(filled_days) == 1126, "another writer was there"
+    filled_days.run(request=RANGE)
+    assert [day.isoformat() for (day,) in filled_days.rows("mart.days", "day")] == [*DAYS]
 
 
-def test_gaps_are_told_by_interval(filled: TestLake) -> None:
-    DeltaTable(str(filled.lake.path("mart.days"))).delete("day in ('2022-03-01', '2022-03-02')")
+def test_gaps_are_told_by_interval(filled_days: TestLake) -> None:
+    DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day in ('2022-03-01', '2022-03-02')")
     console = Console(record=True, width=200)
-    show_lake.status(console, filled.lake, as_json=False)
+    show_lake.status(console, filled_days.lake, as_json=False)
     said = console.export_text()
     assert "gap mart.days 2022-01-01 to 2023-05-31: 516 partitions without rows; clean.orders has rows of them" in said
     assert (
         "gap mart.days 2023-06-02 to 2023-12-31: 213 partitions without rows; what it is made from has no rows" in said
     )
-    filled.run(request=Request(since=date(2022, 3, 1), until=date(2022, 3, 2)))
-    [entry] = [one for one in _status(filled) if one["table"] == "mart.days"]
+    filled_days.run(request=Request(since=date(2022, 3, 1), until=date(2022, 3, 2)))
+    [entry] = [one for one in _status(filled_days) if one["table"] == "mart.days"]
     assert [(one["first"], one["last"], one["known_to"]) for one in entry["gaps"]] == [
         ("2022-01-01", "2022-02-28", ()),
         ("2022-03-03", "2023-05-31", ()),

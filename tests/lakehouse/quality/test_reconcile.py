@@ -28,7 +28,7 @@ def differences(lake: TestLake, table: str = "clean.items") -> str:
 
 
 @pytest.fixture
-def filled(lake_of: Lakes) -> TestLake:
+def reconciled(lake_of: Lakes) -> TestLake:
     lake = lake_of(landed_items, items_table(rules=(Rule("value_is_small", "value < 10"),)))
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "", "3,1,x", "1,2,6", '4,1,"7"'))
     lake.run()
@@ -37,15 +37,15 @@ def filled(lake_of: Lakes) -> TestLake:
     return lake
 
 
-def test_every_landed_row_is_somewhere(filled: TestLake) -> None:
-    assert accounts(filled) == {
+def test_every_landed_row_is_somewhere(reconciled: TestLake) -> None:
+    assert accounts(reconciled) == {
         "raw.items": Account("raw.items", 8, {"files": 2, "rows": 8}),
         "clean.items": Account("clean.items", 8, {"kept": 3, "duplicates": 3, "quarantined": 2}),
     }
-    filled.run(full_refresh=True)
-    assert [one.differences for one in accounts(filled).values()] == [(), ()]
-    (filled.folder("raw.items") / "1.csv").write_text(items_csv("9,9,9"))
-    assert accounts(filled)["raw.items"] == Account("raw.items", 8, {"files": 2, "rows": 8}, (), 1)
+    reconciled.run(full_refresh=True)
+    assert [one.differences for one in accounts(reconciled).values()] == [(), ()]
+    (reconciled.folder("raw.items") / "1.csv").write_text(items_csv("9,9,9"))
+    assert accounts(reconciled)["raw.items"] == Account("raw.items", 8, {"files": 2, "rows": 8}, (), 1)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_every_way_of_taking_rows_adds_up(lake_of: Lakes, write: Any, relanded: 
         assert [one.differences for one in accounts(lake).values()] == [(), ()]
 
 
-def test_rows_that_were_lost_doubled_or_added_are_named(filled: TestLake) -> None:
-    clean, raw = str(filled.lake.path("clean.items")), str(filled.lake.path("raw.items"))
+def test_rows_that_were_lost_doubled_or_added_are_named(reconciled: TestLake) -> None:
+    clean, raw = str(reconciled.lake.path("clean.items")), str(reconciled.lake.path("raw.items"))
     DeltaTable(clean).delete("id = 4")
-    said = differences(filled)
+    said = differences(reconciled)
     assert "was changed by another writer: version 2, DELETE" in said
     assert "has 2 rows where its commits left 3" in said
     assert (
@@ -77,22 +77,22 @@ def test_rows_that_were_lost_doubled_or_added_are_named(filled: TestLake) -> Non
     )
     there = DeltaTable(clean).to_pyarrow_table()
     write_deltalake(clean, there.slice(0, 1), mode="append")
-    assert "has 1 keys (id) more than once, such as 1" in differences(filled)
+    assert "has 1 keys (id) more than once, such as 1" in differences(reconciled)
     stranger = there.slice(0, 1).set_column(there.schema.get_field_index("_row"), "_row", pa.array([99], pa.int64()))
     write_deltalake(clean, stranger, mode="append")
-    assert "has 1 rows that come from no landed row, such as 2/99" in differences(filled)
+    assert "has 1 rows that come from no landed row, such as 2/99" in differences(reconciled)
 
     write_deltalake(raw, DeltaTable(raw).to_pyarrow_table().slice(0, 1), mode="append")
-    assert "twice, or not from its first on" in differences(filled, "raw.items")
-    assert "whose file has" in differences(filled, "raw.items")
+    assert "twice, or not from its first on" in differences(reconciled, "raw.items")
+    assert "whose file has" in differences(reconciled, "raw.items")
 
 
-def test_ordinary_upkeep_is_no_difference(filled: TestLake) -> None:
-    clean = DeltaTable(str(filled.lake.path("clean.items")))
+def test_ordinary_upkeep_is_no_difference(reconciled: TestLake) -> None:
+    clean = DeltaTable(str(reconciled.lake.path("clean.items")))
     clean.optimize.compact()
     clean.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
-    assert differences(filled) == ""
-    for file in sorted(filled.lake.path("clean.items").glob("_delta_log/*.json"))[:1]:
-        DeltaTable(str(filled.lake.path("clean.items"))).create_checkpoint()
+    assert differences(reconciled) == ""
+    for file in sorted(reconciled.lake.path("clean.items").glob("_delta_log/*.json"))[:1]:
+        DeltaTable(str(reconciled.lake.path("clean.items"))).create_checkpoint()
         file.unlink()  # as when a log is cleaned up
-    assert differences(filled) == ""
+    assert differences(reconciled) == ""
