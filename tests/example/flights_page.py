@@ -60,7 +60,11 @@ class Served:
 @contextmanager
 def command(root: Path, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A command of the project at work, once it has said where it answers; it is interrupted at the end."""
-    env = os.environ | {"LAKEHOUSE_ROOT": str(root), "PYTHONPATH": str(PROJECT)} | variables
+    env = (
+        os.environ
+        | {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_PROJECT": str(PROJECT), "PYTHONPATH": str(PROJECT)}
+        | variables
+    )
     line = [sys.executable, "-m", "lakehouse.cli.main", *words]
     with subprocess.Popen(
         line, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
