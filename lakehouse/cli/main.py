@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,10 +76,11 @@ def choose_project(
         ),
     ] = None,
 ) -> None:
-    """An open lakehouse: land, plan, run, query, train, score, monitor."""
+    """Choose the project."""
     if project is not None:
         os.environ[VARIABLE] = str(project)
-    use(find_root())
+    with suppress(SettingsError):  # a command that needs a project says so itself; --help needs none
+        use(find_root())
 
 
 @cli.command()

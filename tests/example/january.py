@@ -9,6 +9,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from deltalake import DeltaTable
+
 from jobs import example
 from lakehouse.cli.main import main
 from lakehouse.deltalog.sql import query
@@ -33,6 +35,11 @@ def run_demo(root: Path) -> str:
 
 def rows(root: Path, sql: str) -> list[dict[str, Any]]:
     return query(root / "lake", sql).to_pylist()
+
+
+def version(root: Path, table: str) -> int:
+    layer, name = table.split(".")
+    return DeltaTable(str(root / "lake" / layer / name)).version()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from typing import Any
 import httpx
 import nbformat
 import pytest
-from deltalake import DeltaTable
 from nbclient import NotebookClient
 
 from models.late_arrival import FEATURES
-from tests.example.january import rows, run, run_demo
+from tests.example.january import rows, run, run_demo, version
 from tests.paths import PROJECT
 from tests.stack import free_port
 
@@ -34,11 +33,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def sql(demo: tuple[Path, str]) -> Callable[[str], list[dict[str, object]]]:
     return lambda text: rows(demo[0], text)
-
-
-def version(root: Path, table: str) -> int:
-    layer, name = table.split(".")
-    return DeltaTable(str(root / "lake" / layer / name)).version()
 
 
 def test_mlflow_alone_serves_the_champion(

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from deltalake import DeltaTable
 
-from tests.example.january import rows, run, run_demo
+from tests.example.january import rows, run, run_demo, version
 
 DAYS, FLIGHTS, CANCELLED = 31, 27004, 521  # January, in the package's data
 
@@ -26,11 +25,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def sql(demo: tuple[Path, str]) -> Callable[[str], list[dict[str, object]]]:
     return lambda text: rows(demo[0], text)
-
-
-def version(root: Path, table: str) -> int:
-    layer, name = table.split(".")
-    return DeltaTable(str(root / "lake" / layer / name)).version()
 
 
 def test_every_table_holds_what_landed(sql: Callable[[str], list[dict[str, object]]]) -> None:

@@ -70,3 +70,13 @@ def test_a_command_works_on_its_project(project: Path, tmp_path: Path, options: 
     )
     assert done.returncode == 0, done.stderr
     assert '"raw.items"' in done.stdout
+
+
+def test_help_needs_no_project(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lakehouse.cli.main", "run", "--help"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=clean | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Bring tables up to date" in done.stdout
