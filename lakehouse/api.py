@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.catalog import Lake
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import spark_session
 from lakehouse.errors import DeclarationError, UndoError
@@ -111,7 +110,7 @@ def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: 
     if since is not None and since > until:
         raise DeclarationError(f"--from {since} is after --to {until}.")
     declared = (lake.graph.declared[name] for name in names)
-    if since is not None and not any(isinstance(t, Table) and isinstance(t.write, Replace) for t in declared):
+    if since is not None and not any(isinstance(t, Table) and t.partitioning for t in declared):
         raise DeclarationError(
             "--from and --to recompute tables replaced by partition; none of the selected tables is."
         )

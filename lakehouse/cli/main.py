@@ -129,7 +129,7 @@ def plan(select: Select = None, full_refresh: bool = False, since: Since = None,
     request = api.make_request(lake, names, full_refresh, since and since.date(), until and until.date())
     steps = planner.plan(lake, names, request)
     show_plans.plan(console, lake, steps, as_json)
-    if any(step.breaking for step in steps):
+    if any(step.is_breaking for step in steps):
         raise typer.Exit(1)
 
 

@@ -17,13 +17,13 @@ from lakehouse.catalog import Lake
 from lakehouse.definitions.identifiers import escaped
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declared, Table
-from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
+from lakehouse.definitions.write_modes import Append, History, Merge, Replace
 from lakehouse.deltalog.commit_record import Consumed
 from lakehouse.engine.spark import bronze
 from lakehouse.engine.spark.delta_io import read_latest
 from lakehouse.engine.spark.rapids import explain_on_gpu
 from lakehouse.engine.spark.session import LazySession
-from lakehouse.plan.steps import Step
+from lakehouse.plan.steps import Build
 from lakehouse.runs.scheduler import new_run
 from lakehouse.storage.location import spark_uri
 from lakehouse.writes import audit, executor, keyed, rules, transforms
@@ -120,7 +120,7 @@ def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
     if absent := [name for name, log in inputs.items() if log is None]:
         return TableReport(declared.name, (), f"{', '.join(absent)} is not built yet")
     pinned = {name: Consumed(log.version, 1) for name, log in inputs.items() if log}
-    work = Work(LazySession.of(spark), lake, new_run(), Step(declared.name, "build", inputs=pinned))
+    work = Work(LazySession.of(spark), lake, new_run(), Build(table=declared.name, inputs=pinned))
     found = dict[str, list[str]]()
     # One by one: a plan reads what is kept from where it is kept, once it is.
     for name, plan in _source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared):
@@ -142,20 +142,23 @@ def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, Any]]:
 
 
 def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, Any]]:
-    if isinstance(table.write, Replace | Rebuild):
+    if not table.write.is_row_preserving:
         rows = rules.guarded(table, executor.computed(work, table, None))
         yield "build", rows._jdf
         yield from _writes(work, table, rows)
         return
     batch = work.batch(table, work.snapshot(table.driver))
-    yield from (_history_plans if isinstance(table.write, History) else _keyed_plans)(work, table, batch)
+    if isinstance(table.write, History):
+        yield from _history_plans(work, table, table.write, batch)
+    else:
+        yield from _keyed_plans(work, table, batch)
     if work.lake.landed_driver(table):
         yield "audit", batch.came_in()._jdf
 
 
 def _keyed_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
     """Append and merge: a first build, then an update."""
-    merged = isinstance(table.write, Merge)
+    merged = not table.write.is_append_only
     rows = rules.guarded(table, batch.staged).select(*work.written_columns(batch.staged))
     yield "build", rows._jdf
     yield from _writes(work, table, rows)
@@ -170,13 +173,13 @@ def _keyed_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, 
             yield "compare", transforms.classed(table, transforms.newest(table, staged), there, columns)._jdf
 
 
-def _history_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
+def _history_plans(work: Work, table: Table, history: History, batch: Batch) -> Iterator[tuple[str, Any]]:
     yield "build", batch.staged._jdf
     with _kept(batch.staged) as staged:
-        told = keyed.versions_told(work, table, staged, batch.driver)
+        told = keyed.versions_told(work, table, history, staged, batch.driver)
         yield "build", told._jdf
         yield from _writes(work, table, told)
-        yield "audit", audit.tally(keyed.observations_of(table), staged)._jdf
+        yield "audit", audit.tally(keyed.observations_of(table, history), staged)._jdf
         if work.lake.log(table.name):
             there = read_latest(work.spark, work.path).select(*told.columns)
             with _kept(told) as rows:

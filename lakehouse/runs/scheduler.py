@@ -21,13 +21,14 @@ from lakehouse.engine.spark.session import LazySession
 from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.plan.backfill import pieces
 from lakehouse.plan.planner import decide
-from lakehouse.plan.steps import Request, Step
+from lakehouse.plan.schema_diff import Changes
+from lakehouse.plan.steps import Blocked, Ingest, Request, Step, UpdatePartitions, WriteStep
 from lakehouse.project import find_root
 from lakehouse.storage import s3
 from lakehouse.writes.executor import carry_out
 from lakehouse.writes.table_writer import Outcome, Work, summed
 
-Status = Literal["written", "unchanged", "failed", "skipped", "waits"]
+Status = Literal["written", "unchanged", "failed", "skipped", "blocked"]
 logger = logging.getLogger(__name__)
 
 
@@ -161,26 +162,29 @@ def _attempt(session: LazySession, lake: Lake, name: str, request: Request, run:
     step = _decided(lake, name, request)
     declared = lake.graph.declared[name]
     # What is pinned comes first: an extract might take the place of one of its files.
-    if isinstance(declared, Source) and declared.database and step.manifest is None:
+    if isinstance(declared, Source) and declared.database and not (isinstance(step, Ingest) and step.manifest):
         _extract(session, lake, declared, run)
         step = _decided(lake, name, request)
-    if not step.works:
-        return Result(name, "waits" if step.action == "waits" else "unchanged", step)
-    outcome = carry_out(Work(session, lake, run, step)) if not step.asked else _backfill(session, lake, run, step)
+    if not isinstance(step, WriteStep):
+        return Result(name, "blocked" if isinstance(step, Blocked) else "unchanged", step)
+    if isinstance(step, UpdatePartitions) and step.backfilled:
+        outcome = _backfill(session, lake, run, step)
+    else:
+        outcome = carry_out(Work(session, lake, run, step))
     return Result(name, "written" if outcome.committed else "unchanged", step, outcome)
 
 
-def _backfill(session: LazySession, lake: Lake, run: Run, step: Step) -> Outcome:
+def _backfill(session: LazySession, lake: Lake, run: Run, step: UpdatePartitions) -> Outcome:
     """Replace the partitions that were asked for in pieces, each a commit: a run that is cut off is resumed behind the last."""
-    asked = {*step.asked}
+    asked = {*step.backfilled}
     outcomes = []
-    for number, (partitions, years) in enumerate(pieces({*(step.partitions or ())} - asked, asked)):
+    for number, (partitions, years) in enumerate(pieces({*step.partitions} - asked, asked)):
         run.hold.check()
         piece = replace(
-            step, partitions=tuple(sorted(partitions)), asked=tuple(sorted(years)), batch=step.batch + number
+            step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)), batch=step.batch + number
         )
         outcomes.append(carry_out(Work(session, lake, run, piece)))
-        step = replace(step, added_columns={}, schema_changes=())  # the first piece adapted the columns
+        step = replace(step, changes=Changes())  # the first piece adapted the columns
     return summed(outcomes)
 
 
@@ -199,9 +203,9 @@ def _decided(lake: Lake, name: str, request: Request) -> Step:
         SchemaError: the declared columns break with the table's.
     """
     step = decide(lake, name, request)
-    if step.breaking:
+    if step.is_breaking:
         raise SchemaError(
-            f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
+            f"{name}: the declared columns break with the table's ({'; '.join(step.changes.describe())}). "
             f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
         )
     return step

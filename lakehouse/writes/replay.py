@@ -17,13 +17,13 @@ from lakehouse.catalog import Lake
 from lakehouse.definitions.rules import MALFORMED_RULE
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Append, Merge
 from lakehouse.deltalog import table_log
 from lakehouse.engine.spark import delta_io
 from lakehouse.engine.spark.delta_io import Commit, Target
 from lakehouse.errors import LedgerError, SchemaError
 from lakehouse.plan.planner import decide
-from lakehouse.plan.steps import Request, Step
+from lakehouse.plan.schema_diff import Changes
+from lakehouse.plan.steps import Build, Request, Update
 from lakehouse.quality import quarantine
 from lakehouse.writes import audit, transforms
 from lakehouse.writes import rules as row_rules
@@ -70,24 +70,29 @@ def replay(session: LazySession, lake: Lake, name: str, run: Run, *, dry: bool =
         raise LedgerError(f"{name} has not been written yet: run `lakehouse run` first.")
     if not waiting:
         return Replayed(name)
-    if isinstance(table.write, Append) and lake.landed_driver(table) is None:
+    if table.write.is_append_only and lake.landed_driver(table) is None:
         raise LedgerError(
             f"{name} cannot be made anew without losing what its driver no longer has: replay what {name} reads."
         )
-    if lake.landed_driver(table) is None or not isinstance(table.write, Append | Merge):
+    if lake.landed_driver(table) is None or table.write.reads_all_rows:
         return _made_anew(session, lake, table, run, len(waiting), dry)
     now = decide(lake, name, Request())
-    if now.breaking or now.action == "build":
+    if now.is_breaking or isinstance(now, Build):
         raise SchemaError(
-            f"{name} is to be made anew ({'; '.join((*now.schema_changes, *now.reasons))}): run `lakehouse run`, with --full-refresh where "
+            f"{name} is to be made anew ({'; '.join((*now.changes.describe(), *now.reasons))}): run `lakehouse run`, with --full-refresh where "
             "its columns changed. That goes through its rejects, too."
         )
     inputs = {
         **now.inputs,
         table.driver: record.inputs[table.driver],
     }  # look-ups as they are now: they may be what was mended
-    step = Step(
-        name, "update", ("replay",), inputs, {}, record.batch + 1, record.generation, added_columns=now.added_columns
+    step = Update(
+        table=name,
+        reasons=("replay",),
+        inputs=inputs,
+        batch=record.batch + 1,
+        generation=record.generation,
+        changes=Changes(added=now.changes.added),
     )
     return _Rows(Work(session, lake, run, step), table).replay(dry)
 
@@ -170,14 +175,14 @@ class _Rows:
         work, table = self.work, self.table
         good = good.select(*work.written_columns(good))
         there = delta_io.read_latest(work.spark, work.path)
-        there = there.withColumns({c: F.lit(None).cast(kind) for c, kind in work.step.added_columns.items()})
+        there = there.withColumns({c: F.lit(None).cast(kind) for c, kind in work.step.changes.added.items()})
         driver = delta_io.read(
             work.spark, work.lake.path(self.table.driver), work.step.inputs[self.table.driver].version
         )
         origins = [*ORIGIN_COLUMNS]
         landed = good.join(driver.select(origins), origins, "left_semi")
         gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("gone"))
-        if isinstance(table.write, Append):
+        if table.write.is_append_only:
             stands = landed.withColumn("_class", F.lit("new"))
         else:
             newest = transforms.newest(table, landed)
@@ -200,10 +205,10 @@ class _Rows:
         if not found:
             return
         work.clear_left_rejects(table)  # of a batch that was not committed, whose number this commit takes
-        delta_io.prepare(work.spark, work.target(table), work.step.added_columns)
+        delta_io.prepare(work.spark, work.target(table), work.step.changes.added)
         rows = placed.where(F.col("_class").isin(*WRITTEN)).drop("_class")
         if written:
-            key = () if isinstance(table.write, Append) else table.key
+            key = () if table.write.is_append_only else table.key
             work.validate(table, rows, lambda there: transforms.without(there, rows, key) if key else there)
         if found.get("newer"):
             delta_io.merge(work.spark, rows, work.target(table), commit, table.key, "", None)

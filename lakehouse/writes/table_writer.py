@@ -16,7 +16,6 @@ from lakehouse.clock import now
 from lakehouse.definitions.fingerprint import definition_of
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNREADABLE, Declared, Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Record, Run
 from lakehouse.engine.spark import delta_io
@@ -24,7 +23,7 @@ from lakehouse.engine.spark.delta_io import Commit, Target
 from lakehouse.engine.spark.session import LazySession
 from lakehouse.errors import SchemaError
 from lakehouse.landing.manifest import Rejected
-from lakehouse.plan.steps import Step
+from lakehouse.plan.steps import Step, UpdatePartitions
 from lakehouse.quality import expectations
 from lakehouse.storage.location import Location
 from lakehouse.writes import audit, rules, transforms
@@ -241,7 +240,7 @@ class Work:
     def target(self, declared: Declared, stats: Sequence[str] = ()) -> Target:
         """The table to write, with statistics on what readers filter by."""
         if isinstance(declared, Table):
-            partition = (declared.write.partition,) if isinstance(declared.write, Replace) else ()
+            partition = (declared.partitioning.partition,) if declared.partitioning else ()
             ordered = audit.ranged(declared)
             stats = (*ordered, *partition, *declared.stats)
         stats = tuple(dict.fromkeys((*stats, *self.lake.filtered_by(declared.name))))
@@ -271,8 +270,8 @@ class Work:
             definition=definition_of(declared),
             at=now(),
             files=files,
-            contract=(*self.step.schema_changes, *contract),
-            asked=(str(self.step.asked[0]), str(self.step.asked[-1])) if self.step.asked else (),
+            contract=(*self.step.changes.describe(), *contract),
+            asked=_range_of(self.step),
             undone=tuple(undone),
         )
         return Commit(declared.name, record)
@@ -287,6 +286,12 @@ def unsettled(spark: SparkSession, outcomes: Location, rejected: DataFrame, unti
     found = found if until is None else found.where(f"batch <= {until}")
     settled = found.groupBy(*named).agg(F.max("batch").alias("_settled"))
     return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
+
+
+def _range_of(step: Step) -> tuple[str, ...]:
+    """Return the first and the last backfilled partition; nothing where a step backfills none."""
+    days = step.backfilled if isinstance(step, UpdatePartitions) else ()
+    return (str(days[0]), str(days[-1])) if days else ()
 
 
 def _well_formed(driver: DataFrame) -> Column:

@@ -81,7 +81,7 @@ def restored(lake: TestLake, copy: Path) -> None:
 
 def caught_up(lake: TestLake) -> None:
     for _ in range(9):
-        if not any(step.works for step in lake.plan().values()):
+        if not any(step.is_work for step in lake.plan().values()):
             return
         lake.run()
     raise AssertionError("it never ends")

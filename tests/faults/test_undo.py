@@ -104,7 +104,7 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lake
     for name in ("raw.items", "raw.others"):
         (lake.folder(name) / "2.csv").unlink()
     steps = lake.plan()
-    assert {name: step.action for name, step in steps.items() if step.works} == {"mart.named": "build"}
+    assert {name: step.action for name, step in steps.items() if step.is_work} == {"mart.named": "build"}
     assert steps["mart.all"].reasons == ("its inputs have not changed",)
     lake.run(run="D")
     assert lake.rows("mart.named") == [(1, 1, 5, 1)]

@@ -12,12 +12,11 @@ from lakehouse.catalog import Lake
 from lakehouse.cli.render.printing import emit, grid, literally, size
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declared, Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog import sql, table_log
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import Blocked, Request
 from lakehouse.quality import report
 from lakehouse.storage.location import relative
 
@@ -81,17 +80,17 @@ def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
     landing = lake.landing(declared) if isinstance(declared, Source) else None
     rejected = landing.rejected(landing.history()) if landing else []
     return {
-        "table": name, "state": "empty" if record is None else "behind" if step.works else "current",
+        "table": name, "state": "empty" if record is None else "behind" if step.is_work else "current",
         "version": opened.version if opened else None, "run": record.run if record else None,
         "at": record.at if record else "", "batch": record.batch if record else 0,
         "generation": record.generation if record else 0, "rows": entry.rows if entry else {},
-        "pending": "; ".join(step.reasons) if step.works or step.action == "waits" else "",
+        "pending": "; ".join(step.reasons) if step.is_work or isinstance(step, Blocked) else "",
         "rejected_files": [{"path": r.path, "reason": r.reason} for r in rejected], "gaps": _gaps(lake, declared, opened),
     }  # fmt: skip
 
 
 def _gaps(lake: Lake, declared: Declared, opened: table_log.TableLog | None) -> list[dict[str, Any]]:
-    if opened is None or not isinstance(declared, Table) or not isinstance(declared.write, Replace):
+    if opened is None or not isinstance(declared, Table):
         return []
     found = backfill.gaps(declared, opened, {name: lake.log(name) for name in lake.graph.inputs(declared.name)})
     return [{**asdict(one), "first": str(one.first), "last": str(one.last)} for one in found]

@@ -9,6 +9,7 @@ from lakehouse.cli.render import lake as show_lake
 from lakehouse.cli.render import printing
 from lakehouse.definitions.fingerprint import names_column
 from lakehouse.definitions.tables import Table
+from lakehouse.plan.steps import Idle, Ingest, UpdatePartitions, WriteStep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,12 +26,12 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
     shown = printing.grid("table", "does", "why", ">rows to read", ">bytes", "partitions", "affects")
     for step in steps:
         entry = _plan_entry(lake, step)
-        idle = not step.works
+        idle = not step.is_work
         why = "; ".join(step.reasons)
-        if step.code_changed:
+        if step.is_code_changed:
             why += "; its code changed since the last commit"
-        style = "bold red" if step.breaking else "dim" if idle else ""
-        cells = [step.table, "-" if idle and step.action == "none" else step.action, why]
+        style = "bold red" if step.is_breaking else "dim" if idle else ""
+        cells = [step.table, "-" if isinstance(step, Idle) else step.action, why]
         cells += ["", ""] if idle else [printing.number(entry["rows"]), printing.size(entry["bytes"])]
         shown.add_row(
             *cells,
@@ -40,17 +41,17 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
         )
     console.print(shown)
     _differences(console, lake, steps)
-    if any(step.code_changed for step in steps):
+    if any(step.is_code_changed for step in steps):
         console.print(
             "\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.",
             highlight=False,
         )
     show_lake.strays(console, lake)
-    work = [step for step in steps if step.works and not step.breaking]
+    work = [step for step in steps if step.is_work and not step.is_breaking]
     console.print(
         f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False
     )
-    if broken := [step.table for step in steps if step.breaking]:
+    if broken := [step.table for step in steps if step.is_breaking]:
         names = ", ".join(broken)
         console.print(
             f"[bold red]Breaking schema change[/] in {names}: run with --full-refresh --select {broken[0]}+ or take it back."
@@ -60,13 +61,13 @@ def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> 
 def _differences(console: Console, lake: Lake, steps: Sequence[Step]) -> None:
     """What differs from the declared columns, and who reads what is not as it was."""
     for step in steps:
-        for text in (*step.schema_changes, *step.drift):
-            style = "bold red" if step.breaking else "yellow"
+        for text in (*step.changes.describe(), *(step.drift if isinstance(step, Ingest) else ())):
+            style = "bold red" if step.is_breaking else "yellow"
             console.print(f"[{style}]columns[/] {step.table} {printing.literally(text)}", highlight=False)
         for column, readers in _readers(lake, step).items():
             said = f"{', '.join(readers)} read{'s' if len(readers) == 1 else ''} it" if readers else "no table reads it"
             console.print(f"        {step.table}.{column}: {said}", highlight=False)
-    if any(step.added_columns for step in steps):
+    if any(step.changes.added for step in steps):
         console.print(
             "Added columns are null in rows already written; --full-refresh writes them anew.", highlight=False
         )
@@ -81,14 +82,16 @@ def _readers(lake: Lake, step: Step) -> dict[str, list[str]]:
 
 
 def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
-    partitions = None if step.partitions is None else [str(day) for day in step.partitions]
+    partitions = [str(day) for day in step.partitions] if isinstance(step, UpdatePartitions) else None
+    files, drift = (step.files, step.drift) if isinstance(step, Ingest) else ((), ())
+    rows, size = (step.rows, step.bytes) if isinstance(step, WriteStep) else (0, 0)
     known = not step.after
     shown = "" if partitions is None else f"{len(partitions)}: {partitions[0]} to {partitions[-1]}"
     return {
         "table": step.table, "action": step.action, "reasons": list(step.reasons), "after": list(step.after),
-        "files": [one.path for one in step.files], "rows": step.rows if known else None, "bytes": step.bytes if known else None,
+        "files": [one.path for one in files], "rows": rows if known else None, "bytes": size if known else None,
         "inputs": {n: {"from": step.since.get(n), "to": one.version} for n, one in step.inputs.items()},
         "partitions": partitions, "partitions_shown": shown if known else "known after its inputs",
-        "schema_changes": list(step.schema_changes), "drift": list(step.drift), "readers": _readers(lake, step), "breaking": step.breaking, "code_changed": step.code_changed,
+        "schema_changes": list(step.changes.describe()), "drift": list(drift), "readers": _readers(lake, step), "breaking": step.is_breaking, "code_changed": step.is_code_changed,
         "downstream": list(lake.graph.downstream(step.table)),
     }  # fmt: skip

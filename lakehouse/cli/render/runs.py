@@ -25,7 +25,7 @@ from lakehouse.writes.table_writer import Outcome
 if TYPE_CHECKING:
     pass
 
-STATUS_STYLE = {"written": "green", "unchanged": "dim", "failed": "bold red", "skipped": "yellow", "waits": "yellow"}
+STATUS_STYLE = {"written": "green", "unchanged": "dim", "failed": "bold red", "skipped": "yellow", "blocked": "yellow"}
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def on_shared_session(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> l
 @pytest.mark.usefixtures("on_shared_session")
 def test_from_landing_to_sql(lakehouse: Command, tmp_path: Path) -> None:
     lake = lakehouse.lake
-    assert {one["action"] for one in lakehouse.json("plan")} == {"none", "waits"}
+    assert {one["action"] for one in lakehouse.json("plan")} == {"none", "blocked"}
     assert {one["state"] for one in lakehouse.json("status")} == {"empty"}
     assert all(one["rows"] is None for one in lakehouse.json("tables"))
     file = tmp_path / "orders 1.csv"
