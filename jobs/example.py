@@ -80,11 +80,11 @@ def demo(settings: Settings, console: Console) -> None:
             console.rule("[bold]1. Eleven months of flights land", align="left")
             with timings.of("deliver January to November"):
                 land(settings, console, None, FIRST_DELIVERY_ENDS)
-            with context.session_for(settings, first_run, log_file) as session:
+            with context.engine_for(settings, first_run, log_file) as engine:
                 console.rule("[bold]2. Bronze, silver, gold", align="left")
                 with timings.of("first run"), show_runs.progress(console, names) as watcher:
                     traced = lineage.traced(settings, lake, first_run, watcher)
-                    first = run_tables(session, lake, names, Request(), first_run, settings.parallel_tables, traced)
+                    first = run_tables(engine, lake, names, Request(), first_run, settings.parallel_tables, traced)
                 _raise_failed(first)
                 console.rule("[bold]3. Train on January to October, choose on November", align="left")
                 with timings.of("train"), console.status("training") as said:
@@ -95,18 +95,18 @@ def demo(settings: Settings, console: Console) -> None:
                     land(settings, console, *SECOND_DELIVERY)
                 with timings.of("second run"), show_runs.progress(console, names) as watcher:
                     traced = lineage.traced(settings, lake, second_run, watcher)
-                    second = run_tables(session, lake, names, Request(), second_run, settings.parallel_tables, traced)
+                    second = run_tables(engine, lake, names, Request(), second_run, settings.parallel_tables, traced)
                 _raise_failed(second)
                 console.rule("[bold]5. Score December with the champion, and watch it", align="left")
                 models = declared_models.load_models(settings)
                 task = declared_models.choose_task(models, None)
                 with timings.of("score"), console.status("scoring"):
-                    scored = pipeline.score_on(session.get(), settings, task, *SECOND_DELIVERY, second_run)
+                    scored = pipeline.score_on(engine, settings, task, *SECOND_DELIVERY, second_run)
                 with timings.of("watch"), console.status("watching"):
                     since, until = SECOND_DELIVERY
                     uri = settings.tracking_uri
                     watched = watch(task, models, lake=settings.lake, tracking_uri=uri, since=since, until=until)
-                    score_writer.write_watched(session.get(), settings, watched, second_run)
+                    score_writer.write_watched(engine, settings, watched, second_run)
                 for finding in watched.findings:
                     console.print(f"  {finding.said}", markup=False, highlight=False)
                 if not watched.findings:

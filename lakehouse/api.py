@@ -14,7 +14,7 @@ from lakehouse.errors import DeclarationError, UndoError
 from lakehouse.plan.steps import Request
 from lakehouse.quality import quarantine
 from lakehouse.runs import lineage
-from lakehouse.runs.context import open_lake, session_for
+from lakehouse.runs.context import engine_for, open_lake
 from lakehouse.runs.scheduler import Report, Watcher, new_run, run_tables
 from lakehouse.settings import Settings
 
@@ -33,9 +33,9 @@ def run_pipeline(
     lake = open_lake(settings)
     names = lake.graph.select(tuple(selectors))
     run = run or new_run()
-    with session_for(settings, run, log) as session:
+    with engine_for(settings, run, log) as engine:
         traced = lineage.traced(settings, lake, run, watcher)
-        return run_tables(session, lake, names, request or Request(), run, settings.parallel_tables, traced)
+        return run_tables(engine, lake, names, request or Request(), run, settings.parallel_tables, traced)
 
 
 def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
@@ -49,14 +49,13 @@ def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -
 
 def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool) -> Replayed:
     """Replay a table's rejects, under the lake's lock, on a session of its own."""
-    from lakehouse.engine.spark import delta_io
     from lakehouse.writes.replay import Replayed, replay
 
     lake = open_lake(settings)
     if not quarantine.waiting(lake, table):  # no JVM to say so
         return Replayed(table)
-    with session_for(settings, run, log) as session:
-        return delta_io.after_conflicts(table, lambda: replay(session, lake, table, run, dry=dry))
+    with engine_for(settings, run, log) as engine:
+        return engine.retry_on_conflict(table, lambda: replay(engine, lake, table, run, dry=dry))
 
 
 def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
@@ -69,10 +68,10 @@ def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
     from lakehouse.writes.rollback import take_back
 
     lake = open_lake(settings)
-    with session_for(settings, run, log) as session:
+    with engine_for(settings, run, log) as engine:
         if plan_undo(lake, agreed.run).tables != agreed.tables:
             raise UndoError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
-        take_back(session.get(), lake, agreed, run)
+        take_back(engine, lake, agreed, run)
 
 
 def vacuum(

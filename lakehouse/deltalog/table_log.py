@@ -245,6 +245,12 @@ def _check_whole(opened: TableLog) -> None:
         raise ValueError(f"it names {opened.files()} files of other sizes than the {wanted[0]} that were written")
 
 
+def rows_written(path: Location) -> int:
+    """Return the rows that the table's last recorded commit wrote, by Delta's own count."""
+    table = open_log(path)
+    return table.last.written if table and table.last else 0
+
+
 def last_record(path: Location) -> Record | None:
     log = open_log(path)
     entry = log.last if log else None

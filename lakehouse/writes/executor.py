@@ -11,7 +11,7 @@ from lakehouse.definitions.fingerprint import definition_of
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declared, Table
 from lakehouse.definitions.write_modes import Append, History, Rebuild, Replace
-from lakehouse.engine.spark import bronze, delta_io
+from lakehouse.deltalog import table_log
 from lakehouse.landing import conformance
 from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.zone import Landing
@@ -52,7 +52,7 @@ def carry_out(work: Work) -> Outcome:
 
 def _prepare(work: Work, declared: Declared, step: WriteStep) -> None:
     if not step.full_refresh:
-        delta_io.prepare(work.spark, work.target(declared), step.changes.added)
+        work.tables.prepare(work.target(declared), step.changes.added)
 
 
 def _ingest(work: Work, source: Source, step: Ingest) -> Outcome:
@@ -69,7 +69,7 @@ def _ingest(work: Work, source: Source, step: Ingest) -> Outcome:
         return Outcome({}, rejected_files=rejected, committed=False)
     _prepare(work, source, step)
     opened = None if manifest.full else work.lake.log(source.name)
-    rows = bronze.read_batch(work.spark, source, manifest, landing.root, opened.columns() if opened else None)
+    rows = work.tables.read_landed(source, manifest, landing.root, opened.columns() if opened else {})
     contract = conformance.summed(source, (one.columns for one in manifest.files))
     undone = [one.batch for one in history if one.undone]
     commit = work.commit(source, {}, files=len(manifest.files), contract=contract, undone=undone)
@@ -78,10 +78,10 @@ def _ingest(work: Work, source: Source, step: Ingest) -> Outcome:
     grows = source.contract.new_column == "add"
     again = paths & {one.path for m in history for one in m.files if m.batch < manifest.batch}
     if manifest.full:
-        delta_io.overwrite(rows, target, commit)
+        work.tables.overwrite(rows, target, commit)
     elif source.relanded == "replace" and again:
         # The predicate covers the earlier deliveries of these files and the batch itself, and no other row.
-        delta_io.replace(
+        work.tables.replace(
             rows,
             target,
             commit,
@@ -89,8 +89,8 @@ def _ingest(work: Work, source: Source, step: Ingest) -> Outcome:
             grows=grows,
         )
     else:
-        delta_io.append(rows, target, commit, grows=grows)
-    return Outcome({"written": delta_io.rows_written(target)}, rejected_files=rejected, contract=contract)
+        work.tables.append(rows, target, commit, grows=grows)
+    return Outcome({"written": table_log.rows_written(target.path)}, rejected_files=rejected, contract=contract)
 
 
 def _pinned(step: Ingest, source: Source, landing: Landing, history: list[Manifest]) -> Manifest:
@@ -165,14 +165,14 @@ def _put(work: Work, table: Table, rows: DataFrame, spans: list[Span] | None, co
     target, commit = work.target(table), work.commit(table, counts)
     rows = rows.select(*table.columns)
     if spans is None:
-        delta_io.overwrite(rows, target, commit)
+        work.tables.overwrite(rows, target, commit)
     else:
-        delta_io.replace(rows, target, commit, _predicate(table, spans))
-    return delta_io.rows_written(target)
+        work.tables.replace(rows, target, commit, _predicate(table, spans))
+    return table_log.rows_written(target.path)
 
 
 def _written(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
-    there = delta_io.read_latest(work.spark, work.path)
+    there = work.tables.read_latest(work.path)
     return there.where(_predicate(table, spans)) if spans else there
 
 

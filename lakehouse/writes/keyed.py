@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.tables import Table
 from lakehouse.definitions.write_modes import History
-from lakehouse.engine.spark import delta_io
+from lakehouse.deltalog import table_log
 from lakehouse.plan.steps import Build
 from lakehouse.writes import audit, transforms
 from lakehouse.writes import rules as row_rules
@@ -57,11 +57,11 @@ def _write_batch_anew(work: Work, table: Table, batch: Batch, rules: bool) -> Ou
         rows = row_rules.guarded(table, rows)
     rows = _newest_good(table, rows, counted)
     target = work.target(table)
-    delta_io.overwrite(rows.select(*work.written_columns(rows)), target, work.commit(table, counts))
-    audit.check_written(table.name, written, delta_io.rows_written(target))
+    work.tables.overwrite(rows.select(*work.written_columns(rows)), target, work.commit(table, counts))
+    audit.check_written(table.name, written, table_log.rows_written(target.path))
     if rules:
         return Outcome(counts, warnings=audit.warnings(table, counted))
-    return Outcome(counts, warnings=row_rules.warned(table, delta_io.read_latest(work.spark, work.path)))
+    return Outcome(counts, warnings=row_rules.warned(table, work.tables.read_latest(work.path)))
 
 
 def append(work: Work, table: Table) -> Outcome:
@@ -75,7 +75,7 @@ def append(work: Work, table: Table) -> Outcome:
     work.set_aside(table, counted, batch)
     rows = _good(table, batch.staged, counted)
     work.validate(table, rows, lambda there: there)
-    delta_io.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
+    work.tables.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
     return Outcome(counts, warnings=audit.warnings(table, counted))
 
 
@@ -98,7 +98,7 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outc
     if counted.doubled:
         newest = transforms.newest(table, newest)
     columns = work.written_columns(newest)
-    there = delta_io.read_latest(work.spark, work.path).alias("t")
+    there = work.tables.read_latest(work.path).alias("t")
     held = transforms.classed(table, newest, there.where(prune) if prune else there, columns).persist()
     try:
         found = {row["_class"]: int(row["count"]) for row in held.groupBy("_class").count().collect()}
@@ -115,9 +115,9 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outc
             work.validate(table, rows, lambda there: transforms.without(there, rows, table.key))
         target, commit = work.target(table), work.commit(table, counts)
         if found.get("newer"):
-            delta_io.merge(work.spark, rows, target, commit, table.key, prune, None)
+            work.tables.merge(rows, target, commit, table.key, prune, None)
         else:
-            delta_io.append(rows, target, commit)
+            work.tables.append(rows, target, commit)
         return Outcome(counts, warnings=audit.warnings(table, counted))
     finally:
         held.unpersist()
@@ -129,7 +129,7 @@ def _told_anew(work: Work, table: Table, feed: DataFrame) -> Outcome:
     A driver that is a table is asked only for the keys that its changed rows have or had.
     """
     batch = work.batch(table, work.snapshot(table.driver))
-    staged, there = batch.staged, delta_io.read_latest(work.spark, work.path)
+    staged, there = batch.staged, work.tables.read_latest(work.path)
     if work.lake.landed_driver(table) is None:
         keys = work.called_on(table, feed.drop(*_FEED)).select(*table.key).distinct()
         staged, there = (transforms.of_keys(rows, keys, table.key) for rows in (staged, there))
@@ -149,7 +149,7 @@ def write_history(work: Work, table: Table, history: History) -> Outcome:
         counted = audit.audit(observed, batch.staged)
         good = _good(observed, batch.staged, counted)
         told = versions_told(work, table, history, good, batch.driver)
-        there = None if isinstance(work.step, Build) else delta_io.read_latest(work.spark, work.path)
+        there = None if isinstance(work.step, Build) else work.tables.read_latest(work.path)
         return _merge_told(work, observed, batch, counted, told, there, (*table.key, "valid_from"))
     finally:
         batch.staged.unpersist()
@@ -216,9 +216,9 @@ def _merge_told(
             )
         target, commit = work.target(table), work.commit(table, counts)
         if differing is None:
-            delta_io.overwrite(told, target, commit)
+            work.tables.overwrite(told, target, commit)
         else:
-            delta_io.merge(work.spark, differing, target, commit, key, "", _DELETE)
+            work.tables.merge(differing, target, commit, key, "", _DELETE)
         return Outcome(counts, warnings=audit.warnings(observed, counted))
     finally:
         told.unpersist()

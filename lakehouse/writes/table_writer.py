@@ -18,9 +18,7 @@ from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNREADABLE, Declared, Table
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Record, Run
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.delta_io import Commit, Target
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.base import Commit, Engine, Tables, Target
 from lakehouse.errors import SchemaError
 from lakehouse.landing.manifest import Rejected
 from lakehouse.plan.steps import Step, UpdatePartitions
@@ -29,7 +27,7 @@ from lakehouse.storage.location import Location
 from lakehouse.writes import audit, rules, transforms
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame
 
 
 @dataclass(frozen=True)
@@ -86,26 +84,26 @@ class Batch:
 class Work:
     """One table's write, on a session of its own."""
 
-    def __init__(self, session: LazySession, lake: Lake, run: Run, step: Step) -> None:
-        self.session = session
+    def __init__(self, engine: Engine, lake: Lake, run: Run, step: Step) -> None:
+        self.engine = engine
         self.lake = lake
         self.run = run
         self.step = step
         self.path = lake.path(step.table)
 
     @cached_property
-    def spark(self) -> SparkSession:
-        return self.session.isolated()
+    def tables(self) -> Tables:
+        return self.engine.isolate()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def snapshot(self, name: str) -> DataFrame:
         """An input as it was at the pinned version."""
-        return delta_io.read(self.spark, self.lake.path(name), self.step.inputs[name].version)
+        return self.tables.read(self.lake.path(name), self.step.inputs[name].version)
 
     def changes(self, name: str) -> DataFrame:
         """An input's change feed from the version consumed to the pinned one."""
-        return delta_io.changes(self.spark, self.lake.path(name), self.step.since[name], self.step.inputs[name].version)
+        return self.tables.read_changes(self.lake.path(name), self.step.since[name], self.step.inputs[name].version)
 
     def called(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
         """The function's output, checked against the declared columns."""
@@ -183,7 +181,7 @@ class Work:
         columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
         whole = rows.select(*[c for c in columns if c in rows.columns])
         if stays is not None:
-            there = stays(delta_io.read_latest(self.spark, self.path))
+            there = stays(self.tables.read_latest(self.path))
             whole = whole.unionByName(there.select(*whole.columns))
         expectations.validate(self.lake.suites, table.name, whole, self.run.id)
 
@@ -210,8 +208,7 @@ class Work:
     def clear_left_rejects(self, table: Table) -> None:
         """Take away what `left_rejects` tells of: its batch is about to be another."""
         if self.left_rejects(table):
-            schema = ", ".join(f"{c} {kind}" for c, kind in rules.QUARANTINE_COLUMNS.items())
-            self.quarantine(table, self.spark.createDataFrame([], schema), 0)
+            self.quarantine(table, self.tables.read_latest(self.lake.quarantine(table.name)).limit(0), 0)
 
     def quarantine(self, table: Table, rows: DataFrame, count: int, *, whole: bool = False) -> None:
         """Put a batch's rejects in the place of those that an earlier attempt at it left."""
@@ -220,17 +217,17 @@ class Work:
         named = rules.stamped(rows, record)
         path = self.lake.quarantine(table.name)
         if whole and table_log.open_log(path):
-            before = delta_io.read_latest(self.spark, path).where(
+            before = self.tables.read_latest(path).where(
                 f"generation = {record.generation} AND batch <> {record.batch}"
             )
             before = self.unsettled(table, before)
             named = transforms.without(named, before, [*ORIGIN_COLUMNS, "rules"])
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
-        delta_io.replace(named, target, commit, f"batch >= {record.batch}")
+        self.tables.replace(named, target, commit, f"batch >= {record.batch}")
 
     def unsettled(self, table: Table, rejected: DataFrame) -> DataFrame:
         """The rejects of which no replay found anything to become since."""
-        return unsettled(self.spark, self.lake.outcomes(table.name), rejected)
+        return unsettled(self.tables, self.lake.outcomes(table.name), rejected)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -277,12 +274,12 @@ class Work:
         return Commit(declared.name, record)
 
 
-def unsettled(spark: SparkSession, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:
+def unsettled(tables: Tables, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:
     """The rejects of which no replay found anything to become since, up to a batch where one is given."""
     if table_log.open_log(outcomes) is None:
         return rejected
     named = [*ORIGIN_COLUMNS, "generation"]
-    found = delta_io.read_latest(spark, outcomes)
+    found = tables.read_latest(outcomes)
     found = found if until is None else found.where(f"batch <= {until}")
     settled = found.groupBy(*named).agg(F.max("batch").alias("_settled"))
     return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")

@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 
 from lakehouse.cli import main as cli
 from lakehouse.deltalog import table_log
+from lakehouse.engine.spark import engine
 from lakehouse.runs import context, scheduler
 from lakehouse.storage.lock import run_lock
 from lakehouse.writes.table_writer import Outcome, Work
@@ -79,7 +80,7 @@ def on_shared_session(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> l
         starts.append(spark)
         yield spark
 
-    monkeypatch.setattr(context, "spark_session", shared)
+    monkeypatch.setattr(engine, "spark_session", shared)
     return starts
 
 

@@ -218,7 +218,7 @@ def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
     lake.run()
     assert [one["_rescued"] for one in lake.originals("clean.items")] == ['{"gate":"A5"}']
     eased = lake.declaring(items(contract), items_table(rules=(Rule("small", "value < 50"),)))
-    assert replay(eased.session, eased.lake, "clean.items", Run("replay", "")).replayed == 1
+    assert replay(eased.engine, eased.lake, "clean.items", Run("replay", "")).replayed == 1
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
@@ -241,7 +241,7 @@ def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
     lake.run()
     assert lake.rows("clean.items") == [(2, 1, 1)]
     eased = lake.declaring(items(contract), gates(50))
-    replay(eased.session, eased.lake, "clean.items", Run("replay", ""))
+    replay(eased.engine, eased.lake, "clean.items", Run("replay", ""))
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
