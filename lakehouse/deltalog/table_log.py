@@ -192,9 +192,11 @@ class TableLog:
 
 @contextmanager
 def _told(path: Location) -> Iterator[None]:
-    """Put what is the store's fault in words."""
+    """Explain the store's faults in words, and name the table whose records have another format."""
     try:
         yield
+    except LedgerError as error:
+        raise LedgerError(f"{path}: {error}") from error
     except Exception as error:  # of whichever library reads
         if said := s3.explained(error):
             raise StorageError(f"{path}: {said}") from error
