@@ -92,7 +92,7 @@ def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
         "gold.flight_features",
         "schedule only",
         "ROC AUC",
-        "in all",
+        "total",
         "Try next",
         "lakehouse sql",
         str(root),
