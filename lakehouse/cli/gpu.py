@@ -11,7 +11,7 @@ from lakehouse.runs.scheduler import new_run
 
 
 def report_coverage(select: Select = None, as_json: AsJson = False) -> None:
-    """Report which parts of each table's plan and write would run on a GPU, which not, and why.
+    """Report which parts of each table's plan and write would run on a GPU, which would not, and why.
 
     Needs no GPU. Nothing is computed or written.
     """
