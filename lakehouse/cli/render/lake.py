@@ -50,8 +50,8 @@ def status(console: Console, lake: Lake, as_json: bool) -> None:
         for gap in one["gaps"]:
             _gap(console, one["table"], gap)
     strays(console, lake)
-    if lake.suites and report.index(lake.suites.data_docs).is_file():
-        docs = report.index(lake.suites.data_docs)
+    if lake.suites and report.index_path(lake.suites.data_docs).is_file():
+        docs = report.index_path(lake.suites.data_docs)
         console.print(f"Data Docs: {literally(docs.as_uri())}", highlight=False, soft_wrap=True)
 
 
