@@ -19,17 +19,18 @@ class Suites:
     """The project's suites of expectations.
 
     Attributes:
-        folder: holds a suite's file for each table that has one, by layer.
-        data_docs: the folder that the results are written to.
+        folder: the suites' files, <layer>/<table>.json.
+        data_docs: the folder of the validation results and their pages.
     """
 
     folder: Path
     data_docs: Path
 
     def file(self, table: str) -> Path:
+        """Return the path of a table's suite, which need not exist."""
         return self.folder.joinpath(*table.split(".")).with_suffix(".json")
 
-    def of(self, table: str) -> bool:
+    def has_suite(self, table: str) -> bool:
         """Return whether the table has a suite."""
         return self.file(table).is_file()
 

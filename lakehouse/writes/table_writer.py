@@ -166,7 +166,7 @@ class Work:
             self.quarantine(table, parts[0], counted.rejected + batch.malformed(), whole=whole)
 
     def has_suite(self, table: Table) -> bool:
-        return self.lake.suites is not None and self.lake.suites.of(table.name)
+        return self.lake.suites is not None and self.lake.suites.has_suite(table.name)
 
     def validate(self, table: Table, rows: DataFrame, stays: Callable[[DataFrame], DataFrame] | None = None) -> None:
         """Validate the table as it is about to be with its suite, where it has one.

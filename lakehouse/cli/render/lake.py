@@ -60,8 +60,8 @@ def print_status(console: Console, lake: Lake, as_json: bool) -> None:
         for gap in entry["gaps"]:
             _print_gap(console, entry["table"], gap)
     print_unread(console, lake)
-    if lake.suites and report.index(lake.suites.data_docs).is_file():
-        docs = report.index(lake.suites.data_docs)
+    if lake.suites and report.index_path(lake.suites.data_docs).is_file():
+        docs = report.index_path(lake.suites.data_docs)
         console.print(f"Data Docs: {escape_text(docs.as_uri())}", highlight=False, soft_wrap=True)
 
 
