@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any
 
 from lakehouse.errors import LockError, StorageError
-from lakehouse.storage.s3 import S3Path, client, translated_errors
+from lakehouse.storage.s3 import S3Path, client, translate_errors
 
 LEASE_SECONDS = 60.0
 RENEWALS = 6  # during each lease
@@ -113,7 +113,7 @@ def hold_lease(
 def read_holder(lock: S3Path) -> Holder | None:
     """Read the lock's present or last holder; None if it never had one."""
     try:
-        with translated_errors(lock):
+        with translate_errors(lock):
             response = client().get_object(Bucket=lock.bucket, Key=lock.key)
             text = response["Body"].read()
     except FileNotFoundError:
@@ -140,15 +140,15 @@ def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Hold
             hold.token = body["token"] = max(hold.token, int(holder.record.get("token", 0)) + FENCES if holder else 0)
             hold.until = time.clock_gettime(_CLOCK) + LEASE_SECONDS
             try:
-                return lock.write_bytes(_serialized(body), **condition)
+                return lock.write_bytes(_serialize(body), **condition)
             except (FileExistsError, FileNotFoundError):  # another run was faster
                 continue
         if time.monotonic() >= deadline:
-            raise LockError(_held_by_another(lock, holder))
+            raise LockError(_blocked_message(lock, holder))
         time.sleep(0.5)
 
 
-def _held_by_another(lock: S3Path, holder: Holder) -> str:
+def _blocked_message(lock: S3Path, holder: Holder) -> str:
     record = holder.record
     run = (
         f"run {record['run']}, process {record['pid']} on {record['host']}, since {record['since']}"
@@ -162,7 +162,7 @@ def _held_by_another(lock: S3Path, holder: Holder) -> str:
     )
 
 
-def _serialized(body: Mapping[str, Any]) -> bytes:
+def _serialize(body: Mapping[str, Any]) -> bytes:
     # The time gives every renewal other bytes, and so another ETag.
     return json.dumps({**body, "renewed": time.time_ns()}).encode()
 
@@ -171,7 +171,7 @@ def _renew(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Hold, d
     while not done.wait(LEASE_SECONDS / RENEWALS):
         began = time.clock_gettime(_CLOCK)
         try:
-            etag[0] = lock.write_bytes(_serialized(body), IfMatch=etag[0])
+            etag[0] = lock.write_bytes(_serialize(body), IfMatch=etag[0])
             hold.until = began + LEASE_SECONDS
         except (FileExistsError, FileNotFoundError):
             # Another run holds it, the object was removed, or the answer to a renewal was lost.
@@ -201,6 +201,6 @@ def _adopt(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Hold, b
 
 def _release(lock: S3Path, body: Mapping[str, Any], etag: list[str]) -> None:
     try:
-        lock.write_bytes(_serialized({"released": True, "token": body["token"]}), IfMatch=etag[0])
+        lock.write_bytes(_serialize({"released": True, "token": body["token"]}), IfMatch=etag[0])
     except (FileExistsError, FileNotFoundError, StorageError):
         return  # another run holds it now, or the lease expires by itself

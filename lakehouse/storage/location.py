@@ -48,7 +48,7 @@ def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[Found]
             path = entry["Key"][start:]
             # A key that ends in a slash marks a folder; the listed folder's own marker leaves an empty path.
             if path and not path.endswith("/") and not any(is_ignored(part) for part in path.split("/")):
-                yield _listed(path, entry)
+                yield _file_entry(path, entry)
         return
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_ignored(name))
@@ -90,7 +90,7 @@ def look_up(folder: Location, paths: Iterable[str]) -> dict[str, Found | OSError
 
 def identity(file: Location) -> str:
     """Identify a file's content: by the ETag in a bucket, by the SHA-256 of a local file."""
-    return _unquoted(file.head()["ETag"]) if isinstance(file, S3Path) else _sha256(file)
+    return _unquote(file.head()["ETag"]) if isinstance(file, S3Path) else _sha256(file)
 
 
 def names(folder: Location) -> list[str]:
@@ -245,11 +245,11 @@ def _sha256(file: Location) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # any stream will do
 
 
-def _listed(path: str, entry: dict[str, object]) -> Found:
+def _file_entry(path: str, entry: dict[str, object]) -> Found:
     modified = entry["LastModified"].timestamp()  # type: ignore[attr-defined]
     size = int(entry["Size"])  # type: ignore[call-overload]
-    return Found(path, size, int(modified * 1e9), _unquoted(str(entry["ETag"])))
+    return Found(path, size, int(modified * 1e9), _unquote(str(entry["ETag"])))
 
 
-def _unquoted(etag: str) -> str:
+def _unquote(etag: str) -> str:
     return etag.strip('"')

@@ -9,7 +9,7 @@ from uuid import uuid4
 from botocore.exceptions import ClientError
 
 from lakehouse.errors import StorageError
-from lakehouse.storage.s3 import S3Path, translated_errors
+from lakehouse.storage.s3 import S3Path, translate_errors
 
 WRITERS = 4
 _REFUSED = (412, 409)  # the object exists; another write is in progress
@@ -27,7 +27,7 @@ def require_conditional_put(client: Any, bucket: str, prefix: str) -> None:
         StorageError: more than one PUT succeeded, or none; or the bucket cannot be written.
     """
     key = f"{prefix.strip('/')}/_probe-{uuid4().hex}".lstrip("/")
-    with translated_errors(S3Path(bucket, key)):
+    with translate_errors(S3Path(bucket, key)):
         try:
             with ThreadPoolExecutor(WRITERS) as writers:
                 statuses = list(writers.map(lambda _: _put_if_absent(client, bucket, key), range(WRITERS)))

@@ -91,11 +91,11 @@ class S3Path:
         """Open the object as a seekable stream to read."""
         from smart_open import s3
 
-        with translated_errors(self):
+        with translate_errors(self):
             return cast(BinaryIO, _Stream(self, s3.open(self.bucket, self.key, mode, client=client())))
 
     def read_bytes(self) -> bytes:
-        with translated_errors(self):
+        with translate_errors(self):
             return cast(bytes, client().get_object(Bucket=self.bucket, Key=self.key)["Body"].read())
 
     def read_text(self, encoding: str = "utf-8") -> str:
@@ -107,7 +107,7 @@ class S3Path:
         Raises:
             FileNotFoundError: the object does not exist.
         """
-        with translated_errors(self):
+        with translate_errors(self):
             return cast(dict[str, Any], client().head_object(Bucket=self.bucket, Key=self.key))
 
     def exists(self) -> bool:
@@ -146,7 +146,7 @@ class S3Path:
                     yield self / entry["Key"].removeprefix(prefix)
 
     def _pages(self, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
-        with translated_errors(self):
+        with translate_errors(self):
             pages = client().get_paginator("list_objects_v2")
             yield from cast(Iterator[dict[str, Any]], pages.paginate(Bucket=self.bucket, Prefix=prefix, **more))
 
@@ -164,7 +164,7 @@ class S3Path:
         Raises:
             FileExistsError: a condition did not hold.
         """
-        with translated_errors(self):
+        with translate_errors(self):
             return str(client().put_object(Bucket=self.bucket, Key=self.key, Body=content, **conditions)["ETag"])
 
     def create_from(self, content: BinaryIO) -> None:
@@ -176,7 +176,7 @@ class S3Path:
         writer = uuid4().hex
         metadata = {_WRITER: writer}
         try:
-            with translated_errors(self):
+            with translate_errors(self):
                 client().put_object(Bucket=self.bucket, Key=self.key, Body=content, IfNoneMatch="*", Metadata=metadata)
         except FileExistsError:
             # If the answer to the first attempt was lost, the client's retry meets this writer's own object.
@@ -189,16 +189,16 @@ class S3Path:
         Args:
             progress: called with the bytes of each part as it is sent.
         """
-        with translated_errors(self):
+        with translate_errors(self):
             client().upload_file(str(file), self.bucket, self.key, Callback=progress)
 
     def copy(self, target: S3Path) -> None:
         """Copy the object inside the store, a large one in parts."""
-        with translated_errors(self):
+        with translate_errors(self):
             client().copy({"Bucket": self.bucket, "Key": self.key}, target.bucket, target.key)
 
     def unlink(self) -> None:
-        with translated_errors(self):
+        with translate_errors(self):
             client().delete_object(Bucket=self.bucket, Key=self.key)
 
 
@@ -232,7 +232,7 @@ class _Stream(io.BufferedIOBase):
 
     def _call(self, method: Callable[..., Any], *arguments: int) -> Any:
         try:
-            with translated_errors(self._path):
+            with translate_errors(self._path):
                 return method(*arguments)
         except FileNotFoundError:
             raise
@@ -316,7 +316,7 @@ def endpoint() -> str:
 
 
 @contextmanager
-def translated_errors(path: S3Path) -> Iterator[None]:
+def translate_errors(path: S3Path) -> Iterator[None]:
     """Translate the client's errors about an object or the store.
 
     Raises:
@@ -339,7 +339,7 @@ def translated_errors(path: S3Path) -> Iterator[None]:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         if code in _CONFLICT_CODES:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        raise StorageError(f"{path}: {_failure(cause, code)}") from error
+        raise StorageError(f"{path}: {_failure_text(cause, code)}") from error
 
 
 def explained(error: Exception) -> str | None:
@@ -351,7 +351,7 @@ def explained(error: Exception) -> str | None:
     text = str(error)
     if not _ABOUT_S3.search(text):
         return None
-    code = next((code for code in _REFUSALS if re.search(_pattern(code), text)), None)
+    code = next((code for code in _REFUSALS if re.search(_code_pattern(code), text)), None)
     if code:
         return f"{_server()} refuses: {_REFUSALS[code]}"
     if _BY_A_CLIENT.search(text) and _UNREACHABLE.search(text):
@@ -359,7 +359,7 @@ def explained(error: Exception) -> str | None:
     return None
 
 
-def _pattern(code: str) -> str:
+def _code_pattern(code: str) -> str:
     """Return a pattern for an error code. A bare number could be part of a file's name or a value."""
     return rf"(?i:status(?: code)?:? ?){code}\b" if code.isdigit() else rf"\b{code}\b"
 
@@ -370,7 +370,7 @@ def _server() -> str:
     return "Amazon S3 (AWS_ENDPOINT_URL is not set)"
 
 
-def _failure(error: Exception, code: str) -> str:
+def _failure_text(error: Exception, code: str) -> str:
     from botocore.exceptions import ConnectionError, HTTPClientError
 
     if isinstance(error, HTTPClientError | ConnectionError):
