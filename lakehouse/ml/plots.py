@@ -14,7 +14,7 @@ GREY = "#6b6b6b"
 BINS = 10
 
 
-def calibration(label: np.ndarray, probabilities: Mapping[str, np.ndarray], title: str) -> Figure:
+def plot_calibration(label: np.ndarray, probabilities: Mapping[str, np.ndarray], title: str) -> Figure:
     """Does a predicted chance of 30 % happen 30 % of the time?
 
     Above, the observed share against the mean prediction in each of ten equally wide bins, with 95 % Wilson intervals;
@@ -57,7 +57,7 @@ def calibration(label: np.ndarray, probabilities: Mapping[str, np.ndarray], titl
     return figure
 
 
-def importance(names: Sequence[str], rise: np.ndarray, title: str, most: int = 25) -> Figure:
+def plot_importance(names: Sequence[str], rise: np.ndarray, title: str, max_features: int = 25) -> Figure:
     """How much worse the Brier score gets when one column is shuffled, largest first.
 
     ``rise`` holds one row per name and one column per shuffle; the whisker spans the shuffles. Columns that say the same
@@ -66,7 +66,7 @@ def importance(names: Sequence[str], rise: np.ndarray, title: str, most: int = 2
     import numpy as np
     from matplotlib.figure import Figure
 
-    order = np.argsort(rise.mean(axis=1), kind="stable")[::-1][:most][::-1]
+    order = np.argsort(rise.mean(axis=1), kind="stable")[::-1][:max_features][::-1]
     mean = rise.mean(axis=1)[order]
     whiskers = np.abs(np.stack((rise.min(axis=1)[order], rise.max(axis=1)[order])) - mean)
     figure = Figure(figsize=(7.2, 1.4 + 0.26 * len(order)), dpi=110, layout="constrained")
@@ -81,7 +81,7 @@ def importance(names: Sequence[str], rise: np.ndarray, title: str, most: int = 2
     return figure
 
 
-def learning(curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
+def plot_learning(curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
     """How a model did after each step of its fitting: a line per measure, of (step, value)."""
     from matplotlib.figure import Figure
 

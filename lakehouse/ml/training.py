@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from lakehouse.errors import ModelError, without_password
-from lakehouse.ml.autolog import Autologged, autologging
-from lakehouse.ml.dataset import Features, Rows, open_features, probabilities
-from lakehouse.ml.environment import environment
+from lakehouse.errors import ModelError, redact_password
+from lakehouse.ml.autolog import AutologResult, make_autologger
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features, predict_probabilities
+from lakehouse.ml.environment import describe_environment
 from lakehouse.ml.metrics import evaluate
-from lakehouse.ml.mlflow_client import BASELINE, MADE_BY, MODEL, TYPICAL, digest
+from lakehouse.ml.mlflow_client import BASELINE, LEARNER_FILE, MODEL, TYPICAL_FILE, digest
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.task import Model, columns_of
-from lakehouse.ml.training_record import RECIPE, Training, TrainResult, declared, says, waiting
+from lakehouse.ml.training_record import RECIPE_FILE, Training, TrainResult, describe_declaration, matches, find_pending
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ SAMPLED_ROWS = 5_000
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedParams:
     """The only parameters to try: those that did best in a study of `lakehouse tune`, or without one the champion's."""
 
     study: str
@@ -51,16 +51,16 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedCandidate:
     """A fitted model, the parameters it was fitted with, how well it does, and how it came to that by step."""
 
-    fitted: Any
+    model: Any
     params: Mapping[str, Any]
     train: Mapping[str, float]
-    choose: Mapping[str, float]
+    validation: Mapping[str, float]
     probability: np.ndarray  # on the choose split
     curves: Mapping[str, list[tuple[int, float]]]
-    autologged: Autologged | None = None
+    autologged: AutologResult | None = None
 
 
 def train(
@@ -70,10 +70,10 @@ def train(
     lake: Location,
     registry: Registry,
     revision: str,
-    kept: Path,
+    pending_folder: Path,
     version: int | None = None,
     seed: int = 0,
-    tuned: Tuned | None = None,
+    tuned: TunedParams | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Fit, choose, log and register ``models[learner]`` from its feature table at ``version`` (by default the latest).
@@ -88,39 +88,39 @@ def train(
             stored safely, or MLflow cannot be used.
     """
     tell, model = progress or (lambda _: None), models[learner]
-    kept = kept / learner
-    with _alone(kept, tell):
+    pending_folder = pending_folder / learner
+    with _training_lock(pending_folder, tell):
         features = open_features(model.TASK, lake, columns_of(model), version)
-        bound_for = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
+        bound_for = {"lake": str(lake), "registry": redact_password(registry.tracking_uri)}
         made_from = {
             "model": model.TASK.name, "learner": learner, "feature_table": model.TASK.feature_table,
             "feature_table_id": features.table_id, "delta_version": features.version, "revision": revision, "seed": seed,
-            "declared": declared(model), "study": tuned.study if tuned else "",
+            "declared": describe_declaration(model), "study": tuned.study if tuned else "",
             "tried": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
         }  # fmt: skip
-        for earlier in waiting(kept, **bound_for):
+        for earlier in find_pending(pending_folder, **bound_for):
             try:
-                rows = earlier.rows(model, lake)
+                rows = earlier.open_rows(model, lake)
             except ModelError as error:  # it can never be compared with the champion
-                logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.set_aside(), error)
+                logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.abandon(), error)
                 continue
             tell("registering the training that waits for MLflow")
             result = registry.register(earlier, models, rows, tell)
-            if says(earlier, made_from) and revision and not revision.endswith("dirty"):
+            if matches(earlier, made_from) and revision and not revision.endswith("dirty"):
                 return result
-        training = _fit_all(model, features, {**bound_for, **made_from}, kept, tell)
-        return registry.register(training, models, training.rows(model, lake), tell)
+        training = _fit_all(model, features, {**bound_for, **made_from}, pending_folder, tell)
+        return registry.register(training, models, training.open_rows(model, lake), tell)
 
 
 @contextmanager
-def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def _training_lock(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
     """One training of a model at a time on this machine, so that none registers what another is about to."""
-    kept.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(kept / ".lock")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tell(f"waiting for another training of {kept.name}")
+        progress(f"waiting for another training of {folder.name}")
         lock.acquire()
     try:
         yield
@@ -129,67 +129,67 @@ def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _fit_all(
-    model: Model, features: Features, made_from: dict[str, Any], kept: Path, tell: Callable[[str], None]
+    model: Model, features: FeatureTable, made_from: dict[str, Any], pending_folder: Path, progress: Callable[[str], None]
 ) -> Training:
     """Fit the candidates and the baseline, and put what a training is into a folder of its own."""
     seed, began = made_from["seed"], time.time()
-    tell(f"reading {features}")
+    progress(f"reading {features}")
     choose = features.split("choose", columns_of(model))
     train = features.split("train", columns_of(model))
     # Where a fitting fails, MLflow may still write what it heard of it: that error must not hide the fitting's.
-    with tempfile.TemporaryDirectory(prefix=".", dir=kept, ignore_cleanup_errors=True) as unfinished:
+    with tempfile.TemporaryDirectory(prefix=".", dir=pending_folder, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
         (shown := folder / "shown").mkdir()
         fitted = []
-        listening = autologging(Path(unfinished))
+        listening = make_autologger(Path(unfinished))
         for place, params in enumerate(made_from["tried"], start=1):
-            tell(f"fitting candidate {place} of {len(made_from['tried'])}")
+            progress(f"fitting candidate {place} of {len(made_from['tried'])}")
             with listening(name := f"candidate_{place}") as heard:
                 found = fit(model, model.FEATURES, params, seed, train, choose)
             fitted.append(replace(found, autologged=heard))
             if heard.files.exists():
                 heard.files.rename(shown / name)
         best = min(fitted, key=lambda one: one.choose["brier"])
-        tell("fitting the baseline")
+        progress("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
         sample = choose.sample(SAMPLED_ROWS, seed)
         for name, one in {MODEL: best, BASELINE: base}.items():
             (part := folder / name).mkdir()
             model.save(one.fitted, part)
-            (part / MADE_BY).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
-            (part / TYPICAL).write_text(json.dumps(_typical(sample[0][list(model.reads(one.fitted))]), indent=1))
+            (part / LEARNER_FILE).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
+            (part / TYPICAL_FILE).write_text(json.dumps(_typical_values(sample[0][list(model.input_columns(one.fitted))]), indent=1))
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
         _draw(shown, model, fitted, best, base, choose, _importance(model, best.fitted, *sample, seed))
-        recipe = {**made_from, "params": dict(best.params), "fitted_on": environment(model.REQUIREMENTS)}
-        (shown / RECIPE).write_text(json.dumps(recipe, indent=1))
+        recipe = {**made_from, "params": dict(best.params), "fitted_on": describe_environment(model.REQUIREMENTS)}
+        (shown / RECIPE_FILE).write_text(json.dumps(recipe, indent=1))
         said = {
             "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
-            "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,
+            "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.validation,
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
-            **_data(model, made_from, {"train": train, "choose": choose}, prints),
+            **_describe_inputs(model, made_from, {"train": train, "choose": choose}, prints),
             "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
-            "candidates": [_told(one) for one in fitted],
+            "candidates": [_candidate_log(one) for one in fitted],
         }  # fmt: skip
         said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
-        return Training(folder, said).save(kept)
+        return Training(folder, said).save(pending_folder)
 
 
-def named_metrics(one: Fitted, prefix: str = "") -> dict[str, float]:
+def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
     """Its metrics on both splits, as MLflow names them."""
-    splits = {"train": one.train, "choose": one.choose}
+    splits = {"train": candidate.train, "choose": candidate.validation}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
-def _told(one: Fitted) -> dict[str, Any]:
+def _candidate_log(candidate: FittedCandidate) -> dict[str, Any]:
     """What a candidate's own run in MLflow says."""
-    metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
-    heard = one.autologged
+    metrics = {name: [(0, value)] for name, value in named_metrics(candidate).items()} | dict(candidate.curves)
+    heard = candidate.autologged
     assert heard
-    return {"params": {**heard.params, **one.params}, "metrics": heard.metrics | metrics}
+    return {"params": {**heard.params, **candidate.params}, "metrics": heard.metrics | metrics}
 
 
-def _data(
-    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, Rows], prints: Mapping[str, Mapping[str, str]]
+def _describe_inputs(
+    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, LabelledRows], prints: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """What the model was made from: enough to make it again, and to check that it was the same rows."""
     named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
@@ -206,8 +206,8 @@ def _data(
 
 
 def fit(
-    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: Rows, choose: Rows
-) -> Fitted:
+    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: LabelledRows, validation: LabelledRows
+) -> FittedCandidate:
     """Fit once, and see how it does on both splits."""
     curves: dict[str, list[tuple[int, float]]] = {}
 
@@ -215,19 +215,19 @@ def fit(
         for name, value in values.items():
             curves.setdefault(name, []).append((step, float(value)))
 
-    fitted = model.fit(train, choose, features=features, params=params, seed=seed, curve=curve)
-    probability = probabilities(model, fitted, choose)
-    return Fitted(
+    fitted = model.fit(train, validation, features=features, params=params, seed=seed, curve=curve)
+    probability = predict_probabilities(model, fitted, validation)
+    return FittedCandidate(
         fitted,
         params,
-        train=evaluate(train.label, probabilities(model, fitted, train)),
-        choose=evaluate(choose.label, probability),
+        train=evaluate(train.label, predict_probabilities(model, fitted, train)),
+        validation=evaluate(validation.label, probability),
         probability=probability,
         curves=curves,
     )
 
 
-def _typical(frame: pd.DataFrame) -> dict[str, Any]:
+def _typical_values(frame: pd.DataFrame) -> dict[str, Any]:
     """Of each column the median, or what occurs most often, and so a value that occurs; None where all are missing."""
     import pandas as pd
 
@@ -259,23 +259,23 @@ def _importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarra
 
 
 def _draw(
-    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, rise: np.ndarray
+    folder: Path, model: Model, fitted: list[FittedCandidate], best: FittedCandidate, base: FittedCandidate, validation: LabelledRows, rise: np.ndarray
 ) -> None:
     """The files that a run shows: every candidate, how it learned, the calibration, what the model goes by."""
     from lakehouse.ml import plots
 
-    tried = [{"params": dict(one.params), "train": one.train, "choose": one.choose} for one in fitted]
+    tried = [{"params": dict(one.params), "train": one.train, "choose": one.validation} for one in fitted]
     chosen = {"chosen": fitted.index(best), "candidates": tried}
     (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
-    name, days = model.TASK.name, f"{choose.span[0]} to {choose.span[1]}"
+    name, days = model.TASK.name, f"{validation.span[0]} to {validation.span[1]}"
     curves = {
-        f"model (Brier {best.choose['brier']:.4f})": best.probability,
-        f"baseline (Brier {base.choose['brier']:.4f})": base.probability,
+        f"model (Brier {best.validation['brier']:.4f})": best.probability,
+        f"baseline (Brier {base.validation['brier']:.4f})": base.probability,
     }
-    title = f"{name}, choose split: {days}, {choose.rows:,} rows"
-    plots.calibration(choose.label, curves, title).savefig(folder / "choose_calibration.png")
-    rows = min(SAMPLED_ROWS, choose.rows)
+    title = f"{name}, choose split: {days}, {validation.rows:,} rows"
+    plots.plot_calibration(validation.label, curves, title).savefig(folder / "choose_calibration.png")
+    rows = min(SAMPLED_ROWS, validation.rows)
     title = f"{name}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
-    plots.importance(model.FEATURES, rise, title).savefig(folder / "choose_importance.png")
+    plots.plot_importance(model.FEATURES, rise, title).savefig(folder / "choose_importance.png")
     if best.curves:
-        plots.learning(best.curves, f"{name}: the chosen candidate").savefig(folder / "learning_curve.png")
+        plots.plot_learning(best.curves, f"{name}: the chosen candidate").savefig(folder / "learning_curve.png")
