@@ -1,6 +1,6 @@
 """Training: every model can be made again from the exact table version that it saw.
 
-Candidates are fitted on the train split and the one with the lowest Brier score on the choose split is kept; the report split is
+Candidates are fitted on the train split and the one with the lowest Brier score on the validation split is kept; the test split is
 never read here (`lakehouse.ml.scoring.report` reads it). All of it goes to a folder of this machine first, from which
 `lakehouse.ml.registry` takes it to MLflow: a server that is down costs no training.
 """
@@ -28,7 +28,7 @@ from lakehouse.ml.metrics import evaluate
 from lakehouse.ml.mlflow_client import BASELINE, LEARNER_FILE, MODEL, TYPICAL_FILE, digest
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.task import Model, columns_of
-from lakehouse.ml.training_record import RECIPE_FILE, Training, TrainResult, describe_declaration, matches, find_pending
+from lakehouse.ml.training_record import RECIPE_FILE, Training, TrainResult, describe_declaration, find_pending, matches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ class FittedCandidate:
     params: Mapping[str, Any]
     train: Mapping[str, float]
     validation: Mapping[str, float]
-    probability: np.ndarray  # on the choose split
+    probability: np.ndarray  # on the validation split
     curves: Mapping[str, list[tuple[int, float]]]
     autologged: AutologResult | None = None
 
@@ -96,7 +96,7 @@ def train(
             "model": model.TASK.name, "learner": learner, "feature_table": model.TASK.feature_table,
             "feature_table_id": features.table_id, "delta_version": features.version, "revision": revision, "seed": seed,
             "declared": describe_declaration(model), "study": tuned.study if tuned else "",
-            "tried": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
+            "candidate_params": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
         }  # fmt: skip
         for earlier in find_pending(pending_folder, **bound_for):
             try:
@@ -129,44 +129,50 @@ def _training_lock(folder: Path, progress: Callable[[str], None]) -> Iterator[No
 
 
 def _fit_all(
-    model: Model, features: FeatureTable, made_from: dict[str, Any], pending_folder: Path, progress: Callable[[str], None]
+    model: Model,
+    features: FeatureTable,
+    made_from: dict[str, Any],
+    pending_folder: Path,
+    progress: Callable[[str], None],
 ) -> Training:
     """Fit the candidates and the baseline, and put what a training is into a folder of its own."""
     seed, began = made_from["seed"], time.time()
     progress(f"reading {features}")
-    choose = features.split("choose", columns_of(model))
+    choose = features.split("validation", columns_of(model))
     train = features.split("train", columns_of(model))
     # Where a fitting fails, MLflow may still write what it heard of it: that error must not hide the fitting's.
     with tempfile.TemporaryDirectory(prefix=".", dir=pending_folder, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
-        (shown := folder / "shown").mkdir()
+        (shown := folder / "artifacts").mkdir()
         fitted = []
         listening = make_autologger(Path(unfinished))
-        for place, params in enumerate(made_from["tried"], start=1):
-            progress(f"fitting candidate {place} of {len(made_from['tried'])}")
+        for place, params in enumerate(made_from["candidate_params"], start=1):
+            progress(f"fitting candidate {place} of {len(made_from['candidate_params'])}")
             with listening(name := f"candidate_{place}") as heard:
                 found = fit(model, model.FEATURES, params, seed, train, choose)
             fitted.append(replace(found, autologged=heard))
             if heard.files.exists():
                 heard.files.rename(shown / name)
-        best = min(fitted, key=lambda one: one.choose["brier"])
+        best = min(fitted, key=lambda one: one.validation["brier"])
         progress("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
         sample = choose.sample(SAMPLED_ROWS, seed)
         for name, one in {MODEL: best, BASELINE: base}.items():
             (part := folder / name).mkdir()
-            model.save(one.fitted, part)
+            model.save(one.model, part)
             (part / LEARNER_FILE).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
-            (part / TYPICAL_FILE).write_text(json.dumps(_typical_values(sample[0][list(model.input_columns(one.fitted))]), indent=1))
-        prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
-        _draw(shown, model, fitted, best, base, choose, _importance(model, best.fitted, *sample, seed))
+            (part / TYPICAL_FILE).write_text(
+                json.dumps(_typical_values(sample[0][list(model.input_columns(one.model))]), indent=1)
+            )
+        prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "validation": choose.fingerprint()}
+        _draw(shown, model, fitted, best, base, choose, _importance(model, best.model, *sample, seed))
         recipe = {**made_from, "params": dict(best.params), "fitted_on": describe_environment(model.REQUIREMENTS)}
         (shown / RECIPE_FILE).write_text(json.dumps(recipe, indent=1))
         said = {
-            "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
-            "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.validation,
+            "id": uuid.uuid4().hex, "started_at": began, **made_from, "params": dict(best.params),
+            "rows": {"train": train.rows, "validation": choose.rows}, "metrics": best.validation, "baseline": base.validation,
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
-            **_describe_inputs(model, made_from, {"train": train, "choose": choose}, prints),
+            **_describe_inputs(model, made_from, {"train": train, "validation": choose}, prints),
             "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
             "candidates": [_candidate_log(one) for one in fitted],
         }  # fmt: skip
@@ -176,7 +182,7 @@ def _fit_all(
 
 def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
     """Its metrics on both splits, as MLflow names them."""
-    splits = {"train": candidate.train, "choose": candidate.validation}
+    splits = {"train": candidate.train, "validation": candidate.validation}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
@@ -189,7 +195,10 @@ def _candidate_log(candidate: FittedCandidate) -> dict[str, Any]:
 
 
 def _describe_inputs(
-    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, LabelledRows], prints: Mapping[str, Mapping[str, str]]
+    model: Model,
+    made_from: Mapping[str, Any],
+    splits: Mapping[str, LabelledRows],
+    prints: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     """What the model was made from: enough to make it again, and to check that it was the same rows."""
     named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
@@ -206,7 +215,12 @@ def _describe_inputs(
 
 
 def fit(
-    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: LabelledRows, validation: LabelledRows
+    model: Model,
+    features: tuple[str, ...],
+    params: Mapping[str, Any],
+    seed: int,
+    train: LabelledRows,
+    validation: LabelledRows,
 ) -> FittedCandidate:
     """Fit once, and see how it does on both splits."""
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -259,12 +273,18 @@ def _importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarra
 
 
 def _draw(
-    folder: Path, model: Model, fitted: list[FittedCandidate], best: FittedCandidate, base: FittedCandidate, validation: LabelledRows, rise: np.ndarray
+    folder: Path,
+    model: Model,
+    fitted: list[FittedCandidate],
+    best: FittedCandidate,
+    base: FittedCandidate,
+    validation: LabelledRows,
+    rise: np.ndarray,
 ) -> None:
     """The files that a run shows: every candidate, how it learned, the calibration, what the model goes by."""
     from lakehouse.ml import plots
 
-    tried = [{"params": dict(one.params), "train": one.train, "choose": one.validation} for one in fitted]
+    tried = [{"params": dict(one.params), "train": one.train, "validation": one.validation} for one in fitted]
     chosen = {"chosen": fitted.index(best), "candidates": tried}
     (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
     name, days = model.TASK.name, f"{validation.span[0]} to {validation.span[1]}"
@@ -272,10 +292,10 @@ def _draw(
         f"model (Brier {best.validation['brier']:.4f})": best.probability,
         f"baseline (Brier {base.validation['brier']:.4f})": base.probability,
     }
-    title = f"{name}, choose split: {days}, {validation.rows:,} rows"
-    plots.plot_calibration(validation.label, curves, title).savefig(folder / "choose_calibration.png")
+    title = f"{name}, validation split: {days}, {validation.rows:,} rows"
+    plots.plot_calibration(validation.label, curves, title).savefig(folder / "validation_calibration.png")
     rows = min(SAMPLED_ROWS, validation.rows)
     title = f"{name}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
-    plots.plot_importance(model.FEATURES, rise, title).savefig(folder / "choose_importance.png")
+    plots.plot_importance(model.FEATURES, rise, title).savefig(folder / "validation_importance.png")
     if best.curves:
         plots.plot_learning(best.curves, f"{name}: the chosen candidate").savefig(folder / "learning_curve.png")
