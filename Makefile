@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers faults test-example test-share test-all jars programs check bench scorecard gpu-kit env stack stack-down logstore setup \
+.PHONY: help demo test test-servers faults test-example test-share test-all jars programs check reference bench scorecard gpu-kit env stack stack-down logstore setup \
 	setup-test setup-stack java clean
 
 help:  ## Print the targets.
@@ -55,11 +55,15 @@ jars: setup-test
 programs: setup-test
 	$(BIN)/python -m deploy.programs
 
-check: setup-test  ## Lint, types, import directions.
+check: setup-test  ## Lint, types, import directions, the reference pages.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docs.generate --check
+
+reference: setup-test  ## Write docs/reference from the code.
+	$(BIN)/python -m docs.generate
 
 bench: setup-test  ## Measure the project against a hand-written script, polars, and itself on MinIO.
 	$(BIN)/python -m benchmarks

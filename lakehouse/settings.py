@@ -61,22 +61,39 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     project: Path = Field(default_factory=find_root)
+    """The project's folder. By default the nearest one with `conf/base.yml`."""
     profile: str = "local"
+    """The profile: its file in `conf/` overrides `base.yml`."""
     root: Annotated[Location, PlainValidator(_parse_location)]
+    """The place of the landing zone, the lake, MLflow's database and the logs. A relative path starts at the project."""
     log_folder: Path | None = None
+    """The local folder of logs. By default `logs` below the root. Required where the root is a bucket."""
     mlflow: str = ""
+    """The address of an MLflow server. By default MLflow is an SQLite file below the root. Required for a bucket."""
     spark: str
+    """The file of Spark properties in `conf/spark`."""
     spark_master: str = ""
+    """Spark's master, such as `spark://host:7077`. By default Spark runs in the process that starts it."""
     gpu: Literal["", "on", "explain"] = ""
+    """A GPU for Spark. With `explain`, the log lists what would run on one."""
     gpu_jar: Path | None = None
+    """The jar of the RAPIDS plugin, for machines without a network. By default it is downloaded."""
     gpu_training: Literal["", "on"] = ""
+    """A GPU for training: pandas, scikit-learn and Spark's MLlib by RAPIDS."""
     declarations: tuple[ModuleName, ...]
+    """The packages and modules that declare sources and tables."""
     models: dict[ModelName, ModuleName] = Field(default_factory=dict)
+    """The modules that declare models, by name. Models of one task compete for its champion."""
     example: ModuleName | None = None
+    """The module that runs the commands of the example."""
     parallel_tables: int = Field(default=2, ge=1, le=16)
+    """The number of independent tables that are written at the same time."""
     lock_wait_seconds: float = Field(default=0, ge=0)
+    """The time that a run waits for another run on the same lake."""
     lineage: str = Field(default="", pattern="^(https?://[^@]*)?$")
+    """The address of an OpenLineage server. By default events go to `lineage.jsonl` beside the logs."""
     dask: str = Field(default="", pattern=r"^((tcp|tls)://[^@\s]+)?$")
+    """The address of a Dask scheduler for `lakehouse tune --on dask`. By default workers start on this machine."""
 
     @field_validator("spark")
     @classmethod
