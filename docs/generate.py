@@ -102,7 +102,7 @@ def format_docstring(text: str) -> str:
 
 def format_parameter(parameter: inspect.Parameter, module: str) -> str:
     """Return a parameter as code. Aliases of literals are written out."""
-    text = f"{STARS.get(parameter.kind, '')}{parameter.name}: {str(parameter.annotation).strip('"')}"
+    text = f"{STARS.get(parameter.kind, '')}{parameter.name}: {parameter.annotation}"
     for alias in re.findall(r"\b[A-Z]\w+", text):
         choices = getattr(sys.modules[module], alias, None)
         if get_origin(choices) is Literal:
