@@ -108,9 +108,9 @@ def format_parameter(parameter: inspect.Parameter, module: str) -> str:
         if get_origin(choices) is Literal:
             text = text.replace(alias, " | ".join(f'"{choice}"' for choice in get_args(choices)))
     if parameter.default is parameter.empty:
-        return text
-    default = ast.unparse(ast.parse(repr(parameter.default))).replace("'", '"')
-    return f"{text} = {'Contract()' if default.startswith('Contract(') else default}"
+        return text.replace("'", '"')
+    default = "Contract()" if parameter.default == lakehouse.Contract() else repr(parameter.default)
+    return f"{text} = {default}".replace("'", '"')
 
 
 def format_signature(name: str, value: Callable[..., Any]) -> str:

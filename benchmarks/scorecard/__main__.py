@@ -1,4 +1,4 @@
-"""Plant defects in a month of flights, count what catches them, and write docs/quality.md.
+"""Plant defects in a month of flights, count what catches them, and write docs/scorecard.md.
 
     python -m benchmarks.scorecard [--each 20] [--scratch FOLDER]
 
@@ -19,7 +19,7 @@ from lakehouse.engine.spark.session import spark_session
 from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import load
 
-PAGE = PROJECT / "docs" / "quality.md"
+PAGE = PROJECT / "docs" / "scorecard.md"
 EACH = 20
 
 

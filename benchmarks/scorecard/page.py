@@ -1,4 +1,4 @@
-"""The scorecard as a page of tables: docs/quality.md."""
+"""The scorecard as a page of tables: docs/scorecard.md."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from benchmarks.scorecard.score import CHECKS, Found, score
 from flights.delivery import deliver
 from tests.paths import PROJECT
 
-PAGE = PROJECT / "docs" / "quality.md"
+PAGE = PROJECT / "docs" / "scorecard.md"
 # It can be broken by a mistake in the code alone.
 NOT_PLANTED = {"scheduled_arrival_follows_departure"}
 

@@ -1,4 +1,4 @@
-"""docs/backup.md, done as it says: its own commands, while runs work between them; then the lake is lost and restored."""
+"""docs/howto/backup.md, done as it says: its own commands, while runs work between them; then the lake is lost and restored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_ite
 from tests.paths import PROJECT
 
 Lakes = Callable[..., TestLake]
-PAGE = (PROJECT / "docs" / "backup.md").read_text(encoding="utf-8")
+PAGE = (PROJECT / "docs" / "howto" / "backup.md").read_text(encoding="utf-8")
 COPYING, MODELS, RESTORING, BUCKET = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 LAYERS = {"gold": "mart", "silver": "clean", "bronze": "raw"}
 SMALL = (Rule("value_is_small", "value < 10"),)

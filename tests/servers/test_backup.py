@@ -1,4 +1,4 @@
-"""The commands of docs/backup.md for a bucket."""
+"""The commands of docs/howto/backup.md for a bucket."""
 
 from __future__ import annotations
 
