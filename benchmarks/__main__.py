@@ -211,8 +211,8 @@ class Bench:
         self.file.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
 
     def write_page(self) -> None:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(report.page(self.results), encoding="utf-8")
+        _, title, findings = PAGE.read_text(encoding="utf-8").partition(report.FINDINGS_TITLE)
+        PAGE.write_text(f"{report.page(self.results)}\n{title}{findings}", encoding="utf-8")
         print(f"Written: {PAGE.relative_to(PROJECT)}")
 
 

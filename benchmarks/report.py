@@ -27,40 +27,22 @@ STEPS = {
 INTRODUCTION = """\
 # Benchmarks
 
-`make bench` makes this page. Each measurement is a whole process, from its start to its end, JVM included, with an empty lake
-before it. The three take turns. The project is `lakehouse run`; the hand-written script (benchmarks/handwritten.py) builds
-the same tables with the same Spark properties and heap, but without ledger, quarantine, audit or a second run; polars with
-delta-rs (benchmarks/polars_reference.py) holds everything in memory. Years after 2013 are made by shifting its dates.
+`make bench` makes the tables up to "Where the time goes". Each measurement is a whole process with an empty lake, from
+its start to its end, JVM included. The three programs take turns:
+
+- The project is `lakehouse run`.
+- The hand-written script (benchmarks/handwritten.py) builds the same tables with the same Spark properties
+  and heap. It has no ledger, quarantine, audit or second run.
+- polars with delta-rs (benchmarks/polars_reference.py) keeps everything in memory.
+
+Years after 2013 are copies of it with shifted dates.
 """
-# Written by hand: what was found while tuning, on the machine and date of the first measurements.
-FINDINGS = """\
-## Where the time goes (2026-11-23)
-
-A year's build is a cold JVM: of its 100 CPU seconds on two cores, 36 went into compiling bytecode, 16 into analysing and planning
-queries, 25 into the tasks. It made no difference (48 to 53 s each, all within the noise) to compile with C1 alone, to raise the
-thresholds of the compilers, to turn adaptive execution off, or to have fewer shuffle partitions. Two tables side by side took 58 s
-where one after the other took 62 to 63 (two rounds each, in turns), more than two are no faster on two cores: so two is the default. A
-year stays far from polars, which has no JVM to start and warm up.
-
-Against the hand-written script, twenty years cost one pass more over the flights, some 15 s: before anything is committed, the
-project counts the rows and the doubled keys and checks that every landed row is accounted for, and has to type the keys for that.
-The script looks for doubled keys in what it has written already (6 s). To know this before the commit without that pass, the
-typed rows would have to be kept, which costs more, or be committed first, which the promise forbids.
-
-The example's three suites of expectations cost 8 of a year's 65 seconds (63.6 and 66.0 s with them, 56.5 and 57.3 s without, in turns, 2026-11-25):
-5 s of it is importing Great Expectations, the rest a few aggregations over what is held anyway. The tables above were measured before.
-
-What helped: the JVM compiles methods of any length (`-XX:-DontCompileHugeMethods`: typing five years of flights took 9 s instead of
-20); a small buffer for each CSV parser (Spark keeps them until the task ends: with its default, twenty years of daily files do
-not fit into the heap, neither the project's nor the script's); rules are checked while a table is written rather than before;
-keys are counted by plain aggregation (Spark interprets what is observed on the way: 4.6 s instead of 5.8 for five years); times are
-shifted as numbers (Spark adds an interval by way of a calendar: 4.8 s instead of 6.2); the tables that most others wait for start
-first (twenty years took 6 s less); no statistics on text columns, which have no order worth skipping files by.
-"""
+# This section and those after it are written by hand.
+FINDINGS_TITLE = "## Where the time goes"
 
 
 def page(results: dict[str, Any]) -> str:
-    """The whole page, in Markdown."""
+    """Return the measured part of the page, in Markdown."""
     parts = [INTRODUCTION, _machine(results), "## Targets\n\n" + _table(TARGET_HEAD, list(_targets(results)))]
     if builds := results.get("build", {}):
         parts.append("## Full build\n\n" + _table(BUILD_HEAD, list(_build_rows(builds))) + _when(results, "build"))
@@ -71,7 +53,7 @@ def page(results: dict[str, Any]) -> str:
             parts.append(f"## {title}\n\n" + _table(RUN_HEAD, rows) + _when(results, case))
     parts += _score(results)
     parts += _store(results)
-    return "\n".join([*parts, FINDINGS])
+    return "\n".join(parts)
 
 
 BUILD_HEAD = (
@@ -85,7 +67,7 @@ BUILD_HEAD = (
 )
 RUN_HEAD = ("lake", "seconds: median (range)", "peak memory, GiB")
 SCORE_HEAD = ("flights scored", "", "seconds: median (range)", "flights a second", "peak memory, GiB")
-SCORES = {"new": "none was there", "same": "all were there already"}
+SCORES = {"new": "new scores", "same": "unchanged scores"}
 SCORE_INTRODUCTION = """\
 ## Scoring
 
@@ -100,8 +82,8 @@ The real year with the profiles `local` and `minio`, in turns; MinIO runs on the
 
 """
 REQUESTS_INTRODUCTION = """\
-What MinIO was asked for meanwhile, by its own audit: by step, then by table (or other folder) while every table is built. To
-the landed files belong a look at each before it is trusted, and Spark's own.
+The requests that MinIO served meanwhile, by its own audit. They are counted by step, and while every table is built by
+table or folder. The landed files include one look at each before it is trusted, and Spark's own requests.
 
 """
 TARGET_HEAD = ("", "target", "measured", "")

@@ -146,7 +146,8 @@ def write_declarations() -> str:
                 format_docstring(value.__doc__ or "") + "\n",
             ]
         else:
-            parts += [f"```python\n{name} = {value!r}\n```\n", read_comment(name)]
+            text = f"{name} = {value!r}".replace("'", '"')
+            parts += [f"```python\n{text}\n```\n", read_comment(name)]
     return "\n".join(parts)
 
 

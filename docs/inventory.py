@@ -18,7 +18,15 @@ import typer
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM, EXAMPLE = ("lakehouse", "serving"), ("bronze", "silver", "gold", "models", "flights", "jobs")
 CODE = (*PLATFORM, *EXAMPLE, "deploy", "benchmarks")
-FILES = ("Makefile", ".env.example", "docker-compose.yml", "README.md", "docs/*.md", "deploy/**/*[!c]", "conf/**/*.*")
+FILES = (
+    "Makefile",
+    ".env.example",
+    "docker-compose.yml",
+    "README.md",
+    "docs/**/*.md",
+    "deploy/**/*[!c]",
+    "conf/**/*.*",
+)
 # Documents on disk, in MLflow, of the API, or printed by --json. Some keys tell a document's dict or class from others.
 DOCUMENTS = """
 commit record: run batch generation inputs definition; consumed version: version generation; lease: lease_seconds token
@@ -150,7 +158,7 @@ def list_layout() -> Iterator[str]:
 
 def find_uses() -> Iterator[tuple[str, str]]:
     """Yield the module and name of what the example, the documents and the notebooks use of the platform."""
-    texts = [path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
+    texts = [path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]]
     sources = [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.S)]
     yield from (("", name) for text in texts for name in re.findall(r"`([A-Z][a-z]\w+)", text))
     cells = [cell for file in ROOT.glob("notebooks/*.ipynb") for cell in json.loads(file.read_text())["cells"]]

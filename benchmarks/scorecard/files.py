@@ -124,5 +124,5 @@ DAY_KINDS = (
     DayKind("every delay in seconds", (_MEAN, "arr_delay_min"), times(60, "dep_delay", "arr_delay")),
     DayKind("no aircraft is named", (_SHARE, "tailnum"), put(tailnum="NA")),
     DayKind("every second flight cancelled", (_SHARE, "dep_delay_min"), put(**_LOST), every=2),
-    DayKind("every row set aside", ("expect_table_row_count_to_be_between", None), in_one_of(("distance",), "-1")),
+    DayKind("every row quarantined", ("expect_table_row_count_to_be_between", None), in_one_of(("distance",), "-1")),
 )

@@ -9,39 +9,32 @@ from benchmarks.scorecard.measure import Measured
 from benchmarks.scorecard.score import CHECKS, Tally
 
 INTRODUCTION = """\
-# What is checked, and what it catches
+# Defects that the checks catch
 
-`make scorecard` makes this page: it plants defects in a month of flights, runs the tables, and counts.
+`make scorecard` makes this page. It plants defects in a month of flights, runs the tables, and counts.
+[howto/quality.md](howto/quality.md) describes the checks.
 
-| where | what is checked | what does not pass |
-|---|---|---|
-| file, before it is read | the declared columns, UTF-8, whole, quotes closed (`lakehouse/landing/inspection.py`) | the file is rejected with a reason (`lakehouse status`); the others go on |
-| row | its shape (`well_formed`), its types (`readable`), its key, the table's rules (`silver/flights.py`) | `quarantine`: set aside with its values and rules; `warn`: counted; `fail`: nothing is written |
-| key | one row for each: the newest | the older ones are left out, and counted as superseded |
-| batch | rows in = written + unchanged + superseded + quarantined | nothing is written |
-| table | its suite: means, shares, counts (`conf/expectations/`) | the version before stays published |
-| lake | `lakehouse reconcile` counts again | it names the difference, and exits with 1 |
+## Terms
 
-[tables.md](tables.md) says how each works.
+Planted defects are known by file and row, independent of the tables' code. No row has part in two defects.
 
-## How it is counted
-
-What is planted is known by file and row, apart from the tables' code; no row has part in two defects. **Caught**: the check that claims
-the kind noticed it, and the row or file ended where this check puts it. **Missed**: it did not, whoever else may have. A row can
-break several rules; **also noticed** counts defects of other kinds. A **false alarm** is a row or a file in which nothing is wrong
-and that a check rejected, set aside, superseded or warned of, in the untouched month or beside the defects.
+- **Caught**: the check that claims the kind noticed the defect, and the row or file ended where this check puts it.
+- **Missed**: that check did not notice it, even if another check did.
+- **Also noticed**: defects of other kinds that the check noticed. A row can violate several rules.
+- **False alarm**: a row or file without a defect that a check rejected, quarantined, superseded or warned of.
 """
 UNCLAIMED = """\
-## What no rule claims
+## Defects that no rule claims
 
-No rule says that it catches these; some are seen by chance. Plausible values of a single row can only be told by comparing them
-with another source. Of the whole table, the suite notices some (below). What was never delivered, nothing here can know.
+No rule says that it catches these. Some are noticed by chance. Only a comparison with another source finds plausible
+values of a single row. The suite notices some defects of the whole table (below). Nothing here can know of files that
+were never delivered.
 
 """
 DAYS = """\
-## When a whole day went wrong
+## When a whole day is wrong
 
-One day each, in which every row has the defect, or every second: the table's suite is to refuse it.
+One day each, in which every row has the defect, or every second. The table's suite must refuse it.
 
 """
 
