@@ -152,13 +152,14 @@ def list_layout() -> Iterator[str]:
     modules = [importlib.import_module(name) for name in read_code("bronze", "silver", "gold")]
     for table in [value for module in modules for value in vars(module).values() if hasattr(value, "stats")]:
         facts = {name: value for name, value in vars(table).items() if name not in ("name", "function", "inputs")}
-        facts["hash"] = load_definition("definition_of")(table)
+        facts["hash"] = load_definition("compute_fingerprint")(table)
         yield from (f"{table.name} {name}: {value}" for name, value in facts.items())
 
 
 def find_uses() -> Iterator[tuple[str, str]]:
     """Yield the module and name of what the example, the documents and the notebooks use of the platform."""
-    texts = [path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]]
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")]
+    texts = [path.read_text() for path in pages]
     sources = [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.S)]
     yield from (("", name) for text in texts for name in re.findall(r"`([A-Z][a-z]\w+)", text))
     cells = [cell for file in ROOT.glob("notebooks/*.ipynb") for cell in json.loads(file.read_text())["cells"]]
