@@ -20,8 +20,8 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers faults test-example test-share test-all jars programs check reference bench scorecard gpu-kit env stack stack-down logstore setup \
-	setup-test setup-stack java clean
+.PHONY: help demo test test-servers faults test-example test-share test-all jars programs check reference bench scorecard \
+	gpu-kit env stack stack-down logstore setup setup-test setup-stack java clean
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12

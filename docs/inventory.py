@@ -29,17 +29,17 @@ FILES = (
 )
 # Documents on disk, in MLflow, of the API, or printed by --json. Some keys tell a document's dict or class from others.
 DOCUMENTS = """
-commit record: run batch generation inputs definition; consumed version: version generation; lease: lease_seconds token
-manifest: source batch files rejected; landed file: path identity file_id; rejected file: path identity reason
-extract: number after until file; training.json: id began metrics baseline; made from: feature_table declared tried
-recipe.json: fitted_on; bound for: lake registry; declared: key label time splits; made_by.json: learner module
-environment: python packages device threads; candidates.json: chosen candidates; candidate: params train choose
+commit record: run batch generation inputs fingerprint; consumed version: version generation; lease: lease_seconds token
+manifest: source batch files rejected_files; landed file: path identity file_id; rejected file: path identity reason
+extract: number after until file; training.json: id started_at metrics baseline; made from: feature_table declared candidate_params
+recipe.json: fitted_on; bound for: lake registry; declared: key label time splits; learner.json: learner module
+environment: python packages device threads; candidates.json: chosen candidates; candidate: params train validation
 lock: run since jvms; lock holder: pid created host; released lease: released token; Data Docs: table run
 run tags: mlflow.source.git.commit; decision: decision decision_reason; MLflow input: context digest rows
-study: learner space seed; failed trial: error trace; journal: request_id model_name at; gap: first last partitions
+study: learner space seed; failed trial: error trace; journal: request_id model_name at; gap: first last partition_count
 plan: table action reasons downstream; status: table state gaps; tables: table write bytes; problem: detail faults
-history: version operation record; quarantine: table rules outcomes; reconcile: table parts differences
-prediction: probability model_version alias unknown; version: run_id reads typical; model: serving canary
+history: version operation record; quarantine: table rules outcomes; reconcile: table row_counts differences
+prediction: probability model_version alias unknown; version: run_id input_columns typical; model: serving canary
 """
 FACTS = ("required", "default", "min", "max", "nargs", "multiple", "is_flag", "metavar", "envvar", "hidden", "help")
 VARIABLE = re.compile(r"\b(?:LAKEHOUSE|SERVING|AWS|MLFLOW|(?:PY)?SPARK|OPENLINEAGE|JAVA|PG)[A-Z0-9_]*[A-Z0-9]\b")
