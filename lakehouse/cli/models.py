@@ -64,7 +64,7 @@ def score_days(
     until: LastDay = None,
     alias: Annotated[str, typer.Option(help="The model that scores: champion or challenger.")] = "champion",
 ) -> None:
-    """Score a range of days into the table of predictions. Without dates, score the model's report period."""
+    """Score a range of days into the table of predictions. Without dates, score the test split of its task."""
     from lakehouse.ml import pipeline
 
     settings = settings_module.load()
