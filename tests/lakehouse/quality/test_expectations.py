@@ -162,7 +162,7 @@ def test_results_are_kept_shown_in_a_browser_and_pruned(
         assert "Status: Failed" in " ".join(text.split())
         assert "value mean must be less than or equal to 10.0." in text
         assert 'expect_column_mean_to_be_between\n\ncolumn = "value" max_value = 10.0' in text
-        assert page.locator("dl").all_inner_texts() == ["value\n70.0", "value\n4"], "what is not met comes first"
+        assert page.locator("dl").all_inner_texts() == ["value\n44.0", "value\n5"], "what is not met comes first"
         assert page.locator(".failed:visible").count() == 2, "of the suite and of the mean"
         assert page.locator(".met:visible").count() == 1
         assert page.locator("a:visible").all_inner_texts() == ["All results"]
