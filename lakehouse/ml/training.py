@@ -1,8 +1,8 @@
-"""Training: every model can be made again from the exact table version that it saw.
+"""Train models so that each can be rebuilt from the exact table version that it read.
 
-Candidates are fitted on the train split and the one with the lowest Brier score on the choose split is kept; the report split is
-never read here (`lakehouse.ml.scoring.report` reads it). All of it goes to a folder of this machine first, from which
-`lakehouse.ml.registry` takes it to MLflow: a server that is down costs no training.
+Candidates are fitted on the train split. The one with the lowest Brier score on the choose split is used. The report split is
+never read here; `lakehouse.ml.scoring.report` reads it. All results go to a local folder first, and
+`lakehouse.ml.registry` logs them to MLflow. So a server that is down costs no training.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHUFFLES = 3
-# What is typical, and what the model goes by, is seen on so many held-out rows.
+# Typical values and importances are computed from this many rows of the choose split.
 SAMPLED_ROWS = 5_000
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The only parameters to try: those that did best in a study of `lakehouse tune`, or without one the champion's."""
+    """The only parameters to try: the best of a study of `lakehouse tune`, or the champion's without a study."""
 
     study: str
     params: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model, the parameters it was fitted with, how well it does, and how it came to that by step."""
+    """A fitted model with its parameters, its metrics on both splits, and its metrics by step."""
 
     fitted: Any
     params: Mapping[str, Any]
@@ -76,15 +76,21 @@ def train(
     tuned: Tuned | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Fit, choose, log and register ``models[learner]`` from its feature table at ``version`` (by default the latest).
+    """Fit, choose, log and register a model from its feature table.
 
-    ``revision`` is the code's. ``tuned`` parameters are the only candidate. ``progress`` is told, in words, what
-    happens next. A training stays in the folder ``kept``
-    until MLflow has it: one that waits there is registered first, and is the result where it is of the same code, table
-    version and seed. See `Registry.register` for what becomes champion.
+    A training that is not in MLflow yet is registered first. It is the result if its code, table version and seed are the
+    same. `Registry.register` decides which version becomes champion.
+
+    Args:
+        learner: Name of the model in ``models``.
+        revision: Revision of the code.
+        kept: Folder for trainings that are not in MLflow yet.
+        version: Version of the feature table; the latest by default.
+        tuned: Parameters that are the only candidate.
+        progress: Called with a text before each step.
 
     Raises:
-        ModelError: the table, the version or a column is missing, a split has no labelled rows, what was fitted cannot be
+        ModelError: The table, the version or a column is missing, a split has no labelled rows, the fitted model cannot be
             stored safely, or MLflow cannot be used.
     """
     tell, model = progress or (lambda _: None), models[learner]
@@ -114,7 +120,7 @@ def train(
 
 @contextmanager
 def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """One training of a model at a time on this machine, so that none registers what another is about to."""
+    """Run one training of a model at a time on this machine, so that no training is registered twice."""
     kept.mkdir(parents=True, exist_ok=True)
     lock = FileLock(kept / ".lock")
     try:
@@ -131,12 +137,12 @@ def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
 def _fit_all(
     model: Model, features: Features, made_from: dict[str, Any], kept: Path, tell: Callable[[str], None]
 ) -> Training:
-    """Fit the candidates and the baseline, and put what a training is into a folder of its own."""
+    """Fit the candidates and the baseline, and write the training to its own folder."""
     seed, began = made_from["seed"], time.time()
     tell(f"reading {features}")
     choose = features.split("choose", columns_of(model))
     train = features.split("train", columns_of(model))
-    # Where a fitting fails, MLflow may still write what it heard of it: that error must not hide the fitting's.
+    # After a failed fit MLflow may still write to the folder: an error of the cleanup must not hide the fit's.
     with tempfile.TemporaryDirectory(prefix=".", dir=kept, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
         (shown := folder / "shown").mkdir()
@@ -157,41 +163,44 @@ def _fit_all(
             (part := folder / name).mkdir()
             model.save(one.fitted, part)
             (part / MADE_BY).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
-            (part / TYPICAL).write_text(json.dumps(_typical(sample[0][list(model.reads(one.fitted))]), indent=1))
+            (part / TYPICAL).write_text(
+                json.dumps(_find_typical_values(sample[0][list(model.reads(one.fitted))]), indent=1)
+            )
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
-        _draw(shown, model, fitted, best, base, choose, _importance(model, best.fitted, *sample, seed))
+        importances = _measure_importance(model, best.fitted, *sample, seed)
+        _draw(shown, model, fitted, best, base, choose, importances)
         recipe = {**made_from, "params": dict(best.params), "fitted_on": environment(model.REQUIREMENTS)}
         (shown / RECIPE).write_text(json.dumps(recipe, indent=1))
         said = {
             "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
             "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
-            **_data(model, made_from, {"train": train, "choose": choose}, prints),
+            **_describe_data(model, made_from, {"train": train, "choose": choose}, prints),
             "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
-            "candidates": [_told(one) for one in fitted],
+            "candidates": [_describe_candidate(one) for one in fitted],
         }  # fmt: skip
         said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
         return Training(folder, said).save(kept)
 
 
 def named_metrics(one: Fitted, prefix: str = "") -> dict[str, float]:
-    """Its metrics on both splits, as MLflow names them."""
+    """Name a fitted model's metrics on both splits as MLflow has them."""
     splits = {"train": one.train, "choose": one.choose}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
-def _told(one: Fitted) -> dict[str, Any]:
-    """What a candidate's own run in MLflow says."""
+def _describe_candidate(one: Fitted) -> dict[str, Any]:
+    """Collect the parameters and metrics of a candidate's own run in MLflow."""
     metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
-    heard = one.autologged
-    assert heard
-    return {"params": {**heard.params, **one.params}, "metrics": heard.metrics | metrics}
+    autologged = one.autologged
+    assert autologged
+    return {"params": {**autologged.params, **one.params}, "metrics": autologged.metrics | metrics}
 
 
-def _data(
+def _describe_data(
     model: Model, made_from: Mapping[str, Any], splits: Mapping[str, Rows], prints: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    """What the model was made from: enough to make it again, and to check that it was the same rows."""
+    """Describe the training rows, so that the model can be rebuilt and its rows compared."""
     named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
     params = {name: made_from[name] for name in named} | {"features": len(model.FEATURES)}
     params |= {"study": made_from["study"]} if made_from["study"] else {}
@@ -208,7 +217,7 @@ def _data(
 def fit(
     model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: Rows, choose: Rows
 ) -> Fitted:
-    """Fit once, and see how it does on both splits."""
+    """Fit a model once, and evaluate it on both splits."""
     curves: dict[str, list[tuple[int, float]]] = {}
 
     def curve(step: int, values: Mapping[str, float]) -> None:
@@ -227,41 +236,43 @@ def fit(
     )
 
 
-def _typical(frame: pd.DataFrame) -> dict[str, Any]:
-    """Of each column the median, or what occurs most often, and so a value that occurs; None where all are missing."""
+def _find_typical_values(frame: pd.DataFrame) -> dict[str, Any]:
+    """Find a value of each column that occurs: the median, or the most frequent; None if all are missing."""
     import pandas as pd
 
-    found: dict[str, Any] = {}
+    typical: dict[str, Any] = {}
     for name, column in frame.items():
         values = column.dropna()
         numbers = pd.api.types.is_numeric_dtype(values)
         middle = values.quantile(interpolation="lower") if numbers else next(iter(values.mode()), None)
-        found[str(name)] = None if pd.isna(middle) else middle
-    return found
+        typical[str(name)] = None if pd.isna(middle) else middle
+    return typical
 
 
-def _importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarray, seed: int) -> np.ndarray:
-    """How much the Brier score rises, a row per feature and a column per shuffle, on held-out rows."""
+def _measure_importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarray, seed: int) -> np.ndarray:
+    """Measure how much the Brier score rises when a feature is shuffled, on rows that were not trained on.
+
+    Returns:
+        One row for each feature and one column for each shuffle.
+    """
     import numpy as np
+    from sklearn.inspection import permutation_importance
 
-    random = np.random.default_rng(seed)
+    def negative_brier(model: Model, features: pd.DataFrame, label: np.ndarray) -> float:
+        return -float(np.mean((model.predict(fitted, features) - label) ** 2))
 
-    def brier(changed: pd.DataFrame) -> float:
-        return float(np.mean((model.predict(fitted, changed) - label) ** 2))
-
-    plain = brier(frame)
-    rise = np.empty((len(model.FEATURES), SHUFFLES))
-    for row, name in enumerate(model.FEATURES):
-        for column in range(SHUFFLES):
-            shuffled = frame[name].iloc[random.permutation(len(frame))].reset_index(drop=True)
-            rise[row, column] = brier(frame.assign(**{name: shuffled})) - plain
-    return rise
+    # The model's module is the estimator: fitted models of other libraries than scikit-learn lack its methods.
+    result = permutation_importance(
+        model, frame[list(model.FEATURES)], label, scoring=negative_brier, n_repeats=SHUFFLES, random_state=seed
+    )
+    importances: np.ndarray = result.importances
+    return importances
 
 
 def _draw(
-    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, rise: np.ndarray
+    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, importances: np.ndarray
 ) -> None:
-    """The files that a run shows: every candidate, how it learned, the calibration, what the model goes by."""
+    """Write the list of candidates and the plots that a run shows to ``folder``."""
     from lakehouse.ml import plots
 
     tried = [{"params": dict(one.params), "train": one.train, "choose": one.choose} for one in fitted]
@@ -269,13 +280,14 @@ def _draw(
     (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
     name, days = model.TASK.name, f"{choose.span[0]} to {choose.span[1]}"
     curves = {
-        f"model (Brier {best.choose['brier']:.4f})": best.probability,
-        f"baseline (Brier {base.choose['brier']:.4f})": base.probability,
+        f"Model (Brier {best.choose['brier']:.4f})": best.probability,
+        f"Baseline (Brier {base.choose['brier']:.4f})": base.probability,
     }
-    title = f"{name}, choose split: {days}, {choose.rows:,} rows"
-    plots.calibration(choose.label, curves, title).savefig(folder / "choose_calibration.png")
+    title = f"Calibration of {name}\nchoose split: {days}, {choose.rows:,} rows"
+    plots.draw_calibration(choose.label, curves, title).savefig(folder / "choose_calibration.png")
     rows = min(SAMPLED_ROWS, choose.rows)
-    title = f"{name}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
-    plots.importance(model.FEATURES, rise, title).savefig(folder / "choose_importance.png")
+    title = f"Permutation importance for {name}\n{rows:,} rows of the choose split: {days}, {SHUFFLES} shuffles"
+    plots.draw_importance(model.FEATURES, importances, title).savefig(folder / "choose_importance.png")
     if best.curves:
-        plots.learning(best.curves, f"{name}: the chosen candidate").savefig(folder / "learning_curve.png")
+        title = f"Learning curve of {name}: the chosen candidate"
+        plots.draw_learning_curve(best.curves, title).savefig(folder / "learning_curve.png")
