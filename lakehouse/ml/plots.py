@@ -18,8 +18,8 @@ BINS = 10
 def draw_calibration(label: np.ndarray, probabilities: Mapping[str, np.ndarray], title: str) -> Figure:
     """Draw how often the label is true, by predicted probability.
 
-    The upper axes have scikit-learn's calibration curve of ten equally wide bins, with 95 % Wilson intervals. The lower axes
-    have the rows in each bin.
+    The upper axes have scikit-learn's calibration curve of ten equally wide bins, with 95 % Wilson intervals. The lower
+    axes have the rows in each bin.
 
     Args:
         label: Booleans, or numbers that are 0 or 1.
@@ -80,8 +80,8 @@ def _count_by_bin(probability: np.ndarray) -> np.ndarray:
 def draw_importance(names: Sequence[str], importances: np.ndarray, title: str, most: int = 25) -> Figure:
     """Draw how much the Brier score rises when one column is shuffled, largest first.
 
-    Columns with the same information replace each other, so that each looks less important than it is. scikit-learn has no
-    display for permutation importance.
+    Columns with the same information replace each other, so that each looks less important than it is. scikit-learn has
+    no display for permutation importance.
 
     Args:
         names: Names of the columns.

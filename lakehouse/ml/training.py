@@ -1,7 +1,7 @@
 """Train models so that each can be rebuilt from the exact table version that it read.
 
-Candidates are fitted on the train split. The one with the lowest Brier score on the choose split is used. The report split is
-never read here; `lakehouse.ml.scoring.report` reads it. All results go to a local folder first, and
+Candidates are fitted on the train split. The one with the lowest Brier score on the choose split is used. The report
+split is never read here; `lakehouse.ml.scoring.report` reads it. All results go to a local folder first, and
 `lakehouse.ml.registry` logs them to MLflow. So a server that is down costs no training.
 """
 
@@ -12,8 +12,8 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,8 +78,8 @@ def train(
 ) -> TrainResult:
     """Fit, choose, log and register a model from its feature table.
 
-    A training that is not in MLflow yet is registered first. It is the result if its code, table version and seed are the
-    same. `Registry.register` decides which version becomes champion.
+    A training that is not in MLflow yet is registered first. It is the result if its code, table version and seed are
+    the same. `Registry.register` decides which version becomes champion.
 
     Args:
         learner: Name of the model in ``models``.
@@ -90,32 +90,59 @@ def train(
         progress: Called with a text before each step.
 
     Raises:
-        ModelError: The table, the version or a column is missing, a split has no labelled rows, the fitted model cannot be
-            stored safely, or MLflow cannot be used.
+        ModelError: The table, the version or a column is missing, a split has no labelled rows, the fitted model cannot
+            be stored safely, or MLflow cannot be used.
     """
     tell, model = progress or (lambda _: None), models[learner]
     kept = kept / learner
     with _alone(kept, tell):
         features = open_features(model.TASK, lake, columns_of(model), version)
-        bound_for = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
-        made_from = {
-            "model": model.TASK.name, "learner": learner, "feature_table": model.TASK.feature_table,
-            "feature_table_id": features.table_id, "delta_version": features.version, "revision": revision, "seed": seed,
-            "declared": declared(model), "study": tuned.study if tuned else "",
-            "tried": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
-        }  # fmt: skip
-        for earlier in waiting(kept, **bound_for):
-            try:
-                rows = earlier.rows(model, lake)
-            except ModelError as error:  # it can never be compared with the champion
-                logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.set_aside(), error)
-                continue
-            tell("registering the training that waits for MLflow")
-            result = registry.register(earlier, models, rows, tell)
+        destination = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
+        made_from = _describe_origin(learner, model, features, revision, seed, tuned)
+        for earlier, result in _register_waiting(kept, destination, models, model, lake, registry, tell):
             if says(earlier, made_from) and revision and not revision.endswith("dirty"):
                 return result
-        training = _fit_all(model, features, {**bound_for, **made_from}, kept, tell)
+        training = _fit_all(model, features, {**destination, **made_from}, kept, tell)
         return registry.register(training, models, training.rows(model, lake), tell)
+
+
+def _describe_origin(
+    learner: str, model: Model, features: Features, revision: str, seed: int, tuned: Tuned | None
+) -> dict[str, Any]:
+    """Describe what a training starts from. Trainings of the same description give the same model."""
+    candidates = [tuned.params] if tuned else model.CANDIDATES
+    return {
+        "model": model.TASK.name,
+        "learner": learner,
+        "feature_table": model.TASK.feature_table,
+        "feature_table_id": features.table_id,
+        "delta_version": features.version,
+        "revision": revision,
+        "seed": seed,
+        "declared": declared(model),
+        "study": tuned.study if tuned else "",
+        "tried": [dict(params) for params in candidates],
+    }
+
+
+def _register_waiting(
+    kept: Path,
+    destination: Mapping[str, str],
+    models: Mapping[str, Model],
+    model: Model,
+    lake: Location,
+    registry: Registry,
+    tell: Callable[[str], None],
+) -> Iterator[tuple[Training, TrainResult]]:
+    """Register the trainings that are not in MLflow yet, one at a time, the oldest first."""
+    for earlier in waiting(kept, **destination):
+        try:
+            rows = earlier.rows(model, lake)
+        except ModelError as error:  # it can never be compared with the champion
+            logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.set_aside(), error)
+            continue
+        tell("registering the training that waits for MLflow")
+        yield earlier, registry.register(earlier, models, rows, tell)
 
 
 @contextmanager
@@ -146,41 +173,72 @@ def _fit_all(
     with tempfile.TemporaryDirectory(prefix=".", dir=kept, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
         (shown := folder / "shown").mkdir()
-        fitted = []
         listening = autologging(Path(unfinished))
-        for place, params in enumerate(made_from["tried"], start=1):
-            tell(f"fitting candidate {place} of {len(made_from['tried'])}")
-            with listening(name := f"candidate_{place}") as heard:
-                found = fit(model, model.FEATURES, params, seed, train, choose)
-            fitted.append(replace(found, autologged=heard))
-            if heard.files.exists():
-                heard.files.rename(shown / name)
+        fitted = _fit_candidates(model, made_from["tried"], seed, train, choose, listening, shown, tell)
         best = min(fitted, key=lambda one: one.choose["brier"])
         tell("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
         sample = choose.sample(SAMPLED_ROWS, seed)
         for name, one in {MODEL: best, BASELINE: base}.items():
-            (part := folder / name).mkdir()
-            model.save(one.fitted, part)
-            (part / MADE_BY).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
-            (part / TYPICAL).write_text(
-                json.dumps(_find_typical_values(sample[0][list(model.reads(one.fitted))]), indent=1)
-            )
+            _save_model(model, made_from["learner"], one.fitted, sample[0], folder / name)
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
         importances = _measure_importance(model, best.fitted, *sample, seed)
         _draw(shown, model, fitted, best, base, choose, importances)
         recipe = {**made_from, "params": dict(best.params), "fitted_on": environment(model.REQUIREMENTS)}
         (shown / RECIPE).write_text(json.dumps(recipe, indent=1))
-        said = {
-            "id": uuid.uuid4().hex, "began": began, **made_from, "params": dict(best.params),
-            "rows": {"train": train.rows, "choose": choose.rows}, "metrics": best.choose, "baseline": base.choose,
+        record = {
+            **made_from,
+            "id": uuid.uuid4().hex,
+            "began": began,
+            "rows": {"train": train.rows, "choose": choose.rows},
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
             **_describe_data(model, made_from, {"train": train, "choose": choose}, prints),
-            "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
-            "candidates": [_describe_candidate(one) for one in fitted],
-        }  # fmt: skip
-        said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
-        return Training(folder, said).save(kept)
+            **_describe_fits(fitted, best, base),
+        }
+        record["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
+        return Training(folder, record).save(kept)
+
+
+def _fit_candidates(
+    model: Model,
+    candidates: Sequence[Mapping[str, Any]],
+    seed: int,
+    train: Rows,
+    choose: Rows,
+    listening: Callable[[str], AbstractContextManager[Autologged]],
+    folder: Path,
+    tell: Callable[[str], None],
+) -> list[Fitted]:
+    """Fit each candidate. The files of MLflow's autologging, ``listening``, are moved to ``folder``."""
+    fitted = []
+    for place, params in enumerate(candidates, start=1):
+        tell(f"fitting candidate {place} of {len(candidates)}")
+        with listening(name := f"candidate_{place}") as autologged:
+            candidate = fit(model, model.FEATURES, params, seed, train, choose)
+        fitted.append(replace(candidate, autologged=autologged))
+        if autologged.files.exists():
+            autologged.files.rename(folder / name)
+    return fitted
+
+
+def _save_model(model: Model, learner: str, fitted: Any, sample: pd.DataFrame, folder: Path) -> None:
+    """Write a fitted model, the code it needs and its typical values to a new folder."""
+    folder.mkdir()
+    model.save(fitted, folder)
+    (folder / MADE_BY).write_text(json.dumps({"learner": learner, "module": model.__name__}))
+    typical = _find_typical_values(sample[list(model.reads(fitted))])
+    (folder / TYPICAL).write_text(json.dumps(typical, indent=1))
+
+
+def _describe_fits(fitted: list[Fitted], best: Fitted, base: Fitted) -> dict[str, Any]:
+    """Collect the parameters and metrics of the chosen model, the baseline and the candidates."""
+    return {
+        "params": dict(best.params),
+        "metrics": best.choose,
+        "baseline": base.choose,
+        "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
+        "candidates": [_describe_candidate(one) for one in fitted],
+    }
 
 
 def named_metrics(one: Fitted, prefix: str = "") -> dict[str, float]:

@@ -11,8 +11,8 @@ from matplotlib import pyplot
 
 from lakehouse.ml import plots
 
-# Two bins: 4 rows at 10 % (on an upper edge), of which 1 is late, and 6 rows at 85 %, of which 5 are.
-PROBABILITY = np.array([0.1] * 4 + [0.85] * 6)
+# Two bins: 4 rows of 4 % to 10 % (the bin's upper edge), of which 1 is late, and 6 rows of 85 %, of which 5 are.
+PROBABILITY = np.array([0.04, 0.06, 0.08, 0.1] + [0.85] * 6)
 LATE = np.array([True, False, False, False] + [True] * 5 + [False])
 
 
@@ -21,7 +21,7 @@ def test_calibration_shows_observed_shares_with_intervals() -> None:
     curve = next(line for line in upper.lines if line.get_label() == "Model")
     (intervals,) = upper.containers[0][2]
 
-    assert curve.get_xydata() == pytest.approx(np.array([(0.1, 1 / 4), (0.85, 5 / 6)]))
+    assert curve.get_xydata() == pytest.approx(np.array([(0.07, 1 / 4), (0.85, 5 / 6)]))
     bounds = [(low, high) for (_, low), (_, high) in intervals.get_segments()]
     # Wilson's 95 % intervals for 1 of 4 and 5 of 6.
     assert np.array(bounds) == pytest.approx(np.array([(0.04559, 0.69936), (0.43650, 0.96995)]), abs=1e-4)
