@@ -93,8 +93,7 @@ def train(
         ModelError: The table, the version or a column is missing, a split has no labelled rows, the fitted model cannot
             be stored safely, or MLflow cannot be used.
     """
-    tell, model = progress or (lambda _: None), models[learner]
-    kept = kept / learner
+    tell, model, kept = progress or (lambda _: None), models[learner], kept / learner
     with _alone(kept, tell):
         features = open_features(model.TASK, lake, columns_of(model), version)
         destination = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
