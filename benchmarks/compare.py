@@ -13,10 +13,8 @@ from pathlib import Path
 import polars as pl
 
 from lakehouse.definitions import graph
-from lakehouse.definitions.partitions import VALID
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Declared
-from lakehouse.definitions.write_modes import History
 
 RELATIVE = 1e-9
 # A batch's time differs between builds; the other landing columns do not.
@@ -44,12 +42,10 @@ def _compared(declared: Declared) -> tuple[list[str], list[str]]:
     """The key of a table, and all its columns that must agree."""
     if isinstance(declared, Source):
         return list(ORIGIN_COLUMNS), [*ORIGIN_COLUMNS, *declared.columns, *LANDING]
-    key, columns = list(declared.key), list(declared.columns)
+    columns = list(declared.columns)
     if declared.name.startswith("silver."):
         columns += ORIGIN_COLUMNS
-    if isinstance(declared.write, History):
-        return [*key, VALID[0]], [*columns, *VALID]
-    return key, columns
+    return list(declared.write.identity(declared.key)), [*columns, *declared.write.added_columns(declared.columns)]
 
 
 def _read(path: Path, key: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:

@@ -3,4 +3,4 @@
 from jobs._run import run_job
 
 if __name__ == "__main__":
-    run_job("Bring the bronze tables up to date.", "bronze")
+    run_job("bronze")

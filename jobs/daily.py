@@ -1,6 +1,6 @@
-"""Everything a day needs: spark-submit --properties-file conf/spark/local.conf jobs/daily.py"""
+"""Run every layer: spark-submit --properties-file conf/spark/local.conf jobs/daily.py"""
 
 from jobs._run import run_job
 
 if __name__ == "__main__":
-    run_job("Bring every table up to date.")
+    run_job()

@@ -9,21 +9,24 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table as Grid
 
 from flights.delivery import deliver
 from lakehouse.catalog import Lake
-from lakehouse.cli.render import models as show_models
-from lakehouse.cli.render import printing
-from lakehouse.cli.render import runs as show_runs
+from lakehouse.cli.render.models import make_metrics_grid, print_training
+from lakehouse.cli.render.printing import make_grid
+from lakehouse.cli.render.runs import format_outcome, show_progress
 from lakehouse.deltalog import table_log
+from lakehouse.deltalog.commit_record import Run
 from lakehouse.deltalog.sql import query
+from lakehouse.engine.base import Engine
 from lakehouse.errors import LakehouseError, ModelError
 from lakehouse.ml import models as declared_models
 from lakehouse.ml import pipeline, score_writer
@@ -39,170 +42,192 @@ from serving.app.client import Client
 
 FIRST_DELIVERY_ENDS = date(2013, 11, 30)
 SECOND_DELIVERY = (date(2013, 12, 1), date(2013, 12, 31))
+NEXT_COMMANDS = (
+    'sql "select flight_date, origin, flights, late_rate from gold.airport_daily order by late_rate desc limit 5"',
+    "history silver.flights",
+    "plan --full-refresh --select silver.flights+",
+)
 
 
 @dataclass
 class Timings:
-    """Seconds by step, in the order in which they were taken."""
+    """Seconds by step, in the order of the steps."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def of(self, step: str) -> Iterator[None]:
-        began = time.monotonic()
+        """Measure a step."""
+        start = time.monotonic()
         yield
-        self.seconds[step] = time.monotonic() - began
+        self.seconds[step] = time.monotonic() - start
 
 
 def land(settings: Settings, console: Console, since: date | None, until: date | None) -> None:
-    """Deliver the example's files from ``since`` to ``until`` (flights; the other sources whole)."""
-    with console.status("delivering") as said:
-        counts = deliver(settings.landing, since=since, until=until, progress=_telling(said.update))
-    for source, one in counts.items():
-        console.print(
-            f"  {source:10} {one.written:4} files delivered, {one.unchanged:4} there already", highlight=False
-        )
+    """Deliver the example's files: flights from ``since`` to ``until``, the other sources whole."""
+    with console.status("delivering") as status:
+        counts = deliver(settings.landing, since=since, until=until, progress=_report_files(status.update))
+    for source, count in counts.items():
+        text = f"  {source:10} {count.written:4} files delivered, {count.unchanged:4} unchanged"
+        console.print(text, highlight=False)
+
+
+def _report_files(update: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    return lambda source, done, total: update(f"delivering {source}: {done} of {total} files")
 
 
 def demo(settings: Settings, console: Console) -> None:
-    """The whole example, twice delivered: eleven months, then December's daily files.
+    """Run the whole example on two deliveries: eleven months, then December's daily files.
 
     Raises:
-        LakehouseError: a table or the training failed; the text names the log.
+        LakehouseError: A table or the training failed. The text names the log.
     """
-    lake = context.open_lake(settings)
-    names = lake.graph.select()
-    timings = Timings()
-    first_run = new_run()
-    second_run = replace(new_run(), hold=first_run.hold)  # one lock for both
-    try:
-        with logs.logged(settings, first_run) as log_file:
-            console.rule("[bold]1. Eleven months of flights land", align="left")
-            with timings.of("deliver January to November"):
-                land(settings, console, None, FIRST_DELIVERY_ENDS)
-            with context.session_for(settings, first_run, log_file) as session:
-                console.rule("[bold]2. Bronze, silver, gold", align="left")
-                with timings.of("first run"), show_runs.progress(console, names) as watcher:
-                    traced = lineage.traced(settings, lake, first_run, watcher)
-                    first = run_tables(session, lake, names, Request(), first_run, settings.parallel_tables, traced)
-                _raise_failed(first)
-                console.rule("[bold]3. Train on January to October, choose on November", align="left")
-                with timings.of("train"), console.status("training") as said:
-                    trained = pipeline.train(settings, None, said.update)
-                show_models.trained(console, trained)
-                console.rule("[bold]4. December lands, day by day; only what changed is computed", align="left")
-                with timings.of("deliver December"):
-                    land(settings, console, *SECOND_DELIVERY)
-                with timings.of("second run"), show_runs.progress(console, names) as watcher:
-                    traced = lineage.traced(settings, lake, second_run, watcher)
-                    second = run_tables(session, lake, names, Request(), second_run, settings.parallel_tables, traced)
-                _raise_failed(second)
-                console.rule("[bold]5. Score December with the champion, and watch it", align="left")
-                models = declared_models.load_models(settings)
-                task = declared_models.choose_task(models, None)
-                with timings.of("score"), console.status("scoring"):
-                    scored = pipeline.score_on(session.get(), settings, task, *SECOND_DELIVERY, second_run)
-                with timings.of("watch"), console.status("watching"):
-                    since, until = SECOND_DELIVERY
-                    uri = settings.tracking_uri
-                    watched = watch(task, models, lake=settings.lake, tracking_uri=uri, since=since, until=until)
-                    score_writer.write_watched(session.get(), settings, watched, second_run)
-                for finding in watched.findings:
-                    console.print(f"  {finding.said}", markup=False, highlight=False)
-                if not watched.findings:
-                    console.print("  nothing is beyond its limit")
-            console.rule("[bold]6. Ask it over HTTP about the likeliest late flight of the last day", align="left")
-            with timings.of("serve"), console.status("starting the API"):
-                answer = ask_api(settings, task)
-            console.print(f"  {answer}", markup=False, highlight=False, soft_wrap=True)
-    except LakehouseError:
-        console.print("The demo stopped. Run it again: it goes on from what is there.", soft_wrap=True)
-        raise
-    _summary(console, settings, lake, second, trained, scored, timings)
+    _Demo(settings, console, context.open_lake(settings)).run()
+
+
+@dataclass(frozen=True)
+class _Demo:
+    """The demo on one lake."""
+
+    settings: Settings
+    console: Console
+    lake: Lake
+    timings: Timings = field(default_factory=Timings)
+
+    def run(self) -> None:
+        """Run every step, then print the summary."""
+        first_run = new_run()
+        second_run = replace(new_run(), hold=first_run.hold)  # one lock for both
+        try:
+            with logs.logged(self.settings, first_run) as log_file:
+                self._print_title("1. Eleven months of flights land")
+                with self.timings.of("deliver January to November"):
+                    land(self.settings, self.console, None, FIRST_DELIVERY_ENDS)
+                with context.engine_for(self.settings, first_run, log_file) as engine:
+                    self._print_title("2. Bronze, silver, gold")
+                    self._run_tables("first run", engine, first_run)
+                    self._print_title("3. Train on January to October, choose on November")
+                    model = self._train()
+                    self._print_title("4. December lands, day by day; only changed days are computed")
+                    with self.timings.of("deliver December"):
+                        land(self.settings, self.console, *SECOND_DELIVERY)
+                    report = self._run_tables("second run", engine, second_run)
+                    self._print_title("5. Score December with the champion, and watch it")
+                    task, scores = self._score(engine, second_run)
+                self._print_title("6. Ask it over HTTP about the likeliest late flight of the last day")
+                with self.timings.of("serve"), self.console.status("starting the API"):
+                    answer = ask_api(self.settings, task)
+                self.console.print(f"  {answer}", markup=False, highlight=False, soft_wrap=True)
+        except LakehouseError:
+            self.console.print("The demo stopped. Run it again to continue.", soft_wrap=True)
+            raise
+        self._print_summary(report, model, scores)
+
+    def _print_title(self, title: str) -> None:
+        self.console.rule(f"[bold]{title}", align="left")
+
+    def _run_tables(self, step: str, engine: Engine, run: Run) -> Report:
+        names = self.lake.graph.select()
+        with self.timings.of(step), show_progress(self.console, names) as watcher:
+            traced = lineage.traced(self.settings, self.lake, run, watcher)
+            report = run_tables(engine, self.lake, names, Request(), run, self.settings.parallel_tables, traced)
+        failed = [result for result in report.results if result.status == "failed"]
+        if failed:
+            raise LakehouseError("; ".join(result.failure() for result in failed))
+        return report
+
+    def _train(self) -> TrainResult:
+        with self.timings.of("train"), self.console.status("training") as status:
+            result = pipeline.train(self.settings, None, status.update)
+        print_training(self.console, result)
+        return result
+
+    def _score(self, engine: Engine, run: Run) -> tuple[Task, pipeline.Scored]:
+        models = declared_models.load_models(self.settings)
+        task = declared_models.choose_task(models, None)
+        with self.timings.of("score"), self.console.status("scoring"):
+            scores = pipeline.score_on(engine, self.settings, task, *SECOND_DELIVERY, run)
+        with self.timings.of("watch"), self.console.status("watching"):
+            since, until = SECOND_DELIVERY
+            uri = self.settings.tracking_uri
+            watched = watch(task, models, lake=self.settings.lake, tracking_uri=uri, since=since, until=until)
+            score_writer.write_watched(engine, self.settings, watched, run)
+        for finding in watched.findings:
+            self.console.print(f"  {finding.said}", markup=False, highlight=False)
+        if not watched.findings:
+            self.console.print("  nothing is beyond its limit")
+        return task, scores
+
+    def _print_summary(self, report: Report, model: TrainResult, scores: pipeline.Scored) -> None:
+        console = self.console
+        self._print_title("Summary")
+        console.print(self._make_tables_grid(report, scores))
+        console.print(
+            f"\n[bold]Will a flight be 15 minutes late or more?[/] {model.model_name} version {scores.version}"
+        )
+        if scores.report:
+            metrics = {
+                "November: model": model.metrics,
+                "November: schedule only": model.baseline,
+                "December: model": scores.report.metrics,
+                "December: schedule only": scores.report.baseline,
+            }
+            console.print(make_metrics_grid(metrics))
+        console.print()
+        console.print(_make_times_grid(self.timings.seconds))
+        console.print(f"\nEverything is in {self.settings.root}. Try next:", highlight=False, soft_wrap=True)
+        path = shutil.which("lakehouse")
+        program = "lakehouse" if path else os.path.relpath(Path(sys.executable).with_name("lakehouse"))
+        for command in NEXT_COMMANDS:
+            console.print(f"  {program} {command}", markup=False, highlight=False, soft_wrap=True)
+
+    def _make_tables_grid(self, report: Report, scores: pipeline.Scored) -> Grid:
+        outcomes = {r.table: format_outcome(r.outcome) for r in report.results if r.status == "written" and r.outcome}
+        outcomes[scores.table] = f"{scores.written:,} scores"
+        outcomes[scores.quality_table] = f"{scores.quality_written:,} days evaluated"
+        grid = make_grid("table", ">rows", ">version", "the second run wrote")
+        for name in (*self.lake.graph.declared, scores.table, scores.quality_table):
+            log = table_log.open_log(self.lake.path(name))
+            if log:
+                outcome = outcomes.get(name, "nothing: its inputs did not change")
+                grid.add_row(name, f"{log.rows():,}", str(log.version), outcome)
+        return grid
+
+
+def _make_times_grid(seconds_by_step: Mapping[str, float]) -> Grid:
+    grid = make_grid("step", ">seconds")
+    for step, seconds in seconds_by_step.items():
+        grid.add_row(step, f"{seconds:.1f}")
+    grid.add_row("total", f"{sum(seconds_by_step.values()):.1f}")
+    return grid
 
 
 def ask_api(settings: Settings, task: Task) -> str:
-    """What the API says, started for this, of the flight of the second delivery's last day that was scored highest.
+    """Start the API, and ask it about the flight with the highest score on the second delivery's last day.
+
+    Returns:
+        The request and the answer as text, beside the score in the table.
 
     Raises:
-        ModelError: it does not start, or does not answer.
+        ModelError: The API does not start, or does not answer.
     """
     last, names = SECOND_DELIVERY[1], ", ".join(task.key)
-    asked = f"SELECT {names}, {task.time}, probability FROM {task.predictions} WHERE {task.time} = DATE '{last}'"
-    row = query(settings.lake, f"{asked} ORDER BY probability DESC, {names} LIMIT 1").to_pylist()[0]
-    scored = row.pop("probability")
+    select = f"SELECT {names}, {task.time}, probability FROM {task.predictions} WHERE {task.time} = DATE '{last}'"
+    row = query(settings.lake, f"{select} ORDER BY probability DESC, {names} LIMIT 1").to_pylist()[0]
+    score = row.pop("probability")
     key = secrets.token_urlsafe()
     command = [sys.executable, "-m", "lakehouse.cli.main", "serve", task.name, "--port", "0"]
     environment = {**os.environ, KEY: key}
     with subprocess.Popen(command, cwd=settings.project, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
-            if not (found := re.search(r"http://\S+?:\d+", server.stdout.readline())):
-                raise ModelError("The API did not start; it said why.")
+            if not (address := re.search(r"http://\S+?:\d+", server.stdout.readline())):
+                raise ModelError("The API did not start. Its message is above.")
             keys = [{name: value if isinstance(value, str | int) else value.isoformat() for name, value in row.items()}]
-            (answer,) = Client(found[0], key).predict("demo", "keys", keys)
+            (answer,) = Client(address[0], key).predict("demo", "keys", keys)
         finally:
             server.terminate()
     return (
-        f"POST {found[0]}/predict: {row['carrier']} {row['flight']}, {row['origin']} to {row['dest']} on {last}: "
-        f"{answer['probability']:.1%} by {answer['alias']} {answer['model_version']}; scored {scored:.1%}"
+        f"POST {address[0]}/predict: {row['carrier']} {row['flight']}, {row['origin']} to {row['dest']} on {last}: "
+        f"{answer['probability']:.1%} by {answer['alias']} {answer['model_version']}; scored {score:.1%}"
     )
-
-
-def _summary(
-    console: Console,
-    settings: Settings,
-    lake: Lake,
-    second: Report,
-    trained: TrainResult,
-    scored: pipeline.Scored,
-    timings: Timings,
-) -> None:
-    console.rule("[bold]Summary", align="left")
-    touched = {r.table: r for r in second.results if r.status == "written" and r.outcome}
-    shown = printing.grid("table", ">rows", ">version", "the second run wrote")
-    scores = {
-        scored.table: f"{scored.written:,} scores",
-        scored.quality_table: f"{scored.quality_written:,} days judged",
-    }
-    for name in (*lake.graph.declared, *scores):
-        opened = table_log.open_log(lake.path(name))
-        if opened:
-            said = (
-                show_runs.outcome(touched[name].outcome) if name in touched else "nothing: its inputs had not changed"
-            )
-            said = scores.get(name, said)
-            shown.add_row(name, f"{opened.rows():,}", str(opened.version), said)
-    console.print(shown)
-    console.print(f"\n[bold]Will a flight be 15 minutes late or more?[/] {trained.model_name} version {scored.version}")
-    if scored.report:
-        named = {"December: model": scored.report.metrics, "December: schedule only": scored.report.baseline}
-        console.print(
-            show_models.metrics_grid(
-                {"November: model": trained.metrics, "November: schedule only": trained.baseline, **named}
-            )
-        )
-    times = printing.grid("step", ">seconds")
-    for step, seconds in timings.seconds.items():
-        times.add_row(step, f"{seconds:.1f}")
-    times.add_row("in all", f"{sum(timings.seconds.values()):.1f}")
-    console.print()
-    console.print(times)
-    console.print(f"\nEverything is in {settings.root}. Try next:", highlight=False, soft_wrap=True)
-    program = "lakehouse" if shutil.which("lakehouse") else os.path.relpath(Path(sys.executable).with_name("lakehouse"))
-    for command in (
-        'sql "select flight_date, origin, flights, late_rate from gold.airport_daily order by late_rate desc limit 5"',
-        "history silver.flights",
-        "plan --full-refresh --select silver.flights+",
-    ):
-        console.print(f"  {program} {command}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _raise_failed(report: Report) -> None:
-    failed = [r for r in report.results if r.status == "failed"]
-    if failed:
-        raise LakehouseError("; ".join(r.failure() for r in failed))
-
-
-def _telling(update: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    return lambda source, done, total: update(f"delivering {source}: {done} of {total} files")

@@ -3,4 +3,4 @@
 from jobs._run import run_job
 
 if __name__ == "__main__":
-    run_job("Bring the gold tables up to date.", "gold")
+    run_job("gold")

@@ -1,4 +1,7 @@
-"""Watch the champion: spark-submit --properties-file conf/spark/local.conf jobs/monitor.py --from 2013-12-01 --to 2013-12-31"""
+"""Check the champion.
+
+spark-submit --properties-file conf/spark/local.conf jobs/monitor.py --from 2013-12-01 --to 2013-12-31
+"""
 
 from jobs._run import run_command
 

@@ -3,4 +3,4 @@
 from jobs._run import run_job
 
 if __name__ == "__main__":
-    run_job("Bring the silver tables up to date.", "silver")
+    run_job("silver")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.catalog import Lake
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import spark_session
 from lakehouse.errors import DeclarationError, UndoError
 from lakehouse.plan.steps import Request
 from lakehouse.quality import quarantine
 from lakehouse.runs import lineage
-from lakehouse.runs.context import open_lake, session_for
+from lakehouse.runs.context import engine_for, open_lake
 from lakehouse.runs.scheduler import Report, Watcher, new_run, run_tables
 from lakehouse.settings import Settings
 
@@ -34,9 +33,9 @@ def run_pipeline(
     lake = open_lake(settings)
     names = lake.graph.select(tuple(selectors))
     run = run or new_run()
-    with session_for(settings, run, log) as session:
+    with engine_for(settings, run, log) as engine:
         traced = lineage.traced(settings, lake, run, watcher)
-        return run_tables(session, lake, names, request or Request(), run, settings.parallel_tables, traced)
+        return run_tables(engine, lake, names, request or Request(), run, settings.parallel_tables, traced)
 
 
 def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
@@ -50,14 +49,13 @@ def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -
 
 def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool) -> Replayed:
     """Replay a table's rejects, under the lake's lock, on a session of its own."""
-    from lakehouse.engine.spark import delta_io
     from lakehouse.writes.replay import Replayed, replay
 
     lake = open_lake(settings)
     if not quarantine.waiting(lake, table):  # no JVM to say so
         return Replayed(table)
-    with session_for(settings, run, log) as session:
-        return delta_io.after_conflicts(table, lambda: replay(session, lake, table, run, dry=dry))
+    with engine_for(settings, run, log) as engine:
+        return engine.retry_on_conflict(table, lambda: replay(engine, lake, table, run, dry=dry))
 
 
 def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
@@ -70,10 +68,10 @@ def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
     from lakehouse.writes.rollback import take_back
 
     lake = open_lake(settings)
-    with session_for(settings, run, log) as session:
+    with engine_for(settings, run, log) as engine:
         if plan_undo(lake, agreed.run).tables != agreed.tables:
             raise UndoError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
-        take_back(session.get(), lake, agreed, run)
+        take_back(engine, lake, agreed, run)
 
 
 def vacuum(
@@ -111,7 +109,7 @@ def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: 
     if since is not None and since > until:
         raise DeclarationError(f"--from {since} is after --to {until}.")
     declared = (lake.graph.declared[name] for name in names)
-    if since is not None and not any(isinstance(t, Table) and isinstance(t.write, Replace) for t in declared):
+    if since is not None and not any(isinstance(t, Table) and t.partitioning for t in declared):
         raise DeclarationError(
             "--from and --to recompute tables replaced by partition; none of the selected tables is."
         )

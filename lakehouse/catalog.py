@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lakehouse.definitions.graph import Graph
-from lakehouse.definitions.partitions import VALID
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Input, Table
-from lakehouse.definitions.write_modes import Append, History, Merge
 from lakehouse.deltalog.table_log import TableLog, open_log
 from lakehouse.landing.zone import Landing, left_alone
 from lakehouse.storage import location
@@ -21,17 +19,18 @@ class Suites:
     """The project's suites of expectations.
 
     Attributes:
-        folder: holds a suite's file for each table that has one, by layer.
-        data_docs: the folder that the results are written to.
+        folder: the suites' files, <layer>/<table>.json.
+        data_docs: the folder of the validation results and their pages.
     """
 
     folder: Path
     data_docs: Path
 
     def file(self, table: str) -> Path:
+        """Return the path of a table's suite, which need not exist."""
         return self.folder.joinpath(*table.split(".")).with_suffix(".json")
 
-    def of(self, table: str) -> bool:
+    def has_suite(self, table: str) -> bool:
         """Return whether the table has a suite."""
         return self.file(table).is_file()
 
@@ -96,14 +95,11 @@ class Lake:
             return {**columns, **declared.platform_columns}
         if self.landed_driver(declared):
             columns |= dict.fromkeys(ORIGIN_COLUMNS, "bigint")
-        if isinstance(declared.write, History):
-            kind = columns[declared.write.effective]
-            columns |= dict(zip(VALID, (kind, kind, "boolean"), strict=True))
-        return columns
+        return columns | declared.write.added_columns(columns)
 
     def landed_driver(self, table: Table) -> Source | None:
         """The source whose rows a row-preserving table takes one by one; None where there is none."""
-        if isinstance(table.write, Append | Merge | History):
+        if table.write.is_row_preserving:
             for one in table.drivers.values():
                 declared = self.graph.declared[one.table]
                 if isinstance(declared, Source):
@@ -113,7 +109,7 @@ class Lake:
     def goes_through_all(self, table: Table) -> bool:
         """Whether a run may go through all landed rows of a table again, and not just the new ones."""
         source = self.landed_driver(table)
-        return source is not None and (isinstance(table.write, History) or source.relanded == "replace")
+        return source is not None and (table.write.reads_all_rows or source.relanded == "replace")
 
     def filtered_by(self, name: str) -> tuple[str, ...]:
         """The columns that map this table's rows to partitions of others, which read it by them."""

@@ -25,7 +25,7 @@ from lakehouse.definitions.tables import Declared, Table, table
 from lakehouse.definitions.write_modes import History, Merge, Write
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Record, Run
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.landing.manifest import Manifest
 from lakehouse.plan.planner import plan
 from lakehouse.plan.steps import Request, Step
@@ -106,8 +106,8 @@ class TestLake:
         return self.lake.root
 
     @property
-    def session(self) -> LazySession:
-        return LazySession.of(self.spark)
+    def engine(self) -> SparkEngine:
+        return SparkEngine.of(self.spark)
 
     def declaring(self, *declared: Declared) -> TestLake:
         return replace(self, lake=Lake(graph.build(declared), self.root))
@@ -133,7 +133,7 @@ class TestLake:
     def attempt(self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2) -> Done:
         """A run, whatever becomes of it."""
         names = self.lake.graph.select(selectors)
-        return Done(run_tables(self.session, self.lake, names, request or Request(), Run(run, "revision"), parallel))
+        return Done(run_tables(self.engine, self.lake, names, request or Request(), Run(run, "revision"), parallel))
 
     def run(self, *selectors: str, full_refresh: bool = False, **more: Any) -> Done:
         """A run that must not fail."""

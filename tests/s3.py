@@ -1,4 +1,4 @@
-"""S3 servers for the tests, started in a folder of their own, and a proxy that loses answers."""
+"""S3 servers for the tests, each with a data folder of its own, and a proxy that loses answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REGION = "us-east-1"
 
 
 def new_keys() -> dict[str, str]:
-    """Credentials of a new user, as the environment has them."""
+    """Make credentials of a new user, as environment variables."""
     return {"AWS_ACCESS_KEY_ID": secrets.token_hex(8), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16)}
 
 
@@ -45,44 +45,45 @@ def client(endpoint: str, env: dict[str, str]) -> Any:
 def minio(
     folder: Path, keys: dict[str, str] | None = None, port: int | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """A MinIO server with its data in the folder: its endpoint, and the environment that a client needs."""
+    """Run a MinIO server with its data in the folder.
+
+    Yields:
+        Its endpoint, and the environment variables that a client needs.
+    """
     keys = keys or new_keys()
     free, console = free_ports(2)
     port = port or free
-    while console == port:  # one that was free before may be given again
+    while console == port:  # a free port may be returned twice
         (console,) = free_ports(1)
-    command = [
-        program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{port}",
-        "--console-address", f"127.0.0.1:{console}", str(folder),
-    ]  # fmt: skip
+    addresses = ["--address", f"127.0.0.1:{port}", "--console-address", f"127.0.0.1:{console}"]
+    command = [program("minio"), "server", "--quiet", *addresses, str(folder)]
     root = {"MINIO_ROOT_USER": keys["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": keys["AWS_SECRET_ACCESS_KEY"]}
-    with _serving(command, root, folder, port, keys) as served:
-        yield served
+    with _serving(command, root, folder, port, keys) as running:
+        yield running
 
 
 @contextmanager
 def seaweedfs(folder: Path, keys: dict[str, str] | None = None) -> Iterator[tuple[str, dict[str, str]]]:
-    """A SeaweedFS server with its data in the folder, as `minio`."""
+    """Run a SeaweedFS server with its data in the folder, like `minio`."""
     keys = keys or new_keys()
-    port, master, volume, filer, *grpc = free_ports(8)
-    options = {
-        "dir": folder, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3": "true", "s3.port": port, "s3.port.grpc": grpc[0],
-        "master.port": master, "master.port.grpc": grpc[1], "volume.port": volume, "volume.port.grpc": grpc[2],
-        "filer.port": filer, "filer.port.grpc": grpc[3], "master.volumeSizeLimitMB": 64, "volume.max": 50,
-    }  # fmt: skip
+    services = ("s3", "master", "volume", "filer")
+    port, *ports = free_ports(2 * len(services))
+    names = [f"{service}.port{kind}" for kind in ("", ".grpc") for service in services]
+    options = {"dir": folder, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3": "true"}
+    options |= {"master.volumeSizeLimitMB": 64, "volume.max": 50, **dict(zip(names, [port, *ports], strict=True))}
     command = [program("weed"), "server", *(f"-{name}={value}" for name, value in options.items())]
-    with _serving(command, keys, folder, port, keys) as served:
-        yield served
+    with _serving(command, keys, folder, port, keys) as running:
+        yield running
 
 
 SERVERS = {"minio": minio, "seaweedfs": seaweedfs}
 
 
 def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
     return ports
 
 
@@ -99,30 +100,33 @@ def _serving(
         _wait(endpoint, keys, server, log)
         yield endpoint, {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": REGION}
     finally:
-        server.kill()  # asked to end, SeaweedFS takes half a minute
+        server.kill()  # after a polite signal, SeaweedFS takes half a minute
         server.wait()
 
 
 def _wait(endpoint: str, keys: dict[str, str], server: subprocess.Popen[bytes], log: Path) -> None:
-    """Until the server takes a bucket: some answer before they can."""
-    until = time.monotonic() + 60
+    """Wait until the server creates a bucket. Some answer before they can."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             with suppress(client(endpoint, keys).exceptions.BucketAlreadyOwnedByYou):
                 client(endpoint, keys).create_bucket(Bucket="ready")
             return
         except Exception as error:
-            if server.poll() is not None or time.monotonic() > until:
+            if server.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{server.args} does not serve: {log.read_text()[-2000:]}") from error
             time.sleep(0.1)
 
 
 @dataclass
 class Proxy:
-    """What stands between a client and a server: it keeps a list of the requests, and may lose an answer or give another.
+    """A proxy between a client and a server. It records the requests, and may lose an answer or give another.
 
-    ``rule`` is asked for each request: "pass" it on, carry it out but "lose" the answer, or, carrying nothing out, be "down",
-    "pretend" that it was done, or say "conflict", "slow down" or "expired". It may also do something itself before.
+    Attributes:
+        rule: called with each request's method and path; it may have effects of its own. "pass" passes the request on,
+            "lose" passes it on and loses the answer. Otherwise the server gets no request: the proxy is "down", answers
+            200 ("pretend"), or refuses ("conflict", "slow down", "expired").
+        requests: the method, path and status of each request; status 0 if the answer was lost.
     """
 
     endpoint: str
@@ -143,9 +147,9 @@ REFUSALS = {"conflict": (409, CONFLICT), "slow down": (503, SLOW_DOWN), "expired
 
 @contextmanager
 def proxy(upstream: str) -> Iterator[Proxy]:
-    """A proxy before the server at ``upstream``."""
+    """Run a proxy in front of the server at ``upstream``."""
     (port,) = free_ports(1)
-    standing = Proxy(f"http://127.0.0.1:{port}")
+    between = Proxy(f"http://127.0.0.1:{port}")
     server = urlsplit(upstream).netloc
 
     class Handler(BaseHTTPRequestHandler):
@@ -153,15 +157,15 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
         def handle_any(self) -> None:
             body = self.body()
-            does = standing.rule(self.command, self.path)
-            if does == "down":
+            action = between.rule(self.command, self.path)
+            if action == "down":
                 self.close_connection = True
                 return
-            if does == "pretend":
+            if action == "pretend":
                 self.answer(200, [("Content-Length", "0")], b"")
                 return
-            if does in REFUSALS:
-                status, content = REFUSALS[does]
+            if action in REFUSALS:
+                status, content = REFUSALS[action]
                 self.answer(status, [("Content-Length", str(len(content)))], content)
                 return
             onward = HTTPConnection(server, timeout=60)
@@ -175,17 +179,18 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             answer = onward.getresponse()
             content = answer.read()
             onward.close()
-            if does == "lose":
-                standing.requests.append((self.command, self.path, 0))
+            if action == "lose":
+                between.requests.append((self.command, self.path, 0))
                 self.close_connection = True
                 return
-            kept = [(n, v) for n, v in answer.getheaders() if n.lower() not in ("transfer-encoding", "connection")]
+            dropped = ("transfer-encoding", "connection")
+            headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in dropped]
             if answer.getheader("Content-Length") is None:
-                kept.append(("Content-Length", str(len(content))))
-            self.answer(answer.status, kept, content)
+                headers.append(("Content-Length", str(len(content))))
+            self.answer(answer.status, headers, content)
 
         def body(self) -> bytes:
-            """What was sent, in chunks too: so MLflow's client sends an empty file."""
+            """Read the request's body. MLflow's client sends an empty file in chunks."""
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
                 return self.rfile.read(int(self.headers.get("Content-Length", 0)))
             chunks = []
@@ -196,7 +201,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             return b"".join(chunks)
 
         def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-            standing.requests.append((self.command, self.path, status))
+            between.requests.append((self.command, self.path, status))
             self.send_response_only(status)
             for name, value in headers:
                 self.send_header(name, value)
@@ -211,6 +216,6 @@ def proxy(upstream: str) -> Iterator[Proxy]:
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
         try:
-            yield standing
+            yield between
         finally:
             served.shutdown()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deploy.env import PROJECT
 from lakehouse.catalog import Lake, Suites
 from lakehouse.definitions import graph
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import Report, new_run, run_tables
 from lakehouse.storage import location
@@ -29,5 +29,5 @@ def build(
             location.deliver(root / "landing" / source / name, content)
     lake = Lake(graph.load(["bronze", "silver"]), root, Suites(PROJECT / "conf" / "expectations", root / "data_docs"))
     return lake, run_tables(
-        LazySession.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2
+        SparkEngine.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2
     )

@@ -13,7 +13,6 @@ from graphlib import CycleError, TopologicalSorter
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declared, Table
 from lakehouse.definitions.validation import problems_of, raise_all
-from lakehouse.definitions.write_modes import Append
 from lakehouse.errors import DeclarationError, place_of
 
 _SELECTOR = re.compile(r"(\+?)([a-z0-9_.]+?)(\+?)")
@@ -119,7 +118,7 @@ def _doubling(table: Table, known: Mapping[str, Declared]) -> list[str]:
         f"{table.name}: Append never takes a row back, but a file of {one.table} that is delivered again replaces the earlier one "
         "(relanded='replace'): its rows would be there twice; use Merge"
         for one in table.drivers.values()
-        if isinstance(table.write, Append)
+        if table.write.is_append_only
         and isinstance(driver := known.get(one.table), Source)
         and driver.relanded == "replace"
     ]

@@ -7,8 +7,6 @@ from datetime import date, timedelta
 
 from lakehouse.definitions.write_modes import Replace
 
-VALID = ("valid_from", "valid_to", "is_current")
-
 
 def one_of(column: str, values: Collection[str]) -> str:
     """A SQL predicate: the column has one of the values."""

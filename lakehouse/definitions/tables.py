@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lakehouse.definitions.identifiers import refuse_text
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import Source
+from lakehouse.definitions.write_modes import Replace
 from lakehouse.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Table:
     def driver(self) -> str:
         """The table that drives it, where only one does."""
         return next(iter(self.drivers.values())).table
+
+    @property
+    def partitioning(self) -> Replace | None:
+        """How the table is partitioned; None where it is not replaced by partition."""
+        return self.write if isinstance(self.write, Replace) else None
 
 
 Declared = Source | Table

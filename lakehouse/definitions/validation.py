@@ -21,7 +21,7 @@ from lakehouse.definitions.sources import (
     Source,
 )
 from lakehouse.definitions.tables import TYPES, UNREADABLE, Declared, Table
-from lakehouse.definitions.write_modes import Append, History, Merge, Replace, Write
+from lakehouse.definitions.write_modes import WRITE_MODES, History, Merge, Replace, Write
 from lakehouse.errors import DeclarationError
 
 # What the platform adds to tables, and to rows while it works on them.
@@ -145,11 +145,11 @@ def _rule_problems(table: Table) -> list[str]:
 def _write_problems(table: Table) -> list[str]:
     write = table.write
     if not isinstance(write, Write):
-        return [f"write={write!r} is not one of {', '.join(f'{way.__name__}()' for way in get_args(Write))}"]
+        return [f"write={write!r} is not one of {', '.join(f'{way.__name__}()' for way in WRITE_MODES)}"]
     found, named = [], [*table.key, *table.stats]
     if isinstance(write, Merge | History) and not table.key:
         found.append("this way of writing needs a key")
-    if isinstance(write, Append | Merge | History) and len(table.drivers) != 1:
+    if write.is_row_preserving and len(table.drivers) != 1:
         found.append(f"{type(write).__name__} needs exactly one driver, got {len(table.drivers)}")
     if isinstance(write, Merge) and isinstance(write.newest_by, str):
         found.append(f"newest_by={write.newest_by!r} is text, not columns; write ({write.newest_by!r},)")

@@ -1,45 +1,98 @@
-"""The ways in which a table is written."""
+"""The ways in which a table is written, and what the rest of the platform must know of each."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from lakehouse.definitions.sources import ORIGIN_COLUMNS
+
+VALIDITY_COLUMNS = ("valid_from", "valid_to", "is_current")
 
 
 @dataclass(frozen=True)
-class Append:
-    """New rows of the driver are added; nothing written is ever changed."""
+class Write:
+    """A way of writing.
+
+    Attributes:
+        is_row_preserving: The function returns one row for each row of the table's one incremental input.
+        is_append_only: No row that was written is ever changed.
+        is_rebuilt: Any changed input rebuilds the whole table.
+        reads_all_rows: Each run reads all rows of the incremental input, not only the changed ones.
+    """
+
+    is_row_preserving: ClassVar[bool] = False
+    is_append_only: ClassVar[bool] = False
+    is_rebuilt: ClassVar[bool] = False
+    reads_all_rows: ClassVar[bool] = False
+
+    def identity(self, key: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the columns that identify a row of the table, given its declared key."""
+        return key
+
+    def order_columns(self) -> tuple[str, ...]:
+        """Return the columns that order the rows of one key by age, most significant first."""
+        return ()
+
+    def added_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """Return the columns that the platform adds, with their types, given the declared ones."""
+        return {}
 
 
 @dataclass(frozen=True)
-class Merge:
+class Append(Write):
+    """New rows of the incremental input are added; nothing written is ever changed."""
+
+    is_row_preserving = True
+    is_append_only = True
+
+    def identity(self, key: tuple[str, ...]) -> tuple[str, ...]:
+        return ORIGIN_COLUMNS
+
+
+@dataclass(frozen=True)
+class Merge(Write):
     """The newest row for each key.
 
     ``newest_by`` names the columns that order rows of one key, most significant first: the source's own effective time
     where it has one. Ties, and tables without such a time, go by delivery: `_file_id`, then `_row`.
     """
 
+    is_row_preserving = True
     newest_by: tuple[str, ...] = ()
+
+    def order_columns(self) -> tuple[str, ...]:
+        return self.newest_by
 
 
 @dataclass(frozen=True)
-class History:
+class History(Write):
     """Every version of each key (slowly changing dimension, type 2).
 
     ``effective`` names the column that says when a row became known. The table gains `valid_from` (inclusive), `valid_to`
     (exclusive, null while current) and `is_current`; rows that repeat what was known before add no version.
 
-    With ``snapshots``, all rows of one time are a snapshot of the whole: a key that the next one leaves out was deleted then, and
-    begins anew where a later one has it again. A row that was set aside still says that its key was there; a
-    snapshot without any row says nothing.
+    With ``snapshots``, all rows of one time are a snapshot of the whole: a key that the next snapshot leaves out was
+    deleted then, and starts a new version where a later snapshot has it again. A quarantined row still counts as
+    present. A snapshot without any row is ignored.
     """
 
+    is_row_preserving = True
+    reads_all_rows = True
     effective: str
     snapshots: bool = False
 
+    def identity(self, key: tuple[str, ...]) -> tuple[str, ...]:
+        return (*key, VALIDITY_COLUMNS[0])
+
+    def added_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
+        time = columns[self.effective]
+        return dict(zip(VALIDITY_COLUMNS, (time, time, "boolean"), strict=True))
+
 
 @dataclass(frozen=True)
-class Replace:
+class Replace(Write):
     """Whole partitions, recomputed when an input touches them.
 
     ``partition`` is a date column of the table; with ``unit="month"`` it holds the month's first day. Partitions are
@@ -51,8 +104,10 @@ class Replace:
 
 
 @dataclass(frozen=True)
-class Rebuild:
+class Rebuild(Write):
     """The whole table, recomputed when any input changed."""
 
+    is_rebuilt = True
 
-Write = Append | Merge | History | Replace | Rebuild
+
+WRITE_MODES = (Append, Merge, History, Replace, Rebuild)

@@ -11,9 +11,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
+from lakehouse.errors import LedgerError
 from lakehouse.storage.lease import Hold
 
-FORMAT = 1
+# Format of the records, and of all else that a lake keeps on disk: manifests, quarantines, trainings.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,34 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | None) -> Record | None:
-        """The record in a commit's userMetadata; None where there is none."""
+        """Return the record in a commit's userMetadata; None where there is none.
+
+        Raises:
+            LedgerError: The record has another format.
+        """
         try:
             value = json.loads(text or "")["lakehouse"]
+            _check_format(value["format"])
             inputs = {n: Consumed(one["version"], one["generation"]) for n, one in value["inputs"].items()}
             known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
             known |= {name: tuple(known.get(name, ())) for name in ("contract", "asked", "undone")}
             return cls(inputs=inputs, **known)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def _check_format(number: int) -> None:
+    if number > FORMAT:
+        raise LedgerError(
+            f"The lake was written by a newer version of lakehouse (format {number}; this version reads {FORMAT}). "
+            "Install that version."
+        )
+    if number < FORMAT:
+        raise LedgerError(
+            f"The lake was written by an older version of lakehouse (format {number}; this version reads {FORMAT}). "
+            "To rebuild it from its landed files, move its folders `lake` and `manifests` away, then run "
+            "`lakehouse run`."
+        )
 
 
 def application_id(table: str, generation: int) -> str:

@@ -192,9 +192,11 @@ class TableLog:
 
 @contextmanager
 def _told(path: Location) -> Iterator[None]:
-    """Put what is the store's fault in words."""
+    """Explain the store's faults in words, and name the table whose records have another format."""
     try:
         yield
+    except LedgerError as error:
+        raise LedgerError(f"{path}: {error}") from error
     except Exception as error:  # of whichever library reads
         if said := s3.explained(error):
             raise StorageError(f"{path}: {said}") from error
@@ -243,6 +245,12 @@ def _check_whole(opened: TableLog) -> None:
         return
     if wanted != (opened.files(), opened.bytes()):
         raise ValueError(f"it names {opened.files()} files of other sizes than the {wanted[0]} that were written")
+
+
+def rows_written(path: Location) -> int:
+    """Return the rows that the table's last recorded commit wrote, by Delta's own count."""
+    table = open_log(path)
+    return table.last.written if table and table.last else 0
 
 
 def last_record(path: Location) -> Record | None:

@@ -11,19 +11,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from lakehouse.catalog import Lake
 from lakehouse.definitions.identifiers import escaped
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declared, Table
-from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
+from lakehouse.definitions.write_modes import Append, History, Merge, Replace
 from lakehouse.deltalog.commit_record import Consumed
-from lakehouse.engine.spark import bronze
-from lakehouse.engine.spark.delta_io import read_latest
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.rapids import explain_on_gpu
-from lakehouse.engine.spark.session import LazySession
-from lakehouse.plan.steps import Step
+from lakehouse.plan.steps import Build
 from lakehouse.runs.scheduler import new_run
 from lakehouse.storage.location import spark_uri
 from lakehouse.writes import audit, executor, keyed, rules, transforms
@@ -31,6 +29,8 @@ from lakehouse.writes.table_writer import Batch, Work
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+    from lakehouse.engine.spark.tables import SparkTables
 
 # As the plugin marks them. A `^` expression is computed on the CPU within an operator that stays on the GPU, a `#` operator is left out
 # of a GPU's plan: a sort before a join that needs none there.
@@ -120,11 +120,11 @@ def _report(spark: SparkSession, lake: Lake, declared: Declared) -> TableReport:
     if absent := [name for name, log in inputs.items() if log is None]:
         return TableReport(declared.name, (), f"{', '.join(absent)} is not built yet")
     pinned = {name: Consumed(log.version, 1) for name, log in inputs.items() if log}
-    work = Work(LazySession.of(spark), lake, new_run(), Step(declared.name, "build", inputs=pinned))
+    work = Work(SparkEngine.of(spark), lake, new_run(), Build(table=declared.name, inputs=pinned))
     found = dict[str, list[str]]()
     # One by one: a plan reads what is kept from where it is kept, once it is.
     for name, plan in _source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared):
-        found.setdefault(name, []).append(explain_on_gpu(work.spark, plan))
+        found.setdefault(name, []).append(explain_on_gpu(_session_of(work), plan))
     if not found:
         return TableReport(declared.name, (), "nothing was landed yet")
     held = isinstance(declared, Table) and work.has_suite(declared)
@@ -136,26 +136,29 @@ def _source_plans(work: Work, source: Source) -> Iterator[tuple[str, Any]]:
     landing = work.lake.landing(source)
     landed = [one for one in landing.history() if one.files]
     if landed:
-        rows = bronze.read_batch(work.spark, source, landed[-1], landing.root)
+        rows = work.tables.read_landed(source, landed[-1], landing.root, {})
         yield "build", rows._jdf
         yield from _writes(work, source, rows)
 
 
 def _table_plans(work: Work, table: Table) -> Iterator[tuple[str, Any]]:
-    if isinstance(table.write, Replace | Rebuild):
+    if not table.write.is_row_preserving:
         rows = rules.guarded(table, executor.computed(work, table, None))
         yield "build", rows._jdf
         yield from _writes(work, table, rows)
         return
     batch = work.batch(table, work.snapshot(table.driver))
-    yield from (_history_plans if isinstance(table.write, History) else _keyed_plans)(work, table, batch)
+    if isinstance(table.write, History):
+        yield from _history_plans(work, table, table.write, batch)
+    else:
+        yield from _keyed_plans(work, table, batch)
     if work.lake.landed_driver(table):
         yield "audit", batch.came_in()._jdf
 
 
 def _keyed_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
     """Append and merge: a first build, then an update."""
-    merged = isinstance(table.write, Merge)
+    merged = not table.write.is_append_only
     rows = rules.guarded(table, batch.staged).select(*work.written_columns(batch.staged))
     yield "build", rows._jdf
     yield from _writes(work, table, rows)
@@ -166,19 +169,19 @@ def _keyed_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, 
     with _kept(batch.staged) as staged:
         yield "audit", audit.tally(table, staged)._jdf
         if work.lake.log(table.name):
-            there, columns = read_latest(work.spark, work.path), work.written_columns(staged)
+            there, columns = work.tables.read_latest(work.path), work.written_columns(staged)
             yield "compare", transforms.classed(table, transforms.newest(table, staged), there, columns)._jdf
 
 
-def _history_plans(work: Work, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
+def _history_plans(work: Work, table: Table, history: History, batch: Batch) -> Iterator[tuple[str, Any]]:
     yield "build", batch.staged._jdf
     with _kept(batch.staged) as staged:
-        told = keyed.versions_told(work, table, staged, batch.driver)
+        told = keyed.versions_told(work, table, history, staged, batch.driver)
         yield "build", told._jdf
         yield from _writes(work, table, told)
-        yield "audit", audit.tally(keyed.observations_of(table), staged)._jdf
+        yield "audit", audit.tally(keyed.observations_of(table, history), staged)._jdf
         if work.lake.log(table.name):
-            there = read_latest(work.spark, work.path).select(*told.columns)
+            there = work.tables.read_latest(work.path).select(*told.columns)
             with _kept(told) as rows:
                 yield "compare", transforms.differences(rows, there, (*table.key, "valid_from"), "_delete")._jdf
 
@@ -195,11 +198,11 @@ def _kept(rows: DataFrame) -> Iterator[DataFrame]:
 
 def _writes(work: Work, declared: Declared, rows: DataFrame) -> Iterator[tuple[str, Any]]:
     for command in _commands(work, declared, rows):
-        yield "write", _unrun(work.spark, command)
+        yield "write", _unrun(_session_of(work), command)
 
 
 def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
-    """The commands by which `lakehouse.engine.spark.delta_io` commits such a table's rows, each way that there is; a merge where the table is there.
+    """The commands by which `lakehouse.engine.spark.tables` commits such a table's rows, each way that there is; a merge where the table is there.
 
     The plugin looks at a command's own settings, not at its rows: those of a merge are the table's own here.
     """
@@ -216,7 +219,8 @@ def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
         name, gone = f"delta.{escaped(spark_uri(work.path))}", f"s.`{declared.key[0]}` IS NULL"
         deletes = f"WHEN MATCHED AND {gone} THEN DELETE" if isinstance(write, History) else ""
         yield (
-            work.spark._jsparkSession.sessionState()
+            _session_of(work)
+            ._jsparkSession.sessionState()
             .sqlParser()
             .parsePlan(
                 f"MERGE INTO {name} t USING {name} s ON {on} {deletes} "
@@ -226,7 +230,7 @@ def _commands(work: Work, declared: Declared, rows: DataFrame) -> Iterator[Any]:
 
 
 def _save(work: Work, rows: DataFrame, mode: str, **options: str) -> Any:
-    jvm = work.spark._jvm
+    jvm = _session_of(work)._jvm
     assert jvm
     told = jvm.java.util.HashMap()
     for name, value in {"path": spark_uri(work.path), **options}.items():
@@ -264,3 +268,8 @@ def _node(mark: str, kind: str, name: str, text: str) -> Node:
     reason = _REASON.search(text) if mark != ON_GPU else None
     # It has no kind for what it does not know.
     return Node(mark, kind or ("Exec" if name.endswith("Exec") else "Expression"), name, reason[1] if reason else "")
+
+
+def _session_of(work: Work) -> SparkSession:
+    """Return the work's own session: the plugin explains plans of Spark alone."""
+    return cast("SparkTables", work.tables).spark

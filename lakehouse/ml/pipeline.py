@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark.session import LazySession, spark_session
+from lakehouse.engine import open_engine
+from lakehouse.engine.base import Engine
 from lakehouse.errors import ModelError
 from lakehouse.ml import models as declared_models
 from lakehouse.ml import reproduce as reproducing
@@ -32,9 +33,6 @@ from lakehouse.ml.tuning.trials import On
 from lakehouse.runs import context
 from lakehouse.runs.scheduler import revision
 from lakehouse.settings import Settings
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ def _train(
     log_file: Path | None,
     **how: Any,
 ) -> TrainResult:
-    with _session_for(models[name], settings, log_file):
+    with _engine_for(models[name], settings, log_file):
         return training.train(
             name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
             kept=settings.trainings, progress=progress, **how,
@@ -132,7 +130,7 @@ def tune(
     """Look for a declared model's best parameters, on the newest version of its feature table; see `lakehouse.ml.tuning.search.tune`."""
     models = declared_models.load_models(settings)
     name = declared_models.choose_model(models, name)
-    with _session_for(models[name], settings, log_file):
+    with _engine_for(models[name], settings, log_file):
         return search.tune(
             name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
             kept=settings.trainings, trials=trials, jobs=jobs, on=on, dask=settings.dask, progress=progress,
@@ -145,13 +143,22 @@ def reproduce(
     """Make a registered model again; see `lakehouse.ml.reproduce.reproduce`."""
     models = declared_models.load_models(settings)
     recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
-    with _session_for(models.get(recipe.learner), settings, log_file):
+    with _engine_for(models.get(recipe.learner), settings, log_file):
         return reproducing.reproduce(recipe, models, lake=settings.lake, revision=revision(), progress=progress)
 
 
-def _session_for(model: Model | None, settings: Settings, log_file: Path | None) -> AbstractContextManager[Any]:
-    """The Spark session that the model is fitted on, if it is fitted on one."""
-    return spark_session(settings, log_file) if model and model.ON_SPARK else nullcontext()
+@contextmanager
+def _engine_for(model: Model | None, settings: Settings, log_file: Path | None) -> Iterator[None]:
+    """Run the engine that the model is fitted on, where it is fitted on one."""
+    if not (model and model.ON_SPARK):
+        yield
+        return
+    engine = open_engine(settings, log_file)
+    try:
+        engine.start()
+        yield
+    finally:
+        engine.stop()
 
 
 def _registry(settings: Settings, model: Model) -> Registry:
@@ -177,12 +184,12 @@ def score(
     task = declared_models.choose_task(models, name)
     # Before Spark starts: without a model whose files are its own there is nothing to do.
     model = carry(task, models, tracking_uri=settings.tracking_uri, alias=alias)
-    with context.session_for(settings, run, log_file) as session:
-        return _score(session, settings, task, model, since, until, run)
+    with context.engine_for(settings, run, log_file) as engine:
+        return _score(engine, settings, task, model, since, until, run)
 
 
 def score_on(
-    spark: SparkSession,
+    engine: Engine,
     settings: Settings,
     task: Task,
     since: date | None,
@@ -190,13 +197,13 @@ def score_on(
     run: Run,
     alias: str = CHAMPION,
 ) -> Scored:
-    """`score` on a session that is there, under a lock that is held."""
+    """Score on a running engine, under a lock that the caller holds; see `score`."""
     model = carry(task, declared_models.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
-    return _score(LazySession.of(spark), settings, task, model, since, until, run)
+    return _score(engine, settings, task, model, since, until, run)
 
 
 def _score(
-    session: LazySession,
+    engine: Engine,
     settings: Settings,
     task: Task,
     model: Carried,
@@ -212,12 +219,11 @@ def _score(
     features = open_features(task, settings.lake, ())
     if not features.has_rows((first, last)):
         raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
-    spark = session.isolated()
-    merge = ScoreMerge(spark, context.open_lake(settings), task, run, features.version)
+    merge = ScoreMerge(engine, context.open_lake(settings), task, run, features.version)
     with worker_errors(task, model):
-        rows, written = merge(task.predictions, score_features(spark, features, first, last, model), task.key)
+        rows, written = merge(task.predictions, score_features(merge.tables, features, first, last, model), task.key)
     quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
-    _, quality_written = merge(task.quality, spark.createDataFrame(quality), (task.time,))
+    _, quality_written = merge(task.quality, merge.tables.from_arrow(quality), (task.time,))
     return Scored(
         task.name, model.version, model.alias, task.predictions, task.quality, first, last, rows, written, quality_written,
         _report(settings, task, first, last) if model.alias == CHAMPION else None,
@@ -257,6 +263,6 @@ def monitor(
     lake, made = context.open_lake(settings), rows_by_table(watched)
     written = dict.fromkeys(made, 0)
     if any(has_changes(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
-        with context.session_for(settings, run, log_file) as session:
-            written = write_watched(session.get(), settings, watched, run)
+        with context.engine_for(settings, run, log_file) as engine:
+            written = write_watched(engine, settings, watched, run)
     return Monitored(watched, written[task.quality], written[task.drift])

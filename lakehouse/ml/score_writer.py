@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lakehouse.catalog import Lake
@@ -12,8 +13,7 @@ from lakehouse.definitions.tables import Table, drives
 from lakehouse.definitions.write_modes import Merge
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Consumed, Record, Run
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.delta_io import Commit, Target
+from lakehouse.engine.base import Commit, Engine, Tables, Target
 from lakehouse.ml.monitoring import Watched
 from lakehouse.ml.task import Task
 from lakehouse.runs import context
@@ -23,7 +23,7 @@ from lakehouse.writes.transforms import classed
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 MODEL_KEY = ("model_name", "model_version")
 # A score that differs from the one there in these alone is the same: which version of the table it was made from, and under
@@ -31,13 +31,11 @@ MODEL_KEY = ("model_name", "model_version")
 IGNORED = ("feature_version", "alias")
 
 
-def write_watched(spark: SparkSession, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
+def write_watched(engine: Engine, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
     """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
-    merge = ScoreMerge(
-        spark.newSession(), context.open_lake(settings), watched.features.task, run, watched.features.version
-    )
+    merge = ScoreMerge(engine, context.open_lake(settings), watched.features.task, run, watched.features.version)
     made = rows_by_table(watched).items()
-    return {table: merge(table, spark.createDataFrame(rows), key)[1] for table, (rows, key) in made}
+    return {table: merge(table, merge.tables.from_arrow(rows), key)[1] for table, (rows, key) in made}
 
 
 def rows_by_table(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
@@ -63,15 +61,19 @@ def has_changes(path: Location, made: pa.Table, time: str) -> bool:
 class ScoreMerge:
     """Merges rows about scores into a table, by a key and the model's version; ``feature_version`` is what they came from."""
 
-    spark: SparkSession
+    engine: Engine
     lake: Lake
     task: Task
     run: Run
     feature_version: int
 
+    @cached_property
+    def tables(self) -> Tables:
+        return self.engine.isolate()
+
     def __call__(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
         """Write the rows that differ from those there in more than IGNORED; returns how many there are, and how many it wrote."""
-        return delta_io.after_conflicts(name, lambda: self._attempt(name, made, key))
+        return self.engine.retry_on_conflict(name, lambda: self._attempt(name, made, key))
 
     def _attempt(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
         path = self.lake.path(name)
@@ -84,8 +86,8 @@ class ScoreMerge:
         rows = made.selectExpr("*", "'new' AS _class")
         if record is not None:
             known = opened.columns() if opened else {}
-            delta_io.prepare(self.spark, target, {c: kind for c, kind in kinds.items() if c not in known})
-            rows = classed(declared, made, delta_io.read_latest(self.spark, path), made.columns, IGNORED)
+            self.tables.prepare(target, {c: kind for c, kind in kinds.items() if c not in known})
+            rows = classed(declared, made, self.tables.read_latest(path), made.columns, IGNORED)
         rows.persist()  # a model is asked once
         try:
             found = {row["_class"]: int(row["count"]) for row in rows.groupBy("_class").count().collect()}
@@ -94,11 +96,11 @@ class ScoreMerge:
                 changed = rows.where("_class <> 'same'").select(*made.columns)
                 commit = self._commit(name, record, total - same, same)
                 if record is None:
-                    delta_io.overwrite(changed, target, commit)
+                    self.tables.overwrite(changed, target, commit)
                 elif found.get("newer"):
-                    delta_io.merge(self.spark, changed, target, commit, declared.key, "", None)
+                    self.tables.merge(changed, target, commit, declared.key, "", None)
                 else:
-                    delta_io.append(changed, target, commit)
+                    self.tables.append(changed, target, commit)
             return total, total - same
         finally:
             rows.unpersist()

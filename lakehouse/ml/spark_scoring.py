@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lakehouse.engine import running_engine
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import Features, Rows, as_frame, check_columns
 from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
@@ -22,7 +23,9 @@ from lakehouse.ml.task import Model, Span, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
+
+    from lakehouse.engine.base import Tables
 
 PROBABILITY = "probability"
 
@@ -57,7 +60,7 @@ def carry(client: Any, entry: Any, models: Mapping[str, Model], alias: str) -> C
         return Carried(model.__name__, digest(found), int(entry.version), alias, model.reads(fitted), files)
 
 
-def score_features(spark: SparkSession, features: Features, since: str, until: str, model: Carried) -> DataFrame:
+def score_features(tables: Tables, features: Features, since: str, until: str, model: Carried) -> DataFrame:
     """Compute a model's probability for every row from ``since`` to ``until`` (both included), labelled or not.
 
     Returns:
@@ -72,7 +75,7 @@ def score_features(spark: SparkSession, features: Features, since: str, until: s
     task = features.task
     check_columns(model.version, model.reads, features)
     kept = list(dict.fromkeys((*task.key, task.time)))
-    rows = apply_model(read_features(spark, features, (since, until), [*kept, *model.reads]), model, kept)
+    rows = apply_model(read_features(tables, features, (since, until), [*kept, *model.reads]), model, kept)
     return rows.select(
         *kept,
         F.lit(task.name).alias("model_name"),
@@ -83,26 +86,22 @@ def score_features(spark: SparkSession, features: Features, since: str, until: s
     )
 
 
-def read_features(spark: SparkSession, features: Features, span: Span, columns: Iterable[str]) -> DataFrame:
+def read_features(tables: Tables, features: Features, span: Span, columns: Iterable[str]) -> DataFrame:
     """Read the key and these columns of the rows in ``span`` (both days included) with Spark, in no order."""
     from pyspark.sql import functions as F
 
-    from lakehouse.engine.spark import delta_io
-
     first, last = (F.lit(day).cast("date") for day in span)
-    rows = delta_io.read(spark, features.log.path, features.version)
+    rows = tables.read(features.log.path, features.version)
     in_span = rows.where(F.col(features.task.time).between(first, last))
     return in_span.select(*dict.fromkeys((*features.task.key, *columns)))
 
 
 def read_labelled(rows: Rows) -> DataFrame:
     """Read labelled rows with the process's Spark session: their columns and their label, in no order."""
-    from pyspark.sql import SparkSession
-
     label = rows.features.task.label
-    # Not the active session: it may belong to other code, which sets it up for its own reads.
-    spark = SparkSession.builder.getOrCreate()
-    return read_features(spark, rows.features, rows.span, (*rows.columns, label)).dropna(subset=[label])
+    return read_features(running_engine().isolate(), rows.features, rows.span, (*rows.columns, label)).dropna(
+        subset=[label]
+    )
 
 
 def apply_model(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:

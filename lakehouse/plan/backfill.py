@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from lakehouse.definitions.fingerprint import definition_of
 from lakehouse.definitions.partitions import partition_of, spans
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog.commit_record import Consumed, Record
 from lakehouse.deltalog.table_log import TableLog
 
@@ -25,9 +24,10 @@ def days(since: date, until: date) -> Iterator[date]:
 
 def asked_for(table: Table, since: date | None, until: date | None) -> set[date]:
     """The partitions that a range of days asks for; none of a table that has none."""
-    if not isinstance(table.write, Replace) or since is None or until is None:
+    write = table.partitioning
+    if write is None or since is None or until is None:
         return set()
-    return {partition_of(day, table.write) for day in days(since, until)}
+    return {partition_of(day, write) for day in days(since, until)}
 
 
 def done_before(table: Table, opened: TableLog, asked: set[date], inputs: Mapping[str, Consumed]) -> set[date]:
@@ -83,8 +83,9 @@ class Gap:
 
 def gaps(table: Table, opened: TableLog, drivers: Mapping[str, TableLog | None]) -> list[Gap]:
     """The gaps of a table replaced by partition. Reads the column of dates, and that of the drivers where there is a gap."""
-    write = table.write
-    assert isinstance(write, Replace)
+    write = table.partitioning
+    if write is None:
+        return []
     there = _values(opened, write.partition)
     if not there:
         return []

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lakehouse.definitions.fingerprint import definition_of, names_column
 from lakehouse.definitions.partitions import spans, touched
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Declared, Table
-from lakehouse.definitions.write_modes import Append, History, Rebuild, Replace
 from lakehouse.deltalog.commit_record import Consumed, Record
 from lakehouse.deltalog.table_log import TableLog, standing_now, taken_back
 from lakehouse.errors import LedgerError
@@ -19,12 +18,13 @@ from lakehouse.landing import conformance
 from lakehouse.plan import schema_diff
 from lakehouse.plan.backfill import asked_for, done_before
 from lakehouse.plan.schema_diff import Changes
-from lakehouse.plan.steps import Step
+from lakehouse.plan.steps import Blocked, Build, Idle, Ingest, Step, Update, UpdatePartitions, WriteStep
 
 if TYPE_CHECKING:
     from lakehouse.catalog import Lake
-    from lakehouse.plan.steps import Action, Request
+    from lakehouse.plan.steps import Request
 
+S = TypeVar("S", bound=Step)
 FEED_GONE = "the change feed no longer reaches back so far"
 
 
@@ -34,9 +34,7 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
     lake = lake.still()
     for name in names:
         step = _looked_into(lake, decide(lake, name, request))
-        pending = tuple(
-            i for i in lake.graph.inputs(name) if (i in steps and steps[i].works) or (i in steps and steps[i].after)
-        )
+        pending = tuple(i for i in lake.graph.inputs(name) if (i in steps and (steps[i].is_work or steps[i].after)))
         if pending and _touched_by(lake, name, pending):
             step = _behind(lake, step, [steps[i] for i in pending])
         steps[name] = step
@@ -46,7 +44,7 @@ def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
 def _looked_into(lake: Lake, step: Step) -> Step:
     """The step of a source with the rows of its files, where they say so, and their columns: only who plans has them opened for that."""
     declared = lake.graph.declared[step.table]
-    if not isinstance(declared, Source) or not step.files:
+    if not isinstance(declared, Source) or not isinstance(step, Ingest) or not step.files:
         return step
     landing = lake.landing(declared)
     said, changed = conformance.foreseen(declared, landing.at_first_sight(step.files))
@@ -72,15 +70,17 @@ def _behind(lake: Lake, step: Step, before: list[Step]) -> Step:
     table = lake.graph.declared[step.table]
     assert isinstance(table, Table)
     inputs = tuple(one.table for one in before)
-    anew = {one.table for one in before if one.action == "build" or one.full_refresh}
+    anew = {one.table for one in before if isinstance(one, Build) or (isinstance(one, WriteStep) and one.full_refresh)}
     reasons = tuple(f"{name} will {'be made anew' if name in anew else 'change'}" for name in inputs)
     everything = {i.table for i in table.inputs.values() if i.role == "lookup" and i.on_change == "everything"}
     drivers = {one.table for one in table.drivers.values()}
-    whole = isinstance(table.write, Rebuild) or everything & set(inputs) or drivers & anew
-    action: Action = "build" if whole or step.action in ("waits", "build") else "update"
-    kept = step.reasons if step.works else ()
-    rows = None if step.action in ("none", "waits") else step.rows
-    return replace(step, action=action, reasons=(*reasons, *kept), after=inputs, rows=rows)
+    whole = table.write.is_rebuilt or everything & set(inputs) or drivers & anew
+    reasons = (*reasons, *step.reasons) if step.is_work else reasons
+    if isinstance(step, Build) or (isinstance(step, Update) and not whole):
+        return replace(step, reasons=reasons, after=inputs)
+    rows = step.rows if isinstance(step, WriteStep) else None
+    kind = Build if whole or isinstance(step, Blocked) else Update
+    return _become(kind, step, reasons=reasons, after=inputs, rows=rows)
 
 
 def decide(lake: Lake, name: str, request: Request) -> Step:
@@ -103,13 +103,13 @@ def decide(lake: Lake, name: str, request: Request) -> Step:
     if changes.widened and not changes.broken and not full and record is not None and _can_be_made_anew(lake, declared):
         again = decide(lake, name, replace(request, full_refresh=request.full_refresh | {name}))
         return replace(again, reasons=("a column's type is widened",))
+    refreshed = full or (isinstance(step, WriteStep) and step.full_refresh)
     return replace(
         step,
-        schema_changes=changes.said(),
-        added_columns=changes.added,
+        changes=changes,
         columns_changed=changes.columns,
-        breaking=bool(changes.broken or changes.widened) and not (full or step.full_refresh),
-        code_changed=record is not None and record.definition != definition_of(declared),
+        is_breaking=bool(changes.broken or changes.widened) and not refreshed,
+        is_code_changed=record is not None and record.definition != definition_of(declared),
     )
 
 
@@ -119,7 +119,7 @@ def _can_be_made_anew(lake: Lake, declared: Declared) -> bool:
     tables = (lake.graph.declared[name] for name in (declared.name, *lake.graph.downstream(declared.name)))
     return not any(
         isinstance(one, Table)
-        and isinstance(one.write, Append)
+        and one.write.is_append_only
         and lake.landed_driver(one) is None
         and lake.log(one.name) is not None
         for one in tables
@@ -137,20 +137,33 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
     if unfinished and not full:
         manifest = unfinished
         generation += 1 if manifest.full and record else 0
-        return Step(
-            source.name, "ingest", (f"batch {manifest.batch} was left unfinished",), batch=manifest.batch, generation=generation,
-            manifest=manifest, files=manifest.files, rows=None, bytes=sum(f.size for f in manifest.files), full_refresh=manifest.full,
-        )  # fmt: skip
+        return Ingest(
+            table=source.name,
+            reasons=(f"batch {manifest.batch} was left unfinished",),
+            batch=manifest.batch,
+            generation=generation,
+            manifest=manifest,
+            files=manifest.files,
+            rows=None,
+            bytes=sum(file.size for file in manifest.files),
+            full_refresh=manifest.full,
+        )
     files = landing.listed() if full else landing.pending(history, definition_of(source))
     if not files and not (full and record):
         rejected = len(landing.rejected(history))
         said = "no new files" + (f"; {rejected} rejected" if rejected else "")
-        return Step(source.name, "none", (said + ("; the run asks its database" if source.database else ""),))
+        return Idle(table=source.name, reasons=(said + ("; the run asks its database" if source.database else ""),))
     reason = "full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}"
-    return Step(
-        source.name, "ingest", (reason,), batch=batch, generation=generation, files=tuple(files), rows=None,
-        bytes=sum(f.size for f in files), full_refresh=full,
-    )  # fmt: skip
+    return Ingest(
+        table=source.name,
+        reasons=(reason,),
+        batch=batch,
+        generation=generation,
+        files=tuple(files),
+        rows=None,
+        bytes=sum(file.size for file in files),
+        full_refresh=full,
+    )
 
 
 def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, request: Request) -> Step:
@@ -158,13 +171,21 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
     entries = {name: one.last if one else None for name, one in logs.items()}
     waiting = [name for name, entry in entries.items() if entry is None]
     if waiting:
-        return Step(table.name, "waits", (f"{', '.join(waiting)} has no data yet",))
+        return Blocked(table=table.name, reasons=(f"{', '.join(waiting)} has no data yet",))
     pins = {n: Consumed(e.version, e.record.generation) for n, e in entries.items() if e and e.record}
     batch = record.batch + 1 if record else 1
     if record is None or full:
         generation = record.generation + 1 if record else 1
         reason = "full refresh" if record else "no table yet"
-        step = Step(table.name, "build", (reason,), pins, {}, batch, generation, full and record is not None)
+        refresh = full and record is not None
+        step = Build(
+            table=table.name,
+            reasons=(reason,),
+            inputs=pins,
+            batch=batch,
+            generation=generation,
+            full_refresh=refresh,
+        )
         return _sized(table, logs, step)
     record = replace(record, inputs={name: standing_now(logs.get(name), one) for name, one in record.inputs.items()})
     return _sized(table, logs, _decide_change(lake, table, record, pins, batch, request, logs))
@@ -188,24 +209,28 @@ def _decide_change(
         elif before.version != after.version and one.role == "driver":
             reasons.append(f"{one.table} {before.version} to {after.version}")
     asked = asked_for(table, request.since, request.until)
-    step = Step(table.name, "update", tuple(whole or reasons), pins, _versions(record), batch, record.generation)
-    if whole or (reasons and isinstance(table.write, Rebuild)):
-        return replace(step, action="build", generation=record.generation + 1)
+    step = Update(
+        table=table.name,
+        reasons=tuple(whole or reasons),
+        inputs=pins,
+        since={name: one.version for name, one in record.inputs.items()},
+        batch=batch,
+        generation=record.generation,
+    )
+    if whole or (reasons and table.write.is_rebuilt):
+        return _become(Build, step, generation=record.generation + 1)
     if not reasons and not asked:
-        return Step(
-            table.name, "none", ("its inputs have not changed",), pins, _versions(record), batch, record.generation
-        )
-    if isinstance(table.write, Replace):
+        return _become(Idle, step, reasons=("its inputs have not changed",))
+    if table.partitioning:
         return _decide_partitions(lake, table, step, logs, asked)
     return _checked_feed(lake, table, step, logs)
 
 
 def _decide_partitions(
-    lake: Lake, table: Table, step: Step, logs: Mapping[str, TableLog | None], asked: set[date]
+    lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None], asked: set[date]
 ) -> Step:
-    own = lake.log(table.name)
-    assert isinstance(table.write, Replace)
-    assert own is not None
+    own, write = lake.log(table.name), table.partitioning
+    assert own is not None and write is not None
     done = done_before(table, own, asked, step.inputs) if asked else set()
     asked = asked - done
     partitions: set[date] = set()
@@ -216,34 +241,39 @@ def _decide_partitions(
             opened = logs[one.table]
             assert one.by is not None and opened is not None
             days = opened.differing_values(one.by, step.since[one.table], step.inputs[one.table].version, unread)
-            partitions |= touched(days, one.reach_days, table.write)
+            partitions |= touched(days, one.reach_days, write)
     except LedgerError:
-        reasons = (*step.reasons, FEED_GONE)
-        return replace(step, action="build", generation=step.generation + 1, reasons=reasons)
+        return _without_feed(step)
     reasons = (*step.reasons, "asked for by date") if asked else step.reasons
     if done:
         reasons = (*reasons, f"{len(done)} partition{'s' if len(done) > 1 else ''} asked for by date done already")
     if not partitions and not asked:
-        return replace(step, action="none", reasons=reasons if done else (*reasons, "no partition touched"))
-    only_asked = tuple(sorted(asked - partitions))
-    return replace(step, partitions=tuple(sorted(partitions | asked)), asked=only_asked, reasons=reasons)
+        return _become(Idle, step, reasons=reasons if done else (*reasons, "no partition touched"))
+    backfilled = tuple(sorted(asked - partitions))
+    partitions |= asked
+    return _become(UpdatePartitions, step, partitions=tuple(sorted(partitions)), backfilled=backfilled, reasons=reasons)
 
 
-def _checked_feed(lake: Lake, table: Table, step: Step, logs: Mapping[str, TableLog | None]) -> Step:
+def _checked_feed(lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None]) -> Step:
     """The step, or a build where the changes that it needs can no longer be read."""
     try:
         for one in table.drivers.values():
             opened, column = logs[one.table], next(iter(lake.graph.declared[one.table].columns))
-            if opened is not None and not isinstance(table.write, History):
+            if opened is not None and not table.write.reads_all_rows:
                 opened.changed_values(column, step.since[one.table], step.inputs[one.table].version)
     except LedgerError:
-        reasons = (*step.reasons, FEED_GONE)
-        return replace(step, action="build", generation=step.generation + 1, reasons=reasons)
+        return _without_feed(step)
     return step
 
 
-def _versions(record: Record) -> dict[str, int]:
-    return {name: one.version for name, one in record.inputs.items()}
+def _without_feed(step: Update) -> Build:
+    return _become(Build, step, generation=step.generation + 1, reasons=(*step.reasons, FEED_GONE))
+
+
+def _become(kind: type[S], step: Step, **changes: Any) -> S:
+    """Return a step of another kind with the fields that both have, less those that change."""
+    names = {field.name for field in fields(kind)} & {field.name for field in fields(step)}
+    return kind(**{name: getattr(step, name) for name in names} | changes)
 
 
 def _sized(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> Step:
@@ -252,17 +282,18 @@ def _sized(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> Ste
     Of a driver these are its changed rows, or the files that hold the partitions to replace and the days before them; of
     everything else the whole.
     """
-    if not step.works:
+    if not isinstance(step, WriteStep):
         return step
     read = []
     for one in table.inputs.values():
         opened = logs[one.table]
         assert opened is not None
-        if step.action == "build" or one.role == "lookup" or isinstance(table.write, History):
+        if isinstance(step, Build) or one.role == "lookup" or table.write.reads_all_rows:
             read.append(opened.size())
-        elif isinstance(table.write, Replace) and one.by is not None:
+        elif isinstance(step, UpdatePartitions) and table.partitioning and one.by is not None:
             days = [
-                (first - timedelta(one.context_days), last) for first, last in spans(step.partitions or (), table.write)
+                (first - timedelta(one.context_days), last)
+                for first, last in spans(step.partitions, table.partitioning)
             ]
             read.append(opened.size(one.by, days))
         else:

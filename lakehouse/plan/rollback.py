@@ -17,7 +17,6 @@ from lakehouse.clock import now
 from lakehouse.definitions.fingerprint import definition_of
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Append
 from lakehouse.deltalog import sql, table_log
 from lakehouse.deltalog.commit_record import Record, Run
 from lakehouse.errors import LakehouseError, UndoError
@@ -271,7 +270,7 @@ def _anew(lake: Lake, seen: Mapping[str, _Seen], backs: Mapping[str, Back]) -> d
 
 
 def _lost(lake: Lake, table: Table) -> str:
-    if not isinstance(table.write, Append) or lake.landed_driver(table):
+    if not table.write.is_append_only or lake.landed_driver(table):
         return ""
     return ", and what it had appended of rows that are no longer there is lost"
 

@@ -30,7 +30,7 @@ class Changes:
     broken: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
-    def said(self) -> tuple[str, ...]:
+    def describe(self) -> tuple[str, ...]:
         return (*(f"adds {c} {kind}" for c, kind in self.added.items()), *self.widened, *self.broken)
 
 

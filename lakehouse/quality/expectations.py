@@ -1,7 +1,7 @@
-"""Great Expectations suites: what a whole table must satisfy before any reader sees a changed row of it.
+"""Validate a table with its Great Expectations suite before a reader can see a changed row.
 
 A suite is a file in Great Expectations' own JSON, conf/expectations/<layer>/<table>.json. Great Expectations is imported where it
-is used, as that takes seconds.
+is used, as the import takes seconds.
 """
 
 from __future__ import annotations
@@ -18,49 +18,55 @@ from lakehouse.errors import SuiteError, first_line
 from lakehouse.quality import report
 
 if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuiteValidationResult
     from pyspark.sql import DataFrame
 
 logger = logging.getLogger(__name__)
-# Tables are written side by side, but Great Expectations keeps its context in one place.
-_ONE_AT_A_TIME = Lock()
+# Tables are written side by side, but Great Expectations keeps its context in a global variable.
+_VALIDATION_LOCK = Lock()
 
 
 def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:
-    """Validate a table's rows as they are about to be with its suite, and put the result into Data Docs.
+    """Validate a table's staged rows with its suite, and add the result to Data Docs.
 
-    An expectation whose severity is critical, as it is where none is given, stops the table; others are logged.
+    An expectation that is not met stops the table if its severity is critical, which is the default. Others are logged.
+
+    Args:
+        rows: the whole table as it would be after the write.
 
     Raises:
-        SuiteError: an expectation is not met, or could not be evaluated; all such are listed.
+        SuiteError: critical expectations are not met or could not be evaluated. The message lists them all.
     """
-    expectations = _read(suites.file(table))
-    with _ONE_AT_A_TIME:
+    expectations = _read_suite(suites.file(table))
+    with _VALIDATION_LOCK:
         try:
-            result = _validated(table, expectations, rows, run)
+            result = _evaluate(table, expectations, rows, run)
             page = report.add(suites.data_docs, table, run, result)
-        except Exception as error:  # whatever breaks inside: what is published stays as it is
+        except Exception as error:  # whatever fails inside, the published version stays
             raise SuiteError(
                 f"{table}: Great Expectations could not validate it: {type(error).__name__}: {first_line(error)}. Nothing was written."
             ) from error
-    if failed := list(_failed(result, "critical")):
+    if failed := list(_describe_failed(result, "critical")):
         raise SuiteError(
             f"{table}: its suite {suites.file(table)} is not met: {'; '.join(failed)}. Nothing was written; see {page}."
         )
-    for said in _failed(result, "warning"):
-        logger.warning("%s: %s", table, said)
+    for description in _describe_failed(result, "warning"):
+        logger.warning("%s: %s", table, description)
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def _read_suite(file: Path) -> list[dict[str, Any]]:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        suite = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SuiteError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(said, dict) or not isinstance(said.get("expectations"), list):
+    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
         raise SuiteError(f"{file} is not a suite: it needs a list of expectations.")
-    return list(said["expectations"])
+    return list(suite["expectations"])
 
 
-def _validated(table: str, expectations: list[dict[str, Any]], rows: DataFrame, run: str) -> Any:
+def _evaluate(
+    table: str, expectations: list[dict[str, Any]], rows: DataFrame, run: str
+) -> ExpectationSuiteValidationResult:
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.base import (
@@ -70,42 +76,35 @@ def _validated(table: str, expectations: list[dict[str, Any]], rows: DataFrame, 
     )
     from great_expectations.expectations.registry import get_expectation_impl
 
-    for one in expectations:  # a suite leaves out, without a word, what it does not know
-        get_expectation_impl(one["type"])
+    for expectation in expectations:  # a suite drops unknown types silently; this raises
+        get_expectation_impl(expectation["type"])
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
-        analytics_enabled=False,  # it would tell its makers of each use
+        analytics_enabled=False,  # otherwise each use is reported to Great Expectations' makers
         progress_bars=ProgressBarsConfig(globally=False),
     )
     context = gx.get_context(mode="ephemeral", project_config=config)
     suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations))
     asset = context.data_sources.add_spark("staged", persist=False).add_dataframe_asset(table)
     batch = asset.add_batch_definition_whole_dataframe("batch").get_batch({"dataframe": rows})
-    # BASIC: without the jobs that would collect rows which do not meet an expectation.
+    # BASIC: without the jobs that would collect all rows which do not meet an expectation.
     result = batch.validate(suite, result_format="BASIC")
     result.meta["run_id"] = RunIdentifier(run_name=run)
     return result
 
 
-def _failed(result: Any, severity: str) -> Iterator[str]:
-    for one in result.results:
-        if not one.success and one.expectation_config.severity == severity:
-            yield _described(one)
+def _describe_failed(result: Any, severity: str) -> Iterator[str]:
+    for expectation in result.results:
+        if not expectation.success and expectation.expectation_config.severity == severity:
+            yield _describe(expectation)
 
 
-def _described(one: Any) -> str:
-    """An expectation that is not met, in a few words."""
-    config = one.expectation_config
-    told = {name: value for name, value in config.kwargs.items() if name != "batch_id" and value is not None}
-    said = f"{config.type}({', '.join(f'{name}={value!r}' for name, value in told.items())})"
-    raised = [info["exception_message"] for info in _exceptions(one.exception_info or {})]
-    if raised:
-        return f"{said} could not be evaluated: {first_line(ValueError(raised[0]))}"
-    return f"{said}, observed {one.result.get('observed_value', one.result.get('unexpected_percent'))!r}"
-
-
-def _exceptions(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """The exceptions of an evaluation: one, or one for each metric."""
-    if "raised_exception" in info:
-        return [info] if info["raised_exception"] else []
-    return [one for one in info.values() if one.get("raised_exception")]
+def _describe(expectation: Any) -> str:
+    """Describe an expectation that is not met in a few words."""
+    config = expectation.expectation_config
+    arguments = {name: value for name, value in config.kwargs.items() if name != "batch_id" and value is not None}
+    call = f"{config.type}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+    if messages := report.error_messages(expectation.exception_info or {}):
+        return f"{call} could not be evaluated: {first_line(ValueError(messages[0]))}"
+    observed = expectation.result.get("observed_value", expectation.result.get("unexpected_percent"))
+    return f"{call}, observed {observed!r}"

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Append, History, Merge
 from lakehouse.deltalog import table_log
 from lakehouse.errors import first_line
 from lakehouse.landing.inspection import parquet_rows, unpacked
@@ -192,8 +191,7 @@ def _misplaced(found: DuckDBPyConnection) -> Iterator[str]:
 
 
 def _doubled(found: DuckDBPyConnection, table: Table) -> Iterator[str]:
-    key = ["_file_id", "_row"] if isinstance(table.write, Append) else [*table.key]
-    key += ["valid_from"] if isinstance(table.write, History) else []
+    key = table.write.identity(table.key)
     columns = ", ".join(f'"{c}"' for c in key)
     query = f"SELECT {columns} FROM made GROUP BY {columns} HAVING count(*) > 1"
     yield from _named(found, query, f"keys ({', '.join(key)}) more than once")
@@ -242,7 +240,7 @@ def _added(entry: table_log.Entry) -> int:
 def _said_duplicates(lake: Lake, opened: table_log.TableLog, table: Table, settled_by: set[str]) -> int | None:
     """The landed rows that the runs found to be repeated, or to be replaced by newer ones; None where they are counted anew."""
     source = lake.landed_driver(table)
-    if source is None or source.relanded == "replace" or not isinstance(table.write, Append | Merge):
+    if source is None or source.relanded == "replace" or table.write.reads_all_rows:
         return None
     repeated = 0
     for entry in table_log.in_force(opened.entries()):

@@ -1,93 +1,150 @@
-"""Data Docs: Great Expectations' own pages of results, made to be read without a network, and a page that leads to them.
+"""Write Data Docs: a page for each validation result, and an index of the newest results.
 
-As Great Expectations renders them, pages ask seven hosts for scripts and styles, and their list of results is empty where these do
-not answer. Here, whoever looks at a result tells nobody.
+The pages are made from the results' JSON and one template. A browser that shows them runs no script and asks no other host, unlike
+with Great Expectations' own pages. Jinja is imported where it is used, as `lakehouse status` needs only the index's path.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from html import escape
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from string import Template
+from typing import TYPE_CHECKING, Any
 
 from lakehouse.storage import location
 
-# How many results of each suite are kept.
-KEPT = 30
-_NEEDS_A_NETWORK = re.compile(
-    r"<script.*?</script>|<(?:link|img)[^>]*\b(?:href|src)=\"https?:[^>]*>|<footer>.*?</footer>", re.DOTALL
-)
-_LEADS_TO_A_SUITE = re.compile(r"<a [^>]*href=\"[^\"]*expectations/[^>]*>(.*?)</a>", re.DOTALL)
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
-td, th { border-bottom: 1px solid #ddd; padding: .3rem .8rem; text-align: left; vertical-align: top; }
-td.count { text-align: right; }
-.fa-check-circle::before { content: "\\2713"; color: #187a3a; font-weight: bold; }
-.fa-times::before { content: "\\2717"; color: #b3261e; font-weight: bold; }
-.fa-exclamation-triangle::before { content: "\\26A0"; color: #9a6700; }
-.failed { color: #b3261e; } .met { color: #187a3a; }
-.navbar, .sticky, .cooltip .top, [data-toggle="collapse"] { display: none; }
-"""
+if TYPE_CHECKING:
+    import jinja2
+    from great_expectations.core import ExpectationSuiteValidationResult
+
+# Results of each table that are kept.
+RESULTS_PER_TABLE = 30
+# Characters of a value, a sentence or an error that a page shows. The JSON has all.
+SHOWN_CHARACTERS = 400
+# Fields of an expectation's result, with the share that belongs to a count.
+_OBSERVED = {
+    "observed_value": ("value", None),
+    "element_count": ("rows", None),
+    "missing_count": ("missing", "missing_percent"),
+    "unexpected_count": ("unexpected", "unexpected_percent"),
+    "partial_unexpected_list": ("examples", None),
+    "details": ("details", None),
+}
 
 
-def add(folder: Path, table: str, run: str, result: Any) -> Path:
-    """Put a result and its page in place, and the page that lists all; returns the result's page."""
-    kept = folder.joinpath("results", *table.split("."))
+def add(folder: Path, table: str, run: str, result: ExpectationSuiteValidationResult) -> Path:
+    """Write a result's JSON and page, remove the table's oldest ones, and write the index.
+
+    Returns:
+        The result's page.
+    """
+    results = folder.joinpath("results", *table.split("."))
     pages = folder.joinpath("pages", *table.split("."))
-    for place in (kept, pages):
-        place.mkdir(parents=True, exist_ok=True)
-    said = {"table": table, "run": run, **result.to_json_dict()}
-    location.put(kept / f"{run}.json", json.dumps(said, indent=1).encode())
+    for expectation in result.results:
+        expectation.render()  # adds a sentence to the JSON
+    document = {"table": table, "run": run, **result.to_json_dict()}  # type: ignore[no-untyped-call]
+    content = json.dumps(document, indent=1)
     page = pages / f"{run}.html"
-    location.put(page, _rendered(result).encode())
-    for place in (kept, pages):
-        for old in sorted(place.glob("[!.]*"))[:-KEPT]:  # run ids sort by time
-            old.unlink(missing_ok=True)
-    location.put(index(folder), _index(folder).encode())
+    for place in (results, pages):
+        place.mkdir(parents=True, exist_ok=True)
+    location.put(results / f"{run}.json", content.encode())
+    location.put(page, _render_result(json.loads(content)).encode())
+    for place in (results, pages):
+        for file in sorted(place.glob("[!.]*"))[:-RESULTS_PER_TABLE]:  # run ids sort by time
+            file.unlink(missing_ok=True)
+    location.put(index_path(folder), _render_index(folder).encode())
     return page
 
 
-def index(folder: Path) -> Path:
-    """The page that leads to all results."""
+def index_path(folder: Path) -> Path:
+    """Return the path of the page that links to all results."""
     return folder / "index.html"
 
 
-def _rendered(result: Any) -> str:
-    from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view.view import DefaultJinjaPageView
-
-    document = ValidationResultsPageRenderer().render(result)
-    page = str(DefaultJinjaPageView().render(document))  # type: ignore[no-untyped-call]
-    page = _LEADS_TO_A_SUITE.sub(r"\1", _NEEDS_A_NETWORK.sub("", page))
-    page = page.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
-    return page.replace("<body>", '<body><p><a href="../../../index.html">All results</a></p>', 1)
+def error_messages(exception_info: dict[str, Any]) -> list[str]:
+    """Return why an expectation could not be evaluated: one message, or one for each of its metrics."""
+    entries = [exception_info] if "raised_exception" in exception_info else exception_info.values()
+    return [entry["exception_message"] for entry in entries if entry.get("raised_exception")]
 
 
-def _index(folder: Path) -> str:
-    results = [said for file in folder.glob("results/*/*/[!.]*.json") if (said := _result(file))]
-    rows = "".join(_row(one) for one in sorted(results, key=lambda one: (one["run"], one["table"]), reverse=True))
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Data Docs</title><style>{_STYLE}</style></head><body>'
-        "<h1>Data Docs</h1><p>What was validated before it was published; of each table the newest "
-        f"{KEPT} results.</p><table><tr><th>run</th><th>table</th><th>result</th><th>expectations met</th></tr>{rows}</table></body></html>"
-    )
+@cache
+def _template() -> jinja2.Template:
+    from jinja2 import Environment, StrictUndefined
+
+    text = files("lakehouse.quality").joinpath("data_docs.html").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
 
 
-def _result(file: Path) -> dict[str, Any] | None:
-    """A result; None where it is damaged or gone by now: it is no reason to refuse another."""
+def _render_result(document: dict[str, Any]) -> str:
+    failed_first = sorted(map(_summarize, document["results"]), key=lambda entry: bool(entry["is_met"]))
+    return _template().render(result=document, expectations=failed_first)
+
+
+def _render_index(folder: Path) -> str:
+    entries = [entry for file in folder.glob("results/*/*/[!.]*.json") if (entry := _read_result(file))]
+    newest_first = sorted(entries, key=lambda entry: (entry["run"], entry["table"]), reverse=True)
+    return _template().render(result=None, results=newest_first, limit=RESULTS_PER_TABLE)
+
+
+def _read_result(file: Path) -> dict[str, Any] | None:
+    """Read what the index shows of a result. A damaged or missing file is no reason to reject another result."""
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        statistics = document["statistics"]
+        return {
+            "table": ".".join(file.parent.parts[-2:]),
+            "run": file.stem,
+            "is_met": document["success"],
+            "successful": statistics["successful_expectations"],
+            "evaluated": statistics["evaluated_expectations"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return said if isinstance(said, dict) else None
 
 
-def _row(one: dict[str, Any]) -> str:
-    layer, table = one["table"].split(".")
-    link = f'<a href="pages/{layer}/{table}/{escape(one["run"])}.html">{escape(one["run"])}</a>'
-    state = '<td class="met">met</td>' if one["success"] else '<td class="failed">not met</td>'
-    counts = f"{one['statistics']['successful_expectations']} of {one['statistics']['evaluated_expectations']}"
-    return f'<tr><td>{link}</td><td>{escape(one["table"])}</td>{state}<td class="count">{counts}</td></tr>'
+def _summarize(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what a page shows of one expectation's result."""
+    config = entry["expectation_config"]
+    arguments = {name: value for name, value in config["kwargs"].items() if name != "batch_id" and value is not None}
+    notes = config.get("notes") or []
+    return {
+        "type": config["type"],
+        "arguments": {name: _to_text(value) for name, value in arguments.items()},
+        "sentence": _shorten(_sentence(config["rendered_content"])),
+        "severity": config["severity"],
+        "notes": [notes] if isinstance(notes, str) else notes,
+        "is_met": entry["success"],
+        "observed": _observed(entry["result"]),
+        "errors": [_shorten(message) for message in error_messages(entry["exception_info"] or {})],
+    }
+
+
+def _observed(result: dict[str, Any]) -> dict[str, list[str]]:
+    """Return an expectation's result as labels, each with its values as text."""
+    observed = {}
+    for field, (label, share) in _OBSERVED.items():
+        if field not in result or result[field] == []:
+            continue
+        values = result[field] if field == "partial_unexpected_list" else [result[field]]
+        percent = result.get(share) if share else None
+        suffix = "" if percent is None else f" ({percent:.3g} %)"
+        observed[label] = [_to_text(value) + suffix for value in values]
+    return observed
+
+
+def _sentence(rendered_content: list[dict[str, Any]]) -> str:
+    """Return the sentence by which Great Expectations describes an expectation; of a table of ranges, its heading."""
+    content = rendered_content[0]["value"] if rendered_content else {}
+    content = content.get("header", {}).get("value", content)
+    values = {name: parameter["value"] for name, parameter in content.get("params", {}).items()}
+    return Template(content.get("template", "")).safe_substitute(values)
+
+
+def _to_text(value: Any) -> str:
+    return _shorten(json.dumps(value, ensure_ascii=False))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

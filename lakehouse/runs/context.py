@@ -1,4 +1,4 @@
-"""The lake that the settings describe, and the session that a run works on."""
+"""The lake that the settings describe, and the engine that a run works with."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lakehouse.catalog import Lake, Suites
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark.session import LazySession, spark_session
+from lakehouse.engine import open_engine
+from lakehouse.engine.base import Engine
 from lakehouse.settings import Settings
 from lakehouse.storage.lock import note_jvm, run_lock
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 # YARN sets it for a driver that it runs itself, and fails one that starts no session, or starts it late.
 YARN_DRIVER: Final = "SPARK_YARN_STAGING_DIR"
@@ -33,20 +31,13 @@ def open_lake(settings: Settings) -> Lake:
 
 
 @contextmanager
-def session_for(settings: Settings, run: Run, log: Path | None) -> Iterator[LazySession]:
-    """Hold the lake's lock, with a Spark session for this run that starts on first use."""
+def engine_for(settings: Settings, run: Run, log: Path | None) -> Iterator[Engine]:
+    """Hold the lake's lock, with an engine for this run that starts on first use."""
     with run_lock(settings.root, run.id, settings.lock_wait_seconds, run.hold):
-        session = LazySession(lambda: _started(settings, run, log))
+        engine = open_engine(settings, log, lambda: note_jvm(settings.root, run.id))
         try:
             if YARN_DRIVER in os.environ:
-                session.get()
-            yield session
+                engine.start()
+            yield engine
         finally:
-            session.stop()
-
-
-@contextmanager
-def _started(settings: Settings, run: Run, log: Path | None) -> Iterator[SparkSession]:
-    with spark_session(settings, log) as spark:
-        note_jvm(settings.root, run.id)
-        yield spark
+            engine.stop()

@@ -39,7 +39,7 @@ SPEC = "https://openlineage.io/spec"
 FILE = "lineage.jsonl"
 API_KEY = "OPENLINEAGE_API_KEY"
 TIMEOUT_SECONDS = 5.0
-_ENDS = {"written": "COMPLETE", "unchanged": "COMPLETE", "waits": "ABORT", "skipped": "ABORT", "failed": "FAIL"}
+_ENDS = {"written": "COMPLETE", "unchanged": "COMPLETE", "blocked": "ABORT", "skipped": "ABORT", "failed": "FAIL"}
 
 
 def traced(settings: Settings, lake: Lake, run: Run, watcher: Watcher | None = None) -> Watcher:

@@ -20,7 +20,7 @@ LOG_FILES: Final = 5
 
 def log_to(settings: Settings, run: Run) -> Path:
     """Send this process's log to a file of its own; returns the file."""
-    from lakehouse.engine.spark.session import redirect_query_loggers
+    from lakehouse.engine import redirect_query_logs
 
     settings.logs.mkdir(parents=True, exist_ok=True)
     file = settings.logs / f"{run.id}.log"
@@ -30,7 +30,7 @@ def log_to(settings: Settings, run: Run) -> Path:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("py4j", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    redirect_query_loggers(handler)
+    redirect_query_logs(handler)
     logging.captureWarnings(True)
     return file
 

@@ -16,18 +16,18 @@ from typing import Literal
 from lakehouse.catalog import Lake
 from lakehouse.definitions.sources import Source
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io, jdbc
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.base import Engine
 from lakehouse.errors import LakehouseError, SchemaError, place_of
 from lakehouse.plan.backfill import pieces
 from lakehouse.plan.planner import decide
-from lakehouse.plan.steps import Request, Step
+from lakehouse.plan.schema_diff import Changes
+from lakehouse.plan.steps import Blocked, Ingest, Request, Step, UpdatePartitions, WriteStep
 from lakehouse.project import find_root
 from lakehouse.storage import s3
 from lakehouse.writes.executor import carry_out
 from lakehouse.writes.table_writer import Outcome, Work, summed
 
-Status = Literal["written", "unchanged", "failed", "skipped", "waits"]
+Status = Literal["written", "unchanged", "failed", "skipped", "blocked"]
 logger = logging.getLogger(__name__)
 
 
@@ -86,7 +86,7 @@ def revision() -> str:
 
 
 def run_tables(
-    session: LazySession,
+    engine: Engine,
     lake: Lake,
     names: Iterable[str],
     request: Request,
@@ -101,7 +101,7 @@ def run_tables(
     waiting = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
     results: dict[str, Result] = {}
     under_way: dict[Future[Result], str] = {}
-    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_on_error(session, under_way):
+    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancelled_on_error(engine, under_way):
         while waiting or under_way:
             for name in _ready(lake, waiting, under_way.values())[: parallel - len(under_way)]:
                 waiting.remove(name)
@@ -113,8 +113,8 @@ def run_tables(
                     watcher.done(results[name])
                     continue
                 watcher.started(name)
-                under_way[pool.submit(_run_table, session, lake, name, request, run)] = name
-            for future in session.wait(under_way) if under_way else ():
+                under_way[pool.submit(_run_table, engine, lake, name, request, run)] = name
+            for future in engine.wait(under_way) if under_way else ():
                 name = under_way.pop(future)
                 results[name] = future.result()
                 watcher.done(results[name])
@@ -123,7 +123,7 @@ def run_tables(
 
 
 @contextmanager
-def _cancelled_on_error(session: LazySession, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
+def _cancelled_on_error(engine: Engine, under_way: Mapping[Future[Result], str]) -> Iterator[None]:
     """Cancel the tables under way when an error or an interrupt ends the run, as a rule before their commits.
 
     Again and again, as each may be between two of its jobs.
@@ -133,7 +133,7 @@ def _cancelled_on_error(session: LazySession, under_way: Mapping[Future[Result],
     except BaseException:  # whatever it is: a table that waits for the session would wait for ever
         while wait(under_way, timeout=0.2).not_done:
             with suppress(Exception):  # the JVM may have been interrupted, too
-                session.cancel()
+                engine.cancel()
         raise
 
 
@@ -143,10 +143,10 @@ def _ready(lake: Lake, waiting: list[str], under_way: Iterable[str]) -> list[str
     return [name for name in waiting if not pending.intersection(lake.graph.inputs(name))]
 
 
-def _run_table(session: LazySession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+def _run_table(engine: Engine, lake: Lake, name: str, request: Request, run: Run) -> Result:
     began = time.monotonic()
     try:
-        done = delta_io.after_conflicts(name, lambda: _attempt(session, lake, name, request, run))
+        done = engine.retry_on_conflict(name, lambda: _attempt(engine, lake, name, request, run))
         return replace(done, seconds=time.monotonic() - began) if done.outcome else done
     except LakehouseError as error:
         said = str(error)
@@ -156,40 +156,39 @@ def _run_table(session: LazySession, lake: Lake, name: str, request: Request, ru
     return Result(name, "failed", seconds=time.monotonic() - began, error=said)
 
 
-def _attempt(session: LazySession, lake: Lake, name: str, request: Request, run: Run) -> Result:
+def _attempt(engine: Engine, lake: Lake, name: str, request: Request, run: Run) -> Result:
     run.hold.check()
     step = _decided(lake, name, request)
     declared = lake.graph.declared[name]
     # What is pinned comes first: an extract might take the place of one of its files.
-    if isinstance(declared, Source) and declared.database and step.manifest is None:
-        _extract(session, lake, declared, run)
+    if isinstance(declared, Source) and declared.database and not (isinstance(step, Ingest) and step.manifest):
+        _extract(engine, lake, declared, run)
         step = _decided(lake, name, request)
-    if not step.works:
-        return Result(name, "waits" if step.action == "waits" else "unchanged", step)
-    outcome = carry_out(Work(session, lake, run, step)) if not step.asked else _backfill(session, lake, run, step)
+    if not isinstance(step, WriteStep):
+        return Result(name, "blocked" if isinstance(step, Blocked) else "unchanged", step)
+    if isinstance(step, UpdatePartitions) and step.backfilled:
+        outcome = _backfill(engine, lake, run, step)
+    else:
+        outcome = carry_out(Work(engine, lake, run, step))
     return Result(name, "written" if outcome.committed else "unchanged", step, outcome)
 
 
-def _backfill(session: LazySession, lake: Lake, run: Run, step: Step) -> Outcome:
+def _backfill(engine: Engine, lake: Lake, run: Run, step: UpdatePartitions) -> Outcome:
     """Replace the partitions that were asked for in pieces, each a commit: a run that is cut off is resumed behind the last."""
-    asked = {*step.asked}
+    asked = {*step.backfilled}
     outcomes = []
-    for number, (partitions, years) in enumerate(pieces({*(step.partitions or ())} - asked, asked)):
+    for number, (partitions, years) in enumerate(pieces({*step.partitions} - asked, asked)):
         run.hold.check()
         piece = replace(
-            step, partitions=tuple(sorted(partitions)), asked=tuple(sorted(years)), batch=step.batch + number
+            step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)), batch=step.batch + number
         )
-        outcomes.append(carry_out(Work(session, lake, run, piece)))
-        step = replace(step, added_columns={}, schema_changes=())  # the first piece adapted the columns
+        outcomes.append(carry_out(Work(engine, lake, run, piece)))
+        step = replace(step, changes=Changes())  # the first piece adapted the columns
     return summed(outcomes)
 
 
-def _extract(session: LazySession, lake: Lake, declared: Source, run: Run) -> None:
-    scratches = lake.root.joinpath("extracts", declared.name)
-    try:
-        jdbc.extract(session.get(), declared, lake.landing(declared), scratches, run)
-    except Exception as error:
-        raise jdbc.explained(declared, error) or error from error
+def _extract(engine: Engine, lake: Lake, declared: Source, run: Run) -> None:
+    engine.extract(declared, lake.landing(declared), lake.root.joinpath("extracts", declared.name), run)
 
 
 def _decided(lake: Lake, name: str, request: Request) -> Step:
@@ -199,9 +198,9 @@ def _decided(lake: Lake, name: str, request: Request) -> Step:
         SchemaError: the declared columns break with the table's.
     """
     step = decide(lake, name, request)
-    if step.breaking:
+    if step.is_breaking:
         raise SchemaError(
-            f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes)}). "
+            f"{name}: the declared columns break with the table's ({'; '.join(step.changes.describe())}). "
             f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
         )
     return step

@@ -1,1 +1,1 @@
-"""Where a lake lies: a folder or a bucket, who holds it, and whether it keeps what the lake relies on."""
+"""The lake's files in a folder or a bucket, its lock, and the test of an object store."""

@@ -1,7 +1,7 @@
-"""A lock in a bucket: an object that its holder renews, put there and changed by conditional requests alone.
+"""A lock in a bucket: an object that its holder renews, and that only conditional requests create or change.
 
-It keeps runs out of each other's way; it is no fence. A holder that was paused past its lease may wake while another runs: what
-it would then commit is refused by Delta, whose transaction ids are the fence (see `lakehouse.deltalog.commit_record`).
+It keeps runs apart, but does not fence them. A holder that was paused past its lease may wake while another run works.
+Delta refuses its commits, as their transaction ids are the fence (see `lakehouse.deltalog.commit_record`).
 """
 
 from __future__ import annotations
@@ -16,29 +16,33 @@ from threading import Event, Thread
 from typing import Any
 
 from lakehouse.errors import LockError, StorageError
-from lakehouse.storage.s3 import S3Path, client, told
+from lakehouse.storage.s3 import S3Path, client, translate_errors
 
 LEASE_SECONDS = 60.0
-RENEWALS = 6  # in each lease
-CLOCK_SECONDS = 1.0  # stores tell times in whole seconds
-FENCES = 10_000  # that each holder has
-# A clock that goes on while the machine sleeps.
+RENEWALS = 6  # during each lease
+CLOCK_SECONDS = 1.0  # stores give times in whole seconds
+FENCES = 10_000  # numbers reserved for each holder
+# A clock that does not stop while the machine sleeps.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass
 class Hold:
-    """Until when, by this machine's clock, its holder may take the lock for its own; without an end by default.
+    """A run's hold of the lake.
 
-    ``token`` is larger than that of every earlier holder.
+    Attributes:
+        until: when it expires, in seconds of this machine's clock; never by default.
+        token: a number larger than every earlier holder's.
     """
 
     until: float = field(default=float("inf"))
     token: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
     def fence(self) -> int:
-        """A number larger than any that this holder or an earlier one was given: Delta skips a write whose transaction has a
-        smaller number than one that it has seen."""
+        """Return a number larger than any returned before, to this holder or an earlier one.
+
+        Delta skips a write whose transaction has a smaller number than a committed one.
+        """
         self.token += 1
         return self.token
 
@@ -46,148 +50,157 @@ class Hold:
         return time.clock_gettime(_CLOCK) > self.until
 
     def check(self) -> None:
-        """
+        """Check that the hold has not expired.
+
         Raises:
-            LockError: the lock may be another's by now.
+            LockError: it has; another run may hold the lake.
         """
         if self.has_run_out():
             raise LockError(
-                "This run was held up for longer than its lease of the lake, and another may have taken it over: it stops "
-                "here. What was committed stays; run again."
+                "The lease on the lake expired during this run; another run may hold it. "
+                "Committed tables are kept. Run again to continue."
             )
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What the lock says, and since when (seconds, by the store's own clock)."""
+    """The holder of a lock, as its object describes it.
 
-    said: Mapping[str, Any]
-    tag: str
+    Attributes:
+        age: seconds since the last renewal, by the store's own clock.
+    """
+
+    record: Mapping[str, Any]
+    etag: str
     age: float
 
     def is_over(self) -> bool:
-        ends = float(self.said.get("lease_seconds", LEASE_SECONDS)) + CLOCK_SECONDS
-        return bool(self.said.get("released")) or self.age > ends
+        seconds = float(self.record.get("lease_seconds", LEASE_SECONDS)) + CLOCK_SECONDS
+        return bool(self.record.get("released")) or self.age > seconds
+
+
+HasEnded = Callable[[Mapping[str, Any]], bool]
 
 
 @contextmanager
-def leased(
-    lock: S3Path, said: Mapping[str, Any], wait_seconds: float, hold: Hold, ended: Callable[[Mapping[str, Any]], bool]
+def hold_lease(
+    lock: S3Path, record: Mapping[str, Any], wait_seconds: float, hold: Hold, has_ended: HasEnded
 ) -> Iterator[None]:
-    """Hold the lock; a thread renews it. Where it could not be renewed in time, ``hold`` says so.
+    """Hold the lock while a thread renews it.
 
-    ``said`` is put on record with the lock; ``ended`` is asked of another's whether it can be known to have come to its end.
+    Args:
+        record: describes this holder, for others to read.
+        hold: expires if the lock cannot be renewed in time.
+        has_ended: called with another holder's record; returns True if that holder is known to have ended.
 
     Raises:
-        LockError: another holds it for longer than ``wait_seconds``.
+        LockError: another run holds the lock for longer than ``wait_seconds``.
     """
-    body = {**said, "lease_seconds": LEASE_SECONDS, "token": hold.token}
-    tag = [_acquired(lock, body, wait_seconds, hold, ended)]
+    body = {**record, "lease_seconds": LEASE_SECONDS, "token": hold.token}
+    etag = [_acquire(lock, body, wait_seconds, hold, has_ended)]
     done = Event()
-    renewing = Thread(target=_renew, args=(lock, body, tag, hold, done), name="lease", daemon=True)
+    renewing = Thread(target=_renew, args=(lock, body, etag, hold, done), name="lease", daemon=True)
     renewing.start()
     try:
         yield
     finally:
         done.set()
-        if not hold.has_run_out():  # else there is nothing to release, and perhaps no store that would answer
+        if not hold.has_run_out():  # else there is no lock to release, and perhaps no store that answers
             renewing.join()
-            _release(lock, body, tag)
+            _release(lock, body, etag)
 
 
-def holder(lock: S3Path) -> Holder | None:
-    """Who holds the lock or held it last; None where nobody ever did."""
+def read_holder(lock: S3Path) -> Holder | None:
+    """Read the lock's present or last holder; None if it never had one."""
     try:
-        with told(lock):
-            found = client().get_object(Bucket=lock.bucket, Key=lock.key)
-            text = found["Body"].read()
+        with translate_errors(lock):
+            response = client().get_object(Bucket=lock.bucket, Key=lock.key)
+            text = response["Body"].read()
     except FileNotFoundError:
         return None
-    now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
+    now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
     try:
-        said = json.loads(text)
+        record = json.loads(text)
     except ValueError:
-        said = {}
-    return Holder(said if isinstance(said, dict) else {}, found["ETag"], (now - found["LastModified"]).total_seconds())
+        record = {}
+    age = (now - response["LastModified"]).total_seconds()
+    return Holder(record if isinstance(record, dict) else {}, response["ETag"], age)
 
 
-def _acquired(
-    lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Hold, ended: Callable[[Mapping[str, Any]], bool]
-) -> str:
-    """Write the lock, once it is free; returns the object's tag."""
-    until = time.monotonic() + wait_seconds
+def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Hold, has_ended: HasEnded) -> str:
+    """Write the lock once it is free; return its ETag."""
+    deadline = time.monotonic() + wait_seconds
     while True:
-        there = holder(lock)
-        if there and _is_own(there, body):  # the answer was lost on the way
-            return there.tag
-        if there is None or there.is_over() or ended(there.said):
-            condition = {"IfMatch": there.tag} if there else {"IfNoneMatch": "*"}
-            # Whatever the clocks say, it is larger than the token of the holder before.
-            hold.token = body["token"] = max(hold.token, int(there.said.get("token", 0)) + FENCES if there else 0)
+        holder = read_holder(lock)
+        if holder and _is_own(holder, body):  # the answer to this run's own write was lost
+            return holder.etag
+        if holder is None or holder.is_over() or has_ended(holder.record):
+            condition = {"IfMatch": holder.etag} if holder else {"IfNoneMatch": "*"}
+            # Larger than the last holder's token, whatever the machines' clocks show.
+            hold.token = body["token"] = max(hold.token, int(holder.record.get("token", 0)) + FENCES if holder else 0)
             hold.until = time.clock_gettime(_CLOCK) + LEASE_SECONDS
             try:
-                return lock.write_bytes(_text(body), **condition)
-            except (FileExistsError, FileNotFoundError):  # another was quicker
+                return lock.write_bytes(_serialize(body), **condition)
+            except (FileExistsError, FileNotFoundError):  # another run was faster
                 continue
-        if time.monotonic() >= until:
-            ends = max(0.0, float(there.said.get("lease_seconds", LEASE_SECONDS)) - there.age)
-            raise LockError(_taken(lock, there, ends))
+        if time.monotonic() >= deadline:
+            raise LockError(_blocked_message(lock, holder))
         time.sleep(0.5)
 
 
-def _taken(lock: S3Path, there: Holder, ends: float) -> str:
-    said = there.said
-    who = (
-        f"run {said['run']}, process {said['pid']} on {said['host']}, since {said['since']}"
-        if "run" in said
+def _blocked_message(lock: S3Path, holder: Holder) -> str:
+    record = holder.record
+    run = (
+        f"run {record['run']}, process {record['pid']} on {record['host']}, since {record['since']}"
+        if "run" in record
         else "unnamed"
     )
+    seconds = max(0.0, float(record.get("lease_seconds", LEASE_SECONDS)) - holder.age)
     return (
-        f"Another run holds the lake {lock}: {who}; unless it is renewed, its lease ends in {ends:.0f} s. Wait for it to finish, "
-        "then run again, or let a run wait by itself: LAKEHOUSE_LOCK_WAIT_SECONDS."
+        f"Another run holds the lake {lock}: {run}; unless it is renewed, its lease ends in {seconds:.0f} s. "
+        "Run again when it has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
     )
 
 
-def _text(body: Mapping[str, Any]) -> bytes:
-    # Every renewal has other bytes, and with them another tag.
+def _serialize(body: Mapping[str, Any]) -> bytes:
+    # The time gives every renewal other bytes, and so another ETag.
     return json.dumps({**body, "renewed": time.time_ns()}).encode()
 
 
-def _renew(lock: S3Path, body: Mapping[str, Any], tag: list[str], hold: Hold, done: Event) -> None:
+def _renew(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Hold, done: Event) -> None:
     while not done.wait(LEASE_SECONDS / RENEWALS):
         began = time.clock_gettime(_CLOCK)
         try:
-            tag[0] = lock.write_bytes(_text(body), IfMatch=tag[0])
+            etag[0] = lock.write_bytes(_serialize(body), IfMatch=etag[0])
             hold.until = began + LEASE_SECONDS
-        except (
-            FileExistsError,
-            FileNotFoundError,
-        ):  # another has it, somebody removed it, or an answer was lost on the way
-            if not _adopted(lock, body, tag, hold, began):
+        except (FileExistsError, FileNotFoundError):
+            # Another run holds it, the object was removed, or the answer to a renewal was lost.
+            if not _adopt(lock, body, etag, hold, began):
                 return
-        except StorageError:  # tried again until the lease has ended
+        except StorageError:  # try again until the lease ends
             continue
 
 
-def _is_own(there: Holder, body: Mapping[str, Any]) -> bool:
-    return (there.said.get("run"), there.said.get("token")) == (body.get("run"), body["token"]) and "run" in body
+def _is_own(holder: Holder, body: Mapping[str, Any]) -> bool:
+    record = holder.record
+    return (record.get("run"), record.get("token")) == (body.get("run"), body["token"]) and "run" in body
 
 
-def _adopted(lock: S3Path, body: Mapping[str, Any], tag: list[str], hold: Hold, began: float) -> bool:
-    """Whether the lock is this holder's as it is there; where it is another's, ``hold`` ends."""
+def _adopt(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Hold, began: float) -> bool:
+    """Continue with the lock as it is now if it is this run's; otherwise end ``hold`` and return False."""
     try:
-        there = holder(lock)
-    except StorageError:  # asked again until the lease has ended
+        holder = read_holder(lock)
+    except StorageError:  # try again until the lease ends
         return True
-    if there is None or not _is_own(there, body):
+    if holder is None or not _is_own(holder, body):
         hold.until = 0.0
         return False
-    tag[0], hold.until = there.tag, began + LEASE_SECONDS
+    etag[0], hold.until = holder.etag, began + LEASE_SECONDS
     return True
 
 
-def _release(lock: S3Path, body: Mapping[str, Any], tag: list[str]) -> None:
+def _release(lock: S3Path, body: Mapping[str, Any], etag: list[str]) -> None:
     try:
-        lock.write_bytes(_text({"released": True, "token": body["token"]}), IfMatch=tag[0])
+        lock.write_bytes(_serialize({"released": True, "token": body["token"]}), IfMatch=etag[0])
     except (FileExistsError, FileNotFoundError, StorageError):
-        return  # another's by now, or it runs out by itself
+        return  # another run holds it now, or the lease expires by itself

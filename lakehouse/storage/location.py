@@ -1,4 +1,4 @@
-"""Where a lake lies: a local folder or a bucket. What pathlib has no word for, for both."""
+"""Operations on files of a local folder or a bucket, beyond those that pathlib.Path and S3Path share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ Location: TypeAlias = Path | S3Path
 
 @dataclass(frozen=True)
 class Found:
-    """A file: its path below where it was looked for, and its identity, where a listing gives one (the ETag in a bucket)."""
+    """A file of a listing.
+
+    Attributes:
+        path: below the listed folder, with forward slashes.
+        identity: the ETag in a bucket; empty for a local file, which a listing does not read.
+    """
 
     path: str
     size: int
@@ -31,64 +36,73 @@ class Found:
     identity: str = ""
 
 
-def walk(folder: Location, left_alone: Callable[[str], bool]) -> Iterator[Found]:
-    """Every file below a folder, but for those whose name, or that of a folder above them, is to be left alone."""
+def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[Found]:
+    """List every file below a folder.
+
+    Args:
+        is_ignored: called with the name of each file, and of each folder above it. A file is skipped if any is ignored.
+    """
     if isinstance(folder, S3Path):
         start = len(folder.key) + 1 if folder.key else 0
-        for one in folder.below():
-            path = one["Key"][start:]
-            if not path.endswith("/") and not any(left_alone(part) for part in path.split("/")):
-                yield _object(path, one)
+        for entry in folder.below():
+            path = entry["Key"][start:]
+            # A key that ends in a slash marks a folder; the listed folder's own marker leaves an empty path.
+            if path and not path.endswith("/") and not any(is_ignored(part) for part in path.split("/")):
+                yield _file_entry(path, entry)
         return
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not left_alone(f))
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
         for name in names:
-            if left_alone(name):
+            if is_ignored(name):
                 continue
             path = Path(parent, name)
             try:
                 stat = path.stat()
-            except OSError:  # renamed or withdrawn since it was listed, or a link that leads nowhere
+            except OSError:  # renamed or removed since it was listed, or a broken link
                 continue
             if S_ISREG(stat.st_mode):
                 yield Found(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
 
 
 def look_up(folder: Location, paths: Iterable[str]) -> dict[str, Found | OSError]:
-    """The files as they are now, or why one cannot be had; those of a bucket from one listing."""
+    """Look up files by their paths below a folder; those of a bucket with one listing.
+
+    Returns:
+        For each path the file, or the error that reading it raises.
+    """
     if isinstance(folder, S3Path):
         paths = list(paths)
         top = os.path.commonpath([PurePosixPath(path).parent for path in paths]) if paths else ""
-        below = f"{top}/" if top else ""
+        above = f"{top}/" if top else ""
         listed = walk(folder / top if top else folder, lambda name: False) if paths else ()
-        there = {below + one.path: replace(one, path=below + one.path) for one in listed}
-        gone = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return {path: there.get(path, gone) for path in paths}
-    found: dict[str, Found | OSError] = {}
+        files = {above + file.path: replace(file, path=above + file.path) for file in listed}
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return {path: files.get(path, missing) for path in paths}
+    results: dict[str, Found | OSError] = {}
     for path in paths:
         try:
             stat = (folder / path).stat()
-            found[path] = Found(path, stat.st_size, stat.st_mtime_ns)
+            results[path] = Found(path, stat.st_size, stat.st_mtime_ns)
         except OSError as error:
-            found[path] = error
-    return found
+            results[path] = error
+    return results
 
 
 def identity(file: Location) -> str:
-    """What tells one content from another: the ETag in a bucket, the SHA-256 of a local file."""
-    return _tag(file.head()["ETag"]) if isinstance(file, S3Path) else _sha256(file)
+    """Identify a file's content: by the ETag in a bucket, by the SHA-256 of a local file."""
+    return _unquote(file.head()["ETag"]) if isinstance(file, S3Path) else _sha256(file)
 
 
 def names(folder: Location) -> list[str]:
-    """What lies directly in a folder, sorted; nothing where there is none."""
+    """List the names directly in a folder, sorted; none if the folder does not exist."""
     try:
-        return sorted(one.name for one in folder.iterdir())
+        return sorted(entry.name for entry in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def is_folder(place: Location) -> bool:
-    """Whether there is a folder; in a bucket, whether anything lies below the place."""
+    """Return True for an existing folder; in a bucket, for a prefix with objects below it."""
     return bool(place.below(1)) if isinstance(place, S3Path) else place.is_dir()
 
 
@@ -96,33 +110,37 @@ def create(file: Location, content: bytes) -> None:
     """Create a file with its whole content.
 
     Raises:
-        FileExistsError: it is there already.
+        FileExistsError: the file exists.
     """
     if isinstance(file, S3Path):
         file.create_from(io.BytesIO(content))
         return
-    with _beside(file, content) as temporary:
+    with _temporary_sibling(file, content) as temporary:
         os.link(temporary, file)
 
 
 def put(file: Location, content: bytes) -> None:
-    """Write a file so that no reader sees half of it, in the place of what was there."""
+    """Write or replace a file atomically: no reader sees half of it."""
     if isinstance(file, S3Path):
         file.write_bytes(content)
         return
-    with _beside(file, content) as temporary:
+    with _temporary_sibling(file, content) as temporary:
         os.replace(temporary, file)
 
 
 def deliver(file: Location, content: bytes | Path, progress: Callable[[int], None] | None = None) -> bool:
-    """`put`, from memory or from a local file; False where the same bytes are there already.
+    """Write or replace a file atomically, from memory or from a local file.
 
-    What is large goes to a bucket in parts; ``progress`` is told the bytes of each.
+    Args:
+        progress: called with the bytes of each part that goes to a bucket.
+
+    Returns:
+        False if the file has the same content already; it is then not written.
     """
-    if _holds(file, content):
+    if _has_content(file, content):
         return False
     if isinstance(file, Path):
-        with _beside(file, content) as temporary:
+        with _temporary_sibling(file, content) as temporary:
             os.replace(temporary, file)
     elif isinstance(content, bytes):
         file.write_bytes(content)
@@ -131,19 +149,19 @@ def deliver(file: Location, content: bytes | Path, progress: Callable[[int], Non
     return True
 
 
-def _holds(file: Location, content: bytes | Path) -> bool:
+def _has_content(file: Location, content: bytes | Path) -> bool:
     if isinstance(content, Path):
         return same(content, file)
     return _size(file) == len(content) and _sha256(file) == hashlib.sha256(content).hexdigest()
 
 
-def same(one: Location, other: Location) -> bool:
-    """Whether two files hold the same bytes; not where one is missing."""
-    return _size(one) == _size(other) is not None and _sha256(one) == _sha256(other)
+def same(left: Location, right: Location) -> bool:
+    """Return True if both files exist and have the same bytes."""
+    return _size(left) == _size(right) is not None and _sha256(left) == _sha256(right)
 
 
 def move(file: Location, target: Location) -> None:
-    """Put a file of the same store in another place, whole."""
+    """Move a file within its store, replacing the target."""
     if isinstance(file, S3Path) and isinstance(target, S3Path):
         file.copy(target)
         file.unlink()
@@ -153,17 +171,17 @@ def move(file: Location, target: Location) -> None:
 
 
 def move_new(file: Location, target: Location) -> None:
-    """`move` to a place where nothing lies.
+    """Move a file within its store, to a target that does not exist.
 
     Raises:
-        FileExistsError: something does.
+        FileExistsError: the target exists.
     """
     if isinstance(file, S3Path) and isinstance(target, S3Path):
-        # Stores copy without conditions, so it comes by here.
-        with tempfile.TemporaryFile() as held, file.open() as content:
-            shutil.copyfileobj(content, held)
-            held.seek(0)
-            target.create_from(held)
+        # A store's own copy takes no condition, so the content passes through this machine.
+        with tempfile.TemporaryFile() as local, file.open() as content:
+            shutil.copyfileobj(content, local)
+            local.seek(0)
+            target.create_from(local)
         file.unlink()
     elif isinstance(file, Path) and isinstance(target, Path):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,10 +190,10 @@ def move_new(file: Location, target: Location) -> None:
 
 
 def remove(folder: Location) -> None:
-    """Remove a folder and all in it."""
+    """Remove a folder with all its content."""
     if isinstance(folder, S3Path):
-        for one in folder.below():
-            S3Path(folder.bucket, one["Key"]).unlink()
+        for entry in folder.below():
+            S3Path(folder.bucket, entry["Key"]).unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -188,29 +206,30 @@ def _size(file: Location) -> int | None:
 
 
 def relative(place: Location, root: Location) -> str:
-    """The place as seen from a folder above it."""
+    """Return the path of a place relative to a folder above it."""
     return str(place).removeprefix(str(root)).strip("/")
 
 
 def spark_uri(place: Location) -> str:
-    """The place as Spark names it."""
+    """Return the address that Spark uses for a place."""
     return f"s3a://{place.bucket}/{place.key}" if isinstance(place, S3Path) else str(place)
 
 
 def delta_options(place: Location) -> dict[str, str]:
-    """What delta-rs must be told beyond the environment, which it reads itself: to give up within half a minute, too."""
+    """Return options for delta-rs, which reads the environment itself. Its retries end after 30 seconds."""
     if not isinstance(place, S3Path):
         return {}
-    require_environment()  # without keys, or with half an address, delta-rs would look elsewhere, and say so of that
-    plain = {"allow_http": "true"} if endpoint().startswith("http://") else {}
-    return {**plain, "max_retries": "7", "retry_timeout": "30s"}
+    require_environment()  # without keys or a whole address, delta-rs tries others and reports those
+    unencrypted = {"allow_http": "true"} if endpoint().startswith("http://") else {}
+    return {**unencrypted, "max_retries": "7", "retry_timeout": "30s"}
 
 
 @contextmanager
-def _beside(file: Path, content: bytes | Path) -> Iterator[Path]:
-    """The content in a file of a temporary name, in the same folder."""
+def _temporary_sibling(file: Path, content: bytes | Path) -> Iterator[Path]:
+    """Write the content to a temporary file in the same folder; remove that file afterwards."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{os.getpid()}.{secrets.token_hex(8)}.tmp")  # a name may be as long as can be
+    # The file's own name may have the maximal length.
+    temporary = file.with_name(f".{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
         if isinstance(content, bytes):
             temporary.write_bytes(content)
@@ -226,10 +245,11 @@ def _sha256(file: Location) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # any stream will do
 
 
-def _object(path: str, listed: dict[str, object]) -> Found:
-    modified = listed["LastModified"].timestamp()  # type: ignore[attr-defined]
-    return Found(path, int(listed["Size"]), int(modified * 1e9), _tag(str(listed["ETag"])))  # type: ignore[call-overload]
+def _file_entry(path: str, entry: dict[str, object]) -> Found:
+    modified = entry["LastModified"].timestamp()  # type: ignore[attr-defined]
+    size = int(entry["Size"])  # type: ignore[call-overload]
+    return Found(path, size, int(modified * 1e9), _unquote(str(entry["ETag"])))
 
 
-def _tag(etag: str) -> str:
+def _unquote(etag: str) -> str:
     return etag.strip('"')

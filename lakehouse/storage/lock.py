@@ -1,4 +1,4 @@
-"""One run at a time for each lake."""
+"""The lake's lock: one run at a time."""
 
 from __future__ import annotations
 
@@ -16,37 +16,42 @@ from filelock import FileLock, Timeout
 from lakehouse.clock import now
 from lakehouse.errors import LockError
 from lakehouse.storage import lease, location
-from lakehouse.storage.lease import Hold, leased
+from lakehouse.storage.lease import Hold, hold_lease
 from lakehouse.storage.location import Location
 from lakehouse.storage.preflight import require_conditional_put
 from lakehouse.storage.s3 import S3Path, client
 
 LOCK = ".run.lock"
 TOKEN = ".run.token"  # noqa: S105  # no secret: a number
-# How long the JVM of a holder that was killed may take to notice: it ends when its Python process is gone.
+# A JVM ends when its Python process has ended; after a kill it may take this long to notice.
 JVM_SECONDS = 60.0
 
 
 @contextmanager
 def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | None = None) -> Iterator[None]:
-    """Hold the lake; leave with the holder's name where another run has it longer than ``wait_seconds``.
+    """Hold the lake's lock.
 
-    In a folder, the operating system lets go of the lock when its process ends, however it ends. A JVM can outlive its
-    Python process for a moment and still commit: a successor waits for it. In a bucket, the lock is a lease: a successor
-    of a killed run waits for it to run out; ``hold`` says while it is held.
+    In a folder, the operating system releases the lock when its process ends, however it ends. A JVM can outlive its
+    Python process for a moment and still commit, so the next run waits for that JVM. In a bucket, the lock is a lease.
+    The next run waits until a killed run's lease has expired, unless that run was on this machine.
+
+    Args:
+        run: this run's id; other runs report it while they are blocked.
+        wait_seconds: how long to wait for another run.
+        hold: records until when the lock is held, and its token.
 
     Raises:
         LockError: another run holds the lake, or a killed run's JVM does not end.
         StorageError: the bucket cannot be reached, or its store does not honour conditions.
     """
     if isinstance(root, S3Path):
-        lease.holder(root / LOCK)  # before anything is written: there are stores that make a bucket of a wrong name
+        lease.read_holder(root / LOCK)  # reads before it writes: some stores create a bucket of a misspelt name
         require_conditional_put(client(), root.bucket, root.key)
-        with leased(root / LOCK, _said(run, []), wait_seconds, hold or Hold(), _has_ended):
+        with hold_lease(root / LOCK, _record(run, []), wait_seconds, hold or Hold(), _has_ended):
             yield
     else:
         with _file_lock(root, run, wait_seconds):
-            _take_token(root, hold or Hold())
+            _raise_token(root, hold or Hold())
             yield
 
 
@@ -58,12 +63,12 @@ def _file_lock(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
         lock.acquire(timeout=wait_seconds, poll_interval=0.2)
     except Timeout:
         raise LockError(
-            f"Another run holds the lake {root}: {_describe(holder)}. Wait for it to finish, then run again, "
-            "or let a run wait by itself: LAKEHOUSE_LOCK_WAIT_SECONDS."
+            f"Another run holds the lake {root}: {_describe(holder)}. "
+            "Run again when it has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
         ) from None
     try:
         _await_jvm(holder)
-        _note(holder, run, [])
+        _write_record(holder, run, [])
         try:
             yield
         finally:
@@ -72,77 +77,77 @@ def _file_lock(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
         lock.release()
 
 
-def _take_token(root: Path, hold: Hold) -> None:
-    """Give the holder a larger token than any before it had, even where the clock was put back meanwhile."""
-    record = root / TOKEN
+def _raise_token(root: Path, hold: Hold) -> None:
+    """Raise the token above every earlier holder's, even if the clock was set back."""
+    file = root / TOKEN
     with suppress(FileNotFoundError, ValueError):
-        hold.token = max(hold.token, int(record.read_text(encoding="ascii")) + lease.FENCES)
-    location.put(record, str(hold.token).encode())
+        hold.token = max(hold.token, int(file.read_text(encoding="ascii")) + lease.FENCES)
+    location.put(file, str(hold.token).encode())
 
 
 def note_jvm(root: Location, run: str) -> None:
-    """Put the JVMs that this process started on record, for whoever comes after a crash; a lease needs no such note."""
+    """Record the JVMs that this process started, for the run after a crash. A lease needs no such record."""
     if isinstance(root, Path):
-        _note(root / ".run.json", run, [[child.pid, child.create_time()] for child in _jvms()])
+        _write_record(root / ".run.json", run, [[child.pid, child.create_time()] for child in _jvms()])
 
 
 def _jvms() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
+    children = psutil.Process().children(recursive=True)
     parent = psutil.Process().parent()  # spark-submit's JVM is the parent of the Python process
-    return [one for one in [*found, *([parent] if parent else [])] if "java" in one.name()]
+    return [process for process in [*children, *([parent] if parent else [])] if "java" in process.name()]
 
 
-def _said(run: str, jvms: list[list[float]]) -> dict[str, object]:
+def _record(run: str, jvms: list[list[float]]) -> dict[str, object]:
     own = psutil.Process()
     host = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname(), "machine": _machine()}
     return {"run": run, **host, "since": now(), "jvms": jvms}
 
 
 def _machine() -> str:
-    """What tells this machine, since its last start, and this container's processes from others: host names may be shared."""
+    """Identify this machine since its last start, and this container. Host names may be shared."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # not Linux
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"
 
 
-def _has_ended(said: Mapping[str, Any]) -> bool:
-    """Whether a holder on this machine was killed; of one elsewhere nobody can tell."""
-    return said.get("machine") == _machine() and not _alive(int(said["pid"]), float(said["created"]))
+def _has_ended(record: Mapping[str, Any]) -> bool:
+    """Return True if a holder on this machine was killed. A holder elsewhere counts as running."""
+    return record.get("machine") == _machine() and not _is_alive(int(record["pid"]), float(record["created"]))
 
 
-def _note(holder: Path, run: str, jvms: list[list[float]]) -> None:
-    location.put(holder, json.dumps(_said(run, jvms)).encode())
+def _write_record(file: Path, run: str, jvms: list[list[float]]) -> None:
+    location.put(file, json.dumps(_record(run, jvms)).encode())
 
 
-def _read(holder: Path) -> dict[str, object]:
+def _read_record(file: Path) -> dict[str, object]:
     try:
-        said = json.loads(holder.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _describe(holder: Path) -> str:
-    said = _read(holder)
-    if not said:
-        return "its name is not on record"
-    return f"run {said['run']}, process {said['pid']} on {said['host']}, since {said['since']}"
+    record = _read_record(holder)
+    if not record:
+        return "its name was not recorded"
+    return f"run {record['run']}, process {record['pid']} on {record['host']}, since {record['since']}"
 
 
 def _await_jvm(holder: Path) -> None:
-    """Wait for the JVM of a run that did not end by itself."""
-    until = time.monotonic() + JVM_SECONDS
-    for pid, created in _read(holder).get("jvms", []):  # type: ignore[attr-defined]
-        while _alive(int(pid), float(created)):
-            if time.monotonic() > until:
+    """Wait until the JVMs of a killed run have ended."""
+    deadline = time.monotonic() + JVM_SECONDS
+    for pid, created in _read_record(holder).get("jvms", []):  # type: ignore[attr-defined]
+        while _is_alive(int(pid), float(created)):
+            if time.monotonic() > deadline:
                 raise LockError(
-                    f"The JVM {int(pid)} of a run that was killed is still there and may still write. End it, then run again."
+                    f"The JVM {int(pid)} of a killed run is still running and may still write. End it, then run again."
                 )
             time.sleep(0.2)
 
 
-def _alive(pid: int, created: float) -> bool:
+def _is_alive(pid: int, created: float) -> bool:
     try:
         process = psutil.Process(pid)
         return bool(abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE)

@@ -1,4 +1,4 @@
-"""The object store is tried before it is trusted with a lake: does it keep two writers from making the same commit?"""
+"""Test an object store before a lake trusts it: conditional writes must keep two runs from making the same commit."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from uuid import uuid4
 from botocore.exceptions import ClientError
 
 from lakehouse.errors import StorageError
-from lakehouse.storage.s3 import S3Path, told
+from lakehouse.storage.s3 import S3Path, translate_errors
 
 WRITERS = 4
-_REFUSED = (412, 409)  # the object is there; another write is under way
+_REFUSED = (412, 409)  # the object exists; another write is in progress
 _SAFE = (
     "Amazon S3, MinIO (tested: of February 2026) and SeaweedFS (tested: 4.30 to 4.48; 4.16 lets several writers win)"
 )
 
 
 def require_conditional_put(client: Any, bucket: str, prefix: str) -> None:
-    """Prove that of several PUTs of one new object at once, each with If-None-Match, exactly one is carried out.
+    """Prove that exactly one of several concurrent PUTs with If-None-Match creates a new object.
 
-    Tried at once, and not one after the other: there are stores that look first and write later.
+    The PUTs run at the same time, as some stores check first and write later.
 
     Raises:
-        StorageError: the store let more than one, or none, win; or it cannot be written.
+        StorageError: more than one PUT succeeded, or none; or the bucket cannot be written.
     """
     key = f"{prefix.strip('/')}/_probe-{uuid4().hex}".lstrip("/")
-    place = f"The S3 store at {client.meta.endpoint_url}, bucket {bucket},"
-    with told(S3Path(bucket, key)):
+    with translate_errors(S3Path(bucket, key)):
         try:
             with ThreadPoolExecutor(WRITERS) as writers:
                 statuses = list(writers.map(lambda _: _put_if_absent(client, bucket, key), range(WRITERS)))
-            won = sum(status not in _REFUSED for status in statuses)
-            # The one whose answer was lost is asked again by the client, and refused.
-            honest = won == 1 or (won == 0 and _is_there(client, bucket, key))
+            created = sum(status not in _REFUSED for status in statuses)
+            # If the answer to the successful PUT was lost, the client repeats it and is refused.
+            is_atomic = created == 1 or (created == 0 and _exists(client, bucket, key))
         finally:
             client.delete_object(Bucket=bucket, Key=key)
-    if not honest:
+    if not is_atomic:
         raise StorageError(
-            f"{place} does not honour If-None-Match: of {WRITERS} writers of one new object one must be let through and the "
-            f"others be refused with 412; it answered {', '.join(map(str, statuses))}. Two runs at once would lose commits. "
-            f"Use a store that honours it; known to: {_SAFE}."
+            f"The S3 store at {client.meta.endpoint_url}, bucket {bucket}, does not honour If-None-Match: "
+            f"to {WRITERS} concurrent writers of one new object it answered {', '.join(map(str, statuses))}, "
+            "so that concurrent runs would lose commits. "
+            f"Use a store that lets one writer succeed and refuses the others with 412: {_SAFE}."
         )
 
 
-def _is_there(client: Any, bucket: str, key: str) -> bool:
+def _exists(client: Any, bucket: str, key: str) -> bool:
     try:
         client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
@@ -56,12 +56,12 @@ def _is_there(client: Any, bucket: str, key: str) -> bool:
 
 
 def _put_if_absent(client: Any, bucket: str, key: str) -> int:
-    """The status of the answer: an object that is there is no error."""
+    """Return the status of a conditional PUT; a refusal is no error."""
     try:
-        answer = client.put_object(Bucket=bucket, Key=key, Body=b"probe", IfNoneMatch="*")
+        response = client.put_object(Bucket=bucket, Key=key, Body=b"probe", IfNoneMatch="*")
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         if status in _REFUSED:
             return int(status)
         raise
-    return int(answer["ResponseMetadata"]["HTTPStatusCode"])
+    return int(response["ResponseMetadata"]["HTTPStatusCode"])

@@ -1,7 +1,7 @@
-"""Objects in a bucket of MinIO or any other S3, in the few words of pathlib that the lakehouse uses.
+"""Paths and errors of S3 buckets. `S3Path` has the methods of pathlib.Path that the lakehouse uses.
 
-The client is boto3's: it takes its endpoint, region and credentials from the environment (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) and nowhere else.
+The client is boto3's. It reads its endpoint, region and credentials from the environment (AWS_ENDPOINT_URL,
+AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from lakehouse.errors import StorageError, first_line, without_password
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 15, 3
 _WRITER = "lakehouse-writer"
-_GONE = ("404", "NoSuchKey", "NotFound")
-_TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
-_MEANING = {
-    "NoSuchBucket": "the bucket is not there: make it, or correct `root`",
-    "InvalidAccessKeyId": "it does not know AWS_ACCESS_KEY_ID (any more, if it was a temporary one)",
-    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the one that belongs to AWS_ACCESS_KEY_ID",
-    "ExpiredToken": "the credentials have expired: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew",
-    "InvalidTokenId": "AWS_SESSION_TOKEN is not the one that belongs to AWS_ACCESS_KEY_ID, or has expired",
-    "AccessDenied": "the credentials in AWS_ACCESS_KEY_ID do not allow this",
-    "403": "the credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are wrong or do not allow this",
-    "XMinioStorageFull": "its disk is full: make room, then run again",
-    "no space left on device": "its disk is full: make room, then run again",
-    "SlowDown": "it is overloaded: run again later",
-    "503": "it is overloaded or starting: run again later",
-    "507": "its disk is full: make room, then run again",
+_MISSING_CODES = ("404", "NoSuchKey", "NotFound")
+_CONFLICT_CODES = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+_DISK_FULL = "its disk is full. Free space, then run again."
+_REFUSALS = {
+    "NoSuchBucket": "the bucket does not exist. Create it or correct `root`.",
+    "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID is unknown to it, or was temporary and has expired. Correct it.",
+    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID. Correct it.",
+    "ExpiredToken": "the credentials have expired. "
+    "Set new values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.",
+    "InvalidTokenId": "AWS_SESSION_TOKEN does not belong to AWS_ACCESS_KEY_ID, or has expired. Correct it.",
+    "AccessDenied": "AWS_ACCESS_KEY_ID has no permission for this request. Grant it or use other credentials.",
+    "403": "AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is wrong or lacks permission. Correct them.",
+    "XMinioStorageFull": _DISK_FULL,
+    "no space left on device": _DISK_FULL,
+    "SlowDown": "it is overloaded. Run again later.",
+    "503": "it is overloaded or still starting. Run again later.",
+    "507": _DISK_FULL,
 }
 _ADDRESS = re.compile(r"https?://[^/@\s]+/?$")
 _START = "Start it (`make stack`) or correct the setting, then run again."
-# What a client of the store says, and not just whoever came across a path in it.
+# Text that only a client of the store writes. A path of a bucket alone may stand in any error.
 _CLIENT = r"software\.amazon\.awssdk|Generic S3 error|fs\.s3a\.|S3Exception"
-_OF_S3, _OF_A_CLIENT = re.compile(rf"s3a?://|{_CLIENT}"), re.compile(_CLIENT)
+_ABOUT_S3, _BY_A_CLIENT = re.compile(rf"s3a?://|{_CLIENT}"), re.compile(_CLIENT)
 _UNREACHABLE = re.compile(
     r"error sending request|Unable to execute HTTP request|Connect to \S+ .*failed|Connection (refused|reset)|"
     r"ConnectException|SocketTimeout|timed out|did not complete"
@@ -52,7 +54,11 @@ _UNREACHABLE = re.compile(
 
 @dataclass(frozen=True, order=True)
 class S3Path:
-    """A place in a bucket; ``key`` has no slash at its ends, and is empty for the bucket itself."""
+    """An object or prefix of a bucket.
+
+    Attributes:
+        key: without a slash at either end; empty for the bucket itself.
+    """
 
     bucket: str
     key: str = ""
@@ -82,30 +88,30 @@ class S3Path:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """A seekable stream to read; what fails while it is read is told as `told` does."""
+        """Open the object as a seekable stream to read."""
         from smart_open import s3
 
-        with told(self):
+        with translate_errors(self):
             return cast(BinaryIO, _Stream(self, s3.open(self.bucket, self.key, mode, client=client())))
 
     def read_bytes(self) -> bytes:
-        with told(self):
+        with translate_errors(self):
             return cast(bytes, client().get_object(Bucket=self.bucket, Key=self.key)["Body"].read())
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
     def head(self) -> dict[str, Any]:
-        """The object's size, ETag and time.
+        """Read the object's size, ETag, time and metadata.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: the object does not exist.
         """
-        with told(self):
+        with translate_errors(self):
             return cast(dict[str, Any], client().head_object(Bucket=self.bucket, Key=self.key))
 
     def exists(self) -> bool:
-        """Whether there is an object, or any below it."""
+        """Return True if the object exists, or any object below it."""
         try:
             self.head()
         except FileNotFoundError:
@@ -113,76 +119,94 @@ class S3Path:
         return True
 
     def below(self, most: int | None = None) -> list[dict[str, Any]]:
-        """Every object below this prefix, as S3 lists them: Key, Size, ETag, LastModified."""
+        """List the objects below this prefix.
+
+        Args:
+            most: stop after about this many objects.
+
+        Returns:
+            S3's own entries: Key, Size, ETag, LastModified.
+        """
         limit = {"MaxKeys": most} if most else {}
-        found = []
+        entries = []
         for page in self._pages(f"{self.key}/" if self.key else "", **limit):
-            found += page.get("Contents", ())
-            if most and len(found) >= most:
+            entries += page.get("Contents", ())
+            if most and len(entries) >= most:
                 break
-        return found
+        return entries
 
     def iterdir(self) -> Iterator[S3Path]:
-        """What lies directly below."""
+        """List the objects and prefixes directly below this prefix."""
         prefix = f"{self.key}/" if self.key else ""
         for page in self._pages(prefix, Delimiter="/"):
-            for one in page.get("CommonPrefixes", ()):
-                yield self / one["Prefix"].removeprefix(prefix).rstrip("/")
-            for one in page.get("Contents", ()):
-                if one["Key"] != prefix:
-                    yield self / one["Key"].removeprefix(prefix)
+            for entry in page.get("CommonPrefixes", ()):
+                yield self / entry["Prefix"].removeprefix(prefix).rstrip("/")
+            for entry in page.get("Contents", ()):
+                if entry["Key"] != prefix:
+                    yield self / entry["Key"].removeprefix(prefix)
 
     def _pages(self, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
-        with told(self):
+        with translate_errors(self):
             pages = client().get_paginator("list_objects_v2")
             yield from cast(Iterator[dict[str, Any]], pages.paginate(Bucket=self.bucket, Prefix=prefix, **more))
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def write_bytes(self, content: bytes, **conditions: str) -> str:
-        """Put the whole object, in one request; returns its ETag. ``conditions`` are PutObject's IfMatch and IfNoneMatch.
+        """Put the whole object in one request.
+
+        Args:
+            conditions: IfMatch or IfNoneMatch, as PutObject has them.
+
+        Returns:
+            The new object's ETag.
 
         Raises:
             FileExistsError: a condition did not hold.
         """
-        with told(self):
+        with translate_errors(self):
             return str(client().put_object(Bucket=self.bucket, Key=self.key, Body=content, **conditions)["ETag"])
 
     def create_from(self, content: BinaryIO) -> None:
-        """Put the whole object where there is none, in one request: at most 5 GiB.
+        """Put a new object in one request, of at most 5 GiB.
 
         Raises:
-            FileExistsError: there is one.
+            FileExistsError: the object exists.
         """
         writer = uuid4().hex
         metadata = {_WRITER: writer}
         try:
-            with told(self):
+            with translate_errors(self):
                 client().put_object(Bucket=self.bucket, Key=self.key, Body=content, IfNoneMatch="*", Metadata=metadata)
         except FileExistsError:
-            if self.head().get("Metadata", {}).get(_WRITER) != writer:  # else the answer was lost on the way
+            # If the answer to the first attempt was lost, the client's retry meets this writer's own object.
+            if self.head().get("Metadata", {}).get(_WRITER) != writer:
                 raise
 
     def upload(self, file: Path, progress: Callable[[int], None] | None = None) -> None:
-        """Put a local file's content, in parts where it is large; ``progress`` is told the bytes of each part that is sent."""
-        with told(self):
+        """Put a local file's content, a large one in parts.
+
+        Args:
+            progress: called with the bytes of each part as it is sent.
+        """
+        with translate_errors(self):
             client().upload_file(str(file), self.bucket, self.key, Callback=progress)
 
     def copy(self, target: S3Path) -> None:
-        """Put its content in another place, in parts where it is large, without it coming by here."""
-        with told(self):
+        """Copy the object inside the store, a large one in parts."""
+        with translate_errors(self):
             client().copy({"Bucket": self.bucket, "Key": self.key}, target.bucket, target.key)
 
     def unlink(self) -> None:
-        with told(self):
+        with translate_errors(self):
             client().delete_object(Bucket=self.bucket, Key=self.key)
 
 
 class _Stream(io.BufferedIOBase):
-    """An object's content: what fails while it is read says nothing of the object, and so must not pass for its fault."""
+    """An object's content. A store that fails meanwhile raises StorageError, so that no reader blames the object."""
 
-    def __init__(self, place: S3Path, content: Any) -> None:
-        self._place, self._content = place, content
+    def __init__(self, path: S3Path, content: Any) -> None:
+        self._path, self._content = path, content
 
     def readable(self) -> bool:
         return True
@@ -191,13 +215,13 @@ class _Stream(io.BufferedIOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return cast(bytes, self._told(self._content.read, -1 if size is None else size))
+        return cast(bytes, self._call(self._content.read, -1 if size is None else size))
 
     def read1(self, size: int = -1, /) -> bytes:
         return self.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        return cast(int, self._told(self._content.seek, offset, whence))
+        return cast(int, self._call(self._content.seek, offset, whence))
 
     def tell(self) -> int:
         return cast(int, self._content.tell())
@@ -206,18 +230,22 @@ class _Stream(io.BufferedIOBase):
         self._content.close()
         super().close()
 
-    def _told(self, call: Callable[..., Any], *arguments: int) -> Any:
+    def _call(self, method: Callable[..., Any], *arguments: int) -> Any:
         try:
-            with told(self._place):
-                return call(*arguments)
+            with translate_errors(self._path):
+                return method(*arguments)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StorageError(f"{self._place}: {_server()} broke off: {first_line(error)}") from error
+            broke_off = f"{_server()} broke off ({first_line(error)}). Run again."
+            raise StorageError(f"{self._path}: {broke_off}") from error
+
+
+# --- the client -----------------------------------------------------------------------------------------------------
 
 
 def client() -> Any:
-    """The process's client, made anew where the environment names another endpoint or user.
+    """Return this process's client; a change of the environment gives a new client.
 
     Raises:
         StorageError: see `require_environment`.
@@ -234,22 +262,23 @@ def client() -> Any:
 
 
 def require_environment() -> None:
-    """Check that the environment says where the store is and who asks, before any client guesses.
+    """Check the environment's address and credentials before a client guesses others.
 
     Raises:
-        StorageError: it has no credentials, no whole address, or names the store in a way that Spark does not know.
+        StorageError: it has no credentials, an incomplete address, or an address that Spark does not read.
     """
-    elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3")
-    if elsewhere and elsewhere != endpoint():
-        raise StorageError("AWS_ENDPOINT_URL_S3 is not known to Spark: name the object store in AWS_ENDPOINT_URL.")
+    s3_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
+    if s3_endpoint and s3_endpoint != endpoint():
+        raise StorageError("AWS_ENDPOINT_URL_S3: Spark does not read it. Set AWS_ENDPOINT_URL instead.")
     if endpoint() and not _ADDRESS.match(endpoint()):
         raise StorageError(
-            f"AWS_ENDPOINT_URL={without_password(endpoint())!r} is no address: it begins with http:// or https://, such as "
-            "http://127.0.0.1:9000."
+            f"AWS_ENDPOINT_URL={without_password(endpoint())!r}: this is not an address. "
+            "It must begin with http:// or https://, such as http://127.0.0.1:9000."
         )
     if not (os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")):
         raise StorageError(
-            f"no credentials for {_server()}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`make env` writes them to .env)."
+            f"{_server()}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+            "(`make env` writes them to .env)."
         )
 
 
@@ -266,7 +295,7 @@ def _client(environment: str) -> Any:
         max_pool_connections=32,
         ignore_configured_endpoint_urls=True,
     )
-    # All of it given: of what is not, boto3 would look into files of the user's.
+    # Every value is given: boto3 looks up missing ones in files of the user's home.
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint() or None,
@@ -279,18 +308,21 @@ def _client(environment: str) -> Any:
 
 
 def endpoint() -> str:
-    """The store's address; empty for Amazon's own."""
+    """Return the store's address; empty for Amazon S3."""
     return os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
 @contextmanager
-def told(place: S3Path) -> Iterator[None]:
-    """Put a failure to reach the store or an object in words.
+def translate_errors(path: S3Path) -> Iterator[None]:
+    """Translate the client's errors about an object or the store.
 
     Raises:
-        FileNotFoundError: there is no such object.
-        FileExistsError: a condition on what is there did not hold.
-        StorageError: anything else; it names the server and the setting.
+        FileNotFoundError: the object does not exist.
+        FileExistsError: a condition on the existing object did not hold.
+        StorageError: any other error; it names the server and the setting.
     """
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
@@ -298,33 +330,37 @@ def told(place: S3Path) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
-        # What smart_open and boto3's transfers wrap.
+        # smart_open and boto3's transfers wrap the client's error.
         cause = getattr(error, "backend_error", error.__context__ if isinstance(error, Boto3Error) else error)
         if not isinstance(cause, BotoCoreError | ClientError):
             raise
         code = str(cause.response.get("Error", {}).get("Code")) if isinstance(cause, ClientError) else ""
-        if code in _GONE:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from error
-        if code in _TAKEN:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)) from error
-        raise StorageError(f"{place}: {_meaning(cause, code)}") from error
+        if code in _MISSING_CODES:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+        if code in _CONFLICT_CODES:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        raise StorageError(f"{path}: {_failure_text(cause, code)}") from error
 
 
 def explained(error: Exception) -> str | None:
-    """What an error of another client of the store (Spark's, delta-rs's) says of it, in words; None where it says nothing."""
-    said = str(error)
-    if not _OF_S3.search(said):
+    """Explain an error of another client of the store, such as Spark's or delta-rs's.
+
+    Returns:
+        A message that names the server; None if the error is not the store's.
+    """
+    text = str(error)
+    if not _ABOUT_S3.search(text):
         return None
-    code = next((code for code in _MEANING if re.search(_said_as(code), said)), None)
+    code = next((code for code in _REFUSALS if re.search(_code_pattern(code), text)), None)
     if code:
-        return f"{_server()} refuses: {_MEANING[code]}."
-    if _OF_A_CLIENT.search(said) and _UNREACHABLE.search(said):
+        return f"{_server()} refuses: {_REFUSALS[code]}"
+    if _BY_A_CLIENT.search(text) and _UNREACHABLE.search(text):
         return f"{_server()} does not answer. {_START}"
     return None
 
 
-def _said_as(code: str) -> str:
-    """A pattern for an error code: one that is a number alone could be anything, a file's name or a value."""
+def _code_pattern(code: str) -> str:
+    """Return a pattern for an error code. A bare number could be part of a file's name or a value."""
     return rf"(?i:status(?: code)?:? ?){code}\b" if code.isdigit() else rf"\b{code}\b"
 
 
@@ -334,11 +370,10 @@ def _server() -> str:
     return "Amazon S3 (AWS_ENDPOINT_URL is not set)"
 
 
-def _meaning(error: Exception, code: str) -> str:
+def _failure_text(error: Exception, code: str) -> str:
     from botocore.exceptions import ConnectionError, HTTPClientError
 
-    server = _server()
     if isinstance(error, HTTPClientError | ConnectionError):
-        return f"{server} does not answer ({first_line(error)}). {_START}"
-    meaning = _MEANING.get(code) or next((_MEANING[said] for said in _MEANING if said in str(error)), first_line(error))
-    return f"{server} refuses: {meaning}."
+        return f"{_server()} does not answer ({first_line(error)}). {_START}"
+    in_text = (refusal for text, refusal in _REFUSALS.items() if text in str(error))
+    return f"{_server()} refuses: {_REFUSALS.get(code) or next(in_text, f'{first_line(error)}.')}"

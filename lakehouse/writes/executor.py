@@ -10,11 +10,12 @@ from lakehouse.definitions import partitions
 from lakehouse.definitions.fingerprint import definition_of
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declared, Table
-from lakehouse.definitions.write_modes import Rebuild, Replace
-from lakehouse.engine.spark import bronze, delta_io
+from lakehouse.definitions.write_modes import Append, History, Rebuild, Replace
+from lakehouse.deltalog import table_log
 from lakehouse.landing import conformance
 from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.zone import Landing
+from lakehouse.plan.steps import Build, Ingest, UpdatePartitions, WriteStep
 from lakehouse.writes import audit, keyed, rules
 from lakehouse.writes.table_writer import Outcome, Work
 
@@ -30,35 +31,45 @@ def carry_out(work: Work) -> Outcome:
     Raises:
         LakehouseError: the batch was refused; nothing of it is in the table.
     """
-    declared = work.lake.graph.declared[work.step.table]
+    declared, step = work.lake.graph.declared[work.step.table], work.step
+    assert isinstance(step, WriteStep)
     if isinstance(declared, Source):
-        return _ingest(work, declared)
-    _prepare(work, declared)
-    if isinstance(declared.write, Replace | Rebuild):
-        return _whole(work, declared)
-    return keyed.build(work, declared)
+        assert isinstance(step, Ingest)
+        return _ingest(work, declared, step)
+    _prepare(work, declared, step)
+    match declared.write, step:
+        case ((Replace() | Rebuild()), _):
+            return _whole(work, declared)
+        case History() as history, _:
+            return keyed.write_history(work, declared, history)
+        case _, Build():
+            return keyed.rebuild(work, declared)
+        case Append(), _:
+            return keyed.append(work, declared)
+        case _:
+            return keyed.merge(work, declared)
 
 
-def _prepare(work: Work, declared: Declared) -> None:
-    if not work.step.full_refresh:
-        delta_io.prepare(work.spark, work.target(declared), work.step.added_columns)
+def _prepare(work: Work, declared: Declared, step: WriteStep) -> None:
+    if not step.full_refresh:
+        work.tables.prepare(work.target(declared), step.changes.added)
 
 
-def _ingest(work: Work, source: Source) -> Outcome:
+def _ingest(work: Work, source: Source, step: Ingest) -> Outcome:
     """One batch of landed files, by its manifest."""
     landing = work.lake.landing(source)
-    history, manifest = landing.history(), work.step.manifest
+    history, manifest = landing.history(), step.manifest
     known = len(manifest.rejected) if manifest else 0
     if manifest is None:
-        manifest = _pinned(work, source, landing, history)
+        manifest = _pinned(step, source, landing, history)
     work.run.hold.check()
     manifest = landing.verified(manifest, definition_of(source))
     rejected = manifest.rejected[known:]
     if not manifest.files:
         return Outcome({}, rejected_files=rejected, committed=False)
-    _prepare(work, source)
+    _prepare(work, source, step)
     opened = None if manifest.full else work.lake.log(source.name)
-    rows = bronze.read_batch(work.spark, source, manifest, landing.root, opened.columns() if opened else None)
+    rows = work.tables.read_landed(source, manifest, landing.root, opened.columns() if opened else {})
     contract = conformance.summed(source, (one.columns for one in manifest.files))
     undone = [one.batch for one in history if one.undone]
     commit = work.commit(source, {}, files=len(manifest.files), contract=contract, undone=undone)
@@ -67,10 +78,10 @@ def _ingest(work: Work, source: Source) -> Outcome:
     grows = source.contract.new_column == "add"
     again = paths & {one.path for m in history for one in m.files if m.batch < manifest.batch}
     if manifest.full:
-        delta_io.overwrite(rows, target, commit)
+        work.tables.overwrite(rows, target, commit)
     elif source.relanded == "replace" and again:
         # The predicate covers the earlier deliveries of these files and the batch itself, and no other row.
-        delta_io.replace(
+        work.tables.replace(
             rows,
             target,
             commit,
@@ -78,20 +89,19 @@ def _ingest(work: Work, source: Source) -> Outcome:
             grows=grows,
         )
     else:
-        delta_io.append(rows, target, commit, grows=grows)
-    return Outcome({"written": delta_io.rows_written(target)}, rejected_files=rejected, contract=contract)
+        work.tables.append(rows, target, commit, grows=grows)
+    return Outcome({"written": table_log.rows_written(target.path)}, rejected_files=rejected, contract=contract)
 
 
-def _pinned(work: Work, source: Source, landing: Landing, history: list[Manifest]) -> Manifest:
+def _pinned(step: Ingest, source: Source, landing: Landing, history: list[Manifest]) -> Manifest:
     """The batch's manifest, written before any of its files is read.
 
     Raises:
         LandingError: a full refresh would lose rows.
     """
-    full = work.step.full_refresh
-    if full:
+    if step.full_refresh:
         landing.check_refresh(history)
-    return landing.write(work.step.batch, definition_of(source), history, work.step.files, full)
+    return landing.write(step.batch, definition_of(source), history, step.files, step.full_refresh)
 
 
 def _whole(work: Work, table: Table) -> Outcome:
@@ -120,15 +130,15 @@ def _written_whole(work: Work, table: Table, staged: DataFrame, spans: list[Span
         rejected, warned = counted.rejected, audit.warnings(table, counted)
         work.quarantine(table, rules.quarantined(table, staged, None), rejected)
         written = _put(work, table, rules.good(table, staged), spans, {"quarantined": rejected})
-    partitions = None if work.step.partitions is None else len(work.step.partitions)
+    partitions = len(work.step.partitions) if isinstance(work.step, UpdatePartitions) else None
     return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
 
 
 def _spans(work: Work, table: Table) -> list[Span] | None:
     """The days of the partitions to replace; None where the whole table is."""
-    if work.step.partitions is None or not isinstance(table.write, Replace):
+    if not isinstance(work.step, UpdatePartitions) or table.partitioning is None:
         return None
-    return partitions.spans(work.step.partitions, table.write)
+    return partitions.spans(work.step.partitions, table.partitioning)
 
 
 def computed(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
@@ -145,9 +155,9 @@ def computed(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
     staged = work.called(table, inputs)
     if spans is None:
         return staged
-    assert isinstance(table.write, Replace)
-    # A row without its partition stays, to be set aside as it is when all partitions are computed.
-    return staged.where(f"{_predicate(table, spans)} OR `{table.write.partition}` IS NULL")
+    assert table.partitioning is not None
+    # A row without its partition stays: it is quarantined, as it is when all partitions are computed.
+    return staged.where(f"{_predicate(table, spans)} OR `{table.partitioning.partition}` IS NULL")
 
 
 def _put(work: Work, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]) -> int:
@@ -155,17 +165,17 @@ def _put(work: Work, table: Table, rows: DataFrame, spans: list[Span] | None, co
     target, commit = work.target(table), work.commit(table, counts)
     rows = rows.select(*table.columns)
     if spans is None:
-        delta_io.overwrite(rows, target, commit)
+        work.tables.overwrite(rows, target, commit)
     else:
-        delta_io.replace(rows, target, commit, _predicate(table, spans))
-    return delta_io.rows_written(target)
+        work.tables.replace(rows, target, commit, _predicate(table, spans))
+    return table_log.rows_written(target.path)
 
 
 def _written(work: Work, table: Table, spans: list[Span] | None) -> DataFrame:
-    there = delta_io.read_latest(work.spark, work.path)
+    there = work.tables.read_latest(work.path)
     return there.where(_predicate(table, spans)) if spans else there
 
 
 def _predicate(table: Table, spans: list[Span]) -> str:
-    assert isinstance(table.write, Replace)
-    return partitions.within(table.write.partition, spans)
+    assert table.partitioning is not None
+    return partitions.within(table.partitioning.partition, spans)

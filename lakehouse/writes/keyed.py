@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Append, History, Merge
-from lakehouse.engine.spark import delta_io
+from lakehouse.definitions.write_modes import History
+from lakehouse.deltalog import table_log
+from lakehouse.plan.steps import Build
 from lakehouse.writes import audit, transforms
 from lakehouse.writes import rules as row_rules
 from lakehouse.writes.audit import Audit
@@ -23,18 +24,7 @@ _FEED = ("_change_type", "_commit_version", "_commit_timestamp")
 _DELETE = "_delete"
 
 
-def build(work: Work, table: Table) -> Outcome:
-    """Carry out the step."""
-    if isinstance(table.write, History):
-        return _history(work, table)
-    if work.step.action == "build":
-        return _anew(work, table)
-    if isinstance(table.write, Append):
-        return _append(work, table)
-    return _merge(work, table)
-
-
-def _anew(work: Work, table: Table) -> Outcome:
+def rebuild(work: Work, table: Table) -> Outcome:
     """Append and merge from a whole driver: nothing to compare with, and never held.
 
     First only its keys are gone through; the write then stops at a row that breaks a rule, and all is gone through with care.
@@ -54,7 +44,7 @@ def _write_anew(work: Work, table: Table, *, rules: bool) -> Outcome:
 
 
 def _write_batch_anew(work: Work, table: Table, batch: Batch, rules: bool) -> Outcome:
-    counted = audit.audit(table, batch.staged, isinstance(table.write, Merge), rules=rules)
+    counted = audit.audit(table, batch.staged, not table.write.is_append_only, rules=rules)
     written = counted.rows - counted.rejected - counted.doubled
     counts = {"written": written, "unchanged": 0, "superseded": counted.doubled, "quarantined": counted.rejected}
     counts = work.account(table, batch, counted, counts)
@@ -67,14 +57,14 @@ def _write_batch_anew(work: Work, table: Table, batch: Batch, rules: bool) -> Ou
         rows = row_rules.guarded(table, rows)
     rows = _newest_good(table, rows, counted)
     target = work.target(table)
-    delta_io.overwrite(rows.select(*work.written_columns(rows)), target, work.commit(table, counts))
-    audit.check_written(table.name, written, delta_io.rows_written(target))
+    work.tables.overwrite(rows.select(*work.written_columns(rows)), target, work.commit(table, counts))
+    audit.check_written(table.name, written, table_log.rows_written(target.path))
     if rules:
         return Outcome(counts, warnings=audit.warnings(table, counted))
-    return Outcome(counts, warnings=row_rules.warned(table, delta_io.read_latest(work.spark, work.path)))
+    return Outcome(counts, warnings=row_rules.warned(table, work.tables.read_latest(work.path)))
 
 
-def _append(work: Work, table: Table) -> Outcome:
+def append(work: Work, table: Table) -> Outcome:
     """The rows that were added to the driver."""
     feed = work.changes(table.driver)
     batch = work.batch(table, feed.where("_change_type = 'insert'").drop(*_FEED))
@@ -85,11 +75,11 @@ def _append(work: Work, table: Table) -> Outcome:
     work.set_aside(table, counted, batch)
     rows = _good(table, batch.staged, counted)
     work.validate(table, rows, lambda there: there)
-    delta_io.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
+    work.tables.append(rows.select(*work.written_columns(rows)), work.target(table), work.commit(table, counts))
     return Outcome(counts, warnings=audit.warnings(table, counted))
 
 
-def _merge(work: Work, table: Table) -> Outcome:
+def merge(work: Work, table: Table) -> Outcome:
     """The driver's changed rows, held while they are compared with the table's rows of the same keys."""
     feed = work.changes(table.driver)
     if _has_gone(work, table, feed):
@@ -108,7 +98,7 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outc
     if counted.doubled:
         newest = transforms.newest(table, newest)
     columns = work.written_columns(newest)
-    there = delta_io.read_latest(work.spark, work.path).alias("t")
+    there = work.tables.read_latest(work.path).alias("t")
     held = transforms.classed(table, newest, there.where(prune) if prune else there, columns).persist()
     try:
         found = {row["_class"]: int(row["count"]) for row in held.groupBy("_class").count().collect()}
@@ -125,9 +115,9 @@ def _merge_batch(work: Work, table: Table, batch: Batch, counted: Audit) -> Outc
             work.validate(table, rows, lambda there: transforms.without(there, rows, table.key))
         target, commit = work.target(table), work.commit(table, counts)
         if found.get("newer"):
-            delta_io.merge(work.spark, rows, target, commit, table.key, prune, None)
+            work.tables.merge(rows, target, commit, table.key, prune, None)
         else:
-            delta_io.append(rows, target, commit)
+            work.tables.append(rows, target, commit)
         return Outcome(counts, warnings=audit.warnings(table, counted))
     finally:
         held.unpersist()
@@ -139,7 +129,7 @@ def _told_anew(work: Work, table: Table, feed: DataFrame) -> Outcome:
     A driver that is a table is asked only for the keys that its changed rows have or had.
     """
     batch = work.batch(table, work.snapshot(table.driver))
-    staged, there = batch.staged, delta_io.read_latest(work.spark, work.path)
+    staged, there = batch.staged, work.tables.read_latest(work.path)
     if work.lake.landed_driver(table) is None:
         keys = work.called_on(table, feed.drop(*_FEED)).select(*table.key).distinct()
         staged, there = (transforms.of_keys(rows, keys, table.key) for rows in (staged, there))
@@ -150,35 +140,32 @@ def _told_anew(work: Work, table: Table, feed: DataFrame) -> Outcome:
     return _merge_told(work, table, batch, counted, told, there, table.key)
 
 
-def _history(work: Work, table: Table) -> Outcome:
+def write_history(work: Work, table: Table, history: History) -> Outcome:
     """Type 2: the versions that all observations ever made tell; what differs from the table is merged into it."""
-    assert isinstance(table.write, History)
     batch = work.batch(table, work.snapshot(table.driver))
     batch = replace(batch, staged=batch.staged.persist())
-    observed = observations_of(table)
+    observed = observations_of(table, history)
     try:
         counted = audit.audit(observed, batch.staged)
         good = _good(observed, batch.staged, counted)
-        told = versions_told(work, table, good, batch.driver)
-        there = None if work.step.action == "build" else delta_io.read_latest(work.spark, work.path)
+        told = versions_told(work, table, history, good, batch.driver)
+        there = None if isinstance(work.step, Build) else work.tables.read_latest(work.path)
         return _merge_told(work, observed, batch, counted, told, there, (*table.key, "valid_from"))
     finally:
         batch.staged.unpersist()
 
 
-def observations_of(table: Table) -> Table:
+def observations_of(table: Table, history: History) -> Table:
     """The table as its rows are audited: by the observation, not by the version."""
-    assert isinstance(table.write, History)
-    return replace(table, key=(*table.key, table.write.effective))
+    return replace(table, key=(*table.key, history.effective))
 
 
-def versions_told(work: Work, table: Table, good: DataFrame, driver: DataFrame) -> DataFrame:
+def versions_told(work: Work, table: Table, history: History, good: DataFrame, driver: DataFrame) -> DataFrame:
     """The versions that good observations tell, as they are written; ``driver`` has those that were set aside, too."""
-    assert isinstance(table.write, History)
-    if table.write.snapshots:
-        told = transforms.snapshot_versions(table, good, work.called_on(table, driver))
+    if history.snapshots:
+        told = transforms.snapshot_versions(table, history, good, work.called_on(table, driver))
     else:
-        told = transforms.versions(table, good)
+        told = transforms.versions(table, history, good)
     return told.select(*work.written_columns(told))
 
 
@@ -229,9 +216,9 @@ def _merge_told(
             )
         target, commit = work.target(table), work.commit(table, counts)
         if differing is None:
-            delta_io.overwrite(told, target, commit)
+            work.tables.overwrite(told, target, commit)
         else:
-            delta_io.merge(work.spark, differing, target, commit, key, "", _DELETE)
+            work.tables.merge(differing, target, commit, key, "", _DELETE)
         return Outcome(counts, warnings=audit.warnings(observed, counted))
     finally:
         told.unpersist()

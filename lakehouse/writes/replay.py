@@ -17,13 +17,12 @@ from lakehouse.catalog import Lake
 from lakehouse.definitions.rules import MALFORMED_RULE
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import Append, Merge
 from lakehouse.deltalog import table_log
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.delta_io import Commit, Target
+from lakehouse.engine.base import Commit, Target
 from lakehouse.errors import LedgerError, SchemaError
 from lakehouse.plan.planner import decide
-from lakehouse.plan.steps import Request, Step
+from lakehouse.plan.schema_diff import Changes
+from lakehouse.plan.steps import Build, Request, Update
 from lakehouse.quality import quarantine
 from lakehouse.writes import audit, transforms
 from lakehouse.writes import rules as row_rules
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from lakehouse.deltalog.commit_record import Record, Run
-    from lakehouse.engine.spark.session import LazySession
+    from lakehouse.engine.base import Engine
 
 # How a reject that passes now stands to the table, and what becomes of it.
 WRITTEN = ("new", "newer")
@@ -56,7 +55,7 @@ class Replayed:
     made_anew: bool = False
 
 
-def replay(session: LazySession, lake: Lake, name: str, run: Run, *, dry: bool = False) -> Replayed:
+def replay(engine: Engine, lake: Lake, name: str, run: Run, *, dry: bool = False) -> Replayed:
     """Replay a table's rejects; ``dry`` writes nothing.
 
     Raises:
@@ -70,33 +69,38 @@ def replay(session: LazySession, lake: Lake, name: str, run: Run, *, dry: bool =
         raise LedgerError(f"{name} has not been written yet: run `lakehouse run` first.")
     if not waiting:
         return Replayed(name)
-    if isinstance(table.write, Append) and lake.landed_driver(table) is None:
+    if table.write.is_append_only and lake.landed_driver(table) is None:
         raise LedgerError(
             f"{name} cannot be made anew without losing what its driver no longer has: replay what {name} reads."
         )
-    if lake.landed_driver(table) is None or not isinstance(table.write, Append | Merge):
-        return _made_anew(session, lake, table, run, len(waiting), dry)
+    if lake.landed_driver(table) is None or table.write.reads_all_rows:
+        return _made_anew(engine, lake, table, run, len(waiting), dry)
     now = decide(lake, name, Request())
-    if now.breaking or now.action == "build":
+    if now.is_breaking or isinstance(now, Build):
         raise SchemaError(
-            f"{name} is to be made anew ({'; '.join((*now.schema_changes, *now.reasons))}): run `lakehouse run`, with --full-refresh where "
+            f"{name} is to be made anew ({'; '.join((*now.changes.describe(), *now.reasons))}): run `lakehouse run`, with --full-refresh where "
             "its columns changed. That goes through its rejects, too."
         )
     inputs = {
         **now.inputs,
         table.driver: record.inputs[table.driver],
     }  # look-ups as they are now: they may be what was mended
-    step = Step(
-        name, "update", ("replay",), inputs, {}, record.batch + 1, record.generation, added_columns=now.added_columns
+    step = Update(
+        table=name,
+        reasons=("replay",),
+        inputs=inputs,
+        batch=record.batch + 1,
+        generation=record.generation,
+        changes=Changes(added=now.changes.added),
     )
-    return _Rows(Work(session, lake, run, step), table).replay(dry)
+    return _Rows(Work(engine, lake, run, step), table).replay(dry)
 
 
-def _made_anew(session: LazySession, lake: Lake, table: Table, run: Run, waiting: int, dry: bool) -> Replayed:
+def _made_anew(engine: Engine, lake: Lake, table: Table, run: Run, waiting: int, dry: bool) -> Replayed:
     """Work the table out anew: it holds what passes now, and its new generation's quarantine what does not."""
     if dry:
         return Replayed(table.name, waiting, made_anew=True)
-    work = Work(session, lake, run, decide(lake, table.name, Request(full_refresh=frozenset({table.name}))))
+    work = Work(engine, lake, run, decide(lake, table.name, Request(full_refresh=frozenset({table.name}))))
     still = int(carry_out(work).rows.get("quarantined", 0))
     if lake.landed_driver(table):
         _settle_taken(work, table, work.step.generation - 1)
@@ -107,7 +111,7 @@ def _settle_taken(work: Work, table: Table, generation: int) -> None:
     """Put on record that landed rows which waited before a table was made anew are not set aside any more."""
     record = table_log.last_record(work.path)
     assert record is not None
-    aside = delta_io.read_latest(work.spark, work.lake.quarantine(table.name))
+    aside = work.tables.read_latest(work.lake.quarantine(table.name))
     waited = work.unsettled(table, aside.where(f"generation = {generation}")).select(*ORIGIN_COLUMNS).distinct()
     still = aside.where(f"generation = {record.generation}")
     taken = transforms.without(waited, still, ORIGIN_COLUMNS).withColumn("_class", F.lit("anew"))
@@ -151,7 +155,7 @@ class _Rows:
         driver = work.lake.log(self.table.driver)
         assert driver is not None
         columns = {**driver.columns(), **work.lake.written_columns(self.table.driver)}  # also what its contract added
-        rows = delta_io.read_latest(work.spark, work.lake.quarantine(name))
+        rows = work.tables.read_latest(work.lake.quarantine(name))
         rows = rows.where(f"generation = {work.step.generation} AND batch < {work.step.batch}")
         rows = work.unsettled(self.table, rows)
         schema = ", ".join(f"`{c}` {kind}" for c, kind in columns.items())
@@ -169,15 +173,13 @@ class _Rows:
         """The rejects that pass, and how each stands to the table and to the others (`_class`)."""
         work, table = self.work, self.table
         good = good.select(*work.written_columns(good))
-        there = delta_io.read_latest(work.spark, work.path)
-        there = there.withColumns({c: F.lit(None).cast(kind) for c, kind in work.step.added_columns.items()})
-        driver = delta_io.read(
-            work.spark, work.lake.path(self.table.driver), work.step.inputs[self.table.driver].version
-        )
+        there = work.tables.read_latest(work.path)
+        there = there.withColumns({c: F.lit(None).cast(kind) for c, kind in work.step.changes.added.items()})
+        driver = work.tables.read(work.lake.path(self.table.driver), work.step.inputs[self.table.driver].version)
         origins = [*ORIGIN_COLUMNS]
         landed = good.join(driver.select(origins), origins, "left_semi")
         gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("gone"))
-        if isinstance(table.write, Append):
+        if table.write.is_append_only:
             stands = landed.withColumn("_class", F.lit("new"))
         else:
             newest = transforms.newest(table, landed)
@@ -200,15 +202,15 @@ class _Rows:
         if not found:
             return
         work.clear_left_rejects(table)  # of a batch that was not committed, whose number this commit takes
-        delta_io.prepare(work.spark, work.target(table), work.step.added_columns)
+        work.tables.prepare(work.target(table), work.step.changes.added)
         rows = placed.where(F.col("_class").isin(*WRITTEN)).drop("_class")
         if written:
-            key = () if isinstance(table.write, Append) else table.key
+            key = () if table.write.is_append_only else table.key
             work.validate(table, rows, lambda there: transforms.without(there, rows, key) if key else there)
         if found.get("newer"):
-            delta_io.merge(work.spark, rows, work.target(table), commit, table.key, "", None)
+            work.tables.merge(rows, work.target(table), commit, table.key, "", None)
         else:  # also where there are no rows: what was found is on record
-            delta_io.append(rows, work.target(table), commit)
+            work.tables.append(rows, work.target(table), commit)
         _settle(work, table, placed, commit.record)
 
 
@@ -224,4 +226,4 @@ def _settle(work: Work, table: Table, placed: DataFrame, record: Record) -> None
     }  # fmt: skip
     target = Target(f"the outcomes of {table.name}", work.lake.outcomes(table.name), change_feed=False)
     named = placed.withColumns(values).select(*quarantine.OUTCOME_COLUMNS)
-    delta_io.append(named, target, Commit(f"outcomes/{table.name}", record, work.run.hold.fence()))
+    work.tables.append(named, target, Commit(f"outcomes/{table.name}", record, work.run.hold.fence()))

@@ -10,21 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lakehouse.deltalog import table_log
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.delta_io import Commit, Target
+from lakehouse.engine.base import Commit, Target
 from lakehouse.errors import UndoError
 from lakehouse.plan.rollback import Back, Undo, record_of
 from lakehouse.writes import rules
 from lakehouse.writes.table_writer import unsettled
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from lakehouse.catalog import Lake
     from lakehouse.deltalog.commit_record import Record, Run
+    from lakehouse.engine.base import Engine, Tables
 
 
-def take_back(spark: SparkSession, lake: Lake, planned: Undo, run: Run) -> None:
+def take_back(engine: Engine, lake: Lake, planned: Undo, run: Run) -> None:
     """Do what is planned; ``run`` is on record for it.
 
     Raises:
@@ -32,13 +30,13 @@ def take_back(spark: SparkSession, lake: Lake, planned: Undo, run: Run) -> None:
         LockError: the lake may be another's by now.
     """
     for back in planned.tables:
-        _take_back(spark.newSession(), lake, back, run)
+        _take_back(engine.isolate(), lake, back, run)
 
 
-def _take_back(spark: SparkSession, lake: Lake, back: Back, run: Run) -> None:
+def _take_back(tables: Tables, lake: Lake, back: Back, run: Run) -> None:
     run.hold.check()
     record, path = record_of(back, run), lake.path(back.table)
-    _set_aside_again(spark, lake, back, record, run)
+    _set_aside_again(tables, lake, back, record, run)
     opened = table_log.open_log(path)
     if opened is None or opened.version != back.now:
         raise UndoError(
@@ -47,26 +45,26 @@ def _take_back(spark: SparkSession, lake: Lake, back: Back, run: Run) -> None:
     run.hold.check()
     target, commit = Target(back.table, path), Commit(back.table, record)
     if back.to is None:
-        delta_io.empty(spark, target, commit)
+        tables.empty(target, commit)
     else:
-        delta_io.restore(spark, target, commit, back.to)
+        tables.restore(target, commit, back.to)
 
 
-def _set_aside_again(spark: SparkSession, lake: Lake, back: Back, record: Record, run: Run) -> None:
+def _set_aside_again(tables: Tables, lake: Lake, back: Back, record: Record, run: Run) -> None:
     """Have the rejects that waited before the run wait again; nothing is taken out of the quarantine."""
     place = lake.quarantine(back.table)
     before = table_log.last_record(place)
     if before is None:
         return
-    rows = delta_io.read_latest(spark, place)
+    rows = tables.read_latest(place)
     if back.then is None:
         waited = rows.limit(0)
     else:
         waited = rows.where(f"generation = {back.then.generation} AND batch <= {back.then.batch}")
-        waited = unsettled(spark, lake.outcomes(back.table), waited, back.then.batch)
+        waited = unsettled(tables, lake.outcomes(back.table), waited, back.then.batch)
     # Those of a batch that was never committed are in the way of this one's number.
     if before.batch < record.batch and waited.isEmpty():
         return
     commit = Commit(f"quarantine/{back.table}", record, run.hold.fence())
     target = Target(f"the quarantine of {back.table}", place, ("batch",), change_feed=False)
-    delta_io.replace(rules.stamped(waited, record), target, commit, f"batch >= {record.batch}")
+    tables.replace(rules.stamped(waited, record), target, commit, f"batch >= {record.batch}")

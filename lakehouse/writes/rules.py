@@ -12,7 +12,6 @@ from pyspark.sql import functions as F
 from lakehouse.definitions.rules import KEY_RULE, MALFORMED_RULE, READABLE_RULE, OnBreach, Rule
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNREADABLE, Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.errors import RuleError, first_line
 from lakehouse.spark import WHOLE_TIMES
 
@@ -49,7 +48,7 @@ def stamped(rejected: DataFrame, record: Record) -> DataFrame:
 
 def rules_of(table: Table) -> tuple[Rule, ...]:
     """The declared rules, and the one that a key brings along: no row goes without it, nor without its partition."""
-    needed = [*table.key, *([table.write.partition] if isinstance(table.write, Replace) else [])]
+    needed = [*table.key, *([table.partitioning.partition] if table.partitioning else [])]
     if not needed:
         return table.rules
     return (Rule(KEY_RULE, " AND ".join(f"`{c}` IS NOT NULL" for c in dict.fromkeys(needed))), *table.rules)

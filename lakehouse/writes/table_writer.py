@@ -16,21 +16,18 @@ from lakehouse.clock import now
 from lakehouse.definitions.fingerprint import definition_of
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNREADABLE, Declared, Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Record, Run
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.delta_io import Commit, Target
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.base import Commit, Engine, Tables, Target
 from lakehouse.errors import SchemaError
 from lakehouse.landing.manifest import Rejected
-from lakehouse.plan.steps import Step
+from lakehouse.plan.steps import Step, UpdatePartitions
 from lakehouse.quality import expectations
 from lakehouse.storage.location import Location
 from lakehouse.writes import audit, rules, transforms
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame
 
 
 @dataclass(frozen=True)
@@ -87,26 +84,26 @@ class Batch:
 class Work:
     """One table's write, on a session of its own."""
 
-    def __init__(self, session: LazySession, lake: Lake, run: Run, step: Step) -> None:
-        self.session = session
+    def __init__(self, engine: Engine, lake: Lake, run: Run, step: Step) -> None:
+        self.engine = engine
         self.lake = lake
         self.run = run
         self.step = step
         self.path = lake.path(step.table)
 
     @cached_property
-    def spark(self) -> SparkSession:
-        return self.session.isolated()
+    def tables(self) -> Tables:
+        return self.engine.isolate()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def snapshot(self, name: str) -> DataFrame:
         """An input as it was at the pinned version."""
-        return delta_io.read(self.spark, self.lake.path(name), self.step.inputs[name].version)
+        return self.tables.read(self.lake.path(name), self.step.inputs[name].version)
 
     def changes(self, name: str) -> DataFrame:
         """An input's change feed from the version consumed to the pinned one."""
-        return delta_io.changes(self.spark, self.lake.path(name), self.step.since[name], self.step.inputs[name].version)
+        return self.tables.read_changes(self.lake.path(name), self.step.since[name], self.step.inputs[name].version)
 
     def called(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
         """The function's output, checked against the declared columns."""
@@ -169,7 +166,7 @@ class Work:
             self.quarantine(table, parts[0], counted.rejected + batch.malformed(), whole=whole)
 
     def has_suite(self, table: Table) -> bool:
-        return self.lake.suites is not None and self.lake.suites.of(table.name)
+        return self.lake.suites is not None and self.lake.suites.has_suite(table.name)
 
     def validate(self, table: Table, rows: DataFrame, stays: Callable[[DataFrame], DataFrame] | None = None) -> None:
         """Validate the table as it is about to be with its suite, where it has one.
@@ -184,7 +181,7 @@ class Work:
         columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
         whole = rows.select(*[c for c in columns if c in rows.columns])
         if stays is not None:
-            there = stays(delta_io.read_latest(self.spark, self.path))
+            there = stays(self.tables.read_latest(self.path))
             whole = whole.unionByName(there.select(*whole.columns))
         expectations.validate(self.lake.suites, table.name, whole, self.run.id)
 
@@ -211,8 +208,7 @@ class Work:
     def clear_left_rejects(self, table: Table) -> None:
         """Take away what `left_rejects` tells of: its batch is about to be another."""
         if self.left_rejects(table):
-            schema = ", ".join(f"{c} {kind}" for c, kind in rules.QUARANTINE_COLUMNS.items())
-            self.quarantine(table, self.spark.createDataFrame([], schema), 0)
+            self.quarantine(table, self.tables.read_latest(self.lake.quarantine(table.name)).limit(0), 0)
 
     def quarantine(self, table: Table, rows: DataFrame, count: int, *, whole: bool = False) -> None:
         """Put a batch's rejects in the place of those that an earlier attempt at it left."""
@@ -221,17 +217,17 @@ class Work:
         named = rules.stamped(rows, record)
         path = self.lake.quarantine(table.name)
         if whole and table_log.open_log(path):
-            before = delta_io.read_latest(self.spark, path).where(
+            before = self.tables.read_latest(path).where(
                 f"generation = {record.generation} AND batch <> {record.batch}"
             )
             before = self.unsettled(table, before)
             named = transforms.without(named, before, [*ORIGIN_COLUMNS, "rules"])
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
-        delta_io.replace(named, target, commit, f"batch >= {record.batch}")
+        self.tables.replace(named, target, commit, f"batch >= {record.batch}")
 
     def unsettled(self, table: Table, rejected: DataFrame) -> DataFrame:
         """The rejects of which no replay found anything to become since."""
-        return unsettled(self.spark, self.lake.outcomes(table.name), rejected)
+        return unsettled(self.tables, self.lake.outcomes(table.name), rejected)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -241,7 +237,7 @@ class Work:
     def target(self, declared: Declared, stats: Sequence[str] = ()) -> Target:
         """The table to write, with statistics on what readers filter by."""
         if isinstance(declared, Table):
-            partition = (declared.write.partition,) if isinstance(declared.write, Replace) else ()
+            partition = (declared.partitioning.partition,) if declared.partitioning else ()
             ordered = audit.ranged(declared)
             stats = (*ordered, *partition, *declared.stats)
         stats = tuple(dict.fromkeys((*stats, *self.lake.filtered_by(declared.name))))
@@ -271,22 +267,28 @@ class Work:
             definition=definition_of(declared),
             at=now(),
             files=files,
-            contract=(*self.step.schema_changes, *contract),
-            asked=(str(self.step.asked[0]), str(self.step.asked[-1])) if self.step.asked else (),
+            contract=(*self.step.changes.describe(), *contract),
+            asked=_range_of(self.step),
             undone=tuple(undone),
         )
         return Commit(declared.name, record)
 
 
-def unsettled(spark: SparkSession, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:
+def unsettled(tables: Tables, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:
     """The rejects of which no replay found anything to become since, up to a batch where one is given."""
     if table_log.open_log(outcomes) is None:
         return rejected
     named = [*ORIGIN_COLUMNS, "generation"]
-    found = delta_io.read_latest(spark, outcomes)
+    found = tables.read_latest(outcomes)
     found = found if until is None else found.where(f"batch <= {until}")
     settled = found.groupBy(*named).agg(F.max("batch").alias("_settled"))
     return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
+
+
+def _range_of(step: Step) -> tuple[str, ...]:
+    """Return the first and the last backfilled partition; nothing where a step backfills none."""
+    days = step.backfilled if isinstance(step, UpdatePartitions) else ()
+    return (str(days[0]), str(days[-1])) if days else ()
 
 
 def _well_formed(driver: DataFrame) -> Column:

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import Table
-from lakehouse.definitions.write_modes import History, Merge
+from lakehouse.definitions.write_modes import History
 from lakehouse.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def checked(
 
 def order_of(table: Table, columns: Sequence[str]) -> Column:
     """What makes a row of a key newer than another, as one comparable struct."""
-    newest_by = table.write.newest_by if isinstance(table.write, Merge) else ()
-    parts = [c for c in (*newest_by, *ORIGIN_COLUMNS) if c in columns]
+    parts = [c for c in (*table.write.order_columns(), *ORIGIN_COLUMNS) if c in columns]
     return F.struct(*parts) if parts else F.struct(F.lit(0).alias("none"))
 
 
@@ -47,14 +46,13 @@ def newest(table: Table, rows: DataFrame) -> DataFrame:
     return rows.withColumn("_rank", F.row_number().over(window)).where("_rank = 1").drop("_rank")
 
 
-def versions(table: Table, rows: DataFrame) -> DataFrame:
+def versions(table: Table, history: History, rows: DataFrame) -> DataFrame:
     """The versions of each key that a table of observations tells, with the time for which each held.
 
     Of several observations of a key with one effective time the last delivered counts; one that repeats what was
     known before adds no version. Whatever order they were delivered in, the result is the same.
     """
-    assert isinstance(table.write, History)
-    effective = table.write.effective
+    effective = history.effective
     told = [c for c in table.columns if c not in (*table.key, effective)]
     same_time = Window.partitionBy(*table.key, effective).orderBy(order_of(table, rows.columns).desc())
     by_time = Window.partitionBy(*table.key).orderBy(effective)
@@ -70,14 +68,13 @@ def versions(table: Table, rows: DataFrame) -> DataFrame:
     )
 
 
-def snapshot_versions(table: Table, rows: DataFrame, seen: DataFrame) -> DataFrame:
+def snapshot_versions(table: Table, history: History, rows: DataFrame, seen: DataFrame) -> DataFrame:
     """`versions`, where the rows of one time are a snapshot of the whole: what the next one leaves out ended with it.
 
     ``seen`` are all rows with the key and the time, those set aside and the malformed among them: a row that cannot be read deletes
     nothing, and one whose key cannot be told may have been anybody's, so that its snapshot deletes nothing at all.
     """
-    assert isinstance(table.write, History)
-    effective, key = table.write.effective, [*table.key]
+    effective, key = history.effective, [*table.key]
     seen = seen.select(*key, effective).where(F.col(effective).isNotNull()).distinct()
     nameless = seen.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
     seen = seen.dropna()
@@ -131,8 +128,7 @@ def classed(
     A difference in the ``ignored`` columns alone is none.
     """
     content = [c for c in table.columns if c not in (*table.key, *ignored)]
-    newest_by = table.write.newest_by if isinstance(table.write, Merge) else ()
-    ordered = [c for c in (*newest_by, *ORIGIN_COLUMNS) if c in columns]
+    ordered = [c for c in (*table.write.order_columns(), *ORIGIN_COLUMNS) if c in columns]
     ours, theirs = (F.struct(*[F.col(f"{side}.{c}") for c in ordered]) if ordered else F.lit(0) for side in "st")
     stands = (
         F.when(F.col(f"t.{table.key[0]}").isNull(), "new")

@@ -50,13 +50,13 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.catalog import Lake
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import run_tables
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.spark.engine import SparkEngine
 from tests.sessions import small_session
 time.tzset()
 lake = Lake(graph.load({MODULES}), Path(sys.argv[1]))
 spark = small_session()
 zone = spark.sparkContext._jvm.java.util.TimeZone.getDefault().getID()
-report = run_tables(LazySession.of(spark), lake, lake.graph.select(), Request(), Run("run", ""), parallel=2)
+report = run_tables(SparkEngine.of(spark), lake, lake.graph.select(), Request(), Run("run", ""), parallel=2)
 print([one.failure() for one in report.results if one.error] or zone)
 spark.stop()
 """

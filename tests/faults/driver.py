@@ -19,9 +19,9 @@ from typing import Any
 from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.delta_io import Target
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.base import Target
+from lakehouse.engine.spark.engine import SparkEngine
+from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.storage.lock import note_jvm, run_lock
@@ -47,9 +47,9 @@ def die_during(module: Any, name: str, table: str, seconds: float) -> None:
 
 
 POINTS: dict[str, Callable[[], None]] = {
-    "during the first write": lambda: die_during(delta_io, "_write", "raw.orders", 0.7),
-    "during a merge": lambda: die_during(delta_io, "merge", "clean.orders", 0.3),
-    "during a gold write": lambda: die_during(delta_io, "_write", "mart.daily_revenue", 0.4),
+    "during the first write": lambda: die_during(SparkTables, "_write", "raw.orders", 0.7),
+    "during a merge": lambda: die_during(SparkTables, "merge", "clean.orders", 0.3),
+    "during a gold write": lambda: die_during(SparkTables, "_write", "mart.daily_revenue", 0.4),
 }
 
 
@@ -60,7 +60,7 @@ def main(root: Path, point: str) -> None:
         spark = small_session(compiled=True)
         note_jvm(root, f"killed {point}")
         report = run_tables(
-            LazySession.of(spark), lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1
+            SparkEngine.of(spark), lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1
         )
         spark.stop()
     sys.exit(1 if report.failed else 0)

@@ -26,8 +26,8 @@ from pyspark.sql import SparkSession
 from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.spark.engine import SparkEngine
+from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.storage import location
@@ -60,8 +60,8 @@ class Watch:
 
     def around_all(self) -> None:
         """Manifests, and every write of a table or its quarantine."""
-        self._around(delta_io, "_write", lambda rows, target, *_: target.name)
-        self._around(delta_io, "merge", lambda spark, rows, target, *_: target.name)
+        self._around(SparkTables, "_write", lambda tables, rows, target, *_: target.name)
+        self._around(SparkTables, "merge", lambda tables, rows, target, *_: target.name)
         self._around(location, "create", lambda file, _: f"the manifest of {file.parent.name}")
 
     def _around(self, module: Any, name: str, named: Callable[..., str]) -> None:
@@ -92,7 +92,7 @@ def carry_out(order: Order, tell: Callable[[str], None]) -> bool:
         watch.around_all()
         names = lake.graph.select()
         request = Request(frozenset(names if order.full_refresh else ()))
-        report = run_tables(LazySession.of(spark), lake, names, request, run, parallel=1)
+        report = run_tables(SparkEngine.of(spark), lake, names, request, run, parallel=1)
     sys.stderr.writelines(f"{one.failure()}\n" for one in report.results if one.error)
     return not report.failed
 

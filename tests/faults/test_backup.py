@@ -17,7 +17,7 @@ from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, Merge, Rebuild
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import LockError
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
@@ -81,7 +81,7 @@ def restored(lake: TestLake, copy: Path) -> None:
 
 def caught_up(lake: TestLake) -> None:
     for _ in range(9):
-        if not any(step.works for step in lake.plan().values()):
+        if not any(step.is_work for step in lake.plan().values()):
             return
         lake.run()
     raise AssertionError("it never ends")
@@ -101,7 +101,7 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_
     work(lake.run)
     lenient = lake.declaring(*LENIENT)
     meanwhile: dict[str, list[Callable[[], object]]] = {
-        "logs outcomes": [lambda: replay(lake.session, lenient.lake, "clean.items", Run("replay", "revision"))],
+        "logs outcomes": [lambda: replay(lake.engine, lenient.lake, "clean.items", Run("replay", "revision"))],
         "logs mart": [lambda: lake.run("raw.items")],  # between two commits
         "logs clean": [lake.run, lake.run],
         "logs raw": [lake.run, lake.run],
@@ -120,7 +120,7 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_
     ((name, said),) = [(one.table, str(one.differences)) for one in reconcile(lake.lake) if one.differences]
     assert name == "clean.items"
     assert "rows that are in its quarantine, too" in said
-    assert replay(lake.session, lenient.lake, "clean.items", Run("replay-2", "revision")).waits == {}
+    assert replay(lake.engine, lenient.lake, "clean.items", Run("replay-2", "revision")).waits == {}
     assert [(one.table, one.differences) for one in reconcile(lake.lake) if one.differences] == []
     assert "was left unfinished" in str(lake.plan()["raw.items"].reasons)
     caught_up(lake)
@@ -138,7 +138,9 @@ def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
     lake.land("raw.items", "2.csv", items_csv("3,1,6", "4,1,60"))
     with monkeypatch.context() as changed:
         changed.setattr(
-            delta_io, "append", lambda *given, put=delta_io.append, **more: _only("raw.items", put, *given, **more)
+            SparkTables,
+            "append",
+            lambda *given, put=SparkTables.append, **more: _only("raw.items", put, *given, **more),
         )
         assert lake.attempt().statuses == {"raw.items": "written", "clean.items": "failed"}
     shell(COPYING.replace("logs silver", "logs clean").replace("logs bronze", "logs raw"), lake.root, copy)

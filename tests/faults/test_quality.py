@@ -6,12 +6,12 @@ import pytest
 from pyspark.sql import DataFrame
 
 from lakehouse.definitions.rules import Rule
-from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.tables import SparkTables
 from tests.lakehouse.writes.test_rules import Lakes, by_day, clean_dated
 from tests.lakes import items_csv, items_table, landed_items
 
 
-def computes_and_fails(rows: DataFrame, *args: object) -> None:
+def computes_and_fails(tables: SparkTables, rows: DataFrame, *args: object) -> None:
     """In place of a write: its last step fails."""
     rows.collect()
     raise OSError("the disk is full")
@@ -26,7 +26,7 @@ def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkey
     strict.land("raw.items", "1.csv", items_csv("1,1,4", "2,1,3", "3,1,8", "4,1,9"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(delta_io, "overwrite", computes_and_fails)
+        patched.setattr(SparkTables, "overwrite", computes_and_fails)
         assert strict.attempt(run="failing").errors == {"clean.items": DISK_IS_FULL}
     assert strict.quarantine("clean.items", "_row", "run") == [(2, "failing"), (3, "failing"), (4, "failing")]
     lenient = strict.declaring(landed_items, items_table(rules=(Rule("even", "value % 2 = 0"),)))
@@ -37,12 +37,12 @@ def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkey
     lenient.land("raw.items", "2.csv", items_csv("5,1,5"))
     lenient.run("raw")
     with monkeypatch.context() as patched:
-        patched.setattr(delta_io, "append", computes_and_fails)
+        patched.setattr(SparkTables, "append", computes_and_fails)
         assert lenient.attempt("clean", run="failing").report.failed
     assert len(lenient.quarantine("clean.items")) == 3
     free = strict.declaring(landed_items, items_table())
     with monkeypatch.context() as patched:  # twice cut off after it cleared what the attempt before had set aside
-        patched.setattr(delta_io, "append", computes_and_fails)
+        patched.setattr(SparkTables, "append", computes_and_fails)
         for _ in range(2):
             assert free.attempt("clean").errors == {"clean.items": DISK_IS_FULL}
     free.run()
@@ -58,7 +58,7 @@ def test_a_retry_of_a_whole_table_replaces_what_a_failed_attempt_set_aside(
     lake.run("raw", "clean")
 
     with monkeypatch.context() as patched:
-        patched.setattr(delta_io, "overwrite", computes_and_fails)
+        patched.setattr(SparkTables, "overwrite", computes_and_fails)
         assert lake.attempt().errors == {"mart.days": DISK_IS_FULL}
     assert len(lake.quarantine("mart.days")) == 1
     lake.land("raw.items", "2.csv", items_csv("1,0,5"))

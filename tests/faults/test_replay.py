@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.write_modes import Append, Merge
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import AccountingError
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
@@ -65,7 +65,7 @@ def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
     strict.land("raw.items", "2.csv", items_csv("3,1,60", "4,1,6"))
     strict.run("raw.items")
     with monkeypatch.context() as changed:
-        changed.setattr(delta_io, "append", lambda *_: 1 / 0)  # once the rejects are written
+        changed.setattr(SparkTables, "append", lambda *_: 1 / 0)  # once the rejects are written
         assert strict.attempt("clean.items").report.failed
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
     lake = strict.declaring(landed_items, items_table())

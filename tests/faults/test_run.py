@@ -10,7 +10,7 @@ from delta.exceptions import ConcurrentAppendException
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import source
 from lakehouse.deltalog import table_log
-from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark import engine
 from lakehouse.errors import LedgerError
 from lakehouse.runs import scheduler
 from lakehouse.writes.table_writer import Outcome, Work
@@ -52,7 +52,7 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
         return carried_out(work)
 
     monkeypatch.setattr(scheduler, "carry_out", conflicting)
-    monkeypatch.setattr(delta_io, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(engine, "time", SimpleNamespace(sleep=waits.append))
     decided: list[str] = []
     decide = scheduler.decide
     monkeypatch.setattr(
@@ -62,5 +62,5 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
     assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
     assert len(decided) == 1 + min(conflicts, 3)
     assert len({*waits}) == len(waits) == min(conflicts, 3)
-    assert all(0 <= one <= delta_io.CONFLICT_SECONDS for one in waits)
+    assert all(0 <= one <= engine.CONFLICT_SECONDS for one in waits)
     assert lake.version("clean.items") == (0 if conflicts <= 3 else None)

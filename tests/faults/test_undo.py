@@ -13,7 +13,7 @@ from lakehouse.definitions.tables import looks_up, table
 from lakehouse.definitions.write_modes import Append, Merge, Rebuild
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io
+from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import UndoError
 from lakehouse.plan.rollback import plan_undo
 from lakehouse.quality.reconcile import reconcile
@@ -104,7 +104,7 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lake
     for name in ("raw.items", "raw.others"):
         (lake.folder(name) / "2.csv").unlink()
     steps = lake.plan()
-    assert {name: step.action for name, step in steps.items() if step.works} == {"mart.named": "build"}
+    assert {name: step.action for name, step in steps.items() if step.is_work} == {"mart.named": "build"}
     assert steps["mart.all"].reasons == ("its inputs have not changed",)
     lake.run(run="D")
     assert lake.rows("mart.named") == [(1, 1, 5, 1)]
@@ -129,21 +129,21 @@ def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatc
     lake.land("raw.items", "2.csv", items_csv(*THREE[1]))
     lake.run(run="B")
     after, waited_after = content(lake, bronze=False), values(waits(lake, "clean.items"))
-    restore, left = delta_io.restore, [None] * gone_back
+    restore, left = SparkTables.restore, [None] * gone_back
 
     def cut(*given: Any) -> None:
         left.pop()
         restore(*given)
 
     with monkeypatch.context() as changed:
-        changed.setattr(delta_io, "restore", cut)
+        changed.setattr(SparkTables, "restore", cut)
         with pytest.raises(IndexError):
             undo(lake, "B", by="cut")
     adds_up(lake)
     planned = plan_undo(lake.lake, "B")
     assert (len(planned.tables), len(planned.done)) == (3 - gone_back, gone_back)
     if gone_back < 2:  # called again
-        take_back(lake.spark, lake.lake, planned, Run("again", "revision"))
+        take_back(lake.engine, lake.lake, planned, Run("again", "revision"))
         assert (content(lake), waits(lake, "clean.items")) == (before, waited)
     # or, instead, another run: what has not gone back yet is what it goes on from
     lake.run(run="C")
@@ -158,7 +158,7 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
     landed(lake, THREE[0], THREE[1])
     lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
     with monkeypatch.context() as changed:
-        changed.setattr(delta_io, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
+        changed.setattr(SparkTables, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
         assert lake.attempt(run="C").report.failed
     undo(lake, "B")
     assert {one.path for one in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}

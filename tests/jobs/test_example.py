@@ -11,9 +11,7 @@ import pytest
 from tests.example.january import rows, run, run_demo, version
 
 DAYS, FLIGHTS, CANCELLED = 31, 27004, 521  # January, in the package's data
-
-
-LAST_DAYS = 5144  # of them, on the six days delivered last
+LATE_DELIVERY = 5144  # flights on the six days of the second delivery
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +32,10 @@ def test_every_table_holds_what_landed(sql: Callable[[str], list[dict[str, objec
             (select count(*) from silver.flights where cancelled) as cancelled,
             (select count(*) from silver.weather) as weather, (select count(*) from silver.planes) as planes,
             (select count(*) from silver.airports) as airports, (select count(*) from silver.airlines) as airlines,
-            (select count(*) from gold.airport_daily) as airport_days, (select sum(flights) from gold.airport_daily) as daily,
-            (select sum(flights) from gold.carrier_monthly) as monthly, (select count(*) from gold.flight_features) as features
+            (select count(*) from gold.airport_daily) as airport_days,
+            (select sum(flights) from gold.airport_daily) as daily,
+            (select sum(flights) from gold.carrier_monthly) as monthly,
+            (select count(*) from gold.flight_features) as features
         """
     )[0]
     assert counts == {
@@ -53,27 +53,27 @@ def test_every_table_holds_what_landed(sql: Callable[[str], list[dict[str, objec
     }
 
 
-def test_the_second_run_replaced_only_the_days_that_landed(demo: tuple[Path, str]) -> None:
-    root, said = demo
+def test_the_second_run_replaced_only_landed_days(demo: tuple[Path, str]) -> None:
+    root, output = demo
     history = json.loads(run(root, "lakehouse.cli.main", "history", "gold.airport_daily", "--json"))
     assert [entry["version"] for entry in history] == [1, 0]
     assert history[0]["record"]["inputs"]["silver.flights"]["version"] == 1
-    assert "6 partitions" in said
+    assert "6 partitions" in output
     assert version(root, "silver.weather") == 0
 
 
-def test_every_flight_of_the_last_days_is_scored_once(sql: Callable[[str], list[dict[str, object]]]) -> None:
-    scored = sql(
+def test_every_flight_of_the_second_delivery_has_one_score(sql: Callable[[str], list[dict[str, object]]]) -> None:
+    scores = sql(
         """
         select count(*) as rows, count(distinct (carrier, flight, origin, dest, sched_dep_utc)) as flights,
             min(probability) >= 0 and max(probability) <= 1 as probable, count(distinct model_version) as versions
         from gold.delay_predictions
         """
     )
-    assert scored == [{"rows": LAST_DAYS, "flights": LAST_DAYS, "probable": True, "versions": 1}]
+    assert scores == [{"rows": LATE_DELIVERY, "flights": LATE_DELIVERY, "probable": True, "versions": 1}]
 
 
-def test_how_the_scores_did_is_there_for_each_day(sql: Callable[[str], list[dict[str, object]]]) -> None:
+def test_every_scored_day_has_a_quality(sql: Callable[[str], list[dict[str, object]]]) -> None:
     quality = sql(
         """
         select count(*) as days, sum(scored) as scored, sum(labelled) as labelled,
@@ -82,20 +82,20 @@ def test_how_the_scores_did_is_there_for_each_day(sql: Callable[[str], list[dict
         """
     )
     labelled = sql("select count(late) as n from gold.flight_features where flight_date >= '2013-01-26'")[0]["n"]
-    expected = {"days": 6, "scored": LAST_DAYS, "labelled": labelled, "plausible": True, "better_than_chance": True}
+    expected = {"days": 6, "scored": LATE_DELIVERY, "labelled": labelled, "plausible": True, "better_than_chance": True}
     assert quality == [expected]
 
 
-def test_the_summary_says_what_a_newcomer_needs(demo: tuple[Path, str]) -> None:
-    root, said = demo
+def test_the_summary_shows_results_and_next_commands(demo: tuple[Path, str]) -> None:
+    root, output = demo
     for expected in (
         "gold.flight_features",
         "schedule only",
         "ROC AUC",
-        "in all",
+        "total",
         "Try next",
         "lakehouse sql",
         str(root),
     ):
-        assert expected in said
-    assert "WARN" not in said
+        assert expected in output
+    assert "WARN" not in output

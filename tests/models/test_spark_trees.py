@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from threadpoolctl import threadpool_limits
 
 from lakehouse import settings
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline
 from lakehouse.ml.dataset import Rows, as_frame
@@ -212,6 +213,6 @@ def test_trees_grown_by_spark_are_registered_and_score(
     assert trained.metrics["brier"] < trained.baseline["brier"]
     configured = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
     days = (date(2013, 11, 1), date(2013, 11, 7))
-    done = pipeline.score_on(spark, configured, TASK, *days, new_run())
+    done = pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, new_run())
     assert (done.rows, done.written) == (280, 280)
-    assert pipeline.score_on(spark, configured, TASK, *days, new_run()).written == 0
+    assert pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, new_run()).written == 0

@@ -1,4 +1,4 @@
-"""The lake's lock in a bucket: a lease, taken and kept by conditional PUTs."""
+"""The lake's lock in a bucket: a lease that conditional PUTs acquire and renew."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from lakehouse.errors import LockError, StorageError
 from lakehouse.storage import lease
-from lakehouse.storage.lease import Hold, holder
+from lakehouse.storage.lease import Hold, read_holder
 from lakehouse.storage.lock import run_lock
 from lakehouse.storage.s3 import S3Path, client
 from tests.s3 import SERVERS, proxy
@@ -34,13 +34,13 @@ with run_lock(S3Path("locks", sys.argv[1]), "the-first-run"):
 
 @pytest.fixture(scope="module", params=SERVERS)
 def bucket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Path]:
-    """A bucket of each server, reached by this process's environment and its children's."""
+    """A bucket of each server; this process's environment and its children's have its address."""
     with (
         SERVERS[request.param](tmp_path_factory.mktemp("s3") / "data") as (_, env),
-        pytest.MonkeyPatch.context() as changed,
+        pytest.MonkeyPatch.context() as environment,
     ):
         for name, value in env.items():
-            changed.setenv(name, value)
+            environment.setenv(name, value)
         client().create_bucket(Bucket="locks")
         yield S3Path("locks")
 
@@ -50,7 +50,7 @@ def root(bucket: S3Path, request: pytest.FixtureRequest) -> S3Path:
     return bucket / request.node.originalname
 
 
-def held_elsewhere(root: S3Path, seconds: float) -> subprocess.Popen[str]:
+def another_holder(root: S3Path, seconds: float) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, root.key, str(seconds)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
     )
@@ -59,24 +59,24 @@ def held_elsewhere(root: S3Path, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_run_leaves_with_the_holders_name_and_takes_over_at_once_when_it_was_killed(root: S3Path) -> None:
-    first = held_elsewhere(root, 60)
-    said = rf"run the-first-run, process {first.pid} on .* its lease ends in \d+ s"
-    with pytest.raises(LockError, match=said), run_lock(root, "second"):
+def test_a_killed_local_holder_is_succeeded_at_once(root: S3Path) -> None:
+    first = another_holder(root, 60)
+    named = rf"run the-first-run, process {first.pid} on .* its lease ends in \d+ s"
+    with pytest.raises(LockError, match=named), run_lock(root, "second"):
         pass
     first.kill()
     first.wait()
     began = time.monotonic()
     with run_lock(root, "second"):
-        assert holder(root / ".run.lock").said["run"] == "second"
+        assert read_holder(root / ".run.lock").record["run"] == "second"
     assert time.monotonic() - began < 5
-    assert holder(root / ".run.lock").said["released"]
+    assert read_holder(root / ".run.lock").record["released"]
 
 
-def test_what_is_renewed_is_kept_and_what_runs_out_is_not(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_an_expired_lease_is_succeeded(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)
-    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda said: False)  # as of a holder on another machine
-    first = held_elsewhere(root, 3)
+    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda record: False)  # like a holder elsewhere
+    first = another_holder(root, 3)
     with pytest.raises(LockError), run_lock(root, "second", wait_seconds=5):
         pass
     first.kill()
@@ -85,11 +85,9 @@ def test_what_is_renewed_is_kept_and_what_runs_out_is_not(root: S3Path, monkeypa
         pass
 
 
-def test_a_paused_holder_knows_that_it_lost_the_lake_and_its_numbers_are_smaller(
-    root: S3Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_paused_holder_stops_and_has_smaller_fences(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
-    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda said: False)
+    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda record: False)
     paused, successor = Hold(), Hold(token=0)  # a clock that is behind
     with run_lock(root, "paused", hold=paused):
         paused.check()
@@ -98,37 +96,37 @@ def test_a_paused_holder_knows_that_it_lost_the_lake_and_its_numbers_are_smaller
         others = ExitStack()
         others.enter_context(run_lock(root, "successor", 20, successor))
         assert successor.fence() > fence
-        with pytest.raises(LockError, match="held up for longer than its lease"):
+        with pytest.raises(LockError, match="The lease on the lake expired during this run"):
             paused.check()
     with others:
-        said = holder(root / ".run.lock").said
-        assert said["run"] == "successor", "who lost it does not release another's"
+        record = read_holder(root / ".run.lock").record
+        assert record["run"] == "successor", "an expired holder must not release its successor's lease"
 
 
-def test_a_stopped_process_finds_its_lease_gone(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda said: False)
-    first = held_elsewhere(root, 2)
+def test_a_stopped_process_does_not_renew_anothers_lease(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda record: False)
+    first = another_holder(root, 2)
     os.kill(first.pid, signal.SIGSTOP)
     try:
         with run_lock(root, "second", wait_seconds=10):
             os.kill(first.pid, signal.SIGCONT)
             time.sleep(1.5)
-            assert holder(root / ".run.lock").said["run"] == "second", "who wakes does not renew another's lease"
+            assert read_holder(root / ".run.lock").record["run"] == "second"
     finally:
         first.kill()
         first.wait()
 
 
-def test_a_missing_bucket_and_wrong_credentials_are_told(
+def test_a_missing_bucket_and_wrong_credentials_are_named(
     bucket: S3Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StorageError, match="the bucket is not there"), run_lock(S3Path("nowhere"), "one"):
+    with pytest.raises(StorageError, match="the bucket does not exist"), run_lock(S3Path("nowhere"), "one"):
         pass
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY is not the one"), run_lock(bucket, "one"):
+    with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY does not belong"), run_lock(bucket, "one"):
         pass
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
-    with pytest.raises(StorageError, match="does not know AWS_ACCESS_KEY_ID"), run_lock(bucket, "one"):
+    with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID is unknown"), run_lock(bucket, "one"):
         pass
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -139,35 +137,35 @@ def test_a_missing_bucket_and_wrong_credentials_are_told(
     with pytest.raises(StorageError, match="no credentials"), run_lock(bucket, "one"):
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3 is not known to Spark"), run_lock(bucket, "one"):
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3: Spark does not read it"), run_lock(bucket, "one"):
         pass
 
 
-def test_a_lock_whose_answer_was_lost_is_still_the_holders(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_answer_does_not_lose_the_lock(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
-    with proxy(os.environ["AWS_ENDPOINT_URL"]) as standing:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", standing.endpoint)
-        lost = {"_probe": 1, ".run.lock": 1}
+    with proxy(os.environ["AWS_ENDPOINT_URL"]) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        losses = {"_probe": 1, ".run.lock": 1}
 
         def loses(method: str, path: str) -> str:
-            of = next((name for name in lost if name in path and method == "PUT" and lost[name]), None)
-            if of is None:
+            target = next((name for name in losses if name in path and method == "PUT" and losses[name]), None)
+            if target is None:
                 return "pass"
-            lost[of] -= 1
+            losses[target] -= 1
             return "lose"
 
-        standing.rule = loses
+        between.rule = loses
         hold = Hold()
         with run_lock(root, "one", hold=hold):
-            lost[".run.lock"] = 1  # of a renewal
+            losses[".run.lock"] = 1  # of a renewal
             time.sleep(2.5)
-            assert not any(lost.values())
+            assert not any(losses.values())
             hold.check()
-            assert holder(root / ".run.lock").said["run"] == "one"
-        assert holder(root / ".run.lock").said["released"]
+            assert read_holder(root / ".run.lock").record["run"] == "one"
+        assert read_holder(root / ".run.lock").record["released"]
 
 
-def test_a_store_that_is_down_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_named_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")

@@ -1,4 +1,4 @@
-"""A store that fails while it is read: what it fails at is not taken for damaged, gone or changed."""
+"""Files of a bucket: a store that fails does not make them seem damaged, missing or changed."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ ROWS = pa.table({"order": list(range(1000))})
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def between(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("s3") / "data"
-    with minio(folder) as (endpoint, env), proxy(endpoint) as made, pytest.MonkeyPatch.context() as changed:
-        for name, value in {**env, "AWS_ENDPOINT_URL": made.endpoint}.items():
-            changed.setenv(name, value)
+    with minio(folder) as (endpoint, env), proxy(endpoint) as started, pytest.MonkeyPatch.context() as environment:
+        for name, value in {**env, "AWS_ENDPOINT_URL": started.endpoint}.items():
+            environment.setenv(name, value)
         client().create_bucket(Bucket="lake")
-        yield made
+        yield started
 
 
 @pytest.fixture(autouse=True)
-def well(standing: Proxy) -> Iterator[None]:
+def passing(between: Proxy) -> Iterator[None]:
     yield
-    standing.rule = lambda method, path: "pass"
+    between.rule = lambda method, path: "pass"
 
 
-@pytest.mark.parametrize("how", ["slow down", "down"])
-def test_a_file_is_not_rejected_for_what_the_store_does(standing: Proxy, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("failure", ["slow down", "down"])
+def test_a_failing_store_does_not_reject_a_file(between: Proxy, tmp_path: Path, failure: str) -> None:
     orders = source(
-        f"bronze.orders_{how[:4]}",
-        landing=f"orders_{how[:4]}",
+        f"bronze.orders_{failure[:4]}",
+        landing=f"orders_{failure[:4]}",
         columns={"order": "bigint"},
         format="parquet",
         settle_seconds=0,
@@ -53,24 +53,24 @@ def test_a_file_is_not_rejected_for_what_the_store_does(standing: Proxy, tmp_pat
     location.deliver(root.joinpath("landing", orders.landing, "1.parquet"), tmp_path / "1.parquet")
     zone = landing.Landing(orders, root / "landing", root / "manifests")
     files = zone.listed()
-    seen: list[str] = []
+    reads: list[str] = []
 
-    def fails_from_the_second_time_on(method: str, path: str) -> str:
-        seen.extend([path] * (method == "GET" and path.endswith("1.parquet")))
-        return how if len(seen) > 1 and method == "GET" else "pass"
+    def fail_from_the_second_read_on(method: str, path: str) -> str:
+        reads.extend([path] * (method == "GET" and path.endswith("1.parquet")))
+        return failure if len(reads) > 1 and method == "GET" else "pass"
 
-    standing.rule = fails_from_the_second_time_on
+    between.rule = fail_from_the_second_read_on
     with pytest.raises(StorageError, match=r"the object store at .* \(AWS_ENDPOINT_URL\)"):
         zone.write(1, "definition", [], files)
-    assert len(seen) > 1
-    standing.rule = lambda method, path: "pass"
+    assert len(reads) > 1
+    between.rule = lambda method, path: "pass"
     assert not zone.history()
-    assert [one.path for one in zone.write(1, "definition", [], files).files] == [files[0].path]
+    assert [file.path for file in zone.write(1, "definition", [], files).files] == [files[0].path]
 
 
-def test_changes_that_cannot_be_read_now_are_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_does_not_empty_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = S3Path("lake", "orders")
-    with minio(tmp_path / "data") as (_, env):  # no proxy of this process: delta-rs leaves no time to its threads
+    with minio(tmp_path / "data") as (_, env):  # no proxy in this process: delta-rs blocks its threads
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         client().create_bucket(Bucket="lake")
@@ -86,32 +86,32 @@ def test_changes_that_cannot_be_read_now_are_not_gone(tmp_path: Path, monkeypatc
         opened = open_log(place)
         assert opened is not None
         assert len(opened.changed_values("order", 0, 1)) == 1000
-    for asked in (lambda: opened.changed_values("order", 0, 1), opened.entries, lambda: open_log(place)):
+    for read in (lambda: opened.changed_values("order", 0, 1), opened.entries, lambda: open_log(place)):
         began = time.monotonic()
         with pytest.raises(StorageError, match=r"the object store at .* \(AWS_ENDPOINT_URL\) does not answer"):
-            asked()
+            read()
         assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("size", [10, 20_000_000])
-def test_an_upload_that_fails_is_told(standing: Proxy, tmp_path: Path, size: int) -> None:
+def test_a_failed_upload_names_the_cause(between: Proxy, tmp_path: Path, size: int) -> None:
     (tmp_path / "file").write_bytes(bytes(size))
-    standing.rule = lambda method, path: "expired" if method in ("PUT", "POST") else "pass"
+    between.rule = lambda method, path: "expired" if method in ("PUT", "POST") else "pass"
     with pytest.raises(StorageError, match="the credentials have expired"):
         location.deliver(S3Path("lake", "file"), tmp_path / "file")
 
 
-def loses_first(standing: Proxy, wanted: str, part: str) -> None:
+def lose_first(between: Proxy, lost_method: str, part: str) -> None:
     answers = iter(["lose"])
-    standing.rule = lambda method, path: next(answers, "pass") if method == wanted and part in path else "pass"
+    between.rule = lambda method, path: next(answers, "pass") if method == lost_method and part in path else "pass"
 
 
-def test_what_is_created_once_is_the_writers_own_though_the_answer_was_lost(standing: Proxy) -> None:
+def test_a_lost_answer_does_not_lose_a_creation(between: Proxy) -> None:
     part, target = S3Path("lake", "scratch/part.parquet"), S3Path("lake", "landing/extract.parquet")
     for create in (lambda: location.create(target, b"rows"), lambda: location.move_new(part, target)):
         part.write_bytes(b"rows")
         target.unlink()
-        loses_first(standing, "PUT", "extract")
+        lose_first(between, "PUT", "extract")
         create()
         assert target.read_bytes() == b"rows"
         target.write_bytes(b"another's")
@@ -121,27 +121,38 @@ def test_what_is_created_once_is_the_writers_own_though_the_answer_was_lost(stan
         assert target.read_bytes() == b"another's"
 
 
-def test_a_large_file_is_delivered_in_parts_and_its_progress_told(standing: Proxy, tmp_path: Path) -> None:
+def test_a_large_file_is_sent_in_parts(between: Proxy, tmp_path: Path) -> None:
     file = tmp_path / "large.csv"
     file.write_bytes(os.urandom(20_000_000))
     sent: list[int] = []
-    standing.requests.clear()
+    between.requests.clear()
     assert location.deliver(S3Path("lake", "landing/large.csv"), file, sent.append)
     assert sum(sent) == 20_000_000
     assert len(sent) > 2
-    assert len([1 for method, path, _ in standing.requests if method == "PUT" and "partNumber=" in path]) == 3
+    assert len([1 for method, path, _ in between.requests if method == "PUT" and "partNumber=" in path]) == 3
     assert location.same(S3Path("lake", "landing/large.csv"), file)
-    assert not location.deliver(S3Path("lake", "landing/large.csv"), file), "the same bytes are there"
+    assert not location.deliver(S3Path("lake", "landing/large.csv"), file), "the file has the same bytes"
 
 
-def test_files_are_looked_up_below_their_own_folder(standing: Proxy) -> None:
+def test_a_lookup_lists_only_the_files_own_folder(between: Proxy) -> None:
     for name in ("one/a/1.csv", "one/b/2.csv", "other/3.csv"):
         S3Path("lake", f"zone/{name}").write_bytes(b"x")
     zone = S3Path("lake", "zone")
-    standing.requests.clear()
-    found = location.look_up(zone, ["one/a/1.csv", "one/b/2.csv", "one/gone.csv"])
-    assert [path for path, one in found.items() if isinstance(one, OSError)] == ["one/gone.csv"]
-    assert {one.path for one in found.values() if isinstance(one, location.Found)} == {"one/a/1.csv", "one/b/2.csv"}
-    assert ["prefix=zone%2Fone%2F" in path for _, path, _ in standing.requests] == [True]
+    between.requests.clear()
+    results = location.look_up(zone, ["one/a/1.csv", "one/b/2.csv", "one/missing.csv"])
+    files = [file.path for file in results.values() if isinstance(file, location.Found)]
+    assert files == ["one/a/1.csv", "one/b/2.csv"]
+    assert isinstance(results["one/missing.csv"], FileNotFoundError)
+    assert ["prefix=zone%2Fone%2F" in path for _, path, _ in between.requests] == [True]
     assert isinstance(location.look_up(zone, ["one/a/1.csv", "other/3.csv"])["other/3.csv"], location.Found)
     assert location.look_up(zone, []) == {}
+
+
+def test_a_folders_marker_is_no_file(between: Proxy) -> None:
+    for key in ("marked/", "marked/2024/", "marked/2024/1.csv"):  # consoles create folders as empty objects
+        client().put_object(Bucket="lake", Key=key, Body=b"")
+    folder = S3Path("lake", "marked")
+    assert [file.path for file in location.walk(folder, lambda name: False)] == ["2024/1.csv"]
+    assert location.names(folder) == ["2024"]
+    location.remove(folder)
+    assert not location.is_folder(folder)

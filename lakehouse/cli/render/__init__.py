@@ -1,1 +1,1 @@
-"""What the commands print: tables for people, JSON for machines."""
+"""Renderers of the commands' results: tables for people, JSON for machines."""

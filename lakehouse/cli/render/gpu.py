@@ -1,82 +1,105 @@
-"""What `gpu-report` prints: of each table how much would run on a GPU, and what would not, with the plugin's reason."""
+"""Renderer of `gpu-report`: the share of each table's plans on a GPU, and the plugin's reasons for the rest."""
 
 from __future__ import annotations
 
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from lakehouse.cli.render import printing
+from lakehouse.cli.render.printing import escape_text, format_count, make_grid, print_json
 from lakehouse.gpu.report import BRIDGED, ON_GPU, Plan, TableReport, coverage
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as Grid
 
-Why = Callable[[Plan], Mapping[tuple[str, str], int]]
+Reasons = Callable[[Plan], Mapping[tuple[str, str], int]]
 # In the table; the JSON has all of it.
-LONGEST_REASON = 160
+LONGEST_REASON: Final = 160
+COLUMNS: Final = (
+    "table",
+    "on the GPU",
+    "plan",
+    ">operators",
+    ">on the GPU",
+    ">expressions",
+    ">on the GPU",
+    ">by the CPU within",
+)
 
 
-def report(console: Console, reports: Sequence[TableReport], as_json: bool) -> None:
+def print_coverage(console: Console, reports: Sequence[TableReport], as_json: bool) -> None:
+    """Print which parts of the tables' plans a GPU would run."""
     if as_json:
-        printing.emit(console, {"coverage": coverage(reports), "tables": [_entry(one) for one in reports]})
+        entries = [_as_entry(report) for report in reports]
+        print_json(console, {"coverage": coverage(reports), "tables": entries})
         return
-    shown = printing.grid(
-        "table", "on the GPU", "plan", ">operators", ">on the GPU", ">expressions", ">on the GPU", ">by the CPU within"
-    )
-    for one in reports:
-        for place, plan in enumerate(one.plans):
-            whole = "" if place else _share([one])
-            said, operators = plan.expressions(), len(plan.operators())
-            style = "" if plan.on_gpu() == operators else "yellow"
-            counts = (operators, plan.on_gpu(), sum(said.values()), said.get(ON_GPU, 0), said.get(BRIDGED, 0))
-            shown.add_row(one.table, whole, plan.name, *map(printing.number, counts), style=style)
-        if one.missing:
-            shown.add_row(one.table, "", one.missing, style="dim")
-    console.print(shown)
-    _reasons(console, reports, "falls back to the CPU", Plan.fallbacks)
-    _reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.bridged)
-    for layer in sorted({one.table.split(".")[0] for one in reports if one.plans}):
-        of = [one for one in reports if one.table.startswith(f"{layer}.")]
-        console.print(f"{layer}: {_share(of)} of the operators would run on a GPU", highlight=False)
-    console.print(f"in all: {_share(reports)}", highlight=False)
-    if held := [one.table for one in reports if one.held]:
-        console.print(
-            f"Not counted: while its suite is checked rows are kept, and the CPU reads them ({', '.join(held)})",
-            highlight=False,
-        )
+    grid = make_grid(*COLUMNS)
+    for report in reports:
+        _add_plans(grid, report)
+    console.print(grid)
+    _print_reasons(console, reports, "falls back to the CPU", Plan.fallbacks)
+    _print_reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.bridged)
+    for layer in sorted({report.table.split(".")[0] for report in reports if report.plans}):
+        share = _format_share([report for report in reports if report.table.startswith(f"{layer}.")])
+        console.print(f"{layer}: {share} of the operators would run on a GPU", highlight=False)
+    console.print(f"total: {_format_share(reports)}", highlight=False)
+    if cached := ", ".join(report.table for report in reports if report.held):
+        console.print(f"Not counted: the CPU reads rows cached for validation by a suite ({cached}).", highlight=False)
 
 
-def _share(reports: Sequence[TableReport]) -> str:
-    found = coverage(reports)
-    return "no plan to look at yet" if found is None else f"{found:.1%}"
+def _add_plans(grid: Grid, report: TableReport) -> None:
+    for index, plan in enumerate(report.plans):
+        share = "" if index else _format_share([report])
+        expressions, operators = plan.expressions(), len(plan.operators())
+        style = "" if plan.on_gpu() == operators else "yellow"
+        counts = [operators, plan.on_gpu(), sum(expressions.values())]
+        counts += [expressions.get(ON_GPU, 0), expressions.get(BRIDGED, 0)]
+        grid.add_row(report.table, share, plan.name, *map(format_count, counts), style=style)
+    if report.missing:
+        grid.add_row(report.table, "", report.missing, style="dim")
 
 
-def _reasons(console: Console, reports: Sequence[TableReport], title: str, of: Why) -> None:
-    found = Counter[tuple[str, str, str]]()
-    for one in reports:
-        for plan in one.plans:
-            found.update({(one.table, *why): count for why, count in of(plan).items()})
-    if not found:
+def _format_share(reports: Sequence[TableReport]) -> str:
+    share = coverage(reports)
+    return "no plan yet" if share is None else f"{share:.1%}"
+
+
+def _print_reasons(console: Console, reports: Sequence[TableReport], title: str, reasons_of: Reasons) -> None:
+    counts = Counter[tuple[str, str, str]]()
+    for report in reports:
+        for plan in report.plans:
+            counts.update({(report.table, *reason): count for reason, count in reasons_of(plan).items()})
+    if not counts:
         return
-    shown = printing.grid("table", title, ">times", "why")
-    for (table, name, reason), count in sorted(found.items()):
-        why = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
-        shown.add_row(table, printing.literally(name), printing.number(count), printing.literally(why))
-    console.print(shown)
+    grid = make_grid("table", title, ">times", "why")
+    for (table, name, reason), count in sorted(counts.items()):
+        short = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
+        grid.add_row(table, escape_text(name), format_count(count), escape_text(short))
+    console.print(grid)
 
 
-def _entry(one: TableReport) -> Mapping[str, Any]:
-    plans = [
-        {
-            "plan": plan.name, "operators": len(plan.operators()), "on_gpu": plan.on_gpu(),
-            "expressions": dict(plan.expressions()), "fallbacks": _told(plan.fallbacks()), "bridged": _told(plan.bridged()),
-        }
-        for plan in one.plans
-    ]  # fmt: skip
-    return {"table": one.table, "coverage": coverage([one]), "plans": plans, "missing": one.missing, "held": one.held}
+def _as_entry(report: TableReport) -> Mapping[str, Any]:
+    return {
+        "table": report.table,
+        "coverage": coverage([report]),
+        "plans": [_plan_entry(plan) for plan in report.plans],
+        "missing": report.missing,
+        "held": report.held,
+    }
 
 
-def _told(why: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
-    return [{"what": name, "why": reason, "times": count} for (name, reason), count in sorted(why.items())]
+def _plan_entry(plan: Plan) -> dict[str, Any]:
+    return {
+        "plan": plan.name,
+        "operators": len(plan.operators()),
+        "on_gpu": plan.on_gpu(),
+        "expressions": dict(plan.expressions()),
+        "fallbacks": _list_reasons(plan.fallbacks()),
+        "bridged": _list_reasons(plan.bridged()),
+    }
+
+
+def _list_reasons(reasons: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    return [{"what": name, "why": reason, "times": count} for (name, reason), count in sorted(reasons.items())]

@@ -1,179 +1,204 @@
-"""What the commands print of the lake: the state of its tables, their versions, their rows."""
+"""Renderers of the lake: the state of its tables, their versions, their rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
 from lakehouse.catalog import Lake
-from lakehouse.cli.render.printing import emit, grid, literally, size
+from lakehouse.cli.render.printing import escape_text, format_size, make_grid, pluralize, print_json
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declared, Table
-from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog import sql, table_log
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import Blocked, Request
 from lakehouse.quality import report
 from lakehouse.storage.location import relative
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+COUNTS: Final = ("written", "unchanged", "superseded", "quarantined")
+HISTORY_COLUMNS: Final = (
+    ">version",
+    "when (UTC)",
+    "operation",
+    "run",
+    ">batch",
+    "rows",
+    "inputs",
+    "code",
+    "columns",
+)
 
-def status(console: Console, lake: Lake, as_json: bool) -> None:
-    """Every declared table's state."""
+
+def print_status(console: Console, lake: Lake, as_json: bool) -> None:
+    """Print every declared table's state."""
     lake = lake.still()
-    entries = [_status_entry(lake, name) for name in lake.graph.declared]
+    entries = [status_entry(lake, name) for name in lake.graph.declared]
     if as_json:
-        emit(console, entries)
+        print_json(console, entries)
         return
-    shown = grid(
-        "table", "state", "last written (UTC)", ">written", ">unchanged", ">superseded", ">quarantined", "next"
-    )
-    for one in entries:
-        rows = one["rows"]
-        cells = [f"{rows[k]:,}" if k in rows else "" for k in ("written", "unchanged", "superseded", "quarantined")]
-        shown.add_row(one["table"], one["state"], one["at"][:16].replace("T", " "), *cells, one["pending"])
-    console.print(shown)
-    for one in entries:
-        for rejected in one["rejected_files"]:
-            said = f"{literally(rejected['path'])}: {literally(rejected['reason'])}"
-            console.print(f"[yellow]rejected[/] {said}", highlight=False)
-    if any(one["rejected_files"] for one in entries):
-        console.print("Mend such a file and land it again under its name, or take it away.", highlight=False)
-    for one in entries:
-        for gap in one["gaps"]:
-            _gap(console, one["table"], gap)
-    strays(console, lake)
-    if lake.suites and report.index(lake.suites.data_docs).is_file():
-        docs = report.index(lake.suites.data_docs)
-        console.print(f"Data Docs: {literally(docs.as_uri())}", highlight=False, soft_wrap=True)
+    grid = make_grid("table", "state", "last written (UTC)", *[f">{name}" for name in COUNTS], "next")
+    for entry in entries:
+        counts = [f"{entry['rows'][name]:,}" if name in entry["rows"] else "" for name in COUNTS]
+        at = entry["at"][:16].replace("T", " ")
+        grid.add_row(entry["table"], entry["state"], at, *counts, entry["pending"])
+    console.print(grid)
+    rejected = [file for entry in entries for file in entry["rejected_files"]]
+    for file in rejected:
+        text = f"{escape_text(file['path'])}: {escape_text(file['reason'])}"
+        console.print(f"[yellow]rejected[/] {text}", highlight=False)
+    if rejected:
+        console.print("Fix each rejected file and land it again under its name, or delete it.", highlight=False)
+    for entry in entries:
+        for gap in entry["gaps"]:
+            _print_gap(console, entry["table"], gap)
+    print_unread(console, lake)
+    if lake.suites and report.index_path(lake.suites.data_docs).is_file():
+        docs = report.index_path(lake.suites.data_docs)
+        console.print(f"Data Docs: {escape_text(docs.as_uri())}", highlight=False, soft_wrap=True)
 
 
-def _gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
+def _print_gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
     span = gap["first"] if gap["first"] == gap["last"] else f"{gap['first']} to {gap['last']}"
-    many = f"{gap['partitions']} partition{'s' if gap['partitions'] > 1 else ''}"
-    why = (
-        f"{', '.join(gap['known_to'])} has rows of them"
-        if gap["known_to"]
-        else "what it is made from has no rows of them either"
-    )
-    console.print(f"[yellow]gap[/] {table} {span}: {many} without rows; {why}", highlight=False)
+    count = pluralize(gap["partitions"], "partition")
+    inputs = ", ".join(gap["known_to"])
+    reason = f"rows exist in {inputs}" if inputs else "its inputs have no rows for them either"
+    console.print(f"[yellow]gap[/] {table} {span}: {count} without rows; {reason}", highlight=False)
 
 
-def strays(console: Console, lake: Lake) -> None:
-    """What lies in the landing zone and no source reads."""
+def print_unread(console: Console, lake: Lake) -> None:
+    """Print the folders of the landing zone that no source reads."""
     for name in lake.strays():
-        console.print(f"[yellow]unread[/] landing/{literally(name)}: no source reads this", highlight=False)
+        console.print(f"[yellow]unread[/] landing/{escape_text(name)}: no source reads this", highlight=False)
 
 
-def _status_entry(lake: Lake, name: str) -> dict[str, Any]:
+def status_entry(lake: Lake, name: str) -> dict[str, Any]:
+    """Return a table's state as a document."""
     step = decide(lake, name, Request())
-    opened = lake.log(name)
-    entry = opened.last if opened else None
-    record = entry.record if entry else None
+    log = lake.log(name)
+    last = log.last if log else None
+    record = last.record if last else None
     declared = lake.graph.declared[name]
     landing = lake.landing(declared) if isinstance(declared, Source) else None
     rejected = landing.rejected(landing.history()) if landing else []
     return {
-        "table": name, "state": "empty" if record is None else "behind" if step.works else "current",
-        "version": opened.version if opened else None, "run": record.run if record else None,
-        "at": record.at if record else "", "batch": record.batch if record else 0,
-        "generation": record.generation if record else 0, "rows": entry.rows if entry else {},
-        "pending": "; ".join(step.reasons) if step.works or step.action == "waits" else "",
-        "rejected_files": [{"path": r.path, "reason": r.reason} for r in rejected], "gaps": _gaps(lake, declared, opened),
-    }  # fmt: skip
+        "table": name,
+        "state": "empty" if record is None else "behind" if step.is_work else "current",
+        "version": log.version if log else None,
+        "run": record.run if record else None,
+        "at": record.at if record else "",
+        "batch": record.batch if record else 0,
+        "generation": record.generation if record else 0,
+        "rows": last.rows if last else {},
+        "pending": "; ".join(step.reasons) if step.is_work or isinstance(step, Blocked) else "",
+        "rejected_files": [{"path": file.path, "reason": file.reason} for file in rejected],
+        "gaps": _list_gaps(lake, declared, log),
+    }
 
 
-def _gaps(lake: Lake, declared: Declared, opened: table_log.TableLog | None) -> list[dict[str, Any]]:
-    if opened is None or not isinstance(declared, Table) or not isinstance(declared.write, Replace):
+def _list_gaps(lake: Lake, declared: Declared, log: table_log.TableLog | None) -> list[dict[str, Any]]:
+    if log is None or not isinstance(declared, Table):
         return []
-    found = backfill.gaps(declared, opened, {name: lake.log(name) for name in lake.graph.inputs(declared.name)})
-    return [{**asdict(one), "first": str(one.first), "last": str(one.last)} for one in found]
+    gaps = backfill.gaps(declared, log, {name: lake.log(name) for name in lake.graph.inputs(declared.name)})
+    return [{**asdict(gap), "first": str(gap.first), "last": str(gap.last)} for gap in gaps]
 
 
-def tables(console: Console, lake: Lake, as_json: bool) -> None:
-    """The tables that the lake holds, by Delta's own counts, and those declared that it does not hold yet."""
-    there = sql.tables(lake.root / "lake")
+def print_tables(console: Console, lake: Lake, as_json: bool) -> None:
+    """Print the tables of the lake by Delta's own counts, and the declared tables not written yet."""
+    paths = sql.tables(lake.root / "lake")
     entries = []
-    for name in dict.fromkeys([*lake.graph.declared, *there]):
-        opened = table_log.open_log(there[name]) if name in there else None
-        entries.append(_table_entry(lake, name, opened))
+    for name in dict.fromkeys([*lake.graph.declared, *paths]):
+        log = table_log.open_log(paths[name]) if name in paths else None
+        entries.append(_table_entry(lake, name, log))
     if as_json:
-        emit(console, entries)
+        print_json(console, entries)
         return
-    shown = grid("table", "written by", ">rows", ">size", ">files", ">version", "path")
-    for one in entries:
-        counts = (
-            [f"{one['rows']:,}", size(one["bytes"]), str(one["files"]), str(one["version"])]
-            if one["path"]
-            else [""] * 4
-        )
-        shown.add_row(one["table"], one["write"], *counts, one["path"] or "not written yet")
-    console.print(shown)
+    grid = make_grid("table", "written by", ">rows", ">size", ">files", ">version", "path")
+    for entry in entries:
+        counts = [""] * 4
+        if entry["path"]:
+            counts = [f"{entry['rows']:,}", format_size(entry["bytes"]), str(entry["files"]), str(entry["version"])]
+        grid.add_row(entry["table"], entry["write"], *counts, entry["path"] or "not written yet")
+    console.print(grid)
 
 
-def _table_entry(lake: Lake, name: str, opened: table_log.TableLog | None) -> dict[str, Any]:
+def _table_entry(lake: Lake, name: str, log: table_log.TableLog | None) -> dict[str, Any]:
     declared = lake.graph.declared.get(name)
-    write = (
-        "" if declared is None else "landing" if isinstance(declared, Source) else type(declared.write).__name__.lower()
-    )
+    write = "landing" if isinstance(declared, Source) else ""
+    if isinstance(declared, Table):
+        write = type(declared.write).__name__.lower()
     return {
-        "table": name, "write": write, "rows": opened.rows() if opened else None, "bytes": opened.bytes() if opened else None,
-        "files": opened.files() if opened else None, "version": opened.version if opened else None,
-        "path": relative(opened.path, lake.root) if opened else None,
-        "columns": opened.columns() if opened else dict(declared.columns) if declared else {},
-    }  # fmt: skip
+        "table": name,
+        "write": write,
+        "rows": log.rows() if log else None,
+        "bytes": log.bytes() if log else None,
+        "files": log.files() if log else None,
+        "version": log.version if log else None,
+        "path": relative(log.path, lake.root) if log else None,
+        "columns": log.columns() if log else dict(declared.columns) if declared else {},
+    }
 
 
-def history(console: Console, lake: Lake, table: str, limit: int, as_json: bool) -> None:
-    """A table's newest versions.
+def print_history(console: Console, lake: Lake, table: str, limit: int, as_json: bool) -> None:
+    """Print a table's newest versions.
 
     Raises:
-        DeclarationError: there is no such table.
+        DeclarationError: There is no such table.
     """
-    path = sql.tables(lake.root / "lake").get(table)
-    opened = table_log.open_log(path) if path else None
-    if opened is None:
-        known = ", ".join(dict.fromkeys([*lake.graph.declared, *sql.tables(lake.root / "lake")]))
-        raise DeclarationError(f"{table!r} has no history: it is not written yet, or not one of {known}.")
-    entries = opened.entries(limit)
+    paths = sql.tables(lake.root / "lake")
+    log = table_log.open_log(paths[table]) if table in paths else None
+    if log is None:
+        names = ", ".join(dict.fromkeys([*lake.graph.declared, *paths]))
+        raise DeclarationError(f"{table!r} has no history: it is not written yet, or not one of {names}.")
+    entries = log.entries(limit)
     if as_json:
-        emit(console, [{**asdict(one), "record": asdict(one.record) if one.record else None} for one in entries])
+        records = [asdict(entry.record) if entry.record else None for entry in entries]
+        documents = zip(entries, records, strict=True)
+        print_json(console, [{**asdict(entry), "record": record} for entry, record in documents])
         return
-    shown = grid(">version", "when (UTC)", "operation", "run", ">batch", "rows", "inputs", "code", "columns")
-    for one in entries:
-        record = one.record
-        undoes = f" (undoes {record.undoes})" if record and record.undoes else ""
-        what = [one.operation + undoes, record.run if record else "", str(record.batch) if record else ""]
-        rows = ", ".join(f"{v:,} {k}" for k, v in one.rows.items() if v) or "0 written"
-        inputs = ", ".join(f"{n}@{c.version}" for n, c in record.inputs.items()) if record else ""
-        code = f"{record.revision} {record.definition}".strip() if record else ""
-        columns = literally("; ".join(record.contract)) if record else ""
-        shown.add_row(str(one.version), f"{one.at:%Y-%m-%d %H:%M:%S}", *what, rows, inputs, code, columns)
-    console.print(shown)
+    grid = make_grid(*HISTORY_COLUMNS)
+    for entry in entries:
+        grid.add_row(*_history_cells(entry))
+    console.print(grid)
 
 
-def rows(console: Console, result: pa.Table, as_json: bool, most: int = 100) -> None:
-    """A query's result."""
+def _history_cells(entry: table_log.Entry) -> list[str]:
+    counts = ", ".join(f"{count:,} {name}" for name, count in entry.rows.items() if count)
+    rows = counts or "0 written"
+    version, at = str(entry.version), f"{entry.at:%Y-%m-%d %H:%M:%S}"
+    record = entry.record
+    if record is None:
+        return [version, at, entry.operation, "", "", rows, "", "", ""]
+    operation = f"{entry.operation} (undoes {record.undoes})" if record.undoes else entry.operation
+    inputs = ", ".join(f"{name}@{consumed.version}" for name, consumed in record.inputs.items())
+    code = f"{record.revision} {record.definition}".strip()
+    columns = escape_text("; ".join(record.contract))
+    return [version, at, operation, record.run, str(record.batch), rows, inputs, code, columns]
+
+
+def print_rows(console: Console, result: pa.Table, as_json: bool, limit: int = 100) -> None:
+    """Print a query's result."""
     if as_json:
-        emit(console, result.to_pylist())
+        print_json(console, result.to_pylist())
         return
     numeric = [str(f.type).startswith(("int", "uint", "double", "float", "decimal")) for f in result.schema]
-    shown = grid(*[f">{name}" if right else name for name, right in zip(result.column_names, numeric, strict=True)])
-    for row in result.slice(0, most).to_pylist():
-        shown.add_row(*[_cell(value) for value in row.values()])
-    console.print(shown)
-    if result.num_rows > most:
-        console.print(f"... {result.num_rows - most:,} more rows; --json prints all of them.", highlight=False)
+    columns = zip(result.column_names, numeric, strict=True)
+    grid = make_grid(*[f">{name}" if is_numeric else name for name, is_numeric in columns])
+    for row in result.slice(0, limit).to_pylist():
+        grid.add_row(*[_format_value(value) for value in row.values()])
+    console.print(grid)
+    if result.num_rows > limit:
+        console.print(f"... {result.num_rows - limit:,} more rows; --json prints all of them.", highlight=False)
 
 
-def _cell(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -1,15 +1,15 @@
-"""What the commands print of training, scoring, tuning, of making a model again, and of removing what no model needs."""
+"""Renderers of training, scoring, tuning, reproduction and vacuum."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table as Grid
 
-from lakehouse.cli.render.printing import grid, literally, size
+from lakehouse.cli.render.printing import escape_text, format_size, make_grid
 from lakehouse.ml.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -19,52 +19,50 @@ if TYPE_CHECKING:
     from lakehouse.ml.tuning.search import TuneResult
     from lakehouse.runs.vacuum import Vacuumed
 
-
-def metrics_grid(named: Mapping[str, Mapping[str, float]]) -> Grid:
-    """Metrics side by side: one row for each model."""
-    shown = grid("", ">ROC AUC", ">average precision", ">Brier (lower is better)")
-    for name, metrics in named.items():
-        shown.add_row(name, *[f"{metrics[m]:.4f}" for m in METRICS])
-    return shown
+MOST_TRIALS: Final = 10
 
 
-def trained(console: Console, result: TrainResult) -> None:
-    """How a new model does, and whether it became champion."""
-    console.print(metrics_grid({"model": result.metrics, "schedule only": result.baseline}))
-    console.print(
-        f"{result.model_name} version {result.model_version} is {result.alias}: {result.reason}", highlight=False
-    )
+def make_metrics_grid(metrics_by_model: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Return a grid of metrics with one row per model."""
+    grid = make_grid("", ">ROC AUC", ">average precision", ">Brier (lower is better)")
+    for name, metrics in metrics_by_model.items():
+        grid.add_row(name, *[f"{metrics[metric]:.4f}" for metric in METRICS])
+    return grid
 
 
-def scored(console: Console, result: Scored) -> None:
-    """What was scored, and how well where the labels are known."""
+def print_training(console: Console, result: TrainResult) -> None:
+    """Print a new model's metrics, its alias and the reason for it."""
+    console.print(make_metrics_grid({"model": result.metrics, "schedule only": result.baseline}))
+    version = f"{result.model_name} version {result.model_version}"
+    console.print(f"{version} is {result.alias}: {result.reason}", highlight=False)
+
+
+def print_scoring(console: Console, result: Scored) -> None:
+    """Print the number of scored rows, and the metrics where labels exist."""
     console.print(
         f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version} "
-        f"({result.alias}): {result.written:,} written to {result.table}, {result.rows - result.written:,} there already; how they did, "
-        f"by day: {result.quality_written:,} rows to {result.quality_table}.",
+        f"({result.alias}): {result.written:,} written to {result.table}, {result.rows - result.written:,} unchanged; "
+        f"quality by day: {result.quality_written:,} rows to {result.quality_table}.",
         highlight=False,
         soft_wrap=True,
     )
     if result.report:
-        console.print(metrics_grid({"model": result.report.metrics, "schedule only": result.report.baseline}))
+        console.print(make_metrics_grid({"model": result.report.metrics, "schedule only": result.report.baseline}))
 
 
-MOST_TRIALS = 10
-
-
-def tuned(console: Console, result: TuneResult) -> None:
-    """The best trials, and how to use the best."""
-    shown = grid(">trial", ">Brier", ">ROC AUC", ">seconds", "parameters", title="judged on the choose split")
-    good = [one for one in result.trials if not one.error]
-    for one in good[:MOST_TRIALS]:
-        metrics = [f"{one.metrics[f'choose_{name}']:.5f}" for name in ("brier", "roc_auc")]
-        shown.add_row(str(one.number), *metrics, f"{one.seconds:.1f}", literally(_params(one.params)))
-    console.print(shown)
-    failed = [one for one in result.trials if one.error]
+def print_search(console: Console, result: TuneResult) -> None:
+    """Print the best trials, and the command that trains with the best."""
+    title = "judged on the choose split"
+    grid = make_grid(">trial", ">Brier", ">ROC AUC", ">seconds", "parameters", title=title)
+    complete = [trial for trial in result.trials if not trial.error]
+    for trial in complete[:MOST_TRIALS]:
+        metrics = [f"{trial.metrics[f'choose_{name}']:.5f}" for name in ("brier", "roc_auc")]
+        grid.add_row(str(trial.number), *metrics, f"{trial.seconds:.1f}", escape_text(_format_params(trial.params)))
+    console.print(grid)
+    failed = [trial for trial in result.trials if trial.error]
     if failed:
-        console.print(
-            f"[yellow]failed[/] {len(failed)} trials; the last one: {literally(failed[-1].error)}", highlight=False
-        )
+        error = escape_text(failed[-1].error)
+        console.print(f"[yellow]failed[/] {len(failed)} trials; the last one: {error}", highlight=False)
     console.print(
         f"{len(result.trials)} trials of {result.study}. The best is number {result.best.number}: `lakehouse train "
         f"{result.learner} --tuned` takes its parameters.",
@@ -72,26 +70,25 @@ def tuned(console: Console, result: TuneResult) -> None:
     )
 
 
-def _params(params: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in params.items()
-    )
+def _format_params(params: Mapping[str, Any]) -> str:
+    numbers = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in params.items()}
+    return ", ".join(f"{name} {value}" for name, value in numbers.items())
 
 
-def reproduced(console: Console, result: Reproduced) -> None:
-    """What was made again, what came of it, and what differs."""
-    said = result.recipe.said
+def print_reproduction(console: Console, result: Reproduced) -> None:
+    """Print the recipe of a model that was trained again, its metrics, and the differences."""
+    recipe = result.recipe.said
     version = f"version {result.model_version}" if result.model_version else "no version"
     console.print(
-        f"{said['model']} {version}: {said['learner']} on {said['feature_table']} version {said['delta_version']}, seed "
-        f"{said['seed']}, {literally(json.dumps(said['params']))}",
+        f"{recipe['model']} {version}: {recipe['learner']} on {recipe['feature_table']} version "
+        f"{recipe['delta_version']}, seed {recipe['seed']}, {escape_text(json.dumps(recipe['params']))}",
         highlight=False,
     )
     if result.metrics:
-        shown = grid("", ">recorded", ">again")
+        grid = make_grid("", ">recorded", ">again")
         for name, values in result.metrics.items():
-            shown.add_row(name, *[f"{value:.6f}" for value in values])
-        console.print(shown)
+            grid.add_row(name, *[f"{value:.6f}" for value in values])
+        console.print(grid)
     if result.same is not None:
         console.print(
             f"Predictions for {result.rows:,} rows: {result.same:.2%} exactly the same, the largest difference is "
@@ -100,17 +97,17 @@ def reproduced(console: Console, result: Reproduced) -> None:
         )
     for kind, style, texts in (("note", "yellow", result.notes), ("differs", "bold red", result.differs)):
         for text in texts:
-            console.print(f"[{style}]{kind}[/] {literally(text)}", highlight=False, soft_wrap=True)
-    console.print("It is not the same." if result.differs else "It is the same model.", highlight=False)
+            console.print(f"[{style}]{kind}[/] {escape_text(text)}", highlight=False, soft_wrap=True)
+    console.print("The models differ." if result.differs else "The models are the same.", highlight=False)
 
 
-def vacuumed(console: Console, result: Vacuumed, dry_run: bool) -> None:
-    """What was removed, or would be, and which models stand in the way."""
-    done = "would be removed" if dry_run else "removed"
-    console.print(f"{result.table}: {result.files:,} files ({size(result.bytes)}) {done}.", highlight=False)
-    for one in result.needed:
+def print_vacuum(console: Console, result: Vacuumed, dry_run: bool) -> None:
+    """Print the number of removed files, and the models that need some of them."""
+    outcome = "would be removed" if dry_run else "removed"
+    console.print(f"{result.table}: {result.files:,} files ({format_size(result.bytes)}) {outcome}.", highlight=False)
+    for pin in result.needed:
         console.print(
-            f"[yellow]refused[/] {one.model} version {one.version} needs {one.files:,} of them, of version {one.delta_version}: "
-            f"--forget {one.name} lets go of it",
+            f"[yellow]refused[/] {pin.model} version {pin.version} needs {pin.files:,} of these files, of version "
+            f"{pin.delta_version}: --forget {pin.name} releases them",
             highlight=False,
         )

@@ -1,16 +1,18 @@
-"""What `lakehouse monitor` prints."""
+"""Renderers of `monitor`."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.console import Console
 
-from lakehouse.cli.render import models as show_models
-from lakehouse.cli.render import printing
+from lakehouse.cli.render.models import print_training
+from lakehouse.cli.render.printing import escape_text, make_grid
 from lakehouse.ml.monitoring import Watched
 from lakehouse.ml.pipeline import Monitored
 from lakehouse.ml.training_record import TrainResult
 
-RESULTS = {
+RESULTS: Final = {
     "ROC AUC": "roc_auc",
     "average precision": "average_precision",
     "Brier": "brier",
@@ -21,24 +23,23 @@ RESULTS = {
 }
 
 
-def monitored(console: Console, result: Monitored) -> None:
-    """How the champion does, against how it was chosen, and what was found."""
+def print_monitoring(console: Console, result: Monitored) -> None:
+    """Print the champion's results beside those on its choose split, then the findings."""
     watched = result.watched
-    now, version = watched.now, watched.champion.version
+    task, now = watched.features.task, watched.now
     console.print(
-        f"{watched.features.task.name} version {version}, {watched.span[0]} to {watched.span[1]}: {now['scored']:,} rows scored, "
-        f"{now['labelled']:,} with a label.",
+        f"{task.name} version {watched.champion.version}, {watched.span[0]} to {watched.span[1]}: "
+        f"{now['scored']:,} rows scored, {now['labelled']:,} with a label.",
         highlight=False,
     )
-    shown = printing.grid("", *[f">{words}" for words in RESULTS])
+    grid = make_grid("", *[f">{title}" for title in RESULTS])
     for name, values in {"choose split": watched.chosen, "these days": now}.items():
-        shown.add_row(name, *[f"{values[one]:.4f}" if one in values else "-" for one in RESULTS.values()])
-    console.print(shown)
+        grid.add_row(name, *[f"{values[metric]:.4f}" if metric in values else "-" for metric in RESULTS.values()])
+    console.print(grid)
     for note in watched.notes:
-        console.print(f"[yellow]note[/] {printing.literally(note)}", highlight=False)
+        console.print(f"[yellow]note[/] {escape_text(note)}", highlight=False)
     for finding in watched.findings:
-        console.print(f"[bold red]finding[/] {printing.literally(finding.said)}", highlight=False)
-    task = watched.features.task
+        console.print(f"[bold red]finding[/] {escape_text(finding.said)}", highlight=False)
     console.print(
         f"{result.quality_written:,} rows written to {task.quality}, {result.drift_written:,} to {task.drift}.",
         highlight=False,
@@ -47,19 +48,19 @@ def monitored(console: Console, result: Monitored) -> None:
         console.print("Nothing is beyond its limit.", highlight=False)
 
 
-def advised(console: Console, watched: Watched) -> None:
-    """Where to look after a finding, and what to do."""
+def print_advice(console: Console, watched: Watched) -> None:
+    """Print where to look after a finding, and the command that retrains."""
     task = watched.features.task
-    look = f"See {task.drift} and {task.quality} day by day."
+    advice = f"See {task.drift} and {task.quality} day by day."
     if any(finding.what == "missing" for finding in watched.findings):
-        look += f" What is missing is mended where it is made: `lakehouse lineage {task.feature_table}`."
-    advice = f"{look} `lakehouse monitor {task.name} --retrain` trains a challenger on the days up to now."
+        advice += f" Fix missing features where they are computed: `lakehouse lineage {task.feature_table}`."
+    advice += f" `lakehouse monitor {task.name} --retrain` trains a challenger on the days up to now."
     console.print(advice, highlight=False, soft_wrap=True)
 
 
-def retrained(console: Console, result: TrainResult | str) -> None:
-    """The challenger that was trained, or why none was."""
+def print_retraining(console: Console, result: TrainResult | str) -> None:
+    """Print the challenger that was trained, or the reason why none was."""
     if isinstance(result, str):
-        console.print(f"Not retrained: {printing.literally(result)}", highlight=False, soft_wrap=True)
+        console.print(f"Not retrained: {escape_text(result)}", highlight=False, soft_wrap=True)
     else:
-        show_models.trained(console, result)
+        print_training(console, result)

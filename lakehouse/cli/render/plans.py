@@ -1,14 +1,15 @@
-"""What `plan` prints: what the next run does to each table and why, and which columns are not as declared."""
+"""Renderer of `plan`: the next run's action on each table, the reasons, and the columns that differ."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.cli.render import lake as show_lake
-from lakehouse.cli.render import printing
+from lakehouse.cli.render.lake import print_unread
+from lakehouse.cli.render.printing import escape_text, format_count, format_size, make_grid, print_json
 from lakehouse.definitions.fingerprint import names_column
 from lakehouse.definitions.tables import Table
+from lakehouse.plan.steps import Idle, Ingest, UpdatePartitions, WriteStep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,78 +18,83 @@ if TYPE_CHECKING:
     from lakehouse.plan.steps import Step
 
 
-def plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> None:
-    """The steps of the next run."""
+def print_plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> None:
+    """Print the steps of the next run."""
     if as_json:
-        printing.emit(console, [_plan_entry(lake, step) for step in steps])
+        print_json(console, [_as_entry(lake, step) for step in steps])
         return
-    shown = printing.grid("table", "does", "why", ">rows to read", ">bytes", "partitions", "affects")
+    grid = make_grid("table", "does", "why", ">rows to read", ">bytes", "partitions", "affects")
     for step in steps:
-        entry = _plan_entry(lake, step)
-        idle = not step.works
-        why = "; ".join(step.reasons)
-        if step.code_changed:
-            why += "; its code changed since the last commit"
-        style = "bold red" if step.breaking else "dim" if idle else ""
-        cells = [step.table, "-" if idle and step.action == "none" else step.action, why]
-        cells += ["", ""] if idle else [printing.number(entry["rows"]), printing.size(entry["bytes"])]
-        shown.add_row(
-            *cells,
-            "" if idle else entry["partitions_shown"],
-            "" if idle else ", ".join(entry["downstream"]),
-            style=style,
-        )
-    console.print(shown)
-    _differences(console, lake, steps)
-    if any(step.code_changed for step in steps):
-        console.print(
-            "\nWhere code changed, rows already written stay as they are; --full-refresh writes them anew.",
-            highlight=False,
-        )
-    show_lake.strays(console, lake)
-    work = [step for step in steps if step.works and not step.breaking]
-    console.print(
-        f"\n{len(work)} of {len(steps)} tables would be written." if work else "\nNothing to do.", highlight=False
-    )
-    if broken := [step.table for step in steps if step.breaking]:
-        names = ", ".join(broken)
-        console.print(
-            f"[bold red]Breaking schema change[/] in {names}: run with --full-refresh --select {broken[0]}+ or take it back."
-        )
+        style = "bold red" if step.is_breaking else "" if step.is_work else "dim"
+        grid.add_row(*_plan_cells(lake, step), style=style)
+    console.print(grid)
+    _print_differences(console, lake, steps)
+    if any(step.is_code_changed for step in steps):
+        text = "\nExisting rows stay as they are where only code changed; --full-refresh rebuilds them."
+        console.print(text, highlight=False)
+    print_unread(console, lake)
+    work = [step for step in steps if step.is_work and not step.is_breaking]
+    summary = f"{len(work)} of {len(steps)} tables would be written." if work else "Nothing to do."
+    console.print(f"\n{summary}", highlight=False)
+    if broken := [step.table for step in steps if step.is_breaking]:
+        advice = f"run with --full-refresh --select {broken[0]}+ or revert the change."
+        console.print(f"[bold red]Breaking schema change[/] in {', '.join(broken)}: {advice}")
 
 
-def _differences(console: Console, lake: Lake, steps: Sequence[Step]) -> None:
-    """What differs from the declared columns, and who reads what is not as it was."""
+def _plan_cells(lake: Lake, step: Step) -> list[str]:
+    reasons = "; ".join(step.reasons)
+    if step.is_code_changed:
+        reasons += "; its code changed since the last commit"
+    if not step.is_work:
+        return [step.table, "-" if isinstance(step, Idle) else step.action, reasons, "", "", "", ""]
+    entry = _as_entry(lake, step)
+    numbers = [format_count(entry["rows"]), format_size(entry["bytes"])]
+    return [step.table, step.action, reasons, *numbers, entry["partitions_shown"], ", ".join(entry["downstream"])]
+
+
+def _print_differences(console: Console, lake: Lake, steps: Sequence[Step]) -> None:
+    """Print the differences from the declared columns, and the tables that read a changed column."""
     for step in steps:
-        for text in (*step.schema_changes, *step.drift):
-            style = "bold red" if step.breaking else "yellow"
-            console.print(f"[{style}]columns[/] {step.table} {printing.literally(text)}", highlight=False)
-        for column, readers in _readers(lake, step).items():
-            said = f"{', '.join(readers)} read{'s' if len(readers) == 1 else ''} it" if readers else "no table reads it"
-            console.print(f"        {step.table}.{column}: {said}", highlight=False)
-    if any(step.added_columns for step in steps):
-        console.print(
-            "Added columns are null in rows already written; --full-refresh writes them anew.", highlight=False
-        )
+        style = "bold red" if step.is_breaking else "yellow"
+        for text in (*step.changes.describe(), *(step.drift if isinstance(step, Ingest) else ())):
+            console.print(f"[{style}]columns[/] {step.table} {escape_text(text)}", highlight=False)
+        for column, readers in _list_readers(lake, step).items():
+            verb = "reads" if len(readers) == 1 else "read"
+            text = f"{', '.join(readers)} {verb} it" if readers else "no table reads it"
+            console.print(f"        {step.table}.{column}: {text}", highlight=False)
+    if any(step.changes.added for step in steps):
+        console.print("Added columns are null in existing rows; --full-refresh rebuilds them.", highlight=False)
 
 
-def _readers(lake: Lake, step: Step) -> dict[str, list[str]]:
-    """The tables that name a column of this one which is not as it was, by column."""
-    tables = [
-        t for t in lake.graph.declared.values() if isinstance(t, Table) and step.table in lake.graph.inputs(t.name)
-    ]
-    return {c: [t.name for t in tables if names_column(t, c)] for c in step.columns_changed}
+def _list_readers(lake: Lake, step: Step) -> dict[str, list[str]]:
+    """Return the tables that name a changed column of the step's table, by column."""
+    tables = [table for table in lake.graph.declared.values() if isinstance(table, Table)]
+    readers = [table for table in tables if step.table in lake.graph.inputs(table.name)]
+    return {name: [table.name for table in readers if names_column(table, name)] for name in step.columns_changed}
 
 
-def _plan_entry(lake: Lake, step: Step) -> dict[str, Any]:
-    partitions = None if step.partitions is None else [str(day) for day in step.partitions]
-    known = not step.after
-    shown = "" if partitions is None else f"{len(partitions)}: {partitions[0]} to {partitions[-1]}"
+def _as_entry(lake: Lake, step: Step) -> dict[str, Any]:
+    days = [str(day) for day in step.partitions] if isinstance(step, UpdatePartitions) else None
+    files, drift = (step.files, step.drift) if isinstance(step, Ingest) else ((), ())
+    rows, size = (step.rows, step.bytes) if isinstance(step, WriteStep) else (0, 0)
+    is_final = not step.after
+    shown = "" if days is None else f"{len(days)}: {days[0]} to {days[-1]}"
+    inputs = {name: {"from": step.since.get(name), "to": consumed.version} for name, consumed in step.inputs.items()}
     return {
-        "table": step.table, "action": step.action, "reasons": list(step.reasons), "after": list(step.after),
-        "files": [one.path for one in step.files], "rows": step.rows if known else None, "bytes": step.bytes if known else None,
-        "inputs": {n: {"from": step.since.get(n), "to": one.version} for n, one in step.inputs.items()},
-        "partitions": partitions, "partitions_shown": shown if known else "known after its inputs",
-        "schema_changes": list(step.schema_changes), "drift": list(step.drift), "readers": _readers(lake, step), "breaking": step.breaking, "code_changed": step.code_changed,
+        "table": step.table,
+        "action": step.action,
+        "reasons": list(step.reasons),
+        "after": list(step.after),
+        "files": [file.path for file in files],
+        "rows": rows if is_final else None,
+        "bytes": size if is_final else None,
+        "inputs": inputs,
+        "partitions": days,
+        "partitions_shown": shown if is_final else "known after its inputs",
+        "schema_changes": list(step.changes.describe()),
+        "drift": list(drift),
+        "readers": _list_readers(lake, step),
+        "breaking": step.is_breaking,
+        "code_changed": step.is_code_changed,
         "downstream": list(lake.graph.downstream(step.table)),
-    }  # fmt: skip
+    }

@@ -1,43 +1,42 @@
-"""What all that is printed shares: JSON, grids, sizes and numbers in words."""
+"""Helpers of all renderers: JSON, grids, sizes and counts as text."""
 
 from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-UNITS = ("B", "kB", "MB", "GB", "TB")
+UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
-def emit(console: Console, value: Any) -> None:
-    """Print JSON, unwrapped."""
-    console.print(json.dumps(value, default=_plain, indent=1), soft_wrap=True, markup=False, highlight=False)
+def print_json(console: Console, value: Any) -> None:
+    """Print JSON without wrapping lines."""
+    console.print(json.dumps(value, default=_as_plain, indent=1), soft_wrap=True, markup=False, highlight=False)
 
 
-def _plain(value: Any) -> Any:
-    """A value that JSON does not know: decimals (such as DuckDB's sums of integers) as numbers, times as text."""
+def _as_plain(value: Any) -> Any:
+    """Convert a value that JSON lacks: decimals, such as DuckDB's sums of integers, to numbers, times to text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return str(value)
 
 
-def grid(*columns: str, title: str = "") -> Grid:
-    """An empty grid; columns that begin with > are set to the right."""
-    made = Grid(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for number, column in enumerate(columns):
+def make_grid(*columns: str, title: str = "") -> Grid:
+    """Return an empty grid. Columns that begin with > are aligned to the right."""
+    grid = Grid(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
         right = column.startswith(">")
-        made.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=right or not number
-        )
-    return made
+        justify: Any = "right" if right else "left"
+        grid.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=right or index == 0)
+    return grid
 
 
-def size(count: float | None) -> str:
-    """Bytes in words."""
+def format_size(count: float | None) -> str:
+    """Return bytes as text with a unit."""
     if count is None:
         return "unknown"
     unit = 0
@@ -46,10 +45,16 @@ def size(count: float | None) -> str:
     return f"{count:.0f} {UNITS[unit]}" if unit == 0 else f"{count:.1f} {UNITS[unit]}"
 
 
-def number(count: int | None) -> str:
+def format_count(count: int | None) -> str:
+    """Return a count as text with separators."""
     return "unknown" if count is None else f"{count:,}"
 
 
-def literally(text: str) -> str:
-    """Text from outside: no markup in it, and nothing that a terminal cannot be sent."""
+def pluralize(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless the count is 1."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def escape_text(text: str) -> str:
+    """Escape text from outside: no markup in it, and nothing that a terminal cannot be sent."""
     return escape(text.encode("utf-8", "replace").decode())

@@ -1,4 +1,4 @@
-"""What the terminal shows of the quarantine, and of the accounting."""
+"""Renderers of the quarantine and of `reconcile`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from lakehouse.cli.render.printing import emit, grid, literally
+from lakehouse.cli.render.printing import escape_text, make_grid, print_json
 from lakehouse.quality import quarantine
 
 if TYPE_CHECKING:
@@ -17,67 +17,73 @@ if TYPE_CHECKING:
     from lakehouse.writes.replay import Replayed
 
 
-def summaries(console: Console, found: Sequence[quarantine.Summary], as_json: bool) -> None:
-    """What waits in the quarantine of each table."""
+def print_summaries(console: Console, summaries: Sequence[quarantine.Summary], as_json: bool) -> None:
+    """Print the number of quarantined rows of each table by rule."""
     if as_json:
-        emit(console, [asdict(one) for one in found])
+        print_json(console, [asdict(summary) for summary in summaries])
         return
-    shown = grid("table", ">waiting", "rules broken", ">replayed", ">discarded", "newest (UTC)")
-    for one in found:
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in sorted(one.rules.items(), key=lambda r: -r[1]))
-        counts = [f"{one.outcomes.get(name, 0):,}" for name in ("replayed", "discarded")]
-        shown.add_row(one.table, f"{one.waiting:,}", rules, *counts, one.newest[:16].replace("T", " "))
-    console.print(shown if found else "No row was ever set aside.")
+    if not summaries:
+        console.print("No row was ever quarantined.")
+        return
+    grid = make_grid("table", ">quarantined", "rules violated", ">replayed", ">discarded", "newest (UTC)")
+    for summary in summaries:
+        by_count = sorted(summary.rules.items(), key=lambda item: -item[1])
+        rules = ", ".join(f"{count:,} {rule}" for rule, count in by_count)
+        outcomes = [f"{summary.outcomes.get(name, 0):,}" for name in ("replayed", "discarded")]
+        newest = summary.newest[:16].replace("T", " ")
+        grid.add_row(summary.table, f"{summary.waiting:,}", rules, *outcomes, newest)
+    console.print(grid)
 
 
-def rows(
-    console: Console, found: Sequence[dict[str, Any]], columns: Collection[str], limit: int, as_json: bool
+def print_rejects(
+    console: Console, rejects: Sequence[dict[str, Any]], columns: Collection[str], limit: int, as_json: bool
 ) -> None:
-    """The rejects that wait, as they were landed."""
+    """Print a table's quarantined rows as they were landed."""
     if as_json:
-        emit(console, [{**one, "original": json.loads(one["original"])} for one in found])
+        print_json(console, [{**reject, "original": json.loads(reject["original"])} for reject in rejects])
         return
-    shown = grid("file", ">row", "rules broken", "as landed")
-    for one in found[:limit]:
-        said = ", ".join(f"{name}={value!r}" for name, value in quarantine.values(one["original"], columns).items())
-        file = literally(one["_source_file"] or "")
-        shown.add_row(file, str(one["_row"] or ""), "\n".join(one["rules"]), literally(said))
-    console.print(shown)
-    if len(found) > limit:
-        console.print(f"... {len(found) - limit:,} more rows; --limit, or --json for all of them.", highlight=False)
+    grid = make_grid("file", ">row", "rules violated", "as landed")
+    for reject in rejects[:limit]:
+        values = quarantine.values(reject["original"], columns)
+        text = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        file = escape_text(reject["_source_file"] or "")
+        grid.add_row(file, str(reject["_row"] or ""), "\n".join(reject["rules"]), escape_text(text))
+    console.print(grid)
+    if len(rejects) > limit:
+        console.print(f"... {len(rejects) - limit:,} more rows; --limit, or --json for all of them.", highlight=False)
 
 
-def accounts(console: Console, found: Sequence[Account], as_json: bool) -> None:
-    """Where each table's rows are, and what does not add up."""
+def print_accounts(console: Console, accounts: Sequence[Account], as_json: bool) -> None:
+    """Print the places of each table's rows, and the differences."""
     if as_json:
-        emit(console, [asdict(one) for one in found])
+        print_json(console, [asdict(account) for account in accounts])
         return
-    shown = grid("table", ">came in", "where they are", "")
-    for one in found:
-        parts = ", ".join(f"{count:,} {name}" for name, count in one.parts.items())
-        unseen = f"; {one.unseen:,} files were overwritten or taken away, and not counted again" if one.unseen else ""
-        state = "[bold red]differs[/]" if one.differences else "[green]adds up[/]"
-        shown.add_row(one.table, f"{one.came_in:,}", parts + unseen, state)
-    console.print(shown)
-    for one in found:
-        for said in one.differences:
-            console.print(f"[bold red]difference[/] {one.table} {literally(said)}", highlight=False, soft_wrap=True)
+    grid = make_grid("table", ">rows in", "where they are", "")
+    for account in accounts:
+        parts = ", ".join(f"{count:,} {name}" for name, count in account.parts.items())
+        if account.unseen:
+            parts += f"; {account.unseen:,} files were overwritten or deleted, and not counted again"
+        state = "[bold red]differs[/]" if account.differences else "[green]adds up[/]"
+        grid.add_row(account.table, f"{account.came_in:,}", parts, state)
+    console.print(grid)
+    for account in accounts:
+        for text in account.differences:
+            line = f"[bold red]difference[/] {account.table} {escape_text(text)}"
+            console.print(line, highlight=False, soft_wrap=True)
 
 
-def replayed(console: Console, done: Replayed, dry: bool) -> None:
-    """What became of a table's rejects."""
-    if not (done.replayed or done.discarded or done.waits):
-        console.print(f"Nothing waits in the quarantine of {done.table}.")
+def print_replay(console: Console, result: Replayed, dry_run: bool) -> None:
+    """Print the outcomes of a table's quarantined rows."""
+    if not (result.replayed or result.discarded or result.waits):
+        console.print(f"{result.table}: no quarantined row to replay.")
         return
-    would = "would be " if dry else ""
-    if done.made_anew and dry:
-        console.print(
-            f"{done.table} would be made anew from all its rows, with {done.replayed:,} rejects among them.",
-            highlight=False,
-        )
+    if result.made_anew and dry_run:
+        text = f"{result.table} would be rebuilt from all its rows, {result.replayed:,} quarantined rows included."
+        console.print(text, highlight=False)
         return
-    console.print(f"{done.table}: {done.replayed:,} {would}replayed.", highlight=False)
-    for reason, count in (done.discarded or {}).items():
+    would = "would be " if dry_run else ""
+    console.print(f"{result.table}: {result.replayed:,} {would}replayed.", highlight=False)
+    for reason, count in (result.discarded or {}).items():
         console.print(f"  {count:,} {would}discarded: {reason}", highlight=False)
-    for rule, count in (done.waits or {}).items():
-        console.print(f"  {count:,} still wait: they break {rule}", highlight=False)
+    for rule, count in (result.waits or {}).items():
+        console.print(f"  {count:,} remain quarantined: they violate {rule}", highlight=False)

@@ -1,11 +1,11 @@
-"""What the commands print of a run."""
+"""Renderers of a run: its progress and its report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
 from rich.console import Console
 from rich.progress import (
@@ -18,89 +18,93 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from lakehouse.cli.render.printing import literally
+from lakehouse.cli.render.printing import escape_text, pluralize
 from lakehouse.runs.scheduler import Report, Result, Watcher
 from lakehouse.writes.table_writer import Outcome
 
-if TYPE_CHECKING:
-    pass
-
-STATUS_STYLE = {"written": "green", "unchanged": "dim", "failed": "bold red", "skipped": "yellow", "waits": "yellow"}
+STATUS_STYLE: Final = {
+    "written": "green",
+    "unchanged": "dim",
+    "failed": "bold red",
+    "skipped": "yellow",
+    "blocked": "yellow",
+}
 
 
 @contextmanager
-def progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
-    """Tell of a run while it works: what is under way, and a line for each table that is done."""
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
-    )
-    with bar:
-        task = bar.add_task("taking the lake, starting Spark", total=len(names))
+def show_progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
+    """Show a run's progress: the tables under way, and a line for each table that is done."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("locking the lake, starting Spark", total=len(names))
         under_way: list[str] = []
 
-        def started(table: str) -> None:
+        def on_start(table: str) -> None:
             under_way.append(table)
             bar.update(task, description=f"writing {', '.join(under_way)}")
 
-        def done(result: Result) -> None:
+        def on_end(result: Result) -> None:
             if result.table in under_way:
                 under_way.remove(result.table)
             if result.status != "unchanged":
-                console.print(_line(result), highlight=False)
-            bar.update(task, advance=1, description=f"writing {', '.join(under_way)}" if under_way else "deciding")
+                console.print(_format_result(result), highlight=False)
+            bar.update(task, advance=1, description=f"writing {', '.join(under_way)}" if under_way else "planning")
 
-        yield Watcher(started, done)
+        yield Watcher(on_start, on_end)
 
 
 @contextmanager
-def sending(console: Console, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
-    """Tell of the bytes that go to a bucket."""
+def show_upload(console: Console, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
+    """Show the progress of files that go to a bucket. Yields a function that takes the number of bytes just sent."""
     columns = (TextColumn("delivering"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=sum(file.stat().st_size for file in files if file.is_file()))
         yield lambda count: bar.update(task, advance=count)
 
 
-def _line(result: Result) -> str:
+def _format_result(result: Result) -> str:
     style = STATUS_STYLE[result.status]
-    said = f"  [{style}]{result.status:9}[/] {result.table:24} {outcome(result.outcome)}"
-    return f"{said} [dim]{result.seconds:.1f} s[/]" if result.seconds else said
+    text = f"  [{style}]{result.status:9}[/] {result.table:24} {format_outcome(result.outcome)}"
+    return f"{text} [dim]{result.seconds:.1f} s[/]" if result.seconds else text
 
 
-def outcome(done: Outcome | None) -> str:
-    """What became of a table's rows, in words."""
-    if done is None:
+def format_outcome(outcome: Outcome | None) -> str:
+    """Return a table's row counts by outcome as text."""
+    if outcome is None:
         return ""
-    parts = [f"{count:,} {name}" for name, count in done.rows.items() if count or name == "written"]
-    if done.partitions is not None:
-        parts.append(f"{done.partitions} partition{'s' if done.partitions != 1 else ''}")
-    if done.rejected_files:
-        parts.append(f"{len(done.rejected_files)} file{'s' if len(done.rejected_files) != 1 else ''} rejected")
+    parts = [f"{count:,} {name}" for name, count in outcome.rows.items() if count or name == "written"]
+    if outcome.partitions is not None:
+        parts.append(pluralize(outcome.partitions, "partition"))
+    if outcome.rejected_files:
+        parts.append(f"{pluralize(len(outcome.rejected_files), 'file')} rejected")
     return ", ".join(parts)
 
 
-def report(console: Console, done: Report, logged: Path | None) -> None:
-    """What a run did: its failures, its rejects, its length."""
-    counts = {status: sum(r.status == status for r in done.results) for status in STATUS_STYLE}
-    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    console.print(f"Run {done.run}: {said} in {done.seconds:.1f} s.", highlight=False)
-    for result in done.results:
-        for one in result.outcome.rejected_files if result.outcome else ():
-            console.print(f"[yellow]rejected[/] {literally(one.path)}: {literally(one.reason)}", highlight=False)
-        for text in result.outcome.contract if result.outcome else ():
-            console.print(f"[yellow]columns[/] {result.table} {literally(text)}", highlight=False)
-        for rule, rows in result.outcome.warnings.items() if result.outcome else ():
-            console.print(f"[yellow]warning[/] {result.table}: {rows:,} rows break {rule}", highlight=False)
-        if result.outcome and result.outcome.rows.get("quarantined"):
-            console.print(
-                f"[yellow]quarantined[/] {result.table}: {result.outcome.rows['quarantined']:,} rows", highlight=False
-            )
+def print_report(console: Console, report: Report, log: Path | None) -> None:
+    """Print a run's result: counts by status, rejected files, warnings, failures."""
+    counts = {status: sum(result.status == status for result in report.results) for status in STATUS_STYLE}
+    text = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    console.print(f"Run {report.run}: {text} in {report.seconds:.1f} s.", highlight=False)
+    for result in report.results:
+        if result.outcome:
+            _print_outcome(console, result.table, result.outcome)
         if result.error:
             console.print(f"[bold red]{result.status}[/] ", end="", highlight=False)
             console.print(result.failure(), markup=False, highlight=False)
-    if done.failed:
+    if report.failed:
         console.print(
-            f"Its log: {logged}. What succeeded stays; `lakehouse run` resumes with what is missing.",
+            f"Log: {log}. Written tables are kept; `lakehouse run` resumes with the others.",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _print_outcome(console: Console, table: str, outcome: Outcome) -> None:
+    for file in outcome.rejected_files:
+        console.print(f"[yellow]rejected[/] {escape_text(file.path)}: {escape_text(file.reason)}", highlight=False)
+    for text in outcome.contract:
+        console.print(f"[yellow]columns[/] {table} {escape_text(text)}", highlight=False)
+    for rule, count in outcome.warnings.items():
+        console.print(f"[yellow]warning[/] {table}: {count:,} rows violate {rule}", highlight=False)
+    if quarantined := outcome.rows.get("quarantined"):
+        console.print(f"[yellow]quarantined[/] {table}: {quarantined:,} rows", highlight=False)

@@ -7,13 +7,11 @@ import os
 import shlex
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError, first_line
@@ -53,67 +51,6 @@ def properties(file: Path) -> dict[str, str]:
     lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
     pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
     return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
-
-
-class LazySession:
-    """A Spark session that starts on first use, so that a run without work starts no JVM.
-
-    It starts in the thread that made this object: as a rule the main thread, which alone receives Ctrl-C. Other threads wait
-    in `get` while that thread is in `wait`.
-    """
-
-    def __init__(self, start: Callable[[], AbstractContextManager[SparkSession]]) -> None:
-        self._start = start
-        self._thread = threading.get_ident()
-        self._requested: Future[None] = Future()
-        self._session: Future[SparkSession] = Future()
-        self._exit = ExitStack()
-
-    @classmethod
-    def of(cls, spark: SparkSession) -> LazySession:
-        """Wrap a running session; whoever started it stops it."""
-        return cls(lambda: nullcontext(spark))
-
-    def get(self) -> SparkSession:
-        """Return the session; start it on the first call.
-
-        Raises:
-            SessionError: Spark did not start, or the run was cancelled before.
-        """
-        if threading.get_ident() != self._thread:
-            with suppress(InvalidStateError):  # requested already
-                self._requested.set_result(None)
-        elif not self._session.done():
-            self._session.set_result(self._exit.enter_context(self._start()))
-        return self._session.result()
-
-    def isolated(self) -> SparkSession:
-        """Return a session for one table's write: what a merge sets for its commit must not reach another's."""
-        return self.get().newSession()
-
-    def wait(self, futures: Collection[Future[T]]) -> set[Future[T]]:
-        """Wait until some of the futures are done, and return them; start the session where another thread requests it.
-
-        Raises:
-            SessionError: Spark did not start.
-        """
-        if not self._session.done():
-            either: list[Future[Any]] = [*futures, self._requested]
-            wait(either, return_when=FIRST_COMPLETED)
-            if self._requested.done():
-                self.get()
-        return wait(futures, return_when=FIRST_COMPLETED).done
-
-    def cancel(self) -> None:
-        """Cancel all jobs; a session that has not started never will."""
-        if not self._session.done():
-            self._session.set_exception(SessionError("Spark was not started: the run was cancelled. Run again."))
-        elif self._session.exception() is None:
-            self._session.result().sparkContext.cancelAllJobs()
-
-    def stop(self) -> None:
-        """Stop the session if it was started."""
-        self._exit.close()
 
 
 @contextmanager

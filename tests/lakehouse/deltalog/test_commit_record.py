@@ -38,6 +38,15 @@ def test_a_field_that_a_later_format_adds_does_not_stop_a_reader() -> None:
     assert Record.from_json(json.dumps(said)) is not None
 
 
+@pytest.mark.parametrize(("number", "advice"), [(1, "move its folders `lake` and `manifests`"), (3, "Install that")])
+def test_a_lake_of_another_format_is_refused(tmp_path: Path, number: int, advice: str) -> None:
+    record = json.loads(RECORD.to_json())
+    record["lakehouse"] |= {"format": number}
+    commit(tmp_path / "table", 0, json.dumps(record))
+    with pytest.raises(LedgerError, match=rf"{tmp_path}/table: .*format {number}; this version reads 2.*{advice}"):
+        table_log.last_record(tmp_path / "table")
+
+
 def test_every_generation_has_its_own_fence() -> None:
     ids = {application_id(table, generation) for table in ("a.b", "a.c") for generation in (1, 2)}
     assert len(ids) == 4

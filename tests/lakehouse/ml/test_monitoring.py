@@ -21,6 +21,7 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 
 from lakehouse.cli import main as cli
+from lakehouse.engine.spark import engine
 from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline
 from lakehouse.ml.limits import Limits
@@ -29,7 +30,6 @@ from lakehouse.ml.mlflow_client import tracking
 from lakehouse.ml.monitoring import Watched, later_splits, watch
 from lakehouse.ml.training import Tuned
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.runs import context
 from lakehouse.runs.scheduler import revision
 from lakehouse.settings import Settings, load
 from tests.parcels import LEARNER, TASK, Place, model, parcels
@@ -303,7 +303,7 @@ def lakehouse(
         command.sessions += 1
         yield spark
 
-    monkeypatch.setattr(context, "spark_session", shared)
+    monkeypatch.setattr(engine, "spark_session", shared)
     return command
 
 

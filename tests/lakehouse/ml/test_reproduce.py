@@ -187,12 +187,12 @@ def test_the_commands_say_what_was_tuned_made_again_and_refused(
     said = command("reproduce", run_id)
     assert "late_parcel version 1: trees on gold.parcels version 0, seed 0" in said
     assert said.endswith(
-        "Predictions for 90 rows: 100.00% exactly the same, the largest difference is 0. It is the same model."
+        "Predictions for 90 rows: 100.00% exactly the same, the largest difference is 0. The models are the same."
     )
     assert "No run 'nobody' is known" in command("reproduce", "nobody", exit_code=2)
     place.write(parcels(seed=1))
     DeltaTable(table(place)).vacuum(0, dry_run=False, enforce_retention_duration=False)
     said = command("reproduce", run_id, exit_code=1)
-    assert "differs 1 of the 1 files of gold.parcels version 0 are gone (VACUUM) It is not the same." in said
+    assert "differs 1 of the 1 files of gold.parcels version 0 are gone (VACUUM) The models differ." in said
     assert "gold.parcels: 0 files (0 B) removed." in command("vacuum", "gold.parcels")
     assert "greater than or equal to 7" in command("vacuum", "gold.parcels", "--keep-days", "6", exit_code=2)

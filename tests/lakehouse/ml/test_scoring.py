@@ -14,6 +14,7 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 
 from lakehouse import settings
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline, scoring, spark_scoring
 from lakehouse.ml.dataset import open_features
@@ -44,7 +45,7 @@ def settings_of(place: Place, module: str = "tests.parcels") -> Settings:
 
 def score(spark: SparkSession, place: Place, since: date, until: date, **more: Any) -> Scored:
     module = more.pop("module", "tests.parcels")
-    return pipeline.score_on(spark, settings_of(place, module), TASK, since, until, new_run(), **more)
+    return pipeline.score_on(SparkEngine.of(spark), settings_of(place, module), TASK, since, until, new_run(), **more)
 
 
 def scores(place: Place) -> pa.Table:
@@ -195,7 +196,7 @@ def test_files_that_were_changed_are_refused_before_spark_starts(place: Place, m
     place.train(model())
     (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
     stored.write_bytes(stored.read_bytes() + b" ")
-    monkeypatch.setattr(context, "session_for", lambda *_: pytest.fail("Spark was started"))
+    monkeypatch.setattr(context, "engine_for", lambda *_: pytest.fail("Spark was started"))
     with pytest.raises(
         ModelError, match="late_parcel version 1 is refused: its files .* are not those that were registered"
     ):

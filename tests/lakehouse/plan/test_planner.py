@@ -26,8 +26,8 @@ def actions(lake: TestLake, **more: Request) -> dict[str, str]:
 
 def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
     lake = lake_of(landed.payments, clean.payments, mart.daily_revenue)
-    assert actions(lake) == {"raw.payments": "none", "clean.payments": "waits", "mart.daily_revenue": "waits"}
-    assert set(lake.run().statuses.values()) == {"unchanged", "waits"}
+    assert actions(lake) == {"raw.payments": "none", "clean.payments": "blocked", "mart.daily_revenue": "blocked"}
+    assert set(lake.run().statuses.values()) == {"unchanged", "blocked"}
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 1.0), (2, 1, "2024-01-05", 1.0)))
     planned = lake.plan()
     assert actions(lake) == {"raw.payments": "ingest", "clean.payments": "build", "mart.daily_revenue": "build"}
@@ -114,29 +114,29 @@ def test_changed_columns(lake_of: Lakes) -> None:
     lake = lake_of(landed_items, *tables(typed_items, ITEM_TYPES))
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
     lake.run()
-    assert not any(step.code_changed for step in lake.plan().values())
+    assert not any(step.is_code_changed for step in lake.plan().values())
 
     added = lake.declaring(landed_items, *tables(more, {**ITEM_TYPES, "twice": "int"}))
     for step in (added.plan()["clean.log"], added.plan()["clean.items"]):
-        assert (step.schema_changes, step.breaking, step.code_changed) == (("adds twice int",), False, True)
+        assert (step.changes.describe(), step.is_breaking, step.is_code_changed) == (("adds twice int",), False, True)
     assert set(added.run().statuses.values()) == {"unchanged"}
     lake.land("raw.items", "2.csv", items_csv("2,2,3", "3,1,4"))
     added.run()
     assert added.rows("clean.items", "id", "twice") == [(1, None), (2, 6), (3, 8)]
     assert added.rows("clean.log", "id", "twice") == [(1, None), (2, None), (2, 6), (3, 8)]
-    assert not any(step.schema_changes for step in added.plan().values())
+    assert not any(step.changes.describe() for step in added.plan().values())
 
     broken = lake.declaring(landed_items, *tables(text, {**ITEM_TYPES, "value": "string"}))
     step = broken.plan()["clean.items"]
-    assert step.breaking
-    assert step.schema_changes == ("removes twice", "changes value from int to string")
+    assert step.is_breaking
+    assert step.changes.describe() == ("removes twice", "changes value from int to string")
     held = added.content()
     lake.land("raw.items", "3.csv", items_csv("4,1,1"))
     done = broken.attempt()
     assert set(done.errors) == {"clean.items", "clean.log", "clean.told"}
     assert "--full-refresh --select clean.items+" in done.errors["clean.items"]
     assert added.content() == held
-    assert not broken.plan(request=Request(frozenset({"clean.items"})))["clean.items"].breaking
+    assert not broken.plan(request=Request(frozenset({"clean.items"})))["clean.items"].is_breaking
     broken.run("clean", full_refresh=True)
     assert broken.rows("clean.items", "id", "value") == [(1, "1"), (2, "3"), (3, "4"), (4, "1")]
 

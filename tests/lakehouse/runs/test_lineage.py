@@ -33,7 +33,7 @@ def settings(folder: Path, **more: Any) -> Settings:
 def traced(lake: TestLake, made: Settings, run: str = "one") -> None:
     identity = Run(run, "")
     watcher = lineage.traced(made, lake.lake, identity)
-    run_tables(lake.session, lake.lake, lake.lake.graph.select(), Request(), identity, 1, watcher)
+    run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), identity, 1, watcher)
 
 
 def events(made: Settings) -> list[dict[str, Any]]:

@@ -16,9 +16,8 @@ from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, Merge
 from lakehouse.deltalog.commit_record import Consumed, Run, application_id
-from lakehouse.engine.spark import delta_io
-from lakehouse.engine.spark.delta_io import Commit, Target
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.base import Commit, Target
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import LedgerError, SessionError
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import Result, Watcher, run_tables
@@ -73,25 +72,23 @@ def test_records_fence_maintenance_and_generations(lake_of: Lakes) -> None:
     rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
     target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
     late = Commit("clean.items", replace(record, run="late"))
-    assert late.options()["txnAppId"] == application_id("clean.items", 1)
+    assert late.transaction == (application_id("clean.items", 1), 3)
+    tables = lake.engine.isolate()
     held = lake.content()
     for attempt in (
-        lambda: delta_io.append(rows, target, late),
-        lambda: delta_io.merge(lake.spark.newSession(), rows, target, late, ("id",), "", None),
-        lambda: delta_io.replace(rows, target, late, "id = 9"),
-        lambda: delta_io.overwrite(rows, target, late),
+        lambda: tables.append(rows, target, late),
+        lambda: tables.merge(rows, target, late, ("id",), "", None),
+        lambda: tables.replace(rows, target, late, "id = 9"),
+        lambda: tables.overwrite(rows, target, late),
     ):
         with pytest.raises(LedgerError, match="batch 3 was not committed by this run"):
             attempt()
     assert lake.content() == held
 
     # A session that merged leaves no transaction behind that would make its next write vanish.
-    session = lake.spark.newSession()
-    delta_io.merge(
-        session, rows, target, Commit("clean.items", replace(record, run="fourth", batch=4)), ("id",), "", None
-    )
+    tables.merge(rows, target, Commit("clean.items", replace(record, run="fourth", batch=4)), ("id",), "", None)
     for name in ("commitInfo.userMetadata", "write.txnAppId", "write.txnVersion"):
-        assert session.conf.get(f"spark.databricks.delta.{name}", None) is None
+        assert tables.spark.conf.get(f"spark.databricks.delta.{name}", None) is None
     assert (9, 9, 9) in lake.rows("clean.items")
 
     # Made anew: the generation grows, batch numbers go on, and what reads it is built from the whole.
@@ -128,7 +125,7 @@ def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) 
     watcher = Watcher(
         lambda name: heard.append(f"start {name}"), lambda result: heard.append(f"{result.status} {result.table}")
     )
-    report = run_tables(lake.session, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, watcher)
+    report = run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, watcher)
     statuses = {one.table: one.status for one in report.results}
     assert report.failed
     assert statuses == {
@@ -162,7 +159,7 @@ def test_a_session_that_does_not_start_ends_the_run(lake_of: Lakes, error: BaseE
     results: list[Result] = []
     with pytest.raises(type(error)):
         run_tables(
-            LazySession(start),
+            SparkEngine(start),
             lake.lake,
             lake.lake.graph.select(),
             Request(),
@@ -184,7 +181,7 @@ def test_a_table_that_waits_for_the_session_ends_with_the_run(lake_of: Lakes) ->
         if len(began) == 2:
             raise BrokenPipeError("nobody reads the progress")
 
-    session = LazySession(lambda: pytest.fail("Spark was started"))
+    session = SparkEngine(lambda: pytest.fail("Spark was started"))
     with pytest.raises(BrokenPipeError):
         run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, Watcher(started))
     assert began == ["raw.items", "raw.orders"]
@@ -205,7 +202,7 @@ def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
     lake = lake_of(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
     names, started = lake.lake.graph.select(), list[str]()
     watcher = Watcher(started=started.append)
-    run_tables(lake.session, lake.lake, names, Request(), Run("run", ""), parallel=1, watcher=watcher)
+    run_tables(lake.engine, lake.lake, names, Request(), Run("run", ""), parallel=1, watcher=watcher)
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
 
 

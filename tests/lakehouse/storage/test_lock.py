@@ -1,4 +1,4 @@
-"""One run at a time for each lake, whatever became of the last one."""
+"""The lake's lock: one run at a time, even after a run that was killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def test_a_second_run_leaves_with_the_holders_name(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_a_blocked_run_names_the_holder(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(LockError) as raised, run_lock(tmp_path, "the-second-run"):
         pass
@@ -50,7 +50,7 @@ def test_a_second_run_leaves_with_the_holders_name(holder: subprocess.Popen[str]
         pass
 
 
-def test_a_second_run_may_wait(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_a_blocked_run_waits_as_long_as_set(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(LockError), run_lock(tmp_path, "the-second-run", wait_seconds=0.5):
         pass
@@ -67,12 +67,12 @@ def test_a_killed_holder_does_not_block(holder: subprocess.Popen[str], tmp_path:
 
 
 def leave_jvm(root: Path, process: psutil.Process) -> None:
-    """What a killed run whose JVM was this process leaves behind."""
-    said = {"run": "killed", "pid": 1, "host": "here", "since": "", "jvms": [[process.pid, process.create_time()]]}
-    (root / ".run.json").write_text(json.dumps(said))
+    """Write the record of a killed run whose JVM is this process."""
+    record = {"run": "killed", "pid": 1, "host": "here", "since": "", "jvms": [[process.pid, process.create_time()]]}
+    (root / ".run.json").write_text(json.dumps(record))
 
 
-def test_the_jvm_of_a_killed_run_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_waits_for_a_killed_runs_jvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jvm = subprocess.Popen(["sleep", "1"])
     leave_jvm(tmp_path, psutil.Process(jvm.pid))
     with run_lock(tmp_path, "next"):
@@ -82,7 +82,7 @@ def test_the_jvm_of_a_killed_run_is_waited_for(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(lock, "JVM_SECONDS", 0.3)
     jvm = subprocess.Popen(["sleep", "30"])
     leave_jvm(tmp_path, psutil.Process(jvm.pid))
-    with pytest.raises(LockError, match=f"The JVM {jvm.pid} of a run that was killed"), run_lock(tmp_path, "next"):
+    with pytest.raises(LockError, match=f"The JVM {jvm.pid} of a killed run"), run_lock(tmp_path, "next"):
         pass
     jvm.kill()
     jvm.wait()
@@ -90,38 +90,38 @@ def test_the_jvm_of_a_killed_run_is_waited_for(tmp_path: Path, monkeypatch: pyte
         pass
 
 
-def test_a_process_that_took_the_number_of_a_jvm_is_not_waited_for(tmp_path: Path) -> None:
-    said = {"run": "killed", "pid": 1, "host": "here", "since": "", "jvms": [[os.getpid(), 12345.0]]}
-    (tmp_path / ".run.json").write_text(json.dumps(said))
+def test_a_reused_process_id_blocks_no_run(tmp_path: Path) -> None:
+    record = {"run": "killed", "pid": 1, "host": "here", "since": "", "jvms": [[os.getpid(), 12345.0]]}
+    (tmp_path / ".run.json").write_text(json.dumps(record))
     with run_lock(tmp_path, "next"):
         pass
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "null", "{}"])
-def test_a_note_that_cannot_be_read_blocks_nothing(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_record_blocks_no_run(tmp_path: Path, text: str) -> None:
     (tmp_path / ".run.json").write_text(text)
     with run_lock(tmp_path, "next"):
         pass
 
 
-def test_an_error_under_the_lock_lets_go_of_it(tmp_path: Path) -> None:
+def test_an_error_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wrong"), run_lock(tmp_path, "one"):
         raise ValueError("wrong")
     with run_lock(tmp_path, "two"):
         pass
 
 
-def test_a_holder_has_a_larger_number_than_any_before_whatever_the_clock_says(tmp_path: Path) -> None:
-    before, after = Hold(), Hold(token=1)  # an hour later by the sun, a year earlier by the clock
+def test_fences_grow_even_if_the_clock_goes_back(tmp_path: Path) -> None:
+    before, after = Hold(), Hold(token=1)  # a later run whose clock shows an earlier time
     with run_lock(tmp_path, "one", hold=before):
-        given = [before.fence() for _ in range(3)]
+        fences = [before.fence() for _ in range(3)]
     with run_lock(tmp_path, "two", hold=after):
-        assert after.fence() > max(given)
+        assert after.fence() > max(fences)
 
 
-def test_only_a_process_of_this_very_machine_is_known_to_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {**lock._said("one", []), "pid": 2**22 + 1}
-    assert lock._has_ended(said)
-    assert not lock._has_ended({**said, "machine": "a container of the same name"})
-    assert not lock._has_ended({**said, "pid": os.getpid()})
-    assert not lock._has_ended({"host": said["host"], "pid": said["pid"], "created": 0.0})
+def test_only_a_local_holder_counts_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {**lock._record("one", []), "pid": 2**22 + 1}
+    assert lock._has_ended(record)
+    assert not lock._has_ended({**record, "machine": "a container of the same name"})
+    assert not lock._has_ended({**record, "pid": os.getpid()})
+    assert not lock._has_ended({"host": record["host"], "pid": record["pid"], "created": 0.0})

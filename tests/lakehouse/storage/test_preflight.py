@@ -1,4 +1,4 @@
-"""The check of an object store: what its answers mean."""
+"""The test of an object store before a lake trusts it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refused(stubber: Stubber, status: int, times: int) -> None:
         stubber.add_client_error("put_object", "Refused", "No", http_status_code=status, expected_params=PROBE)
 
 
-def test_one_writer_is_let_through_and_the_probe_removed(stubbed: tuple[Any, Stubber]) -> None:
+def test_one_winner_passes_and_the_probe_is_removed(stubbed: tuple[Any, Stubber]) -> None:
     s3, stubber = stubbed
     refused(stubber, 412, WRITERS - 2)
     stubber.add_response("put_object", {"ResponseMetadata": {"HTTPStatusCode": 200}}, PROBE)
@@ -40,10 +40,8 @@ def test_one_writer_is_let_through_and_the_probe_removed(stubbed: tuple[Any, Stu
     stubber.assert_no_pending_responses()
 
 
-@pytest.mark.parametrize(("wins", "said"), [(WRITERS, "200, 200, 200, 200"), (2, "412"), (0, "412, 412, 412, 412")])
-def test_a_store_where_not_exactly_one_writer_wins_is_refused(
-    stubbed: tuple[Any, Stubber], wins: int, said: str
-) -> None:
+@pytest.mark.parametrize(("wins", "answers"), [(WRITERS, "200, 200, 200, 200"), (2, "412"), (0, "412, 412, 412, 412")])
+def test_a_store_without_exactly_one_winner_is_rejected(stubbed: tuple[Any, Stubber], wins: int, answers: str) -> None:
     s3, stubber = stubbed
     for _ in range(wins):
         stubber.add_response("put_object", {"ResponseMetadata": {"HTTPStatusCode": 200}}, PROBE)
@@ -53,13 +51,15 @@ def test_a_store_where_not_exactly_one_writer_wins_is_refused(
     stubber.add_response("delete_object", {}, {"Bucket": "lake", "Key": ANY})
     with pytest.raises(StorageError) as raised:
         require_conditional_put(s3, "lake", "")
-    told = str(raised.value)
-    assert all(part in told for part in ("http://store.example:9000", "bucket lake", said, "Use a store", "MinIO"))
+    message = str(raised.value)
+    assert all(
+        part in message for part in ("http://store.example:9000", "bucket lake", answers, "Use a store", "MinIO")
+    )
     stubber.assert_no_pending_responses()
 
 
 @pytest.mark.parametrize("status", [403, 404, 501])
-def test_a_store_that_cannot_be_written_says_why(stubbed: tuple[Any, Stubber], status: int) -> None:
+def test_a_store_that_refuses_writes_is_named(stubbed: tuple[Any, Stubber], status: int) -> None:
     s3, stubber = stubbed
     refused(stubber, status, WRITERS)
     stubber.add_response("delete_object", {}, {"Bucket": "lake", "Key": ANY})
@@ -67,13 +67,13 @@ def test_a_store_that_cannot_be_written_says_why(stubbed: tuple[Any, Stubber], s
         require_conditional_put(s3, "lake", "")
 
 
-def test_a_store_that_does_not_answer_says_so() -> None:
+def test_a_store_that_does_not_answer_is_named() -> None:
     with pytest.raises(StorageError, match=r"does not answer \(Could not connect"):
         require_conditional_put(client("http://127.0.0.1:9", new_keys()), "lake", "")
 
 
-@pytest.mark.parametrize("looks_first", [False, True])
-def test_a_server_that_ignores_the_condition_is_refused(looks_first: bool) -> None:
+@pytest.mark.parametrize("checks_first", [False, True])
+def test_a_server_that_ignores_the_condition_is_rejected(checks_first: bool) -> None:
     objects: set[str] = set()
 
     class Careless(BaseHTTPRequestHandler):
@@ -81,10 +81,10 @@ def test_a_server_that_ignores_the_condition_is_refused(looks_first: bool) -> No
 
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            taken = looks_first and self.path in objects
-            time.sleep(0.2)  # between the look and the write another writer looks, too
+            exists = checks_first and self.path in objects
+            time.sleep(0.2)  # another writer checks between this one's check and its write
             objects.add(self.path)
-            self.answer(412 if taken else 200)
+            self.answer(412 if exists else 200)
 
         def do_DELETE(self) -> None:
             self.answer(204)
@@ -102,9 +102,9 @@ def test_a_server_that_ignores_the_condition_is_refused(looks_first: bool) -> No
     assert [path.rpartition("-")[0] for path in objects] == ["/lake/tables/_probe"]
 
 
-def test_a_winner_whose_answer_was_lost_is_found(stubbed: tuple[Any, Stubber]) -> None:
+def test_a_winner_whose_answer_was_lost_passes(stubbed: tuple[Any, Stubber]) -> None:
     s3, stubber = stubbed
-    refused(stubber, 412, WRITERS)  # one of them asked again, and was refused for what it had put there itself
+    refused(stubber, 412, WRITERS)  # one was repeated and refused because of its own first attempt
     stubber.add_response("head_object", {"ContentLength": 5})
     stubber.add_response("delete_object", {}, {"Bucket": "lake", "Key": ANY})
     require_conditional_put(s3, "lake", "")

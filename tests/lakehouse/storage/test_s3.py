@@ -1,4 +1,4 @@
-"""What clients of the object store say, in words; and what they are told before they ask."""
+"""Errors of the store's clients, and the checks of the environment before any client starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SDK = "software.amazon.awssdk"
 
 
 @pytest.fixture(autouse=True)
-def told(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "ACCESS_KEY_ID": "someone",
         "SECRET_ACCESS_KEY": "canary",
@@ -23,39 +23,47 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "means"),
+    ("text", "expected"),
     [
-        (f"{SDK}.services.s3.model.S3Exception: Forbidden (Service: S3, Status Code: 403, Request ID: 1)", "are wrong or do not allow"),
-        ("Generic S3 error: Client error with status 503 Service Unavailable", "overloaded or starting"),
-        ("s3a://lake/t: <Error><Code>InvalidAccessKeyId</Code>", "does not know AWS_ACCESS_KEY_ID"),
-        (f"getFileStatus on s3a://lake/t: {SDK}.core.exception.SdkClientException: Unable to execute HTTP request", "does not answer"),
+        (
+            f"{SDK}.services.s3.model.S3Exception: Forbidden (Service: S3, Status Code: 403, Request ID: 1)",
+            "is wrong or lacks permission",
+        ),
+        ("Generic S3 error: Client error with status 503 Service Unavailable", "overloaded or still starting"),
+        ("s3a://lake/t: <Error><Code>InvalidAccessKeyId</Code>", "AWS_ACCESS_KEY_ID is unknown"),
+        (
+            f"getFileStatus on s3a://lake/t: {SDK}.core.exception.SdkClientException: Unable to execute HTTP request",
+            "does not answer",
+        ),
         ("Generic S3 error: error sending request for url (http://127.0.0.1:9/lake)", "does not answer"),
         ("[FAILED_READ_FILE] reading s3a://lake/landing/flights/403.csv: bad quote", None),
         ("s3a://lake/t: the value '503' is no date", None),
         ("Failed to connect to /10.0.0.1:7337: Connection refused, reading s3a://lake/t", None),
         ("Status Code: 403 of a web page", None),
     ],
-)  # fmt: skip
-def test_an_error_is_the_stores_only_where_its_client_says_so(said: str, means: str | None) -> None:
-    found = s3.explained(RuntimeError(said))
-    assert found is None if means is None else means in str(found)
+)
+def test_only_errors_of_a_stores_client_are_explained(text: str, expected: str | None) -> None:
+    explanation = s3.explained(RuntimeError(text))
+    assert explanation is None if expected is None else expected in str(explanation)
 
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:9000", "minio:9000", "ftp://127.0.0.1", "http://me:canary@127.0.0.1:9000"]
 )
-def test_half_an_address_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_an_incomplete_address_is_rejected_before_any_request(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    for ask in (s3.client, lambda: open_log(S3Path("lake", "t"))):
+    for start in (s3.client, lambda: open_log(S3Path("lake", "t"))):
         with pytest.raises(
-            StorageError, match=r"AWS_ENDPOINT_URL=.* is no address: it begins with http:// or https://"
+            StorageError, match=r"AWS_ENDPOINT_URL=.* is not an address. It must begin with http:// or https://"
         ) as raised:
-            ask()
+            start()
         assert "canary" not in str(raised.value)
 
 
-def test_no_reader_looks_elsewhere_for_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_client_looks_elsewhere_for_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    for ask in (s3.client, lambda: open_log(S3Path("lake", "t"))):
-        with pytest.raises(StorageError, match="no credentials for the object store at http://127.0.0.1:9"):
-            ask()
+    for start in (s3.client, lambda: open_log(S3Path("lake", "t"))):
+        with pytest.raises(
+            StorageError, match=r"the object store at http://127.0.0.1:9 \(AWS_ENDPOINT_URL\): no credentials"
+        ):
+            start()

@@ -14,7 +14,6 @@ from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import History, Merge, Rebuild
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io
 from lakehouse.errors import DeclarationError, LedgerError
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
@@ -27,7 +26,7 @@ SMALL = (Rule("value_is_small", "value < 10"),)
 
 
 def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, run: Run | None = None) -> Replayed:
-    return replay(lake.session, lake.lake, name, run or Run("replay-1", "revision"), dry=dry)
+    return replay(lake.engine, lake.lake, name, run or Run("replay-1", "revision"), dry=dry)
 
 
 def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]:
@@ -145,7 +144,7 @@ def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> N
     lake.land("raw.items", "3.csv", items_csv("3,1,7"))
     lake.run()
     assert len(lake.quarantine("clean.items")) == 2
-    assert delta_io.read_latest(lake.spark, lake.lake.path("clean.items")).count() == 4
+    assert lake.engine.isolate().read_latest(lake.lake.path("clean.items")).count() == 4
     assert quarantine.waiting(lake.lake, "clean.items") == [], "the run took them in"
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 

@@ -13,9 +13,9 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.rules import Rule
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark import delta_io
 from lakehouse.errors import UndoError
 from lakehouse.plan.rollback import Undo, plan_undo
+from lakehouse.plan.steps import Ingest
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
 from lakehouse.writes.replay import replay
@@ -39,7 +39,7 @@ SMALL = (Rule("value_is_small", "value < 10"),)
 
 def undo(lake: TestLake, run: str, by: str = "") -> Undo:
     planned = plan_undo(lake.lake, run)
-    take_back(lake.spark, lake.lake, planned, Run(by or f"undo-{run}", "revision"))
+    take_back(lake.engine, lake.lake, planned, Run(by or f"undo-{run}", "revision"))
     return planned
 
 
@@ -57,7 +57,7 @@ def content(lake: TestLake, *, bronze: bool = True) -> dict[str, Any]:
 def by_spark(lake: TestLake) -> dict[str, list[str]]:
     there = [name for name in lake.lake.graph.declared if lake.version(name) is not None]
     return {
-        name: sorted(map(str, delta_io.read_latest(lake.spark, lake.lake.path(name)).toJSON().collect()))
+        name: sorted(map(str, lake.engine.isolate().read_latest(lake.lake.path(name)).toJSON().collect()))
         for name in there
     }
 
@@ -107,13 +107,15 @@ def test_a_run_is_taken_back_and_done_again(shop: Lakes) -> None:
     assert {one.table for one in planned.tables} == set(before)
     assert set(planned.files) == {"orders/2.csv", "orders/broken.csv", "payments/1.parquet", "customers/2.json"}
     assert (planned.gone, planned.anew) == ((), {})
-    take_back(lake.spark, lake.lake, planned, Run("undo-B", "revision"))
+    take_back(lake.engine, lake.lake, planned, Run("undo-B", "revision"))
     assert content(lake) == before
     assert by_spark(lake) == seen
     assert waits(lake, "clean.orders") == waited != waited_after
     adds_up(lake)
     steps = lake.plan()
-    assert {path for step in steps.values() for path in (one.path for one in step.files)} == set(planned.files)
+    assert {
+        path for step in steps.values() if isinstance(step, Ingest) for path in (one.path for one in step.files)
+    } == set(planned.files)
     assert {step.action for name, step in steps.items() if name.startswith("raw.")} == {"ingest"}
     record = lake.record("raw.orders")
     assert (record.run, record.undoes, record.restores, record.undone) == ("undo-B", "B", 0, (2,))
@@ -151,13 +153,13 @@ def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
     adds_up(strict)
 
     lake = strict.declaring(landed_items, items_table())
-    assert replay(lake.session, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
+    assert replay(lake.engine, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
     assert quarantine.summaries(lake.lake)[0].outcomes == {"replayed": 2}
     undo(lake, "replay")
     assert (content(lake), waits(lake, "clean.items")) == (before, waited)
     assert quarantine.summaries(lake.lake)[0].outcomes == {}
     adds_up(lake)
-    assert replay(lake.session, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
+    assert replay(lake.engine, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
     assert waits(lake, "clean.items") == []
     adds_up(lake)
 
@@ -172,7 +174,7 @@ def test_columns_that_a_run_added_go_back_with_it(lake_of: Lakes) -> None:
     assert "more" in wider.opened("clean.items").columns()
     undo(lake, "B")
     assert content(lake) == before
-    assert not lake.plan()["clean.items"].breaking
+    assert not lake.plan()["clean.items"].is_breaking
     assert lake.run(run="C")["clean.items"].step.action == "update"  # type: ignore[union-attr]
 
 

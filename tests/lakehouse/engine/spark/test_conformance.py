@@ -78,7 +78,7 @@ def test_new_columns_are_added_with_the_type_that_they_came_with(lake_of: Lakes)
     assert lake.opened("raw.items").columns()["gate"] == "int"
     assert "adds gate int (1 file)" in lake.record("raw.items").contract
     lake.land("raw.items", "d", parquet([(5, 5, "9"), (6, 6, "A6")], pa.schema({**fields, "gate": pa.string()})))
-    assert not lake.plan()["raw.items"].breaking
+    assert not lake.plan()["raw.items"].is_breaking
     lake.run()
     wanted = [
         (1, 1, None, None),
@@ -91,7 +91,7 @@ def test_new_columns_are_added_with_the_type_that_they_came_with(lake_of: Lakes)
     assert kept(lake, "id", "at", "gate") == wanted
     lake.run(full_refresh=True)
     assert kept(lake, "id", "at", "gate") == wanted, "made anew, it is the same"
-    assert lake.plan()["raw.items"].schema_changes == ()
+    assert lake.plan()["raw.items"].changes.describe() == ()
 
 
 LOSSY = [
@@ -203,7 +203,7 @@ def test_without_a_contract_files_with_other_columns_are_rejected_and_planned_so
     more.run()
     assert more.rows("raw.items", "id", "gate") == [("1", None), ("2", "A5")]
     assert more.rows("clean.items") == [(1, 1, 1), (2, 1, 1)]
-    assert lake.declaring(items(), items_table()).plan()["raw.items"].schema_changes == ("removes gate",)
+    assert lake.declaring(items(), items_table()).plan()["raw.items"].changes.describe() == ("removes gate",)
 
 
 def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
@@ -218,7 +218,7 @@ def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
     lake.run()
     assert [one["_rescued"] for one in lake.originals("clean.items")] == ['{"gate":"A5"}']
     eased = lake.declaring(items(contract), items_table(rules=(Rule("small", "value < 50"),)))
-    assert replay(eased.session, eased.lake, "clean.items", Run("replay", "")).replayed == 1
+    assert replay(eased.engine, eased.lake, "clean.items", Run("replay", "")).replayed == 1
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
@@ -241,7 +241,7 @@ def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
     lake.run()
     assert lake.rows("clean.items") == [(2, 1, 1)]
     eased = lake.declaring(items(contract), gates(50))
-    replay(eased.session, eased.lake, "clean.items", Run("replay", ""))
+    replay(eased.engine, eased.lake, "clean.items", Run("replay", ""))
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
@@ -272,9 +272,9 @@ def test_a_type_is_widened_by_a_rebuild_that_is_planned(lake_of: Lakes) -> None:
     wide = narrow.declaring(items(), of_type("bigint"), total("bigint"))
     steps = wide.plan()
     step = steps["clean.items"]
-    assert (step.action, step.full_refresh, step.breaking) == ("build", True, False)
+    assert (step.action, step.full_refresh, step.is_breaking) == ("build", True, False)
     assert step.reasons == ("a column's type is widened",)
-    assert step.schema_changes == ("widens value from int to bigint",)
+    assert step.changes.describe() == ("widens value from int to bigint",)
     assert step.columns_changed == ("value",)
     assert steps["mart.total"].reasons == ("clean.items will be made anew",)
     wide.run()
@@ -283,7 +283,7 @@ def test_a_type_is_widened_by_a_rebuild_that_is_planned(lake_of: Lakes) -> None:
     assert wide.record("clean.items").contract == ("widens value from int to bigint",)
     assert wide.record("clean.items").generation == 2
     assert set(wide.run().statuses.values()) == {"unchanged"}
-    assert narrow.plan()["clean.items"].breaking, "a type is never narrowed by itself"
+    assert narrow.plan()["clean.items"].is_breaking, "a type is never narrowed by itself"
 
 
 def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> None:
@@ -298,10 +298,10 @@ def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> No
     lake.land("raw.items", "a.csv", items_csv("1,1,1"))
     lake.run()
     wide = lake.declaring(items(), items_table(), events("bigint"))
-    assert wide.plan()["mart.events"].breaking
+    assert wide.plan()["mart.events"].is_breaking
     above = lake.declaring(items(), of_type("bigint"), events("int"))
-    assert above.plan()["clean.items"].breaking, "its reader would be made anew, too"
-    assert not wide.plan("mart.events", request=Request(frozenset({"mart.events"})))["mart.events"].breaking
+    assert above.plan()["clean.items"].is_breaking, "its reader would be made anew, too"
+    assert not wide.plan("mart.events", request=Request(frozenset({"mart.events"})))["mart.events"].is_breaking
 
 
 @pytest.mark.parametrize(("kind", "wider"), [("int", "bigint"), ("float", "double")])

@@ -18,7 +18,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.engine.spark import session
-from lakehouse.engine.spark.session import LazySession
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import SessionError
 from lakehouse.settings import load
 from tests.paths import CONF, PROJECT
@@ -94,11 +94,11 @@ def test_a_session_starts_once_in_its_own_thread_and_stops_once() -> None:
         yield running
         running.stopped += 1
 
-    lazy = LazySession(start)
+    lazy = SparkEngine(start)
     lazy.stop()
     assert (threads, running.stopped) == ([], 0)
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(lazy.get) for _ in range(4)]
+        futures = [pool.submit(lazy.session) for _ in range(4)]
         while not all(future.done() for future in futures):
             lazy.wait([future for future in futures if not future.done()])
     assert {id(future.result()) for future in futures} == {id(running)}
@@ -107,9 +107,9 @@ def test_a_session_starts_once_in_its_own_thread_and_stops_once() -> None:
 
 
 def test_a_cancelled_session_does_not_start() -> None:
-    lazy = LazySession(lambda: pytest.fail("Spark was started"))
+    lazy = SparkEngine(lambda: pytest.fail("Spark was started"))
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(lazy.get)
+        waiting = pool.submit(lazy.session)
         lazy.cancel()
         with pytest.raises(SessionError, match="the run was cancelled"):
             waiting.result()

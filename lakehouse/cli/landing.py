@@ -1,0 +1,44 @@
+"""The command that delivers files to the landing zone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lakehouse import settings as settings_module
+from lakehouse.cli.example import load_example
+from lakehouse.cli.options import FirstDay, LastDay, as_dates
+from lakehouse.cli.render.runs import show_upload
+from lakehouse.cli.terminal import console
+from lakehouse.errors import SettingsError
+from lakehouse.runs import context
+from lakehouse.storage.location import relative
+
+
+def land_files(
+    source: Annotated[str | None, typer.Argument(help="A source, such as bronze.orders.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Files to deliver to the source.")] = None,
+    since: FirstDay = None,
+    until: LastDay = None,
+) -> None:
+    """Deliver files to a source's landing folder, each atomically. Without a source, deliver the example's data."""
+    settings = settings_module.load()
+    if source is None:
+        load_example(settings).land(settings, console, *as_dates(since, until))
+        return
+    from lakehouse.definitions.sources import Source
+    from lakehouse.landing import zone
+
+    declarations = context.open_lake(settings).graph.declared
+    declared = declarations.get(source)
+    if not isinstance(declared, Source):
+        sources = [name for name, entry in declarations.items() if isinstance(entry, Source)]
+        raise SettingsError(f"{source!r} is not a source. Choose one of {', '.join(sources)}.")
+    if not files:
+        raise SettingsError(f"{source}: no file was named. Run `lakehouse land {source} FILE...`.")
+    with show_upload(console, files) as progress:
+        paths = zone.deliver(settings.landing, declared, files, progress)
+    for path in paths:
+        console.print(relative(path, settings.root), markup=False, highlight=False)

@@ -1,0 +1,44 @@
+"""Commands on quarantined rows: list, show, replay."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lakehouse import api
+from lakehouse import settings as settings_module
+from lakehouse.cli.options import AsJson, Limit
+from lakehouse.cli.render.quarantine import print_rejects, print_replay, print_summaries
+from lakehouse.cli.terminal import console
+from lakehouse.quality import quarantine
+from lakehouse.runs import context, logs
+from lakehouse.runs.scheduler import new_run
+
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Quarantined rows: list, show, replay.")
+
+
+@group.command("list")
+def list_quarantines(as_json: AsJson = False) -> None:
+    """Count each table's quarantined rows by violated rule, and those replayed or discarded."""
+    print_summaries(console, quarantine.summaries(context.open_lake(settings_module.load())), as_json)
+
+
+@group.command("show")
+def show_rejects(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
+    """Show a table's quarantined rows: their file, the violated rules, the values as landed."""
+    lake = context.open_lake(settings_module.load())
+    rows = quarantine.waiting(lake, table)
+    print_rejects(console, rows, quarantine.columns(lake, table), limit, as_json)
+
+
+@group.command("replay")
+def replay_rejects(
+    table: str, dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the replay would do.")] = False
+) -> None:
+    """Run a table's quarantined rows through today's code and rules. The outcome of each row is recorded."""
+    settings = settings_module.load()
+    run = new_run()
+    with logs.logged(settings, run) as log, console.status("replaying"):
+        result = api.replay(settings, table, run, log, dry_run)
+    print_replay(console, result, dry_run)

@@ -1,0 +1,165 @@
+"""The seam between the platform and its engines: what computes tables and writes them.
+
+The rooms above work with these protocols and with the DataFrame API alone. An engine need not have Spark's `newSession`,
+its context, nor Delta's own writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from lakehouse.deltalog.commit_record import Record, application_id
+from lakehouse.storage.location import Location
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+    from lakehouse.definitions.sources import Source
+    from lakehouse.deltalog.commit_record import Run
+    from lakehouse.landing.manifest import Manifest
+    from lakehouse.landing.zone import Landing
+
+T = TypeVar("T")
+# How long a table's past stays readable: change feed and time travel need both the log and the removed files.
+RETENTION = {
+    "delta.logRetentionDuration": "interval 365 days",
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table to write.
+
+    Attributes:
+        stats: Columns of which Delta keeps minimum and maximum for each file.
+        change_feed: Other tables read the changes of this one.
+    """
+
+    name: str
+    path: Location
+    stats: tuple[str, ...] = ()
+    change_feed: bool = True
+
+    def properties(self) -> dict[str, str]:
+        """Return the table's Delta properties."""
+        stats = {"delta.dataSkippingStatsColumns": ",".join(self.stats)}
+        none = {"delta.dataSkippingNumIndexedCols": "0"}
+        feed = {"delta.enableChangeDataFeed": str(self.change_feed).lower()}
+        return {**RETENTION, **feed, **(stats if self.stats else none)}
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit's record, and the transaction id that keeps its batch from being written twice.
+
+    Attributes:
+        fence: Number of the lake's lock (`lakehouse.storage.lease`). With it the same batch may be written again, but by
+            no process that held the lock earlier.
+    """
+
+    table: str
+    record: Record
+    fence: int | None = None
+
+    @property
+    def transaction(self) -> tuple[str, int]:
+        """Delta's transaction: the application's id and its version."""
+        if self.fence is not None:
+            return application_id(self.table, 0), self.fence
+        return application_id(self.table, self.record.generation), self.record.batch
+
+
+class Tables(Protocol):
+    """Reads tables and writes one of them, isolated from the writes of other tables.
+
+    Each write is one commit with its record. It is checked after it was made.
+
+    Raises:
+        LedgerError: Another writer used the batch's number (any write).
+    """
+
+    def read(self, path: Location, version: int) -> DataFrame:
+        """Read a table as it was at a version."""
+
+    def read_latest(self, path: Location) -> DataFrame:
+        """Read a table as it is."""
+
+    def read_changes(self, path: Location, after: int, until: int) -> DataFrame:
+        """Read the rows inserted, updated (old and new image) and deleted in versions (after, until]; see `_change_type`."""
+
+    def read_landed(self, source: Source, manifest: Manifest, root: Location, existing: Mapping[str, str]) -> DataFrame:
+        """Read the records of a batch of landed files, with the landing columns.
+
+        Args:
+            root: The landing zone.
+            existing: The columns of the source's table with their types; a column that a contract added keeps its type.
+        """
+
+    def from_arrow(self, rows: pa.Table) -> DataFrame:
+        """Make a frame of rows in memory."""
+
+    def prepare(self, target: Target, added: Mapping[str, str]) -> None:
+        """Add columns (null in the rows written before) to an existing table, and its change feed where it lacks one."""
+
+    def append(self, rows: DataFrame, target: Target, commit: Commit, *, grows: bool = False) -> None:
+        """Append rows. A table that ``grows`` gets the columns that only the rows have."""
+
+    def overwrite(self, rows: DataFrame, target: Target, commit: Commit) -> None:
+        """Replace all rows and the schema."""
+
+    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, grows: bool = False) -> None:
+        """Replace the rows that the predicate (SQL) selects, in one commit; see `append` for ``grows``."""
+
+    def merge(
+        self, rows: DataFrame, target: Target, commit: Commit, key: Sequence[str], prune: str, delete: str | None
+    ) -> None:
+        """Update and insert rows by key, in one commit.
+
+        Args:
+            prune: A SQL condition on the target (alias t) that every matching row meets: files outside are skipped.
+            delete: A boolean column of the rows; where it is true, the table's row of that key is deleted.
+        """
+
+    def restore(self, target: Target, commit: Commit, version: int) -> None:
+        """Make the table, its columns and properties what they were at a version, as a new version."""
+
+    def empty(self, target: Target, commit: Commit) -> None:
+        """Delete all rows; columns and properties stay."""
+
+
+class Engine(Protocol):
+    """Computes and writes tables. It starts on first use."""
+
+    def start(self) -> None:
+        """Start now."""
+
+    def isolate(self) -> Tables:
+        """Return what reads and writes for one table's write. Starts the engine where that has not happened.
+
+        Raises:
+            SessionError: The engine did not start.
+        """
+
+    def extract(self, source: Source, landing: Landing, scratch: Location, run: Run) -> None:
+        """Bring new rows of a source's database into its landing folder.
+
+        Raises:
+            SourceError: The database cannot be read.
+        """
+
+    def retry_on_conflict(self, table: str, attempt: Callable[[], T]) -> T:
+        """Attempt a commit, and again from its decision on where another writer's commit came between."""
+
+    def wait(self, futures: Collection[Future[T]]) -> set[Future[T]]:
+        """Wait until some of the futures are done, and return these."""
+
+    def cancel(self) -> None:
+        """Cancel all that the engine computes. An engine that has not started never will."""
+
+    def stop(self) -> None:
+        """Stop the engine if it was started."""

@@ -1,0 +1,133 @@
+"""The Spark engine: a session that starts when a step needs it, and one session more for each table's write."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lakehouse.engine.spark import jdbc
+from lakehouse.engine.spark.session import spark_session
+from lakehouse.errors import SessionError, first_line
+from lakehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from lakehouse.definitions.sources import Source
+    from lakehouse.deltalog.commit_record import Run
+    from lakehouse.engine.spark.tables import SparkTables
+    from lakehouse.landing.zone import Landing
+    from lakehouse.storage.location import Location
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+# How often a commit is attempted again after a conflict, each time after up to so many seconds.
+CONFLICT_RETRIES = 3
+CONFLICT_SECONDS = 2.0
+
+
+class SparkEngine:
+    """`lakehouse.engine.base.Engine` on Spark; a run without work starts no JVM.
+
+    The session starts in the thread that made this object: as a rule the main thread, which alone receives Ctrl-C. Other
+    threads wait in `session` while that thread is in `wait`.
+    """
+
+    def __init__(self, start: Callable[[], AbstractContextManager[SparkSession]]) -> None:
+        self._start = start
+        self._thread = threading.get_ident()
+        self._requested: Future[None] = Future()
+        self._session: Future[SparkSession] = Future()
+        self._exit = ExitStack()
+
+    @classmethod
+    def open(cls, settings: Settings, log: Path | None, on_start: Callable[[], None] | None) -> SparkEngine:
+        """Return an engine with a session of its own; see `lakehouse.engine.open_engine`."""
+
+        @contextmanager
+        def start() -> Iterator[SparkSession]:
+            with spark_session(settings, log) as spark:
+                if on_start:
+                    on_start()
+                yield spark
+
+        return cls(start)
+
+    @classmethod
+    def of(cls, spark: SparkSession) -> SparkEngine:
+        """Wrap a running session; whoever started it stops it."""
+        return cls(lambda: nullcontext(spark))
+
+    @classmethod
+    def running(cls) -> SparkEngine:
+        """Wrap the process's session; see `lakehouse.engine.running_engine`."""
+        from pyspark.sql import SparkSession
+
+        return cls.of(SparkSession.builder.getOrCreate())
+
+    def session(self) -> SparkSession:
+        """Return the session; start it on the first call.
+
+        Raises:
+            SessionError: Spark did not start, or the run was cancelled before.
+        """
+        if threading.get_ident() != self._thread:
+            with suppress(InvalidStateError):  # requested already
+                self._requested.set_result(None)
+        elif not self._session.done():
+            self._session.set_result(self._exit.enter_context(self._start()))
+        return self._session.result()
+
+    def start(self) -> None:
+        self.session()
+
+    def isolate(self) -> SparkTables:
+        from lakehouse.engine.spark.tables import SparkTables
+
+        return SparkTables(self.session().newSession())
+
+    def extract(self, source: Source, landing: Landing, scratch: Location, run: Run) -> None:
+        try:
+            jdbc.extract(self.session(), source, landing, scratch, run)
+        except Exception as error:
+            raise jdbc.explained(source, error) or error from error
+
+    def retry_on_conflict(self, table: str, attempt: Callable[[], T]) -> T:
+        from lakehouse.engine.spark.tables import CONFLICTS
+
+        for _ in range(CONFLICT_RETRIES):
+            try:
+                return attempt()
+            except CONFLICTS as error:
+                logger.warning("%s: another writer committed first (%s). Deciding again.", table, first_line(error))
+                time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
+        return attempt()
+
+    def wait(self, futures: Collection[Future[T]]) -> set[Future[T]]:
+        """Wait until some of the futures are done, and return these; start the session where another thread requests it.
+
+        Raises:
+            SessionError: Spark did not start.
+        """
+        if not self._session.done():
+            either: list[Future[Any]] = [*futures, self._requested]
+            wait(either, return_when=FIRST_COMPLETED)
+            if self._requested.done():
+                self.session()
+        return wait(futures, return_when=FIRST_COMPLETED).done
+
+    def cancel(self) -> None:
+        if not self._session.done():
+            self._session.set_exception(SessionError("Spark was not started: the run was cancelled. Run again."))
+        elif self._session.exception() is None:
+            self._session.result().sparkContext.cancelAllJobs()
+
+    def stop(self) -> None:
+        self._exit.close()

@@ -1,0 +1,143 @@
+"""Delta tables on Spark: read, changes, append, overwrite, replace, merge, each write a fenced, recorded commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import delta.exceptions.captured  # raises conflicts as what they are
+from pyspark.sql import functions as F
+
+from lakehouse.definitions.identifiers import escaped
+from lakehouse.deltalog import table_log
+from lakehouse.engine.base import Commit, Target
+from lakehouse.engine.spark import bronze
+from lakehouse.errors import LedgerError
+from lakehouse.storage.location import Location, spark_uri
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+    from lakehouse.definitions.sources import Source
+    from lakehouse.landing.manifest import Manifest
+
+_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+_TXN_APP = "spark.databricks.delta.write.txnAppId"
+_TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+
+# What Delta raises where another writer's commit came between; the kinds have no base of their own.
+CONFLICTS = tuple(getattr(delta.exceptions, name) for name in delta.exceptions.__all__)
+
+
+class SparkTables:
+    """`lakehouse.engine.base.Tables` on a Spark session of its own: what a merge sets for its commit must not reach another's."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self.spark = spark
+
+    def read(self, path: Location, version: int) -> DataFrame:
+        return self.spark.read.format("delta").option("versionAsOf", version).load(spark_uri(path))
+
+    def read_latest(self, path: Location) -> DataFrame:
+        return self.spark.read.format("delta").load(spark_uri(path))
+
+    def read_changes(self, path: Location, after: int, until: int) -> DataFrame:
+        reader = self.spark.read.format("delta").option("readChangeFeed", "true")
+        return reader.option("startingVersion", after + 1).option("endingVersion", until).load(spark_uri(path))
+
+    def read_landed(self, source: Source, manifest: Manifest, root: Location, existing: Mapping[str, str]) -> DataFrame:
+        return bronze.read_batch(self.spark, source, manifest, root, existing)
+
+    def from_arrow(self, rows: pa.Table) -> DataFrame:
+        return self.spark.createDataFrame(rows)
+
+    def prepare(self, target: Target, added: Mapping[str, str]) -> None:
+        table = table_log.open_log(target.path)
+        if table is None:
+            return
+        name = f"delta.{escaped(spark_uri(target.path))}"
+        if added:
+            columns = ", ".join(f"`{c}` {kind}" for c, kind in added.items())
+            self.spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({columns})")
+        if target.change_feed and not table.keeps_changes():
+            self.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
+
+    def append(self, rows: DataFrame, target: Target, commit: Commit, *, grows: bool = False) -> None:
+        self._write(rows, target, commit, "append", {"mergeSchema": str(grows).lower()})
+
+    def overwrite(self, rows: DataFrame, target: Target, commit: Commit) -> None:
+        self._write(rows, target, commit, "overwrite", {"overwriteSchema": "true"})
+
+    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, grows: bool = False) -> None:
+        options = {"replaceWhere": predicate, "mergeSchema": str(grows).lower()}
+        self._write(rows, target, commit, "overwrite", options)
+
+    def merge(
+        self, rows: DataFrame, target: Target, commit: Commit, key: Sequence[str], prune: str, delete: str | None
+    ) -> None:
+        from delta.tables import DeltaTable
+
+        on = " AND ".join([*(f"t.`{c}` = s.`{c}`" for c in key), *([prune] if prune else [])])
+        values: dict[str, str | Column] = {f"`{c}`": F.col(f"s.`{c}`") for c in rows.columns if c != delete}
+        is_deleted = f"s.`{delete}`" if delete else "false"
+        with self._set(commit):
+            table = DeltaTable.forPath(self.spark, spark_uri(target.path)).alias("t")
+            merging = table.merge(rows.alias("s"), on)
+            if delete:
+                merging = merging.whenMatchedDelete(is_deleted)
+            merging = merging.whenMatchedUpdate(f"NOT {is_deleted}", values)
+            merging.whenNotMatchedInsert(f"NOT {is_deleted}", values).execute()
+        _verify(target, commit)
+
+    def restore(self, target: Target, commit: Commit, version: int) -> None:
+        """Make the table what it was at a version.
+
+        RESTORE takes the record from the session, but no transaction id. Doing it twice is harmless, and Delta refuses it
+        where another commit comes between.
+        """
+        from delta.tables import DeltaTable
+
+        with self._set(commit):
+            DeltaTable.forPath(self.spark, spark_uri(target.path)).restoreToVersion(version)
+        _verify(target, commit)
+
+    def empty(self, target: Target, commit: Commit) -> None:
+        none = self.read_latest(target.path).limit(0)
+        none.write.format("delta").mode("overwrite").options(**_options(commit)).save(spark_uri(target.path))
+        _verify(target, commit)
+
+    def _write(self, rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
+        writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**_options(commit))
+        writer.options(**options).save(spark_uri(target.path))
+        _verify(target, commit)
+
+    @contextmanager
+    def _set(self, commit: Commit) -> Iterator[None]:
+        """Put the commit's record and transaction id into the session's settings, for what has no writer options."""
+        settings = dict(zip((_METADATA, _TXN_APP, _TXN_VERSION), _options(commit).values(), strict=True))
+        try:
+            for name, value in settings.items():
+                self.spark.conf.set(name, value)
+            yield
+        finally:
+            # A transaction setting that is left behind makes later writes of the session vanish.
+            for name in settings:
+                self.spark.conf.unset(name)
+
+
+def _options(commit: Commit) -> dict[str, str]:
+    application, version = commit.transaction
+    return {"userMetadata": commit.record.to_json(), "txnAppId": application, "txnVersion": str(version)}
+
+
+def _verify(target: Target, commit: Commit) -> None:
+    """Check that the commit was made: Delta skips a used transaction version without a word."""
+    table = table_log.open_log(target.path)
+    record = table.last.record if table and table.last else None
+    if record is None or (record.run, record.batch) != (commit.record.run, commit.record.batch):
+        raise LedgerError(
+            f"{target.name}: batch {commit.record.batch} was not committed by this run; another writer used its number. "
+            "Run again to continue from what the table holds."
+        )

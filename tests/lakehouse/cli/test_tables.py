@@ -1,0 +1,139 @@
+"""Commands on tables: plan, run, status, tables, history, sql, lineage, reconcile."""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import SparkSession
+
+from lakehouse.runs import context
+from lakehouse.storage.lock import run_lock
+from tests.lakehouse.cli.conftest import Command
+from tests.lakes import orders_csv, payments_file
+
+READERS_OF_ORDERS = {"mart.receipts", "mart.monthly_orders", "mart.top_customers"}
+FUTURE_ORDER = orders_csv("9,10,2100-01-01,2024-01-01 08:00:00,NEW,5")
+
+
+@pytest.fixture
+def landed(lakehouse: Command) -> Command:
+    """The command line with two good files, and two that are rejected, in the landing zone."""
+    lake = lakehouse.lake
+    orders = ("1,10,2024-01-01,2024-01-01 08:00:00,NEW,20000", "2,10,2024-02-01,2024-01-01 08:00:00,NEW,-1")
+    lake.land("raw.orders", "orders 1.csv", orders_csv(*orders))
+    lake.land("raw.payments", "p", payments_file((1, 1, "2024-01-01", 5.0)))
+    lake.land("raw.payments", "broken", b"PAR1")
+    lake.land("raw.orders", "[bold].csv", "[/x],not a header\n")
+    return lakehouse
+
+
+def test_an_empty_lake_has_nothing_to_do(lakehouse: Command) -> None:
+    assert {entry["action"] for entry in lakehouse.json("plan")} == {"none", "blocked"}
+    assert {entry["state"] for entry in lakehouse.json("status")} == {"empty"}
+    assert all(entry["rows"] is None for entry in lakehouse.json("tables"))
+
+
+def test_plan_lists_files_inputs_and_readers(landed: Command) -> None:
+    entries = landed.entries("plan", "--select", "raw.orders+")
+    assert set(entries) == {"raw.orders", "clean.order_log", "clean.orders", *READERS_OF_ORDERS}
+    assert entries["raw.orders"]["files"] == ["orders/[bold].csv", "orders/orders 1.csv"]
+    assert entries["clean.orders"]["after"] == ["raw.orders"]
+    assert set(entries["clean.orders"]["downstream"]) == READERS_OF_ORDERS
+    assert "tables would be written" in landed("plan")
+
+
+@pytest.mark.usefixtures("session_starts")
+def test_run_reports_what_status_then_shows(landed: Command) -> None:
+    output = landed("run")
+    for text in (
+        "quarantined clean.orders: 1 rows",
+        "warning clean.orders: 1 rows violate amount_is_usual",
+        "rejected payments/broken",
+        "rejected orders/[bold].csv: has no header: its first line is '[/x],not a header'",
+    ):
+        assert text in output
+    assert not (landed.lake.root / ".run.json").exists()
+    status = landed.entries("status")
+    assert status["clean.orders"]["rows"] == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 1}
+    assert status["clean.orders"]["state"] == "current"
+    assert status["raw.orders"]["rows"] == {"written": 2}
+    assert [file["path"] for file in status["raw.payments"]["rejected_files"]] == ["payments/broken"]
+    assert status["mart.top_customers"]["state"] == "empty"
+    assert "clean.customers has no data yet" in status["mart.top_customers"]["pending"]
+
+
+def test_commands_show_written_tables(landed: Command) -> None:
+    landed.lake.run("raw.orders", "clean.orders")
+    tables = landed.entries("tables")
+    assert tables["clean.orders"]["rows"] == 1
+    assert tables["clean.orders"]["write"] == "merge"
+    assert tables["quarantine.clean.orders"]["rows"] == 1
+    [entry] = landed.json("history", "clean.orders")
+    assert entry["record"]["inputs"] == {"raw.orders": {"version": 0, "generation": 1}}
+    assert landed.json("sql", "SELECT order_id, amount FROM clean.orders") == [{"order_id": 1, "amount": 20000.0}]
+    rules = landed.json("sql", 'SELECT rules FROM quarantine."clean.orders"')
+    assert rules == [{"rules": ["amount_is_not_negative"]}]
+    assert "landing/orders" in landed("lineage", "clean.orders")
+    select = ["sql", "SELECT * FROM clean.orders"]
+    for command in (["status"], ["tables"], ["history", "clean.orders"], select, ["plan"]):
+        assert landed(*command)
+
+
+def test_reconcile_finds_another_writer(landed: Command) -> None:
+    landed.lake.run("raw.orders", "clean.orders")
+    assert not [entry for entry in landed.json("reconcile") if entry["differences"]]
+    assert "adds up" in landed("reconcile")
+    DeltaTable(str(landed.lake.lake.path("clean.orders"))).delete()
+    output = landed("reconcile", exit_code=1)
+    assert "difference clean.orders was changed by another writer: version 1, DELETE" in output
+
+
+@pytest.mark.usefixtures("session_starts")
+def test_a_failed_table_exits_with_1(landed: Command) -> None:
+    landed.lake.run("raw.orders", "clean.orders")
+    landed.lake.land("raw.orders", "2.csv", FUTURE_ORDER)
+    output = landed("run", "--select", "raw.orders", "--select", "clean.orders", exit_code=1)
+    assert "not_from_the_future" in output
+    assert "`lakehouse run` resumes" in output
+    assert landed.entries("status")["clean.orders"]["state"] == "behind"
+
+
+def test_plan_exits_with_1_on_breaking_change(lakehouse: Command) -> None:
+    path = lakehouse.lake.lake.path("clean.payments")
+    path.parent.mkdir(parents=True)
+    write_deltalake(path, pa.table({"payment_id": ["text"], "old": [1]}))
+    assert "Breaking schema change in clean.payments" in lakehouse("plan", exit_code=1)
+    [entry] = [entry for entry in lakehouse.json("plan", exit_code=1) if entry["breaking"]]
+    assert {"removes old", "changes payment_id from string to bigint"} <= set(entry["schema_changes"])
+
+
+def test_a_second_run_names_the_holder(lakehouse: Command) -> None:
+    with run_lock(lakehouse.lake.root, "the-first-run"):
+        assert f"run the-first-run, process {os.getpid()}" in lakehouse("run", exit_code=2)
+
+
+def test_a_run_starts_one_session_for_work(
+    lakehouse: Command, session_starts: list[SparkSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakehouse("run")
+    lakehouse.lake.land("raw.payments", "broken", b"PAR1")
+    assert "rejected payments/broken" in lakehouse("run")
+    lakehouse("quarantine", "replay", "clean.orders")
+    assert session_starts == []
+
+    lakehouse.lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    lakehouse.lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 5.0)))
+    selection = ("--select", "raw", "--select", "clean.payments")
+    assert "3 written" in lakehouse("run", *selection)
+    assert len(session_starts) == 1
+    assert "unchanged" in lakehouse("run", *selection)
+    write_deltalake(lakehouse.lake.lake.path("clean.order_log"), pa.table({"old": [1]}))
+    assert "columns break" in lakehouse("run", "--select", "clean.order_log", exit_code=1)
+    assert len(session_starts) == 1
+
+    monkeypatch.setenv(context.YARN_DRIVER, "hdfs://staging")
+    lakehouse("run", *selection)
+    assert len(session_starts) == 2, "YARN fails a driver without a session"
