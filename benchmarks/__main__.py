@@ -25,7 +25,7 @@ from benchmarks import data, report
 from benchmarks.measure import Measured, machine, measure
 from benchmarks.store import Audit, minio
 from deploy.env import PROJECT
-from lakehouse.runs.scheduler import revision
+from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import PREFIX
 
 PAGE = PROJECT / "docs" / "benchmarks.md"
@@ -205,7 +205,7 @@ class Bench:
         else:
             kept = {**self.results.get(case, {}), key: value}
             self.results[case] = {name: kept[name] for name in sorted(kept, key=int)}
-        measured = {"revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        measured = {"revision": get_revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
         self.results["measured"] = {**self.results.get("measured", {}), case: measured}
         self.results["machine"] = machine()
         self.file.write_text(json.dumps(self.results, indent=1), encoding="utf-8")

@@ -14,7 +14,7 @@ import polars as pl
 
 from lakehouse.definitions import graph
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS, Source
-from lakehouse.definitions.tables import Declared
+from lakehouse.definitions.tables import Declaration
 
 RELATIVE = 1e-9
 # A batch's time differs between builds; the other landing columns do not.
@@ -26,7 +26,7 @@ SHOWN = 3
 def differences(lake: Path, other: Path) -> list[str]:
     """How the second lake's tables differ from the first's, in sentences; tables made by training are left out."""
     found = []
-    for declared in graph.load(LAYERS).declared.values():
+    for declared in graph.load(LAYERS).declarations.values():
         path = Path(*declared.name.split("."))
         absent = [str(one) for one in (lake, other) if not (one / path / "_delta_log").is_dir()]
         if absent:
@@ -38,14 +38,14 @@ def differences(lake: Path, other: Path) -> list[str]:
     return found
 
 
-def _compared(declared: Declared) -> tuple[list[str], list[str]]:
+def _compared(declared: Declaration) -> tuple[list[str], list[str]]:
     """The key of a table, and all its columns that must agree."""
     if isinstance(declared, Source):
         return list(ORIGIN_COLUMNS), [*ORIGIN_COLUMNS, *declared.columns, *LANDING]
     columns = list(declared.columns)
     if declared.name.startswith("silver."):
         columns += ORIGIN_COLUMNS
-    return list(declared.write.identity(declared.key)), [*columns, *declared.write.added_columns(declared.columns)]
+    return list(declared.write.identity_columns(declared.key)), [*columns, *declared.write.added_columns(declared.columns)]
 
 
 def _read(path: Path, key: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:

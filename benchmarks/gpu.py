@@ -30,7 +30,7 @@ from deploy.env import PROJECT
 from lakehouse.engine.spark import rapids
 from lakehouse.errors import LakehouseError, SessionError
 from lakehouse.runs import lineage
-from lakehouse.runs.scheduler import revision
+from lakehouse.runs.scheduler import get_revision
 
 YEARS = (1, 20, 100)
 ROUNDS, LONG_YEARS = 3, 10
@@ -193,7 +193,7 @@ def main() -> None:
         "machine": machine() | {"memory_gib": round(_memory() / (1 << 30))},
         "device": found, "no_device": missing, "modes": modes, "seconds": {}, "operators": {}, "differences": None, "failed": "",
         "prices": dict(zip(("cpu", "gpu"), asked.prices, strict=True)) if asked.prices else None,
-        "revision": revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "revision": get_revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }  # fmt: skip
     try:
         for years in sorted(asked.years or (YEARS[:1] if missing else YEARS)):

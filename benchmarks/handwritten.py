@@ -173,7 +173,7 @@ def clean(table: Table, landed: DataFrame, **lookups: DataFrame) -> DataFrame:
     """The table's rows less the rejects."""
     (parameter,) = (name for name, one in table.inputs.items() if one.table.startswith("bronze."))
     rows = table(**{parameter: landed.where("_malformed IS NULL")}, **lookups)
-    good = [rule.predicate for rule in table.rules if rule.on_breach == "quarantine"]
+    good = [rule.predicate for rule in table.rules if rule.on_violation == "quarantine"]
     good += ["size(_unreadable) = 0"] if "_unreadable" in rows.columns else []
     good += [f"{column} IS NOT NULL" for column in table.key]
     # Spark cannot push the filter below `observe`: it would compute the columns that it tests twice.

@@ -29,7 +29,7 @@ from benchmarks.measure import machine
 from lakehouse import settings
 from lakehouse.ml import models
 from lakehouse.ml.dataset import open_features
-from lakehouse.ml.scoring import load
+from lakehouse.ml.scoring import load_by_alias
 
 CLIENTS = (1, 16, 64)
 ROWS = 2_000
@@ -53,9 +53,9 @@ def main() -> None:
     given = parser.parse_args()
     configured = settings.load()
     task = models.choose_task(models.load_models(configured), None)
-    champion = load(task, models.load_models(configured), tracking_uri=configured.tracking_uri)
+    champion = load_by_alias(task, models.load_models(configured), tracking_uri=configured.tracking_uri)
     key = secrets.token_hex(20)
-    requests = _requests(configured, champion.reads(), key)
+    requests = _requests(configured, champion.input_columns(), key)
     served = [sys.executable, "-m", "lakehouse.cli.main", "serve", "--port"]
     mlflow = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "--env-manager", "local",
               "--model-uri", f"models:/{task.name}/{champion.version}", "--host", HOST, "--port"]  # fmt: skip
@@ -82,7 +82,7 @@ def _requests(configured: settings.Settings, reads: Sequence[str], key: str) -> 
 
     task = models.choose_task(models.load_models(configured), None)
     features = open_features(task, configured.lake, reads)
-    rows = features.read(task.splits.report, [task.time, *reads])
+    rows = features.read(task.splits.test, [task.time_column, *reads])
     rows = rows.take(np.random.default_rng(0).choice(rows.num_rows, min(ROWS, rows.num_rows), replace=False))
     shown = {"Authorization": f"Bearer {key}"}
     made: dict[str, list[str]] = {who: [] for who in WHO}
@@ -92,7 +92,7 @@ def _requests(configured: settings.Settings, reads: Sequence[str], key: str) -> 
         split = {"dataframe_split": {"columns": list(sent), "data": [list(sent.values())]}}
         made["mlflow"].append(whole("/invocations", split, {}))
         made["features"].append(whole("/predict", {"features": [sent]}, shown))
-        made["keys"].append(whole("/predict", {"keys": [{**by_key, task.time: row[task.time]}]}, shown))
+        made["keys"].append(whole("/predict", {"keys": [{**by_key, task.time_column: row[task.time_column]}]}, shown))
         made["keys_alone"].append(whole("/predict", {"keys": [by_key]}, shown))
     return made
 

@@ -14,7 +14,7 @@ import pyspark
 
 from benchmarks.measure import Measured, measure
 from deploy.env import PROJECT
-from lakehouse.engine.spark.session import OF_THE_JVM, composed
+from lakehouse.engine.spark.session import JVM_VARIABLES, compose_properties
 from lakehouse.settings import PREFIX, load
 
 # What Spark puts around operators, and computes nothing itself.
@@ -35,7 +35,7 @@ def environment(**settings: str) -> dict[str, str]:
     """This process's, without what would change the JVM, and with no other settings than these and where the plugin is."""
     kept = {
         name: value for name, value in os.environ.items()
-        if name not in OF_THE_JVM and (not name.startswith(PREFIX) or name == f"{PREFIX}GPU_JAR")
+        if name not in JVM_VARIABLES and (not name.startswith(PREFIX) or name == f"{PREFIX}GPU_JAR")
     }  # fmt: skip
     return kept | settings
 
@@ -53,7 +53,7 @@ def run(root: Path, mode: str, sized: Mapping[str, str], **settings: str) -> Mea
         "spark.eventLog.enabled": "true", "spark.eventLog.dir": events.as_uri(),
         "spark.eventLog.rolling.enabled": "false", "spark.eventLog.compress": "false",
     }  # fmt: skip
-    told = {**composed(load(gpu=mode, spark="local.conf")), **sized, **telling}
+    told = {**compose_properties(load(gpu=mode, spark="local.conf")), **sized, **telling}
     (conf := root.with_suffix(".conf")).write_text("\n".join(map(" ".join, told.items())), encoding="utf-8")
     env = environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=mode, PYSPARK_PYTHON=sys.executable, **settings)
     submit = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")

@@ -23,16 +23,16 @@ from deltalake import write_deltalake
 
 from deploy.env import PROJECT
 from lakehouse.ml import training
-from lakehouse.ml.dataset import Rows, open_features, probabilities
+from lakehouse.ml.dataset import LabelledRows, open_features, predict_probabilities
 from lakehouse.ml.metrics import evaluate
-from lakehouse.ml.mlflow_client import CHAMPION, Loaded, load_version, tracking
-from lakehouse.ml.monitoring import Watched, later_splits, watch
+from lakehouse.ml.mlflow_client import CHAMPION, LoadedModel, load_version, tracking_client
+from lakehouse.ml.monitoring import MonitoringReport, later_splits, monitor_champion
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.retraining import with_splits
-from lakehouse.ml.scoring import load
+from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Span, Splits
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.runs.scheduler import revision
+from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import load as load_settings
 from models import trees
 
@@ -74,36 +74,36 @@ class Service:
         registry = Registry(self.tracking_uri, (self.folder / "artifacts").as_uri(), TASK.name)
         models = {LEARNER: with_splits(MODEL, splits)}
         kept = self.folder / "trainings"
-        return training.train(LEARNER, models, lake=self.lake, registry=registry, revision=revision(), kept=kept)
+        return training.train(LEARNER, models, lake=self.lake, registry=registry, revision=get_revision(), pending_folder=kept)
 
-    def champion(self) -> Loaded:
-        return load(TASK, {LEARNER: MODEL}, tracking_uri=self.tracking_uri, alias=CHAMPION)
+    def champion(self) -> LoadedModel:
+        return load_by_alias(TASK, {LEARNER: MODEL}, tracking_uri=self.tracking_uri, alias=CHAMPION)
 
-    def version(self, number: int) -> Loaded:
-        with tracking(self.tracking_uri) as client:
+    def version(self, number: int) -> LoadedModel:
+        with tracking_client(self.tracking_uri) as client:
             return load_version(client, client.get_model_version(TASK.name, str(number)), {LEARNER: MODEL})
 
-    def results(self, model: Loaded, span: Span) -> dict[str, float]:
-        features = open_features(TASK, self.lake, model.reads())
-        rows = Rows(features, span, model.reads())
-        return evaluate(rows.label, probabilities(model.model, model.fitted, rows))
+    def results(self, model: LoadedModel, span: Span) -> dict[str, float]:
+        features = open_features(TASK, self.lake, model.input_columns())
+        rows = LabelledRows(features, span, model.input_columns())
+        return evaluate(rows.label, predict_probabilities(model.model, model.fitted, rows))
 
     def scores(self, span: Span) -> pa.Table:
         """What the champion says of these days, as the table of predictions has it."""
         champion = self.champion()
-        features = open_features(TASK, self.lake, champion.reads())
-        rows = features.read(span, [TASK.time, *champion.reads()])
+        features = open_features(TASK, self.lake, champion.input_columns())
+        rows = features.read(span, [TASK.time_column, *champion.input_columns()])
         said = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
         said["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
         said["probability"] = pa.array(champion.predict(features.frame(rows)))
-        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time)} | said)
+        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | said)
 
-    def watch(self, span: Span) -> Watched:
+    def watch(self, span: Span) -> MonitoringReport:
         """Score the span with the champion, and watch it."""
-        write_deltalake(self.lake.joinpath(*TASK.predictions.split(".")), self.scores(span), mode="append")
+        write_deltalake(self.lake.joinpath(*TASK.predictions_table.split(".")), self.scores(span), mode="append")
         days = [date.fromisoformat(day) for day in span]
         models = {LEARNER: MODEL}
-        return watch(TASK, models, lake=self.lake, tracking_uri=self.tracking_uri, since=days[0], until=days[1])
+        return monitor_champion(TASK, models, lake=self.lake, tracking_uri=self.tracking_uri, since=days[0], until=days[1])
 
 
 def half_a_year(watched: Service, newest: Service, say: Callable[[str], None]) -> None:
@@ -132,18 +132,18 @@ def half_a_year(watched: Service, newest: Service, say: Callable[[str], None]) -
                 then = f"version {made.model_version} is {made.alias}"
         cells = [f"{one[name]:.4f}" for one in all_results for name in ("roc_auc", "brier")]
         cells.insert(4, str(champion.version))
-        what = ", ".join(one.what for one in seen.findings) or "none"
+        what = ", ".join(one.limit for one in seen.findings) or "none"
         say(f"| {calendar.month_name[number]} | {' | '.join(cells)} | {what} | {then} |")
-        told += [f"{calendar.month_name[number]}, version {champion.version}: {one.said}" for one in seen.findings]
+        told += [f"{calendar.month_name[number]}, version {champion.version}: {one.message}" for one in seen.findings]
     say("\n" + "\n".join(told))
 
 
 def december(service: Service, say: Callable[[str], None]) -> None:
     """What is found in December of the model that the task's own splits make."""
     service.train(TASK.splits)
-    seen = service.watch(TASK.splits.report)
-    say(f"\nThe task's own splits, December: {seen.now}, chosen with {seen.chosen}")
-    say("\n".join(one.said for one in seen.findings) or "nothing is found")
+    seen = service.watch(TASK.splits.test)
+    say(f"\nThe task's own splits, December: {seen.current_metrics}, chosen with {seen.validation_metrics}")
+    say("\n".join(one.message for one in seen.findings) or "nothing is found")
 
 
 def main() -> None:

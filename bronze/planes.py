@@ -7,6 +7,6 @@ planes = source(
     landing="planes",
     columns=("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine"),
     # A snapshot corrected under its name is the whole of what was there that day: what it leaves out was not.
-    relanded="replace",
+    on_redelivery="replace",
     stats=("_file_id",),
 )

@@ -26,9 +26,9 @@ from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filen
 
 from deploy.env import PROJECT
 from lakehouse.engine.spark import rapids
-from lakehouse.engine.spark.session import properties
+from lakehouse.engine.spark.session import read_properties
 from lakehouse.errors import LakehouseError, StackError
-from lakehouse.runs.scheduler import revision
+from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import load
 
 KIT: Final = PROJECT / "build" / "gpu-kit"
@@ -59,7 +59,7 @@ def make(kit: Path, training: bool = False) -> None:
         )
     _require_own(kit)
     java = _java_home()
-    plugin = rapids.plugin_jar(load())
+    plugin = rapids.fetch_plugin_jar(load())
     extras = "kit,torch,rapids" if training else "kit"
     unfinished = kit.with_name(f".{kit.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -71,7 +71,7 @@ def make(kit: Path, training: bool = False) -> None:
     _jars(unfinished / "ivy")
     shutil.copy(plugin, unfinished / "rapids-4-spark.jar")
     (unfinished / "EXTRAS").write_text(extras)
-    (unfinished / "REVISION").write_text(f"{revision()}\n")
+    (unfinished / "REVISION").write_text(f"{get_revision()}\n")
     _sum(unfinished)
     shutil.rmtree(kit, ignore_errors=True)
     unfinished.rename(kit)
@@ -175,10 +175,10 @@ def _java(home: Path, target: Path) -> None:
 
 def _jars(ivy: Path) -> None:
     """Have Spark resolve the packages of the profile local into a folder of their own."""
-    packages = properties(PROJECT / "conf" / "spark" / "local.conf")["spark.jars.packages"]
+    packages = read_properties(PROJECT / "conf" / "spark" / "local.conf")["spark.jars.packages"]
     done = rapids.resolve(packages, ivy)
     if done.returncode:
-        raise StackError(f"The jars of Spark's packages cannot be fetched: {rapids.complaint(done)}")
+        raise StackError(f"The jars of Spark's packages cannot be fetched: {rapids.find_error_line(done)}")
 
 
 def _sum(folder: Path) -> None:

@@ -20,7 +20,7 @@ from deploy.prepare import connect
 from deploy.processes import Launch, alive, is_free, log_of, start, stop
 from deploy.programs import PATH, find, make_database, postgres_account
 from deploy.servers import POSTGRESQL, SERVERS, Server
-from lakehouse.errors import LakehouseError, StackError, first_line
+from lakehouse.errors import LakehouseError, StackError, get_first_line
 
 # How long each server may take until it is well.
 WAIT_SECONDS = 120.0
@@ -133,7 +133,7 @@ def _trouble(stack: Stack, server: Server, prepare: bool = False) -> str:
         if prepare and server.once_well:
             server.once_well(stack.values)
     except Exception as error:  # whatever it is: not well yet
-        return first_line(error)
+        return get_first_line(error)
     return ""
 
 

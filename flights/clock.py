@@ -42,13 +42,13 @@ def is_clock(number: Column) -> Column:
     return number.between(0, 2400) & (number % 100 < 60)
 
 
-def wall(date: Column, clock: Column) -> Column:
+def to_wall_time(date: Column, clock: Column) -> Column:
     """The wall time of a local date and clock; null where the clock shows no such time."""
     minutes = F.unix_date(date).cast("bigint") * DAY_MIN + F.floor(clock / 100) * 60 + clock % 100
     return F.when(is_clock(clock), F.timestamp_micros(minutes * MINUTE_MICROS))
 
 
-def confirmed(moment: Column, wall_time: Column, zone: str = LOCAL_ZONE) -> Column:
+def confirm_utc(moment: Column, wall_time: Column, zone: str = LOCAL_ZONE) -> Column:
     """The moment in UTC, where a clock in the zone then shows the wall time; null where the two contradict.
 
     The moment says what the clock cannot: which of the two repeated hours in November is meant.
@@ -60,7 +60,7 @@ def confirmed(moment: Column, wall_time: Column, zone: str = LOCAL_ZONE) -> Colu
 
 def next_wall(clock: Column, wall_time: Column) -> Column:
     """The next wall time after the given one at which a clock shows the given time: today's or tomorrow's."""
-    today = wall(F.to_date(wall_time), clock)
+    today = to_wall_time(F.to_date(wall_time), clock)
     return F.when(today > wall_time, today).otherwise(_plus_minutes(today, DAY_MIN))
 
 
@@ -73,7 +73,7 @@ def to_utc_after(moment: Column, wall_time: Column, zone: Column) -> Column:
     return F.when(first > moment, first).otherwise(_plus_minutes(first, 60))
 
 
-def shifted(moment: Column, minutes: Column) -> Column:
+def shift_minutes(moment: Column, minutes: Column) -> Column:
     """The moment so many minutes later (earlier where negative); null beyond a week, which is no delay."""
     return F.when(F.abs(minutes.cast("bigint")) <= LONGEST_SHIFT_MIN, _plus_minutes(moment, minutes))
 

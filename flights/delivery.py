@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass
-class Delivered:
+class DeliveryResult:
     """What was delivered of one source: files put in place, files already there with the same bytes, rows in both."""
 
     written: int = 0
@@ -35,7 +35,7 @@ class Delivered:
 
 def deliver(
     landing: Location, *, since: date | None = None, until: date | None = None, progress: Progress | None = None
-) -> dict[str, Delivered]:
+) -> dict[str, DeliveryResult]:
     """Deliver the year 2013 and count it by source; ``since`` and ``until`` (both inclusive) bound the flights' days.
 
     ``progress`` is told the source, the files done and the files in all, after each file.
@@ -53,10 +53,10 @@ def deliver(
     return {source: _deliver_source(landing / source, source, named, progress) for source, named in files.items()}
 
 
-def _deliver_source(folder: Location, source: str, files: dict[str, bytes], progress: Progress | None) -> Delivered:
-    counts = Delivered()
+def _deliver_source(folder: Location, source: str, files: dict[str, bytes], progress: Progress | None) -> DeliveryResult:
+    counts = DeliveryResult()
     for done, (name, content) in enumerate(sorted(files.items()), start=1):
-        if location.deliver(folder / name, content):
+        if location.put_if_changed(folder / name, content):
             counts.written += 1
         else:
             counts.unchanged += 1

@@ -54,7 +54,7 @@ def day_start(date: Column) -> Column:
     return F.unix_date(date).cast("bigint") * DAY_MIN + DAY_START_MIN
 
 
-def bin_of(minute: Column) -> Column:
+def bin_number(minute: Column) -> Column:
     return F.floor(minute / BIN_MIN)
 
 
@@ -65,7 +65,7 @@ def band(distance_mi: Column) -> Column:
 
 def origins(flights: DataFrame) -> DataFrame:
     """One row per origin and bin: its schedule, and what had happened there."""
-    board = _board(flights, "origin", ORIGIN_COUNTS, _scheduled(), _departed(), _given_up(), _landed())
+    board = _board(flights, "origin", ORIGIN_COUNTS, _schedule_event(), _departure_event(), _cancellation_event(), _landing_event())
     short, long, landed = (_last(span, "origin") for span in (DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN))
     # A departure is on the schedule of the bin in which its cut-off is, four bins before its own.
     own_half_hour, not_due = _bins("origin", -1), _bins("origin", -(CUTOFF_MIN // BIN_MIN))
@@ -89,7 +89,7 @@ def origins(flights: DataFrame) -> DataFrame:
 
 def bands(flights: DataFrame) -> DataFrame:
     """One row per distance band and bin: how the flights that had landed, from all origins, fared."""
-    board = _board(flights, "band", BAND_COUNTS, _scheduled(), _landed())
+    board = _board(flights, "band", BAND_COUNTS, _schedule_event(), _landing_event())
     landed = _last(ARRIVALS_MIN, "band")
     return board.select(
         "band",
@@ -100,7 +100,7 @@ def bands(flights: DataFrame) -> DataFrame:
     )
 
 
-def yesterdays(flights: DataFrame) -> DataFrame:
+def previous_days(flights: DataFrame) -> DataFrame:
     """One row per destination and day: the flights of the day before that had landed when it was summed up."""
     following = F.date_add("flight_date", 1)
     return (
@@ -108,7 +108,7 @@ def yesterdays(flights: DataFrame) -> DataFrame:
         .groupBy("dest", following.alias("flight_date"))
         .agg(
             F.count("*").cast("int").alias("dest_arrivals_1d"),
-            F.avg(_capped("arr_delay_min")).alias("dest_arr_delay_1d"),
+            F.avg(_cap_delay("arr_delay_min")).alias("dest_arr_delay_1d"),
             F.avg("enroute").alias("dest_enroute_1d"),
         )
     )
@@ -130,34 +130,34 @@ def observations(weather: DataFrame) -> DataFrame:
 Event = tuple[Column, dict[str, Column]]
 
 
-def _scheduled() -> Event:
-    return bin_of(F.col("cutoff")), {"scheduled": F.lit(1)}
+def _schedule_event() -> Event:
+    return bin_number(F.col("cutoff")), {"scheduled": F.lit(1)}
 
 
-def _departed() -> Event:
+def _departure_event() -> Event:
     """The departure; one before its time is counted when it was due."""
     counted = F.col("dep") - F.col("sched_dep") <= LATEST_EVENT_MIN
-    return F.when(counted, bin_of(F.greatest("dep", "sched_dep"))), {
+    return F.when(counted, bin_number(F.greatest("dep", "sched_dep"))), {
         "departures": F.lit(1),
-        "dep_delay": _capped("dep_delay_min"),
+        "dep_delay": _cap_delay("dep_delay_min"),
         "dep_late": (F.col("dep_delay_min") >= LATE_MINUTES).cast("int"),
-        "settled": _left_while_overdue().cast("int"),
+        "settled": _has_left_overdue().cast("int"),
     }
 
 
-def _given_up() -> Event:
-    return F.when(~_left_while_overdue(), bin_of(_longest_overdue())), {"settled": F.lit(1)}
+def _cancellation_event() -> Event:
+    return F.when(~_has_left_overdue(), bin_number(_longest_overdue())), {"settled": F.lit(1)}
 
 
-def _left_while_overdue() -> Column:
+def _has_left_overdue() -> Column:
     return F.coalesce(F.col("dep") <= _longest_overdue(), F.lit(False))
 
 
-def _landed() -> Event:
+def _landing_event() -> Event:
     counted = F.col("arr") - F.col("sched_dep") <= LATEST_EVENT_MIN
-    return F.when(counted, bin_of(F.col("arr"))), {
+    return F.when(counted, bin_number(F.col("arr"))), {
         "arrivals": F.lit(1),
-        "arr_delay": _capped("arr_delay_min"),
+        "arr_delay": _cap_delay("arr_delay_min"),
         "enroute": F.col("enroute"),
     }
 
@@ -166,7 +166,7 @@ def _longest_overdue() -> Column:
     return F.col("sched_dep") + LONGEST_OVERDUE_MIN
 
 
-def _capped(delay_min: str) -> Column:
+def _cap_delay(delay_min: str) -> Column:
     return F.least(F.col(delay_min), F.lit(LONGEST_DELAY_MIN))
 
 

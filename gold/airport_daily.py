@@ -5,9 +5,9 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flights.keys import ORIGINS, late
+from flights.keys import ORIGINS, is_late
 from lakehouse.definitions.rules import Rule
-from lakehouse.definitions.tables import drives, table
+from lakehouse.definitions.tables import incremental, table
 from lakehouse.definitions.write_modes import Replace
 
 
@@ -29,7 +29,7 @@ from lakehouse.definitions.write_modes import Replace
         Rule("cancelled_is_a_part", "cancelled BETWEEN 0 AND flights", "fail"),
         Rule("late_rate_is_a_rate", "late_rate IS NULL OR late_rate BETWEEN 0 AND 1", "fail"),
     ),
-    flights=drives("silver.flights", by="flight_date"),
+    flights=incremental("silver.flights", date_column="flight_date"),
 )
 def airport_daily(flights: DataFrame) -> DataFrame:
     """One row per local date and airport of departure.
@@ -41,5 +41,5 @@ def airport_daily(flights: DataFrame) -> DataFrame:
         F.count_if("cancelled").alias("cancelled"),
         F.avg("dep_delay_min").alias("avg_dep_delay_min"),
         F.avg("arr_delay_min").alias("avg_arr_delay_min"),
-        F.avg(late(F.col("arr_delay_min")).cast("double")).alias("late_rate"),
+        F.avg(is_late(F.col("arr_delay_min")).cast("double")).alias("late_rate"),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flights.keys import late
+from flights.keys import is_late
 from lakehouse.definitions.rules import Rule
-from lakehouse.definitions.tables import drives, table
+from lakehouse.definitions.tables import incremental, table
 from lakehouse.definitions.write_modes import Replace
 
 
@@ -27,7 +27,7 @@ from lakehouse.definitions.write_modes import Replace
         Rule("cancelled_is_a_part", "cancelled BETWEEN 0 AND flights", "fail"),
         Rule("late_rate_is_a_rate", "late_rate IS NULL OR late_rate BETWEEN 0 AND 1", "fail"),
     ),
-    flights=drives("silver.flights", by="flight_date"),
+    flights=incremental("silver.flights", date_column="flight_date"),
 )
 def carrier_monthly(flights: DataFrame) -> DataFrame:
     """One row per airline and month of departure, local; `month` is its first day.
@@ -38,5 +38,5 @@ def carrier_monthly(flights: DataFrame) -> DataFrame:
         F.count("*").alias("flights"),
         F.count_if("cancelled").alias("cancelled"),
         F.avg("arr_delay_min").alias("avg_arr_delay_min"),
-        F.avg(late(F.col("arr_delay_min")).cast("double")).alias("late_rate"),
+        F.avg(is_late(F.col("arr_delay_min")).cast("double")).alias("late_rate"),
     )

@@ -12,22 +12,22 @@ from pyspark.sql import functions as F
 
 from flights.clock import LOCAL_ZONE
 from flights.grain import FLIGHT_KEY
-from flights.keys import ORIGINS, late
+from flights.keys import ORIGINS, is_late
 from gold._features_state import (
     CUTOFF_MIN,
     DAY_MIN,
     WEATHER,
     band,
     bands,
-    bin_of,
+    bin_number,
     day_start,
     minutes,
     observations,
     origins,
-    yesterdays,
+    previous_days,
 )
 from lakehouse.definitions.rules import Rule
-from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Replace
 
 # The earlier legs of an aircraft are those scheduled in this time before the flight.
@@ -35,7 +35,7 @@ LEGS_MIN = 20 * 60
 HOLIDAY_YEARS = range(1990, 2051)
 # No window begins before the day before the flight: a landing is counted up to 6 hours before the cut-off and 14 hours
 # after its flight's scheduled departure.
-CONTEXT_DAYS = 1
+LOOKBACK_DAYS = 1
 
 COLUMNS = {
     "flight_date": "date",
@@ -96,9 +96,9 @@ COLUMNS = {
         Rule("origin_is_new_york", f"origin IN {ORIGINS}", "fail"),
         Rule("counts_are_not_negative", "origin_overdue >= 0 AND origin_scheduled > 0", "fail"),
     ),
-    flights=drives("silver.flights", by="flight_date", context_days=CONTEXT_DAYS, reach_days=CONTEXT_DAYS),
-    weather=drives("silver.weather", by="weather_date", context_days=CONTEXT_DAYS, reach_days=CONTEXT_DAYS),
-    planes=looks_up("silver.planes"),
+    flights=incremental("silver.flights", date_column="flight_date", lookback_days=LOOKBACK_DAYS, affects_days=LOOKBACK_DAYS),
+    weather=incremental("silver.weather", date_column="weather_date", lookback_days=LOOKBACK_DAYS, affects_days=LOOKBACK_DAYS),
+    planes=lookup("silver.planes"),
 )
 def flight_features(flights: DataFrame, weather: DataFrame, planes: DataFrame) -> DataFrame:
     """One row per flight: what was known two hours before scheduled departure, and the label.
@@ -106,21 +106,21 @@ def flight_features(flights: DataFrame, weather: DataFrame, planes: DataFrame) -
     The schedule, and which aircraft is to fly, count as known. Counts and means are over whole half hours that had ended by the
     cut-off. `late` is null for flights that did not arrive.
     """
-    timed = _timed(flights)
+    timed = _with_minutes(flights)
     # These tables grow by a few megabytes a year, far below what a broadcast can hold; the flights are not shuffled for them.
     return (
         _with_legs(timed)
         .join(F.broadcast(_known_aircraft(planes)), _is_aircraft(), "left")
         .join(F.broadcast(origins(timed)), ["origin", "bin"], "left")
         .join(F.broadcast(bands(timed)), ["band", "bin"], "left")
-        .join(F.broadcast(yesterdays(timed)), ["dest", "flight_date"], "left")
+        .join(F.broadcast(previous_days(timed)), ["dest", "flight_date"], "left")
         .join(F.broadcast(observations(weather)), ["origin", "hour"], "left")
-        .withColumns(_derived())
+        .withColumns(_derived_columns())
         .select(*COLUMNS)
     )
 
 
-def _timed(flights: DataFrame) -> DataFrame:
+def _with_minutes(flights: DataFrame) -> DataFrame:
     """The flights with times as minutes since 1970 in UTC."""
     return flights.select(
         *("flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "distance_mi"),
@@ -150,7 +150,7 @@ def _with_legs(timed: DataFrame) -> DataFrame:
     return timed.select(
         *("flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "distance_mi"),
         *("sched_dep", "cutoff", "sched_duration_min", "band"),
-        late(F.col("arr_delay_min")).alias("late"),
+        is_late(F.col("arr_delay_min")).alias("late"),
         F.collect_list(F.when(F.col("dep").isNotNull() & named, left)).over(legs).alias("left"),
         F.collect_list(F.when(F.col("arr").isNotNull() & named, landed)).over(legs).alias("landed"),
     ).withColumns(
@@ -158,7 +158,7 @@ def _with_legs(timed: DataFrame) -> DataFrame:
             "left": F.array_max(F.filter("left", lambda leg: _earlier(leg) & (leg["dep"] < F.col("cutoff")))),
             "landed": F.array_max(F.filter("landed", lambda leg: _earlier(leg) & (leg["arr"] < F.col("cutoff")))),
             "sched_minute": (_local_minutes() - F.unix_date("flight_date") * DAY_MIN).cast("int"),
-            "bin": bin_of(F.col("cutoff")),
+            "bin": bin_number(F.col("cutoff")),
             # The hour whose beginning is the last before the cut-off.
             "hour": F.floor((F.col("cutoff") - 1) / 60),
         }
@@ -188,7 +188,7 @@ def _cutoff_date() -> Column:
     return F.date_add("flight_date", F.when(F.col("sched_minute") < CUTOFF_MIN, -1).otherwise(0))
 
 
-def _derived() -> dict[str, Column]:
+def _derived_columns() -> dict[str, Column]:
     left, landed, day = F.col("left"), F.col("landed"), F.col("flight_date")
     since_left = F.col("sched_dep") - left["dep"]
     summed_up = F.col("cutoff") >= day_start(day)

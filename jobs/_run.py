@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from lakehouse.cli.main import main
-from lakehouse.project import find_root, use
+from lakehouse.project import find_root, activate
 
 # spark-submit puts the script's folder first, where jobs/bronze.py would be taken for the package bronze.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-use(find_root(Path(__file__).parent))
+activate(find_root(Path(__file__).parent))
 
 
 def run_job(*layers: str) -> None:

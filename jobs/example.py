@@ -30,14 +30,14 @@ from lakehouse.engine.base import Engine
 from lakehouse.errors import LakehouseError, ModelError
 from lakehouse.ml import models as declared_models
 from lakehouse.ml import pipeline, score_writer
-from lakehouse.ml.monitoring import watch
+from lakehouse.ml.monitoring import monitor_champion
 from lakehouse.ml.task import Task
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.plan.steps import Request
 from lakehouse.runs import context, lineage, logs
-from lakehouse.runs.scheduler import Report, new_run, run_tables
+from lakehouse.runs.scheduler import RunReport, create_run, run_tables
 from lakehouse.settings import Settings
-from serving.api.server import KEY
+from serving.api.server import KEY_VARIABLE
 from serving.app.client import Client
 
 FIRST_DELIVERY_ENDS = date(2013, 11, 30)
@@ -96,10 +96,10 @@ class _Demo:
 
     def run(self) -> None:
         """Run every step, then print the summary."""
-        first_run = new_run()
-        second_run = replace(new_run(), hold=first_run.hold)  # one lock for both
+        first_run = create_run()
+        second_run = replace(create_run(), hold=first_run.lease)  # one lock for both
         try:
-            with logs.logged(self.settings, first_run) as log_file:
+            with logs.log_run(self.settings, first_run) as log_file:
                 self._print_title("1. Eleven months of flights land")
                 with self.timings.of("deliver January to November"):
                     land(self.settings, self.console, None, FIRST_DELIVERY_ENDS)
@@ -126,14 +126,14 @@ class _Demo:
     def _print_title(self, title: str) -> None:
         self.console.rule(f"[bold]{title}", align="left")
 
-    def _run_tables(self, step: str, engine: Engine, run: Run) -> Report:
+    def _run_tables(self, step: str, engine: Engine, run: Run) -> RunReport:
         names = self.lake.graph.select()
         with self.timings.of(step), show_progress(self.console, names) as watcher:
-            traced = lineage.traced(self.settings, self.lake, run, watcher)
+            traced = lineage.add_lineage(self.settings, self.lake, run, watcher)
             report = run_tables(engine, self.lake, names, Request(), run, self.settings.parallel_tables, traced)
         failed = [result for result in report.results if result.status == "failed"]
         if failed:
-            raise LakehouseError("; ".join(result.failure() for result in failed))
+            raise LakehouseError("; ".join(result.describe_failure() for result in failed))
         return report
 
     def _train(self) -> TrainResult:
@@ -142,7 +142,7 @@ class _Demo:
         print_training(self.console, result)
         return result
 
-    def _score(self, engine: Engine, run: Run) -> tuple[Task, pipeline.Scored]:
+    def _score(self, engine: Engine, run: Run) -> tuple[Task, pipeline.ScoreResult]:
         models = declared_models.load_models(self.settings)
         task = declared_models.choose_task(models, None)
         with self.timings.of("score"), self.console.status("scoring"):
@@ -150,27 +150,27 @@ class _Demo:
         with self.timings.of("watch"), self.console.status("watching"):
             since, until = SECOND_DELIVERY
             uri = self.settings.tracking_uri
-            watched = watch(task, models, lake=self.settings.lake, tracking_uri=uri, since=since, until=until)
-            score_writer.write_watched(engine, self.settings, watched, run)
+            watched = monitor_champion(task, models, lake=self.settings.lake, tracking_uri=uri, since=since, until=until)
+            score_writer.write_monitoring(engine, self.settings, watched, run)
         for finding in watched.findings:
-            self.console.print(f"  {finding.said}", markup=False, highlight=False)
+            self.console.print(f"  {finding.message}", markup=False, highlight=False)
         if not watched.findings:
             self.console.print("  nothing is beyond its limit")
         return task, scores
 
-    def _print_summary(self, report: Report, model: TrainResult, scores: pipeline.Scored) -> None:
+    def _print_summary(self, report: RunReport, model: TrainResult, scores: pipeline.ScoreResult) -> None:
         console = self.console
         self._print_title("Summary")
         console.print(self._make_tables_grid(report, scores))
         console.print(
             f"\n[bold]Will a flight be 15 minutes late or more?[/] {model.model_name} version {scores.version}"
         )
-        if scores.report:
+        if scores.evaluation:
             metrics = {
                 "November: model": model.metrics,
                 "November: schedule only": model.baseline,
-                "December: model": scores.report.metrics,
-                "December: schedule only": scores.report.baseline,
+                "December: model": scores.evaluation.metrics,
+                "December: schedule only": scores.evaluation.baseline,
             }
             console.print(make_metrics_grid(metrics))
         console.print()
@@ -181,16 +181,16 @@ class _Demo:
         for command in NEXT_COMMANDS:
             console.print(f"  {program} {command}", markup=False, highlight=False, soft_wrap=True)
 
-    def _make_tables_grid(self, report: Report, scores: pipeline.Scored) -> Grid:
+    def _make_tables_grid(self, report: RunReport, scores: pipeline.ScoreResult) -> Grid:
         outcomes = {r.table: format_outcome(r.outcome) for r in report.results if r.status == "written" and r.outcome}
         outcomes[scores.table] = f"{scores.written:,} scores"
         outcomes[scores.quality_table] = f"{scores.quality_written:,} days evaluated"
         grid = make_grid("table", ">rows", ">version", "the second run wrote")
-        for name in (*self.lake.graph.declared, scores.table, scores.quality_table):
+        for name in (*self.lake.graph.declarations, scores.table, scores.quality_table):
             log = table_log.open_log(self.lake.path(name))
             if log:
                 outcome = outcomes.get(name, "nothing: its inputs did not change")
-                grid.add_row(name, f"{log.rows():,}", str(log.version), outcome)
+                grid.add_row(name, f"{log.count_rows():,}", str(log.version), outcome)
         return grid
 
 
@@ -212,12 +212,12 @@ def ask_api(settings: Settings, task: Task) -> str:
         ModelError: The API does not start, or does not answer.
     """
     last, names = SECOND_DELIVERY[1], ", ".join(task.key)
-    select = f"SELECT {names}, {task.time}, probability FROM {task.predictions} WHERE {task.time} = DATE '{last}'"
+    select = f"SELECT {names}, {task.time_column}, probability FROM {task.predictions_table} WHERE {task.time_column} = DATE '{last}'"
     row = query(settings.lake, f"{select} ORDER BY probability DESC, {names} LIMIT 1").to_pylist()[0]
     score = row.pop("probability")
     key = secrets.token_urlsafe()
     command = [sys.executable, "-m", "lakehouse.cli.main", "serve", task.name, "--port", "0"]
-    environment = {**os.environ, KEY: key}
+    environment = {**os.environ, KEY_VARIABLE: key}
     with subprocess.Popen(command, cwd=settings.project, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:

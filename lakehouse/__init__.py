@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from lakehouse.definitions.contracts import Contract
     from lakehouse.definitions.rules import Rule
     from lakehouse.definitions.sources import ORIGIN_COLUMNS, Database, source
-    from lakehouse.definitions.tables import drives, looks_up, table
+    from lakehouse.definitions.tables import incremental, lookup, table
     from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
-    from lakehouse.spark import typed, unreadable
+    from lakehouse.spark import parse, unparsed
 
 __all__ = [
     "ORIGIN_COLUMNS",
@@ -23,12 +23,12 @@ __all__ = [
     "Rebuild",
     "Replace",
     "Rule",
-    "drives",
-    "looks_up",
+    "incremental",
+    "lookup",
     "source",
     "table",
-    "typed",
-    "unreadable",
+    "parse",
+    "unparsed",
 ]
 _MODULES = {
     "lakehouse.definitions.contracts": ("Contract",),

@@ -10,73 +10,73 @@ from lakehouse.catalog import Lake
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import spark_session
-from lakehouse.errors import DeclarationError, UndoError
+from lakehouse.errors import DeclarationError, RollbackError
 from lakehouse.plan.steps import Request
 from lakehouse.quality import quarantine
 from lakehouse.runs import lineage
 from lakehouse.runs.context import engine_for, open_lake
-from lakehouse.runs.scheduler import Report, Watcher, new_run, run_tables
+from lakehouse.runs.scheduler import RunReport, RunListener, create_run, run_tables
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
     from lakehouse.gpu.report import TableReport
-    from lakehouse.plan.rollback import Undo
-    from lakehouse.runs.vacuum import Vacuumed
-    from lakehouse.writes.replay import Replayed
+    from lakehouse.plan.rollback import RollbackPlan
+    from lakehouse.runs.vacuum import VacuumResult
+    from lakehouse.writes.replay import ReplayResult
 
 
 def run_pipeline(
-    settings: Settings, selectors: Iterable[str] = (), request: Request | None = None, watcher: Watcher | None = None,
+    settings: Settings, selectors: Iterable[str] = (), request: Request | None = None, listener: RunListener | None = None,
     run: Run | None = None, log: Path | None = None,
-) -> Report:  # fmt: skip
+) -> RunReport:  # fmt: skip
     """Bring the selected tables up to date, under the lake's lock, on a session of its own."""
     lake = open_lake(settings)
     names = lake.graph.select(tuple(selectors))
-    run = run or new_run()
+    run = run or create_run()
     with engine_for(settings, run, log) as engine:
-        traced = lineage.traced(settings, lake, run, watcher)
+        traced = lineage.add_lineage(settings, lake, run, listener)
         return run_tables(engine, lake, names, request or Request(), run, settings.parallel_tables, traced)
 
 
-def gpu_report(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
+def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
     """What of the selected tables' plans would run on a GPU, on a session of its own."""
-    from lakehouse.gpu.report import report
+    from lakehouse.gpu.report import report_tables
 
-    lake = open_lake(settings).still()
+    lake = open_lake(settings).cache_logs()
     with spark_session(settings.model_copy(update={"gpu": "explain"}), log) as spark:
-        return report(spark, lake, lake.graph.select(tuple(selectors)))
+        return report_tables(spark, lake, lake.graph.select(tuple(selectors)))
 
 
-def replay(settings: Settings, table: str, run: Run, log: Path | None, dry: bool) -> Replayed:
+def replay(settings: Settings, table: str, run: Run, log: Path | None, dry_run: bool) -> ReplayResult:
     """Replay a table's rejects, under the lake's lock, on a session of its own."""
-    from lakehouse.writes.replay import Replayed, replay
+    from lakehouse.writes.replay import ReplayResult, replay_rejects
 
     lake = open_lake(settings)
-    if not quarantine.waiting(lake, table):  # no JVM to say so
-        return Replayed(table)
+    if not quarantine.find_pending_rejects(lake, table):  # no JVM to say so
+        return ReplayResult(table)
     with engine_for(settings, run, log) as engine:
-        return engine.retry_on_conflict(table, lambda: replay(engine, lake, table, run, dry=dry))
+        return engine.retry_on_conflict(table, lambda: replay_rejects(engine, lake, table, run, dry_run=dry_run))
 
 
-def undo(settings: Settings, agreed: Undo, run: Run, log: Path | None) -> None:
+def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None) -> None:
     """Take back a run as planned, under the lake's lock, on a session of its own.
 
     Raises:
         UndoError: the lake is not as it was planned for.
     """
-    from lakehouse.plan.rollback import plan_undo
-    from lakehouse.writes.rollback import take_back
+    from lakehouse.plan.rollback import plan_rollback
+    from lakehouse.writes.rollback import roll_back_tables
 
     lake = open_lake(settings)
     with engine_for(settings, run, log) as engine:
-        if plan_undo(lake, agreed.run).tables != agreed.tables:
-            raise UndoError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
-        take_back(engine, lake, agreed, run)
+        if plan_rollback(lake, plan.run).tables != plan.tables:
+            raise RollbackError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
+        roll_back_tables(engine, lake, plan, run)
 
 
 def vacuum(
     settings: Settings, table: str, run: Run, *, keep_days: int | None, forget: Sequence[str], dry_run: bool
-) -> Vacuumed:
+) -> VacuumResult:
     """Remove the files that only versions older than ``keep_days`` need; by default than the table itself says.
 
     Args:
@@ -89,9 +89,9 @@ def vacuum(
         LockError: another run holds the lake.
     """
     from lakehouse.ml.retention import pinned_versions
-    from lakehouse.runs.vacuum import vacuum
+    from lakehouse.runs.vacuum import vacuum_table
 
-    return vacuum(
+    return vacuum_table(
         settings, table, run, lambda log: pinned_versions(settings.tracking_uri, table, log, forget),
         keep_days=keep_days, dry_run=dry_run,
     )  # fmt: skip
@@ -108,7 +108,7 @@ def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: 
         raise DeclarationError("A range needs both --from and --to.")
     if since is not None and since > until:
         raise DeclarationError(f"--from {since} is after --to {until}.")
-    declared = (lake.graph.declared[name] for name in names)
+    declared = (lake.graph.declarations[name] for name in names)
     if since is not None and not any(isinstance(t, Table) and t.partitioning for t in declared):
         raise DeclarationError(
             "--from and --to recompute tables replaced by partition; none of the selected tables is."

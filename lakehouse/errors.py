@@ -6,26 +6,26 @@ import traceback
 from pathlib import Path
 
 # Where Python and the packages that are installed for it lie.
-INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+INSTALL_FOLDERS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
 
-def first_line(error: BaseException) -> str:
+def get_first_line(error: BaseException) -> str:
     """The first line of an error's text; its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def without_password(uri: str) -> str:
+def redact_password(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
-def place_of(error: BaseException) -> str:
+def locate_error(error: BaseException) -> str:
     """Where in the user's own code an error arose, in brackets; empty where it did not."""
     if isinstance(error, SyntaxError) and error.filename:
         places = [(Path(error.filename), error.lineno)]
     else:
         places = [(Path(one.filename), one.lineno) for one in reversed(traceback.extract_tb(error.__traceback__))]
     for file, line in places:
-        if file.is_file() and not {*INSTALLED, Path(__file__).parent} & {*file.parents} and file.suffix == ".py":
+        if file.is_file() and not {*INSTALL_FOLDERS, Path(__file__).parent} & {*file.parents} and file.suffix == ".py":
             return f" ({file.parent.name}/{file.name}, line {line})"
     return ""
 
@@ -70,7 +70,7 @@ class SourceError(LakehouseError):
     """A source's database cannot be read, or has rows that would be missed."""
 
 
-class UndoError(LakehouseError):
+class RollbackError(LakehouseError):
     """A run cannot be taken back: nothing was touched, unless the text says so."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lakehouse.errors import SettingsError
 
 VARIABLE = "LAKEHOUSE_PROJECT"
-BASE = Path("conf", "base.yml")
+BASE_FILE = Path("conf", "base.yml")
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -23,19 +23,19 @@ def find_root(start: Path | None = None) -> Path:
     """
     if named := os.environ.get(VARIABLE):
         root = Path(named).expanduser().resolve()
-        if not (root / BASE).is_file():
-            raise SettingsError(f"{VARIABLE}={named}: {root} has no {BASE}. Name the folder of a project.")
+        if not (root / BASE_FILE).is_file():
+            raise SettingsError(f"{VARIABLE}={named}: {root} has no {BASE_FILE}. Name the folder of a project.")
         return root
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
-        if (folder / BASE).is_file():
+        if (folder / BASE_FILE).is_file():
             return folder
     raise SettingsError(
-        f"{start}: neither this folder nor one above it has {BASE}. Change to a project's folder, or name it by --project or {VARIABLE}."
+        f"{start}: neither this folder nor one above it has {BASE_FILE}. Change to a project's folder, or name it by --project or {VARIABLE}."
     )
 
 
-def use(root: Path) -> None:
+def activate(root: Path) -> None:
     """Make a project that of this process and of those that it starts, and its packages importable."""
     os.environ[VARIABLE] = str(root)
     if str(root) not in sys.path:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from lakehouse.errors import SettingsError, without_password
+from lakehouse.errors import SettingsError, redact_password
 from lakehouse.project import find_root
 from lakehouse.storage.location import Location
 from lakehouse.storage.s3 import S3Path
@@ -31,10 +31,10 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 # In a path: a delta-rs URL's own characters, and Spark's patterns.
-_TAKEN_OTHERWISE = set("%[]{}*?^|\\")
+_RESERVED_CHARACTERS = set("%[]{}*?^|\\")
 
 
-def _place(text: str | Location, info: ValidationInfo) -> Location:
+def _parse_location(text: str | Location, info: ValidationInfo) -> Location:
     if isinstance(text, S3Path):
         return text
     scheme, _, rest = str(text).rpartition("://")
@@ -43,7 +43,7 @@ def _place(text: str | Location, info: ValidationInfo) -> Location:
     if scheme:
         raise ValueError("a lake lies in a folder or in s3://bucket/prefix")
     folder = Path(info.data["project"], Path(text).expanduser()).resolve()
-    if odd := sorted({*str(folder)} & _TAKEN_OTHERWISE):
+    if odd := sorted({*str(folder)} & _RESERVED_CHARACTERS):
         raise ValueError(
             f"its path has {' '.join(odd)}, which readers of Delta tables take for something else: choose another"
         )
@@ -62,7 +62,7 @@ class Settings(BaseSettings):
 
     project: Path = Field(default_factory=find_root)
     profile: str = "local"
-    root: Annotated[Location, PlainValidator(_place)]
+    root: Annotated[Location, PlainValidator(_parse_location)]
     log_folder: Path | None = None
     mlflow: str = ""
     spark: str
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     @field_validator("spark")
     @classmethod
-    def _shipped(cls, name: str, info: ValidationInfo) -> str:
+    def _check_spark(cls, name: str, info: ValidationInfo) -> str:
         folder = info.data["project"] / "conf" / "spark"
         shipped = sorted(p.name for p in folder.glob("*.conf") if not p.name.startswith("gpu"))
         if name not in shipped:
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         return name
 
     @model_validator(mode="after")
-    def _complete(self) -> Settings:
+    def _check_combinations(self) -> Settings:
         if isinstance(self.root, S3Path) and not (self.log_folder and self.mlflow):
             raise ValueError(
                 "a root in a bucket needs log_folder, a local folder, and mlflow, a tracking server's address"
@@ -144,11 +144,11 @@ class Settings(BaseSettings):
         return (
             named["init_settings"],
             named["env_settings"],
-            *(InitSettingsSource(settings_cls, _read(file)) for file in files if file.exists()),
+            *(InitSettingsSource(settings_cls, _read_file(file)) for file in files if file.exists()),
         )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_file(file: Path) -> dict[str, Any]:
     """A settings file, in whose values ${NAME} stands for a variable of the environment, without what the environment sets itself."""
     said = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     said = {key: value for key, value in said.items() if f"{PREFIX}{key.upper()}" not in os.environ}
@@ -196,5 +196,5 @@ def _explain(errors: Iterable[Any]) -> str:
         elif not key:  # of several settings together: their values may hold secrets
             lines.append(error["msg"])
         else:
-            lines.append(f"{key}={without_password(repr(error['input']))}: {error['msg']}")
+            lines.append(f"{key}={redact_password(repr(error['input']))}: {error['msg']}")
     return "The settings are wrong:\n  - " + "\n  - ".join(lines)

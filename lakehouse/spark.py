@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from lakehouse.definitions.tables import UNREADABLE
+from lakehouse.definitions.tables import UNPARSED
 
 # Spark's JSON leaves out what is less than a millisecond.
-WHOLE_TIMES = {
+MICROSECOND_FORMATS = {
     "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX", "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
 }  # fmt: skip
 
 
-def typed(name: str, type_name: str, missing: Sequence[str] = ("",)) -> Column:
+def parse(name: str, type_name: str, missing: Sequence[str] = ("",)) -> Column:
     """The landed text in column ``name`` as a ``type_name``; null where it is missing or cannot be read as one.
 
     NaN and infinity are no numbers: one of them in a sum is all that is left of it.
@@ -27,12 +27,12 @@ def typed(name: str, type_name: str, missing: Sequence[str] = ("",)) -> Column:
     return F.when(~landed.isin(*missing), value)
 
 
-def unreadable(types: Mapping[str, str], missing: Sequence[str] = ("",)) -> Column:
+def unparsed(types: Mapping[str, str], missing: Sequence[str] = ("",)) -> Column:
     """The names of the columns whose landed text is neither missing nor readable as the given type."""
     lost = (
-        F.when(typed(name, type_name, missing).isNull() & ~F.col(name).isin(*missing), F.lit(name))
+        F.when(parse(name, type_name, missing).isNull() & ~F.col(name).isin(*missing), F.lit(name))
         for name, type_name in types.items()
     )
     # Text first, because hardly any row has such a column and arrays are slow to build.
     names = F.concat_ws(",", *lost)
-    return F.when(names != "", F.split(names, ",")).otherwise(F.array().cast("array<string>")).alias(UNREADABLE)
+    return F.when(names != "", F.split(names, ",")).otherwise(F.array().cast("array<string>")).alias(UNPARSED)

@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "network.json"
 # Further from the mean, in standard deviations, is not told apart: a delay of ten hours is no stranger than one of five.
-MOST_DEVIATIONS = 5.0
+MAX_DEVIATIONS = 5.0
 
 
-class Stored(BaseModel):
+class StoredDescription(BaseModel):
     """What is written as JSON, and refused where anything is unknown, missing or of another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Embedded(Stored):
+class Embedding(StoredDescription):
     """Columns whose values together have a code: their place in the vocabulary from 1 on, or 0 where they are not in it."""
 
     columns: tuple[str, ...] = Field(min_length=1)
     vocabulary: tuple[str, ...]
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _check_distinct(self) -> Self:
         if len({*self.vocabulary}) < len(self.vocabulary):
             raise ValueError("a vocabulary names a value twice")
         return self
 
 
-class Number(Stored):
+class NumberScale(StoredDescription):
     """How a number is standardised, and whether it is sometimes missing, which is then a number of its own: 0 or 1."""
 
     mean: FiniteFloat
     deviation: FiniteFloat = Field(gt=0)
-    gaps: bool
+    has_gaps: bool
 
 
-class Encoding(Stored):
+class Encoding(StoredDescription):
     """What the rows to train on taught about the features."""
 
     features: tuple[str, ...] = Field(min_length=1)
-    embedded: dict[str, Embedded]
-    numbers: dict[str, Number]
+    embedded: dict[str, Embedding]
+    numbers: dict[str, NumberScale]
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_complete(self) -> Self:
         encoded = [*self.numbers, *(name for one in self.embedded.values() for name in one.columns)]
         if sorted(encoded) != sorted(self.features):
             raise ValueError(f"it encodes {', '.join(encoded)}, but the features are {', '.join(self.features)}")
@@ -65,7 +65,7 @@ class Encoding(Stored):
     @property
     def width(self) -> int:
         """How many numbers a row has."""
-        return len(self.numbers) + sum(number.gaps for number in self.numbers.values())
+        return len(self.numbers) + sum(number.has_gaps for number in self.numbers.values())
 
     @property
     def embeddings(self) -> list[tuple[int, int]]:
@@ -87,8 +87,8 @@ class Encoding(Stored):
         standard = _numbers(rows, self.numbers) - [number.mean for number in known]
         standard /= [number.deviation for number in known]
         missing = np.isnan(standard)
-        standard = np.where(missing, 0, standard.clip(-MOST_DEVIATIONS, MOST_DEVIATIONS))
-        gaps = missing[:, [number.gaps for number in known]]
+        standard = np.where(missing, 0, standard.clip(-MAX_DEVIATIONS, MAX_DEVIATIONS))
+        gaps = missing[:, [number.has_gaps for number in known]]
         return codes, np.concatenate((standard, gaps), axis=1, dtype=np.float32)
 
     def encode_frame(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ class Encoding(Stored):
         return self.encode(pa.Table.from_pandas(frame[list(self.features)], preserve_index=False))
 
 
-class Description(Stored):
+class Description(StoredDescription):
     """All of a fitted network but its weights. The width has a bound, so that no file makes the memory run out."""
 
     encoding: Encoding
@@ -134,7 +134,7 @@ def learn_encoding(
     vocabularies = {name: tuple(sorted(pc.drop_null(values).to_pylist())) for name, values in seen.items()}
     return Encoding(
         features=features,
-        embedded={name: Embedded(columns=of, vocabulary=vocabularies[name]) for name, of in columns.items()},
+        embedded={name: Embedding(columns=of, vocabulary=vocabularies[name]) for name, of in columns.items()},
         numbers=dict(zip(names, moments.numbers(), strict=True)),
     )
 
@@ -159,13 +159,13 @@ class _Moments:
         self.known += known
         self.rows += len(numbers)
 
-    def numbers(self) -> list[Number]:
+    def numbers(self) -> list[NumberScale]:
         import numpy as np
 
         deviation = np.sqrt(self.squares / np.maximum(self.known, 1))
         deviation[deviation == 0] = 1  # one and the same value, or none
         columns = (self.mean.tolist(), deviation.tolist(), (self.known < self.rows).tolist())
-        return [Number(mean=mean, deviation=by, gaps=gaps) for mean, by, gaps in zip(*columns, strict=True)]
+        return [NumberScale(mean=mean, deviation=by, has_gaps=gaps) for mean, by, gaps in zip(*columns, strict=True)]
 
 
 def _values(rows: pa.Table, columns: Iterable[str]) -> pa.ChunkedArray:

@@ -13,21 +13,21 @@ from lakehouse.errors import ModelError
 if TYPE_CHECKING:
     import numpy as np
 
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
     from models._encoding import Encoding
 
 # Rows of so many weeks, drawn from all of the span, are in memory and shuffled together.
 BUFFER_WEEKS = 8
 # The share of the codes to learn from that are made 0, so that what was never seen has an embedding that was learned, too.
-FORGOTTEN = 0.05
+FORGOTTEN_SHARE = 0.05
 # So many epochs without a better Brier score end the learning.
 PATIENCE = 3
 # How many rows go through a network at once where it does not learn from them.
 PREDICTED_ROWS = 16_384
 
 
-def imported(package: str, extra: str) -> Any:
+def import_package(package: str, extra: str) -> Any:
     """A package that only one of the project's extras installs.
 
     Raises:
@@ -62,8 +62,8 @@ class Learner(Protocol):
 
 def learn(
     learner: Learner,
-    train: Rows,
-    choose: Rows,
+    train: LabelledRows,
+    validation: LabelledRows,
     encoding: Encoding,
     *,
     batch_rows: int,
@@ -80,7 +80,7 @@ def learn(
 
     best, best_epoch, weights = np.inf, 0, None
     with tempfile.TemporaryDirectory() as folder:
-        train_weeks, choose_weeks = (spooled(rows, encoding, Path(folder)) for rows in (train, choose))
+        train_weeks, choose_weeks = (spool(rows, encoding, Path(folder)) for rows in (train, validation))
         for epoch in range(1, epochs + 1):
             batches = minibatches(train_weeks, batch_rows, seed, epoch)
             steps = [(learner.learn(batch), len(batch.label)) for batch in batches]
@@ -97,7 +97,7 @@ def learn(
     return weights
 
 
-def in_parts(
+def predict_in_parts(
     probability: Callable[[np.ndarray, np.ndarray], np.ndarray], codes: np.ndarray, numbers: np.ndarray
 ) -> np.ndarray:
     """The probabilities of many rows, of PREDICTED_ROWS at a time."""
@@ -109,7 +109,7 @@ def in_parts(
     )
 
 
-def spooled(rows: Rows, encoding: Encoding, folder: Path) -> list[Path]:
+def spool(rows: LabelledRows, encoding: Encoding, folder: Path) -> list[Path]:
     """The rows encoded, a file of ``folder`` a week, some 300 bytes a row.
 
     To read a week from the lake can take as long as to read all of it, where its files are not sorted by day; each epoch reads
@@ -120,7 +120,7 @@ def spooled(rows: Rows, encoding: Encoding, folder: Path) -> list[Path]:
     files: list[Path] = []
     for table in rows.batches():
         codes, numbers = encoding.encode(table)
-        label = table[rows.features.task.label].to_numpy().astype(np.float32)
+        label = table[rows.features.task.label_column].to_numpy().astype(np.float32)
         files.append(folder / f"{rows.span[0]}-{rows.span[1]}-{len(files)}.npz")
         np.savez(files[-1], codes=codes, numbers=numbers, label=label)
     return files
@@ -140,7 +140,7 @@ def _shuffled(weeks: Sequence[Path], batch_rows: int, chance: np.random.Generato
     import numpy as np
 
     codes, numbers, label = (np.concatenate(part) for part in zip(*map(_read, weeks), strict=True))
-    codes[chance.random(codes.shape) < FORGOTTEN] = 0
+    codes[chance.random(codes.shape) < FORGOTTEN_SHARE] = 0
     order = chance.permutation(len(label))
     for at in range(0, len(order), batch_rows):
         taken = order[at : at + batch_rows]

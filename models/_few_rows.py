@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
-FEW: Final = 64
+MAX_ROWS: Final = 64
 MISSING: Final = 255  # trees know categories below this
 
 
@@ -82,4 +82,4 @@ def _left_categories(tree: Any) -> Any:
     return tree.raw_left_cat_bitsets[tree.nodes["bitset_idx"][by_category]]
 
 
-few_rows = lru_cache(maxsize=4)(FewRows)
+cached_few_rows = lru_cache(maxsize=4)(FewRows)

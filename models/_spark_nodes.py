@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from pyspark.ml import PipelineModel
     from pyspark.sql import DataFrame
 
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
 FILE = "model.json"
 # Stands for a number that is missing, NaN or infinite: below all others, so that one split tells it apart.
 MISSING = -1e9
 # Numbers are split at so many quantiles at most; a category needs one more than it has values.
-LEAST_BINS = 64
+MIN_BINS = 64
 # How many partitions the rows are fitted in follows from the rows alone, and so do the samples that trees are grown from.
 PARTITION_ROWS = 50_000
 # Predicted at once, so that what is looked up stays in the processor's cache.
@@ -42,33 +42,33 @@ Link = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedTrees:
     """Trees as arrays with an entry per node. ``said`` is what they were made from, and what is stored.
 
     A row goes ``left`` where its number is ``at_most`` so much or, ``by_code``, where its category's code is ``among`` those of
     the node (a column per code). A leaf is its own child. ``roots`` and ``weights`` have an entry per tree.
     """
 
-    said: Mapping[str, Any]
+    description: Mapping[str, Any]
     roots: np.ndarray
     weights: np.ndarray
     feature: np.ndarray
-    at_most: np.ndarray
-    among: np.ndarray
-    by_code: np.ndarray
+    threshold: np.ndarray
+    categories: np.ndarray
+    is_categorical: np.ndarray
     left: np.ndarray
     right: np.ndarray
     value: np.ndarray
     depth: int
 
 
-def spread(train: Rows) -> DataFrame:
+def distribute(train: LabelledRows) -> DataFrame:
     """The rows on the process's Spark session, in the same partitions and order whenever they are the same rows."""
     partitions = 1 + train.rows // PARTITION_ROWS
-    return train.distributed().repartition(partitions, *TASK.key).sortWithinPartitions(*TASK.key)
+    return train.read_on_spark().repartition(partitions, *TASK.key).sortWithinPartitions(*TASK.key)
 
 
-def grown(rows: DataFrame, features: Sequence[str], grower: Callable[[int], Any]) -> PipelineModel:
+def grow_trees(rows: DataFrame, features: Sequence[str], grower: Callable[[int], Any]) -> PipelineModel:
     """What turns `filled` rows into predictions on Spark: categories to codes, columns to a vector, trees.
 
     ``grower`` makes the estimator, of the column ``vector``, from the number of bins that the categories need.
@@ -76,19 +76,19 @@ def grown(rows: DataFrame, features: Sequence[str], grower: Callable[[int], Any]
     from pyspark.ml import PipelineModel
     from pyspark.ml.feature import StringIndexer, VectorAssembler
 
-    rows = filled(rows, features)
+    rows = fill_missing(rows, features)
     codes = {name: f"{name}_code" for name in features if name in CATEGORIES}
     # In the order of the alphabet: by frequency it would change with the rows.
     indexer = StringIndexer(
         inputCols=[*codes], outputCols=[*codes.values()], handleInvalid="keep", stringOrderType="alphabetAsc"
     ).fit(rows)
     assembler = VectorAssembler(inputCols=[codes.get(name, name) for name in features], outputCol="vector")
-    bins = max(LEAST_BINS, *(len(labels) + 1 for labels in indexer.labelsArray))
+    bins = max(MIN_BINS, *(len(labels) + 1 for labels in indexer.labelsArray))
     trees = grower(bins).fit(assembler.transform(indexer.transform(rows)))
     return PipelineModel([indexer, assembler, trees])
 
 
-def filled(rows: DataFrame, features: Sequence[str]) -> DataFrame:
+def fill_missing(rows: DataFrame, features: Sequence[str]) -> DataFrame:
     """The rows as MLlib takes them: the label, where there is one, and all numbers as doubles, none of them missing."""
     from pyspark.sql import functions as F
 
@@ -98,11 +98,11 @@ def filled(rows: DataFrame, features: Sequence[str]) -> DataFrame:
         return F.when(F.abs(given) < F.lit(math.inf), given).otherwise(F.lit(MISSING))
 
     made = {name: number(name) for name in features if name not in CATEGORIES}
-    label = {TASK.label: F.col(TASK.label).cast("double")} if TASK.label in rows.columns else {}
+    label = {TASK.label_column: F.col(TASK.label_column).cast("double")} if TASK.label_column in rows.columns else {}
     return rows.withColumns(made | label)
 
 
-def exported(model: PipelineModel, features: Sequence[str]) -> Fitted:
+def export_trees(model: PipelineModel, features: Sequence[str]) -> FittedTrees:
     """A model that was `grown` from these features, as plain data.
 
     Raises:
@@ -118,7 +118,7 @@ def exported(model: PipelineModel, features: Sequence[str]) -> Fitted:
             at_most = node.pop("at_most")
             node["among"] = [code for code in range(codes[node["feature"]]) if code <= at_most]
     said = {"features": list(features), "labels": labels, "weights": list(trees.treeWeights), "trees": nodes}
-    return _fitted(said)
+    return _build_trees(said)
 
 
 def _codes(features: Sequence[str], labels: Mapping[str, Sequence[str]]) -> list[int]:
@@ -161,17 +161,17 @@ def _take(lines: list[str], nodes: list[dict[str, Any]]) -> None:
     _take(lines, nodes)
 
 
-def learned(fitted: Fitted, link: Link, choose: Rows, curve: Curve) -> None:
+def report_curve(fitted: FittedTrees, link: Link, validation: LabelledRows, curve: Curve) -> None:
     """The Brier score on the choose split as the trees were added."""
     errors = np.zeros(len(fitted.roots))
-    for frame, label in choose.frames():
+    for frame, label in validation.frames():
         for start, sums in _sums(fitted, frame):
             errors += ((link(sums) - label[start : start + len(sums), None]) ** 2).sum(axis=0)
     for trees, error in enumerate(errors, start=1):
-        curve(trees, {"choose_brier": float(error / choose.rows)})
+        curve(trees, {"choose_brier": float(error / validation.rows)})
 
 
-def predicted(fitted: Fitted, link: Link, frame: pd.DataFrame) -> np.ndarray:
+def predict_trees(fitted: FittedTrees, link: Link, frame: pd.DataFrame) -> np.ndarray:
     """The probability of the label, for each row."""
     probability = np.empty(len(frame))
     for start, sums in _sums(fitted, frame):
@@ -179,20 +179,20 @@ def predicted(fitted: Fitted, link: Link, frame: pd.DataFrame) -> np.ndarray:
     return probability
 
 
-def _sums(fitted: Fitted, frame: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
+def _sums(fitted: FittedTrees, frame: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
     """The sums of some rows at a time; each with its first row's place."""
     for start in range(0, len(frame), CHUNK_ROWS):
         leaf = _leaves(fitted, _columns(fitted, frame.iloc[start : start + CHUNK_ROWS]))
         yield start, (fitted.value[leaf] * fitted.weights).cumsum(axis=1)
 
 
-def _columns(fitted: Fitted, frame: pd.DataFrame) -> np.ndarray:
+def _columns(fitted: FittedTrees, frame: pd.DataFrame) -> np.ndarray:
     """A row per flight, a column per feature: numbers, and the codes of categories."""
     import pandas as pd
 
-    columns = np.empty((len(frame), len(reads(fitted))))
-    for place, name in enumerate(reads(fitted)):
-        if (labels := fitted.said["labels"].get(name)) is not None:
+    columns = np.empty((len(frame), len(input_columns(fitted))))
+    for place, name in enumerate(input_columns(fitted)):
+        if (labels := fitted.description["labels"].get(name)) is not None:
             code = pd.Index(labels, dtype=object).get_indexer(frame[name].astype(object))
             columns[:, place] = np.where(code < 0, len(labels), code)
         else:
@@ -201,53 +201,53 @@ def _columns(fitted: Fitted, frame: pd.DataFrame) -> np.ndarray:
     return columns
 
 
-def _leaves(fitted: Fitted, columns: np.ndarray) -> np.ndarray:
+def _leaves(fitted: FittedTrees, columns: np.ndarray) -> np.ndarray:
     """The leaf that each row comes to, a column per tree."""
     row = np.arange(len(columns))[:, None]
     at = np.broadcast_to(fitted.roots, (len(columns), len(fitted.roots)))
     for _ in range(fitted.depth):
-        by_code, found = fitted.by_code[at], columns[row, fitted.feature[at]]
+        by_code, found = fitted.is_categorical[at], columns[row, fitted.feature[at]]
         code = np.where(by_code, found, 0).astype(np.intp)
-        left = np.where(by_code, fitted.among[at, code], found <= fitted.at_most[at])
+        left = np.where(by_code, fitted.categories[at, code], found <= fitted.threshold[at])
         at = np.where(left, fitted.left[at], fitted.right[at])
     return at
 
 
-def reads(fitted: Fitted) -> tuple[str, ...]:
-    return tuple(fitted.said["features"])
+def input_columns(fitted: FittedTrees) -> tuple[str, ...]:
+    return tuple(fitted.description["features"])
 
 
-def save(fitted: Fitted, folder: Path) -> None:
-    (folder / FILE).write_text(json.dumps(fitted.said), encoding="utf-8")
+def save(fitted: FittedTrees, folder: Path) -> None:
+    (folder / FILE).write_text(json.dumps(fitted.description), encoding="utf-8")
 
 
-def load(folder: Path) -> Fitted:
+def load(folder: Path) -> FittedTrees:
     """Raises ModelError, or what comes of text that is not JSON or of other things than numbers, on a file that `save` did not write."""
-    return _fitted(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    return _build_trees(json.loads((folder / FILE).read_text(encoding="utf-8")))
 
 
-def _fitted(said: Mapping[str, Any]) -> Fitted:
-    _check(said)
-    sizes = [len(nodes) for nodes in said["trees"]]
-    roots, nodes = np.cumsum([0, *sizes[:-1]]), [node for of in said["trees"] for node in of]
+def _build_trees(description: Mapping[str, Any]) -> FittedTrees:
+    _check(description)
+    sizes = [len(nodes) for nodes in description["trees"]]
+    roots, nodes = np.cumsum([0, *sizes[:-1]]), [node for of in description["trees"] for node in of]
     own = np.arange(len(nodes))
     first = np.repeat(roots, sizes)
     split = np.array(["right" in node for node in nodes])
-    among = np.zeros((len(nodes), max([1, *(len(labels) + 1 for labels in said["labels"].values())])), dtype=bool)
+    among = np.zeros((len(nodes), max([1, *(len(labels) + 1 for labels in description["labels"].values())])), dtype=bool)
     for place, node in enumerate(nodes):
         among[place, node.get("among", [])] = True
-    return Fitted(
-        said,
+    return FittedTrees(
+        description,
         roots,
-        np.array(said["weights"], dtype=float),
+        np.array(description["weights"], dtype=float),
         feature=np.array([node.get("feature", 0) for node in nodes]),
-        at_most=np.array([node.get("at_most", 0) for node in nodes], dtype=float),
-        among=among,
-        by_code=np.array(["among" in node for node in nodes]),
+        threshold=np.array([node.get("at_most", 0) for node in nodes], dtype=float),
+        categories=among,
+        is_categorical=np.array(["among" in node for node in nodes]),
         left=np.where(split, own + 1, own),
         right=np.where(split, first + [node.get("right", 0) for node in nodes], own),
         value=np.array([node.get("value", 0) for node in nodes], dtype=float),
-        depth=max(_depth(of) for of in said["trees"]),
+        depth=max(_depth(of) for of in description["trees"]),
     )
 
 
@@ -259,25 +259,25 @@ def _depth(nodes: list[dict[str, Any]]) -> int:
     return depths[0]
 
 
-def _check(said: Mapping[str, Any]) -> None:
+def _check(description: Mapping[str, Any]) -> None:
     """Refuse what `exported` would not say.
 
     Raises:
         ModelError: it says something else.
     """
-    features, labels = said["features"], said["labels"]
+    features, labels = description["features"], description["labels"]
     names = [features, *labels.values()]
     known = all(isinstance(name, str) for of in names for name in of) and all(len({*of}) == len(of) for of in names)
     numbers = [
-        *said["weights"],
-        *(node[kind] for of in said["trees"] for node in of for kind in node if kind in ("value", "at_most")),
+        *description["weights"],
+        *(node[kind] for of in description["trees"] for node in of for kind in node if kind in ("value", "at_most")),
     ]
     finite = all(type(number) is float and math.isfinite(number) for number in numbers)
-    whole = {*labels} <= {*features} and len(said["weights"]) == len(said["trees"]) > 0 and all(said["trees"])
+    whole = {*labels} <= {*features} and len(description["weights"]) == len(description["trees"]) > 0 and all(description["trees"])
     if not (known and finite and whole):
         raise ModelError("The stored trees are not as they were exported.")
     codes = _codes(features, labels)
-    for nodes in said["trees"]:
+    for nodes in description["trees"]:
         for place, node in enumerate(nodes):
             if not _is_node(node, place, len(nodes), codes):
                 raise ModelError(f"The stored trees are not as they were exported: {str(node)[:100]}.")

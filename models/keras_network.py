@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models._encoding import Description, learn_encoding
-from models._epochs import Batch, imported, in_parts, learn
+from models._epochs import Batch, import_package, predict_in_parts, learn
 from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
 from models.network import CANDIDATES, CODE, FEATURES, space
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "CANDIDATES", "CODE", "FEATURES", "TASK", "space"]
@@ -30,7 +30,7 @@ WEIGHTS = "weights.npz"
 class Network:
     """A network, fitted or while it learns."""
 
-    described: Description
+    description: Description
     layers: Any  # keras.Model
 
     def learn(self, batch: Batch) -> float:
@@ -48,7 +48,7 @@ class Network:
 
 
 def fit(
-    train: Rows, choose: Rows, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int, curve: Curve
 ) -> Network:
     """The network at its best epoch. TensorFlow's operations stay deterministic, which it cannot take back.
 
@@ -56,22 +56,22 @@ def fit(
         ModelError: TensorFlow is not installed, or the network does not learn.
     """
     keras = _keras()
-    imported("tensorflow", "keras").config.experimental.enable_op_determinism()
-    train, choose = (replace(rows, columns=features) for rows in (train, choose))
+    import_package("tensorflow", "keras").config.experimental.enable_op_determinism()
+    train, validation = (replace(rows, columns=features) for rows in (train, validation))
     encoding = learn_encoding(train.batches(), features, EMBEDDED)
     described = Description(encoding=encoding, width=params["width"])
     network = Network(described, _layers(described, params["dropout"], seed))
     optimiser = keras.optimizers.AdamW(params["learning_rate"], weight_decay=params["weight_decay"])
     network.layers.compile(optimiser, "binary_crossentropy")
     rows, epochs = params["batch_rows"], params["epochs"]
-    best = learn(network, train, choose, encoding, batch_rows=rows, epochs=epochs, seed=seed, curve=curve)
+    best = learn(network, train, validation, encoding, batch_rows=rows, epochs=epochs, seed=seed, curve=curve)
     network.layers.set_weights(best)
     return network
 
 
 def _keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it tells of its plugins on the console otherwise
-    return imported("tensorflow", "keras").keras
+    return import_package("tensorflow", "keras").keras
 
 
 def _layers(described: Description, dropout: float = 0, seed: int = 0) -> Any:
@@ -92,11 +92,11 @@ def _layers(described: Description, dropout: float = 0, seed: int = 0) -> Any:
 
 def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
     """The probability that each flight is late."""
-    return in_parts(fitted.probability, *fitted.described.encoding.encode_frame(frame))
+    return predict_in_parts(fitted.probability, *fitted.description.encoding.encode_frame(frame))
 
 
-def reads(fitted: Network) -> tuple[str, ...]:
-    return fitted.described.encoding.features
+def input_columns(fitted: Network) -> tuple[str, ...]:
+    return fitted.description.encoding.features
 
 
 def save(fitted: Network, folder: Path) -> None:
@@ -104,7 +104,7 @@ def save(fitted: Network, folder: Path) -> None:
     import numpy as np
 
     np.savez(folder / WEIGHTS, *fitted.weights())
-    fitted.described.save(folder)
+    fitted.description.save(folder)
 
 
 def load(folder: Path) -> Network:

@@ -8,14 +8,14 @@ from lakehouse.ml.task import Splits, Task
 TASK = Task(
     name="late_arrival",
     feature_table="gold.flight_features",
-    predictions="gold.delay_predictions",
-    quality="gold.model_quality",
-    drift="gold.feature_drift",
+    predictions_table="gold.delay_predictions",
+    quality_table="gold.model_quality",
+    drift_table="gold.feature_drift",
     key=FLIGHT_KEY,
-    time="flight_date",
-    label="late",
+    time_column="flight_date",
+    label_column="late",
     splits=Splits(
-        train=("2013-01-01", "2013-10-31"), choose=("2013-11-01", "2013-11-30"), report=("2013-12-01", "2013-12-31")
+        train=("2013-01-01", "2013-10-31"), validation=("2013-11-01", "2013-11-30"), test=("2013-12-01", "2013-12-31")
     ),
 )
 

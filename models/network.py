@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models._encoding import Description, learn_encoding
-from models._epochs import Batch, imported, in_parts, learn
+from models._epochs import Batch, import_package, predict_in_parts, learn
 from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
 from models.late_arrival import FEATURES as SHARED
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "TASK"]
@@ -48,7 +48,7 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Network:
-    described: Description
+    description: Description
     layers: torch.nn.ModuleDict
 
     def probability(self, codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -96,22 +96,22 @@ class _Learner:
 
 
 def fit(
-    train: Rows, choose: Rows, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int, curve: Curve
 ) -> Network:
     """The network at its best epoch, on a GPU where there is one.
 
     Raises:
         ModelError: PyTorch is not installed, or the network does not learn.
     """
-    imported("torch", "torch")
-    train, choose = (replace(rows, columns=features) for rows in (train, choose))
+    import_package("torch", "torch")
+    train, validation = (replace(rows, columns=features) for rows in (train, validation))
     encoding = learn_encoding(train.batches(), features, EMBEDDED)
     described = Description(encoding=encoding, width=params["width"])
     with _deterministic(seed):
         network = Network(described, _layers(described, params["dropout"]).to(_device()))
         learner = _Learner(network, params["learning_rate"], params["weight_decay"])
         rows, epochs = params["batch_rows"], params["epochs"]
-        best = learn(learner, train, choose, encoding, batch_rows=rows, epochs=epochs, seed=seed, curve=curve)
+        best = learn(learner, train, validation, encoding, batch_rows=rows, epochs=epochs, seed=seed, curve=curve)
         network.layers.load_state_dict(best)
     return network
 
@@ -171,11 +171,11 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
     """The probability that each flight is late."""
-    return in_parts(fitted.probability, *fitted.described.encoding.encode_frame(frame))
+    return predict_in_parts(fitted.probability, *fitted.description.encoding.encode_frame(frame))
 
 
-def reads(fitted: Network) -> tuple[str, ...]:
-    return fitted.described.encoding.features
+def input_columns(fitted: Network) -> tuple[str, ...]:
+    return fitted.description.encoding.features
 
 
 def save(fitted: Network, folder: Path) -> None:
@@ -183,7 +183,7 @@ def save(fitted: Network, folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(fitted.layers.state_dict(), folder / WEIGHTS)
-    fitted.described.save(folder)
+    fitted.description.save(folder)
 
 
 def load(folder: Path) -> Network:
@@ -193,7 +193,7 @@ def load(folder: Path) -> Network:
         ModelError: PyTorch is not installed.
         ValueError, RuntimeError, OSError, safetensors.SafetensorError: the files are damaged or do not fit together.
     """
-    imported("torch", "torch")
+    import_package("torch", "torch")
     from safetensors.torch import load_file
 
     described = Description.load(folder)

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lakehouse.gpu import training
-from models._spark_nodes import Fitted, exported, grown, learned, load, predicted, reads, save, spread
+from models._spark_nodes import FittedTrees, export_trees, grow_trees, report_curve, load, predict_trees, input_columns, save, distribute
 from models.late_arrival import BASELINE_FEATURES, FEATURES, TASK
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
-__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "load", "reads", "save"]
+__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "load", "input_columns", "save"]
 REQUIREMENTS = ("numpy",)
 CODE = ("models", "flights")
 ON_SPARK = True
@@ -42,16 +42,16 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def fit(
-    train: Rows, choose: Rows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
-) -> Fitted:
+    train: LabelledRows, validation: LabelledRows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
+) -> FittedTrees:
     """Trees grown on the process's Spark session, or on its GPUs; the driver sees of the rows only those of the choose split."""
-    fitted = exported(grown(spread(train), features, lambda bins: estimator(bins, params, seed)), features)
-    learned(fitted, _means, choose, curve)
+    fitted = export_trees(grow_trees(distribute(train), features, lambda bins: estimator(bins, params, seed)), features)
+    report_curve(fitted, _means, validation, curve)
     return fitted
 
 
 def estimator(bins: int, params: Mapping[str, Any], seed: int) -> Any:
-    return training.random_forest()(featuresCol="vector", labelCol=TASK.label, maxBins=bins, seed=seed, **params)
+    return training.random_forest()(featuresCol="vector", labelCol=TASK.label_column, maxBins=bins, seed=seed, **params)
 
 
 def _means(sums: np.ndarray) -> np.ndarray:
@@ -59,6 +59,6 @@ def _means(sums: np.ndarray) -> np.ndarray:
     return means
 
 
-def predict(fitted: Fitted, frame: pd.DataFrame) -> np.ndarray:
+def predict(fitted: FittedTrees, frame: pd.DataFrame) -> np.ndarray:
     """The probability that each flight is late."""
-    return predicted(fitted, _means, frame)
+    return predict_trees(fitted, _means, frame)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.ml import skops_io
-from models._few_rows import FEW, few_rows
+from models._few_rows import MAX_ROWS, cached_few_rows
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES, TASK
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
 __all__ = ["BASELINE_FEATURES", "FEATURES", "TASK"]
@@ -25,7 +25,7 @@ CODE = ("models", "flights")
 ON_SPARK = False
 FILE = "model.skops"
 # How often the learning curve is looked at, in trees.
-EVERY = 20
+CURVE_STEP = 20
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 31, "min_samples_leaf": 100, "l2_regularization": 1.0},
     {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 200, "l2_regularization": 1.0},
@@ -35,7 +35,7 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
 def space(trial: optuna.Trial) -> dict[str, Any]:
     """What `lakehouse tune` looks through."""
     return {
-        "max_iter": trial.suggest_int("max_iter", 100, 600, step=EVERY),
+        "max_iter": trial.suggest_int("max_iter", 100, 600, step=CURVE_STEP),
         "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.2, log=True),
         "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 7, 63, log=True),
         "min_samples_leaf": trial.suggest_int("min_samples_leaf", 20, 1000, log=True),
@@ -53,7 +53,7 @@ TRUSTED_TYPES = (
 
 
 def fit(
-    train: Rows, choose: Rows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows, validation: LabelledRows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
 ) -> Pipeline:
     """A fitted pipeline: categories to codes, then trees. It holds all rows at once."""
     from sklearn.compose import ColumnTransformer
@@ -71,29 +71,29 @@ def fit(
     )
     pipeline = Pipeline([("columns", columns), ("trees", trees)])
     pipeline.fit(train.frame[list(features)], train.label)
-    _learned(pipeline, choose, curve)
+    _report_curve(pipeline, validation, curve)
     return pipeline
 
 
-def _learned(pipeline: Pipeline, choose: Rows, curve: Curve) -> None:
+def _report_curve(pipeline: Pipeline, validation: LabelledRows, curve: Curve) -> None:
     """The Brier score on the choose split as the trees were added."""
     import numpy as np
 
-    columns = pipeline["columns"].transform(choose.frame[list(reads(pipeline))])
+    columns = pipeline["columns"].transform(validation.frame[list(input_columns(pipeline))])
     for trees, probability in enumerate(pipeline["trees"].staged_predict_proba(columns), start=1):
-        if trees % EVERY == 0:
-            curve(trees, {"choose_brier": float(np.mean((probability[:, 1] - choose.label) ** 2))})
+        if trees % CURVE_STEP == 0:
+            curve(trees, {"choose_brier": float(np.mean((probability[:, 1] - validation.label) ** 2))})
 
 
 def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
     """The probability that each flight is late."""
-    if len(frame) <= FEW:
-        return few_rows(fitted).predict(frame)
-    probability: np.ndarray = fitted.predict_proba(frame[list(reads(fitted))])[:, 1]
+    if len(frame) <= MAX_ROWS:
+        return cached_few_rows(fitted).predict(frame)
+    probability: np.ndarray = fitted.predict_proba(frame[list(input_columns(fitted))])[:, 1]
     return probability
 
 
-def reads(fitted: Pipeline) -> tuple[str, ...]:
+def input_columns(fitted: Pipeline) -> tuple[str, ...]:
     return tuple(str(name) for name in fitted.feature_names_in_)
 
 

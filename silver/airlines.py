@@ -10,7 +10,7 @@ from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Merge
-from lakehouse.spark import typed
+from lakehouse.spark import parse
 
 
 @table(
@@ -28,8 +28,8 @@ from lakehouse.spark import typed
 def airlines(airlines: DataFrame) -> DataFrame:
     """One row per airline and snapshot."""
     return airlines.select(
-        typed("carrier", "string", MISSING).alias("carrier"),
-        typed("name", "string", MISSING).alias("name"),
+        parse("carrier", "string", MISSING).alias("carrier"),
+        parse("name", "string", MISSING).alias("name"),
         snapshot_date().alias("snapshot_date"),
         *ORIGIN_COLUMNS,
     )

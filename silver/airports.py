@@ -6,12 +6,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from flights.clock import known_zone, snapshot_date
-from flights.keys import MISSING, also_unreadable
+from flights.keys import MISSING, add_unparsed
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Merge
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 
 LANDED_TYPES = {"lat": "double", "lon": "double", "alt": "int", "tz": "double"}
 
@@ -45,19 +45,19 @@ def airports(airports: DataFrame) -> DataFrame:
 
     A `tzone` that Spark does not know counts as unreadable: functions of time raise on it.
     """
-    name, landed_zone = typed("name", "string", MISSING), typed("tzone", "string", MISSING)
+    name, landed_zone = parse("name", "string", MISSING), parse("tzone", "string", MISSING)
     zone = known_zone(landed_zone)
     return airports.select(
-        typed("faa", "string", MISSING).alias("faa"),
+        parse("faa", "string", MISSING).alias("faa"),
         # The file escapes apostrophes: Martha\\'s Vineyard.
         F.regexp_replace(name, r"\\+'", "'").alias("name"),
-        typed("lat", "double", MISSING).alias("lat"),
-        typed("lon", "double", MISSING).alias("lon"),
-        typed("alt", "int", MISSING).alias("alt_ft"),
-        typed("tz", "double", MISSING).alias("utc_offset_h"),
-        typed("dst", "string", MISSING).alias("dst"),
+        parse("lat", "double", MISSING).alias("lat"),
+        parse("lon", "double", MISSING).alias("lon"),
+        parse("alt", "int", MISSING).alias("alt_ft"),
+        parse("tz", "double", MISSING).alias("utc_offset_h"),
+        parse("dst", "string", MISSING).alias("dst"),
         zone.alias("tzone"),
         snapshot_date().alias("snapshot_date"),
-        also_unreadable(unreadable(LANDED_TYPES, MISSING), tzone=landed_zone.isNotNull() & zone.isNull()),
+        add_unparsed(unparsed(LANDED_TYPES, MISSING), tzone=landed_zone.isNotNull() & zone.isNull()),
         *ORIGIN_COLUMNS,
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flights.clock import UNLISTED_ZONES, confirmed, date_of, is_clock, next_wall, shifted, to_utc_after, wall
+from flights.clock import UNLISTED_ZONES, confirm_utc, date_of, is_clock, next_wall, shift_minutes, to_utc_after, to_wall_time
 from flights.grain import FLIGHT_KEY
-from flights.keys import MISSING, ORIGINS, also_unreadable, lost
+from flights.keys import MISSING, ORIGINS, add_unparsed, is_lost
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
-from lakehouse.definitions.tables import UNREADABLE, looks_up, table
+from lakehouse.definitions.tables import UNPARSED, lookup, table
 from lakehouse.definitions.write_modes import Merge
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 
 COLUMNS = {
     "flight_date": "date",
@@ -68,7 +68,7 @@ RULES = (
     rules=RULES,
     stats=("dep_utc", "arr_utc"),
     flights="bronze.flights",
-    airports=looks_up("silver.airports"),
+    airports=lookup("silver.airports"),
 )
 def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
     """One row per scheduled departure.
@@ -77,7 +77,7 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
     clock that the file may show for it does not say the day. A `time_hour` that contradicts the local date and clock
     counts as unreadable.
     """
-    return _scheduled(_typed(flights), airports).select(
+    return _with_schedule(_parse_flights(flights), airports).select(
         "flight_date",
         "carrier",
         "flight",
@@ -86,17 +86,17 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
         "tailnum",
         "sched_dep_utc",
         "sched_arr_utc",
-        shifted(F.col("sched_dep_utc"), F.col("dep_delay_min")).alias("dep_utc"),
-        shifted(F.col("sched_arr_utc"), F.col("arr_delay_min")).alias("arr_utc"),
+        shift_minutes(F.col("sched_dep_utc"), F.col("dep_delay_min")).alias("dep_utc"),
+        shift_minutes(F.col("sched_arr_utc"), F.col("arr_delay_min")).alias("arr_utc"),
         "dep_delay_min",
         "arr_delay_min",
         "air_time_min",
         "distance_mi",
         F.col("_dep_time").isNull().alias("cancelled"),
-        also_unreadable(
-            F.col(UNREADABLE),
-            day=lost("flight_date", "_year", "_month", "_day"),
-            time_hour=lost("sched_dep_utc", "_time_hour", "_wall_hour"),
+        add_unparsed(
+            F.col(UNPARSED),
+            day=is_lost("flight_date", "_year", "_month", "_day"),
+            time_hour=is_lost("sched_dep_utc", "_time_hour", "_wall_hour"),
             **{name: ~is_clock(F.col(f"_{name}")) for name in CLOCKS},
         ),
         *ORIGIN_COLUMNS,
@@ -104,24 +104,24 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
 
 
 # Each step is a projection of its own, because Spark would repeat a step's expression wherever the next one uses it.
-def _typed(flights: DataFrame) -> DataFrame:
+def _parse_flights(flights: DataFrame) -> DataFrame:
     """The landed values by the table's names, and with an underscore those that the schedule is made of."""
     return flights.select(
         date_of(*DATE_PARTS).alias("flight_date"),
-        *[typed(name, "string", MISSING).alias(name) for name in ("carrier", "origin", "dest", "tailnum")],
-        typed("flight", "int", MISSING).alias("flight"),
-        typed("dep_delay", "int", MISSING).alias("dep_delay_min"),
-        typed("arr_delay", "int", MISSING).alias("arr_delay_min"),
-        typed("air_time", "int", MISSING).alias("air_time_min"),
-        typed("distance", "int", MISSING).alias("distance_mi"),
-        *[typed(name, "int", MISSING).alias(f"_{name}") for name in (*DATE_PARTS, *CLOCKS)],
-        typed("time_hour", "timestamp", MISSING).alias("_time_hour"),
-        unreadable(LANDED_TYPES, MISSING),
+        *[parse(name, "string", MISSING).alias(name) for name in ("carrier", "origin", "dest", "tailnum")],
+        parse("flight", "int", MISSING).alias("flight"),
+        parse("dep_delay", "int", MISSING).alias("dep_delay_min"),
+        parse("arr_delay", "int", MISSING).alias("arr_delay_min"),
+        parse("air_time", "int", MISSING).alias("air_time_min"),
+        parse("distance", "int", MISSING).alias("distance_mi"),
+        *[parse(name, "int", MISSING).alias(f"_{name}") for name in (*DATE_PARTS, *CLOCKS)],
+        parse("time_hour", "timestamp", MISSING).alias("_time_hour"),
+        unparsed(LANDED_TYPES, MISSING),
         *ORIGIN_COLUMNS,
     )
 
 
-def _scheduled(flights: DataFrame, airports: DataFrame) -> DataFrame:
+def _with_schedule(flights: DataFrame, airports: DataFrame) -> DataFrame:
     """The flights with their scheduled departure and arrival in UTC."""
     zones = airports.select(F.col("faa").alias("dest"), F.col("tzone").alias("_listed_zone"))
     unlisted = F.coalesce(*[F.when(F.col("dest") == dest, F.lit(zone)) for dest, zone in UNLISTED_ZONES.items()])
@@ -131,10 +131,10 @@ def _scheduled(flights: DataFrame, airports: DataFrame) -> DataFrame:
         .withColumns(
             {
                 "_zone": F.coalesce("_listed_zone", unlisted),
-                "_wall_hour": F.date_trunc("hour", wall(F.col("flight_date"), sched_dep)),
+                "_wall_hour": F.date_trunc("hour", to_wall_time(F.col("flight_date"), sched_dep)),
             }
         )
-        .withColumn("sched_dep_utc", shifted(confirmed(F.col("_time_hour"), F.col("_wall_hour")), sched_dep % 100))
+        .withColumn("sched_dep_utc", shift_minutes(confirm_utc(F.col("_time_hour"), F.col("_wall_hour")), sched_dep % 100))
         .withColumn("_dep_there", F.from_utc_timestamp(sched_dep_utc, zone))
         .withColumn("_arr_there", next_wall(F.col("_sched_arr_time"), F.col("_dep_there")))
         .withColumn("sched_arr_utc", to_utc_after(sched_dep_utc, F.col("_arr_there"), zone))

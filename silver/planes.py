@@ -10,7 +10,7 @@ from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import History
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 
 LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
 
@@ -29,7 +29,7 @@ LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
         "engine": "string",
         "snapshot_date": "date",
     },
-    write=History(effective="snapshot_date", snapshots=True),
+    write=History(effective_column="snapshot_date", has_snapshots=True),
     key=("tailnum",),
     rules=(
         Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),
@@ -48,16 +48,16 @@ LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
 def planes(planes: DataFrame) -> DataFrame:
     """One row per aircraft and time for which the register said the same of it."""
     return planes.select(
-        typed("tailnum", "string", MISSING).alias("tailnum"),
-        typed("year", "int", MISSING).alias("year_built"),
-        typed("type", "string", MISSING).alias("type"),
-        typed("manufacturer", "string", MISSING).alias("manufacturer"),
-        typed("model", "string", MISSING).alias("model"),
-        typed("engines", "int", MISSING).alias("engines"),
-        typed("seats", "int", MISSING).alias("seats"),
-        typed("speed", "int", MISSING).alias("speed_mph"),
-        typed("engine", "string", MISSING).alias("engine"),
+        parse("tailnum", "string", MISSING).alias("tailnum"),
+        parse("year", "int", MISSING).alias("year_built"),
+        parse("type", "string", MISSING).alias("type"),
+        parse("manufacturer", "string", MISSING).alias("manufacturer"),
+        parse("model", "string", MISSING).alias("model"),
+        parse("engines", "int", MISSING).alias("engines"),
+        parse("seats", "int", MISSING).alias("seats"),
+        parse("speed", "int", MISSING).alias("speed_mph"),
+        parse("engine", "string", MISSING).alias("engine"),
         snapshot_date().alias("snapshot_date"),
-        unreadable(LANDED_TYPES, MISSING),
+        unparsed(LANDED_TYPES, MISSING),
         *ORIGIN_COLUMNS,
     )

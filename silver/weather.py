@@ -5,13 +5,13 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flights.clock import confirmed, date_of, wall
-from flights.keys import MISSING, ORIGINS, also_unreadable, lost
+from flights.clock import confirm_utc, date_of, to_wall_time
+from flights.keys import MISSING, ORIGINS, add_unparsed, is_lost
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
-from lakehouse.definitions.tables import UNREADABLE, table
+from lakehouse.definitions.tables import UNPARSED, table
 from lakehouse.definitions.write_modes import Merge
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 
 MEASURES = {
     "temp": "temp_f",
@@ -63,38 +63,38 @@ def weather(weather: DataFrame) -> DataFrame:
 
     `weather_date` is the local date. A `time_hour` that contradicts the local date and hour counts as unreadable.
     """
-    return _observed(_typed(weather)).select(
+    return _with_observation_time(_parse_weather(weather)).select(
         "origin",
         "observed_at",
         "weather_date",
         *MEASURES.values(),
-        also_unreadable(
-            F.col(UNREADABLE),
-            day=lost("weather_date", "_year", "_month", "_day"),
-            hour=lost("_wall_hour", "weather_date", "_hour"),
-            time_hour=lost("observed_at", "_time_hour", "_wall_hour"),
+        add_unparsed(
+            F.col(UNPARSED),
+            day=is_lost("weather_date", "_year", "_month", "_day"),
+            hour=is_lost("_wall_hour", "weather_date", "_hour"),
+            time_hour=is_lost("observed_at", "_time_hour", "_wall_hour"),
         ),
         *ORIGIN_COLUMNS,
     )
 
 
 # Each step is a projection of its own, because Spark would repeat a step's expression wherever the next one uses it.
-def _typed(weather: DataFrame) -> DataFrame:
+def _parse_weather(weather: DataFrame) -> DataFrame:
     """The landed values by the table's names, and with an underscore what the time of observation is made of."""
     return weather.select(
-        typed("origin", "string", MISSING).alias("origin"),
+        parse("origin", "string", MISSING).alias("origin"),
         date_of(*DATE_PARTS).alias("weather_date"),
-        *[typed(landed, "double", MISSING).alias(measure) for landed, measure in MEASURES.items()],
-        *[typed(name, "int", MISSING).alias(f"_{name}") for name in (*DATE_PARTS, "hour")],
-        typed("time_hour", "timestamp", MISSING).alias("_time_hour"),
-        unreadable(LANDED_TYPES, MISSING),
+        *[parse(landed, "double", MISSING).alias(measure) for landed, measure in MEASURES.items()],
+        *[parse(name, "int", MISSING).alias(f"_{name}") for name in (*DATE_PARTS, "hour")],
+        parse("time_hour", "timestamp", MISSING).alias("_time_hour"),
+        unparsed(LANDED_TYPES, MISSING),
         *ORIGIN_COLUMNS,
     )
 
 
-def _observed(weather: DataFrame) -> DataFrame:
+def _with_observation_time(weather: DataFrame) -> DataFrame:
     """The weather with the time of observation in UTC."""
     clock = F.col("_hour").cast("bigint") * 100
-    return weather.withColumn("_wall_hour", wall(F.col("weather_date"), clock)).withColumn(
-        "observed_at", confirmed(F.col("_time_hour"), F.col("_wall_hour"))
+    return weather.withColumn("_wall_hour", to_wall_time(F.col("weather_date"), clock)).withColumn(
+        "observed_at", confirm_utc(F.col("_time_hour"), F.col("_wall_hour"))
     )

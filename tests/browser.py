@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.stack import absent
+from tests.stack import skip_missing
 
-ALONE = (
+CHROME_OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
@@ -18,19 +18,19 @@ PATIENCE = 60_000  # milliseconds, of a machine that does other things as well
 
 
 @contextmanager
-def browsing(shown: Path | str, asked: list[str] | None = None, width: int = 1280) -> Iterator[Any]:
+def open_page(address: Path | str, requests: list[str] | None = None, width: int = 1280) -> Iterator[Any]:
     """A page, ``width`` pixels wide, that shows a file or an address; the addresses that it asks for are put into ``asked``."""
     from playwright.sync_api import expect, sync_playwright
 
     if (chromium := shutil.which("chromium")) is None:
-        absent("chromium is missing (Debian, Ubuntu: apt-get install chromium)")
+        skip_missing("chromium is missing (Debian, Ubuntu: apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=[*ALONE])
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*CHROME_OPTIONS])
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.set_default_timeout(PATIENCE)
         expect.set_options(PATIENCE)
         for kind in ("request", "websocket"):
-            page.on(kind, lambda one: asked.append(one.url) if asked is not None else None)
-        page.goto(shown if isinstance(shown, str) else shown.as_uri(), wait_until="load")
+            page.on(kind, lambda one: requests.append(one.url) if requests is not None else None)
+        page.goto(address if isinstance(address, str) else address.as_uri(), wait_until="load")
         yield page
         browser.close()

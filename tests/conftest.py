@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
 from lakehouse.definitions.sources import Source
-from lakehouse.definitions.tables import Declared, Table
-from lakehouse.ml.mlflow_client import tracking  # before any test imports MLflow, which reads the environment then
+from lakehouse.definitions.tables import Declaration, Table
+from lakehouse.ml.mlflow_client import tracking_client  # before any test imports MLflow, which reads the environment then
 from tests.faults.processes import Runs, runs_on
 from tests.lakes import TestLake
 from tests.parcels import Place, parcels
@@ -124,7 +124,7 @@ def broken_rules() -> Callable[[Table, DataFrame], list[list[str]]]:
 def lake_of(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestLake]:
     """Make an empty lake with the given tables, or with those that modules declare."""
 
-    def make(*declared: Declared, modules: tuple[str, ...] = (), name: str = "lake") -> TestLake:
+    def make(*declared: Declaration, modules: tuple[str, ...] = (), name: str = "lake") -> TestLake:
         root = tmp_path_factory.mktemp(name)
         return TestLake(spark, Lake(graph.build(declared) if declared else graph.load(modules), root))
 
@@ -148,7 +148,7 @@ def runs(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, for tests that copy it: MLflow takes two seconds to make one."""
     database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with tracking(f"sqlite:///{database}") as client:
+    with tracking_client(f"sqlite:///{database}") as client:
         client.search_experiments()
     return database
 

@@ -9,7 +9,7 @@ from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import History, Rebuild
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 from tests.lakes import snapshot_date
 
 HEADER = "plate,model,seats"
@@ -32,14 +32,14 @@ raw_buses = source(
     landing="buses",
     columns=("plate", "model", "seats"),
     # A corrected snapshot of the same name replaces the first: what it leaves out was not in the register.
-    relanded="replace",
+    on_redelivery="replace",
 )
 
 
 @table(
     "clean.buses",
     columns={"plate": "string", "model": "string", "seats": "int", "snapshot_date": "date"},
-    write=History(effective="snapshot_date", snapshots=True),
+    write=History(effective_column="snapshot_date", has_snapshots=True),
     key=("plate",),
     rules=(Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),),
     buses="raw.buses",
@@ -47,11 +47,11 @@ raw_buses = source(
 def buses(buses: DataFrame) -> DataFrame:
     """One row per bus and time for which the register listed it with the same values."""
     return buses.select(
-        typed("plate", "string", ("NA",)).alias("plate"),
+        parse("plate", "string", ("NA",)).alias("plate"),
         "model",
-        typed("seats", "int").alias("seats"),
+        parse("seats", "int").alias("seats"),
         snapshot_date().alias("snapshot_date"),
-        unreadable({"seats": "int"}),
+        unparsed({"seats": "int"}),
         *ORIGIN_COLUMNS,
     )
 

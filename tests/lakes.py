@@ -21,16 +21,16 @@ from pyspark.sql import functions as F
 from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source, source
-from lakehouse.definitions.tables import Declared, Table, table
-from lakehouse.definitions.write_modes import History, Merge, Write
+from lakehouse.definitions.tables import Declaration, Table, table
+from lakehouse.definitions.write_modes import History, Merge, WriteMode
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Record, Run
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.landing.manifest import Manifest
-from lakehouse.plan.planner import plan
+from lakehouse.plan.planner import plan_steps
 from lakehouse.plan.steps import Request, Step
-from lakehouse.runs.scheduler import Report, Result, run_tables
-from lakehouse.spark import typed, unreadable
+from lakehouse.runs.scheduler import RunReport, TableResult, run_tables
+from lakehouse.spark import parse, unparsed
 from lakehouse.storage import location
 from lakehouse.writes import rules
 
@@ -70,12 +70,12 @@ def snapshot_date() -> Column:
 
 
 @dataclass(frozen=True)
-class Done:
+class RunResults:
     """A report with its results by table."""
 
-    report: Report
+    report: RunReport
 
-    def __getitem__(self, name: str) -> Result:
+    def __getitem__(self, name: str) -> TableResult:
         return next(one for one in self.report.results if one.table == name)
 
     @property
@@ -109,11 +109,11 @@ class TestLake:
     def engine(self) -> SparkEngine:
         return SparkEngine.of(self.spark)
 
-    def declaring(self, *declared: Declared) -> TestLake:
+    def with_tables(self, *declared: Declaration) -> TestLake:
         return replace(self, lake=Lake(graph.build(declared), self.root))
 
     def folder(self, source: str) -> Path:
-        declared = self.lake.graph.declared[source]
+        declared = self.lake.graph.declarations[source]
         assert isinstance(declared, Source)
         return self.root / "landing" / declared.landing
 
@@ -122,25 +122,25 @@ class TestLake:
         file = self.folder(source) / name
         file.parent.mkdir(parents=True, exist_ok=True)
         data = content.encode() if isinstance(content, str) else content
-        location.deliver(
+        location.put_if_changed(
             file, gzip.compress(data, mtime=0) if name.endswith(".gz") and isinstance(content, str) else data
         )
         return file
 
     def plan(self, *selectors: str, request: Request | None = None) -> dict[str, Step]:
-        return {s.table: s for s in plan(self.lake, self.lake.graph.select(selectors), request or Request())}
+        return {s.table: s for s in plan_steps(self.lake, self.lake.graph.select(selectors), request or Request())}
 
-    def attempt(self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2) -> Done:
+    def attempt(self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2) -> RunResults:
         """A run, whatever becomes of it."""
         names = self.lake.graph.select(selectors)
-        return Done(run_tables(self.engine, self.lake, names, request or Request(), Run(run, "revision"), parallel))
+        return RunResults(run_tables(self.engine, self.lake, names, request or Request(), Run(run, "revision"), parallel))
 
-    def run(self, *selectors: str, full_refresh: bool = False, **more: Any) -> Done:
+    def run(self, *selectors: str, full_refresh: bool = False, **more: Any) -> RunResults:
         """A run that must not fail."""
         if full_refresh:
             more["request"] = Request(frozenset(self.lake.graph.select(selectors)))
         done = self.attempt(*selectors, **more)
-        assert not done.report.failed, done.errors
+        assert not done.report.has_failed, done.errors
         return done
 
     # --- reading without Spark --------------------------------------------------------------------------------------
@@ -149,16 +149,16 @@ class TestLake:
         opened = table_log.open_log(self.lake.path(name))
         return opened.version if opened else None
 
-    def opened(self, name: str) -> table_log.TableLog:
+    def open_log(self, name: str) -> table_log.TableLog:
         opened = table_log.open_log(self.lake.path(name))
         assert opened is not None, name
         return opened
 
     def versions(self) -> dict[str, int | None]:
-        return {name: self.version(name) for name in self.lake.graph.declared}
+        return {name: self.version(name) for name in self.lake.graph.declarations}
 
     def record(self, name: str) -> Record:
-        found = table_log.last_record(self.lake.path(name))
+        found = table_log.read_last_record(self.lake.path(name))
         assert found is not None
         return found
 
@@ -173,32 +173,32 @@ class TestLake:
         return {row[column] for row in table if row not in before} | {row[column] for row in before if row not in table}
 
     def columns(self, name: str) -> tuple[str, ...]:
-        declared = self.lake.graph.declared[name]
+        declared = self.lake.graph.declarations[name]
         added = ("valid_from", "valid_to", "is_current")
         history = isinstance(declared, Table) and isinstance(declared.write, History)
         return (*declared.columns, *(added if history else ()))
 
     def content(self) -> dict[str, list[tuple[Any, ...]]]:
         """The rows of every table that there is, bronze left out: its rows say when they came."""
-        tables = (n for n, d in self.lake.graph.declared.items() if isinstance(d, Table))
+        tables = (n for n, d in self.lake.graph.declarations.items() if isinstance(d, Table))
         return {name: self.rows(name) for name in tables if self.version(name) is not None}
 
     def quarantine(self, name: str, *columns: str) -> list[tuple[Any, ...]]:
-        path = self.lake.quarantine(name)
+        path = self.lake.quarantine_path(name)
         return _rows(path, columns or tuple(rules.QUARANTINE_COLUMNS)) if path.exists() else []
 
     def originals(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(text) for (text,) in self.quarantine(name, "original")]
 
     def history(self, source: str) -> list[Manifest]:
-        declared = self.lake.graph.declared[source]
+        declared = self.lake.graph.declarations[source]
         assert isinstance(declared, Source)
-        return self.lake.landing(declared).history()
+        return self.lake.landing_zone(declared).read_history()
 
     def rejected(self, source: str) -> dict[str, str]:
         """The reasons for which files were rejected, by name below the source's folder."""
         folder = self.folder(source).relative_to(self.root / "landing").as_posix()
-        found = (one for manifest in self.history(source) for one in manifest.rejected)
+        found = (one for manifest in self.history(source) for one in manifest.rejected_files)
         return {one.path.removeprefix(f"{folder}/"): one.reason for one in found}
 
 
@@ -211,7 +211,7 @@ def _sortable(value: Any) -> tuple[bool, str]:
     return value is not None, f"{value:020.6f}" if isinstance(value, int | float) else str(value)
 
 
-def age(file: Path, seconds: float) -> None:
+def set_age(file: Path, seconds: float) -> None:
     """Set a file's time back, as if it had landed earlier."""
     stat = file.stat()
     os.utime(file, (stat.st_atime - seconds, stat.st_mtime - seconds))
@@ -228,14 +228,14 @@ def items_csv(*lines: str) -> str:
     return "\n".join(["id,at,value", *lines]) + "\n"
 
 
-def typed_items(items: DataFrame) -> DataFrame:
+def parse_items(items: DataFrame) -> DataFrame:
     return items.select(
-        *[typed(c, kind).alias(c) for c, kind in ITEM_TYPES.items()], unreadable(ITEM_TYPES), *ORIGIN_COLUMNS
+        *[parse(c, kind).alias(c) for c, kind in ITEM_TYPES.items()], unparsed(ITEM_TYPES), *ORIGIN_COLUMNS
     )
 
 
 def items_table(
-    write: Write | None = None, function: Callable[[DataFrame], DataFrame] = typed_items, **more: Any
+    write: WriteMode | None = None, function: Callable[[DataFrame], DataFrame] = parse_items, **more: Any
 ) -> Table:
     """A table of items driven by the landed ones."""
     write = write or Merge(newest_by=("at",))

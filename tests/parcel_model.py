@@ -18,4 +18,4 @@ def predict(fitted: Any, frame: pd.DataFrame) -> np.ndarray:
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(parcels.model(), name)
+    return getattr(parcels.change_model(), name)

@@ -12,12 +12,12 @@ import optuna
 from sklearn.pipeline import Pipeline
 
 from lakehouse.ml import skops_io
-from lakehouse.ml.dataset import Rows
+from lakehouse.ml.dataset import LabelledRows
 from lakehouse.ml.task import Curve
 from tests import parcels
-from tests.parcels import FILE, TASK, load, predict, reads
+from tests.parcels import FILE, TASK, load, predict, input_columns
 
-__all__ = ["TASK", "load", "predict", "reads"]
+__all__ = ["TASK", "load", "predict", "input_columns"]
 FEATURES = ("distance_km", "shop", "items")
 BASELINE_FEATURES = ("shop",)
 CANDIDATES: tuple[Mapping[str, Any], ...] = ({"max_iter": 2},)
@@ -32,12 +32,12 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def fit(
-    train: Rows, choose: Rows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
+    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
 ) -> Pipeline:
     time.sleep(float(os.environ.get("SLOW_FIT", "0")))
     if params["max_iter"] > TOO_MANY:
         raise ValueError(f"{params['max_iter']} rounds are too many")
-    return parcels.fit(train, choose, features=features, params=params, seed=seed, curve=curve)
+    return parcels.fit(train, validation, features=features, params=params, seed=seed, curve=curve)
 
 
 def save(fitted: Pipeline, folder: Path) -> None:

@@ -18,11 +18,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
 from lakehouse.ml import skops_io
-from lakehouse.ml.dataset import Rows, open_features
-from lakehouse.ml.mlflow_client import Loaded, tracking
+from lakehouse.ml.dataset import LabelledRows, open_features
+from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
 from lakehouse.ml.registry import Registry
-from lakehouse.ml.scoring import ReportResult, report
-from lakehouse.ml.scoring import load as load_alias
+from lakehouse.ml.scoring import EvaluationResult, evaluate_test_split
+from lakehouse.ml.scoring import load_by_alias as load_alias
 from lakehouse.ml.task import Curve, Model, Splits, Task
 from lakehouse.ml.training import train
 from lakehouse.ml.training_record import TrainResult
@@ -34,14 +34,14 @@ DAYS = 40
 TASK = Task(
     name="late_parcel",
     feature_table="gold.parcels",
-    predictions="gold.parcel_scores",
-    quality="gold.parcel_quality",
-    drift="gold.parcel_drift",
+    predictions_table="gold.parcel_scores",
+    quality_table="gold.parcel_quality",
+    drift_table="gold.parcel_drift",
     key=("parcel",),
-    time="day",
-    label="late",
+    time_column="day",
+    label_column="late",
     splits=Splits(
-        train=("2024-01-01", "2024-01-20"), choose=("2024-01-21", "2024-01-30"), report=("2024-01-31", "2024-02-09")
+        train=("2024-01-01", "2024-01-20"), validation=("2024-01-21", "2024-01-30"), test=("2024-01-31", "2024-02-09")
     ),
 )
 LEARNER = "trees"
@@ -56,9 +56,9 @@ ON_SPARK = False
 
 
 def fit(
-    train: Rows, choose: Rows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
+    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
 ) -> Pipeline:
-    assert train.features.version == choose.features.version
+    assert train.features.version == validation.features.version
     text = [name for name in features if name == "shop"]
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
     trees = HistGradientBoostingClassifier(random_state=seed, min_samples_leaf=5, **params)
@@ -73,7 +73,7 @@ def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
     return fitted.predict_proba(frame[list(fitted.feature_names_in_)])[:, 1]
 
 
-def reads(fitted: Pipeline) -> tuple[str, ...]:
+def input_columns(fitted: Pipeline) -> tuple[str, ...]:
     return tuple(fitted.feature_names_in_)
 
 
@@ -85,7 +85,7 @@ def load(folder: Path, trusted: tuple[str, ...] = (TREES,)) -> Pipeline:
     return skops_io.load(folder / FILE, trusted)
 
 
-def model(trusted: tuple[str, ...] = (TREES,), **changed: Any) -> Any:
+def change_model(trusted: tuple[str, ...] = (TREES,), **changed: Any) -> Any:
     """This module, changed."""
     named = (name for name in dir(Model) if not name.startswith("_"))
     own = {name: globals()[name] for name in named} | {"__name__": __name__}
@@ -133,11 +133,11 @@ class Place:
 
     def train(self, module: Any, **more: Any) -> TrainResult:
         registry = Registry(self.tracking_uri, self.artifact_root, self.experiment)
-        told = {"revision": "abc123", "kept": self.kept, **more}
+        told = {"revision": "abc123", "kept": self.pending_folder, **more}
         return train(LEARNER, {LEARNER: module}, lake=self.lake, registry=registry, **told)
 
-    def champion(self, module: Any = None) -> Loaded:
-        return load_alias(TASK, {LEARNER: module or model()}, tracking_uri=self.tracking_uri)
+    def champion(self, module: Any = None) -> LoadedModel:
+        return load_alias(TASK, {LEARNER: module or change_model()}, tracking_uri=self.tracking_uri)
 
     def probabilities(self, since: str, until: str) -> list[float]:
         """What the champion says of these days, in the order of their keys."""
@@ -146,19 +146,19 @@ class Place:
     def scores(self, since: date | str, until: date | str) -> pa.Table:
         """What the champion says of these days, as the table of predictions has it."""
         champion, features = self.champion(), open_features(TASK, self.lake, ())
-        rows = features.read((str(since), str(until)), [TASK.time, *champion.reads()])
+        rows = features.read((str(since), str(until)), [TASK.time_column, *champion.input_columns()])
         said = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
         said["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
         said["probability"] = pa.array(champion.predict(features.frame(rows)))
-        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time)} | said)
+        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | said)
 
-    def report(self, module: Any = None) -> ReportResult:
-        return report(TASK, {LEARNER: module or model()}, lake=self.lake, tracking_uri=self.tracking_uri)
+    def report(self, module: Any = None) -> EvaluationResult:
+        return evaluate_test_split(TASK, {LEARNER: module or change_model()}, lake=self.lake, tracking_uri=self.tracking_uri)
 
     @property
-    def kept(self) -> Path:
+    def pending_folder(self) -> Path:
         return self.lake.parent / "trainings"
 
     def run(self, run_id: str) -> Any:
-        with tracking(self.tracking_uri) as client:
+        with tracking_client(self.tracking_uri) as client:
             return client.get_run(run_id)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
-from tests.stack import program
+from tests.stack import find_program
 
 REGION = "us-east-1"
 
@@ -30,7 +30,7 @@ def new_keys() -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": secrets.token_hex(8), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16)}
 
 
-def client(endpoint: str, env: dict[str, str]) -> Any:
+def make_client(endpoint: str, env: dict[str, str]) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
@@ -56,9 +56,9 @@ def minio(
     while console == port:  # a free port may be returned twice
         (console,) = free_ports(1)
     addresses = ["--address", f"127.0.0.1:{port}", "--console-address", f"127.0.0.1:{console}"]
-    command = [program("minio"), "server", "--quiet", *addresses, str(folder)]
+    command = [find_program("minio"), "server", "--quiet", *addresses, str(folder)]
     root = {"MINIO_ROOT_USER": keys["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": keys["AWS_SECRET_ACCESS_KEY"]}
-    with _serving(command, root, folder, port, keys) as running:
+    with _run_server(command, root, folder, port, keys) as running:
         yield running
 
 
@@ -71,8 +71,8 @@ def seaweedfs(folder: Path, keys: dict[str, str] | None = None) -> Iterator[tupl
     names = [f"{service}.port{kind}" for kind in ("", ".grpc") for service in services]
     options = {"dir": folder, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3": "true"}
     options |= {"master.volumeSizeLimitMB": 64, "volume.max": 50, **dict(zip(names, [port, *ports], strict=True))}
-    command = [program("weed"), "server", *(f"-{name}={value}" for name, value in options.items())]
-    with _serving(command, keys, folder, port, keys) as running:
+    command = [find_program("weed"), "server", *(f"-{name}={value}" for name, value in options.items())]
+    with _run_server(command, keys, folder, port, keys) as running:
         yield running
 
 
@@ -88,7 +88,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _serving(
+def _run_server(
     command: list[str], env: dict[str, str], folder: Path, port: int, keys: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,8 @@ def _wait(endpoint: str, keys: dict[str, str], server: subprocess.Popen[bytes], 
     deadline = time.monotonic() + 60
     while True:
         try:
-            with suppress(client(endpoint, keys).exceptions.BucketAlreadyOwnedByYou):
-                client(endpoint, keys).create_bucket(Bucket="ready")
+            with suppress(make_client(endpoint, keys).exceptions.BucketAlreadyOwnedByYou):
+                make_client(endpoint, keys).create_bucket(Bucket="ready")
             return
         except Exception as error:
             if server.poll() is not None or time.monotonic() > deadline:

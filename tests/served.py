@@ -19,28 +19,28 @@ import httpx
 import uvicorn
 from deltalake import DeltaTable
 
-from lakehouse.ml.mlflow_client import tracking
+from lakehouse.ml.mlflow_client import tracking_client
 from serving.api.app import Service, create_app
-from serving.api.holding import Holding
+from serving.api.holding import ModelWatcher
 from serving.api.journal import Journal
 from serving.api.lookups import Lookups
-from tests.parcels import LEARNER, TASK, Place, model, parcels
+from tests.parcels import LEARNER, TASK, Place, change_model, parcels
 from tests.paths import PROJECT
 
 KEY = "key-of-the-tests-0123456789"
-SHOWN = {"Authorization": f"Bearer {KEY}"}
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 GOOD, WEAK = 1, 2
 # What the good one reads; with what both read, and more.
 ROW = {"distance_km": 90.5, "shop": "north", "items": 2}
-WHOLE = {**ROW, "noise": 0.5, "parcel": 7, "day": "2024-01-01"}
+FULL_ROW = {**ROW, "noise": 0.5, "parcel": 7, "day": "2024-01-01"}
 
 
 def train_two(root: Path) -> Place:
     """A place with a good champion, and a weak challenger that reads another column."""
     place = place_at(root)
     place.write(parcels())
-    assert place.train(model()).alias == "champion"
-    assert place.train(model(FEATURES=("noise",))).alias == "challenger"
+    assert place.train(change_model()).alias == "champion"
+    assert place.train(change_model(FEATURES=("noise",))).alias == "challenger"
     return place
 
 
@@ -48,7 +48,7 @@ def place_at(root: Path) -> Place:
     return Place(root / "lake", f"sqlite:///{root / 'mlflow.db'}", (root / "mlartifacts").as_uri())
 
 
-def copy_of(place: Place, root: Path) -> Place:
+def copy_place(place: Place, root: Path) -> Place:
     """The same place with a lake and a registry of its own; the models' files stay where they are."""
     shutil.copytree(place.lake, root / "lake")
     shutil.copy(place.lake.parent / "mlflow.db", root / "mlflow.db")
@@ -57,7 +57,7 @@ def copy_of(place: Place, root: Path) -> Place:
 
 def give_alias(place: Place, alias: str, version: int | None) -> None:
     """Give a version the alias, or take it from whichever has it."""
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         if version is None:
             client.delete_registered_model_alias(TASK.name, alias)
         else:
@@ -74,22 +74,22 @@ def probabilities(answer: Any) -> list[float]:
     return [one["probability"] for one in answer["predictions"]]
 
 
-def requests_of(place: Place) -> list[dict[str, Any]]:
+def read_requests(place: Place) -> list[dict[str, Any]]:
     table = DeltaTable(place.lake / "serving" / "late_parcel_requests").to_pyarrow_table()
     return sorted(table.to_pylist(), key=lambda row: (row["at"], row["request_id"], row["row"]))
 
 
-def service(place: Place, module: Any = None, canary: float = 0, flush_seconds: float = 0.1) -> Service:
+def make_service(place: Place, module: Any = None, canary: float = 0, flush_seconds: float = 0.1) -> Service:
     lookups = Lookups(TASK, place.lake)
-    holding = Holding(TASK, {LEARNER: module or model()}, lookups, place.tracking_uri, canary)
+    holding = ModelWatcher(TASK, {LEARNER: module or change_model()}, lookups, place.tracking_uri, canary)
     journal = Journal(lookups.features, place.lake, flush_seconds)
-    return Service(TASK, holding, lookups, journal, look_seconds=3600)
+    return Service(TASK, holding, lookups, journal, refresh_seconds=3600)
 
 
 @contextmanager
-def answering(of: Service, **more: Any) -> Iterator[httpx.Client]:
+def open_client(place: Service, **more: Any) -> Iterator[httpx.Client]:
     """A client of the service, which runs on a thread of this process."""
-    config = uvicorn.Config(create_app(of, KEY, **more), port=0, log_config=None, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(create_app(place, KEY, **more), port=0, log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -98,7 +98,7 @@ def answering(of: Service, **more: Any) -> Iterator[httpx.Client]:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=SHOWN, timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=HEADERS, timeout=30) as client:
             yield client
     finally:
         server.should_exit = True
@@ -106,7 +106,7 @@ def answering(of: Service, **more: Any) -> Iterator[httpx.Client]:
 
 
 @dataclass
-class Process:
+class ServerProcess:
     """`lakehouse serve` in a process of its own, on a free port."""
 
     process: subprocess.Popen[str]
@@ -118,20 +118,20 @@ class Process:
 
 
 @contextmanager
-def serving(root: Path, *options: str, **environment: str) -> Iterator[Process]:
-    process = start(root, "--port", "0", *options, **environment)
+def run_server(root: Path, *options: str, **environment: str) -> Iterator[ServerProcess]:
+    process = start_server(root, "--port", "0", *options, **environment)
     try:
         assert process.stdout
         said = process.stdout.readline()
         found = re.search(r"answers at (http://127\.0\.0\.1:\d+)", said)
         assert found, said + process.communicate(timeout=60)[0]
-        yield Process(process, found[1])
+        yield ServerProcess(process, found[1])
     finally:
         process.kill()
         process.communicate()
 
 
-def start(root: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+def start_server(root: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     told = {name: value for name, value in os.environ.items() if not name.startswith(("LAKEHOUSE_", "SERVING_"))}
     told |= {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_MODELS": '{"trees": "tests.parcel_model"}'}
     told |= {"PYTHONPATH": str(PROJECT), "SERVING_API_KEY": KEY, **environment}

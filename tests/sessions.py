@@ -8,7 +8,7 @@ import sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
-from lakehouse.engine.spark.session import archive_options, local_files, properties, start_jvm_with
+from lakehouse.engine.spark.session import archive_options, local_file_properties, read_properties, add_jvm_jars
 from tests.paths import CONF, PROJECT
 
 # Spark's own workers, too, run in the environment of the tests.
@@ -21,7 +21,7 @@ SMALL = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.ui.explainMode": "simple",  # nobody looks at the plans that Spark describes for its page
-    **local_files(),
+    **local_file_properties(),
 }
 
 
@@ -49,9 +49,9 @@ def small_session(*, compiled: bool = False) -> SparkSession:
 
 def small_s3_session(**others: str) -> SparkSession:
     """A session of the profile minio for small tables; the environment says where the store is."""
-    settings = properties(CONF / "spark" / "minio.conf") | SMALL | others
+    settings = read_properties(CONF / "spark" / "minio.conf") | SMALL | others
     settings |= {"spark.master": "local[2]", "spark.driver.memory": "700m"}
-    start_jvm_with(settings.pop("spark.jars"), PROJECT)
+    add_jvm_jars(settings.pop("spark.jars"), PROJECT)
     builder = SparkSession.builder
     for name, value in settings.items():
         builder = builder.config(name, value)

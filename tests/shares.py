@@ -47,7 +47,7 @@ def packages() -> list[str]:
     return [*FIRST, *(file for file in sorted(found) if file not in FIRST)]
 
 
-def share(number: int) -> list[str]:
+def select_share(number: int) -> list[str]:
     """The test files of a share.
 
     Raises:
@@ -64,4 +64,4 @@ def share(number: int) -> list[str]:
 
 if __name__ == "__main__":
     wanted = sys.argv[1]
-    sys.stdout.write(" ".join(f"tests/{file}" for file in (packages() if wanted == "packages" else share(int(wanted)))))
+    sys.stdout.write(" ".join(f"tests/{file}" for file in (packages() if wanted == "packages" else select_share(int(wanted)))))

@@ -9,7 +9,7 @@ from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Database, source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import History, Merge
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 from tests.lakes import snapshot_date
 
 URL = "jdbc:postgresql://${PGHOST}:${PGPORT}/sources"
@@ -28,7 +28,7 @@ products = source(
     landing="products",
     format="parquet",
     columns=("sku", "name", "stock"),
-    relanded="replace",
+    on_redelivery="replace",
     database=Database(URL, "products", key=("sku",)),
 )
 
@@ -49,16 +49,16 @@ def clean_suppliers(suppliers: DataFrame) -> DataFrame:
 @table(
     "clean.products",
     columns={"sku": "string", "name": "string", "stock": "int", "snapshot_date": "date"},
-    write=History(effective="snapshot_date", snapshots=True),
+    write=History(effective_column="snapshot_date", has_snapshots=True),
     key=("sku",),
     rules=(Rule("snapshot_is_dated", "snapshot_date IS NOT NULL"),),
     products="raw.products",
 )
 def clean_products(products: DataFrame) -> DataFrame:
     """One row per product and time for which it had the same name and stock."""
-    stock = typed("stock", "int").alias("stock")
+    stock = parse("stock", "int").alias("stock")
     day = snapshot_date().alias("snapshot_date")
-    return products.select("sku", "name", stock, day, unreadable({"stock": "int"}), *ORIGIN_COLUMNS)
+    return products.select("sku", "name", stock, day, unparsed({"stock": "int"}), *ORIGIN_COLUMNS)
 
 
 def fill(connection: psycopg.Connection) -> None:

@@ -47,7 +47,7 @@ def run_command(variables: Mapping[str, str], *command: str) -> str:
     return done.stdout + done.stderr
 
 
-def listening(process: psutil.Process) -> set[tuple[str, int]]:
+def listening_addresses(process: psutil.Process) -> set[tuple[str, int]]:
     """The addresses and ports at which a process can be reached, by TCP or UDP."""
     try:
         found = [one for one in process.net_connections("inet") if one.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
@@ -56,23 +56,23 @@ def listening(process: psutil.Process) -> set[tuple[str, int]]:
     return {(one.laddr[0].removeprefix("::ffff:"), one.laddr[1]) for one in found if one.laddr}
 
 
-def absent(what: str) -> NoReturn:
+def skip_missing(requirement: str) -> NoReturn:
     """Skip a test whose machine lacks what it needs; in CI nothing may be lacking."""
     if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
+        pytest.fail(requirement)
+    pytest.skip(requirement)
 
 
-def program(name: str, folder: Path | None = None) -> str:
+def find_program(name: str, folder: Path | None = None) -> str:
     """A server's program, built where it is not there; ``folder`` is the server's own."""
     try:
         return programs.find(name, folder or Path())
     except StackError as error:
-        absent(str(error))
+        skip_missing(str(error))
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningServers:
     """The servers of an .env."""
 
     env_file: Path
@@ -104,12 +104,12 @@ class Running:
     def processes(self) -> dict[str, list[psutil.Process]]:
         return {server.name: processes.members(self.folder, server.name) for server in SERVERS}
 
-    def told(self, what: str) -> Iterator[tuple[str, bytes]]:
+    def process_data(self, kind: str) -> Iterator[tuple[str, bytes]]:
         """By server, what each of its processes was told: "cmdline" or "environ"."""
         for name, members in self.processes().items():
             for member in members:
                 with suppress(OSError):  # it has ended
-                    yield name, Path(f"/proc/{member.pid}/{what}").read_bytes()
+                    yield name, Path(f"/proc/{member.pid}/{kind}").read_bytes()
 
     @property
     def storage_options(self) -> dict[str, str]:
@@ -148,12 +148,12 @@ def _free_ports(values: dict[str, str | None]) -> dict[str, int]:
 
 
 @contextmanager
-def running_servers(services: str = "minio,postgres,mlflow,spark") -> Iterator[Running]:
+def running_servers(services: str = "minio,postgres,mlflow,spark") -> Iterator[RunningServers]:
     """The servers, on free ports, in a folder of their own."""
     # Not below pytest's own folder, which another user, PostgreSQL's, cannot enter.
     folder = Path(tempfile.mkdtemp(prefix="lakehouse-stack-"))
     for name in ("minio", "postgres"):
-        program(name, folder)
+        find_program(name, folder)
     folder.chmod(0o711)
     env_file = folder / ".env"
     env.write(env_file)
@@ -161,7 +161,7 @@ def running_servers(services: str = "minio,postgres,mlflow,spark") -> Iterator[R
     for key, port in _free_ports(dotenv_values(env_file)).items():
         text = re.sub(rf"(?m)^{key}=.*$", f"{key}={port}", text)
     env_file.write_text(text)
-    made = Running(env_file, folder / "stack", read_env(env_file), services)
+    made = RunningServers(env_file, folder / "stack", read_env(env_file), services)
     try:
         made.command("up")
         yield made

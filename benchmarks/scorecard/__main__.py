@@ -16,7 +16,7 @@ from benchmarks.scorecard.measure import Scorecard
 from benchmarks.scorecard.page import page
 from deploy.env import PROJECT
 from lakehouse.engine.spark.session import spark_session
-from lakehouse.runs.scheduler import revision
+from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import load
 
 PAGE = PROJECT / "docs" / "quality.md"
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "scorecard", help="where files and lakes go")
     arguments = parser.parse_args()
     scratch = arguments.scratch.resolve()
-    when = f"Measured on {datetime.now(UTC):%Y-%m-%d} at revision {revision() or 'unknown'}."
+    when = f"Measured on {datetime.now(UTC):%Y-%m-%d} at revision {get_revision() or 'unknown'}."
     with spark_session(load(root=scratch), scratch / "spark.log") as spark:
         card = Scorecard(spark, scratch)
         untouched, planted, spoiled = card.untouched(), card.planted(arguments.each), card.all_spoiled()

@@ -12,7 +12,7 @@ from lakehouse.catalog import Lake, Suites
 from lakehouse.definitions import graph
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.plan.steps import Request
-from lakehouse.runs.scheduler import Report, new_run, run_tables
+from lakehouse.runs.scheduler import RunReport, create_run, run_tables
 from lakehouse.storage import location
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 def build(
     spark: SparkSession, root: Path, flights: Mapping[str, bytes], airports: Mapping[str, bytes]
-) -> tuple[Lake, Report]:
+) -> tuple[Lake, RunReport]:
     """Land the files in an empty lake and bring silver.flights, and what it is made of, up to date."""
     shutil.rmtree(root, ignore_errors=True)
     for source, files in (("flights", flights), ("airports", airports)):
         for name, content in files.items():
-            location.deliver(root / "landing" / source / name, content)
+            location.put_if_changed(root / "landing" / source / name, content)
     lake = Lake(graph.load(["bronze", "silver"]), root, Suites(PROJECT / "conf" / "expectations", root / "data_docs"))
     return lake, run_tables(
-        SparkEngine.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), new_run(), parallel=2
+        SparkEngine.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), create_run(), parallel=2
     )

@@ -14,7 +14,7 @@ from benchmarks.scorecard.plant import Month, plant, read_days, spoil_day
 from benchmarks.scorecard.score import Score, look, score
 from flights import delivery
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.runs.scheduler import Report
+from lakehouse.runs.scheduler import RunReport
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -70,6 +70,6 @@ class Scorecard:
         return Measured(len(found.landed), len(month.files), score(month, found), differences)
 
 
-def _refusal(report: Report) -> str:
+def _refusal(report: RunReport) -> str:
     """Why a table was not written; empty where each was."""
-    return "; ".join(one.failure() for one in report.results if one.status == "failed")
+    return "; ".join(one.describe_failure() for one in report.results if one.status == "failed")

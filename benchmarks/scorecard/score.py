@@ -18,7 +18,7 @@ from silver.flights import flights
 if TYPE_CHECKING:
     from lakehouse.catalog import Lake
 
-RULES = {rule.name: rule.on_breach for rule in rules.rules_of(flights)}
+RULES = {rule.name: rule.on_violation for rule in rules.effective_rules(flights)}
 # Every check, and what becomes of what it catches.
 CHECKS: Mapping[str, str] = {
     **dict.fromkeys(FILE_CHECKS, "file rejected"),
@@ -139,19 +139,19 @@ def look(lake: Lake) -> Found:
     """What became of the flights that were landed, read from the lake without Spark."""
     import duckdb
 
-    source = lake.graph.declared["bronze.flights"]
-    rejected = {one.path: one.reason for one in lake.landing(source).rejected(lake.landing(source).history())}  # type: ignore[arg-type]
+    source = lake.graph.declarations["bronze.flights"]
+    rejected = {one.path: one.reason for one in lake.landing_zone(source).find_rejected_files(lake.landing_zone(source).read_history())}  # type: ignore[arg-type]
     opened = {
         "bronze": table_log.open_log(lake.path("bronze.flights")), "made": table_log.open_log(lake.path("silver.flights")),
-        "aside": table_log.open_log(lake.quarantine("silver.flights")),
+        "aside": table_log.open_log(lake.quarantine_path("silver.flights")),
     }  # fmt: skip
     with duckdb.connect() as found:
         for name, table in opened.items():
             if table is not None:
-                found.register(name, table.delta.to_pyarrow_dataset())
+                found.register(name, table.delta_table.to_pyarrow_dataset())
         names = {row[:2]: (_name(row[2]), row[1]) for row in
                  found.execute("SELECT _file_id, _row, _source_file FROM bronze").fetchall()}  # fmt: skip
-        warnings = [rule for rule in flights.rules if rule.on_breach != "quarantine"]
+        warnings = [rule for rule in flights.rules if rule.on_violation != "quarantine"]
         broken = ", ".join(f"NOT coalesce({rule.predicate}, false)" for rule in warnings)
         made = found.execute(f"SELECT _file_id, _row, {broken} FROM made").fetchall()
         aside = found.execute("SELECT _file_id, _row, rules FROM aside").fetchall() if opened["aside"] else []

@@ -7,7 +7,7 @@ from lakehouse import settings as settings_module
 from lakehouse.cli.options import AsJson, Select
 from lakehouse.cli.terminal import console
 from lakehouse.runs import logs
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 
 
 def report_coverage(select: Select = None, as_json: AsJson = False) -> None:
@@ -18,6 +18,6 @@ def report_coverage(select: Select = None, as_json: AsJson = False) -> None:
     from lakehouse.cli.render.gpu import print_coverage
 
     settings = settings_module.load()
-    with logs.logged(settings, new_run()) as log, console.status("asking the plugin"):
-        reports = api.gpu_report(settings, select or (), log)
+    with logs.log_run(settings, create_run()) as log, console.status("asking the plugin"):
+        reports = api.report_gpu_coverage(settings, select or (), log)
     print_coverage(console, reports, as_json)

@@ -14,7 +14,7 @@ from lakehouse.cli.render.runs import show_upload
 from lakehouse.cli.terminal import console
 from lakehouse.errors import SettingsError
 from lakehouse.runs import context
-from lakehouse.storage.location import relative
+from lakehouse.storage.location import get_relative_path
 
 
 def land_files(
@@ -31,7 +31,7 @@ def land_files(
     from lakehouse.definitions.sources import Source
     from lakehouse.landing import zone
 
-    declarations = context.open_lake(settings).graph.declared
+    declarations = context.open_lake(settings).graph.declarations
     declared = declarations.get(source)
     if not isinstance(declared, Source):
         sources = [name for name, entry in declarations.items() if isinstance(entry, Source)]
@@ -41,4 +41,4 @@ def land_files(
     with show_upload(console, files) as progress:
         paths = zone.deliver(settings.landing, declared, files, progress)
     for path in paths:
-        console.print(relative(path, settings.root), markup=False, highlight=False)
+        console.print(get_relative_path(path, settings.root), markup=False, highlight=False)

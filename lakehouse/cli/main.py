@@ -15,7 +15,7 @@ import typer
 from lakehouse.cli import example, gpu, landing, models, quarantine, rollback, servers, spark, tables
 from lakehouse.cli.terminal import errors, print_error
 from lakehouse.errors import LakehouseError, SettingsError
-from lakehouse.project import VARIABLE, find_root, use
+from lakehouse.project import VARIABLE, find_root, activate
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
@@ -65,7 +65,7 @@ def choose_project(
     if project is not None:
         os.environ[VARIABLE] = str(project)
     with suppress(SettingsError):  # a command that needs a project reports it; --help needs none
-        use(find_root())
+        activate(find_root())
 
 
 def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> None:

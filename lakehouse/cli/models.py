@@ -12,7 +12,7 @@ from lakehouse.cli.render.models import print_reproduction, print_scoring, print
 from lakehouse.cli.terminal import console, print_error
 from lakehouse.errors import LakehouseError
 from lakehouse.runs import logs
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 from lakehouse.settings import Settings
 
 ModelName = Annotated[str | None, typer.Argument(help="A model's name.")]
@@ -26,7 +26,7 @@ def train_model(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.logged(settings, new_run()) as log, console.status("training") as status:
+    with logs.log_run(settings, create_run()) as log, console.status("training") as status:
         result = pipeline.train(settings, model, status.update, log, tuned)
     print_training(console, result)
 
@@ -41,7 +41,7 @@ def tune_model(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.logged(settings, new_run()) as log, console.status("tuning") as status:
+    with logs.log_run(settings, create_run()) as log, console.status("tuning") as status:
         result = pipeline.tune(settings, model, trials, jobs, on, status.update, log)
     print_search(console, result)
 
@@ -51,10 +51,10 @@ def reproduce_model(run: Annotated[str, typer.Argument(help="The id of a trainin
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.logged(settings, new_run()) as log, console.status("reproducing") as status:
+    with logs.log_run(settings, create_run()) as log, console.status("reproducing") as status:
         result = pipeline.reproduce(settings, run, status.update, log)
     print_reproduction(console, result)
-    if result.differs:
+    if result.differences:
         raise typer.Exit(1)
 
 
@@ -68,8 +68,8 @@ def score_days(
     from lakehouse.ml import pipeline
 
     settings = settings_module.load()
-    run = new_run()
-    with logs.logged(settings, run) as log, console.status("scoring"):
+    run = create_run()
+    with logs.log_run(settings, run) as log, console.status("scoring"):
         result = pipeline.score(settings, task, *as_dates(since, until), run, log, alias)
     print_scoring(console, result)
 
@@ -88,19 +88,19 @@ def monitor_champion(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings() if retrain else settings_module.load()
-    run = new_run()
-    with logs.logged(settings, run) as log, console.status("watching"):
+    run = create_run()
+    with logs.log_run(settings, run) as log, console.status("watching"):
         result = pipeline.monitor(settings, task, *as_dates(since, until), run, log)
     print_monitoring(console, result)
-    if not result.watched.findings:
+    if not result.report.findings:
         return
     try:
         if retrain:
-            with logs.logged(settings, run) as log, console.status("training") as status:
-                challenger = pipeline.retrain(settings, result.watched, status.update, log)
+            with logs.log_run(settings, run) as log, console.status("training") as status:
+                challenger = pipeline.retrain(settings, result.report, status.update, log)
             print_retraining(console, challenger)
         else:
-            print_advice(console, result.watched)
+            print_advice(console, result.report)
     except LakehouseError as error:  # the findings are printed already, and decide the exit code
         print_error(error)
     raise typer.Exit(1)

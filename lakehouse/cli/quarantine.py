@@ -13,7 +13,7 @@ from lakehouse.cli.render.quarantine import print_rejects, print_replay, print_s
 from lakehouse.cli.terminal import console
 from lakehouse.quality import quarantine
 from lakehouse.runs import context, logs
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Quarantined rows: list, show, replay.")
 
@@ -21,15 +21,15 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Quarantin
 @group.command("list")
 def list_quarantines(as_json: AsJson = False) -> None:
     """Count each table's quarantined rows by violated rule, and those replayed or discarded."""
-    print_summaries(console, quarantine.summaries(context.open_lake(settings_module.load())), as_json)
+    print_summaries(console, quarantine.summarize_quarantines(context.open_lake(settings_module.load())), as_json)
 
 
 @group.command("show")
 def show_rejects(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
     """Show a table's quarantined rows: their file, the violated rules, the values as landed."""
     lake = context.open_lake(settings_module.load())
-    rows = quarantine.waiting(lake, table)
-    print_rejects(console, rows, quarantine.columns(lake, table), limit, as_json)
+    rows = quarantine.find_pending_rejects(lake, table)
+    print_rejects(console, rows, quarantine.list_reject_columns(lake, table), limit, as_json)
 
 
 @group.command("replay")
@@ -38,7 +38,7 @@ def replay_rejects(
 ) -> None:
     """Run a table's quarantined rows through today's code and rules. The outcome of each row is recorded."""
     settings = settings_module.load()
-    run = new_run()
-    with logs.logged(settings, run) as log, console.status("replaying"):
+    run = create_run()
+    with logs.log_run(settings, run) as log, console.status("replaying"):
         result = api.replay(settings, table, run, log, dry_run)
     print_replay(console, result, dry_run)

@@ -11,9 +11,9 @@ from lakehouse import api
 from lakehouse import settings as settings_module
 from lakehouse.cli.render.rollback import print_outcome, print_plan
 from lakehouse.cli.terminal import console
-from lakehouse.errors import UndoError
+from lakehouse.errors import RollbackError
 from lakehouse.runs import context, logs
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 
 
 def undo_run(
@@ -27,20 +27,20 @@ def undo_run(
 
     The next run ingests the landed files of that run again.
     """
-    from lakehouse.plan.rollback import plan_undo
+    from lakehouse.plan.rollback import plan_rollback
 
     settings = settings_module.load()
-    plan = plan_undo(context.open_lake(settings), run)
+    plan = plan_rollback(context.open_lake(settings), run)
     print_plan(console, plan)
     if dry_run or not plan.tables:
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise UndoError(
+            raise RollbackError(
                 "Cannot ask for confirmation: stdin is not a terminal. Nothing was changed. Pass --yes to continue."
             )
         typer.confirm("Roll back?", abort=True)
-    own_run = new_run()
-    with logs.logged(settings, own_run) as log, console.status("rolling back"):
-        api.undo(settings, plan, own_run, log)
+    own_run = create_run()
+    with logs.log_run(settings, own_run) as log, console.status("rolling back"):
+        api.roll_back(settings, plan, own_run, log)
     print_outcome(console, plan, own_run.id)

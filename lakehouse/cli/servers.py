@@ -13,7 +13,7 @@ from lakehouse import settings as settings_module
 from lakehouse.cli.options import TaskName
 from lakehouse.cli.terminal import console
 from lakehouse.runs import logs
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 
 
 def serve_predictions(
@@ -25,7 +25,7 @@ def serve_predictions(
 ) -> None:
     """Answer requests for predictions over HTTP with the champion. Callers must send the key in SERVING_API_KEY."""
     settings = settings_module.load()
-    with logs.logged(settings, new_run()) as log:
+    with logs.log_run(settings, create_run()) as log:
         # Imported by name: the platform does not depend on packages built on it.
         server: Any = importlib.import_module("serving.api.server")
         notify = _print_with_log(log)
@@ -37,7 +37,7 @@ def serve_page(
 ) -> None:
     """Serve the page about the example's flights. It asks the API at SERVING_API_URL, by default that of `serve`."""
     settings = settings_module.load()
-    with logs.logged(settings, new_run()) as log:
+    with logs.log_run(settings, create_run()) as log:
         server: Any = importlib.import_module("serving.app.server")
         server.serve(port, log, _print_with_log(log))
 

@@ -16,7 +16,7 @@ from lakehouse.cli.render.quarantine import print_accounts
 from lakehouse.cli.render.runs import print_report, show_progress
 from lakehouse.cli.terminal import console
 from lakehouse.runs import context, logs
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 
 
 def show_plan(
@@ -32,7 +32,7 @@ def show_plan(
     lake = context.open_lake(settings_module.load())
     names = lake.graph.select(select or ())
     request = api.make_request(lake, names, full_refresh, *as_dates(since, until))
-    steps = planner.plan(lake, names, request)
+    steps = planner.plan_steps(lake, names, request)
     print_plan(console, lake, steps, as_json)
     if any(step.is_breaking for step in steps):
         raise typer.Exit(1)
@@ -46,11 +46,11 @@ def run_tables(
     lake = context.open_lake(settings)
     names = lake.graph.select(select or ())
     request = api.make_request(lake, names, full_refresh, *as_dates(since, until))
-    run = new_run()
-    with logs.logged(settings, run) as log, show_progress(console, names) as watcher:
+    run = create_run()
+    with logs.log_run(settings, run) as log, show_progress(console, names) as watcher:
         report = api.run_pipeline(settings, select or (), request, watcher, run, log)
     print_report(console, report, log)
-    if report.failed:
+    if report.has_failed:
         raise typer.Exit(1)
 
 
@@ -63,7 +63,7 @@ def show_lineage(table: str) -> None:
     """Show a table's inputs by version, down to the landed files, and the tables that read it."""
     from lakehouse.runs import lineage
 
-    console.print(lineage.tree(context.open_lake(settings_module.load()), table), highlight=False)
+    console.print(lineage.build_tree(context.open_lake(settings_module.load()), table), highlight=False)
 
 
 def reconcile_lake(as_json: AsJson = False) -> None:
@@ -105,7 +105,7 @@ def vacuum_table(
 ) -> None:
     """Remove a table's files that only older versions need. Refuses where a registered model needs one of them."""
     settings = settings_module.load()
-    run = new_run()
-    with logs.logged(settings, run), console.status("looking for unused files"):
+    run = create_run()
+    with logs.log_run(settings, run), console.status("looking for unused files"):
         result = api.vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)
     print_vacuum(console, result, dry_run)

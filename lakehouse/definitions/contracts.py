@@ -7,7 +7,7 @@ from typing import Literal
 
 OnNewColumn = Literal["fail", "rescue", "add"]
 OnMissingColumn = Literal["fail", "ignore"]
-OnRetypedColumn = Literal["fail", "rescue"]
+OnChangedType = Literal["fail", "rescue"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Contract:
 
     new_column: OnNewColumn = "fail"
     missing_column: OnMissingColumn = "fail"
-    changed_type: OnRetypedColumn = "fail"
+    changed_type: OnChangedType = "fail"
 
     @property
-    def rescues(self) -> bool:
+    def has_rescued_column(self) -> bool:
         """Whether files with other columns may be taken, and so whether the bronze table has a column `_rescued`."""
         return self != Contract()

@@ -15,52 +15,52 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from lakehouse.definitions.contracts import Contract
-from lakehouse.definitions.tables import Declared, Table
-from lakehouse.errors import INSTALLED
+from lakehouse.definitions.tables import Declaration, Table
+from lakehouse.errors import INSTALL_FOLDERS
 
-LENGTH = 12
+HASH_LENGTH = 12
 # Python 3.11 before 3.11.8 counts the depth of a tree once for all threads: where a collection lets another thread in, two that parse fail
 # (github.com/python/cpython/issues/106905).
-ONE_PARSE = threading.Lock()
+PARSE_LOCK = threading.Lock()
 
 
-def definition_of(declared: Declared) -> str:
+def compute_fingerprint(declared: Declaration) -> str:
     """A short hash that changes with the declaration, its function, and the project's functions and constants these use.
 
     Comments, docstrings and formatting do not count.
     """
     # Without a contract it is what it was before there were contracts.
     data = {name: value for name, value in vars(declared).items() if name != "function" and value != Contract()}
-    parts = [json.dumps(data, default=_plain, sort_keys=True)]
+    parts = [json.dumps(data, default=_to_plain_dict, sort_keys=True)]
     if isinstance(declared, Table):
-        parts += sorted(_sources(declared.function, set()))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:LENGTH]
+        parts += sorted(_walk_sources(declared.function, set()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:HASH_LENGTH]
 
 
-def code_of(function: Callable[..., Any]) -> str:
+def compute_code_fingerprint(function: Callable[..., Any]) -> str:
     """The same for a function alone."""
-    return hashlib.sha256("\n".join(sorted(_sources(function, set()))).encode()).hexdigest()[:LENGTH]
+    return hashlib.sha256("\n".join(sorted(_walk_sources(function, set()))).encode()).hexdigest()[:HASH_LENGTH]
 
 
-def names_column(table: Table, column: str) -> bool:
+def can_read_column(table: Table, column: str) -> bool:
     """Whether the table's function, or one that it uses, has the column's name in it: as a rule it reads it then."""
     word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)")
-    return any(word.search(source) for source in _sources(table.function, set()))
+    return any(word.search(source) for source in _walk_sources(table.function, set()))
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_dict(value: Any) -> Any:
     if hasattr(value, "items"):
         return dict(value)
     return {"type": type(value).__name__, **vars(value)}
 
 
-def _sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
+def _walk_sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
     """The function's syntax tree and, in turn, those of the functions of this project that it uses."""
     if id(function) in seen or not isinstance(function, FunctionType):
         return
     seen.add(id(function))
     text = textwrap.dedent(inspect.getsource(function))
-    with ONE_PARSE:
+    with PARSE_LOCK:
         tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -69,38 +69,38 @@ def _sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
                 node.body = node.body[1:] or [ast.Pass()]
     yield ast.dump(tree)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        yield from _used(name, cell.cell_contents, seen)
-    names = _names(function.__code__)
+        yield from _describe_use(name, cell.cell_contents, seen)
+    names = _collect_names(function.__code__)
     for name in sorted(names):
         used = function.__globals__.get(name)
         if isinstance(used, ModuleType) and _is_in_project(used.__file__):
             for attribute in sorted(names & vars(used).keys()):
-                yield from _used(f"{name}.{attribute}", vars(used)[attribute], seen)
+                yield from _describe_use(f"{name}.{attribute}", vars(used)[attribute], seen)
         else:
-            yield from _used(name, used, seen)
+            yield from _describe_use(name, used, seen)
 
 
-def _used(name: str, used: Any, seen: set[int]) -> Iterator[str]:
+def _describe_use(name: str, used: Any, seen: set[int]) -> Iterator[str]:
     """What a function's use of a name says: a function's sources, a constant's value."""
     used = inspect.unwrap(used) if callable(used) else used  # what @cache and the like wrap
-    if isinstance(used, FunctionType) and _is_ours(used):
-        yield from _sources(used, seen)
+    if isinstance(used, FunctionType) and _is_project_function(used):
+        yield from _walk_sources(used, seen)
     elif isinstance(used, Table):
-        yield from _sources(used.function, seen)
+        yield from _walk_sources(used.function, seen)
     elif isinstance(used, set | frozenset):
         yield f"{name}={sorted(used, key=repr)!r}"
     elif isinstance(used, str | int | float | tuple | list | dict | range):
         yield f"{name}={used!r}"
 
 
-def _names(code: CodeType) -> set[str]:
-    nested = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+def _collect_names(code: CodeType) -> set[str]:
+    nested = [_collect_names(const) for const in code.co_consts if isinstance(const, CodeType)]
     return set(code.co_names).union(*nested)
 
 
-def _is_ours(function: FunctionType) -> bool:
+def _is_project_function(function: FunctionType) -> bool:
     return _is_in_project(inspect.getsourcefile(function))
 
 
 def _is_in_project(file: str | None) -> bool:
-    return file is not None and not {*INSTALLED} & {*Path(file).parents}
+    return file is not None and not {*INSTALL_FOLDERS} & {*Path(file).parents}

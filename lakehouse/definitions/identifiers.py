@@ -18,6 +18,6 @@ def refuse_text(name: str, **columns: object) -> None:
             )
 
 
-def escaped(name: str) -> str:
+def quote_identifier(name: str) -> str:
     """A name as Spark's SQL says it, whatever it is made of."""
     return "`" + name.replace("`", "``") + "`"

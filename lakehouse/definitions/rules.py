@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Rules that no table declares: that a key is whole, a line has its shape, a value could be read.
-KEY_RULE, MALFORMED_RULE, READABLE_RULE = "key_is_not_null", "well_formed", "readable"
-OnBreach = Literal["warn", "quarantine", "fail"]
+KEY_RULE, MALFORMED_RULE, PARSED_RULE = "key_is_not_null", "well_formed", "readable"
+OnViolation = Literal["warn", "quarantine", "fail"]
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,4 @@ class Rule:
 
     name: str
     predicate: str
-    on_breach: OnBreach = "quarantine"
+    on_violation: OnViolation = "quarantine"

@@ -30,7 +30,7 @@ MALFORMED = "_malformed"
 RESCUED = "_rescued"
 SECRET_IN_URL = re.compile(r"password|//[^/@]*@", re.IGNORECASE)
 Format = Literal["csv", "json", "parquet"]
-Relanded = Literal["upsert", "replace"]
+OnRedelivery = Literal["upsert", "replace"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Source:
     format: Format
     columns: Mapping[str, str]
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    relanded: Relanded = "upsert"
+    on_redelivery: OnRedelivery = "upsert"
     settle_seconds: float = 0.0
     stats: tuple[str, ...] = ()
     database: Database | None = None
@@ -82,7 +82,7 @@ class Source:
     def platform_columns(self) -> dict[str, str]:
         """What the platform adds to its rows."""
         malformed = {MALFORMED: "string"} if self.format != "parquet" else {}
-        return {**malformed, **({RESCUED: "string"} if self.contract.rescues else {}), **LANDING_COLUMNS}
+        return {**malformed, **({RESCUED: "string"} if self.contract.has_rescued_column else {}), **LANDING_COLUMNS}
 
 
 def source(
@@ -92,7 +92,7 @@ def source(
     columns: Sequence[str] | Mapping[str, str],
     format: Format = "csv",
     options: Mapping[str, str] | None = None,
-    relanded: Relanded = "upsert",
+    on_redelivery: OnRedelivery = "upsert",
     settle_seconds: float = 0.0,
     stats: Sequence[str] = (),
     database: Database | None = None,
@@ -107,7 +107,7 @@ def source(
         format,
         MappingProxyType(dict(typed)),
         MappingProxyType(dict(options or {})),
-        relanded,
+        on_redelivery,
         settle_seconds,
         tuple(stats),
         database,

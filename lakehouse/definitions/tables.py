@@ -20,16 +20,16 @@ from lakehouse.errors import DeclarationError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from lakehouse.definitions.write_modes import Write
+    from lakehouse.definitions.write_modes import WriteMode
 
 # A function that types landed text may return this column (array of strings): the landed columns of the row that hold
 # something, but nothing of the wanted type. The platform sets such rows aside and never writes the column.
-UNREADABLE = "_unreadable"
+UNPARSED = "_unreadable"
 TYPES = (
     "string", "boolean", "tinyint", "smallint", "int", "bigint", "float", "double", "date", "timestamp", "timestamp_ntz",
     "binary",
 )  # fmt: skip
-Effect = Literal["everything", "nothing"]
+OnLookupChange = Literal["everything", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,23 @@ class Input:
 
     table: str
     role: Literal["driver", "lookup"]
-    by: str | None = None
-    context_days: int = 0
-    reach_days: int = 0
-    on_change: Effect = "everything"
+    date_column: str | None = None
+    lookback_days: int = 0
+    affects_days: int = 0
+    on_change: OnLookupChange = "everything"
 
 
-def drives(table: str, by: str | None = None, *, context_days: int = 0, reach_days: int = 0) -> Input:
+def incremental(table: str, date_column: str | None = None, *, lookback_days: int = 0, affects_days: int = 0) -> Input:
     """An input whose changed rows decide what is recomputed.
 
     For a table replaced by partition, ``by`` is the input's date column that says which partitions a row belongs to,
     ``context_days`` how many days before a partition must be read to compute it, ``reach_days`` how many days
     after a changed row it still influences.
     """
-    return Input(table, "driver", by, context_days, reach_days)
+    return Input(table, "driver", date_column, lookback_days, affects_days)
 
 
-def looks_up(table: str, on_change: Effect = "nothing") -> Input:
+def lookup(table: str, on_change: OnLookupChange = "nothing") -> Input:
     """An input that is read whole. A change in it affects everything, or nothing until the next touch."""
     return Input(table, "lookup", on_change=on_change)
 
@@ -66,7 +66,7 @@ class Table:
     name: str
     function: Callable[..., DataFrame]
     columns: Mapping[str, str]
-    write: Write
+    write: WriteMode
     inputs: Mapping[str, Input]
     key: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
@@ -76,13 +76,13 @@ class Table:
         return self.function(*args, **kwargs)
 
     @property
-    def drivers(self) -> dict[str, Input]:
+    def incremental_inputs(self) -> dict[str, Input]:
         return {name: one for name, one in self.inputs.items() if one.role == "driver"}
 
     @property
-    def driver(self) -> str:
+    def incremental_input_table(self) -> str:
         """The table that drives it, where only one does."""
-        return next(iter(self.drivers.values())).table
+        return next(iter(self.incremental_inputs.values())).table
 
     @property
     def partitioning(self) -> Replace | None:
@@ -90,14 +90,14 @@ class Table:
         return self.write if isinstance(self.write, Replace) else None
 
 
-Declared = Source | Table
+Declaration = Source | Table
 
 
 def table(
     name: str,
     *,
     columns: Mapping[str, str],
-    write: Write,
+    write: WriteMode,
     key: Sequence[str] = (),
     rules: Sequence[Rule] = (),
     stats: Sequence[str] = (),
@@ -125,7 +125,7 @@ def table(
             function=function,
             columns=MappingProxyType(dict(columns)),
             write=write,
-            inputs=MappingProxyType({k: drives(v) if isinstance(v, str) else v for k, v in inputs.items()}),
+            inputs=MappingProxyType({k: incremental(v) if isinstance(v, str) else v for k, v in inputs.items()}),
             key=tuple(key),
             rules=tuple(rules),
             stats=tuple(stats),

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import get_args
 
-from lakehouse.definitions.contracts import OnMissingColumn, OnNewColumn, OnRetypedColumn
+from lakehouse.definitions.contracts import OnMissingColumn, OnNewColumn, OnChangedType
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
-from lakehouse.definitions.rules import KEY_RULE, MALFORMED_RULE, READABLE_RULE, OnBreach
+from lakehouse.definitions.rules import KEY_RULE, MALFORMED_RULE, PARSED_RULE, OnViolation
 from lakehouse.definitions.sources import (
     LANDING_COLUMNS,
     MALFORMED,
@@ -17,27 +17,27 @@ from lakehouse.definitions.sources import (
     SECRET_IN_URL,
     Database,
     Format,
-    Relanded,
+    OnRedelivery,
     Source,
 )
-from lakehouse.definitions.tables import TYPES, UNREADABLE, Declared, Table
-from lakehouse.definitions.write_modes import WRITE_MODES, History, Merge, Replace, Write
+from lakehouse.definitions.tables import TYPES, UNPARSED, Declaration, Table
+from lakehouse.definitions.write_modes import WRITE_MODES, History, Merge, Replace, WriteMode
 from lakehouse.errors import DeclarationError
 
 # What the platform adds to tables, and to rows while it works on them.
-_RESERVED = {*LANDING_COLUMNS, MALFORMED, RESCUED, UNREADABLE}
+_RESERVED = {*LANDING_COLUMNS, MALFORMED, RESCUED, UNPARSED}
 # What a table's rows have besides while they are put in order, compared and merged.
-_WORKING = {
+_WORK_COLUMNS = {
     "_changed", "_class", "_delete", "_ends", "_gap", "_known", "_next", "_own", "_partition", "_rank", "_stay", "_told",
 }  # fmt: skip
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 _LANDING = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
 # What a cursor can be besides a time: numbers that tell one row from the next.
-_COUNTING = ("smallint", "int", "bigint", "decimal")
+_NUMERIC_CURSOR_TYPES = ("smallint", "int", "bigint", "decimal")
 _NESTED_TYPE = re.compile(r"decimal\(\d+,\d+\)|(array|map|struct)<.+>")
 
 
-def problems_of(declared: Declared) -> list[str]:
+def find_problems(declared: Declaration) -> list[str]:
     """What is wrong with one declaration taken alone, in sentences."""
     found = []
     if not _NAME.fullmatch(declared.name):
@@ -53,9 +53,9 @@ def problems_of(declared: Declared) -> list[str]:
         for c, kind in declared.columns.items()
         if kind not in TYPES and not _NESTED_TYPE.fullmatch(kind)
     ]
-    found += _name_problems(declared)
+    found += _find_name_problems(declared)
     if isinstance(declared, Table):
-        return found + _table_problems(declared)
+        return found + _find_table_problems(declared)
     if not _LANDING.fullmatch(declared.landing):
         found.append(
             f"{declared.name}: landing={declared.landing!r} is not a folder below the landing zone, of plain names"
@@ -63,30 +63,30 @@ def problems_of(declared: Declared) -> list[str]:
     contract = declared.contract
     for parameter, value, allowed in (
         ("format", declared.format, Format),
-        ("relanded", declared.relanded, Relanded),
+        ("relanded", declared.on_redelivery, OnRedelivery),
         ("new_column", contract.new_column, OnNewColumn),
         ("missing_column", contract.missing_column, OnMissingColumn),
-        ("changed_type", contract.changed_type, OnRetypedColumn),
+        ("changed_type", contract.changed_type, OnChangedType),
     ):
         if value not in get_args(allowed):
             found.append(f"{declared.name}: {parameter}={value!r} is not one of {', '.join(get_args(allowed))}")
     if declared.format == "csv" and set(declared.columns.values()) - {"string"}:
         found.append(f"{declared.name}: a CSV source lands as strings; give types in silver")
-    return found + _database_problems(declared)
+    return found + _find_database_problems(declared)
 
 
-def _name_problems(declared: Declared) -> list[str]:
+def _find_name_problems(declared: Declaration) -> list[str]:
     """Names that Delta or the platform would take for one another: it does not tell upper from lower case."""
     by_lower: dict[str, list[str]] = {}
     for column in declared.columns:
         by_lower.setdefault(column.lower(), []).append(column)
     alike = [f"columns {' and '.join(names)} differ only in case" for names in by_lower.values() if len(names) > 1]
-    reserved = _RESERVED | _WORKING if isinstance(declared, Table) else _RESERVED
+    reserved = _RESERVED | _WORK_COLUMNS if isinstance(declared, Table) else _RESERVED
     taken = [names[0] for lower, names in by_lower.items() if lower in reserved]
     return [f"{declared.name}: {one}" for one in [*alike, *(f"column {c} is the platform's own name" for c in taken)]]
 
 
-def _database_problems(source: Source) -> list[str]:
+def _find_database_problems(source: Source) -> list[str]:
     database = source.database
     if database is None:
         return []
@@ -103,12 +103,12 @@ def _database_problems(source: Source) -> list[str]:
         found.append(
             f"{source.name}: settle_seconds would hold back its own extracts; give Database(settle_seconds=...)"
         )
-    if database.cursor is None and source.relanded != "replace":
+    if database.cursor is None and source.on_redelivery != "replace":
         found.append(f"{source.name}: a second snapshot of a day replaces the first: give relanded='replace'")
-    return found + _cursor_problems(source, database)
+    return found + _find_cursor_problems(source, database)
 
 
-def _cursor_problems(source: Source, database: Database) -> list[str]:
+def _find_cursor_problems(source: Source, database: Database) -> list[str]:
     if database.cursor is None or database.cursor not in source.columns:
         return []
     kind, settle = source.columns[database.cursor], database.settle_seconds
@@ -117,58 +117,58 @@ def _cursor_problems(source: Source, database: Database) -> list[str]:
             f"{source.name}: rows with an earlier {database.cursor} may become visible later: give Database(settle_seconds=...), "
             "longer than any transaction takes"
         ]
-    if not kind.startswith(("timestamp", *_COUNTING)):
+    if not kind.startswith(("timestamp", *_NUMERIC_CURSOR_TYPES)):
         return [f"{source.name}: its cursor {database.cursor} is a {kind}, which is neither a number nor a timestamp"]
     if settle and not kind.startswith("timestamp"):
         return [f"{source.name}: settle_seconds need a cursor that is a timestamp, not a {kind}"]
     return []
 
 
-def _table_problems(table: Table) -> list[str]:
-    found = [*_parameter_problems(table), *_rule_problems(table), *_write_problems(table)]
+def _find_table_problems(table: Table) -> list[str]:
+    found = [*_find_parameter_problems(table), *_find_rule_problems(table), *_find_write_problems(table)]
     return [f"{table.name}: {problem}" for problem in found]
 
 
-def _rule_problems(table: Table) -> list[str]:
-    levels = get_args(OnBreach)
+def _find_rule_problems(table: Table) -> list[str]:
+    levels = get_args(OnViolation)
     found = [
-        f"rule {rule.name} is to {rule.on_breach!r}, which is not one of {', '.join(levels)}"
+        f"rule {rule.name} is to {rule.on_violation!r}, which is not one of {', '.join(levels)}"
         for rule in table.rules
-        if rule.on_breach not in levels
+        if rule.on_violation not in levels
     ]
     doubled = {rule.name for rule in table.rules if [r.name for r in table.rules].count(rule.name) > 1}
-    own = [rule.name for rule in table.rules if rule.name in (KEY_RULE, MALFORMED_RULE, READABLE_RULE)]
+    own = [rule.name for rule in table.rules if rule.name in (KEY_RULE, MALFORMED_RULE, PARSED_RULE)]
     found += [f"rule {name} is the platform's own name" for name in own]
     return found + [f"two rules are called {name!r}" for name in sorted(doubled)]
 
 
-def _write_problems(table: Table) -> list[str]:
+def _find_write_problems(table: Table) -> list[str]:
     write = table.write
-    if not isinstance(write, Write):
+    if not isinstance(write, WriteMode):
         return [f"write={write!r} is not one of {', '.join(f'{way.__name__}()' for way in WRITE_MODES)}"]
     found, named = [], [*table.key, *table.stats]
     if isinstance(write, Merge | History) and not table.key:
         found.append("this way of writing needs a key")
-    if write.is_row_preserving and len(table.drivers) != 1:
-        found.append(f"{type(write).__name__} needs exactly one driver, got {len(table.drivers)}")
+    if write.is_row_preserving and len(table.incremental_inputs) != 1:
+        found.append(f"{type(write).__name__} needs exactly one driver, got {len(table.incremental_inputs)}")
     if isinstance(write, Merge) and isinstance(write.newest_by, str):
         found.append(f"newest_by={write.newest_by!r} is text, not columns; write ({write.newest_by!r},)")
     elif isinstance(write, Merge):
         named += write.newest_by
     elif isinstance(write, History):
-        named.append(write.effective)
+        named.append(write.effective_column)
     elif isinstance(write, Replace):
         if table.columns.get(write.partition) != "date":
             found.append(f"the partition {write.partition!r} must be one of its date columns")
         found += [
             f"driver {one.table} must say by which date column it maps to partitions (drives(..., by=...))"
-            for one in table.drivers.values()
-            if one.by is None
+            for one in table.incremental_inputs.values()
+            if one.date_column is None
         ]
     return found + [f"column {c!r} is named but not declared" for c in dict.fromkeys(named) if c not in table.columns]
 
 
-def _parameter_problems(table: Table) -> list[str]:
+def _find_parameter_problems(table: Table) -> list[str]:
     parameters = list(inspect.signature(table.function).parameters.values())
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
         return []
@@ -178,7 +178,7 @@ def _parameter_problems(table: Table) -> list[str]:
     return found + [f"its function's parameter {name!r} names no input" for name in needed]
 
 
-def raise_all(problems: Sequence[str]) -> None:
+def raise_problems(problems: Sequence[str]) -> None:
     """Raise one DeclarationError that lists every problem; do nothing where there is none."""
     if problems:
         raise DeclarationError("The declared tables do not fit together:\n  - " + "\n  - ".join(problems))

@@ -12,7 +12,7 @@ VALIDITY_COLUMNS = ("valid_from", "valid_to", "is_current")
 
 
 @dataclass(frozen=True)
-class Write:
+class WriteMode:
     """A way of writing.
 
     Attributes:
@@ -27,7 +27,7 @@ class Write:
     is_rebuilt: ClassVar[bool] = False
     reads_all_rows: ClassVar[bool] = False
 
-    def identity(self, key: tuple[str, ...]) -> tuple[str, ...]:
+    def identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
         """Return the columns that identify a row of the table, given its declared key."""
         return key
 
@@ -41,18 +41,18 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Append(Write):
+class Append(WriteMode):
     """New rows of the incremental input are added; nothing written is ever changed."""
 
     is_row_preserving = True
     is_append_only = True
 
-    def identity(self, key: tuple[str, ...]) -> tuple[str, ...]:
+    def identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
         return ORIGIN_COLUMNS
 
 
 @dataclass(frozen=True)
-class Merge(Write):
+class Merge(WriteMode):
     """The newest row for each key.
 
     ``newest_by`` names the columns that order rows of one key, most significant first: the source's own effective time
@@ -67,7 +67,7 @@ class Merge(Write):
 
 
 @dataclass(frozen=True)
-class History(Write):
+class History(WriteMode):
     """Every version of each key (slowly changing dimension, type 2).
 
     ``effective`` names the column that says when a row became known. The table gains `valid_from` (inclusive), `valid_to`
@@ -80,19 +80,19 @@ class History(Write):
 
     is_row_preserving = True
     reads_all_rows = True
-    effective: str
-    snapshots: bool = False
+    effective_column: str
+    has_snapshots: bool = False
 
-    def identity(self, key: tuple[str, ...]) -> tuple[str, ...]:
+    def identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
         return (*key, VALIDITY_COLUMNS[0])
 
     def added_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
-        time = columns[self.effective]
+        time = columns[self.effective_column]
         return dict(zip(VALIDITY_COLUMNS, (time, time, "boolean"), strict=True))
 
 
 @dataclass(frozen=True)
-class Replace(Write):
+class Replace(WriteMode):
     """Whole partitions, recomputed when an input touches them.
 
     ``partition`` is a date column of the table; with ``unit="month"`` it holds the month's first day. Partitions are
@@ -104,7 +104,7 @@ class Replace(Write):
 
 
 @dataclass(frozen=True)
-class Rebuild(Write):
+class Rebuild(WriteMode):
     """The whole table, recomputed when any input changed."""
 
     is_rebuilt = True

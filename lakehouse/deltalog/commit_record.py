@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from lakehouse.errors import LedgerError
-from lakehouse.storage.lease import Hold
+from lakehouse.storage.lease import Lease
 
 # Format of the records, and of all else that a lake keeps on disk: manifests, quarantines, trainings.
 FORMAT = 2
@@ -24,11 +24,11 @@ class Run:
 
     id: str
     revision: str
-    hold: Hold = field(default_factory=Hold, compare=False)
+    lease: Lease = field(default_factory=Lease, compare=False)
 
 
 @dataclass(frozen=True)
-class Consumed:
+class InputVersion:
     """A version of an input table, and the generation that it belonged to."""
 
     version: int
@@ -53,17 +53,17 @@ class Record:
     run: str
     batch: int
     generation: int
-    inputs: Mapping[str, Consumed]
+    inputs: Mapping[str, InputVersion]
     rows: Mapping[str, int]
     revision: str
-    definition: str
-    at: str
+    fingerprint: str
+    committed_at: str
     files: int = 0
-    contract: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-    undoes: str = ""
-    restores: int = -1
-    undone: tuple[int, ...] = ()
+    column_changes: tuple[str, ...] = ()
+    backfill_range: tuple[str, ...] = ()
+    rolled_back_run: str = ""
+    restored_version: int = -1
+    rolled_back_batches: tuple[int, ...] = ()
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
@@ -79,7 +79,7 @@ class Record:
         try:
             value = json.loads(text or "")["lakehouse"]
             _check_format(value["format"])
-            inputs = {n: Consumed(one["version"], one["generation"]) for n, one in value["inputs"].items()}
+            inputs = {n: InputVersion(one["version"], one["generation"]) for n, one in value["inputs"].items()}
             known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
             known |= {name: tuple(known.get(name, ())) for name in ("contract", "asked", "undone")}
             return cls(inputs=inputs, **known)
@@ -101,6 +101,6 @@ def _check_format(number: int) -> None:
         )
 
 
-def application_id(table: str, generation: int) -> str:
+def build_application_id(table: str, generation: int) -> str:
     """The id under which a table's batches are fenced (Delta's txnAppId): one that was used before is skipped."""
     return f"lakehouse/{table}/{generation}"

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from lakehouse.deltalog.commit_record import Record, application_id
+from lakehouse.deltalog.commit_record import Record, build_application_id
 from lakehouse.storage.location import Location
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lakehouse.definitions.sources import Source
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.landing.manifest import Manifest
-    from lakehouse.landing.zone import Landing
+    from lakehouse.landing.zone import LandingZone
 
 T = TypeVar("T")
 # How long a table's past stays readable: change feed and time travel need both the log and the removed files.
@@ -70,8 +70,8 @@ class Commit:
     def transaction(self) -> tuple[str, int]:
         """Delta's transaction: the application's id and its version."""
         if self.fence is not None:
-            return application_id(self.table, 0), self.fence
-        return application_id(self.table, self.record.generation), self.record.batch
+            return build_application_id(self.table, 0), self.fence
+        return build_application_id(self.table, self.record.generation), self.record.batch
 
 
 class Tables(Protocol):
@@ -106,13 +106,13 @@ class Tables(Protocol):
     def prepare(self, target: Target, added: Mapping[str, str]) -> None:
         """Add columns (null in the rows written before) to an existing table, and its change feed where it lacks one."""
 
-    def append(self, rows: DataFrame, target: Target, commit: Commit, *, grows: bool = False) -> None:
+    def append(self, rows: DataFrame, target: Target, commit: Commit, *, can_add_columns: bool = False) -> None:
         """Append rows. A table that ``grows`` gets the columns that only the rows have."""
 
     def overwrite(self, rows: DataFrame, target: Target, commit: Commit) -> None:
         """Replace all rows and the schema."""
 
-    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, grows: bool = False) -> None:
+    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, can_add_columns: bool = False) -> None:
         """Replace the rows that the predicate (SQL) selects, in one commit; see `append` for ``grows``."""
 
     def merge(
@@ -145,7 +145,7 @@ class Engine(Protocol):
             SessionError: The engine did not start.
         """
 
-    def extract(self, source: Source, landing: Landing, scratch: Location, run: Run) -> None:
+    def extract(self, source: Source, landing: LandingZone, scratch: Location, run: Run) -> None:
         """Bring new rows of a source's database into its landing folder.
 
         Raises:

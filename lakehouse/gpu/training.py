@@ -8,12 +8,12 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
-from lakehouse.engine.spark.rapids import GPU_HINT, Needs, require_device
-from lakehouse.errors import SessionError, first_line
+from lakehouse.engine.spark.rapids import GPU_HINT, GpuRequirement, require_device
+from lakehouse.errors import SessionError, get_first_line
 from lakehouse.settings import Settings
 
-TRAINING_NEEDS: Final = Needs("training with RAPIDS", 580, 7.5)
-TRAINING: Final = ("cudf", "cuml", "spark_rapids_ml")
+TRAINING_REQUIREMENT: Final = GpuRequirement("training with RAPIDS", 580, 7.5)
+TRAINING_PACKAGES: Final = ("cudf", "cuml", "spark_rapids_ml")
 # Has cuML put itself into every Python where it is set.
 _CHILDREN: Final = "CUML_ACCEL_ENABLED"
 
@@ -32,11 +32,11 @@ def accelerate(settings: Settings) -> None:
 
 @cache
 def _accelerate() -> None:
-    if missing := [name for name in TRAINING if find_spec(name) is None]:
+    if missing := [name for name in TRAINING_PACKAGES if find_spec(name) is None]:
         raise SessionError(
             f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {GPU_HINT}"
         )
-    require_device(TRAINING_NEEDS)
+    require_device(TRAINING_REQUIREMENT)
     if early := [name for name in ("pandas", "sklearn") if name in sys.modules]:
         raise SessionError(
             f"{', '.join(early)} is imported already and cannot be moved to the GPU: call lakehouse.gpu.training.accelerate before."
@@ -49,7 +49,7 @@ def _accelerate() -> None:
         cudf.pandas.install()
     except (RuntimeError, MemoryError) as error:
         raise SessionError(
-            f"The GPU cannot be used: {first_line(error)}. Where its memory is out, another process has it, as Spark's plugin takes all: "
+            f"The GPU cannot be used: {get_first_line(error)}. Where its memory is out, another process has it, as Spark's plugin takes all: "
             f"nvidia-smi names it. {GPU_HINT}"
         ) from error
     # Before cuML, whose classes skops would take for scikit-learn's: it would trust them, and no longer those that files name.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # The wider types that Spark's Parquet reader can give a column without loss.
-_READ_AS = {
+_WIDER_TYPES = {
     "tinyint": ("smallint", "int", "bigint"),
     "smallint": ("int", "bigint"),
     "int": ("bigint",),
@@ -23,82 +23,82 @@ _READ_AS = {
 }
 # A Parquet column of which the file has no value, nor a type.
 VOID = "void"
-_SHOWN = 5
+_MAX_SHOWN = 5
 # Spark's own Arrow files mark a struct that is one of these, by the metadata of its fields.
 _MARKS = {b"variant", b"geometry", b"geography"}
 
 
 @dataclass(frozen=True)
-class Drift:
+class SchemaDrift:
     """The columns of a file that are not declared, those that are and that it misses, those of another type, and the undeclared
     ones that could be a table's column only if upper and lower case told columns apart, each with the one that it is like."""
 
-    new: tuple[str, ...]
-    missing: tuple[str, ...]
-    retyped: tuple[str, ...]
-    alike: Mapping[str, str]
+    new_columns: tuple[str, ...]
+    missing_columns: tuple[str, ...]
+    changed_types: tuple[str, ...]
+    case_variants: Mapping[str, str]
 
 
-def drift_of(source: Source, found: Mapping[str, str]) -> Drift:
+def detect_drift(source: Source, file_columns: Mapping[str, str]) -> SchemaDrift:
     """How the columns of a file differ from the declared ones."""
-    new = tuple(c for c in found if c not in source.columns)
+    new = tuple(c for c in file_columns if c not in source.columns)
     first = {c.lower(): c for c in reversed([*source.columns, *new])}
-    return Drift(
+    return SchemaDrift(
         new,
-        tuple(c for c in source.columns if c not in found),
-        tuple(c for c, kind in source.columns.items() if c in found and not reads_as(found[c], kind)),
+        tuple(c for c in source.columns if c not in file_columns),
+        tuple(c for c, kind in source.columns.items() if c in file_columns and not can_read_as(file_columns[c], kind)),
         {c: first[c.lower()] for c in new if first[c.lower()] != c},
     )
 
 
-def fits(source: Source, found: Mapping[str, str]) -> bool:
+def has_declared_schema(source: Source, file_columns: Mapping[str, str]) -> bool:
     """Whether a file can be read with the declared schema. A CSV file's columns count in their order."""
-    in_order = source.format != "csv" or list(found) == list(source.columns)
-    typed = VOID not in found.values() and not drift_of(source, found).retyped
-    return in_order and {*found} == {*source.columns} and typed
+    in_order = source.format != "csv" or list(file_columns) == list(source.columns)
+    typed = VOID not in file_columns.values() and not detect_drift(source, file_columns).changed_types
+    return in_order and {*file_columns} == {*source.columns} and typed
 
 
-def refused(source: Source, found: Mapping[str, str]) -> str | None:
+def explain_rejection(source: Source, file_columns: Mapping[str, str]) -> str | None:
     """Why the source's contract rejects a file with these columns; None where it takes it."""
-    contract, drift = source.contract, drift_of(source, found)
+    contract, drift = source.contract, detect_drift(source, file_columns)
     said: list[str] = []
     if contract.missing_column == "fail":
-        said += [f"misses column {c}" for c in drift.missing]
+        said += [f"misses column {c}" for c in drift.missing_columns]
     if contract.new_column == "fail":
-        said += [f"has an unknown column {c}{_like(drift, c)}" for c in drift.new]
+        said += [f"has an unknown column {c}{_describe_case_variant(drift, c)}" for c in drift.new_columns]
     if contract.changed_type == "fail":
-        said += [f"has column {c} as {found[c]}, declared {source.columns[c]}" for c in drift.retyped]
+        said += [f"has column {c} as {file_columns[c]}, declared {source.columns[c]}" for c in drift.changed_types]
     return "; ".join(said) or None
 
 
-def added(source: Source, found: Mapping[str, str]) -> dict[str, str]:
+def find_added_columns(source: Source, file_columns: Mapping[str, str]) -> dict[str, str]:
     """The new columns of a file that the contract adds to the bronze table, with the types that they came with."""
     if source.contract.new_column != "add":
         return {}
-    drift = drift_of(source, found)
+    drift = detect_drift(source, file_columns)
     # What begins with an underscore is the platform's own.
-    good = (c for c in drift.new if COLUMN_PATTERN.fullmatch(c) and c not in drift.alike and not c.startswith("_"))
-    return {c: found[c] for c in good if found[c] != VOID}
+    good = (c for c in drift.new_columns if COLUMN_PATTERN.fullmatch(c) and c not in drift.case_variants and not c.startswith("_"))
+    return {c: file_columns[c] for c in good if file_columns[c] != VOID}
 
 
-def told(source: Source, found: Mapping[str, str]) -> Iterator[str]:
+def describe_drift(source: Source, file_columns: Mapping[str, str]) -> Iterator[str]:
     """What becomes of a taken file's columns, in words."""
-    drift, adds = drift_of(source, found), added(source, found)
-    for c in (c for c in drift.new if found[c] != VOID):
-        yield f"adds {c} {adds[c]}" if c in adds else f"keeps {c}{_like(drift, c)} in {RESCUED}"
-    for c in drift.missing:
+    drift, adds = detect_drift(source, file_columns), find_added_columns(source, file_columns)
+    for c in (c for c in drift.new_columns if file_columns[c] != VOID):
+        yield f"adds {c} {adds[c]}" if c in adds else f"keeps {c}{_describe_case_variant(drift, c)} in {RESCUED}"
+    for c in drift.missing_columns:
         yield f"leaves {c} null, which the files miss"
-    for c in drift.retyped:
-        yield f"reads {c}, {found[c]} in the files, as {source.columns[c]}; what that cannot hold is kept in {RESCUED}"
+    for c in drift.changed_types:
+        yield f"reads {c}, {file_columns[c]} in the files, as {source.columns[c]}; what that cannot hold is kept in {RESCUED}"
 
 
-def summed(source: Source, files: Iterable[Mapping[str, str] | None]) -> tuple[str, ...]:
+def summarize_drift(source: Source, files: Iterable[Mapping[str, str] | None]) -> tuple[str, ...]:
     """What becomes of the columns of a batch's files, each text once, with the number of files."""
-    said = Counter(text for found in files if found for text in told(source, found))
+    said = Counter(text for found in files if found for text in describe_drift(source, found))
     return tuple(f"{text} ({count} file{'s' if count > 1 else ''})" for text, count in said.items())
 
 
-def foreseen(
+def preview_drift(
     source: Source, files: Iterable[tuple[str, str | None, Mapping[str, str] | None]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What will become of files, each with the reason to reject it or its columns, in words, and the declared columns that will not
@@ -106,22 +106,22 @@ def foreseen(
     files = list(files)
     taken = [found for _, reason, found in files if found and not reason]
     said = [f"rejects {path}: {reason}" for path, reason, _ in files if reason]
-    shown = [*said[:_SHOWN], *([f"rejects {len(said) - _SHOWN} more files"] if len(said) > _SHOWN else [])]
-    drifts = [drift_of(source, found) for found in taken]
-    changed = dict.fromkeys(c for one in drifts for c in (*one.missing, *one.retyped))
-    return (*summed(source, taken), *shown), tuple(changed)
+    shown = [*said[:_MAX_SHOWN], *([f"rejects {len(said) - _MAX_SHOWN} more files"] if len(said) > _MAX_SHOWN else [])]
+    drifts = [detect_drift(source, found) for found in taken]
+    changed = dict.fromkeys(c for one in drifts for c in (*one.missing_columns, *one.changed_types))
+    return (*summarize_drift(source, taken), *shown), tuple(changed)
 
 
-def _like(drift: Drift, column: str) -> str:
-    return f" (like {drift.alike[column]} but for case)" if column in drift.alike else ""
+def _describe_case_variant(drift: SchemaDrift, column: str) -> str:
+    return f" (like {drift.case_variants[column]} but for case)" if column in drift.case_variants else ""
 
 
-def reads_as(found: str, declared: str) -> bool:
+def can_read_as(file_type: str, declared_type: str) -> bool:
     """Whether every value of one type is one of the other; of a column without any value that is so."""
-    return found in (declared, VOID) or declared in _READ_AS.get(found, ())
+    return file_type in (declared_type, VOID) or declared_type in _WIDER_TYPES.get(file_type, ())
 
 
-def sql_type(kind: pa.DataType) -> str:
+def to_sql_type(kind: pa.DataType) -> str:
     """Return the name of an Arrow type in Spark SQL, by the rules of Spark's own conversion.
 
     Raises:
@@ -130,7 +130,7 @@ def sql_type(kind: pa.DataType) -> str:
     import pyarrow.types as arrow
 
     nested: Any = kind  # pyarrow's stubs do not narrow a type
-    if name := _simple_types().get(kind):
+    if name := _list_simple_types().get(kind):
         return name
     if arrow.is_decimal(kind):
         return f"decimal({nested.precision},{nested.scale})"
@@ -143,18 +143,18 @@ def sql_type(kind: pa.DataType) -> str:
     if arrow.is_duration(kind):
         return "interval day to second"
     if arrow.is_dictionary(kind):
-        return sql_type(nested.value_type)
+        return to_sql_type(nested.value_type)
     if arrow.is_list(kind) or arrow.is_large_list(kind) or arrow.is_fixed_size_list(kind):
-        return f"array<{sql_type(nested.value_type)}>"
+        return f"array<{to_sql_type(nested.value_type)}>"
     if arrow.is_map(kind):
-        return f"map<{sql_type(nested.key_type)},{sql_type(nested.item_type)}>"
+        return f"map<{to_sql_type(nested.key_type)},{to_sql_type(nested.item_type)}>"
     if arrow.is_struct(kind) and not any(_MARKS & (field.metadata or {}).keys() for field in nested):
-        return f"struct<{','.join(f'{field.name}:{sql_type(field.type)}' for field in nested)}>"
+        return f"struct<{','.join(f'{field.name}:{to_sql_type(field.type)}' for field in nested)}>"
     raise TypeError(f"Spark SQL has no type for {kind}")
 
 
 @cache
-def _simple_types() -> Mapping[pa.DataType, str]:
+def _list_simple_types() -> Mapping[pa.DataType, str]:
     import pyarrow as pa
 
     return {

@@ -22,20 +22,20 @@ from lakehouse.storage.location import Location
 CHUNK_BYTES = 1 << 20
 
 
-def unpacked(path: Location) -> BinaryIO:
+def open_decompressed(path: Location) -> BinaryIO:
     """A file's content, unpacked where its name says that it is packed."""
     content = path.open("rb")
     return cast(BinaryIO, gzip.open(content, "rb")) if path.suffix == ".gz" else content
 
 
-def _chunks(path: Location) -> Iterator[bytes]:
-    with unpacked(path) as file:
+def _read_chunks(path: Location) -> Iterator[bytes]:
+    with open_decompressed(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
 
 @dataclass(frozen=True)
-class Inspected:
+class Inspection:
     """Why a file cannot be taken, None where it can; and its columns in their order, with their types, where they are not those
     declared."""
 
@@ -44,39 +44,39 @@ class Inspected:
 
 
 @dataclass(frozen=True)
-class _Text:
+class _TextSummary:
     """A text file, of which the whole is there and is UTF-8: its first chunk, its end, and how often it has a quote."""
 
     head: str
-    ends_with: str
-    quotes: int
+    last_character: str
+    quote_count: int
 
 
-def _text(path: Location) -> _Text:
+def _scan_text(path: Location) -> _TextSummary:
     decoder = codecs.getincrementaldecoder("utf-8")()
     head = last = ""
     quotes = 0
-    for chunk in _chunks(path):
+    for chunk in _read_chunks(path):
         text = decoder.decode(chunk)
         head, last = head or text, text[-1:] or last
         quotes += chunk.count(b'"')
     decoder.decode(b"", final=True)
-    return _Text(head.removeprefix("\ufeff"), last, quotes)
+    return _TextSummary(head.removeprefix("\ufeff"), last, quotes)
 
 
-def _inspect_csv(path: Location, source: Source) -> Inspected:
-    text = _text(path)
+def _inspect_csv(path: Location, source: Source) -> Inspection:
+    text = _scan_text(path)
     if not text.head:
-        return Inspected("is empty: not even a header")
-    found, reason = _header(text.head, source)
-    if reason is None and text.ends_with not in ("\n", "\r"):
+        return Inspection("is empty: not even a header")
+    found, reason = _check_header(text.head, source)
+    if reason is None and text.last_character not in ("\n", "\r"):
         reason = "does not end with a line end, as if it were cut: its last value may be half of one"
-    if reason is None and text.quotes and not {"quote", "escape"} & source.options.keys():
-        reason = _open_quote(path, source, odd=text.quotes % 2 == 1)
-    return Inspected(reason, found)
+    if reason is None and text.quote_count and not {"quote", "escape"} & source.options.keys():
+        reason = _find_open_quote(path, source, odd=text.quote_count % 2 == 1)
+    return Inspection(reason, found)
 
 
-def _header(head: str, source: Source) -> tuple[Mapping[str, str] | None, str | None]:
+def _check_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, str | None]:
     """The columns that a text's first line names, where they are not the declared ones, and why it cannot be taken."""
     header = next(csv.reader(io.StringIO(head), delimiter=source.options.get("sep", ",")), [])
     if header == list(source.columns):
@@ -86,18 +86,18 @@ def _header(head: str, source: Source) -> tuple[Mapping[str, str] | None, str | 
     if doubled := sorted({c for c in header if header.count(c) > 1}):
         return None, f"has column {doubled[0]} twice"
     found = dict.fromkeys(header, "string")
-    if {*found} == {*source.columns} and not source.contract.rescues:
+    if {*found} == {*source.columns} and not source.contract.has_rescued_column:
         return None, f"has its columns in another order: {','.join(header)}"
-    return found, conformance.refused(source, found)
+    return found, conformance.explain_rejection(source, found)
 
 
-def _open_quote(path: Location, source: Source, odd: bool) -> str | None:
+def _find_open_quote(path: Location, source: Source, odd: bool) -> str | None:
     """Whether a quote opens a value and nothing closes it: what follows, to the next quote or the end, would be read as that value.
 
     Where quotes are even in number the next one may open a value, too: then text follows the one that seems to close.
     """
     csv.field_size_limit(sys.maxsize)  # a value may be as long as it likes
-    with io.TextIOWrapper(unpacked(path), "utf-8", newline="") as lines:
+    with io.TextIOWrapper(open_decompressed(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
         before = 0
         while True:
@@ -111,15 +111,15 @@ def _open_quote(path: Location, source: Source, odd: bool) -> str | None:
             before = reader.line_num
 
 
-def _inspect_json(path: Location, source: Source) -> Inspected:
-    with io.TextIOWrapper(unpacked(path), "utf-8-sig") as lines:
-        found, reason = _keys(lines)
+def _inspect_json(path: Location, source: Source) -> Inspection:
+    with io.TextIOWrapper(open_decompressed(path), "utf-8-sig") as lines:
+        found, reason = _collect_keys(lines)
     if found is None:
-        return Inspected("is empty")
-    return Inspected(reason) if reason else _judged(source, _json_columns(source, found))
+        return Inspection("is empty")
+    return Inspection(reason) if reason else _apply_contract(source, _build_json_columns(source, found))
 
 
-def _keys(lines: Iterable[str]) -> tuple[dict[str, None] | None, str | None]:
+def _collect_keys(lines: Iterable[str]) -> tuple[dict[str, None] | None, str | None]:
     """The keys of the records, None where there is no line; and what is wrong with a line that Spark would read otherwise."""
     found: dict[str, None] = {}
     number = 0
@@ -138,29 +138,29 @@ def _keys(lines: Iterable[str]) -> tuple[dict[str, None] | None, str | None]:
     return (found if number else None), None
 
 
-def _json_columns(source: Source, keys: Collection[str]) -> dict[str, str]:
+def _build_json_columns(source: Source, keys: Collection[str]) -> dict[str, str]:
     """A file's columns: the declared ones, as a record may leave out what is null, and the others as text."""
     return {**source.columns, **{key: "string" for key in keys if key not in source.columns}}
 
 
-def _inspect_parquet(path: Location, source: Source) -> Inspected:
+def _inspect_parquet(path: Location, source: Source) -> Inspection:
     import pyarrow.parquet as pq
 
     with path.open("rb") as content, pq.ParquetFile(content, page_checksum_verification=True) as file:
-        judged = _parquet_schema(file, source)
+        judged = _check_parquet_schema(file, source)
         if judged.reason is None:
             for _ in file.iter_batches():  # a damaged page shows only when it is read
                 pass
     return judged
 
 
-def _parquet_schema(file: Any, source: Source) -> Inspected:
+def _check_parquet_schema(file: Any, source: Source) -> Inspection:
     names = file.schema_arrow.names
     if doubled := sorted({c for c in names if names.count(c) > 1}):
-        return Inspected(f"has column {doubled[0]} twice")
+        return Inspection(f"has column {doubled[0]} twice")
     types = {field.name: field.type for field in file.schema_arrow}
-    found = {name: conformance.sql_type(kind) for name, kind in types.items()}
-    judged = _judged(source, found)
+    found = {name: conformance.to_sql_type(kind) for name, kind in types.items()}
+    judged = _apply_contract(source, found)
     if judged.reason is None:
         # What is read although it is not as declared must have a type that every reader knows.
         odd = [
@@ -169,7 +169,7 @@ def _parquet_schema(file: Any, source: Source) -> Inspected:
             if kind not in (source.columns.get(c), conformance.VOID) and not _is_readable(types[c])
         ]
         if odd:
-            return Inspected(f"has column {odd[0]} as {found[odd[0]]}, which cannot be read", judged.columns)
+            return Inspection(f"has column {odd[0]} as {found[odd[0]]}, which cannot be read", judged.columns)
     return judged
 
 
@@ -183,15 +183,15 @@ def _is_readable(kind: Any) -> bool:
         return _is_readable(kind.key_type) and _is_readable(kind.item_type)
     if arrow.is_nested(kind) or arrow.is_dictionary(kind):
         return _is_readable(kind.value_type)
-    name = conformance.sql_type(kind)
+    name = conformance.to_sql_type(kind)
     return name in TYPES or name.startswith("decimal(")
 
 
-def _judged(source: Source, found: Mapping[str, str]) -> Inspected:
-    return Inspected(conformance.refused(source, found), None if conformance.fits(source, found) else found)
+def _apply_contract(source: Source, file_columns: Mapping[str, str]) -> Inspection:
+    return Inspection(conformance.explain_rejection(source, file_columns), None if conformance.has_declared_schema(source, file_columns) else file_columns)
 
 
-def parquet_rows(path: Location) -> int:
+def count_parquet_rows(path: Location) -> int:
     """The rows that a Parquet file says it has; none where it cannot be read."""
     import pyarrow.parquet as pq
 
@@ -202,15 +202,15 @@ def parquet_rows(path: Location) -> int:
         return 0
 
 
-_INSPECTIONS = {"csv": _inspect_csv, "json": _inspect_json, "parquet": _inspect_parquet}
+_INSPECTORS = {"csv": _inspect_csv, "json": _inspect_json, "parquet": _inspect_parquet}
 
 
-def inspect(path: Location, source: Source) -> Inspected:
+def inspect_file(path: Location, source: Source) -> Inspection:
     """Whether a file can be taken, and its columns."""
-    return _INSPECTIONS[source.format](path, source)
+    return _INSPECTORS[source.format](path, source)
 
 
-def at_first_sight(path: Location, source: Source) -> Inspected:
+def preview_file(path: Location, source: Source) -> Inspection:
     """What a file's beginning (Parquet: its end) tells of its columns. What cannot be read tells nothing: a run looks at the whole.
 
     Raises:
@@ -221,14 +221,14 @@ def at_first_sight(path: Location, source: Source) -> Inspected:
     try:
         if source.format == "parquet":
             with path.open("rb") as content, pq.ParquetFile(content) as file:
-                return _parquet_schema(file, source)
-        head = codecs.getincrementaldecoder("utf-8")().decode(next(_chunks(path), b"")).removeprefix("\ufeff")
+                return _check_parquet_schema(file, source)
+        head = codecs.getincrementaldecoder("utf-8")().decode(next(_read_chunks(path), b"")).removeprefix("\ufeff")
         if source.format == "csv":
-            found, reason = _header(head, source) if head else (None, "is empty: not even a header")
-            return Inspected(reason, found)
-        keys, reason = _keys(head.splitlines()[:-1])  # the last may be cut
-        return Inspected(reason) if reason else _judged(source, _json_columns(source, keys or ()))
+            found, reason = _check_header(head, source) if head else (None, "is empty: not even a header")
+            return Inspection(reason, found)
+        keys, reason = _collect_keys(head.splitlines()[:-1])  # the last may be cut
+        return Inspection(reason) if reason else _apply_contract(source, _build_json_columns(source, keys or ()))
     except StorageError:
         raise
     except Exception:  # whatever a reader raises on a broken file
-        return Inspected(None)
+        return Inspection(None)

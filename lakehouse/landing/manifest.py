@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Delivery:
+class LandedFile:
     """One landed file: its path below the landing zone, its identity, its place in the order of deliveries.
 
     ``columns`` are its own, in their order, with their types, where they are not those declared and the contract takes them.
@@ -26,7 +26,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedFile:
     """A file that was set aside as a whole, and why."""
 
     path: str
@@ -45,12 +45,12 @@ class Manifest:
 
     source: str
     batch: int
-    at: str
-    definition: str
-    files: tuple[Delivery, ...]
-    rejected: tuple[Rejected, ...] = ()
-    full: bool = False
-    undone: tuple[Delivery, ...] = ()
+    created_at: str
+    fingerprint: str
+    files: tuple[LandedFile, ...]
+    rejected_files: tuple[RejectedFile, ...] = ()
+    is_full: bool = False
+    rolled_back_files: tuple[LandedFile, ...] = ()
 
-    def taken_back(self) -> Manifest:
+    def mark_rolled_back(self) -> Manifest:
         return replace(self, files=(), rejected=(), full=False, undone=self.files)

@@ -37,7 +37,7 @@ BATCH_DAYS: Final = 7
 READ_ROWS: Final = 400_000
 
 
-def weeks(span: Span) -> list[Span]:
+def split_into_weeks(span: Span) -> list[Span]:
     """The span in pieces of BATCH_DAYS days."""
     first, last = (date.fromisoformat(end) for end in span)
     step = timedelta(days=BATCH_DAYS)
@@ -45,7 +45,7 @@ def weeks(span: Span) -> list[Span]:
     return [(str(day), str(min(day + step - timedelta(days=1), last))) for day in starts]
 
 
-def _until(days: np.ndarray, spans: Sequence[Span]) -> list[int]:
+def _count_until(days: np.ndarray, spans: Sequence[Span]) -> list[int]:
     """Of sorted days, how many there are until the end of each span."""
     import numpy as np
 
@@ -54,7 +54,7 @@ def _until(days: np.ndarray, spans: Sequence[Span]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureTable:
     """A task's feature table at one version."""
 
     task: Task
@@ -67,7 +67,7 @@ class Features:
     @property
     def table_id(self) -> str:
         """It tells a table from one that was made anew in its place, whose versions start again."""
-        return str(self.log.delta.metadata().id)
+        return str(self.log.delta_table.metadata().id)
 
     def __str__(self) -> str:
         return f"{self.task.feature_table} version {self.version}"
@@ -75,18 +75,18 @@ class Features:
     @cached_property
     def dataset(self) -> Any:
         """The table's rows, for pyarrow to read; what goes wrong meanwhile is told by `reading`."""
-        return self.log.delta.to_pyarrow_dataset()
+        return self.log.delta_table.to_pyarrow_dataset()
 
-    def within(self, span: Span) -> Any:
+    def span_filter(self, span: Span) -> Any:
         """For pyarrow: the rows whose time is in the span."""
         import pyarrow as pa
         import pyarrow.dataset as ds
 
         first, last = (pa.scalar(date.fromisoformat(day)) for day in span)
-        return (ds.field(self.task.time) >= first) & (ds.field(self.task.time) <= last)
+        return (ds.field(self.task.time_column) >= first) & (ds.field(self.task.time_column) <= last)
 
     def read(
-        self, span: Span | None, columns: Iterable[str], among: Mapping[str, Iterable[Any]] | None = None
+        self, span: Span | None, columns: Iterable[str], key_values: Mapping[str, Iterable[Any]] | None = None
     ) -> pa.Table:
         """The key and these columns of the rows in ``span`` (of all rows without one), in the order of their keys.
 
@@ -100,20 +100,20 @@ class Features:
         import pyarrow.dataset as ds
 
         named = list(dict.fromkeys((*self.task.key, *columns)))
-        with self.reading():
-            wanted = self.within(span) if span else None
-            for name, values in (among or {}).items():
+        with self.translate_errors():
+            wanted = self.span_filter(span) if span else None
+            for name, values in (key_values or {}).items():
                 one = ds.field(name).isin(pa.array(values, self.dataset.schema.field(name).type))
                 wanted = one if wanted is None else wanted & one
             rows = self.dataset.to_table(columns=named, filter=wanted)
         return rows.sort_by([(name, "ascending") for name in self.task.key])
 
     def has_rows(self, span: Span) -> bool:
-        with self.reading():
-            return bool(self.dataset.head(1, columns=[self.task.time], filter=self.within(span)).num_rows)
+        with self.translate_errors():
+            return bool(self.dataset.head(1, columns=[self.task.time_column], filter=self.span_filter(span)).num_rows)
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Raises what `read` does in place of what pyarrow and delta-rs raise."""
         try:
             yield
@@ -123,7 +123,7 @@ class Features:
                 "the latest."
             ) from error
         except Exception as error:  # pyarrow's and delta-rs's alike
-            if said := s3.explained(error):
+            if said := s3.explain_error(error):
                 raise StorageError(f"{self}: {said}") from error
             raise
 
@@ -136,24 +136,24 @@ class Features:
         import numpy as np
 
         named = list(dict.fromkeys((*self.task.key, *columns)))
-        for together in self._together(weeks(span)):
-            rows = self.read((together[0][0], together[-1][1]), [*named, self.task.time])
-            days = rows[self.task.time].to_numpy()
+        for together in self._group_spans(split_into_weeks(span)):
+            rows = self.read((together[0][0], together[-1][1]), [*named, self.task.time_column])
+            days = rows[self.task.time_column].to_numpy()
             order = np.argsort(days, kind="stable")
-            ends = _until(days[order], together)
+            ends = _count_until(days[order], together)
             for start, end in pairwise([0, *ends]):
                 # In the order of their keys, as they were read.
                 yield rows.take(np.sort(order[start:end])).select(named)
 
-    def _together(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
+    def _group_spans(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
         """Adjoining spans in groups, each of no more than READ_ROWS rows or of one span."""
         import numpy as np
 
-        with self.reading():
-            wanted = self.within((spans[0][0], spans[-1][1]))
-            days = self.dataset.to_table(columns=[self.task.time], filter=wanted)[self.task.time]
+        with self.translate_errors():
+            wanted = self.span_filter((spans[0][0], spans[-1][1]))
+            days = self.dataset.to_table(columns=[self.task.time_column], filter=wanted)[self.task.time_column]
         group, before, until = list[Span](), 0, 0
-        for span, end in zip(spans, _until(np.sort(days.to_numpy()), spans), strict=True):
+        for span, end in zip(spans, _count_until(np.sort(days.to_numpy()), spans), strict=True):
             if group and end - before > READ_ROWS:
                 yield group
                 group, before = [], until
@@ -161,47 +161,47 @@ class Features:
             until = end
         yield group
 
-    def split(self, name: SplitName, columns: Iterable[str]) -> Rows:
+    def split(self, name: SplitName, columns: Iterable[str]) -> LabelledRows:
         """The labelled rows of a split, with these columns.
 
         Raises:
             ModelError: it has no labelled row, or only rows with the same label.
         """
         span = getattr(self.task.splits, name)
-        rows = Rows(self, span, tuple(dict.fromkeys((*self.task.key, self.task.time, *columns))))
+        rows = LabelledRows(self, span, tuple(dict.fromkeys((*self.task.key, self.task.time_column, *columns))))
         label = rows.label
         if len(label) == 0 or label.all() or not label.any():
-            what = f"only rows whose {self.task.label} is {bool(label[0])}" if len(label) else "no labelled rows"
-            raise ModelError(f"{self}: {what} in the {name} split, {span[0]} to {span[1]}. {self._holds()}")
+            what = f"only rows whose {self.task.label_column} is {bool(label[0])}" if len(label) else "no labelled rows"
+            raise ModelError(f"{self}: {what} in the {name} split, {span[0]} to {span[1]}. {self._describe_days()}")
         return rows
 
     def frame(self, rows: pa.Table) -> pd.DataFrame:
         """The rows as a model takes them."""
-        return as_frame(rows.drop_columns([name for name in rows.column_names if name == self.task.label]))
+        return as_frame(rows.drop_columns([name for name in rows.column_names if name == self.task.label_column]))
 
-    def present(self, names: Iterable[str]) -> list[str]:
+    def existing_columns(self, names: Iterable[str]) -> list[str]:
         """Those of these columns that the table has."""
         there = self.log.columns()
         return [name for name in names if name in there]
 
-    def _holds(self) -> str:
+    def _describe_days(self) -> str:
         import pyarrow.compute as pc
 
-        rows = self.read(None, [self.task.time, self.task.label])
-        days, labelled = pc.min_max(rows[self.task.time]).as_py(), pc.count(rows[self.task.label]).as_py()
+        rows = self.read(None, [self.task.time_column, self.task.label_column])
+        days, labelled = pc.min_max(rows[self.task.time_column]).as_py(), pc.count(rows[self.task.label_column]).as_py()
         if not rows.num_rows:
             return "The table is empty: land some data and build it (`lakehouse run`)."
         return (
-            f"The table holds {rows.num_rows:,} rows, {labelled:,} of them labelled, with {self.task.time} from "
+            f"The table holds {rows.num_rows:,} rows, {labelled:,} of them labelled, with {self.task.time_column} from "
             f"{days['min']} to {days['max']}: build the missing days (`lakehouse run`) or change the task's splits."
         )
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledRows:
     """The labelled rows of a span of days, in the order of their weeks and keys; of each the key, the time and these columns."""
 
-    features: Features
+    features: FeatureTable
     span: Span
     columns: tuple[str, ...]
 
@@ -209,7 +209,7 @@ class Rows:
         """The rows and their label, a week at a time: nothing here holds them all."""
         import pyarrow.compute as pc
 
-        label = self.features.task.label
+        label = self.features.task.label_column
         for rows in self.features.batches(self.span, (*self.columns, label)):
             if known := rows.filter(pc.is_valid(rows[label])):
                 yield known
@@ -217,7 +217,7 @@ class Rows:
     def frames(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
         """The rows as `Model.predict` takes them, with their labels, a week at a time."""
         for rows in self.batches():
-            yield self.features.frame(rows), rows[self.features.task.label].to_numpy()
+            yield self.features.frame(rows), rows[self.features.task.label_column].to_numpy()
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -226,12 +226,12 @@ class Rows:
 
         return pd.concat((frame for frame, _ in self.frames()), ignore_index=True)
 
-    def sample(self, most: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    def sample(self, max_rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
         """At most so many of the rows, in their order, as `Model.predict` takes them, with their labels."""
         import numpy as np
         import pandas as pd
 
-        taken = np.random.default_rng(seed).choice(self.rows, min(most, self.rows), replace=False)
+        taken = np.random.default_rng(seed).choice(self.rows, min(max_rows, self.rows), replace=False)
         taken.sort()
         kept, before = list[pd.DataFrame](), 0
         for frame, _ in self.frames():
@@ -240,7 +240,7 @@ class Rows:
             before += len(frame)
         return pd.concat(kept, ignore_index=True), self.label[taken]
 
-    def distributed(self) -> DataFrame:
+    def read_on_spark(self) -> DataFrame:
         """Read the rows and their label on the process's Spark session."""
         from lakehouse.ml.spark_scoring import read_labelled
 
@@ -248,12 +248,12 @@ class Rows:
 
     @property
     def label(self) -> np.ndarray:
-        return self._seen[0]
+        return self._label_columns[0]
 
     @property
     def days(self) -> np.ndarray:
         """Each row's day."""
-        return self._seen[1]
+        return self._label_columns[1]
 
     @property
     def rows(self) -> int:
@@ -262,14 +262,14 @@ class Rows:
     @property
     def unlabelled(self) -> int:
         """How many rows of the span have no label."""
-        return self._seen[2]
+        return self._label_columns[2]
 
     @cached_property
-    def _seen(self) -> tuple[np.ndarray, np.ndarray, int]:
+    def _label_columns(self) -> tuple[np.ndarray, np.ndarray, int]:
         import numpy as np
         import pyarrow.compute as pc
 
-        label, time, unlabelled = self.features.task.label, self.features.task.time, 0
+        label, time, unlabelled = self.features.task.label_column, self.features.task.time_column, 0
         labels, days = [np.empty(0, dtype=bool)], [np.empty(0, dtype="datetime64[D]")]
         for rows in self.features.batches(self.span, [label, time]):
             known = rows.filter(pc.is_valid(rows[label]))
@@ -285,11 +285,11 @@ class Rows:
         """
         import pyarrow.parquet as pq
 
-        key, label = list(self.features.task.key), self.features.task.label
+        key, label = list(self.features.task.key), self.features.task.label_column
         keys, content, writer = hashlib.sha256(), hashlib.sha256(), None
         for rows in self.batches():
-            keys.update(_csv(rows.select(key)))
-            content.update(_csv(rows.select([*self.columns, label])))
+            keys.update(_to_csv(rows.select(key)))
+            content.update(_to_csv(rows.select([*self.columns, label])))
             if keys_to:
                 writer = writer or pq.ParquetWriter(keys_to, rows.select(key).schema, compression="zstd")
                 writer.write_table(rows.select(key))
@@ -298,14 +298,14 @@ class Rows:
         return {"keys_sha256": keys.hexdigest(), "content_sha256": content.hexdigest()}
 
 
-def probabilities(model: Model, fitted: Any, rows: Rows) -> np.ndarray:
+def predict_probabilities(model: Model, fitted: Any, rows: LabelledRows) -> np.ndarray:
     """What a fitted model says of all rows, in their order."""
     import numpy as np
 
     return np.concatenate([model.predict(fitted, frame) for frame, _ in rows.frames()])
 
 
-def open_features(task: Task, lake: Location, columns: Iterable[str], version: int | None = None) -> Features:
+def open_features(task: Task, lake: Location, columns: Iterable[str], version: int | None = None) -> FeatureTable:
     """The task's feature table pinned at ``version``, the latest by default.
 
     Raises:
@@ -326,24 +326,24 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
         log = open_log(path, version)
         assert log is not None
     there = log.columns()
-    missing = [name for name in dict.fromkeys((*task.key, task.time, *columns, task.label)) if name not in there]
+    missing = [name for name in dict.fromkeys((*task.key, task.time_column, *columns, task.label_column)) if name not in there]
     if missing:
         raise ModelError(
             f"{task.feature_table} version {log.version} lacks what {task.name} reads: {', '.join(missing)}. It has: "
             f"{', '.join(there)}. Build the table anew from today's declaration (`lakehouse run --full-refresh`), or "
             "change the model's columns."
         )
-    return Features(task, log)
+    return FeatureTable(task, log)
 
 
-def check_columns(version: int, reads: Sequence[str], features: Features) -> None:
+def check_columns(version: int, input_columns: Sequence[str], features: FeatureTable) -> None:
     """Check that a feature table has every column that a version of a model reads.
 
     Raises:
         ModelError: the table lacks some; they are named.
     """
     existing = features.log.columns()
-    if missing := [name for name in reads if name not in existing]:
+    if missing := [name for name in input_columns if name not in existing]:
         raise ModelError(
             f"{features.task.name} version {version} was trained on columns that {features} does not have: "
             f"{', '.join(missing)}. Run `lakehouse train`, or name the feature version it was trained on."
@@ -367,7 +367,7 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(of.is_boolean(kind) or of.is_integer(kind) or of.is_floating(kind) or of.is_decimal(kind))
 
 
-def _csv(rows: pa.Table) -> Any:
+def _to_csv(rows: pa.Table) -> Any:
     """The rows' values, in their order."""
     import pyarrow as pa
     import pyarrow.csv

@@ -10,27 +10,27 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 # Modules that fit, and the packages that they are installed by.
-FITTING: Final = {
+FITTING_PACKAGES: Final = {
     "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "torch", "tensorflow": "tensorflow", "keras": "keras",
     "pyspark": "pyspark", "delta": "delta-spark",
     "cudf": "cudf-cu13", "cuml": "cuml-cu13", "spark_rapids_ml": "spark-rapids-ml",
 }  # fmt: skip
 
 
-def environment(requirements: Iterable[str]) -> dict[str, Any]:
+def describe_environment(requirements: Iterable[str]) -> dict[str, Any]:
     """That of this process, after a fitting: versions of the ``requirements`` and of what else of `FITTING` was imported for it."""
     from joblib import cpu_count
 
-    imported = [package for module, package in FITTING.items() if module in sys.modules]
+    imported = [package for module, package in FITTING_PACKAGES.items() if module in sys.modules]
     return {
         "python": platform.python_version(),
-        "packages": {name: installed(name) for name in sorted({*requirements, *imported})},
+        "packages": {name: installed_version(name) for name in sorted({*requirements, *imported})},
         "device": _device(),
         "threads": os.environ.get("OMP_NUM_THREADS") or str(cpu_count()),
     }
 
 
-def installed(package: str) -> str:
+def installed_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-MOST_NAMED = 8
+MAX_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Moved:
+class FeatureDrift:
     """A feature over the days that are looked at, against the training days.
 
     ``psi`` is None where it has no value at all; ``psi_limit`` is the least that counts as drift; the shares are of rows that
@@ -37,11 +37,11 @@ class Moved:
     feature: str
     psi: float | None
     psi_limit: float
-    missing: float
-    trained_missing: float
+    missing_share: float
+    training_missing_share: float
 
     @property
-    def drifted(self) -> bool:
+    def has_drifted(self) -> bool:
         return self.psi is not None and self.psi > self.psi_limit
 
 
@@ -49,49 +49,49 @@ class Moved:
 class Finding:
     """A limit that was broken: what (``roc_auc``, ``brier_skill``, ``calibration_error``, ``drift``, ``missing``), and in words."""
 
-    what: str
-    said: str
+    limit: str
+    message: str
 
 
-def of_results(limits: Limits, chosen: Mapping[str, float], now: Mapping[str, float]) -> list[Finding]:
+def check_results(limits: Limits, validation: Mapping[str, float], current: Mapping[str, float]) -> list[Finding]:
     """What results break the limits, where they are known; ``chosen`` are those of the choose split."""
     found = []
     drops = {"roc_auc": ("ROC AUC", limits.roc_auc_drop), "brier_skill": ("Brier skill", limits.brier_skill_drop)}
     for name, (words, limit) in drops.items():
-        drop = chosen[name] - now[name]
+        drop = validation[name] - current[name]
         if drop > limit:
             said = (
-                f"{words} is {now[name]:.4f}, {drop:.4f} below {chosen[name]:.4f} of the choose split (limit {limit:g})"
+                f"{words} is {current[name]:.4f}, {drop:.4f} below {validation[name]:.4f} of the choose split (limit {limit:g})"
             )
             found.append(Finding(name, said))
-    error = now["calibration_error"]
+    error = current["calibration_error"]
     if error > limits.calibration_error:
         said = (
             f"predicted and observed shares are {error:.4f} apart (limit {limits.calibration_error:g}): it says "
-            f"{now['mean_probability']:.1%} where {now['label_rate']:.1%} came true"
+            f"{current['mean_probability']:.1%} where {current['label_rate']:.1%} came true"
         )
         found.append(Finding("calibration_error", said))
     return found
 
 
-def of_features(limits: Limits, moved: Iterable[Moved]) -> list[Finding]:
+def check_features(limits: Limits, drifts: Iterable[FeatureDrift]) -> list[Finding]:
     """What features break the limits, one finding for those that drifted and one for those that are missing more often."""
-    moved = list(moved)
+    drifts = list(drifts)
     found = []
-    drifted = [one for one in moved if one.drifted]
+    drifted = [one for one in drifts if one.has_drifted]
     if drifted := sorted(
         drifted, key=lambda one: one.psi_limit / (one.psi or 1)
     ):  # the furthest beyond its limit first
         said = [f"{one.feature} (PSI {one.psi:.2f}, limit {one.psi_limit:.2f})" for one in drifted]
-        found.append(Finding("drift", f"{len(drifted)} of {len(moved)} features drifted: {_named(said)}"))
-    missing = [one for one in moved if one.missing - one.trained_missing > limits.missing_rise]
-    if missing := sorted(missing, key=lambda one: one.trained_missing - one.missing):
-        said = [f"{one.feature} ({one.missing:.0%} of rows, {one.trained_missing:.0%} in training)" for one in missing]
+        found.append(Finding("drift", f"{len(drifted)} of {len(drifts)} features drifted: {_join_names(said)}"))
+    missing = [one for one in drifts if one.missing_share - one.training_missing_share > limits.missing_rise]
+    if missing := sorted(missing, key=lambda one: one.training_missing_share - one.missing_share):
+        said = [f"{one.feature} ({one.missing_share:.0%} of rows, {one.training_missing_share:.0%} in training)" for one in missing]
         more = f"missing more often than {limits.missing_rise:.0%} above training"
-        found.append(Finding("missing", f"{len(missing)} of {len(moved)} features {more}: {_named(said)}"))
+        found.append(Finding("missing", f"{len(missing)} of {len(drifts)} features {more}: {_join_names(said)}"))
     return found
 
 
-def _named(said: list[str]) -> str:
-    rest = len(said) - MOST_NAMED
-    return ", ".join(said[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+def _join_names(said: list[str]) -> str:
+    rest = len(said) - MAX_NAMED
+    return ", ".join(said[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

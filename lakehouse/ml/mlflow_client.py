@@ -20,7 +20,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from lakehouse.errors import ModelError, first_line, without_password
+from lakehouse.errors import ModelError, get_first_line, redact_password
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,11 +35,11 @@ MODEL: Final = "model"
 BASELINE: Final = "baseline"
 LEARNER_TAG: Final = "learner"
 # In each part: which learner made it, and its module.
-MADE_BY: Final = "made_by.json"
-TYPICAL: Final = "typical.json"
+LEARNER_FILE: Final = "made_by.json"
+TYPICAL_FILE: Final = "typical.json"
 # One for all, as a logger takes the same one once.
 _NO_HANDLER: Final = logging.NullHandler()
-GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+NOT_FOUND_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 # Read when MLflow is first imported, which comes after this module: no pickles, no telemetry, no handlers of its own, no bars, no
 # minutes of retries. Telemetry's own thread, which imports while autologging does, can also lock a training for good.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -56,7 +56,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
-def tracking(uri: str) -> Iterator[Any]:
+def tracking_client(uri: str) -> Iterator[Any]:
     """An MlflowClient for ``uri``, which also becomes the process's tracking server, as logging a model needs it.
 
     Creates and migrates an SQLite database that is not there yet (two seconds). Nothing is printed: MLflow's messages go to
@@ -80,29 +80,29 @@ def tracking(uri: str) -> Iterator[Any]:
             mlflow.set_tracking_uri(uri)
             yield mlflow.MlflowClient(tracking_uri=uri)
     except (mlflow.MlflowException, *faults) as error:
-        raise ModelError(_told(uri, error)) from error
+        raise ModelError(_describe_error(uri, error)) from error
     except OSError as error:
         # What the system says is not a server's fault, nor MLflow's where the caller does something else meanwhile.
-        if uri.startswith("http") or not _arose_in_mlflow(error):
+        if uri.startswith("http") or not _is_mlflow_error(error):
             raise
-        raise ModelError(_told(uri, error)) from error
+        raise ModelError(_describe_error(uri, error)) from error
 
 
-def _arose_in_mlflow(error: OSError) -> bool:
+def _is_mlflow_error(error: OSError) -> bool:
     """Whether it was MLflow that asked the system for something."""
     names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     return any(name.startswith("mlflow.") for name in names)
 
 
-def _told(uri: str, error: Exception) -> str:
-    what = without_password(first_line(error))
+def _describe_error(uri: str, error: Exception) -> str:
+    what = redact_password(get_first_line(error))
     if not uri.startswith("http"):
         return (
-            f"MLflow at {without_password(uri)} cannot be used: {what} Check that the place is there, can be written to, and "
+            f"MLflow at {redact_password(uri)} cannot be used: {what} Check that the place is there, can be written to, and "
             "was made by this or an older version of MLflow (then `mlflow db upgrade` brings it up to date); a database "
             "that is damaged must be moved away or restored."
         )
-    server = f"The MLflow server at {without_password(uri)} (MLFLOW_TRACKING_URI)"
+    server = f"The MLflow server at {redact_password(uri)} (MLFLOW_TRACKING_URI)"
     errors = re.search(r"too many \d+ error responses", what)
     if not errors and re.search(r"Max retries exceeded|timed out|Connection (aborted|refused|reset)", what):
         return f"{server} does not answer. Check that it runs, and that the address is its own."
@@ -118,12 +118,12 @@ def find_alias(client: Any, name: str, alias: str) -> Any | None:
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if error.error_code in GONE:
+        if error.error_code in NOT_FOUND_CODES:
             return None
         raise
 
 
-class Loaded(NamedTuple):
+class LoadedModel(NamedTuple):
     """A version of a model, ready to predict: the module that fitted it, what that made, its number, the run that made it, and for
     each feature the value that is typical of the rows that it was chosen on (a median, or what occurs most often)."""
 
@@ -133,14 +133,14 @@ class Loaded(NamedTuple):
     run_id: str
     typical: Mapping[str, Any]
 
-    def reads(self) -> tuple[str, ...]:
-        return self.model.reads(self.fitted)
+    def input_columns(self) -> tuple[str, ...]:
+        return self.model.input_columns(self.fitted)
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         return self.model.predict(self.fitted, frame)
 
 
-def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str = MODEL) -> Loaded:
+def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str = MODEL) -> LoadedModel:
     """A registered version, or its ``baseline``, by the one of ``models`` that made it; its files are those that were registered.
 
     Raises:
@@ -150,8 +150,8 @@ def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str
     what = f"{entry.name} version {entry.version}"
     with tempfile.TemporaryDirectory() as folder:
         files, model = fetch_version(client, entry, models, Path(folder), part)
-        typical = json.loads((files / TYPICAL).read_text())
-        return Loaded(model, load_files(model, files, what), int(entry.version), entry.run_id, typical)
+        typical = json.loads((files / TYPICAL_FILE).read_text())
+        return LoadedModel(model, load_files(model, files, what), int(entry.version), entry.run_id, typical)
 
 
 def fetch_version(
@@ -171,7 +171,7 @@ def fetch_version(
             artifact_uri=uri, dst_path=str(folder), tracking_uri=client.tracking_uri
         )
     except MlflowException as error:
-        if error.error_code in GONE:
+        if error.error_code in NOT_FOUND_CODES:
             raise ModelError(
                 f"{what} is gone from the store of artifacts ({uri}). Restore it, or train another."
             ) from error
@@ -187,7 +187,7 @@ def fetch_version(
     return Path(found), models[learner]
 
 
-def load_files(model: Model, files: Path, what: str) -> Any:
+def load_files(model: Model, files: Path, description: str) -> Any:
     """What the model's module makes of its files.
 
     Raises:
@@ -196,7 +196,7 @@ def load_files(model: Model, files: Path, what: str) -> Any:
     try:
         return model.load(files)
     except Exception as error:  # whatever a file that a reader does not trust makes of it
-        said = f"{what} cannot be loaded here ({type(error).__name__}: {error})"
+        said = f"{description} cannot be loaded here ({type(error).__name__}: {error})"
         raise ModelError(f"{said}. Install what it lacks, or train another.") from error
 
 
@@ -221,6 +221,6 @@ def _check_sqlite(uri: str) -> None:
         try:
             database.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ModelError(_told(uri, error)) from error
+            raise ModelError(_describe_error(uri, error)) from error
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import LedgerError, ModelError
 from lakehouse.ml import limits
-from lakehouse.ml.dataset import Features, Rows, open_features
-from lakehouse.ml.limits import Finding, Moved
-from lakehouse.ml.mlflow_client import Loaded, tracking
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
+from lakehouse.ml.limits import Finding, FeatureDrift
+from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
 from lakehouse.ml.psi import WINDOW_DAYS, Spread, spreads
-from lakehouse.ml.scoring import load, outcome, realised, scored_rows
+from lakehouse.ml.scoring import load_by_alias, summarize_scores, measure_quality, scored_rows
 from lakehouse.ml.task import Model, Span, Splits, Task
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Watched:
+class MonitoringReport:
     """The champion over a span of days.
 
     ``now`` is what `lakehouse.ml.scoring.outcome` says of its scores, ``chosen`` how it did on its choose split, ``trained_until``
@@ -36,20 +36,20 @@ class Watched:
     could not be judged, and why.
     """
 
-    champion: Loaded
-    features: Features
+    champion: LoadedModel
+    features: FeatureTable
     span: Span
     trained_until: str
-    chosen: Mapping[str, float]
-    now: Mapping[str, Any]
-    moved: tuple[Moved, ...]
+    validation_metrics: Mapping[str, float]
+    current_metrics: Mapping[str, Any]
+    feature_drift: tuple[FeatureDrift, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     quality: pa.Table
     drift: pa.Table
 
 
-def watch(
+def monitor_champion(
     task: Task,
     models: Mapping[str, Model],
     *,
@@ -57,7 +57,7 @@ def watch(
     tracking_uri: str,
     since: date | None = None,
     until: date | None = None,
-) -> Watched:
+) -> MonitoringReport:
     """Judge the champion by the task's limits over the days from ``since`` to ``until``, both included, taken together.
 
     Without ``until`` they end with the last day that is scored; without ``since`` they are WINDOW_DAYS.
@@ -65,59 +65,59 @@ def watch(
     Raises:
         ModelError: there is no champion, nothing is scored, the days hold no row, or a table or a column is missing.
     """
-    champion = load(task, models, tracking_uri=tracking_uri)
-    with tracking(tracking_uri) as client:
+    champion = load_by_alias(task, models, tracking_uri=tracking_uri)
+    with tracking_client(tracking_uri) as client:
         run = client.get_run(champion.run_id).data
-    features = open_features(task, lake, champion.reads())
+    features = open_features(task, lake, champion.input_columns())
     span = _span(features, lake, since, until)
-    spread, rate, notes = _compared(champion, run.params, features, lake, span)
+    spread, rate, notes = _read_spreads(champion, run.params, features, lake, span)
     chosen = {name: run.metrics[f"choose_{name}"] for name in ("roc_auc", "average_precision", "brier")}
     chosen["brier_skill"] = _skill(chosen["brier"], rate)
-    moved = tuple(one.over(span, task.limits.psi) for one in spread)
-    now = _now(champion, features, lake, span)
-    found = limits.of_results(task.limits, chosen, now) if "roc_auc" in now else []
+    moved = tuple(one.measure_drift(span, task.limits.psi) for one in spread)
+    now = _current_metrics(champion, features, lake, span)
+    found = limits.check_results(task.limits, chosen, now) if "roc_auc" in now else []
     daily = _daily(spread, span, task)
-    return Watched(
+    return MonitoringReport(
         champion, features, span, run.params["train_until"], chosen, now, moved,
-        findings=(*found, *limits.of_features(task.limits, moved)),
-        notes=(*notes, *_notes(champion, now, span, run.params["choose_until"])),
+        findings=(*found, *limits.check_features(task.limits, moved)),
+        notes=(*notes, *_judgement_notes(champion, now, span, run.params["choose_until"])),
         quality=_quality(champion, features, lake, span, daily),
         drift=_drift(champion, features, daily),
     )  # fmt: skip
 
 
-def later_splits(watched: Watched) -> Splits | None:
+def later_splits(report: MonitoringReport) -> Splits | None:
     """The task's splits moved to the last labelled days up to the end of the span: as many of them to choose by as before, and all
     before them, from the same first day on, to train on; None where the champion has learned from all of these.
     """
     import pyarrow.compute as pc
 
-    task, features = watched.features.task, watched.features
-    splits, until = task.splits, watched.span[1]
-    rows = features.read((splits.train[0], until), [task.time, task.label])
-    last = pc.max(rows.filter(pc.is_valid(rows[task.label]))[task.time]).as_py()
-    choose_from, choose_until = (date.fromisoformat(day) for day in splits.choose)
+    task, features = report.features.task, report.features
+    splits, until = task.splits, report.span[1]
+    rows = features.read((splits.train[0], until), [task.time_column, task.label_column])
+    last = pc.max(rows.filter(pc.is_valid(rows[task.label_column]))[task.time_column]).as_py()
+    choose_from, choose_until = (date.fromisoformat(day) for day in splits.validation)
     if last is None:
         return None
     first = last - (choose_until - choose_from)
     train_until = str(first - timedelta(days=1))
-    if train_until <= watched.trained_until:
+    if train_until <= report.trained_until:
         return None
-    return Splits((splits.train[0], train_until), (str(first), str(last)), splits.report)
+    return Splits((splits.train[0], train_until), (str(first), str(last)), splits.test)
 
 
-def _span(features: Features, lake: Location, since: date | None, until: date | None) -> Span:
+def _span(features: FeatureTable, lake: Location, since: date | None, until: date | None) -> Span:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
     task = features.task
-    predictions = open_log(lake.joinpath(*task.predictions.split(".")))
+    predictions = open_log(lake.joinpath(*task.predictions_table.split(".")))
     scored = None
     if predictions:
         of_task = ds.field("model_name") == task.name
-        scored = pc.max(predictions.delta.to_pyarrow_dataset().to_table([task.time], of_task)[task.time]).as_py()
+        scored = pc.max(predictions.delta_table.to_pyarrow_dataset().to_table([task.time_column], of_task)[task.time_column]).as_py()
     if scored is None:
-        raise ModelError(f"{task.predictions} holds no scores of {task.name}: run `lakehouse score` first.")
+        raise ModelError(f"{task.predictions_table} holds no scores of {task.name}: run `lakehouse score` first.")
     until = until or scored
     since = since or until - timedelta(days=WINDOW_DAYS - 1)
     if since > until:
@@ -127,13 +127,13 @@ def _span(features: Features, lake: Location, since: date | None, until: date | 
     return str(since), str(until)
 
 
-def _compared(
-    champion: Loaded, params: Mapping[str, str], features: Features, lake: Location, span: Span
+def _read_spreads(
+    champion: LoadedModel, params: Mapping[str, str], features: FeatureTable, lake: Location, span: Span
 ) -> tuple[list[Spread], float, list[str]]:
     """The spread of the champion's features, the label's rate in its choose split, and notes on what they are compared with."""
     task = features.task
     try:
-        trained = open_features(task, lake, champion.reads(), int(params["delta_version"]))
+        trained = open_features(task, lake, champion.input_columns(), int(params["delta_version"]))
         if trained.table_id != params["feature_table_id"]:
             raise ModelError(f"{task.feature_table} was made anew since.")
         return *_spread(champion, params, trained, features, span), []
@@ -143,13 +143,13 @@ def _compared(
 
 
 def _spread(
-    champion: Loaded, params: Mapping[str, str], trained: Features, features: Features, span: Span
+    champion: LoadedModel, params: Mapping[str, str], trained: FeatureTable, features: FeatureTable, span: Span
 ) -> tuple[list[Spread], float]:
     train, choose = ((params[f"{name}_from"], params[f"{name}_until"]) for name in ("train", "choose"))
     # The days before are in the first days' windows.
     before = date.fromisoformat(span[0]) - timedelta(days=WINDOW_DAYS - 1)
-    spread = [*spreads(trained, features, champion.reads(), (train, (str(before), span[1])))]
-    return spread, float(Rows(trained, choose, ()).label.mean())
+    spread = [*spreads(trained, features, champion.input_columns(), (train, (str(before), span[1])))]
+    return spread, float(LabelledRows(trained, choose, ()).label.mean())
 
 
 def _skill(brier: float, rate: float) -> float:
@@ -157,14 +157,14 @@ def _skill(brier: float, rate: float) -> float:
     return 1 - brier / (rate * (1 - rate))
 
 
-def _now(champion: Loaded, features: Features, lake: Location, span: Span) -> dict[str, Any]:
+def _current_metrics(champion: LoadedModel, features: FeatureTable, lake: Location, span: Span) -> dict[str, Any]:
     scores = scored_rows(features.task, features, lake=lake, since=span[0], until=span[1])
     assert scores is not None, "there is a table of predictions"
-    now = outcome(scores[scores["model_version"] == champion.version], features.task.label)
+    now = summarize_scores(scores[scores["model_version"] == champion.version], features.task.label_column)
     return now | ({"brier_skill": _skill(now["brier"], now["label_rate"])} if "brier" in now else {})
 
 
-def _notes(champion: Loaded, now: Mapping[str, Any], span: Span, chosen_until: str) -> Iterator[str]:
+def _judgement_notes(champion: LoadedModel, now: Mapping[str, Any], span: Span, chosen_until: str) -> Iterator[str]:
     """Why results cannot be judged, or are too good."""
     version, days = f"version {champion.version}", f"--from {span[0]} --to {span[1]}"
     if not now["scored"]:
@@ -181,28 +181,28 @@ def _daily(spread: list[Spread], span: Span, task: Task) -> pd.DataFrame:
     import pandas as pd
 
     days = {one.feature: one.daily(span, task.limits.psi) for one in spread}
-    return pd.concat(days, names=["feature", task.time]).dropna(subset="missing_share").reset_index()
+    return pd.concat(days, names=["feature", task.time_column]).dropna(subset="missing_share").reset_index()
 
 
-def _drift(champion: Loaded, features: Features, daily: pd.DataFrame) -> pa.Table:
+def _drift(champion: LoadedModel, features: FeatureTable, daily: pd.DataFrame) -> pa.Table:
     """One row per day and feature of the champion: psi and psi_limit of the WINDOW_DAYS up to it, missing_share and
     trained_missing_share (double; psi null where there is no value), feature_version (int64)."""
     import pyarrow as pa
 
     numbers = ("psi", "psi_limit", "missing_share", "trained_missing_share")
-    kinds = {features.task.time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
+    kinds = {features.task.time_column: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
     kinds |= {"feature": pa.string()} | dict.fromkeys(numbers, pa.float64()) | {"feature_version": pa.int64()}
     made = daily.assign(model_name=features.task.name, model_version=champion.version, feature_version=features.version)
     return pa.Table.from_pandas(made, pa.schema(kinds), preserve_index=False)
 
 
-def _quality(champion: Loaded, features: Features, lake: Location, span: Span, daily: pd.DataFrame) -> pa.Table:
+def _quality(champion: LoadedModel, features: FeatureTable, lake: Location, span: Span, daily: pd.DataFrame) -> pa.Table:
     """What `realised` says of the span and, of the champion's days, psi_max and psi_max_feature of the feature whose PSI is highest
     for its limit, drifted_features (int32) and missing_share (double), the mean of all features'."""
     import pyarrow as pa
 
-    time = features.task.time
-    known = realised(features.task, lake=lake, since=span[0], until=span[1], version=features.version)
+    time = features.task.time_column
+    known = measure_quality(features.task, lake=lake, since=span[0], until=span[1], version=features.version)
     ratio, day = (daily["psi"] / daily["psi_limit"]).fillna(0), daily[time]
     said = daily.loc[ratio.groupby(day).idxmax()].set_index(time)[["psi", "feature"]]
     said = said.assign(

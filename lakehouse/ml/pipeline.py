@@ -19,26 +19,26 @@ from lakehouse.ml import reproduce as reproducing
 from lakehouse.ml import retraining, training
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.mlflow_client import CHAMPION
-from lakehouse.ml.monitoring import Watched, watch
+from lakehouse.ml.monitoring import MonitoringReport, monitor_champion
 from lakehouse.ml.registry import Registry
-from lakehouse.ml.reproduce import Reproduced
-from lakehouse.ml.score_writer import ScoreMerge, has_changes, rows_by_table, write_watched
-from lakehouse.ml.scoring import ReportResult, carry, realised, report
-from lakehouse.ml.spark_scoring import Carried, score_features, worker_errors
+from lakehouse.ml.reproduce import ReproductionResult
+from lakehouse.ml.score_writer import ScoreMerge, has_changes, rows_by_table, write_monitoring
+from lakehouse.ml.scoring import EvaluationResult, broadcast_model, measure_quality, evaluate_test_split
+from lakehouse.ml.spark_scoring import ModelBundle, score_features, worker_errors
 from lakehouse.ml.task import Model, Task
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.ml.tuning import search
 from lakehouse.ml.tuning.search import TuneResult
-from lakehouse.ml.tuning.trials import On
+from lakehouse.ml.tuning.trials import Backend
 from lakehouse.runs import context
-from lakehouse.runs.scheduler import revision
+from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoreResult:
     """What a scoring did: rows written to the table of predictions, and to the table of their quality.
 
     ``report`` where it covered the model's whole report period and its labels are known.
@@ -54,14 +54,14 @@ class Scored:
     rows: int
     written: int
     quality_written: int
-    report: ReportResult | None
+    evaluation: EvaluationResult | None
 
 
 @dataclass(frozen=True)
-class Monitored:
+class MonitorResult:
     """What watching found, and the rows written to the tables of quality and of drift."""
 
-    watched: Watched
+    report: MonitoringReport
     quality_written: int
     drift_written: int
 
@@ -79,13 +79,13 @@ def train(
     """
     models = declared_models.load_models(settings)
     name = declared_models.choose_model(models, name)
-    best = search.best(name, models[name], settings.trainings) if tuned else None
+    best = search.find_best_params(name, models[name], settings.trainings) if tuned else None
     return _train(settings, name, models, progress, log_file, tuned=best)
 
 
 def retrain(
     settings: Settings,
-    watched: Watched,
+    report: MonitoringReport,
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
 ) -> TrainResult | str:
@@ -94,7 +94,7 @@ def retrain(
     Returns in words why nothing was trained, where nothing was.
     """
     models = declared_models.load_models(settings)
-    how = retraining.planned(watched, models, tracking_uri=settings.tracking_uri)
+    how = retraining.plan_retraining(report, models, tracking_uri=settings.tracking_uri)
     if isinstance(how, str):
         return how
     return _train(
@@ -113,8 +113,8 @@ def _train(
 ) -> TrainResult:
     with _engine_for(models[name], settings, log_file):
         return training.train(
-            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
-            kept=settings.trainings, progress=progress, **how,
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=get_revision(),
+            pending_folder=settings.trainings, progress=progress, **how,
         )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def tune(
     name: str | None,
     trials: int,
     jobs: int,
-    on: On,
+    backend: Backend,
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
 ) -> TuneResult:
@@ -132,19 +132,19 @@ def tune(
     name = declared_models.choose_model(models, name)
     with _engine_for(models[name], settings, log_file):
         return search.tune(
-            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=revision(),
-            kept=settings.trainings, trials=trials, jobs=jobs, on=on, dask=settings.dask, progress=progress,
+            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=get_revision(),
+            studies_folder=settings.trainings, trials=trials, jobs=jobs, backend=backend, dask=settings.dask, progress=progress,
         )  # fmt: skip
 
 
 def reproduce(
     settings: Settings, run_id: str, progress: Callable[[str], None] | None = None, log_file: Path | None = None
-) -> Reproduced:
+) -> ReproductionResult:
     """Make a registered model again; see `lakehouse.ml.reproduce.reproduce`."""
     models = declared_models.load_models(settings)
     recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
     with _engine_for(models.get(recipe.learner), settings, log_file):
-        return reproducing.reproduce(recipe, models, lake=settings.lake, revision=revision(), progress=progress)
+        return reproducing.reproduce(recipe, models, lake=settings.lake, revision=get_revision(), progress=progress)
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def score(
     run: Run,
     log_file: Path | None,
     alias: str = CHAMPION,
-) -> Scored:
+) -> ScoreResult:
     """Score a range of days on a Spark session of its own; without dates, the model's report period.
 
     Raises:
@@ -183,7 +183,7 @@ def score(
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)
     # Before Spark starts: without a model whose files are its own there is nothing to do.
-    model = carry(task, models, tracking_uri=settings.tracking_uri, alias=alias)
+    model = broadcast_model(task, models, tracking_uri=settings.tracking_uri, alias=alias)
     with context.engine_for(settings, run, log_file) as engine:
         return _score(engine, settings, task, model, since, until, run)
 
@@ -196,9 +196,9 @@ def score_on(
     until: date | None,
     run: Run,
     alias: str = CHAMPION,
-) -> Scored:
+) -> ScoreResult:
     """Score on a running engine, under a lock that the caller holds; see `score`."""
-    model = carry(task, declared_models.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
+    model = broadcast_model(task, declared_models.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
     return _score(engine, settings, task, model, since, until, run)
 
 
@@ -206,36 +206,36 @@ def _score(
     engine: Engine,
     settings: Settings,
     task: Task,
-    model: Carried,
+    model: ModelBundle,
     since: date | None,
     until: date | None,
     run: Run,
-) -> Scored:
+) -> ScoreResult:
     """Score into the task's predictions table, one row per key and model version.
 
     How every model version's scores of these days did is put into its table of quality, one row per day and model version.
     """
-    first, last = str(since or task.splits.report[0]), str(until or task.splits.report[1])
+    first, last = str(since or task.splits.test[0]), str(until or task.splits.test[1])
     features = open_features(task, settings.lake, ())
     if not features.has_rows((first, last)):
         raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
     merge = ScoreMerge(engine, context.open_lake(settings), task, run, features.version)
     with worker_errors(task, model):
-        rows, written = merge(task.predictions, score_features(merge.tables, features, first, last, model), task.key)
-    quality = realised(task, lake=settings.lake, since=first, until=last, version=features.version)
-    _, quality_written = merge(task.quality, merge.tables.from_arrow(quality), (task.time,))
-    return Scored(
-        task.name, model.version, model.alias, task.predictions, task.quality, first, last, rows, written, quality_written,
-        _report(settings, task, first, last) if model.alias == CHAMPION else None,
+        rows, written = merge(task.predictions_table, score_features(merge.tables, features, first, last, model), task.key)
+    quality = measure_quality(task, lake=settings.lake, since=first, until=last, version=features.version)
+    _, quality_written = merge(task.quality_table, merge.tables.from_arrow(quality), (task.time_column,))
+    return ScoreResult(
+        task.name, model.version, model.alias, task.predictions_table, task.quality_table, first, last, rows, written, quality_written,
+        _evaluate_test_split(settings, task, first, last) if model.alias == CHAMPION else None,
     )  # fmt: skip
 
 
-def _report(settings: Settings, task: Task, first: str, last: str) -> ReportResult | None:
+def _evaluate_test_split(settings: Settings, task: Task, first: str, last: str) -> EvaluationResult | None:
     """The champion's report, where its whole period was scored and its labels are known."""
-    if first > task.splits.report[0] or last < task.splits.report[1]:
+    if first > task.splits.test[0] or last < task.splits.test[1]:
         return None
     try:
-        return report(
+        return evaluate_test_split(
             task, declared_models.load_models(settings), lake=settings.lake, tracking_uri=settings.tracking_uri
         )
     except ModelError as error:  # the scores stand; what became of the flights may not be known yet
@@ -250,7 +250,7 @@ def monitor(
     until: date | None,
     run: Run,
     log_file: Path | None = None,
-) -> Monitored:
+) -> MonitorResult:
     """Watch a task's champion (see `lakehouse.ml.monitoring.watch`), and write what is new of it on a Spark session of its own.
 
     Raises:
@@ -259,10 +259,10 @@ def monitor(
     """
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)
-    watched = watch(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
+    watched = monitor_champion(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
     lake, made = context.open_lake(settings), rows_by_table(watched)
     written = dict.fromkeys(made, 0)
-    if any(has_changes(lake.path(table), rows, task.time) for table, (rows, _) in made.items()):
+    if any(has_changes(lake.path(table), rows, task.time_column) for table, (rows, _) in made.items()):
         with context.engine_for(settings, run, log_file) as engine:
-            written = write_watched(engine, settings, watched, run)
-    return Monitored(watched, written[task.quality], written[task.drift])
+            written = write_monitoring(engine, settings, watched, run)
+    return MonitorResult(watched, written[task.quality_table], written[task.drift_table])

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from filelock import FileLock
 
 from lakehouse.deltalog.table_log import open_log
-from lakehouse.errors import ModelError, first_line, without_password
-from lakehouse.ml.dataset import Features, Rows, probabilities
+from lakehouse.errors import ModelError, get_first_line, redact_password
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, predict_probabilities
 from lakehouse.ml.mlflow_client import CHALLENGER, CHAMPION, MODEL, find_alias, load_version
 from lakehouse.ml.task import Model
 
@@ -37,22 +37,22 @@ class Verdict:
     old: float
     low: float
     high: float
-    held: str
+    sample: str
 
     @property
-    def better(self) -> bool:
+    def is_better(self) -> bool:
         """Whether the whole interval says so."""
         return self.high < 0
 
     def reason(self, other: str) -> str:
-        found = "is" if self.better else "is not surely"
+        found = "is" if self.is_better else "is not surely"
         return (
-            f"Brier score {self.new:.6f} on {self.held} {found} below {self.old:.6f} of {other}: the difference is between "
+            f"Brier score {self.new:.6f} on {self.sample} {found} below {self.old:.6f} of {other}: the difference is between "
             f"{self.low:+.6f} and {self.high:+.6f} in {CONFIDENCE:.0%} of samples of the days"
         )
 
 
-def compare(held: Rows, new: np.ndarray, old: np.ndarray, seed: int = 0) -> Verdict:
+def compare(validation: LabelledRows, new: np.ndarray, old: np.ndarray, seed: int = 0) -> Verdict:
     """Compare two models' probabilities for the rows held out, in their order.
 
     The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13) over whole days:
@@ -62,8 +62,8 @@ def compare(held: Rows, new: np.ndarray, old: np.ndarray, seed: int = 0) -> Verd
     import numpy as np
     from scipy.stats import bootstrap
 
-    errors = [(np.asarray(probability) - held.label) ** 2 for probability in (new, old)]
-    _, day = np.unique(held.days, return_inverse=True)
+    errors = [(np.asarray(probability) - validation.label) ** 2 for probability in (new, old)]
+    _, day = np.unique(validation.days, return_inverse=True)
     gain, rows = np.bincount(day, errors[0] - errors[1]), np.bincount(day)
     low, high = -np.inf, np.inf
     if len(rows) > 1:
@@ -78,15 +78,15 @@ def compare(held: Rows, new: np.ndarray, old: np.ndarray, seed: int = 0) -> Verd
             rng=seed,
         ).confidence_interval
         low, high = float(interval.low), float(interval.high)
-    said = f"{held.rows:,} rows of {held.span[0]} to {held.span[1]}"
+    said = f"{validation.rows:,} rows of {validation.span[0]} to {validation.span[1]}"
     return Verdict(float(errors[0].mean()), float(errors[1].mean()), low, high, said)
 
 
 Alias = Literal["champion", "challenger"]
 
 
-def settle(
-    client: Any, training: Training, models: Mapping[str, Model], features: Features, choose: Rows, version: int
+def assign_alias(
+    client: Any, training: Training, models: Mapping[str, Model], features: FeatureTable, validation: LabelledRows, version: int
 ) -> tuple[Alias, str]:
     """Decide which alias the new version gets, and give it; returns the alias, and why.
 
@@ -99,7 +99,7 @@ def settle(
     with FileLock(training.folder.parents[1] / f".{name}.lock"):
         champion = find_alias(client, name, CHAMPION)
         while True:
-            alias, reason = _decide(client, training, models, features, choose, version, champion)
+            alias, reason = _decide(client, training, models, features, validation, version, champion)
             mlflow.set_tags({"decision": alias, "decision_reason": reason})
             client.set_model_version_tag(name, str(version), "decision_reason", reason)
             compared, champion = champion, find_alias(client, name, CHAMPION)
@@ -114,10 +114,10 @@ def _decide(
     client: Any,
     training: Training,
     models: Mapping[str, Model],
-    features: Features,
-    choose: Rows,
+    features: FeatureTable,
+    validation: LabelledRows,
     version: int,
-    found: Any | None,
+    champion_entry: Any | None,
 ) -> tuple[Alias, str]:
     """Which alias the new version gets beside the champion that was found, and why.
 
@@ -127,36 +127,36 @@ def _decide(
     """
     import mlflow
 
-    if found is None:
+    if champion_entry is None:
         return CHAMPION, "there was no champion"
-    if int(found.version) == version:  # an earlier try came as far as that
-        return CHAMPION, str(found.tags["decision_reason"])
-    model = models[training.said["learner"]]
-    new = probabilities(model, model.load(training.folder / MODEL), choose)
+    if int(champion_entry.version) == version:  # an earlier try came as far as that
+        return CHAMPION, str(champion_entry.tags["decision_reason"])
+    model = models[training.record["learner"]]
+    new = predict_probabilities(model, model.load(training.folder / MODEL), validation)
     try:
-        champion = load_version(client, found, models)
-        reads = champion.reads()
-        if gone := _gone(features, reads):
-            return CHAMPION, f"champion version {found.version} can score no more: {gone}"
-        old = probabilities(champion.model, champion.fitted, features.split("choose", features.present(reads)))
+        champion = load_version(client, champion_entry, models)
+        reads = champion.input_columns()
+        if gone := _describe_missing_columns(features, reads):
+            return CHAMPION, f"champion version {champion_entry.version} can score no more: {gone}"
+        old = predict_probabilities(champion.model, champion.fitted, features.split("choose", features.existing_columns(reads)))
     except (ModelError, ImportError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        why = f"{type(error).__name__}: {first_line(error)}".rstrip(".")
+        why = f"{type(error).__name__}: {get_first_line(error)}".rstrip(".")
         return CHALLENGER, (
-            f"champion version {found.version} stays, as it cannot be evaluated here: {why}. If it serves nowhere, this version takes "
-            f"its place by {_promotion(client, features.task.name, version)}"
+            f"champion version {champion_entry.version} stays, as it cannot be evaluated here: {why}. If it serves nowhere, this version takes "
+            f"its place by {_promotion_command(client, features.task.name, version)}"
         )
-    learned_until = client.get_run(found.run_id).data.params["train_until"]
-    if learned_until >= choose.span[0]:
+    learned_until = client.get_run(champion_entry.run_id).data.params["train_until"]
+    if learned_until >= validation.span[0]:
         return CHALLENGER, (
-            f"champion version {found.version} has learned from days up to {learned_until}, so that the two cannot be compared on "
-            f"{choose.span[0]} to {choose.span[1]}: move the task's splits to later days"
+            f"champion version {champion_entry.version} has learned from days up to {learned_until}, so that the two cannot be compared on "
+            f"{validation.span[0]} to {validation.span[1]}: move the task's splits to later days"
         )
-    verdict = compare(choose, new, old)
+    verdict = compare(validation, new, old)
     mlflow.log_metrics({"choose_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
-    return (CHAMPION if verdict.better else CHALLENGER), verdict.reason(f"champion version {found.version}")
+    return (CHAMPION if verdict.is_better else CHALLENGER), verdict.reason(f"champion version {champion_entry.version}")
 
 
-def _gone(features: Features, reads: Iterable[str]) -> str:
+def _describe_missing_columns(features: FeatureTable, reads: Iterable[str]) -> str:
     """Says which of these columns the table of today lacks; empty where it has all of them."""
     today = open_log(features.log.path)
     assert today, "rows of it were read"
@@ -165,9 +165,9 @@ def _gone(features: Features, reads: Iterable[str]) -> str:
     return f"{features.task.feature_table} lacks what it reads, {', '.join(lacks)}" if lacks else ""
 
 
-def _promotion(client: Any, name: str, version: int) -> str:
+def _promotion_command(client: Any, name: str, version: int) -> str:
     """The command that makes a version the champion, whatever the gate says."""
-    uri = without_password(client.tracking_uri)
+    uri = redact_password(client.tracking_uri)
     return (
         f"""python -c "from mlflow import MlflowClient; MlflowClient('{uri}').set_registered_model_alias('{name}', '{CHAMPION}', """
         f"""'{version}')\""""

@@ -13,19 +13,19 @@ from typing import Any
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-MADE_BY = "made_by.json"  # as in lakehouse.ml.mlflow_client, which this file must not need
+LEARNER_FILE = "made_by.json"  # as in lakehouse.ml.mlflow_client, which this file must not need
 
 
-class Packaged(PythonModel):
+class PackagedModel(PythonModel):
     """Answers with the label's probability for each row."""
 
     def load_context(self, context: Any) -> None:
         folder = Path(context.artifacts["model"])
-        self.module = importlib.import_module(json.loads((folder / MADE_BY).read_text())["module"])
+        self.module = importlib.import_module(json.loads((folder / LEARNER_FILE).read_text())["module"])
         self.fitted = self.module.load(folder)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow would take types for a schema
         return self.module.predict(self.fitted, model_input)
 
 
-set_model(Packaged())
+set_model(PackagedModel())

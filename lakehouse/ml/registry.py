@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import Features, Rows
-from lakehouse.ml.mlflow_client import BASELINE, LEARNER_TAG, MODEL, tracking
-from lakehouse.ml.promotion import settle
+from lakehouse.ml.dataset import FeatureTable, LabelledRows
+from lakehouse.ml.mlflow_client import BASELINE, LEARNER_TAG, MODEL, tracking_client
+from lakehouse.ml.promotion import assign_alias
 from lakehouse.ml.task import Model
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.project import find_root
@@ -28,7 +28,7 @@ TRAINING_TAG: Final = "training"
 CANDIDATE_TAG: Final = "candidate_of"
 EXAMPLE_ROWS = 5
 # What MLflow's servers take in one request.
-MOST_METRICS, MOST_PARAMS = 1000, 100
+MAX_METRICS, MAX_PARAMS = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Registry:
         self,
         training: Training,
         models: Mapping[str, Model],
-        rows: tuple[Features, Rows],
-        tell: Callable[[str], None],
+        rows: tuple[FeatureTable, LabelledRows],
+        progress: Callable[[str], None],
     ) -> TrainResult:
         """Log a training, make it a version of the model, and give up its folder. ``rows`` are its own, `Training.rows`.
 
@@ -58,8 +58,8 @@ class Registry:
             ModelError: MLflow cannot be used; the folder is still there.
         """
         try:
-            with tracking(self.tracking_uri) as client:
-                result = self._register(client, training, models, *rows, tell)
+            with tracking_client(self.tracking_uri) as client:
+                result = self._register(client, training, models, *rows, progress)
         except Exception as error:
             error.add_note(
                 f"The trained model is kept in {training.folder}: the next `lakehouse train` registers it. Delete the folder to give "
@@ -74,34 +74,34 @@ class Registry:
         client: Any,
         training: Training,
         models: Mapping[str, Model],
-        features: Features,
-        choose: Rows,
-        tell: Callable[[str], None],
+        features: FeatureTable,
+        validation: LabelledRows,
+        progress: Callable[[str], None],
     ) -> TrainResult:
         import mlflow
 
-        said, name = training.said, features.task.name
-        tell("logging to MLflow")
-        experiment = experiment_of(client, self.experiment, self.artifact_root)
-        run, version = _started(client, experiment, training)
+        said, name = training.record, features.task.name
+        progress("logging to MLflow")
+        experiment = get_or_create_experiment(client, self.experiment, self.artifact_root)
+        run, version = _find_or_create_run(client, experiment, training)
         with mlflow.start_run(run_id=run.info.run_id):
             if version is None:
-                logged = _log(training, models[said["learner"]], features, choose)
+                logged = _log(training, models[said["learner"]], features, validation)
                 _log_candidates(client, experiment, run.info.run_id, training)
-                version = _new_version(client, logged, run.info.run_id, features, said)
-            tell("comparing with the champion")
+                version = _create_version(client, logged, run.info.run_id, features, said)
+            progress("comparing with the champion")
             number = int(version.version)
-            alias, reason = settle(client, training, models, features, choose, number)
-        _end_others(client, experiment, said["id"], run.info.run_id)
+            alias, reason = assign_alias(client, training, models, features, validation, number)
+        _end_other_runs(client, experiment, said["id"], run.info.run_id)
         fields = {name: said[name] for name in ("delta_version", "params", "rows", "metrics", "baseline")}
         return TrainResult(name, number, alias, reason, run.info.run_id, **fields)
 
 
-def _started(client: Any, experiment: str, training: Training) -> tuple[Any, Any | None]:
+def _find_or_create_run(client: Any, experiment: str, training: Training) -> tuple[Any, Any | None]:
     """The training's run, and its version of the model where an earlier try came as far as that."""
-    said = training.said
-    for run in _runs(client, experiment, said["id"]):
-        if version := _only_version(client, run.info.run_id):
+    said = training.record
+    for run in _search_runs(client, experiment, said["id"]):
+        if version := _keep_one_version(client, run.info.run_id):
             return run, version
     tags = {
         TRAINING_TAG: said["id"],
@@ -114,19 +114,19 @@ def _started(client: Any, experiment: str, training: Training) -> tuple[Any, Any
     return client.create_run(experiment, int(said["began"] * 1000), tags, name), None
 
 
-def _runs(client: Any, experiment: str, training: str, tag: str = TRAINING_TAG) -> Any:
+def _search_runs(client: Any, experiment: str, training: str, tag: str = TRAINING_TAG) -> Any:
     return client.search_runs([experiment], f"tags.{tag} = '{training}'")
 
 
-def _end_others(client: Any, experiment: str, training: str, run_id: str) -> None:
+def _end_other_runs(client: Any, experiment: str, training: str, run_id: str) -> None:
     """End the runs of tries that were cut short, and of a request that MLflow's client sent again."""
-    for run in (*_runs(client, experiment, training), *_runs(client, experiment, training, CANDIDATE_TAG)):
+    for run in (*_search_runs(client, experiment, training), *_search_runs(client, experiment, training, CANDIDATE_TAG)):
         belongs_to = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
         if belongs_to != run_id and run.info.status != "FAILED":
             client.set_terminated(run.info.run_id, "FAILED")
 
 
-def experiment_of(client: Any, name: str, artifact_root: str) -> str:
+def get_or_create_experiment(client: Any, name: str, artifact_root: str) -> str:
     """The id of the experiment, which is made where it is not there."""
     from mlflow import MlflowException
 
@@ -143,7 +143,7 @@ def experiment_of(client: Any, name: str, artifact_root: str) -> str:
     return str(found.experiment_id)
 
 
-def _log(training: Training, model: Model, features: Features, choose: Rows) -> Any:
+def _log(training: Training, model: Model, features: FeatureTable, validation: LabelledRows) -> Any:
     """Everything about a training under the active run; returns the model as logged."""
     import mlflow
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
@@ -155,7 +155,7 @@ def _log(training: Training, model: Model, features: Features, choose: Rows) -> 
         def to_dict(self) -> dict[Any, Any]:
             return {**super().to_dict(), "delta_table_version": self.delta_table_version}
 
-    said = training.said
+    said = training.record
     source = Pinned(path=str(features.log.path), delta_table_version=features.version)
     for one in said["inputs"]:
         dataset = MetaDataset(source, name=features.task.feature_table, digest=one["digest"])  # type: ignore[abstract]
@@ -165,15 +165,15 @@ def _log(training: Training, model: Model, features: Features, choose: Rows) -> 
     mlflow.log_metrics(said["logged_metrics"])
     mlflow.log_artifacts(str(training.folder / "shown"))
     mlflow.log_artifacts(str(training.folder / BASELINE), BASELINE)
-    return _log_model(training, model, choose)
+    return _log_model(training, model, validation)
 
 
-def _log_model(training: Training, model: Model, choose: Rows) -> Any:
+def _log_model(training: Training, model: Model, validation: LabelledRows) -> Any:
     """Store the model's files under the active run, with the code that MLflow itself would load them by."""
     import mlflow.pyfunc
     from mlflow.models import infer_signature
 
-    example = next(choose.frames())[0][list(model.FEATURES)].head(EXAMPLE_ROWS)
+    example = next(validation.frames())[0][list(model.FEATURES)].head(EXAMPLE_ROWS)
     fitted = model.load(training.folder / MODEL)
     return mlflow.pyfunc.log_model(
         name=MODEL,
@@ -189,14 +189,14 @@ def _log_model(training: Training, model: Model, choose: Rows) -> Any:
 
 def _log_candidates(client: Any, experiment: str, parent: str, training: Training) -> None:
     """A run below the training's own for each candidate, with what its library said of it."""
-    tags = {CANDIDATE_TAG: training.said["id"]}
-    for place, one in enumerate(training.said["candidates"], start=1):
-        run = log_below(client, experiment, parent, f"candidate {place}", tags, one, int(training.said["began"] * 1000))
+    tags = {CANDIDATE_TAG: training.record["id"]}
+    for place, one in enumerate(training.record["candidates"], start=1):
+        run = log_child_run(client, experiment, parent, f"candidate {place}", tags, one, int(training.record["began"] * 1000))
         client.set_terminated(run)
 
 
-def log_below(
-    client: Any, experiment: str, parent: str, name: str, tags: Mapping[str, str], said: Mapping[str, Any], began: int
+def log_child_run(
+    client: Any, experiment: str, parent: str, name: str, tags: Mapping[str, str], logged: Mapping[str, Any], started_ms: int
 ) -> str:
     """A run below another, not ended yet; returns its id.
 
@@ -204,17 +204,17 @@ def log_below(
     """
     from mlflow.entities import Metric, Param
 
-    run: str = client.create_run(experiment, began, {"mlflow.parentRunId": parent, **tags}, name).info.run_id
-    metrics = [Metric(name, value, began, step) for name, all_of in said["metrics"].items() for step, value in all_of]
-    for start in range(0, len(metrics), MOST_METRICS):
-        client.log_batch(run, metrics=metrics[start : start + MOST_METRICS])
-    params = [Param(name, str(value)) for name, value in said["params"].items()]
-    for start in range(0, len(params), MOST_PARAMS):
-        client.log_batch(run, params=params[start : start + MOST_PARAMS])
+    run: str = client.create_run(experiment, started_ms, {"mlflow.parentRunId": parent, **tags}, name).info.run_id
+    metrics = [Metric(name, value, started_ms, step) for name, all_of in logged["metrics"].items() for step, value in all_of]
+    for start in range(0, len(metrics), MAX_METRICS):
+        client.log_batch(run, metrics=metrics[start : start + MAX_METRICS])
+    params = [Param(name, str(value)) for name, value in logged["params"].items()]
+    for start in range(0, len(params), MAX_PARAMS):
+        client.log_batch(run, params=params[start : start + MAX_PARAMS])
     return run
 
 
-def _new_version(client: Any, logged: Any, run_id: str, features: Features, said: Mapping[str, Any]) -> Any:
+def _create_version(client: Any, logged: Any, run_id: str, features: FeatureTable, record: Mapping[str, Any]) -> Any:
     from mlflow import MlflowException
 
     name = features.task.name
@@ -223,19 +223,19 @@ def _new_version(client: Any, logged: Any, run_id: str, features: Features, said
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {LEARNER_TAG: said["learner"], "delta_version": str(features.version), "revision": said["revision"]}
+    tags = {LEARNER_TAG: record["learner"], "delta_version": str(features.version), "revision": record["revision"]}
     client.create_model_version(
         name,
         logged.model_uri,
         run_id=run_id,
         model_id=logged.model_id,
-        description=f"{said['learner']} trained on {features}, code {said['revision']}.",
-        tags=tags | {f"{part}_sha256": value for part, value in said["sha256"].items()},
+        description=f"{record['learner']} trained on {features}, code {record['revision']}.",
+        tags=tags | {f"{part}_sha256": value for part, value in record["sha256"].items()},
     )
-    return _only_version(client, run_id)
+    return _keep_one_version(client, run_id)
 
 
-def _only_version(client: Any, run_id: str) -> Any | None:
+def _keep_one_version(client: Any, run_id: str) -> Any | None:
     """The run's version of the model. MLflow's client asks again where an answer is lost, and makes one more."""
     versions = sorted(client.search_model_versions(f"run_id = '{run_id}'"), key=lambda one: int(one.version))
     for again in versions[1:]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import LedgerError, ModelError, VacuumError
-from lakehouse.ml.mlflow_client import GONE, sqlite_file, tracking
+from lakehouse.ml.mlflow_client import NOT_FOUND_CODES, sqlite_file, tracking_client
 from lakehouse.runs.vacuum import Pin
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str
     if database and not database.exists() and not forget:
         return []  # nothing was ever registered
     try:
-        with tracking(uri) as client:
+        with tracking_client(uri) as client:
             entries = {f"{one.name}:{one.version}": one for one in _versions(client)}
             if unknown := [name for name in forget if name not in entries]:
                 raise VacuumError(
@@ -39,7 +39,7 @@ def pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str
         raise VacuumError(
             f"Nothing was removed, as which versions of {table} its models need could not be found out. {error}"
         ) from error
-    there = [one for one in found if one and _is_there(opened, one.delta_version)]
+    there = [one for one in found if one and _can_open(opened, one.delta_version)]
     return sorted(there, key=lambda one: (one.model, one.version))
 
 
@@ -60,18 +60,18 @@ def _pin_of(client: Any, entry: Any, table: str, opened: TableLog) -> Pin | None
     try:
         params = client.get_run(entry.run_id).data.params
     except MlflowException as error:
-        if error.error_code in GONE:
+        if error.error_code in NOT_FOUND_CODES:
             raise ModelError(
                 f"The run that made {entry.name} version {entry.version} is gone: --forget {entry.name}:{entry.version} does without."
             ) from error
         raise
     trained_on = (params.get("feature_table"), params.get("feature_table_id"))
-    if trained_on != (table, str(opened.delta.metadata().id)):
+    if trained_on != (table, str(opened.delta_table.metadata().id)):
         return None
     return Pin(entry.name, int(entry.version), int(params["delta_version"]))
 
 
-def _is_there(opened: TableLog, version: int) -> bool:
+def _can_open(opened: TableLog, version: int) -> bool:
     """Whether a version can still be opened: one whose log is gone cannot be kept by its files."""
     try:
         return version <= opened.version and open_log(opened.path, version) is not None

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking
-from lakehouse.ml.monitoring import Watched, later_splits
+from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.monitoring import MonitoringReport, later_splits
 from lakehouse.ml.reproduce import Recipe, open_recipe
 from lakehouse.ml.task import Model, Splits
-from lakehouse.ml.training import Tuned
+from lakehouse.ml.training import TunedParams
 
 
 @dataclass(frozen=True)
@@ -22,31 +22,31 @@ class Retraining:
 
     learner: str
     model: Model
-    tuned: Tuned
+    tuned: TunedParams
     seed: int
     version: int
 
 
-def planned(watched: Watched, models: Mapping[str, Model], *, tracking_uri: str) -> Retraining | str:
+def plan_retraining(report: MonitoringReport, models: Mapping[str, Model], *, tracking_uri: str) -> Retraining | str:
     """How the champion is trained anew, or in words why it is not: no days are left, or it was trained so already and lost.
 
     Raises:
         ModelError: the champion's run does not say how it was made, or MLflow cannot be used.
     """
-    champion, splits = watched.champion, later_splits(watched)
+    champion, splits = report.champion, later_splits(report)
     if splits is None:
         return (
-            f"to leave as many days to choose by as the task's splits do, no labelled day up to {watched.span[1]} is left to learn "
-            f"from that version {champion.version} has not learned from (to {watched.trained_until})."
+            f"to leave as many days to choose by as the task's splits do, no labelled day up to {report.span[1]} is left to learn "
+            f"from that version {champion.version} has not learned from (to {report.trained_until})."
         )
     recipe = open_recipe(champion.run_id, tracking_uri)
     if recipe.learner not in models:
         raise ModelError(f"It was made by {recipe.learner!r}, which `models` in conf/base.yml does not name.")
-    if lost := _lost(watched, recipe, splits):
+    if lost := _find_earlier_attempt(report, recipe, splits):
         return lost
-    tuned = Tuned(recipe.said.get("study", ""), recipe.said["params"])
+    tuned = TunedParams(recipe.recorded.get("study", ""), recipe.recorded["params"])
     model = with_splits(models[recipe.learner], splits)
-    return Retraining(recipe.learner, model, tuned, recipe.said["seed"], watched.features.version)
+    return Retraining(recipe.learner, model, tuned, recipe.recorded["seed"], report.features.version)
 
 
 def with_splits(model: Model, splits: Splits) -> Model:
@@ -56,18 +56,18 @@ def with_splits(model: Model, splits: Splits) -> Model:
     return cast("Model", SimpleNamespace(**named))
 
 
-def _lost(watched: Watched, recipe: Recipe, splits: Splits) -> str:
+def _find_earlier_attempt(report: MonitoringReport, recipe: Recipe, splits: Splits) -> str:
     """What became of a version that was trained so already, which is not the champion; "" where there is none.
 
     MLflow has every parameter of a run as text.
     """
-    features, models_own = watched.features, {f"model_{name}": str(one) for name, one in recipe.said["params"].items()}
+    features, models_own = report.features, {f"model_{name}": str(one) for name, one in recipe.recorded["params"].items()}
     rows = {
-        "learner": recipe.learner, "seed": str(recipe.said["seed"]), "feature_table_id": features.table_id,
+        "learner": recipe.learner, "seed": str(recipe.recorded["seed"]), "feature_table_id": features.table_id,
         "delta_version": str(features.version), "train_from": splits.train[0], "train_until": splits.train[1],
-        "choose_from": splits.choose[0], "choose_until": splits.choose[1],
+        "choose_from": splits.validation[0], "choose_until": splits.validation[1],
     }  # fmt: skip
-    with tracking(recipe.tracking_uri) as client:
+    with tracking_client(recipe.tracking_uri) as client:
         for entry in client.search_model_versions(f"name = '{features.task.name}'"):
             if entry.tags.get("delta_version") != rows["delta_version"]:
                 continue

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from lakehouse.catalog import Lake
 from lakehouse.clock import now
-from lakehouse.definitions.tables import Table, drives
+from lakehouse.definitions.tables import Table, incremental
 from lakehouse.definitions.write_modes import Merge
 from lakehouse.deltalog import table_log
-from lakehouse.deltalog.commit_record import Consumed, Record, Run
+from lakehouse.deltalog.commit_record import InputVersion, Record, Run
 from lakehouse.engine.base import Commit, Engine, Tables, Target
-from lakehouse.ml.monitoring import Watched
+from lakehouse.ml.monitoring import MonitoringReport
 from lakehouse.ml.task import Task
 from lakehouse.runs import context
 from lakehouse.settings import Settings
 from lakehouse.storage.location import Location
-from lakehouse.writes.transforms import classed
+from lakehouse.writes.transforms import classify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 MODEL_KEY = ("model_name", "model_version")
 # A score that differs from the one there in these alone is the same: which version of the table it was made from, and under
 # which alias.
-IGNORED = ("feature_version", "alias")
+IGNORED_COLUMNS = ("feature_version", "alias")
 
 
-def write_watched(engine: Engine, settings: Settings, watched: Watched, run: Run) -> dict[str, int]:
+def write_monitoring(engine: Engine, settings: Settings, report: MonitoringReport, run: Run) -> dict[str, int]:
     """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
-    merge = ScoreMerge(engine, context.open_lake(settings), watched.features.task, run, watched.features.version)
-    made = rows_by_table(watched).items()
+    merge = ScoreMerge(engine, context.open_lake(settings), report.features.task, run, report.features.version)
+    made = rows_by_table(report).items()
     return {table: merge(table, merge.tables.from_arrow(rows), key)[1] for table, (rows, key) in made}
 
 
-def rows_by_table(watched: Watched) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
+def rows_by_table(report: MonitoringReport) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
     """Return the rows for each of the task's tables, and their key without the model's version."""
-    task = watched.features.task
-    return {task.quality: (watched.quality, (task.time,)), task.drift: (watched.drift, (task.time, "feature"))}
+    task = report.features.task
+    return {task.quality_table: (report.quality, (task.time_column,)), task.drift_table: (report.drift, (task.time_column, "feature"))}
 
 
 def has_changes(path: Location, made: pa.Table, time: str) -> bool:
@@ -53,7 +53,7 @@ def has_changes(path: Location, made: pa.Table, time: str) -> bool:
     if there is None or not {*columns} <= {*there.columns()}:
         return bool(made.num_rows)
     days = ds.field(time).isin(made[time].combine_chunks())
-    known = {tuple(row.values()) for row in there.delta.to_pyarrow_dataset().to_table(columns, days).to_pylist()}
+    known = {tuple(row.values()) for row in there.delta_table.to_pyarrow_dataset().to_table(columns, days).to_pylist()}
     return any(tuple(row.values()) not in known for row in made.select(columns).to_pylist())
 
 
@@ -80,14 +80,14 @@ class ScoreMerge:
         opened = table_log.open_log(path)
         record = opened.last.record if opened and opened.last else None
         kinds = {field.name: field.dataType.simpleString() for field in made.schema}
-        inputs = {"features": drives(self.task.feature_table)}
+        inputs = {"features": incremental(self.task.feature_table)}
         declared = Table(name, lambda: made, kinds, Merge(), inputs, (*key, *MODEL_KEY))
-        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time))), change_feed=False)
+        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time_column))), change_feed=False)
         rows = made.selectExpr("*", "'new' AS _class")
         if record is not None:
             known = opened.columns() if opened else {}
             self.tables.prepare(target, {c: kind for c, kind in kinds.items() if c not in known})
-            rows = classed(declared, made, self.tables.read_latest(path), made.columns, IGNORED)
+            rows = classify(declared, made, self.tables.read_latest(path), made.columns, IGNORED_COLUMNS)
         rows.persist()  # a model is asked once
         try:
             found = {row["_class"]: int(row["count"]) for row in rows.groupBy("_class").count().collect()}
@@ -106,9 +106,9 @@ class ScoreMerge:
             rows.unpersist()
 
     def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
-        self.run.hold.check()
-        features = table_log.last_record(self.lake.path(self.task.feature_table))
-        consumed = Consumed(self.feature_version, features.generation if features else 1)
+        self.run.lease.check()
+        features = table_log.read_last_record(self.lake.path(self.task.feature_table))
+        consumed = InputVersion(self.feature_version, features.generation if features else 1)
         counts = {"written": written, "unchanged": unchanged}
         inputs = {self.task.feature_table: consumed}
         batch, generation = (before.batch + 1, before.generation) if before else (1, 1)

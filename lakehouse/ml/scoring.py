@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.errors import ModelError, without_password
+from lakehouse.errors import ModelError, redact_password
 from lakehouse.ml import spark_scoring
-from lakehouse.ml.dataset import Features, check_columns, open_features
+from lakehouse.ml.dataset import FeatureTable, check_columns, open_features
 from lakehouse.ml.metrics import METRICS, evaluate
-from lakehouse.ml.mlflow_client import BASELINE, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
-from lakehouse.ml.spark_scoring import Carried
+from lakehouse.ml.mlflow_client import BASELINE, CHAMPION, LoadedModel, find_alias, load_version, sqlite_file, tracking_client
+from lakehouse.ml.spark_scoring import ModelBundle
 from lakehouse.ml.task import Model, Task
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from lakehouse.storage.location import Location
 
-REPORT_VERSION_TAG = "report_delta_version"
+TEST_VERSION_TAG = "report_delta_version"
 
 
 @dataclass(frozen=True)
-class ReportResult:
+class EvaluationResult:
     """The champion and its baseline on the report split. ``logged`` is false where the run already held this result."""
 
     model_name: str
@@ -42,33 +42,33 @@ class ReportResult:
     unlabelled: int
     metrics: Mapping[str, float]
     baseline: Mapping[str, float]
-    logged: bool
+    is_logged: bool
 
 
-def load(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> Loaded:
+def load_by_alias(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> LoadedModel:
     """The version of the task's model that has the alias.
 
     Raises:
         ModelError: there is none, it cannot be loaded by the ``models`` that there are, or MLflow cannot be used.
     """
-    with _in_service(task, tracking_uri, alias) as (client, entry):
+    with _open_alias(task, tracking_uri, alias) as (client, entry):
         return load_version(client, entry, models)
 
 
-def carry(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> Carried:
+def broadcast_model(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> ModelBundle:
     """`load`, for Spark's workers."""
-    with _in_service(task, tracking_uri, alias) as (client, entry):
-        return spark_scoring.carry(client, entry, models, alias)
+    with _open_alias(task, tracking_uri, alias) as (client, entry):
+        return spark_scoring.broadcast_model(client, entry, models, alias)
 
 
 @contextmanager
-def _in_service(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any, Any]]:
+def _open_alias(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any, Any]]:
     """A client, and its entry of the version that has the alias."""
-    none = ModelError(f"{task.name} has no {alias} at {without_password(tracking_uri)}: run `lakehouse train` first.")
+    none = ModelError(f"{task.name} has no {alias} at {redact_password(tracking_uri)}: run `lakehouse train` first.")
     database = sqlite_file(tracking_uri)
     if database and not database.exists():
         raise none
-    with tracking(tracking_uri) as client:
+    with tracking_client(tracking_uri) as client:
         found = find_alias(client, task.name, alias)
         if found is None:
             raise none
@@ -76,7 +76,7 @@ def _in_service(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any
 
 
 def scored_rows(
-    task: Task, features: Features, *, lake: Location, since: str | date, until: str | date
+    task: Task, features: FeatureTable, *, lake: Location, since: str | date, until: str | date
 ) -> pd.DataFrame | None:
     """The scores from ``since`` to ``until`` (both included), each with its label as the features have it; None where there is no
     table of predictions.
@@ -88,20 +88,20 @@ def scored_rows(
 
     from lakehouse.deltalog.table_log import open_log
 
-    predictions = open_log(lake.joinpath(*task.predictions.split(".")))
+    predictions = open_log(lake.joinpath(*task.predictions_table.split(".")))
     if predictions is None:
         return None
     first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
-    wanted = (ds.field(task.time) >= first) & (ds.field(task.time) <= last) & (ds.field("model_name") == task.name)
-    named = [*dict.fromkeys((*task.key, task.time)), "model_version", "probability"]
-    scores = predictions.delta.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
-    labels = features.read((str(since), str(until)), [task.label]).to_pandas()
-    labels = labels[[*task.key, task.label]]
+    wanted = (ds.field(task.time_column) >= first) & (ds.field(task.time_column) <= last) & (ds.field("model_name") == task.name)
+    named = [*dict.fromkeys((*task.key, task.time_column)), "model_version", "probability"]
+    scores = predictions.delta_table.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
+    labels = features.read((str(since), str(until)), [task.label_column]).to_pandas()
+    labels = labels[[*task.key, task.label_column]]
     rows: pd.DataFrame = scores.merge(labels, on=list(task.key), how="left", validate="many_to_one")
     return rows
 
 
-def outcome(scored: pd.DataFrame, label: str) -> dict[str, Any]:
+def summarize_scores(scored: pd.DataFrame, label: str) -> dict[str, Any]:
     """How scored rows did: scored and labelled (rows); label_rate and mean_probability where a label is known; METRICS and
     calibration_error where both labels occur."""
     known = scored[scored[label].notna()]
@@ -129,7 +129,7 @@ def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
     return float(np.abs(apart).sum() / len(label))
 
 
-def realised(
+def measure_quality(
     task: Task, *, lake: Location, since: str | date, until: str | date, version: int | None = None
 ) -> pa.Table:
     """How the scores in the task's predictions table did, from ``since`` to ``until`` (both included), by the labels in the
@@ -144,7 +144,7 @@ def realised(
     """
     import pyarrow as pa
 
-    kinds = {task.time: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
+    kinds = {task.time_column: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
     kinds |= dict.fromkeys(("scored", "labelled"), pa.int64())
     kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS, "calibration_error"), pa.float64())
     schema = pa.schema(kinds | {"feature_version": pa.int64()})
@@ -153,16 +153,16 @@ def realised(
     if scores is None:
         return schema.empty_table()
     rows = [
-        {task.time: day, "model_name": task.name, "model_version": of, **outcome(scored, task.label)}
+        {task.time_column: day, "model_name": task.name, "model_version": of, **summarize_scores(scored, task.label_column)}
         | {"feature_version": features.version}
-        for (day, of), scored in scores.groupby([task.time, "model_version"], sort=True)
+        for (day, of), scored in scores.groupby([task.time_column, "model_version"], sort=True)
     ]
     return pa.Table.from_pylist(rows, schema)
 
 
-def report(
+def evaluate_test_split(
     task: Task, models: Mapping[str, Model], *, lake: Location, tracking_uri: str, version: int | None = None
-) -> ReportResult:
+) -> EvaluationResult:
     """The champion and its baseline on the report split, from the feature table at ``version`` (by default the latest).
 
     The result is kept with the champion's run, as metrics `report_*` and `report_baseline_*`, a calibration plot and the
@@ -175,18 +175,18 @@ def report(
     from lakehouse.ml import plots
 
     features = open_features(task, lake, (), version)
-    champion = load(task, models, tracking_uri=tracking_uri)
-    with tracking(tracking_uri) as client:
+    champion = load_by_alias(task, models, tracking_uri=tracking_uri)
+    with tracking_client(tracking_uri) as client:
         run = client.get_run(champion.run_id)
         baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
         for one in (champion, baseline):
-            check_columns(one.version, one.reads(), features)
-        if run.data.params["choose_until"] >= task.splits.report[0]:
+            check_columns(one.version, one.input_columns(), features)
+        if run.data.params["choose_until"] >= task.splits.test[0]:
             raise ModelError(
                 f"{task.name} version {champion.version} was chosen on days up to {run.data.params['choose_until']}, so that it is not "
-                f"reported on the report split, {' to '.join(task.splits.report)}: change the task's splits to later days."
+                f"reported on the report split, {' to '.join(task.splits.test)}: change the task's splits to later days."
             )
-        held = features.split("report", dict.fromkeys((*champion.reads(), *baseline.reads())))
+        held = features.split("report", dict.fromkeys((*champion.input_columns(), *baseline.input_columns())))
         probability, base = (one.predict(held.frame) for one in (champion, baseline))
         metrics, base_metrics = evaluate(held.label, probability), evaluate(held.label, base)
         values = {f"report_{name}": value for name, value in metrics.items()}
@@ -202,10 +202,10 @@ def report(
             }
             figure = plots.draw_calibration(held.label, curves, title)
             client.log_figure(run.info.run_id, figure, "report_calibration.png")
-            client.set_tag(run.info.run_id, REPORT_VERSION_TAG, str(features.version))
+            client.set_tag(run.info.run_id, TEST_VERSION_TAG, str(features.version))
             for name, value in (values | {"report_rows": held.rows}).items():
                 client.log_metric(run.info.run_id, name, value)
-    return ReportResult(
+    return EvaluationResult(
         model_name=task.name,
         model_version=champion.version,
         run_id=champion.run_id,
@@ -214,5 +214,5 @@ def report(
         unlabelled=held.unlabelled,
         metrics=metrics,
         baseline=base_metrics,
-        logged=changed,
+        is_logged=changed,
     )

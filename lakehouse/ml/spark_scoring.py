@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lakehouse.engine import running_engine
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import Features, Rows, as_frame, check_columns
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, as_frame, check_columns
 from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
 from lakehouse.ml.task import Model, Span, Task
 
@@ -31,7 +31,7 @@ PROBABILITY = "probability"
 
 
 @dataclass(frozen=True)
-class Carried:
+class ModelBundle:
     """A version of a model as the bytes of its files, by name.
 
     ``module`` loads them, ``sha256`` tells them from others, ``reads`` are the columns that it takes, ``alias`` is what it was
@@ -42,25 +42,25 @@ class Carried:
     sha256: str
     version: int = field(compare=False)
     alias: str = field(compare=False)
-    reads: tuple[str, ...] = field(compare=False)
+    input_columns: tuple[str, ...] = field(compare=False)
     files: Mapping[str, bytes] = field(compare=False, repr=False)
 
 
-class Unpacked(NamedTuple):
+class UnpackedModel(NamedTuple):
     model: Model
     fitted: Any
 
 
-def carry(client: Any, entry: Any, models: Mapping[str, Model], alias: str) -> Carried:
+def broadcast_model(client: Any, entry: Any, models: Mapping[str, Model], alias: str) -> ModelBundle:
     """A registered version, checked and loaded once to see that it can be; see `lakehouse.ml.mlflow_client.load_version`."""
     with tempfile.TemporaryDirectory() as folder:
         found, model = fetch_version(client, entry, models, Path(folder))
         fitted = load_files(model, found, f"{entry.name} version {entry.version}")
         files = {file.relative_to(found).as_posix(): file.read_bytes() for file in found.rglob("*") if file.is_file()}
-        return Carried(model.__name__, digest(found), int(entry.version), alias, model.reads(fitted), files)
+        return ModelBundle(model.__name__, digest(found), int(entry.version), alias, model.input_columns(fitted), files)
 
 
-def score_features(tables: Tables, features: Features, since: str, until: str, model: Carried) -> DataFrame:
+def score_features(tables: Tables, features: FeatureTable, since: str, until: str, model: ModelBundle) -> DataFrame:
     """Compute a model's probability for every row from ``since`` to ``until`` (both included), labelled or not.
 
     Returns:
@@ -73,9 +73,9 @@ def score_features(tables: Tables, features: Features, since: str, until: str, m
     from pyspark.sql import functions as F
 
     task = features.task
-    check_columns(model.version, model.reads, features)
-    kept = list(dict.fromkeys((*task.key, task.time)))
-    rows = apply_model(read_features(tables, features, (since, until), [*kept, *model.reads]), model, kept)
+    check_columns(model.version, model.input_columns, features)
+    kept = list(dict.fromkeys((*task.key, task.time_column)))
+    rows = apply_model(read_features(tables, features, (since, until), [*kept, *model.input_columns]), model, kept)
     return rows.select(
         *kept,
         F.lit(task.name).alias("model_name"),
@@ -86,25 +86,25 @@ def score_features(tables: Tables, features: Features, since: str, until: str, m
     )
 
 
-def read_features(tables: Tables, features: Features, span: Span, columns: Iterable[str]) -> DataFrame:
+def read_features(tables: Tables, features: FeatureTable, span: Span, columns: Iterable[str]) -> DataFrame:
     """Read the key and these columns of the rows in ``span`` (both days included) with Spark, in no order."""
     from pyspark.sql import functions as F
 
     first, last = (F.lit(day).cast("date") for day in span)
     rows = tables.read(features.log.path, features.version)
-    in_span = rows.where(F.col(features.task.time).between(first, last))
+    in_span = rows.where(F.col(features.task.time_column).between(first, last))
     return in_span.select(*dict.fromkeys((*features.task.key, *columns)))
 
 
-def read_labelled(rows: Rows) -> DataFrame:
+def read_labelled(rows: LabelledRows) -> DataFrame:
     """Read labelled rows with the process's Spark session: their columns and their label, in no order."""
-    label = rows.features.task.label
+    label = rows.features.task.label_column
     return read_features(running_engine().isolate(), rows.features, rows.span, (*rows.columns, label)).dropna(
         subset=[label]
     )
 
 
-def apply_model(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataFrame:
+def apply_model(rows: DataFrame, bundle: ModelBundle, kept_columns: Sequence[str]) -> DataFrame:
     """Compute the label's ``probability`` (double) by the model, beside the columns ``kept``.
 
     Args:
@@ -113,14 +113,14 @@ def apply_model(rows: DataFrame, carried: Carried, kept: Sequence[str]) -> DataF
     from pyspark.sql.types import DoubleType
 
     def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return _predicted(carried, kept, batches)
+        return _predict_batches(bundle, kept_columns, batches)
 
-    schema = rows.select(*kept).schema.add(PROBABILITY, DoubleType())
+    schema = rows.select(*kept_columns).schema.add(PROBABILITY, DoubleType())
     return rows.mapInArrow(predict, schema)
 
 
 @contextmanager
-def worker_errors(task: Task, model: Carried) -> Iterator[None]:
+def worker_errors(task: Task, model: ModelBundle) -> Iterator[None]:
     """Convert an error in a worker's Python to a ModelError with the last line of the worker's traceback.
 
     Raises:
@@ -138,24 +138,24 @@ def worker_errors(task: Task, model: Carried) -> Iterator[None]:
         ) from error
 
 
-def _predicted(carried: Carried, kept: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _predict_batches(bundle: ModelBundle, kept_columns: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    model, fitted = _unpacked(carried)
+    model, fitted = _unpack(bundle)
     for batch in batches:
         rows = pa.Table.from_batches([batch])
         probability: Any = model.predict(fitted, as_frame(rows)) if batch.num_rows else []
-        made = rows.select(list(kept)).append_column(PROBABILITY, pa.array(probability, pa.float64()))
+        made = rows.select(list(kept_columns)).append_column(PROBABILITY, pa.array(probability, pa.float64()))
         yield from made.to_batches()
 
 
 @lru_cache(maxsize=1)
-def _unpacked(carried: Carried) -> Unpacked:
+def _unpack(bundle: ModelBundle) -> UnpackedModel:
     """The model in this process, loaded by the project's own module."""
-    model: Any = importlib.import_module(carried.module)
+    model: Any = importlib.import_module(bundle.module)
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in carried.files.items():
+        for name, content in bundle.files.items():
             file = Path(folder, name)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        return Unpacked(model, model.load(Path(folder)))
+        return UnpackedModel(model, model.load(Path(folder)))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
 
 SplitName = Literal["train", "choose", "report"]
 Span = tuple[str, str]
@@ -27,8 +27,8 @@ class Splits:
     """Spans of days as ISO dates, both ends included: to train on, to choose by, to report once."""
 
     train: Span
-    choose: Span
-    report: Span
+    validation: Span
+    test: Span
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Task:
 
     name: str
     feature_table: str
-    predictions: str
-    quality: str
-    drift: str
+    predictions_table: str
+    quality_table: str
+    drift_table: str
     key: tuple[str, ...]
-    time: str
-    label: str
+    time_column: str
+    label_column: str
     splits: Splits
     limits: Limits = field(default_factory=Limits)
 
@@ -85,8 +85,8 @@ class Model(Protocol):
 
     def fit(
         self,
-        train: Rows,
-        choose: Rows,
+        train: LabelledRows,
+        validation: LabelledRows,
         *,
         features: tuple[str, ...],
         params: Mapping[str, Any],
@@ -98,7 +98,7 @@ class Model(Protocol):
     def predict(self, fitted: Any, frame: pd.DataFrame) -> np.ndarray:
         """The label's probability for each row."""
 
-    def reads(self, fitted: Any) -> tuple[str, ...]:
+    def input_columns(self, fitted: Any) -> tuple[str, ...]:
         """The columns that a fitted model was given: an older one's may differ from FEATURES of today."""
 
     def save(self, fitted: Any, folder: Path) -> None:

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from lakehouse.errors import ModelError, without_password
-from lakehouse.ml.autolog import Autologged, autologging
-from lakehouse.ml.dataset import Features, Rows, open_features, probabilities
-from lakehouse.ml.environment import environment
+from lakehouse.errors import ModelError, redact_password
+from lakehouse.ml.autolog import AutologResult, make_autologger
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features, predict_probabilities
+from lakehouse.ml.environment import describe_environment
 from lakehouse.ml.metrics import evaluate
-from lakehouse.ml.mlflow_client import BASELINE, MADE_BY, MODEL, TYPICAL, digest
+from lakehouse.ml.mlflow_client import BASELINE, LEARNER_FILE, MODEL, TYPICAL_FILE, digest
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.task import Model, columns_of
-from lakehouse.ml.training_record import RECIPE, Training, TrainResult, declared, says, waiting
+from lakehouse.ml.training_record import RECIPE_FILE, Training, TrainResult, describe_declaration, matches, find_pending
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ SAMPLED_ROWS = 5_000
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedParams:
     """The only parameters to try: the best of a study of `lakehouse tune`, or the champion's without a study."""
 
     study: str
@@ -51,16 +51,16 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedCandidate:
     """A fitted model with its parameters, its metrics on both splits, and its metrics by step."""
 
-    fitted: Any
+    model: Any
     params: Mapping[str, Any]
     train: Mapping[str, float]
-    choose: Mapping[str, float]
+    validation: Mapping[str, float]
     probability: np.ndarray  # on the choose split
     curves: Mapping[str, list[tuple[int, float]]]
-    autologged: Autologged | None = None
+    autologged: AutologResult | None = None
 
 
 def train(
@@ -70,10 +70,10 @@ def train(
     lake: Location,
     registry: Registry,
     revision: str,
-    kept: Path,
+    pending_folder: Path,
     version: int | None = None,
     seed: int = 0,
-    tuned: Tuned | None = None,
+    tuned: TunedParams | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Fit, choose, log and register a model from its feature table.
@@ -93,20 +93,20 @@ def train(
         ModelError: The table, the version or a column is missing, a split has no labelled rows, the fitted model cannot
             be stored safely, or MLflow cannot be used.
     """
-    tell, model, kept = progress or (lambda _: None), models[learner], kept / learner
-    with _alone(kept, tell):
+    tell, model, pending_folder = progress or (lambda _: None), models[learner], pending_folder / learner
+    with _training_lock(pending_folder, tell):
         features = open_features(model.TASK, lake, columns_of(model), version)
-        destination = {"lake": str(lake), "registry": without_password(registry.tracking_uri)}
+        destination = {"lake": str(lake), "registry": redact_password(registry.tracking_uri)}
         made_from = _describe_origin(learner, model, features, revision, seed, tuned)
-        for earlier, result in _register_waiting(kept, destination, models, model, lake, registry, tell):
-            if says(earlier, made_from) and revision and not revision.endswith("dirty"):
+        for earlier, result in _register_waiting(pending_folder, destination, models, model, lake, registry, tell):
+            if matches(earlier, made_from) and revision and not revision.endswith("dirty"):
                 return result
-        training = _fit_all(model, features, {**destination, **made_from}, kept, tell)
-        return registry.register(training, models, training.rows(model, lake), tell)
+        training = _fit_all(model, features, {**destination, **made_from}, pending_folder, tell)
+        return registry.register(training, models, training.open_rows(model, lake), tell)
 
 
 def _describe_origin(
-    learner: str, model: Model, features: Features, revision: str, seed: int, tuned: Tuned | None
+    learner: str, model: Model, features: FeatureTable, revision: str, seed: int, tuned: TunedParams | None
 ) -> dict[str, Any]:
     """Describe what a training starts from. Trainings of the same description give the same model."""
     candidates = [tuned.params] if tuned else model.CANDIDATES
@@ -118,7 +118,7 @@ def _describe_origin(
         "delta_version": features.version,
         "revision": revision,
         "seed": seed,
-        "declared": declared(model),
+        "declared": describe_declaration(model),
         "study": tuned.study if tuned else "",
         "tried": [dict(params) for params in candidates],
     }
@@ -134,25 +134,25 @@ def _register_waiting(
     tell: Callable[[str], None],
 ) -> Iterator[tuple[Training, TrainResult]]:
     """Register the trainings that are not in MLflow yet, one at a time, the oldest first."""
-    for earlier in waiting(kept, **destination):
+    for earlier in find_pending(kept, **destination):
         try:
-            rows = earlier.rows(model, lake)
+            rows = earlier.open_rows(model, lake)
         except ModelError as error:  # it can never be compared with the champion
-            logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.set_aside(), error)
+            logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.abandon(), error)
             continue
         tell("registering the training that waits for MLflow")
         yield earlier, registry.register(earlier, models, rows, tell)
 
 
 @contextmanager
-def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def _training_lock(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
     """Run one training of a model at a time on this machine, so that no training is registered twice."""
-    kept.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(kept / ".lock")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tell(f"waiting for another training of {kept.name}")
+        progress(f"waiting for another training of {folder.name}")
         lock.acquire()
     try:
         yield
@@ -161,30 +161,30 @@ def _alone(kept: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _fit_all(
-    model: Model, features: Features, made_from: dict[str, Any], kept: Path, tell: Callable[[str], None]
+    model: Model, features: FeatureTable, made_from: dict[str, Any], pending_folder: Path, progress: Callable[[str], None]
 ) -> Training:
     """Fit the candidates and the baseline, and write the training to its own folder."""
     seed, began = made_from["seed"], time.time()
-    tell(f"reading {features}")
+    progress(f"reading {features}")
     choose = features.split("choose", columns_of(model))
     train = features.split("train", columns_of(model))
     # After a failed fit MLflow may still write to the folder: an error of the cleanup must not hide the fit's.
-    with tempfile.TemporaryDirectory(prefix=".", dir=kept, ignore_cleanup_errors=True) as unfinished:
+    with tempfile.TemporaryDirectory(prefix=".", dir=pending_folder, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
         (shown := folder / "shown").mkdir()
-        listening = autologging(Path(unfinished))
-        fitted = _fit_candidates(model, made_from["tried"], seed, train, choose, listening, shown, tell)
-        best = min(fitted, key=lambda one: one.choose["brier"])
-        tell("fitting the baseline")
+        listening = make_autologger(Path(unfinished))
+        fitted = _fit_candidates(model, made_from["tried"], seed, train, choose, listening, shown, progress)
+        best = min(fitted, key=lambda one: one.validation["brier"])
+        progress("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
         sample = choose.sample(SAMPLED_ROWS, seed)
         for name, one in {MODEL: best, BASELINE: base}.items():
-            _save_model(model, made_from["learner"], one.fitted, sample[0], folder / name)
+            _save_model(model, made_from["learner"], one.model, sample[0], folder / name)
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
-        importances = _measure_importance(model, best.fitted, *sample, seed)
+        importances = _measure_importance(model, best.model, *sample, seed)
         _draw(shown, model, fitted, best, base, choose, importances)
-        recipe = {**made_from, "params": dict(best.params), "fitted_on": environment(model.REQUIREMENTS)}
-        (shown / RECIPE).write_text(json.dumps(recipe, indent=1))
+        recipe = {**made_from, "params": dict(best.params), "fitted_on": describe_environment(model.REQUIREMENTS)}
+        (shown / RECIPE_FILE).write_text(json.dumps(recipe, indent=1))
         record = {
             **made_from,
             "id": uuid.uuid4().hex,
@@ -195,19 +195,19 @@ def _fit_all(
             **_describe_fits(fitted, best, base),
         }
         record["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
-        return Training(folder, record).save(kept)
+        return Training(folder, record).save(pending_folder)
 
 
 def _fit_candidates(
     model: Model,
     candidates: Sequence[Mapping[str, Any]],
     seed: int,
-    train: Rows,
-    choose: Rows,
-    listening: Callable[[str], AbstractContextManager[Autologged]],
+    train: LabelledRows,
+    choose: LabelledRows,
+    listening: Callable[[str], AbstractContextManager[AutologResult]],
     folder: Path,
     tell: Callable[[str], None],
-) -> list[Fitted]:
+) -> list[FittedCandidate]:
     """Fit each candidate. The files of MLflow's autologging, ``listening``, are moved to ``folder``."""
     fitted = []
     for place, params in enumerate(candidates, start=1):
@@ -224,29 +224,29 @@ def _save_model(model: Model, learner: str, fitted: Any, sample: pd.DataFrame, f
     """Write a fitted model, the code it needs and its typical values to a new folder."""
     folder.mkdir()
     model.save(fitted, folder)
-    (folder / MADE_BY).write_text(json.dumps({"learner": learner, "module": model.__name__}))
-    typical = _find_typical_values(sample[list(model.reads(fitted))])
-    (folder / TYPICAL).write_text(json.dumps(typical, indent=1))
+    (folder / LEARNER_FILE).write_text(json.dumps({"learner": learner, "module": model.__name__}))
+    typical = _find_typical_values(sample[list(model.input_columns(fitted))])
+    (folder / TYPICAL_FILE).write_text(json.dumps(typical, indent=1))
 
 
-def _describe_fits(fitted: list[Fitted], best: Fitted, base: Fitted) -> dict[str, Any]:
+def _describe_fits(fitted: list[FittedCandidate], best: FittedCandidate, base: FittedCandidate) -> dict[str, Any]:
     """Collect the parameters and metrics of the chosen model, the baseline and the candidates."""
     return {
         "params": dict(best.params),
-        "metrics": best.choose,
-        "baseline": base.choose,
+        "metrics": best.validation,
+        "baseline": base.validation,
         "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
         "candidates": [_describe_candidate(one) for one in fitted],
     }
 
 
-def named_metrics(one: Fitted, prefix: str = "") -> dict[str, float]:
+def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
     """Name a fitted model's metrics on both splits as MLflow has them."""
-    splits = {"train": one.train, "choose": one.choose}
+    splits = {"train": candidate.train, "choose": candidate.validation}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
-def _describe_candidate(one: Fitted) -> dict[str, Any]:
+def _describe_candidate(one: FittedCandidate) -> dict[str, Any]:
     """Collect the parameters and metrics of a candidate's own run in MLflow."""
     metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
     autologged = one.autologged
@@ -255,7 +255,7 @@ def _describe_candidate(one: Fitted) -> dict[str, Any]:
 
 
 def _describe_data(
-    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, Rows], prints: Mapping[str, Mapping[str, str]]
+    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, LabelledRows], prints: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """Describe the training rows, so that the model can be rebuilt and its rows compared."""
     named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
@@ -272,8 +272,8 @@ def _describe_data(
 
 
 def fit(
-    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: Rows, choose: Rows
-) -> Fitted:
+    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: LabelledRows, validation: LabelledRows
+) -> FittedCandidate:
     """Fit a model once, and evaluate it on both splits."""
     curves: dict[str, list[tuple[int, float]]] = {}
 
@@ -281,13 +281,13 @@ def fit(
         for name, value in values.items():
             curves.setdefault(name, []).append((step, float(value)))
 
-    fitted = model.fit(train, choose, features=features, params=params, seed=seed, curve=curve)
-    probability = probabilities(model, fitted, choose)
-    return Fitted(
+    fitted = model.fit(train, validation, features=features, params=params, seed=seed, curve=curve)
+    probability = predict_probabilities(model, fitted, validation)
+    return FittedCandidate(
         fitted,
         params,
-        train=evaluate(train.label, probabilities(model, fitted, train)),
-        choose=evaluate(choose.label, probability),
+        train=evaluate(train.label, predict_probabilities(model, fitted, train)),
+        validation=evaluate(validation.label, probability),
         probability=probability,
         curves=curves,
     )
@@ -327,22 +327,22 @@ def _measure_importance(model: Model, fitted: Any, frame: pd.DataFrame, label: n
 
 
 def _draw(
-    folder: Path, model: Model, fitted: list[Fitted], best: Fitted, base: Fitted, choose: Rows, importances: np.ndarray
+    folder: Path, model: Model, fitted: list[FittedCandidate], best: FittedCandidate, base: FittedCandidate, validation: LabelledRows, importances: np.ndarray
 ) -> None:
     """Write the list of candidates and the plots that a run shows to ``folder``."""
     from lakehouse.ml import plots
 
-    tried = [{"params": dict(one.params), "train": one.train, "choose": one.choose} for one in fitted]
+    tried = [{"params": dict(one.params), "train": one.train, "choose": one.validation} for one in fitted]
     chosen = {"chosen": fitted.index(best), "candidates": tried}
     (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
-    name, days = model.TASK.name, f"{choose.span[0]} to {choose.span[1]}"
+    name, days = model.TASK.name, f"{validation.span[0]} to {validation.span[1]}"
     curves = {
-        f"Model (Brier {best.choose['brier']:.4f})": best.probability,
-        f"Baseline (Brier {base.choose['brier']:.4f})": base.probability,
+        f"Model (Brier {best.validation['brier']:.4f})": best.probability,
+        f"Baseline (Brier {base.validation['brier']:.4f})": base.probability,
     }
-    title = f"Calibration of {name}\nchoose split: {days}, {choose.rows:,} rows"
-    plots.draw_calibration(choose.label, curves, title).savefig(folder / "choose_calibration.png")
-    rows = min(SAMPLED_ROWS, choose.rows)
+    title = f"Calibration of {name}\nchoose split: {days}, {validation.rows:,} rows"
+    plots.draw_calibration(validation.label, curves, title).savefig(folder / "choose_calibration.png")
+    rows = min(SAMPLED_ROWS, validation.rows)
     title = f"Permutation importance for {name}\n{rows:,} rows of the choose split: {days}, {SHUFFLES} shuffles"
     plots.draw_importance(model.FEATURES, importances, title).savefig(folder / "choose_importance.png")
     if best.curves:

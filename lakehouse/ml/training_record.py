@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import Features, Rows, open_features
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
 from lakehouse.ml.promotion import Alias
 from lakehouse.ml.task import Model, Splits, Task, columns_of
 
 if TYPE_CHECKING:
     from lakehouse.storage.location import Location
 
-SAID: Final = "training.json"
+TRAINING_FILE: Final = "training.json"
 # What it takes to make a model again, among the files that its run shows.
-RECIPE: Final = "recipe.json"
-FITTED_ON: Final = ("train", "choose")
+RECIPE_FILE: Final = "recipe.json"
+FITTING_SPLITS: Final = ("train", "choose")
 
 
 @dataclass(frozen=True)
@@ -50,62 +50,62 @@ class Training:
     """
 
     folder: Path
-    said: Mapping[str, Any]
+    record: Mapping[str, Any]
 
-    def save(self, kept: Path) -> Training:
+    def save(self, parent: Path) -> Training:
         """The training in a folder below ``kept``, where it appears whole or not at all."""
-        (self.folder / SAID).write_text(json.dumps(self.said, indent=1))
-        return Training(self.folder.rename(kept / str(self.said["id"])), self.said)
+        (self.folder / TRAINING_FILE).write_text(json.dumps(self.record, indent=1))
+        return Training(self.folder.rename(parent / str(self.record["id"])), self.record)
 
-    def set_aside(self) -> Path:
+    def abandon(self) -> Path:
         """Leave it where it does not wait any longer; returns its folder."""
         aside = self.folder.parent / "set-aside"
         aside.mkdir(exist_ok=True)
         return self.folder.rename(aside / self.folder.name)
 
-    def rows(self, model: Model, lake: Location) -> tuple[Features, Rows]:
+    def open_rows(self, model: Model, lake: Location) -> tuple[FeatureTable, LabelledRows]:
         """The feature table as it was, and the choose split of the training itself, which need not be the declared one.
 
         Raises:
             ModelError: what else the model declares is otherwise now, or the version of its table is gone.
         """
-        own = self.said["declared"]
-        if declared(model) | {"splits": own["splits"]} != own:
-            raise ModelError(f"{self.said['learner']} is declared otherwise since.")
-        task = replace(model.TASK, splits=splits_then(own, model.TASK))
-        features = open_features(task, lake, columns_of(model), self.said["delta_version"])
-        if features.table_id != self.said["feature_table_id"]:
+        own = self.record["declared"]
+        if describe_declaration(model) | {"splits": own["splits"]} != own:
+            raise ModelError(f"{self.record['learner']} is declared otherwise since.")
+        task = replace(model.TASK, splits=recorded_splits(own, model.TASK))
+        features = open_features(task, lake, columns_of(model), self.record["delta_version"])
+        if features.table_id != self.record["feature_table_id"]:
             raise ModelError(f"{task.feature_table} was made anew since.")
         return features, features.split("choose", columns_of(model))
 
 
-def declared(model: Model) -> dict[str, Any]:
+def describe_declaration(model: Model) -> dict[str, Any]:
     """What a training depends on, as the model's module declares it."""
     task = model.TASK
-    splits = {name: list(getattr(task.splits, name)) for name in FITTED_ON}
+    splits = {name: list(getattr(task.splits, name)) for name in FITTING_SPLITS}
     features = {name: list(getattr(model, name)) for name in ("FEATURES", "BASELINE_FEATURES")}
-    return {**features, "key": list(task.key), "label": task.label, "time": task.time, "splits": splits}
+    return {**features, "key": list(task.key), "label": task.label_column, "time": task.time_column, "splits": splits}
 
 
-def splits_then(then: Mapping[str, Any], today: Task) -> Splits:
+def recorded_splits(declaration: Mapping[str, Any], today: Task) -> Splits:
     """The splits of what a model `declared` then, and the report split of today."""
-    return Splits(report=today.splits.report, **{name: tuple(then["splits"][name]) for name in FITTED_ON})
+    return Splits(test=today.splits.test, **{name: tuple(declaration["splits"][name]) for name in FITTING_SPLITS})
 
 
-def waiting(kept: Path, **said: Any) -> list[Training]:
+def find_pending(folder: Path, **said: Any) -> list[Training]:
     """The trainings that MLflow does not have yet and that said so, the oldest first.
 
     Raises:
         ModelError: a training's file is damaged.
     """
     found = []
-    for file in kept.glob(f"*/{SAID}"):
+    for file in folder.glob(f"*/{TRAINING_FILE}"):
         try:
             found.append(Training(file.parent, json.loads(file.read_text())))
         except ValueError as error:
             raise ModelError(f"{file} is damaged ({error}): move {file.parent} away, or delete it.") from error
-    return sorted((one for one in found if says(one, said)), key=lambda one: one.said["began"])
+    return sorted((one for one in found if matches(one, said)), key=lambda one: one.record["began"])
 
 
-def says(training: Training, what: Mapping[str, Any]) -> bool:
-    return all(training.said.get(name) == value for name, value in what.items())
+def matches(training: Training, expected: Mapping[str, Any]) -> bool:
+    return all(training.record.get(name) == value for name, value in expected.items())

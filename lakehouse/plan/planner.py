@@ -7,17 +7,17 @@ from dataclasses import fields, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lakehouse.definitions.fingerprint import definition_of, names_column
-from lakehouse.definitions.partitions import spans, touched
+from lakehouse.definitions.fingerprint import compute_fingerprint, can_read_column
+from lakehouse.definitions.partitions import merge_into_ranges, find_affected_partitions
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
-from lakehouse.definitions.tables import Declared, Table
-from lakehouse.deltalog.commit_record import Consumed, Record
-from lakehouse.deltalog.table_log import TableLog, standing_now, taken_back
+from lakehouse.definitions.tables import Declaration, Table
+from lakehouse.deltalog.commit_record import InputVersion, Record
+from lakehouse.deltalog.table_log import TableLog, resolve_current_version, is_rolled_back
 from lakehouse.errors import LedgerError
 from lakehouse.landing import conformance
 from lakehouse.plan import schema_diff
-from lakehouse.plan.backfill import asked_for, done_before
-from lakehouse.plan.schema_diff import Changes
+from lakehouse.plan.backfill import select_backfill_partitions, find_completed_backfill
+from lakehouse.plan.schema_diff import SchemaChanges
 from lakehouse.plan.steps import Blocked, Build, Idle, Ingest, Step, Update, UpdatePartitions, WriteStep
 
 if TYPE_CHECKING:
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     from lakehouse.plan.steps import Request
 
 S = TypeVar("S", bound=Step)
-FEED_GONE = "the change feed no longer reaches back so far"
+FEED_EXPIRED = "the change feed no longer reaches back so far"
 
 
-def plan(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
+def plan_steps(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
     """The steps of the next run, in order; a table whose inputs would change is planned ``after`` them."""
     steps: dict[str, Step] = {}
-    lake = lake.still()
+    lake = lake.cache_logs()
     for name in names:
-        step = _looked_into(lake, decide(lake, name, request))
-        pending = tuple(i for i in lake.graph.inputs(name) if (i in steps and (steps[i].is_work or steps[i].after)))
-        if pending and _touched_by(lake, name, pending):
-            step = _behind(lake, step, [steps[i] for i in pending])
+        step = _preview_files(lake, decide_step(lake, name, request))
+        pending = tuple(i for i in lake.graph.inputs(name) if (i in steps and (steps[i].has_work or steps[i].pending_inputs)))
+        if pending and _is_affected_by(lake, name, pending):
+            step = _defer(lake, step, [steps[i] for i in pending])
         steps[name] = step
     return list(steps.values())
 
 
-def _looked_into(lake: Lake, step: Step) -> Step:
+def _preview_files(lake: Lake, step: Step) -> Step:
     """The step of a source with the rows of its files, where they say so, and their columns: only who plans has them opened for that."""
-    declared = lake.graph.declared[step.table]
+    declared = lake.graph.declarations[step.table]
     if not isinstance(declared, Source) or not isinstance(step, Ingest) or not step.files:
         return step
-    landing = lake.landing(declared)
-    said, changed = conformance.foreseen(declared, landing.at_first_sight(step.files))
-    changed = tuple(dict.fromkeys((*step.columns_changed, *changed)))
-    return replace(step, rows=landing.rows(step.files), drift=said, columns_changed=changed)
+    landing = lake.landing_zone(declared)
+    said, changed = conformance.preview_drift(declared, landing.preview_files(step.files))
+    changed = tuple(dict.fromkeys((*step.changed_columns, *changed)))
+    return replace(step, rows=landing.count_rows(step.files), drift=said, columns_changed=changed)
 
 
-def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
+def _is_affected_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
     """Whether the run will write the table once these inputs have changed."""
-    table = lake.graph.declared[name]
+    table = lake.graph.declarations[name]
     assert isinstance(table, Table)
     without_data = {one.table for one in table.inputs.values() if lake.log(one.table) is None}
     if without_data:
@@ -65,32 +65,32 @@ def _touched_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
     )
 
 
-def _behind(lake: Lake, step: Step, before: list[Step]) -> Step:
+def _defer(lake: Lake, step: Step, input_steps: list[Step]) -> Step:
     """The step as far as it can be told before its inputs have changed."""
-    table = lake.graph.declared[step.table]
+    table = lake.graph.declarations[step.table]
     assert isinstance(table, Table)
-    inputs = tuple(one.table for one in before)
-    anew = {one.table for one in before if isinstance(one, Build) or (isinstance(one, WriteStep) and one.full_refresh)}
+    inputs = tuple(one.table for one in input_steps)
+    anew = {one.table for one in input_steps if isinstance(one, Build) or (isinstance(one, WriteStep) and one.is_full_refresh)}
     reasons = tuple(f"{name} will {'be made anew' if name in anew else 'change'}" for name in inputs)
     everything = {i.table for i in table.inputs.values() if i.role == "lookup" and i.on_change == "everything"}
-    drivers = {one.table for one in table.drivers.values()}
+    drivers = {one.table for one in table.incremental_inputs.values()}
     whole = table.write.is_rebuilt or everything & set(inputs) or drivers & anew
-    reasons = (*reasons, *step.reasons) if step.is_work else reasons
+    reasons = (*reasons, *step.reasons) if step.has_work else reasons
     if isinstance(step, Build) or (isinstance(step, Update) and not whole):
         return replace(step, reasons=reasons, after=inputs)
     rows = step.rows if isinstance(step, WriteStep) else None
     kind = Build if whole or isinstance(step, Blocked) else Update
-    return _become(kind, step, reasons=reasons, after=inputs, rows=rows)
+    return _convert_step(kind, step, reasons=reasons, after=inputs, rows=rows)
 
 
-def decide(lake: Lake, name: str, request: Request) -> Step:
+def decide_step(lake: Lake, name: str, request: Request) -> Step:
     """What to do to one table, given what is committed now.
 
     Raises:
         LedgerError: a log is damaged.
         LandingError: a manifest is damaged.
     """
-    declared = lake.graph.declared[name]
+    declared = lake.graph.declarations[name]
     table_log = lake.log(name)
     last = table_log.last if table_log else None
     record = last.record if last else None
@@ -99,36 +99,36 @@ def decide(lake: Lake, name: str, request: Request) -> Step:
         step = _decide_source(lake, declared, record, full)
     else:
         step = _decide_table(lake, declared, record, full, request)
-    changes = schema_diff.changes(lake.written_columns(name), table_log.columns(), declared) if table_log else Changes()
-    if changes.widened and not changes.broken and not full and record is not None and _can_be_made_anew(lake, declared):
-        again = decide(lake, name, replace(request, full_refresh=request.full_refresh | {name}))
+    changes = schema_diff.compare_schemas(lake.written_columns(name), table_log.columns(), declared) if table_log else SchemaChanges()
+    if changes.widenings and not changes.conflicts and not full and record is not None and _can_rebuild(lake, declared):
+        again = decide_step(lake, name, replace(request, full_refresh=request.full_refresh | {name}))
         return replace(again, reasons=("a column's type is widened",))
-    refreshed = full or (isinstance(step, WriteStep) and step.full_refresh)
+    refreshed = full or (isinstance(step, WriteStep) and step.is_full_refresh)
     return replace(
         step,
         changes=changes,
-        columns_changed=changes.columns,
-        is_breaking=bool(changes.broken or changes.widened) and not refreshed,
-        is_code_changed=record is not None and record.definition != definition_of(declared),
+        columns_changed=changes.affected_columns,
+        is_breaking=bool(changes.conflicts or changes.widenings) and not refreshed,
+        is_code_changed=record is not None and record.fingerprint != compute_fingerprint(declared),
     )
 
 
-def _can_be_made_anew(lake: Lake, declared: Declared) -> bool:
+def _can_rebuild(lake: Lake, declared: Declaration) -> bool:
     """Whether making it anew, and so its readers, loses nothing: a table that appends what another one held may have more than that has
     now. A source checks its files."""
-    tables = (lake.graph.declared[name] for name in (declared.name, *lake.graph.downstream(declared.name)))
+    tables = (lake.graph.declarations[name] for name in (declared.name, *lake.graph.downstream(declared.name)))
     return not any(
         isinstance(one, Table)
         and one.write.is_append_only
-        and lake.landed_driver(one) is None
+        and lake.get_landed_source(one) is None
         and lake.log(one.name) is not None
         for one in tables
     )
 
 
 def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool) -> Step:
-    landing = lake.landing(source)
-    history = landing.without(record.undone if record else ())
+    landing = lake.landing_zone(source)
+    history = landing.read_history_without(record.rolled_back_batches if record else ())
     committed = record.batch if record else 0
     generation = (record.generation if record else 1) + (1 if full and record else 0)
     # The oldest: a copy of the lake that was taken while runs worked may have manifests of several.
@@ -136,7 +136,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
     batch = max([committed, *(m.batch for m in history)]) + 1
     if unfinished and not full:
         manifest = unfinished
-        generation += 1 if manifest.full and record else 0
+        generation += 1 if manifest.is_full and record else 0
         return Ingest(
             table=source.name,
             reasons=(f"batch {manifest.batch} was left unfinished",),
@@ -146,11 +146,11 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
             files=manifest.files,
             rows=None,
             bytes=sum(file.size for file in manifest.files),
-            full_refresh=manifest.full,
+            is_full_refresh=manifest.is_full,
         )
-    files = landing.listed() if full else landing.pending(history, definition_of(source))
+    files = landing.list_files() if full else landing.find_new_files(history, compute_fingerprint(source))
     if not files and not (full and record):
-        rejected = len(landing.rejected(history))
+        rejected = len(landing.find_rejected_files(history))
         said = "no new files" + (f"; {rejected} rejected" if rejected else "")
         return Idle(table=source.name, reasons=(said + ("; the run asks its database" if source.database else ""),))
     reason = "full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}"
@@ -162,7 +162,7 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
         files=tuple(files),
         rows=None,
         bytes=sum(file.size for file in files),
-        full_refresh=full,
+        is_full_refresh=full,
     )
 
 
@@ -172,7 +172,7 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
     waiting = [name for name, entry in entries.items() if entry is None]
     if waiting:
         return Blocked(table=table.name, reasons=(f"{', '.join(waiting)} has no data yet",))
-    pins = {n: Consumed(e.version, e.record.generation) for n, e in entries.items() if e and e.record}
+    pins = {n: InputVersion(e.version, e.record.generation) for n, e in entries.items() if e and e.record}
     batch = record.batch + 1 if record else 1
     if record is None or full:
         generation = record.generation + 1 if record else 1
@@ -184,15 +184,15 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
             inputs=pins,
             batch=batch,
             generation=generation,
-            full_refresh=refresh,
+            is_full_refresh=refresh,
         )
-        return _sized(table, logs, step)
-    record = replace(record, inputs={name: standing_now(logs.get(name), one) for name, one in record.inputs.items()})
-    return _sized(table, logs, _decide_change(lake, table, record, pins, batch, request, logs))
+        return _add_size(table, logs, step)
+    record = replace(record, inputs={name: resolve_current_version(logs.get(name), one) for name, one in record.inputs.items()})
+    return _add_size(table, logs, _decide_change(lake, table, record, pins, batch, request, logs))
 
 
 def _decide_change(
-    lake: Lake, table: Table, record: Record, pins: Mapping[str, Consumed], batch: int, request: Request,
+    lake: Lake, table: Table, record: Record, pins: Mapping[str, InputVersion], batch: int, request: Request,
     logs: Mapping[str, TableLog | None],
 ) -> Step:  # fmt: skip
     reasons, whole = [], []
@@ -200,7 +200,7 @@ def _decide_change(
         before, after, opened = record.inputs.get(one.table), pins[one.table], logs[one.table]
         if before is None:
             whole.append(f"{one.table} is a new input")
-        elif opened and before.generation != after.generation and taken_back(opened.entries(), before.version):
+        elif opened and before.generation != after.generation and is_rolled_back(opened.entries(), before.version):
             whole.append(f"a run of which this holds rows was taken back from {one.table}")
         elif before.generation != after.generation and (one.role == "driver" or one.on_change == "everything"):
             whole.append(f"{one.table} was made anew")
@@ -208,75 +208,75 @@ def _decide_change(
             whole.append(f"{one.table} changed and affects everything")
         elif before.version != after.version and one.role == "driver":
             reasons.append(f"{one.table} {before.version} to {after.version}")
-    asked = asked_for(table, request.since, request.until)
+    asked = select_backfill_partitions(table, request.since, request.until)
     step = Update(
         table=table.name,
         reasons=tuple(whole or reasons),
         inputs=pins,
-        since={name: one.version for name, one in record.inputs.items()},
+        previous_versions={name: one.version for name, one in record.inputs.items()},
         batch=batch,
         generation=record.generation,
     )
     if whole or (reasons and table.write.is_rebuilt):
-        return _become(Build, step, generation=record.generation + 1)
+        return _convert_step(Build, step, generation=record.generation + 1)
     if not reasons and not asked:
-        return _become(Idle, step, reasons=("its inputs have not changed",))
+        return _convert_step(Idle, step, reasons=("its inputs have not changed",))
     if table.partitioning:
         return _decide_partitions(lake, table, step, logs, asked)
-    return _checked_feed(lake, table, step, logs)
+    return _check_feed(lake, table, step, logs)
 
 
 def _decide_partitions(
-    lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None], asked: set[date]
+    lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None], requested: set[date]
 ) -> Step:
     own, write = lake.log(table.name), table.partitioning
     assert own is not None and write is not None
-    done = done_before(table, own, asked, step.inputs) if asked else set()
-    asked = asked - done
+    done = find_completed_backfill(table, own, requested, step.inputs) if requested else set()
+    requested = requested - done
     partitions: set[date] = set()
     # A row that was only landed once more is as it was, for who does not read where it came from.
-    unread = [c for c in ORIGIN_COLUMNS if not names_column(table, c)]
+    unread = [c for c in ORIGIN_COLUMNS if not can_read_column(table, c)]
     try:
-        for one in table.drivers.values():
+        for one in table.incremental_inputs.values():
             opened = logs[one.table]
-            assert one.by is not None and opened is not None
-            days = opened.differing_values(one.by, step.since[one.table], step.inputs[one.table].version, unread)
-            partitions |= touched(days, one.reach_days, write)
+            assert one.date_column is not None and opened is not None
+            days = opened.read_net_changed_values(one.date_column, step.previous_versions[one.table], step.inputs[one.table].version, unread)
+            partitions |= find_affected_partitions(days, one.affects_days, write)
     except LedgerError:
-        return _without_feed(step)
-    reasons = (*step.reasons, "asked for by date") if asked else step.reasons
+        return _fall_back_to_rebuild(step)
+    reasons = (*step.reasons, "asked for by date") if requested else step.reasons
     if done:
         reasons = (*reasons, f"{len(done)} partition{'s' if len(done) > 1 else ''} asked for by date done already")
-    if not partitions and not asked:
-        return _become(Idle, step, reasons=reasons if done else (*reasons, "no partition touched"))
-    backfilled = tuple(sorted(asked - partitions))
-    partitions |= asked
-    return _become(UpdatePartitions, step, partitions=tuple(sorted(partitions)), backfilled=backfilled, reasons=reasons)
+    if not partitions and not requested:
+        return _convert_step(Idle, step, reasons=reasons if done else (*reasons, "no partition touched"))
+    backfilled = tuple(sorted(requested - partitions))
+    partitions |= requested
+    return _convert_step(UpdatePartitions, step, partitions=tuple(sorted(partitions)), backfilled=backfilled, reasons=reasons)
 
 
-def _checked_feed(lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None]) -> Step:
+def _check_feed(lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None]) -> Step:
     """The step, or a build where the changes that it needs can no longer be read."""
     try:
-        for one in table.drivers.values():
-            opened, column = logs[one.table], next(iter(lake.graph.declared[one.table].columns))
+        for one in table.incremental_inputs.values():
+            opened, column = logs[one.table], next(iter(lake.graph.declarations[one.table].columns))
             if opened is not None and not table.write.reads_all_rows:
-                opened.changed_values(column, step.since[one.table], step.inputs[one.table].version)
+                opened.read_changed_values(column, step.previous_versions[one.table], step.inputs[one.table].version)
     except LedgerError:
-        return _without_feed(step)
+        return _fall_back_to_rebuild(step)
     return step
 
 
-def _without_feed(step: Update) -> Build:
-    return _become(Build, step, generation=step.generation + 1, reasons=(*step.reasons, FEED_GONE))
+def _fall_back_to_rebuild(step: Update) -> Build:
+    return _convert_step(Build, step, generation=step.generation + 1, reasons=(*step.reasons, FEED_EXPIRED))
 
 
-def _become(kind: type[S], step: Step, **changes: Any) -> S:
+def _convert_step(kind: type[S], step: Step, **changes: Any) -> S:
     """Return a step of another kind with the fields that both have, less those that change."""
     names = {field.name for field in fields(kind)} & {field.name for field in fields(step)}
     return kind(**{name: getattr(step, name) for name in names} | changes)
 
 
-def _sized(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> Step:
+def _add_size(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> Step:
     """The step with the rows and bytes that it would read, by Delta's own counts.
 
     Of a driver these are its changed rows, or the files that hold the partitions to replace and the days before them; of
@@ -289,13 +289,13 @@ def _sized(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> Ste
         opened = logs[one.table]
         assert opened is not None
         if isinstance(step, Build) or one.role == "lookup" or table.write.reads_all_rows:
-            read.append(opened.size())
-        elif isinstance(step, UpdatePartitions) and table.partitioning and one.by is not None:
+            read.append(opened.measure())
+        elif isinstance(step, UpdatePartitions) and table.partitioning and one.date_column is not None:
             days = [
-                (first - timedelta(one.context_days), last)
-                for first, last in spans(step.partitions, table.partitioning)
+                (first - timedelta(one.lookback_days), last)
+                for first, last in merge_into_ranges(step.partitions, table.partitioning)
             ]
-            read.append(opened.size(one.by, days))
+            read.append(opened.measure(one.date_column, days))
         else:
-            read.append(opened.changed_size(step.since[one.table]))
+            read.append(opened.measure_changes(step.previous_versions[one.table]))
     return replace(step, rows=sum(rows for rows, _ in read), bytes=sum(size for _, size in read))

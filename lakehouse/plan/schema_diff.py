@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lakehouse.definitions.sources import RESCUED, Source
-from lakehouse.definitions.tables import Declared
+from lakehouse.definitions.tables import Declaration
 
 # The types that hold every value of another one (Delta's own list for type widening, docs.delta.io/delta-type-widening).
 _WIDER = {
@@ -22,39 +22,39 @@ _DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
 
 
 @dataclass(frozen=True)
-class Changes:
+class SchemaChanges:
     """What the next commit would add to a table's columns, which types it would widen, and how the two contradict otherwise."""
 
-    added: Mapping[str, str] = field(default_factory=dict)
-    widened: tuple[str, ...] = ()
-    broken: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
+    added_columns: Mapping[str, str] = field(default_factory=dict)
+    widenings: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    affected_columns: tuple[str, ...] = ()
 
     def describe(self) -> tuple[str, ...]:
-        return (*(f"adds {c} {kind}" for c, kind in self.added.items()), *self.widened, *self.broken)
+        return (*(f"adds {c} {kind}" for c, kind in self.added_columns.items()), *self.widenings, *self.conflicts)
 
 
-def changes(wanted: Mapping[str, str], there: Mapping[str, str], declared: Declared) -> Changes:
+def compare_schemas(expected: Mapping[str, str], existing: Mapping[str, str], declared: Declaration) -> SchemaChanges:
     """How the declared columns differ from the table's. What a contract added to the table, or kept aside in it, stays."""
-    kept = _kept(there, declared)
-    removed = [c for c in there if c not in wanted and c not in kept]
-    retyped = [c for c, kind in wanted.items() if there.get(c, kind) != kind]
-    wide = [c for c in retyped if widens(there[c], wanted[c])]
-    by_lower = {c.lower(): c for c in there}
-    alike = {c: by_lower[c.lower()] for c in wanted if c not in there and c.lower() in by_lower}
-    return Changes(
-        {c: kind for c, kind in wanted.items() if c not in there and c not in alike},
-        tuple(f"widens {c} from {there[c]} to {wanted[c]}" for c in wide),
+    kept = _find_kept_columns(existing, declared)
+    removed = [c for c in existing if c not in expected and c not in kept]
+    retyped = [c for c, kind in expected.items() if existing.get(c, kind) != kind]
+    wide = [c for c in retyped if can_widen(existing[c], expected[c])]
+    by_lower = {c.lower(): c for c in existing}
+    alike = {c: by_lower[c.lower()] for c in expected if c not in existing and c.lower() in by_lower}
+    return SchemaChanges(
+        {c: kind for c, kind in expected.items() if c not in existing and c not in alike},
+        tuple(f"widens {c} from {existing[c]} to {expected[c]}" for c in wide),
         (
             *(f"adds {c}, which is there as {other}" for c, other in alike.items()),
             *(f"removes {c}" for c in removed),
-            *(f"changes {c} from {there[c]} to {wanted[c]}" for c in retyped if c not in wide),
+            *(f"changes {c} from {existing[c]} to {expected[c]}" for c in retyped if c not in wide),
         ),
         (*removed, *retyped),
     )
 
 
-def widens(old: str, new: str) -> bool:
+def can_widen(old: str, new: str) -> bool:
     """Whether a type holds every value of another one."""
     before, after = _DECIMAL.fullmatch(old), _DECIMAL.fullmatch(new)
     if after is None:
@@ -65,7 +65,7 @@ def widens(old: str, new: str) -> bool:
     return whole >= _WHOLE_DIGITS.get(old, 39)
 
 
-def _kept(there: Mapping[str, str], declared: Declared) -> set[str]:
+def _find_kept_columns(existing: Mapping[str, str], declared: Declaration) -> set[str]:
     if not isinstance(declared, Source):
         return set()
-    return {*there} if declared.contract.new_column == "add" else {RESCUED} & {*there}
+    return {*existing} if declared.contract.new_column == "add" else {RESCUED} & {*existing}

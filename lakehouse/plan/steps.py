@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import ClassVar, Literal
 
-from lakehouse.deltalog.commit_record import Consumed
-from lakehouse.landing.manifest import Delivery, Manifest
-from lakehouse.plan.schema_diff import Changes
+from lakehouse.deltalog.commit_record import InputVersion
+from lakehouse.landing.manifest import LandedFile, Manifest
+from lakehouse.plan.schema_diff import SchemaChanges
 
 Action = Literal["none", "ingest", "build", "update", "blocked"]
 
@@ -32,18 +32,18 @@ class Step:
     """
 
     action: ClassVar[Action] = "none"
-    is_work: ClassVar[bool] = False
+    has_work: ClassVar[bool] = False
     table: str
     reasons: tuple[str, ...] = ()
-    inputs: Mapping[str, Consumed] = field(default_factory=dict)
-    since: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, InputVersion] = field(default_factory=dict)
+    previous_versions: Mapping[str, int] = field(default_factory=dict)
     batch: int = 0
     generation: int = 1
-    changes: Changes = field(default_factory=Changes)
-    columns_changed: tuple[str, ...] = ()
+    schema_changes: SchemaChanges = field(default_factory=SchemaChanges)
+    changed_columns: tuple[str, ...] = ()
     is_breaking: bool = False
     is_code_changed: bool = False
-    after: tuple[str, ...] = ()
+    pending_inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +68,10 @@ class WriteStep(Step):
         full_refresh: The user asked for the whole table.
     """
 
-    is_work = True
+    has_work = True
     rows: int | None = 0
     bytes: int = 0
-    full_refresh: bool = False
+    is_full_refresh: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Ingest(WriteStep):
     """
 
     action = "ingest"
-    files: tuple[Delivery, ...] = ()
+    files: tuple[LandedFile, ...] = ()
     manifest: Manifest | None = None
     drift: tuple[str, ...] = ()
 

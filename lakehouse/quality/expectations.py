@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.catalog import Suites
-from lakehouse.errors import SuiteError, first_line
+from lakehouse.errors import SuiteError, get_first_line
 from lakehouse.quality import report
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:
     Raises:
         SuiteError: critical expectations are not met or could not be evaluated. The message lists them all.
     """
-    expectations = _read_suite(suites.file(table))
+    expectations = _read_suite(suites.get_path(table))
     with _VALIDATION_LOCK:
         try:
             result = _evaluate(table, expectations, rows, run)
-            page = report.add(suites.data_docs, table, run, result)
+            page = report.add_result(suites.data_docs, table, run, result)
         except Exception as error:  # whatever fails inside, the published version stays
             raise SuiteError(
-                f"{table}: Great Expectations could not validate it: {type(error).__name__}: {first_line(error)}. Nothing was written."
+                f"{table}: Great Expectations could not validate it: {type(error).__name__}: {get_first_line(error)}. Nothing was written."
             ) from error
     if failed := list(_describe_failed(result, "critical")):
         raise SuiteError(
-            f"{table}: its suite {suites.file(table)} is not met: {'; '.join(failed)}. Nothing was written; see {page}."
+            f"{table}: its suite {suites.get_path(table)} is not met: {'; '.join(failed)}. Nothing was written; see {page}."
         )
     for description in _describe_failed(result, "warning"):
         logger.warning("%s: %s", table, description)
@@ -105,6 +105,6 @@ def _describe(expectation: Any) -> str:
     arguments = {name: value for name, value in config.kwargs.items() if name != "batch_id" and value is not None}
     call = f"{config.type}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
     if messages := report.error_messages(expectation.exception_info or {}):
-        return f"{call} could not be evaluated: {first_line(ValueError(messages[0]))}"
+        return f"{call} could not be evaluated: {get_first_line(ValueError(messages[0]))}"
     observed = expectation.result.get("observed_value", expectation.result.get("unexpected_percent"))
     return f"{call}, observed {observed!r}"

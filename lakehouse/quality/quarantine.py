@@ -25,31 +25,31 @@ OUTCOME_COLUMNS = {
     "_file_id": "bigint", "_row": "bigint", "generation": "bigint", "batch": "bigint", "outcome": "string", "reason": "string",
     "run": "string", "at": "timestamp",
 }  # fmt: skip
-_NAMES = ("_file_id", "_row", "generation")
+_IDENTITY_COLUMNS = ("_file_id", "_row", "generation")
 
 
 @dataclass(frozen=True)
-class Summary:
+class QuarantineSummary:
     """A table's quarantine: the rejects that wait, by the rules that they broke, and how many were replayed or discarded."""
 
     table: str
-    waiting: int
+    pending: int
     rules: dict[str, int]
     outcomes: dict[str, int]
-    newest: str
+    last_quarantined_at: str
 
 
-def summaries(lake: Lake) -> list[Summary]:
+def summarize_quarantines(lake: Lake) -> list[QuarantineSummary]:
     """One for each table that ever set a row aside."""
     found = []
-    for name in (n for n, d in lake.graph.declared.items() if isinstance(d, Table)):
-        rejects = _rows(lake.quarantine(name), ("quarantined_at",))
+    for name in (n for n, d in lake.graph.declarations.items() if isinstance(d, Table)):
+        rejects = _read_rows(lake.quarantine_path(name), ("quarantined_at",))
         if not rejects:
             continue
-        waits = waiting(lake, name)
-        settled = {_named(one): one["outcome"] for one in _outcomes(lake, name)}
+        waits = find_pending_rejects(lake, name)
+        settled = {_get_identity(one): one["outcome"] for one in _read_outcomes(lake, name)}
         found.append(
-            Summary(
+            QuarantineSummary(
                 name, len(waits), dict(Counter(rule for one in waits for rule in one["rules"])),
                 dict(Counter(settled.values())), max(one["quarantined_at"] for one in rejects).isoformat(timespec="seconds"),
             )
@@ -57,7 +57,7 @@ def summaries(lake: Lake) -> list[Summary]:
     return found
 
 
-def waiting(lake: Lake, name: str) -> list[dict[str, Any]]:
+def find_pending_rejects(lake: Lake, name: str) -> list[dict[str, Any]]:
     """The rejects of a table's newest generation of which nothing has become yet, in the order in which they were landed.
 
     Those of a batch that the table has not committed do not count: its retry finds them again. Nor do those that a later run took
@@ -66,74 +66,74 @@ def waiting(lake: Lake, name: str) -> list[dict[str, Any]]:
     Raises:
         DeclarationError: there is no such table.
     """
-    table = lake.graph.declared.get(name)
+    table = lake.graph.declarations.get(name)
     if not isinstance(table, Table):
-        known = [n for n, d in lake.graph.declared.items() if isinstance(d, Table)]
+        known = [n for n, d in lake.graph.declarations.items() if isinstance(d, Table)]
         raise DeclarationError(f"{name!r} is no table with a quarantine; there are {', '.join(known)}.")
-    record = table_log.last_record(lake.path(name))
+    record = table_log.read_last_record(lake.path(name))
     if record is None:
         return []
-    settled = _settled(lake, name)
-    rows = _rows(
-        lake.quarantine(name), ("rules", "original", *_NAMES, "_source_file", "batch", "run", "quarantined_at")
+    settled = _read_settled_batches(lake, name)
+    rows = _read_rows(
+        lake.quarantine_path(name), ("rules", "original", *_IDENTITY_COLUMNS, "_source_file", "batch", "run", "quarantined_at")
     )
     ours = [
         one for one in rows
-        if one["generation"] == record.generation and settled.get(_named(one), 0) < one["batch"] <= record.batch
+        if one["generation"] == record.generation and settled.get(_get_identity(one), 0) < one["batch"] <= record.batch
     ]  # fmt: skip
-    if lake.goes_through_all(table):
-        taken = _origins(lake, name, {one["_file_id"] for one in ours})
+    if lake.can_reread_all_rows(table):
+        taken = _read_origins(lake, name, {one["_file_id"] for one in ours})
         ours = [one for one in ours if (one["_file_id"], one["_row"]) not in taken]
     return sorted(ours, key=lambda one: (one["_file_id"] or 0, one["_row"] or 0, one["original"]))
 
 
-def _outcomes(lake: Lake, name: str) -> list[dict[str, Any]]:
+def _read_outcomes(lake: Lake, name: str) -> list[dict[str, Any]]:
     """What became of rejects, but for the replays that were taken back."""
-    found = _rows(lake.outcomes(name), tuple(OUTCOME_COLUMNS))
+    found = _read_rows(lake.outcomes_path(name), tuple(OUTCOME_COLUMNS))
     opened = table_log.open_log(lake.path(name)) if found else None
     entries = opened.entries() if opened else []
-    kept = {one.version for one in table_log.in_force(entries)}
-    gone = {one.record.batch for one in entries if one.record and not one.record.undoes and one.version not in kept}
+    kept = {one.version for one in table_log.filter_effective(entries)}
+    gone = {one.record.batch for one in entries if one.record and not one.record.rolled_back_run and one.version not in kept}
     return [one for one in found if one["batch"] not in gone]
 
 
-def _settled(lake: Lake, name: str) -> dict[tuple[Any, ...], int]:
+def _read_settled_batches(lake: Lake, name: str) -> dict[tuple[Any, ...], int]:
     """The batch of the replay in which something became of a reject: one of a later batch waits again."""
     found: dict[tuple[Any, ...], int] = {}
-    for one in _rows(lake.outcomes(name), (*_NAMES, "batch")):
-        found[_named(one)] = max(found.get(_named(one), 0), one["batch"])
+    for one in _read_rows(lake.outcomes_path(name), (*_IDENTITY_COLUMNS, "batch")):
+        found[_get_identity(one)] = max(found.get(_get_identity(one), 0), one["batch"])
     return found
 
 
-def _origins(lake: Lake, name: str, files: set[int]) -> set[tuple[int, int]]:
+def _read_origins(lake: Lake, name: str, files: set[int]) -> set[tuple[int, int]]:
     """The landed rows of these files that the table holds."""
     import pyarrow.compute as pc
 
     opened = table_log.open_log(lake.path(name))
     if opened is None or not files:
         return set()
-    there = opened.delta.to_pyarrow_dataset().to_table([*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files)))
+    there = opened.delta_table.to_pyarrow_dataset().to_table([*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files)))
     return {(row["_file_id"], row["_row"]) for row in there.to_pylist()}
 
 
-def columns(lake: Lake, name: str) -> tuple[str, ...]:
+def list_reject_columns(lake: Lake, name: str) -> tuple[str, ...]:
     """The columns of a table's rejects that say something: those of the landed rows, or its own."""
-    table = lake.graph.declared[name]
+    table = lake.graph.declarations[name]
     assert isinstance(table, Table)
-    source = lake.landed_driver(table)
+    source = lake.get_landed_source(table)
     return (*(source or table).columns, MALFORMED)
 
 
-def values(original: str, columns: Any) -> dict[str, Any]:
+def parse_original(original: str, columns: Any) -> dict[str, Any]:
     """A landed row's own values, as they were landed."""
     said = json.loads(original)
     return {name: said[name] for name in columns if name in said}
 
 
-def _named(one: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(one[name] for name in _NAMES)
+def _get_identity(one: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(one[name] for name in _IDENTITY_COLUMNS)
 
 
-def _rows(place: Location, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def _read_rows(place: Location, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     opened = table_log.open_log(place)
-    return opened.delta.to_pyarrow_table(columns=list(columns)).to_pylist() if opened else []
+    return opened.delta_table.to_pyarrow_table(columns=list(columns)).to_pylist() if opened else []

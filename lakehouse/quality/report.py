@@ -34,7 +34,7 @@ _OBSERVED = {
 }
 
 
-def add(folder: Path, table: str, run: str, result: ExpectationSuiteValidationResult) -> Path:
+def add_result(folder: Path, table: str, run: str, result: ExpectationSuiteValidationResult) -> Path:
     """Write a result's JSON and page, remove the table's oldest ones, and write the index.
 
     Returns:

@@ -14,7 +14,7 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine import open_engine
 from lakehouse.engine.base import Engine
 from lakehouse.settings import Settings
-from lakehouse.storage.lock import note_jvm, run_lock
+from lakehouse.storage.lock import record_jvms, lock_lake
 
 # YARN sets it for a driver that it runs itself, and fails one that starts no session, or starts it late.
 YARN_DRIVER: Final = "SPARK_YARN_STAGING_DIR"
@@ -33,8 +33,8 @@ def open_lake(settings: Settings) -> Lake:
 @contextmanager
 def engine_for(settings: Settings, run: Run, log: Path | None) -> Iterator[Engine]:
     """Hold the lake's lock, with an engine for this run that starts on first use."""
-    with run_lock(settings.root, run.id, settings.lock_wait_seconds, run.hold):
-        engine = open_engine(settings, log, lambda: note_jvm(settings.root, run.id))
+    with lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease):
+        engine = open_engine(settings, log, lambda: record_jvms(settings.root, run.id))
         try:
             if YARN_DRIVER in os.environ:
                 engine.start()

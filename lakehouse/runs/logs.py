@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.errors import LakehouseError, first_line
+from lakehouse.errors import LakehouseError, get_first_line
 from lakehouse.settings import Settings
 
 # A server that runs for months must not fill the disk.
@@ -18,7 +18,7 @@ LOG_BYTES: Final = 100_000_000
 LOG_FILES: Final = 5
 
 
-def log_to(settings: Settings, run: Run) -> Path:
+def start_log(settings: Settings, run: Run) -> Path:
     """Send this process's log to a file of its own; returns the file."""
     from lakehouse.engine import redirect_query_logs
 
@@ -36,13 +36,13 @@ def log_to(settings: Settings, run: Run) -> Path:
 
 
 @contextmanager
-def logged(settings: Settings, run: Run) -> Iterator[Path]:
+def log_run(settings: Settings, run: Run) -> Iterator[Path]:
     """The run's log file; an error that ends the run meanwhile names it, and one that nobody expected is kept in it.
 
     Raises:
         LakehouseError: in place of an error that is none of the project's.
     """
-    file = log_to(settings, run)
+    file = start_log(settings, run)
     try:
         yield file
     except LakehouseError as error:
@@ -50,6 +50,6 @@ def logged(settings: Settings, run: Run) -> Iterator[Path]:
         raise
     except Exception as error:
         logging.getLogger(__name__).exception("run %s failed", run.id)
-        said = LakehouseError(f"{type(error).__name__}: {first_line(error)}")
+        said = LakehouseError(f"{type(error).__name__}: {get_first_line(error)}")
         said.add_note(f"The log is {file}.")
         raise said from error

@@ -10,16 +10,16 @@ from urllib.parse import unquote
 
 from lakehouse.deltalog import sql
 from lakehouse.deltalog.table_log import open_log
-from lakehouse.errors import DeclarationError, StorageError, VacuumError, first_line
+from lakehouse.errors import DeclarationError, StorageError, VacuumError, get_first_line
 from lakehouse.storage import location, s3
-from lakehouse.storage.lock import run_lock
+from lakehouse.storage.lock import lock_lake
 
 if TYPE_CHECKING:
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.deltalog.table_log import TableLog
     from lakehouse.settings import Settings
 
-HOURS = 24
+HOURS_PER_DAY = 24
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,24 @@ class Pin:
 
 
 @dataclass(frozen=True)
-class Vacuumed:
+class VacuumResult:
     """What was removed, or would be: how many files, and their bytes. ``needed`` stands in the way."""
 
     table: str
     files: int
     bytes: int
-    needed: tuple[Pin, ...]
+    blocking_pins: tuple[Pin, ...]
 
 
-def vacuum(
+def vacuum_table(
     settings: Settings,
     table: str,
     run: Run,
-    pinned: Callable[[TableLog], Sequence[Pin]],
+    find_pins: Callable[[TableLog], Sequence[Pin]],
     *,
     keep_days: int | None,
     dry_run: bool,
-) -> Vacuumed:
+) -> VacuumResult:
     """Remove the files that only versions older than ``keep_days`` need; by default than the table itself says.
 
     Args:
@@ -72,46 +72,46 @@ def vacuum(
         VacuumError: a pinned version needs some of the files, or the table keeps its files for longer: nothing was removed.
         LockError: another run holds the lake.
     """
-    path = sql.tables(settings.lake).get(table)
+    path = sql.find_tables(settings.lake).get(table)
     if path is None:
-        raise DeclarationError(f"{table!r} is not a table of the lake; it has {', '.join(sql.tables(settings.lake))}.")
-    with nullcontext() if dry_run else run_lock(settings.root, run.id, settings.lock_wait_seconds, run.hold):
+        raise DeclarationError(f"{table!r} is not a table of the lake; it has {', '.join(sql.find_tables(settings.lake))}.")
+    with nullcontext() if dry_run else lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease):
         opened = open_log(path)
         assert opened is not None
-        listed = location.look_up(path, _vacuum(table, opened, keep_days, [], dry_run=True))
+        listed = location.stat_files(path, _run_vacuum(table, opened, keep_days, [], dry_run=True))
         doomed = {
-            name: one.size for name, one in listed.items() if isinstance(one, location.Found)
+            name: one.size for name, one in listed.items() if isinstance(one, location.FileInfo)
         }  # others went before
-        pins = pinned(opened) if doomed else []
+        pins = find_pins(opened) if doomed else []
         needed = [pin for pin in _count_doomed(pins, opened, set(doomed)) if pin.files]
         if needed and not dry_run:
-            raise VacuumError(_refusal(table, needed))
+            raise VacuumError(_describe_refusal(table, needed))
         if doomed and not dry_run:
             # Named again, as a file may have come of age since the list was made.
-            _vacuum(table, opened, keep_days, [pin.delta_version for pin in pins], dry_run=False)
-        return Vacuumed(table, len(doomed), sum(doomed.values()), tuple(needed))
+            _run_vacuum(table, opened, keep_days, [pin.delta_version for pin in pins], dry_run=False)
+        return VacuumResult(table, len(doomed), sum(doomed.values()), tuple(needed))
 
 
 def _count_doomed(pins: Sequence[Pin], opened: TableLog, doomed: set[str]) -> Iterator[Pin]:
     """Yield each pin with the number of its version's files that would be removed."""
     for pin in pins:
         version = open_log(opened.path, pin.delta_version)
-        files = {unquote(path) for path in version.paths()} if version else set()
+        files = {unquote(path) for path in version.list_files()} if version else set()
         yield replace(pin, files=len(files & doomed))
 
 
-def _vacuum(
+def _run_vacuum(
     table: str, opened: TableLog, keep_days: int | None, keep_versions: list[int], *, dry_run: bool
 ) -> set[str]:
     from deltalake import PostCommitHookProperties
     from deltalake.exceptions import DeltaError
 
-    hours = None if keep_days is None else keep_days * HOURS
+    hours = None if keep_days is None else keep_days * HOURS_PER_DAY
     # Its commits change no rows, so that they clean up no log that time travel needs.
     log_stays = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
     try:
         return set(
-            opened.delta.vacuum(
+            opened.delta_table.vacuum(
                 hours,
                 dry_run,
                 full=True,
@@ -120,14 +120,14 @@ def _vacuum(
             )
         )
     except (DeltaError, OSError) as error:
-        if said := s3.explained(error):
+        if said := s3.explain_error(error):
             raise StorageError(f"{table}: {said}") from error
         raise VacuumError(
-            f"{table}: {first_line(error)}. Nothing was removed; name more days (`--keep-days`)."
+            f"{table}: {get_first_line(error)}. Nothing was removed; name more days (`--keep-days`)."
         ) from error
 
 
-def _refusal(table: str, needed: Sequence[Pin]) -> str:
+def _describe_refusal(table: str, needed: Sequence[Pin]) -> str:
     lines = "".join(
         f"\n  - {one.model} version {one.version} was trained on version {one.delta_version}, {one.files} files of which would go: "
         f"--forget {one.name}"

@@ -16,18 +16,18 @@ from threading import Event, Thread
 from typing import Any
 
 from lakehouse.errors import LockError, StorageError
-from lakehouse.storage.s3 import S3Path, client, translate_errors
+from lakehouse.storage.s3 import S3Path, get_client, translate_errors
 
 LEASE_SECONDS = 60.0
-RENEWALS = 6  # during each lease
-CLOCK_SECONDS = 1.0  # stores give times in whole seconds
-FENCES = 10_000  # numbers reserved for each holder
+RENEWALS_PER_LEASE = 6  # during each lease
+CLOCK_TOLERANCE_SECONDS = 1.0  # stores give times in whole seconds
+TOKENS_PER_HOLDER = 10_000  # numbers reserved for each holder
 # A clock that does not stop while the machine sleeps.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass
-class Hold:
+class Lease:
     """A run's hold of the lake.
 
     Attributes:
@@ -35,10 +35,10 @@ class Hold:
         token: a number larger than every earlier holder's.
     """
 
-    until: float = field(default=float("inf"))
+    expires_at: float = field(default=float("inf"))
     token: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
-    def fence(self) -> int:
+    def issue_fencing_token(self) -> int:
         """Return a number larger than any returned before, to this holder or an earlier one.
 
         Delta skips a write whose transaction has a smaller number than a committed one.
@@ -46,8 +46,8 @@ class Hold:
         self.token += 1
         return self.token
 
-    def has_run_out(self) -> bool:
-        return time.clock_gettime(_CLOCK) > self.until
+    def is_expired(self) -> bool:
+        return time.clock_gettime(_CLOCK) > self.expires_at
 
     def check(self) -> None:
         """Check that the hold has not expired.
@@ -55,7 +55,7 @@ class Hold:
         Raises:
             LockError: it has; another run may hold the lake.
         """
-        if self.has_run_out():
+        if self.is_expired():
             raise LockError(
                 "The lease on the lake expired during this run; another run may hold it. "
                 "Committed tables are kept. Run again to continue."
@@ -72,11 +72,11 @@ class Holder:
 
     record: Mapping[str, Any]
     etag: str
-    age: float
+    age_seconds: float
 
-    def is_over(self) -> bool:
-        seconds = float(self.record.get("lease_seconds", LEASE_SECONDS)) + CLOCK_SECONDS
-        return bool(self.record.get("released")) or self.age > seconds
+    def is_expired(self) -> bool:
+        seconds = float(self.record.get("lease_seconds", LEASE_SECONDS)) + CLOCK_TOLERANCE_SECONDS
+        return bool(self.record.get("released")) or self.age_seconds > seconds
 
 
 HasEnded = Callable[[Mapping[str, Any]], bool]
@@ -84,7 +84,7 @@ HasEnded = Callable[[Mapping[str, Any]], bool]
 
 @contextmanager
 def hold_lease(
-    lock: S3Path, record: Mapping[str, Any], wait_seconds: float, hold: Hold, has_ended: HasEnded
+    lock: S3Path, record: Mapping[str, Any], wait_seconds: float, hold: Lease, has_ended: HasEnded
 ) -> Iterator[None]:
     """Hold the lock while a thread renews it.
 
@@ -105,7 +105,7 @@ def hold_lease(
         yield
     finally:
         done.set()
-        if not hold.has_run_out():  # else there is no lock to release, and perhaps no store that answers
+        if not hold.is_expired():  # else there is no lock to release, and perhaps no store that answers
             renewing.join()
             _release(lock, body, etag)
 
@@ -114,7 +114,7 @@ def read_holder(lock: S3Path) -> Holder | None:
     """Read the lock's present or last holder; None if it never had one."""
     try:
         with translate_errors(lock):
-            response = client().get_object(Bucket=lock.bucket, Key=lock.key)
+            response = get_client().get_object(Bucket=lock.bucket, Key=lock.key)
             text = response["Body"].read()
     except FileNotFoundError:
         return None
@@ -127,18 +127,18 @@ def read_holder(lock: S3Path) -> Holder | None:
     return Holder(record if isinstance(record, dict) else {}, response["ETag"], age)
 
 
-def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Hold, has_ended: HasEnded) -> str:
+def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Lease, has_ended: HasEnded) -> str:
     """Write the lock once it is free; return its ETag."""
     deadline = time.monotonic() + wait_seconds
     while True:
         holder = read_holder(lock)
         if holder and _is_own(holder, body):  # the answer to this run's own write was lost
             return holder.etag
-        if holder is None or holder.is_over() or has_ended(holder.record):
+        if holder is None or holder.is_expired() or has_ended(holder.record):
             condition = {"IfMatch": holder.etag} if holder else {"IfNoneMatch": "*"}
             # Larger than the last holder's token, whatever the machines' clocks show.
-            hold.token = body["token"] = max(hold.token, int(holder.record.get("token", 0)) + FENCES if holder else 0)
-            hold.until = time.clock_gettime(_CLOCK) + LEASE_SECONDS
+            hold.token = body["token"] = max(hold.token, int(holder.record.get("token", 0)) + TOKENS_PER_HOLDER if holder else 0)
+            hold.expires_at = time.clock_gettime(_CLOCK) + LEASE_SECONDS
             try:
                 return lock.write_bytes(_serialize(body), **condition)
             except (FileExistsError, FileNotFoundError):  # another run was faster
@@ -155,7 +155,7 @@ def _blocked_message(lock: S3Path, holder: Holder) -> str:
         if "run" in record
         else "unnamed"
     )
-    seconds = max(0.0, float(record.get("lease_seconds", LEASE_SECONDS)) - holder.age)
+    seconds = max(0.0, float(record.get("lease_seconds", LEASE_SECONDS)) - holder.age_seconds)
     return (
         f"Another run holds the lake {lock}: {run}; unless it is renewed, its lease ends in {seconds:.0f} s. "
         "Run again when it has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
@@ -167,15 +167,15 @@ def _serialize(body: Mapping[str, Any]) -> bytes:
     return json.dumps({**body, "renewed": time.time_ns()}).encode()
 
 
-def _renew(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Hold, done: Event) -> None:
-    while not done.wait(LEASE_SECONDS / RENEWALS):
+def _renew(lock: S3Path, body: Mapping[str, Any], etag: list[str], lease: Lease, done: Event) -> None:
+    while not done.wait(LEASE_SECONDS / RENEWALS_PER_LEASE):
         began = time.clock_gettime(_CLOCK)
         try:
             etag[0] = lock.write_bytes(_serialize(body), IfMatch=etag[0])
-            hold.until = began + LEASE_SECONDS
+            lease.expires_at = began + LEASE_SECONDS
         except (FileExistsError, FileNotFoundError):
             # Another run holds it, the object was removed, or the answer to a renewal was lost.
-            if not _adopt(lock, body, etag, hold, began):
+            if not _adopt(lock, body, etag, lease, began):
                 return
         except StorageError:  # try again until the lease ends
             continue
@@ -186,16 +186,16 @@ def _is_own(holder: Holder, body: Mapping[str, Any]) -> bool:
     return (record.get("run"), record.get("token")) == (body.get("run"), body["token"]) and "run" in body
 
 
-def _adopt(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Hold, began: float) -> bool:
+def _adopt(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Lease, began: float) -> bool:
     """Continue with the lock as it is now if it is this run's; otherwise end ``hold`` and return False."""
     try:
         holder = read_holder(lock)
     except StorageError:  # try again until the lease ends
         return True
     if holder is None or not _is_own(holder, body):
-        hold.until = 0.0
+        hold.expires_at = 0.0
         return False
-    etag[0], hold.until = holder.etag, began + LEASE_SECONDS
+    etag[0], hold.expires_at = holder.etag, began + LEASE_SECONDS
     return True
 
 

@@ -16,13 +16,13 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import TypeAlias
 
-from lakehouse.storage.s3 import S3Path, endpoint, require_environment
+from lakehouse.storage.s3 import S3Path, get_endpoint, require_environment
 
 Location: TypeAlias = Path | S3Path
 
 
 @dataclass(frozen=True)
-class Found:
+class FileInfo:
     """A file of a listing.
 
     Attributes:
@@ -36,7 +36,7 @@ class Found:
     identity: str = ""
 
 
-def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[Found]:
+def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[FileInfo]:
     """List every file below a folder.
 
     Args:
@@ -44,7 +44,7 @@ def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[Found]
     """
     if isinstance(folder, S3Path):
         start = len(folder.key) + 1 if folder.key else 0
-        for entry in folder.below():
+        for entry in folder.list_objects():
             path = entry["Key"][start:]
             # A key that ends in a slash marks a folder; the listed folder's own marker leaves an empty path.
             if path and not path.endswith("/") and not any(is_ignored(part) for part in path.split("/")):
@@ -61,10 +61,10 @@ def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[Found]
             except OSError:  # renamed or removed since it was listed, or a broken link
                 continue
             if S_ISREG(stat.st_mode):
-                yield Found(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+                yield FileInfo(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
 
 
-def look_up(folder: Location, paths: Iterable[str]) -> dict[str, Found | OSError]:
+def stat_files(folder: Location, paths: Iterable[str]) -> dict[str, FileInfo | OSError]:
     """Look up files by their paths below a folder; those of a bucket with one listing.
 
     Returns:
@@ -78,22 +78,22 @@ def look_up(folder: Location, paths: Iterable[str]) -> dict[str, Found | OSError
         files = {above + file.path: replace(file, path=above + file.path) for file in listed}
         missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return {path: files.get(path, missing) for path in paths}
-    results: dict[str, Found | OSError] = {}
+    results: dict[str, FileInfo | OSError] = {}
     for path in paths:
         try:
             stat = (folder / path).stat()
-            results[path] = Found(path, stat.st_size, stat.st_mtime_ns)
+            results[path] = FileInfo(path, stat.st_size, stat.st_mtime_ns)
         except OSError as error:
             results[path] = error
     return results
 
 
-def identity(file: Location) -> str:
+def compute_identity(file: Location) -> str:
     """Identify a file's content: by the ETag in a bucket, by the SHA-256 of a local file."""
-    return _unquote(file.head()["ETag"]) if isinstance(file, S3Path) else _sha256(file)
+    return _unquote(file.head()["ETag"]) if isinstance(file, S3Path) else _hash_file(file)
 
 
-def names(folder: Location) -> list[str]:
+def list_names(folder: Location) -> list[str]:
     """List the names directly in a folder, sorted; none if the folder does not exist."""
     try:
         return sorted(entry.name for entry in folder.iterdir())
@@ -103,7 +103,7 @@ def names(folder: Location) -> list[str]:
 
 def is_folder(place: Location) -> bool:
     """Return True for an existing folder; in a bucket, for a prefix with objects below it."""
-    return bool(place.below(1)) if isinstance(place, S3Path) else place.is_dir()
+    return bool(place.list_objects(1)) if isinstance(place, S3Path) else place.is_dir()
 
 
 def create(file: Location, content: bytes) -> None:
@@ -128,7 +128,7 @@ def put(file: Location, content: bytes) -> None:
         os.replace(temporary, file)
 
 
-def deliver(file: Location, content: bytes | Path, progress: Callable[[int], None] | None = None) -> bool:
+def put_if_changed(file: Location, content: bytes | Path, progress: Callable[[int], None] | None = None) -> bool:
     """Write or replace a file atomically, from memory or from a local file.
 
     Args:
@@ -151,13 +151,13 @@ def deliver(file: Location, content: bytes | Path, progress: Callable[[int], Non
 
 def _has_content(file: Location, content: bytes | Path) -> bool:
     if isinstance(content, Path):
-        return same(content, file)
-    return _size(file) == len(content) and _sha256(file) == hashlib.sha256(content).hexdigest()
+        return has_same_content(content, file)
+    return _get_size(file) == len(content) and _hash_file(file) == hashlib.sha256(content).hexdigest()
 
 
-def same(left: Location, right: Location) -> bool:
+def has_same_content(left: Location, right: Location) -> bool:
     """Return True if both files exist and have the same bytes."""
-    return _size(left) == _size(right) is not None and _sha256(left) == _sha256(right)
+    return _get_size(left) == _get_size(right) is not None and _hash_file(left) == _hash_file(right)
 
 
 def move(file: Location, target: Location) -> None:
@@ -192,35 +192,35 @@ def move_new(file: Location, target: Location) -> None:
 def remove(folder: Location) -> None:
     """Remove a folder with all its content."""
     if isinstance(folder, S3Path):
-        for entry in folder.below():
+        for entry in folder.list_objects():
             S3Path(folder.bucket, entry["Key"]).unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _size(file: Location) -> int | None:
+def _get_size(file: Location) -> int | None:
     try:
         return int(file.head()["ContentLength"]) if isinstance(file, S3Path) else file.stat().st_size
     except FileNotFoundError:
         return None
 
 
-def relative(place: Location, root: Location) -> str:
+def get_relative_path(place: Location, root: Location) -> str:
     """Return the path of a place relative to a folder above it."""
     return str(place).removeprefix(str(root)).strip("/")
 
 
-def spark_uri(place: Location) -> str:
+def to_spark_uri(place: Location) -> str:
     """Return the address that Spark uses for a place."""
     return f"s3a://{place.bucket}/{place.key}" if isinstance(place, S3Path) else str(place)
 
 
-def delta_options(place: Location) -> dict[str, str]:
+def build_delta_options(place: Location) -> dict[str, str]:
     """Return options for delta-rs, which reads the environment itself. Its retries end after 30 seconds."""
     if not isinstance(place, S3Path):
         return {}
     require_environment()  # without keys or a whole address, delta-rs tries others and reports those
-    unencrypted = {"allow_http": "true"} if endpoint().startswith("http://") else {}
+    unencrypted = {"allow_http": "true"} if get_endpoint().startswith("http://") else {}
     return {**unencrypted, "max_retries": "7", "retry_timeout": "30s"}
 
 
@@ -240,15 +240,15 @@ def _temporary_sibling(file: Path, content: bytes | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _sha256(file: Location) -> str:
+def _hash_file(file: Location) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # any stream will do
 
 
-def _file_entry(path: str, entry: dict[str, object]) -> Found:
+def _file_entry(path: str, entry: dict[str, object]) -> FileInfo:
     modified = entry["LastModified"].timestamp()  # type: ignore[attr-defined]
     size = int(entry["Size"])  # type: ignore[call-overload]
-    return Found(path, size, int(modified * 1e9), _unquote(str(entry["ETag"])))
+    return FileInfo(path, size, int(modified * 1e9), _unquote(str(entry["ETag"])))
 
 
 def _unquote(etag: str) -> str:

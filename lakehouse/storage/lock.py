@@ -16,19 +16,19 @@ from filelock import FileLock, Timeout
 from lakehouse.clock import now
 from lakehouse.errors import LockError
 from lakehouse.storage import lease, location
-from lakehouse.storage.lease import Hold, hold_lease
+from lakehouse.storage.lease import Lease, hold_lease
 from lakehouse.storage.location import Location
 from lakehouse.storage.preflight import require_conditional_put
-from lakehouse.storage.s3 import S3Path, client
+from lakehouse.storage.s3 import S3Path, get_client
 
-LOCK = ".run.lock"
-TOKEN = ".run.token"  # noqa: S105  # no secret: a number
+LOCK_FILE = ".run.lock"
+TOKEN_FILE = ".run.token"  # noqa: S105  # no secret: a number
 # A JVM ends when its Python process has ended; after a kill it may take this long to notice.
-JVM_SECONDS = 60.0
+JVM_EXIT_SECONDS = 60.0
 
 
 @contextmanager
-def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | None = None) -> Iterator[None]:
+def lock_lake(root: Location, run: str, wait_seconds: float = 0, run_lease: Lease | None = None) -> Iterator[None]:
     """Hold the lake's lock.
 
     In a folder, the operating system releases the lock when its process ends, however it ends. A JVM can outlive its
@@ -45,25 +45,25 @@ def run_lock(root: Location, run: str, wait_seconds: float = 0, hold: Hold | Non
         StorageError: the bucket cannot be reached, or its store does not honour conditions.
     """
     if isinstance(root, S3Path):
-        lease.read_holder(root / LOCK)  # reads before it writes: some stores create a bucket of a misspelt name
-        require_conditional_put(client(), root.bucket, root.key)
-        with hold_lease(root / LOCK, _record(run, []), wait_seconds, hold or Hold(), _has_ended):
+        lease.read_holder(root / LOCK_FILE)  # reads before it writes: some stores create a bucket of a misspelt name
+        require_conditional_put(get_client(), root.bucket, root.key)
+        with hold_lease(root / LOCK_FILE, _record(run, []), wait_seconds, run_lease or Lease(), _has_ended):
             yield
     else:
-        with _file_lock(root, run, wait_seconds):
-            _raise_token(root, hold or Hold())
+        with _lock_folder(root, run, wait_seconds):
+            _raise_token(root, run_lease or Lease())
             yield
 
 
 @contextmanager
-def _file_lock(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
+def _lock_folder(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(root / LOCK), root / ".run.json"
+    lock, holder = FileLock(root / LOCK_FILE), root / ".run.json"
     try:
         lock.acquire(timeout=wait_seconds, poll_interval=0.2)
     except Timeout:
         raise LockError(
-            f"Another run holds the lake {root}: {_describe(holder)}. "
+            f"Another run holds the lake {root}: {_describe_holder(holder)}. "
             "Run again when it has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
         ) from None
     try:
@@ -77,21 +77,21 @@ def _file_lock(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
         lock.release()
 
 
-def _raise_token(root: Path, hold: Hold) -> None:
+def _raise_token(root: Path, hold: Lease) -> None:
     """Raise the token above every earlier holder's, even if the clock was set back."""
-    file = root / TOKEN
+    file = root / TOKEN_FILE
     with suppress(FileNotFoundError, ValueError):
-        hold.token = max(hold.token, int(file.read_text(encoding="ascii")) + lease.FENCES)
+        hold.token = max(hold.token, int(file.read_text(encoding="ascii")) + lease.TOKENS_PER_HOLDER)
     location.put(file, str(hold.token).encode())
 
 
-def note_jvm(root: Location, run: str) -> None:
+def record_jvms(root: Location, run: str) -> None:
     """Record the JVMs that this process started, for the run after a crash. A lease needs no such record."""
     if isinstance(root, Path):
-        _write_record(root / ".run.json", run, [[child.pid, child.create_time()] for child in _jvms()])
+        _write_record(root / ".run.json", run, [[child.pid, child.create_time()] for child in _find_jvms()])
 
 
-def _jvms() -> list[psutil.Process]:
+def _find_jvms() -> list[psutil.Process]:
     children = psutil.Process().children(recursive=True)
     parent = psutil.Process().parent()  # spark-submit's JVM is the parent of the Python process
     return [process for process in [*children, *([parent] if parent else [])] if "java" in process.name()]
@@ -99,11 +99,11 @@ def _jvms() -> list[psutil.Process]:
 
 def _record(run: str, jvms: list[list[float]]) -> dict[str, object]:
     own = psutil.Process()
-    host = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname(), "machine": _machine()}
+    host = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname(), "machine": _identify_machine()}
     return {"run": run, **host, "since": now(), "jvms": jvms}
 
 
-def _machine() -> str:
+def _identify_machine() -> str:
     """Identify this machine since its last start, and this container. Host names may be shared."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
@@ -113,7 +113,7 @@ def _machine() -> str:
 
 def _has_ended(record: Mapping[str, Any]) -> bool:
     """Return True if a holder on this machine was killed. A holder elsewhere counts as running."""
-    return record.get("machine") == _machine() and not _is_alive(int(record["pid"]), float(record["created"]))
+    return record.get("machine") == _identify_machine() and not _is_alive(int(record["pid"]), float(record["created"]))
 
 
 def _write_record(file: Path, run: str, jvms: list[list[float]]) -> None:
@@ -128,7 +128,7 @@ def _read_record(file: Path) -> dict[str, object]:
     return record if isinstance(record, dict) else {}
 
 
-def _describe(holder: Path) -> str:
+def _describe_holder(holder: Path) -> str:
     record = _read_record(holder)
     if not record:
         return "its name was not recorded"
@@ -137,7 +137,7 @@ def _describe(holder: Path) -> str:
 
 def _await_jvm(holder: Path) -> None:
     """Wait until the JVMs of a killed run have ended."""
-    deadline = time.monotonic() + JVM_SECONDS
+    deadline = time.monotonic() + JVM_EXIT_SECONDS
     for pid, created in _read_record(holder).get("jvms", []):  # type: ignore[attr-defined]
         while _is_alive(int(pid), float(created)):
             if time.monotonic() > deadline:

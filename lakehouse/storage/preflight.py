@@ -12,8 +12,8 @@ from lakehouse.errors import StorageError
 from lakehouse.storage.s3 import S3Path, translate_errors
 
 WRITERS = 4
-_REFUSED = (412, 409)  # the object exists; another write is in progress
-_SAFE = (
+_REFUSAL_STATUSES = (412, 409)  # the object exists; another write is in progress
+_TESTED_STORES = (
     "Amazon S3, MinIO (tested: of February 2026) and SeaweedFS (tested: 4.30 to 4.48; 4.16 lets several writers win)"
 )
 
@@ -31,7 +31,7 @@ def require_conditional_put(client: Any, bucket: str, prefix: str) -> None:
         try:
             with ThreadPoolExecutor(WRITERS) as writers:
                 statuses = list(writers.map(lambda _: _put_if_absent(client, bucket, key), range(WRITERS)))
-            created = sum(status not in _REFUSED for status in statuses)
+            created = sum(status not in _REFUSAL_STATUSES for status in statuses)
             # If the answer to the successful PUT was lost, the client repeats it and is refused.
             is_atomic = created == 1 or (created == 0 and _exists(client, bucket, key))
         finally:
@@ -41,7 +41,7 @@ def require_conditional_put(client: Any, bucket: str, prefix: str) -> None:
             f"The S3 store at {client.meta.endpoint_url}, bucket {bucket}, does not honour If-None-Match: "
             f"to {WRITERS} concurrent writers of one new object it answered {', '.join(map(str, statuses))}, "
             "so that concurrent runs would lose commits. "
-            f"Use a store that lets one writer succeed and refuses the others with 412: {_SAFE}."
+            f"Use a store that lets one writer succeed and refuses the others with 412: {_TESTED_STORES}."
         )
 
 
@@ -61,7 +61,7 @@ def _put_if_absent(client: Any, bucket: str, key: str) -> int:
         response = client.put_object(Bucket=bucket, Key=key, Body=b"probe", IfNoneMatch="*")
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if status in _REFUSED:
+        if status in _REFUSAL_STATUSES:
             return int(status)
         raise
     return int(response["ResponseMetadata"]["HTTPStatusCode"])

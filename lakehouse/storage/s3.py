@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
-from lakehouse.errors import StorageError, first_line, without_password
+from lakehouse.errors import StorageError, get_first_line, redact_password
 
-CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 15, 3
+CONNECT_SECONDS, READ_SECONDS, MAX_ATTEMPTS = 5, 15, 3
 _WRITER = "lakehouse-writer"
 _MISSING_CODES = ("404", "NoSuchKey", "NotFound")
 _CONFLICT_CODES = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
@@ -42,7 +42,7 @@ _REFUSALS = {
     "507": _DISK_FULL,
 }
 _ADDRESS = re.compile(r"https?://[^/@\s]+/?$")
-_START = "Start it (`make stack`) or correct the setting, then run again."
+_START_HINT = "Start it (`make stack`) or correct the setting, then run again."
 # Text that only a client of the store writes. A path of a bucket alone may stand in any error.
 _CLIENT = r"software\.amazon\.awssdk|Generic S3 error|fs\.s3a\.|S3Exception"
 _ABOUT_S3, _BY_A_CLIENT = re.compile(rf"s3a?://|{_CLIENT}"), re.compile(_CLIENT)
@@ -92,11 +92,11 @@ class S3Path:
         from smart_open import s3
 
         with translate_errors(self):
-            return cast(BinaryIO, _Stream(self, s3.open(self.bucket, self.key, mode, client=client())))
+            return cast(BinaryIO, _Stream(self, s3.open(self.bucket, self.key, mode, client=get_client())))
 
     def read_bytes(self) -> bytes:
         with translate_errors(self):
-            return cast(bytes, client().get_object(Bucket=self.bucket, Key=self.key)["Body"].read())
+            return cast(bytes, get_client().get_object(Bucket=self.bucket, Key=self.key)["Body"].read())
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
@@ -108,17 +108,17 @@ class S3Path:
             FileNotFoundError: the object does not exist.
         """
         with translate_errors(self):
-            return cast(dict[str, Any], client().head_object(Bucket=self.bucket, Key=self.key))
+            return cast(dict[str, Any], get_client().head_object(Bucket=self.bucket, Key=self.key))
 
     def exists(self) -> bool:
         """Return True if the object exists, or any object below it."""
         try:
             self.head()
         except FileNotFoundError:
-            return bool(self.below(1))
+            return bool(self.list_objects(1))
         return True
 
-    def below(self, most: int | None = None) -> list[dict[str, Any]]:
+    def list_objects(self, max_count: int | None = None) -> list[dict[str, Any]]:
         """List the objects below this prefix.
 
         Args:
@@ -127,27 +127,27 @@ class S3Path:
         Returns:
             S3's own entries: Key, Size, ETag, LastModified.
         """
-        limit = {"MaxKeys": most} if most else {}
+        limit = {"MaxKeys": max_count} if max_count else {}
         entries = []
-        for page in self._pages(f"{self.key}/" if self.key else "", **limit):
+        for page in self._list_pages(f"{self.key}/" if self.key else "", **limit):
             entries += page.get("Contents", ())
-            if most and len(entries) >= most:
+            if max_count and len(entries) >= max_count:
                 break
         return entries
 
     def iterdir(self) -> Iterator[S3Path]:
         """List the objects and prefixes directly below this prefix."""
         prefix = f"{self.key}/" if self.key else ""
-        for page in self._pages(prefix, Delimiter="/"):
+        for page in self._list_pages(prefix, Delimiter="/"):
             for entry in page.get("CommonPrefixes", ()):
                 yield self / entry["Prefix"].removeprefix(prefix).rstrip("/")
             for entry in page.get("Contents", ()):
                 if entry["Key"] != prefix:
                     yield self / entry["Key"].removeprefix(prefix)
 
-    def _pages(self, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
+    def _list_pages(self, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
         with translate_errors(self):
-            pages = client().get_paginator("list_objects_v2")
+            pages = get_client().get_paginator("list_objects_v2")
             yield from cast(Iterator[dict[str, Any]], pages.paginate(Bucket=self.bucket, Prefix=prefix, **more))
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class S3Path:
             FileExistsError: a condition did not hold.
         """
         with translate_errors(self):
-            return str(client().put_object(Bucket=self.bucket, Key=self.key, Body=content, **conditions)["ETag"])
+            return str(get_client().put_object(Bucket=self.bucket, Key=self.key, Body=content, **conditions)["ETag"])
 
     def create_from(self, content: BinaryIO) -> None:
         """Put a new object in one request, of at most 5 GiB.
@@ -177,7 +177,7 @@ class S3Path:
         metadata = {_WRITER: writer}
         try:
             with translate_errors(self):
-                client().put_object(Bucket=self.bucket, Key=self.key, Body=content, IfNoneMatch="*", Metadata=metadata)
+                get_client().put_object(Bucket=self.bucket, Key=self.key, Body=content, IfNoneMatch="*", Metadata=metadata)
         except FileExistsError:
             # If the answer to the first attempt was lost, the client's retry meets this writer's own object.
             if self.head().get("Metadata", {}).get(_WRITER) != writer:
@@ -190,16 +190,16 @@ class S3Path:
             progress: called with the bytes of each part as it is sent.
         """
         with translate_errors(self):
-            client().upload_file(str(file), self.bucket, self.key, Callback=progress)
+            get_client().upload_file(str(file), self.bucket, self.key, Callback=progress)
 
     def copy(self, target: S3Path) -> None:
         """Copy the object inside the store, a large one in parts."""
         with translate_errors(self):
-            client().copy({"Bucket": self.bucket, "Key": self.key}, target.bucket, target.key)
+            get_client().copy({"Bucket": self.bucket, "Key": self.key}, target.bucket, target.key)
 
     def unlink(self) -> None:
         with translate_errors(self):
-            client().delete_object(Bucket=self.bucket, Key=self.key)
+            get_client().delete_object(Bucket=self.bucket, Key=self.key)
 
 
 class _Stream(io.BufferedIOBase):
@@ -237,14 +237,14 @@ class _Stream(io.BufferedIOBase):
         except FileNotFoundError:
             raise
         except OSError as error:
-            broke_off = f"{_server()} broke off ({first_line(error)}). Run again."
+            broke_off = f"{_describe_server()} broke off ({get_first_line(error)}). Run again."
             raise StorageError(f"{self._path}: {broke_off}") from error
 
 
 # --- the client -----------------------------------------------------------------------------------------------------
 
 
-def client() -> Any:
+def get_client() -> Any:
     """Return this process's client; a change of the environment gives a new client.
 
     Raises:
@@ -258,7 +258,7 @@ def client() -> Any:
         "AWS_SESSION_TOKEN",
         "AWS_DEFAULT_REGION",
     )
-    return _client(hashlib.sha256(repr([os.environ.get(name) for name in names]).encode()).hexdigest())
+    return _create_client(hashlib.sha256(repr([os.environ.get(name) for name in names]).encode()).hexdigest())
 
 
 def require_environment() -> None:
@@ -268,37 +268,37 @@ def require_environment() -> None:
         StorageError: it has no credentials, an incomplete address, or an address that Spark does not read.
     """
     s3_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
-    if s3_endpoint and s3_endpoint != endpoint():
+    if s3_endpoint and s3_endpoint != get_endpoint():
         raise StorageError("AWS_ENDPOINT_URL_S3: Spark does not read it. Set AWS_ENDPOINT_URL instead.")
-    if endpoint() and not _ADDRESS.match(endpoint()):
+    if get_endpoint() and not _ADDRESS.match(get_endpoint()):
         raise StorageError(
-            f"AWS_ENDPOINT_URL={without_password(endpoint())!r}: this is not an address. "
+            f"AWS_ENDPOINT_URL={redact_password(get_endpoint())!r}: this is not an address. "
             "It must begin with http:// or https://, such as http://127.0.0.1:9000."
         )
     if not (os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")):
         raise StorageError(
-            f"{_server()}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+            f"{_describe_server()}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
             "(`make env` writes them to .env)."
         )
 
 
 @cache
-def _client(environment: str) -> Any:
+def _create_client(environment: str) -> Any:
     import boto3
     from botocore.config import Config
 
     settings = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        s3={"addressing_style": "path"} if endpoint() else None,
+        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+        s3={"addressing_style": "path"} if get_endpoint() else None,
         max_pool_connections=32,
         ignore_configured_endpoint_urls=True,
     )
     # Every value is given: boto3 looks up missing ones in files of the user's home.
     return boto3.session.Session().client(
         "s3",
-        endpoint_url=endpoint() or None,
+        endpoint_url=get_endpoint() or None,
         region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
         aws_access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=os.environ["AWS_SECRET_ACCESS_KEY"],
@@ -307,7 +307,7 @@ def _client(environment: str) -> Any:
     )
 
 
-def endpoint() -> str:
+def get_endpoint() -> str:
     """Return the store's address; empty for Amazon S3."""
     return os.environ.get("AWS_ENDPOINT_URL") or ""
 
@@ -342,7 +342,7 @@ def translate_errors(path: S3Path) -> Iterator[None]:
         raise StorageError(f"{path}: {_failure_text(cause, code)}") from error
 
 
-def explained(error: Exception) -> str | None:
+def explain_error(error: Exception) -> str | None:
     """Explain an error of another client of the store, such as Spark's or delta-rs's.
 
     Returns:
@@ -353,9 +353,9 @@ def explained(error: Exception) -> str | None:
         return None
     code = next((code for code in _REFUSALS if re.search(_code_pattern(code), text)), None)
     if code:
-        return f"{_server()} refuses: {_REFUSALS[code]}"
+        return f"{_describe_server()} refuses: {_REFUSALS[code]}"
     if _BY_A_CLIENT.search(text) and _UNREACHABLE.search(text):
-        return f"{_server()} does not answer. {_START}"
+        return f"{_describe_server()} does not answer. {_START_HINT}"
     return None
 
 
@@ -364,9 +364,9 @@ def _code_pattern(code: str) -> str:
     return rf"(?i:status(?: code)?:? ?){code}\b" if code.isdigit() else rf"\b{code}\b"
 
 
-def _server() -> str:
-    if endpoint():
-        return f"the object store at {endpoint()} (AWS_ENDPOINT_URL)"
+def _describe_server() -> str:
+    if get_endpoint():
+        return f"the object store at {get_endpoint()} (AWS_ENDPOINT_URL)"
     return "Amazon S3 (AWS_ENDPOINT_URL is not set)"
 
 
@@ -374,6 +374,6 @@ def _failure_text(error: Exception, code: str) -> str:
     from botocore.exceptions import ConnectionError, HTTPClientError
 
     if isinstance(error, HTTPClientError | ConnectionError):
-        return f"{_server()} does not answer ({first_line(error)}). {_START}"
+        return f"{_describe_server()} does not answer ({get_first_line(error)}). {_START_HINT}"
     in_text = (refusal for text, refusal in _REFUSALS.items() if text in str(error))
-    return f"{_server()} refuses: {_REFUSALS.get(code) or next(in_text, f'{first_line(error)}.')}"
+    return f"{_describe_server()} refuses: {_REFUSALS.get(code) or next(in_text, f'{get_first_line(error)}.')}"

@@ -10,14 +10,14 @@ from concurrent.futures import Executor
 from typing import Final
 
 from serving.api.metrics import BATCH_ROWS
-from serving.api.problems import Refused
-from serving.api.schema import MOST_ROWS, Row
+from serving.api.problems import RequestError
+from serving.api.schema import MAX_ROWS, Row
 
 # More than this cannot be answered in time, whatever the model.
-MOST_WAITING_ROWS: Final = 20 * MOST_ROWS
+MAX_WAITING_ROWS: Final = 20 * MAX_ROWS
 
 Predict = Callable[[Sequence[Row]], Sequence[float]]
-Waiting = tuple[Sequence[Row], "asyncio.Future[Sequence[float]]"]
+PendingRequest = tuple[Sequence[Row], "asyncio.Future[Sequence[float]]"]
 
 
 class Batcher:
@@ -25,7 +25,7 @@ class Batcher:
 
     def __init__(self, predict: Predict, executor: Executor) -> None:
         self._predict, self._executor = predict, executor
-        self._waiting: deque[Waiting] = deque()
+        self._pending: deque[PendingRequest] = deque()
         self._rows = 0
         self._work: asyncio.Task[None] | None = None
 
@@ -35,34 +35,34 @@ class Batcher:
         Raises:
             Refused: too many rows wait already.
         """
-        if self._rows + len(rows) > MOST_WAITING_ROWS:
-            raise Refused(503, "Too many requests wait for an answer: try again later.", headers={"Retry-After": "1"})
+        if self._rows + len(rows) > MAX_WAITING_ROWS:
+            raise RequestError(503, "Too many requests wait for an answer: try again later.", headers={"Retry-After": "1"})
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Sequence[float]] = loop.create_future()
-        self._waiting.append((rows, answer))
+        self._pending.append((rows, answer))
         self._rows += len(rows)
         if self._work is None:
-            self._work = loop.create_task(self._until_none_waits())
+            self._work = loop.create_task(self._drain())
         return await answer
 
-    async def _until_none_waits(self) -> None:
-        while batch := self._next():
+    async def _drain(self) -> None:
+        while batch := self._next_batch():
             await self._answer(batch)
         self._work = None
 
-    def _next(self) -> list[Waiting]:
+    def _next_batch(self) -> list[PendingRequest]:
         """The requests that waited longest, without those whose caller has given up."""
-        batch: list[Waiting] = []
+        batch: list[PendingRequest] = []
         size = 0
-        while self._waiting and (not batch or size + len(self._waiting[0][0]) <= MOST_ROWS):
-            rows, answer = self._waiting.popleft()
+        while self._pending and (not batch or size + len(self._pending[0][0]) <= MAX_ROWS):
+            rows, answer = self._pending.popleft()
             self._rows -= len(rows)
             if not answer.done():
                 batch.append((rows, answer))
                 size += len(rows)
         return batch
 
-    async def _answer(self, batch: list[Waiting]) -> None:
+    async def _answer(self, batch: list[PendingRequest]) -> None:
         together = [row for rows, _ in batch for row in rows]
         BATCH_ROWS.observe(len(together))
         try:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
-from serving.api.guard import OPEN
+from serving.api.guard import PUBLIC_PATHS
 from serving.api.problems import Problem
 from serving.api.schema import Request
 
@@ -27,19 +27,19 @@ _PROBLEMS = {
 }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """A route's answers that are none, for FastAPI."""
     return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
 
 
-def document(app: FastAPI, asks: TypeAdapter[Request]) -> dict[str, Any]:
+def build_openapi(app: FastAPI, request_schema: TypeAdapter[Request]) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    schema = asks.json_schema(ref_template="#/components/schemas/{model}")
+    schema = request_schema.json_schema(ref_template="#/components/schemas/{model}")
     components = made["components"]
     components["schemas"] |= schema.pop("$defs") | {"Request": schema}
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     made["security"] = [{"key": []}]
-    for path in OPEN:
+    for path in PUBLIC_PATHS:
         made["paths"][path]["get"]["security"] = []
     body = {"schema": {"$ref": "#/components/schemas/Request"}}
     made["paths"]["/predict"]["post"]["requestBody"] = {"required": True, "content": {"application/json": body}}

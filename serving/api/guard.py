@@ -15,15 +15,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api import metrics
-from serving.api.problems import HANG_UP, Refused
+from serving.api.problems import CLOSE_CONNECTION, RequestError
 
 logger = logging.getLogger(__name__)
 REQUEST_ID: Final = "X-Request-ID"
 # Who asks for these needs no key: those who watch over the process.
-OPEN: Final = ("/health", "/ready")
-_PATHS = (*OPEN, "/predict", "/model", "/metrics", "/openapi.json")
+PUBLIC_PATHS: Final = ("/health", "/ready")
+_PATHS = (*PUBLIC_PATHS, "/predict", "/model", "/metrics", "/openapi.json")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_GONE = 499  # as others log a caller who did not wait
+_CLIENT_CLOSED_REQUEST = 499  # as others log a caller who did not wait
 
 
 class Guard:
@@ -51,19 +51,19 @@ class Guard:
 
         try:
             async with asyncio.timeout(self._seconds):
-                if path not in OPEN and not self._admits(headers):
-                    raise Refused(
+                if path not in PUBLIC_PATHS and not self._is_authorized(headers):
+                    raise RequestError(
                         401,
                         "Show the key: Authorization: Bearer KEY.",
-                        headers={"WWW-Authenticate": "Bearer", **HANG_UP},
+                        headers={"WWW-Authenticate": "Bearer", **CLOSE_CONNECTION},
                     )
                 await self._app(scope, receive, answer)
         except ClientDisconnect:
-            status = _GONE
+            status = _CLIENT_CLOSED_REQUEST
         except Exception as error:
             if status:  # the answer has begun: it cannot be another any more
                 raise
-            await _refused(error, request_id, self._seconds).response(request_id)(scope, receive, answer)
+            await _to_request_error(error, request_id, self._seconds).response(request_id)(scope, receive, answer)
         finally:
             seconds, named = time.perf_counter() - began, path if path in _PATHS else "other"
             metrics.REQUESTS.labels(named, status).inc()
@@ -71,20 +71,20 @@ class Guard:
             said = scope["state"].get("said", "")
             logger.info("%s %s %s %d %.1f ms %s", request_id, scope["method"], named, status, seconds * 1e3, said)
 
-    def _admits(self, headers: Headers) -> bool:
+    def _is_authorized(self, headers: Headers) -> bool:
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         same = secrets.compare_digest(shown.encode("latin-1"), self._key)
         return same and scheme.lower() == "bearer"
 
 
-def _refused(error: Exception, request_id: str, seconds: float) -> Refused:
-    if isinstance(error, Refused):
+def _to_request_error(error: Exception, request_id: str, seconds: float) -> RequestError:
+    if isinstance(error, RequestError):
         return error
     if isinstance(error, TimeoutError):
-        return Refused(504, f"There was no answer within {seconds:g} seconds.")
+        return RequestError(504, f"There was no answer within {seconds:g} seconds.")
     logger.error("%s failed", request_id, exc_info=error)
-    return Refused(500, "Something went wrong here; the log has it under this request's id.")
+    return RequestError(500, "Something went wrong here; the log has it under this request's id.")
 
 
-def id_of(request: Request) -> str:
+def get_request_id(request: Request) -> str:
     return str(request.state.request_id)

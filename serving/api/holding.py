@@ -15,13 +15,13 @@ from pydantic import TypeAdapter
 
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import check_columns, is_number
-from lakehouse.ml.mlflow_client import CHALLENGER, CHAMPION, Loaded, find_alias, load_version, sqlite_file, tracking
-from lakehouse.ml.scoring import load
+from lakehouse.ml.mlflow_client import CHALLENGER, CHAMPION, LoadedModel, find_alias, load_version, sqlite_file, tracking_client
+from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Model, Task
 from serving.api import metrics
 from serving.api.batching import Batcher
 from serving.api.lookups import Lookups
-from serving.api.schema import Request, Row, request_type
+from serving.api.schema import Request, Row, build_request_type
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,40 +32,40 @@ CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Held:
+class ServedModel:
     """A version in service: its columns with their types as models see them, and the categories that it was trained on."""
 
-    loaded: Loaded
+    loaded: LoadedModel
     alias: str
     columns: pa.Schema
     categories: Mapping[str, frozenset[str]]
     predict: Batcher
     since: datetime
 
-    def row(self, sent: Mapping[str, Any]) -> Row:
+    def make_row(self, sent: Mapping[str, Any]) -> Row:
         """A row by features as the model takes it."""
         return tuple(map(sent.get, self.columns.names))
 
-    def unknown(self, row: Row) -> list[str]:
+    def unknown_columns(self, row: Row) -> list[str]:
         """The columns of a row whose text is none of the categories."""
         texts = dict(zip(self.columns.names, row, strict=True))
         return [n for n, known in self.categories.items() if texts[n] is not None and texts[n] not in known]
 
 
 @dataclass(frozen=True)
-class InService:
+class ServingState:
     """What answers a request, from its first byte to its last.
 
     ``asks`` is the type that a request must have, made from the columns of the ``table``.
     """
 
-    champion: Held
-    challenger: Held | None
-    table: Mapping[str, str]
-    asks: TypeAdapter[Request]
+    champion: ServedModel
+    challenger: ServedModel | None
+    column_types: Mapping[str, str]
+    request_type: TypeAdapter[Request]
 
 
-class Holding:
+class ModelWatcher:
     """Keeps `now` in step with the registry. What cannot be had from there leaves `now` as it is.
 
     Raises:
@@ -79,13 +79,13 @@ class Holding:
         self._models, self._lookups, self._uri = models, lookups, tracking_uri
         self._executor = ThreadPoolExecutor(1, "predict")
         self._ended = threading.Event()
-        champion = self._hold(load(task, models, tracking_uri=tracking_uri), CHAMPION)
-        self.now = self._in_service(champion, None)
-        self.look()
+        champion = self._prepare(load_by_alias(task, models, tracking_uri=tracking_uri), CHAMPION)
+        self.state = self._make_state(champion, None)
+        self.refresh()
 
-    def choose(self, request_id: str) -> tuple[InService, Held]:
+    def route(self, request_id: str) -> tuple[ServingState, ServedModel]:
         """What is in service, and the version that answers this request: the same one when it is sent again."""
-        now = self.now
+        now = self.state
         share = zlib.crc32(request_id.encode()) / 2**32
         return now, now.challenger if now.challenger and share < self.canary else now.champion
 
@@ -95,7 +95,7 @@ class Holding:
         def watching() -> None:
             while not self._ended.wait(seconds):
                 try:
-                    self.look()
+                    self.refresh()
                 except Exception:  # whatever it was, the next look may go well
                     logger.exception("the versions in service stay as they are")
 
@@ -107,41 +107,41 @@ class Holding:
         self._ended.set()
         self._watching.join(CLOSE_SECONDS)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Load what has come to have an alias; the versions in service answer until that is done."""
-        now = self.now
-        champion = self._looked_up(CHAMPION, now.champion) or now.champion
-        challenger = self._looked_up(CHALLENGER, now.challenger) if self.canary else None
+        now = self.state
+        champion = self._refresh_alias(CHAMPION, now.champion) or now.champion
+        challenger = self._refresh_alias(CHALLENGER, now.challenger) if self.canary else None
         same = champion is now.champion and challenger is now.challenger
-        if not same or self._lookups.features.log.columns() != now.table:
-            self.now = self._in_service(champion, challenger)
+        if not same or self._lookups.features.log.columns() != now.column_types:
+            self.state = self._make_state(champion, challenger)
 
-    def _looked_up(self, alias: str, held: Held | None) -> Held | None:
+    def _refresh_alias(self, alias: str, current: ServedModel | None) -> ServedModel | None:
         """The version that has the alias now: the one held where it is the same, or where it cannot be said or had."""
         try:
             database = sqlite_file(self._uri)
             if database and not database.exists():  # MLflow would make a new one
                 raise ModelError(f"{database} is gone.")
-            with tracking(self._uri) as client:
+            with tracking_client(self._uri) as client:
                 entry = find_alias(client, self.task.name, alias)
                 if entry is None:
                     if alias == CHAMPION:
                         raise ModelError(f"{self.task.name} has no champion any more.")
                     return None
                 # By its run as well: where a registry was made anew, the same number is another model.
-                if held and (held.loaded.version, held.loaded.run_id) == (int(entry.version), entry.run_id):
-                    return held
-                found = self._hold(load_version(client, entry, self._models), alias)
+                if current and (current.loaded.version, current.loaded.run_id) == (int(entry.version), entry.run_id):
+                    return current
+                found = self._prepare(load_version(client, entry, self._models), alias)
         except Exception as error:  # a version may be broken in any way: the one in service is not
-            metrics.LOOK_FAILURES.labels(alias).inc()
-            serves = f"version {held.loaded.version} serves on" if held else "it gets no requests"
+            metrics.REFRESH_FAILURES.labels(alias).inc()
+            serves = f"version {current.loaded.version} serves on" if current else "it gets no requests"
             logger.warning("the %s of %s is not loaded, %s: %s", alias, self.task.name, serves, error)
-            return held
+            return current
         metrics.SWAPS.labels(alias).inc()
         logger.info("%s version %s is in service as %s", self.task.name, found.loaded.version, alias)
         return found
 
-    def _hold(self, loaded: Loaded, alias: str) -> Held:
+    def _prepare(self, loaded: LoadedModel, alias: str) -> ServedModel:
         """The version, checked against the table and warmed up.
 
         Raises:
@@ -149,14 +149,14 @@ class Holding:
         """
         import pyarrow as pa
 
-        features, reads = self._lookups.features, loaded.reads()
+        features, reads = self._lookups.features, loaded.input_columns()
         check_columns(loaded.version, reads, features)
-        request_type(self.task, features.log.columns(), reads)
+        build_request_type(self.task, features.log.columns(), reads)
         fields = [features.dataset.schema.field(name) for name in reads]
         columns = pa.schema([(one.name, pa.float64() if is_number(one.type) else one.type) for one in fields])
 
         def predict(rows: Sequence[Row]) -> Sequence[float]:
-            probability = loaded.predict(_frame(columns, rows))
+            probability = loaded.predict(_to_frame(columns, rows))
             if len(probability) != len(rows) or not ((probability >= 0) & (probability <= 1)).all():
                 raise ValueError(f"version {loaded.version} gave something else than a probability for each row")
             return probability.tolist()  # type: ignore[no-any-return]
@@ -169,18 +169,18 @@ class Holding:
                 f"{self.task.name} version {loaded.version} cannot predict ({type(error).__name__}: {error}). Train again."
             ) from error
         categories = self._lookups.categories(reads)
-        return Held(loaded, alias, columns, categories, Batcher(predict, self._executor), datetime.now(UTC))
+        return ServedModel(loaded, alias, columns, categories, Batcher(predict, self._executor), datetime.now(UTC))
 
-    def _in_service(self, champion: Held, challenger: Held | None) -> InService:
+    def _make_state(self, champion: ServedModel, challenger: ServedModel | None) -> ServingState:
         reads = {*champion.columns.names, *(challenger.columns.names if challenger else ())}
         table = self._lookups.features.log.columns()
-        asks = request_type(self.task, table, reads)
+        asks = build_request_type(self.task, table, reads)
         metrics.MODEL_VERSION.labels(CHAMPION).set(champion.loaded.version)
         metrics.MODEL_VERSION.labels(CHALLENGER).set(challenger.loaded.version if challenger else 0)
-        return InService(champion, challenger, table, asks)
+        return ServingState(champion, challenger, table, asks)
 
 
-def _frame(columns: pa.Schema, rows: Sequence[Row]) -> pd.DataFrame:
+def _to_frame(columns: pa.Schema, rows: Sequence[Row]) -> pd.DataFrame:
     """The rows as `lakehouse.ml.dataset.Features.frame` would have them."""
     import numpy as np
     import pyarrow as pa

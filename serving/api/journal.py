@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
 
-from lakehouse.errors import first_line
-from lakehouse.storage.location import delta_options
+from lakehouse.errors import get_first_line
+from lakehouse.storage.location import build_delta_options
 from serving.api import metrics
 from serving.api.schema import Key, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lakehouse.ml.dataset import Features
+    from lakehouse.ml.dataset import FeatureTable
     from lakehouse.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ LAYER: Final = "serving"
 FLUSH_SECONDS: Final = 5.0
 FLUSH_ROWS: Final = 20_000
 # What waits while the store does not answer. What does not fit any more is dropped: the newest.
-MOST_ROWS: Final = 200_000
+MAX_ROWS: Final = 200_000
 RETRY_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 20.0
 # After this many commits their small files are put together, and those that are a week out of use are removed.
@@ -56,7 +56,7 @@ class Entry:
 class Journal:
     """The table ``serving.<task>_requests`` of a lake. `put` from any thread; nothing is written before `begin`."""
 
-    def __init__(self, features: Features, lake: Location, flush_seconds: float = FLUSH_SECONDS) -> None:
+    def __init__(self, features: FeatureTable, lake: Location, flush_seconds: float = FLUSH_SECONDS) -> None:
         import pyarrow as pa
 
         task = features.task
@@ -69,7 +69,7 @@ class Journal:
             + [(name, kinds.field(name).type) for name in task.key]
             + [("features", text), ("probability", pa.float64()), ("feature_version", pa.int64())]
         )
-        self._waiting: deque[Entry] = deque()
+        self._pending: deque[Entry] = deque()
         self._rows = self._commits = 0
         self._changed = threading.Condition()
         self._closing = False
@@ -81,10 +81,10 @@ class Journal:
     def put(self, entry: Entry) -> None:
         """Have an entry written, if there is room for it."""
         with self._changed:
-            if self._rows + len(entry.rows) > MOST_ROWS:
+            if self._rows + len(entry.rows) > MAX_ROWS:
                 metrics.JOURNAL_DROPPED.inc(len(entry.rows))
                 return
-            self._waiting.append(entry)
+            self._pending.append(entry)
             self._rows += len(entry.rows)
             if self._rows == len(entry.rows) or self._rows >= FLUSH_ROWS:
                 self._changed.notify()
@@ -102,44 +102,44 @@ class Journal:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
+                self._changed.wait_for(lambda: self._pending or self._closing)
                 self._changed.wait_for(lambda: self._closing or self._rows >= FLUSH_ROWS, self._seconds)
-                batch = self._first()
+                batch = self._next_batch()
             if not batch:
                 return
-            table = self._table(batch)
-            while not self._written(table):
+            table = self._to_arrow(batch)
+            while not self._try_write(table):
                 time.sleep(RETRY_SECONDS)
             with self._changed:
                 for entry in batch:
-                    self._waiting.popleft()
+                    self._pending.popleft()
                     self._rows -= len(entry.rows)
             self._compact()
 
-    def _first(self) -> list[Entry]:
+    def _next_batch(self) -> list[Entry]:
         """What waits, but no more of it than one commit's rows."""
-        before = accumulate((len(entry.rows) for entry in self._waiting), initial=0)
+        before = accumulate((len(entry.rows) for entry in self._pending), initial=0)
         # It ends where it is enough: answers wait for the lock meanwhile.
         return [
-            entry for entry, _ in takewhile(lambda one: one[1] < FLUSH_ROWS, zip(self._waiting, before, strict=False))
+            entry for entry, _ in takewhile(lambda one: one[1] < FLUSH_ROWS, zip(self._pending, before, strict=False))
         ]
 
-    def _written(self, table: pa.Table) -> bool:
+    def _try_write(self, table: pa.Table) -> bool:
         from deltalake import write_deltalake
 
         try:
             write_deltalake(
-                str(self.path), table, mode="append", schema_mode="merge", storage_options=delta_options(self.path)
+                str(self.path), table, mode="append", schema_mode="merge", storage_options=build_delta_options(self.path)
             )
         except Exception as error:  # of delta-rs, or of the store
             metrics.JOURNAL_FAILURES.inc()
-            logger.warning("%s: %d rows wait to be written: %s", self.path, self._rows, first_line(error))
+            logger.warning("%s: %d rows wait to be written: %s", self.path, self._rows, get_first_line(error))
             return False
         self._commits += 1
         metrics.JOURNAL_ROWS.inc(table.num_rows)
         return True
 
-    def _table(self, batch: Sequence[Entry]) -> pa.Table:
+    def _to_arrow(self, batch: Sequence[Entry]) -> pa.Table:
         import pyarrow as pa
 
         lines: list[dict[str, Any]] = []
@@ -164,8 +164,8 @@ class Journal:
         from deltalake import DeltaTable
 
         try:
-            table = DeltaTable(str(self.path), storage_options=delta_options(self.path))
+            table = DeltaTable(str(self.path), storage_options=build_delta_options(self.path))
             table.optimize.compact()
             table.vacuum(dry_run=False)
         except Exception as error:  # the rows are there, in more files than need be
-            logger.warning("%s: its files are not put together: %s", self.path, first_line(error))
+            logger.warning("%s: its files are not put together: %s", self.path, get_first_line(error))

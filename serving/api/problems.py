@@ -10,16 +10,16 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 # Of the faults of one request.
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 # For a refusal before the request was read: what else comes of it would be read until it ends.
-HANG_UP = {"Connection": "close"}
+CLOSE_CONNECTION = {"Connection": "close"}
 
 
 class Fault(BaseModel):
     """One thing that is wrong with a request: where, such as keys.0.origin, and what."""
 
-    at: str
-    said: str
+    location: str
+    message: str
 
 
 class Problem(BaseModel):
@@ -30,7 +30,7 @@ class Problem(BaseModel):
     faults: list[Fault] = []
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that gets no answer, with the status and the words that its caller may see."""
 
     def __init__(
@@ -45,9 +45,9 @@ class Refused(Exception):
         return Response(to_json(said), self.status, self.headers, "application/json")
 
 
-def invalid(error: ValidationError) -> Refused:
+def to_request_error(error: ValidationError) -> RequestError:
     """A request that is not as it must be: the first of its faults, without the values that it came with."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    faults = [Fault(at=".".join(map(str, one["loc"]))[:200] or "body", said=one["msg"]) for one in found[:MOST_FAULTS]]
-    more = f"; the first {MOST_FAULTS} are listed" if len(found) > MOST_FAULTS else ""
-    return Refused(422, f"The request has {len(found)} fault{'s' if len(found) > 1 else ''}{more}.", faults)
+    faults = [Fault(location=".".join(map(str, one["loc"]))[:200] or "body", message=one["msg"]) for one in found[:MAX_FAULTS]]
+    more = f"; the first {MAX_FAULTS} are listed" if len(found) > MAX_FAULTS else ""
+    return RequestError(422, f"The request has {len(found)} fault{'s' if len(found) > 1 else ''}{more}.", faults)

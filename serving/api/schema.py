@@ -21,10 +21,10 @@ from typing_extensions import TypedDict
 
 from lakehouse.errors import ModelError
 from lakehouse.ml.task import Task
-from serving.api.problems import Fault, Refused
+from serving.api.problems import Fault, RequestError
 
-MOST_ROWS: Final = 1000
-EITHER: Final = "Give either `features` or `keys`."
+MAX_ROWS: Final = 1000
+EITHER_MESSAGE: Final = "Give either `features` or `keys`."
 # By the names that Spark SQL has for them.
 _BITS = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
 _NUMBER = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -66,7 +66,7 @@ class Version(BaseModel):
     version: int
     run_id: str
     module: str
-    reads: list[str]
+    input_columns: list[str]
     typical: dict[str, Any]
     since: datetime
 
@@ -83,11 +83,11 @@ class ModelInfo(BaseModel):
     time: str
 
 
-class State(BaseModel):
+class Health(BaseModel):
     status: str
 
 
-def request_type(task: Task, columns: Mapping[str, str], reads: Collection[str]) -> TypeAdapter[Request]:
+def build_request_type(task: Task, columns: Mapping[str, str], input_columns: Collection[str]) -> TypeAdapter[Request]:
     """The type of a request: rows by their ``features``, or by their ``keys``.
 
     A row by features may hold any column of the table but the label, and must hold those that are read (null is unknown), so that
@@ -97,15 +97,15 @@ def request_type(task: Task, columns: Mapping[str, str], reads: Collection[str])
     Raises:
         ModelError: a column that is read, or of the key, is of a type that cannot be sent.
     """
-    sent = {name: _feature(kind) for name, kind in columns.items() if name != task.label}
-    of_key = {name: _whole(columns[name]) or _KEYS.get(columns[name]) for name in (*task.key, task.time)}
-    if wrong := [name for name in reads if sent.get(name) is None] + [n for n in of_key if of_key[n] is None]:
+    sent = {name: _feature(kind) for name, kind in columns.items() if name != task.label_column}
+    of_key = {name: _whole(columns[name]) or _KEYS.get(columns[name]) for name in (*task.key, task.time_column)}
+    if wrong := [name for name in input_columns if sent.get(name) is None] + [n for n in of_key if of_key[n] is None]:
         kinds = ", ".join(f"{name} ({columns.get(name)})" for name in dict.fromkeys(wrong))
         raise ModelError(f"{task.name} cannot be served: no JSON stands for {kinds} of {task.feature_table}.")
-    row = {name: kind | None if name in reads else NotRequired[kind | None] for name, kind in sent.items() if kind}
+    row = {name: kind | None if name in input_columns else NotRequired[kind | None] for name, kind in sent.items() if kind}
     key = {name: kind if name in task.key else NotRequired[kind] for name, kind in of_key.items()}
     # The first row with faults ends it: to find those of a thousand rows would keep all other requests waiting.
-    several = Field(min_length=1, max_length=MOST_ROWS, fail_fast=True)
+    several = Field(min_length=1, max_length=MAX_ROWS, fail_fast=True)
     rows = {
         "features": NotRequired[Annotated[list[_dict("Features", row)], several]],  # type: ignore[misc]
         "keys": NotRequired[Annotated[list[_dict("Key", key)], several]],  # type: ignore[misc]
@@ -126,12 +126,12 @@ def check_widths(body: bytes, columns: int) -> None:
     if not isinstance(sent, dict):
         return
     if len(sent) > 1:
-        raise Refused(422, EITHER)
+        raise RequestError(422, EITHER_MESSAGE)
     for kind, rows in sent.items():
         for place, row in enumerate(rows if isinstance(rows, list) else ()):
             if isinstance(row, dict) and len(row) > columns:
                 said = f"There are {len(row)} columns, and the table has {columns}."
-                raise Refused(422, "The request has 1 fault.", [Fault(at=f"{kind}.{place}"[:200], said=said)])
+                raise RequestError(422, "The request has 1 fault.", [Fault(location=f"{kind}.{place}"[:200], message=said)])
 
 
 def _dict(name: str, fields: Mapping[str, Any], more: dict[str, Any] | None = None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from serving.app.drivers import Driver
+from serving.app.drivers import Contribution
 
 # Legible on white and on black.
 MORE, LESS, CALM, PALE = "#d9762b", "#3d8bba", "#6f7d8c", "#9aa7b433"
@@ -39,12 +39,12 @@ def risk(probability: float, usual: float | None, usual_of: str) -> Chart:
     return alt.layer(*layers).properties(height=70)
 
 
-def driving(drivers: Sequence[Driver]) -> Chart:
+def contributions(groups: Sequence[Contribution]) -> Chart:
     """A bar per group of features, in the order given, to the right where it makes the flight more likely to be late."""
     rows = pd.DataFrame({
-        "group": [one.name for one in drivers],
-        "points": [one.effect * 100 for one in drivers],
-        "said": [points(one.effect) for one in drivers],
+        "group": [one.name for one in groups],
+        "points": [one.effect * 100 for one in groups],
+        "said": [points(one.effect) for one in groups],
     })  # fmt: skip
     # Room for the numbers beside the bars.
     most = max(1.0, rows["points"].abs().max()) * 1.45
@@ -71,14 +71,14 @@ def points(effect: float) -> str:
 
 def late_share(days: Rows) -> Chart:
     """The share of late flights, a bar a day."""
-    said = [_day_said(), alt.Tooltip("late_rate:Q", title="Late", format=".0%")]
-    bars = alt.Chart(_dated(days)).mark_bar(color=MORE)
+    said = [_day_tooltip(), alt.Tooltip("late_rate:Q", title="Late", format=".0%")]
+    bars = alt.Chart(_with_text_days(days)).mark_bar(color=MORE)
     return bars.encode(_day(), _share("late_rate"), tooltip=said).properties(height=130)
 
 
 def departures(days: Rows) -> Chart:
     """Flights a day, those that were cancelled apart."""
-    rows = _dated(days).assign(flown=lambda row: row["flights"] - row["cancelled"])
+    rows = _with_text_days(days).assign(flown=lambda row: row["flights"] - row["cancelled"])
     split = rows.melt(["day"], ["flown", "cancelled"], "what", "number")
     return (
         alt.Chart(split)
@@ -88,7 +88,7 @@ def departures(days: Rows) -> Chart:
             alt.Y("number:Q", title=None, axis=alt.Axis(tickCount=3)),
             _colors("what", {"flown": CALM, "cancelled": MORE}),
             alt.Order("what:N", sort="descending"),
-            tooltip=[_day_said(), alt.Tooltip("what:N", title="Flights"), alt.Tooltip("number:Q", title="Number")],
+            tooltip=[_day_tooltip(), alt.Tooltip("what:N", title="Flights"), alt.Tooltip("number:Q", title="Number")],
         )
         .properties(height=170)
     )
@@ -96,7 +96,7 @@ def departures(days: Rows) -> Chart:
 
 def outcome(days: Rows) -> Chart:
     """What was predicted of a day's flights on average, and the share of them that was late."""
-    rows = _dated(days).rename(columns={"mean_probability": "predicted", "label_rate": "were late"})
+    rows = _with_text_days(days).rename(columns={"mean_probability": "predicted", "label_rate": "were late"})
     split = rows.melt(["day"], ["predicted", "were late"], "what", "share")
     said = alt.Tooltip("share:Q", title="Share", format=".0%")
     return (
@@ -106,13 +106,13 @@ def outcome(days: Rows) -> Chart:
             _day(),
             _share("share"),
             _colors("what", {"predicted": LESS, "were late": MORE}),
-            tooltip=[_day_said(), alt.Tooltip("what:N", title="Of the day's flights"), said],
+            tooltip=[_day_tooltip(), alt.Tooltip("what:N", title="Of the day's flights"), said],
         )
         .properties(height=220)
     )
 
 
-def _dated(days: Rows) -> pd.DataFrame:
+def _with_text_days(days: Rows) -> pd.DataFrame:
     """The rows, with days as text: browsers show moments in their own time zone."""
     return pd.DataFrame([{**row, "day": str(row["day"])} for row in days])
 
@@ -122,7 +122,7 @@ def _day() -> alt.X:
     return alt.X("day:O", title=None, axis=alt.Axis(labelExpr=said, labelAngle=0, labelOverlap=True, ticks=False))
 
 
-def _day_said() -> alt.Tooltip:
+def _day_tooltip() -> alt.Tooltip:
     return alt.Tooltip("day:O", title="Day")
 
 

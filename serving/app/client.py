@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import requests
 
-from lakehouse.errors import ModelError, SettingsError, without_password
-from serving.api.server import KEY, api_key
+from lakehouse.errors import ModelError, SettingsError, redact_password
+from serving.api.server import KEY_VARIABLE, read_api_key
 
-URL: Final = "SERVING_API_URL"
+URL_VARIABLE: Final = "SERVING_API_URL"
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 # To connect, and to answer: the API itself gives up after ten.
 SECONDS: Final = (2.0, 15.0)
@@ -30,7 +30,7 @@ class Client:
 
     def model(self) -> dict[str, Any]:
         """What is in service: see `serving.api.schema.ModelInfo`."""
-        info: dict[str, Any] = self._ask("GET", "/model")
+        info: dict[str, Any] = self._request("GET", "/model")
         return info
 
     def predict(self, request_id: str, kind: str, rows: Sequence[Values]) -> list[dict[str, Any]]:
@@ -38,11 +38,11 @@ class Client:
 
         Requests with the same id are answered by the same version of the model.
         """
-        answer = self._ask("POST", "/predict", {kind: rows}, {"X-Request-ID": request_id})
+        answer = self._request("POST", "/predict", {kind: rows}, {"X-Request-ID": request_id})
         predictions: list[dict[str, Any]] = answer["predictions"]
         return predictions
 
-    def _ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+    def _request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         try:
             with requests.Session() as session:
                 session.trust_env = False  # no proxy and no .netrc has a say in where the key goes
@@ -53,12 +53,12 @@ class Client:
         except requests.RequestException as error:
             slow = isinstance(error, requests.ReadTimeout)
             raise ModelError(
-                f"The prediction API at {without_password(self.url)} {'takes too long' if slow else 'does not answer'}. "
-                f"Start it with `lakehouse serve` (before the first time: `lakehouse train`), or set {URL} to where it is."
+                f"The prediction API at {redact_password(self.url)} {'takes too long' if slow else 'does not answer'}. "
+                f"Start it with `lakehouse serve` (before the first time: `lakehouse train`), or set {URL_VARIABLE} to where it is."
             ) from error
         if answer.status_code == requests.codes.unauthorized:
             raise SettingsError(
-                f"The prediction API at {without_password(self.url)} refuses the key. {KEY} must be the same for "
+                f"The prediction API at {redact_password(self.url)} refuses the key. {KEY_VARIABLE} must be the same for "
                 "`lakehouse serve` and for `lakehouse app`; start them again after a change."
             )
         try:
@@ -69,18 +69,18 @@ class Client:
             return said
         detail = said.get("detail") if isinstance(said, dict) else None
         raise ModelError(
-            f"The prediction API at {without_password(self.url)} gives no prediction (status {answer.status_code}): "
+            f"The prediction API at {redact_password(self.url)} gives no prediction (status {answer.status_code}): "
             f"{detail or 'what it says is not what it should: is it `lakehouse serve`?'}"
         )
 
 
-def client() -> Client:
+def make_client() -> Client:
     """The API that the environment names.
 
     Raises:
         SettingsError: there is no key, or the address is none.
     """
-    url = os.environ.get(URL, "") or DEFAULT_URL
+    url = os.environ.get(URL_VARIABLE, "") or DEFAULT_URL
     if not url.startswith(("http://", "https://")):
-        raise SettingsError(f"{URL}={without_password(url)!r} is no address: it must begin with http:// or https://.")
-    return Client(url.rstrip("/"), api_key())
+        raise SettingsError(f"{URL_VARIABLE}={redact_password(url)!r} is no address: it must begin with http:// or https://.")
+    return Client(url.rstrip("/"), read_api_key())

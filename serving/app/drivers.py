@@ -21,7 +21,7 @@ OTHERS: Final = "Other features"
 
 
 @dataclass(frozen=True)
-class Driver:
+class Contribution:
     """A group of features. ``effect`` is the probability as predicted, less the one with the group at its typical values."""
 
     name: str
@@ -29,15 +29,15 @@ class Driver:
     effect: float
 
 
-def grouped(features: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def group_features(features: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The features by group, each in one; groups without any are left out."""
     found: dict[str, list[str]] = {}
     for feature in features:
-        found.setdefault(_group(feature), []).append(feature)
+        found.setdefault(_group_of(feature), []).append(feature)
     return {name: tuple(found[name]) for name in (*GROUPS, OTHERS) if name in found}
 
 
-def _group(feature: str) -> str:
+def _group_of(feature: str) -> str:
     for name, parts in GROUPS.items():
         if any(feature.startswith(part) if part.endswith("_") else feature == part for part in parts):
             return name
@@ -51,8 +51,8 @@ def variations(
     return [{**row}, *({**row, **{name: typical[name] for name in features}} for features in groups.values())]
 
 
-def drivers(groups: Mapping[str, tuple[str, ...]], probabilities: Sequence[float]) -> list[Driver]:
+def rank_contributions(groups: Mapping[str, tuple[str, ...]], probabilities: Sequence[float]) -> list[Contribution]:
     """What the probabilities of the `variations` say of the groups, the strongest first."""
     plain, *changed = probabilities
-    found = [Driver(name, groups[name], plain - one) for name, one in zip(groups, changed, strict=True)]
+    found = [Contribution(name, groups[name], plain - one) for name, one in zip(groups, changed, strict=True)]
     return sorted(found, key=lambda driver: -abs(driver.effect))

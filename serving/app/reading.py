@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import streamlit as st
 
 from lakehouse.deltalog.table_log import TableLog, open_log
-from lakehouse.errors import StorageError, first_line
+from lakehouse.errors import StorageError, get_first_line
 from lakehouse.storage import s3
 from lakehouse.storage.location import Location
 from models.late_arrival import TASK
@@ -30,12 +30,12 @@ class Flight:
     """A row of the features; ``values`` has all of its columns, with None for what is missing."""
 
     values: dict[str, Any]
-    late: bool | None
+    is_late: bool | None
 
     @property
     def key(self) -> dict[str, Any]:
         """What the API finds it by."""
-        named = {name: self.values[name] for name in (*TASK.key, TASK.time)}
+        named = {name: self.values[name] for name in (*TASK.key, TASK.time_column)}
         return {name: one.isoformat() if isinstance(one, date) else one for name, one in named.items()}
 
     @property
@@ -47,16 +47,16 @@ class Flight:
         return str(self.values["origin"])
 
     @property
-    def departs(self) -> str:
+    def departure(self) -> str:
         """The scheduled time of departure, in New York's time."""
         hours, minutes = divmod(self.values["sched_minute"] or 0, 60)
         return f"{hours:02d}:{minutes:02d}"
 
     def __str__(self) -> str:
-        return f"{self.departs}  {self.number} to {self.values['dest']}"
+        return f"{self.departure}  {self.number} to {self.values['dest']}"
 
 
-def table(lake: Location, name: str) -> TableLog | None:
+def open_table(lake: Location, name: str) -> TableLog | None:
     """The table as it is now; None where there is none.
 
     Raises:
@@ -67,28 +67,28 @@ def table(lake: Location, name: str) -> TableLog | None:
 
 def _version(log: TableLog) -> str:
     """It tells a version from that of a table that was made anew in its place, too."""
-    return f"{log.delta.metadata().id} {log.version}"
+    return f"{log.delta_table.metadata().id} {log.version}"
 
 
-_kept = st.cache_data(hash_funcs={TableLog: _version}, max_entries=50, show_spinner=False)
+_cached = st.cache_data(hash_funcs={TableLog: _version}, max_entries=50, show_spinner=False)
 
 
-@_kept
-def span(features: TableLog) -> tuple[date, date] | None:
+@_cached
+def flight_days(features: TableLog) -> tuple[date, date] | None:
     """The first and the last day of which there are flights; None where there are none at all."""
-    found = pc.min_max(_read(features, [TASK.time])[TASK.time]).as_py()
+    found = pc.min_max(_read(features, [TASK.time_column])[TASK.time_column]).as_py()
     return (found["min"], found["max"]) if found["min"] else None
 
 
-@_kept
+@_cached
 def flights_on(features: TableLog, day: date) -> list[Flight]:
     """The day's flights, in the order of their scheduled departure."""
-    rows = _read(features, None, ds.field(TASK.time) == day).to_pylist()
-    flights = [Flight(_without_nan(row), row[TASK.label]) for row in rows]
+    rows = _read(features, None, ds.field(TASK.time_column) == day).to_pylist()
+    flights = [Flight(_without_nan(row), row[TASK.label_column]) for row in rows]
     return sorted(flights, key=lambda one: (one.values["sched_dep_utc"], one.number))
 
 
-@_kept
+@_cached
 def airport_days(daily: TableLog, origin: str, until: date) -> Rows:
     """The airport's last AIRPORT_DAYS days up to ``until``: day, flights, cancelled, late_rate (a share, or None)."""
     day, first = ds.field("flight_date"), until - timedelta(AIRPORT_DAYS - 1)
@@ -97,14 +97,14 @@ def airport_days(daily: TableLog, origin: str, until: date) -> Rows:
     return sorted(({"day": row.pop("flight_date"), **row} for row in rows), key=lambda row: row["day"])
 
 
-@_kept
+@_cached
 def quality_days(quality: TableLog, version: int) -> Rows:
     """The last QUALITY_DAYS days that the model's version scored and whose labels are known: day, labelled (rows), label_rate,
     mean_probability, brier, roc_auc (None where all labels were the same)."""
     wanted = (ds.field("model_name") == TASK.name) & (ds.field("model_version") == version) & (ds.field("labelled") > 0)
     named = ["labelled", "label_rate", "mean_probability", "brier", "roc_auc"]
-    rows = _read(quality, [TASK.time, *named], wanted).to_pylist()
-    return sorted(({"day": row.pop(TASK.time), **row} for row in rows), key=lambda row: row["day"])[-QUALITY_DAYS:]
+    rows = _read(quality, [TASK.time_column, *named], wanted).to_pylist()
+    return sorted(({"day": row.pop(TASK.time_column), **row} for row in rows), key=lambda row: row["day"])[-QUALITY_DAYS:]
 
 
 def mean(rows: Iterable[dict[str, Any]], name: str, weight: str) -> float | None:
@@ -120,6 +120,6 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 def _read(log: TableLog, columns: list[str] | None, wanted: Any = None) -> pa.Table:
     try:
-        return log.delta.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
+        return log.delta_table.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
     except Exception as error:  # of pyarrow or delta-rs
-        raise StorageError(f"{log.path} cannot be read: {s3.explained(error) or first_line(error)}") from error
+        raise StorageError(f"{log.path} cannot be read: {s3.explain_error(error) or get_first_line(error)}") from error

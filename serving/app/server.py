@@ -33,7 +33,7 @@ OPTIONS: Final = {
 STOP_SECONDS: Final = 10.0
 
 
-def serve(port: int, log: Path, tell: Callable[[str], None]) -> None:
+def serve(port: int, log: Path, announce: Callable[[str], None]) -> None:
     """Serve the page from a process of its own until a signal to end comes. What that prints goes to ``log``.
 
     Raises:
@@ -49,18 +49,18 @@ def serve(port: int, log: Path, tell: Callable[[str], None]) -> None:
     for one in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, _interrupt)
     try:
-        with _running(port, log) as server:
-            while server.poll() is None and not _listens(port):
+        with _run_streamlit(port, log) as server:
+            while server.poll() is None and not _is_listening(port):
                 time.sleep(0.1)
             if server.poll() is None:
-                tell(f"The page is at http://{HOST}:{port}; Ctrl+C ends it.")
+                announce(f"The page is at http://{HOST}:{port}; Ctrl+C ends it.")
             raise LakehouseError(f"The page's server ended with status {server.wait()}; its last words are in the log.")
     except KeyboardInterrupt:
         return
 
 
 @contextmanager
-def _running(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _run_streamlit(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Streamlit, which ends when the block does. A Ctrl+C at the terminal does not reach it: it is of another session."""
     command = [sys.executable, "-m", "streamlit", "run", str(PAGE), f"--server.port={port}"]
     command += [f"--{name}={value}" for name, value in OPTIONS.items()]
@@ -86,7 +86,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _listens(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     try:
         socket.create_connection((HOST, port), 1).close()
     except OSError:

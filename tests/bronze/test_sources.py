@@ -8,7 +8,7 @@ from bronze.flights import flights
 from bronze.planes import planes
 from bronze.weather import weather
 from flights.delivery import _package_data
-from lakehouse.definitions.validation import problems_of
+from lakehouse.definitions.validation import find_problems
 
 
 @pytest.mark.parametrize("source", [flights, weather, planes, airports, airlines], ids=lambda source: source.name)
@@ -19,4 +19,4 @@ def test_columns_are_those_of_the_file_in_its_order(source):
     else:
         header = (_package_data() / f"{source.landing}.csv").open("rb").readline()
     assert header.decode().strip().split(",") == list(source.columns)
-    assert problems_of(source) == []
+    assert find_problems(source) == []

@@ -10,7 +10,7 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from gold.flight_features import COLUMNS
-from lakehouse.ml.dataset import Features, Rows, open_features
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
 from models.late_arrival import TASK
 
 KINDS = {
@@ -54,7 +54,7 @@ def _noon(day: date) -> int:
     return (day - date(1970, 1, 1)).days * 86_400_000_000 + 12 * 3_600_000_000
 
 
-def features_of(lake: Path, table: pa.Table | None = None) -> Features:
+def features_of(lake: Path, table: pa.Table | None = None) -> FeatureTable:
     """The features at the version that writing the table makes."""
     path = lake / "gold" / "flight_features"
     path.mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,8 @@ def features_of(lake: Path, table: pa.Table | None = None) -> Features:
     return open_features(TASK, lake, ())
 
 
-def splits_of(features: Features, columns: tuple[str, ...]) -> tuple[Rows, Rows]:
+def splits_of(features: FeatureTable, columns: tuple[str, ...]) -> tuple[LabelledRows, LabelledRows]:
     """The rows to train on, and those to choose by."""
-    both = (Rows(features, span, (*TASK.key, TASK.time, *columns)) for span in SPANS.values())
+    both = (LabelledRows(features, span, (*TASK.key, TASK.time_column, *columns)) for span in SPANS.values())
     train, choose = both
     return train, choose

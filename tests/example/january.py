@@ -46,7 +46,7 @@ if __name__ == "__main__":
     example.FIRST_DELIVERY_ENDS = date(2013, 1, 25)
     example.SECOND_DELIVERY = (date(2013, 1, 26), date(2013, 1, 31))
     splits = Splits(
-        train=("2013-01-01", "2013-01-20"), choose=("2013-01-21", "2013-01-25"), report=("2013-01-26", "2013-01-31")
+        train=("2013-01-01", "2013-01-20"), validation=("2013-01-21", "2013-01-25"), test=("2013-01-26", "2013-01-31")
     )
     object.__setattr__(TASK, "splits", splits)  # every model module holds the same object
     sys.argv[1:] = ["demo"]

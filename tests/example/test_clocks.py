@@ -94,7 +94,7 @@ def test_every_zone_makes_the_same_tables(lakes: dict[str, TestLake]) -> None:
         assert found[zone] == found["UTC"], zone
     for zone, lake in lakes.items():
         (pinned,) = lake.history("bronze.flights")
-        assert {at for (at,) in lake.rows("bronze.flights", "_ingested_at")} == {datetime.fromisoformat(pinned.at)}, (
+        assert {at for (at,) in lake.rows("bronze.flights", "_ingested_at")} == {datetime.fromisoformat(pinned.created_at)}, (
             zone
         )
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import SECRETS, Running, environment_without_settings, run_command, running_servers
+from tests.stack import SECRETS, RunningServers, environment_without_settings, run_command, running_servers
 
 # A machine without MinIO builds it first, once.
 pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+def running() -> Iterator[RunningServers]:
     with running_servers("minio,postgres,mlflow") as made:
         yield made
 
 
-def test_the_demo_trains_and_scores_on_servers(running: Running, tmp_path: Path) -> None:
+def test_the_demo_trains_and_scores_on_servers(running: RunningServers, tmp_path: Path) -> None:
     minio = {
         **environment_without_settings(),
         **running.values,

@@ -6,21 +6,21 @@ import pytest
 
 from gold.flight_features import COLUMNS
 from models.late_arrival import FEATURES, TASK
-from serving.app.drivers import OTHERS, drivers, grouped, variations
+from serving.app.drivers import OTHERS, rank_contributions, group_features, variations
 
-KNOWN_BY_NAME = {*TASK.key, TASK.time, TASK.label, "cutoff_utc", "tailnum"} - {*FEATURES}
+KNOWN_BY_NAME = {*TASK.key, TASK.time_column, TASK.label_column, "cutoff_utc", "tailnum"} - {*FEATURES}
 
 
 def test_every_feature_of_the_table_is_of_one_group() -> None:
     features = [name for name in COLUMNS if name not in KNOWN_BY_NAME]
-    groups = grouped(features)
+    groups = group_features(features)
     assert OTHERS not in groups
     assert sorted(name for members in groups.values() for name in members) == sorted(features)
     assert groups["Carrier and route"][:3] == ("carrier", "origin", "dest"), "not with the airport's congestion"
 
 
 def test_a_feature_that_nobody_thought_of_is_not_left_out() -> None:
-    assert grouped(["leg_turn_min", "moon_phase"]) == {
+    assert group_features(["leg_turn_min", "moon_phase"]) == {
         "Aircraft's last legs": ("leg_turn_min",),
         OTHERS: ("moon_phase",),
     }
@@ -29,7 +29,7 @@ def test_a_feature_that_nobody_thought_of_is_not_left_out() -> None:
 def test_an_effect_is_what_goes_when_a_group_is_typical() -> None:
     row = {"leg_turn_min": 10, "leg_slack_min": 20, "temp_f": 5.0, "aircraft_seats": None}
     typical = {"leg_turn_min": 40, "leg_slack_min": 50, "temp_f": 80.0, "aircraft_seats": 150}
-    groups = grouped(row)
+    groups = group_features(row)
     tried = variations(row, typical, groups)
     assert tried == [
         row,
@@ -37,6 +37,6 @@ def test_an_effect_is_what_goes_when_a_group_is_typical() -> None:
         {**row, "temp_f": 80.0},
         {**row, "aircraft_seats": 150},
     ]
-    found = drivers(groups, [0.5, 0.4, 0.8, 0.5])
+    found = rank_contributions(groups, [0.5, 0.4, 0.8, 0.5])
     assert [one.name for one in found] == ["Weather", "Aircraft's last legs", "Aircraft"]
     assert [one.effect for one in found] == pytest.approx([-0.3, 0.1, 0.0])

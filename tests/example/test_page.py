@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from serving.app.server import PAGE
-from tests.browser import browsing
+from tests.browser import open_page
 from tests.example.departures import features_of
 from tests.example.flights_page import (
     Served,
@@ -25,7 +25,7 @@ from tests.example.flights_page import (
     serving_page,
     settled,
 )
-from tests.stack import free_port, listening
+from tests.stack import free_port, listening_addresses
 
 WIDE, PHONE = 1280, 390
 LAST_LEG = "leg_dep_delay_min"
@@ -62,7 +62,7 @@ def test_a_flight_picked_from_the_list(served: Served, tmp_path: Path, width: in
     said = dict(zip((one["flight"] for one in served.flights), served.probabilities(), strict=True))
     flight = min(served.flights, key=lambda one: abs(said[one["flight"]] - 0.5))
     asked: list[str] = []
-    with browsing(served.page, asked, width) as page:
+    with open_page(served.page, asked, width) as page:
         pick(page, "From", flight["origin"], flight["origin"])
         pick(page, "Flight", str(flight["flight"]), f"10:15 {flight['carrier']} {flight['flight']} to {flight['dest']}")
         shown = settled(page, flight)
@@ -86,7 +86,7 @@ def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_pat
     row = {name: flight[name] for name in model["reads"]}
     changed = row | {name: model["typical"][name] for name in row if name.startswith("leg_")}
     plain, without = served.predict("features", [row, changed])
-    with browsing(served.page) as page:
+    with open_page(served.page) as page:
         page.get_by_text("Type its number").click()
         field = page.get_by_label("Carrier and number")
         expect(page.get_by_text("Type a carrier's code and a number")).to_be_visible()
@@ -128,7 +128,7 @@ def test_an_api_that_gives_nothing_is_told_in_words(served: Served, root: Path, 
     else:
         told = {"SERVING_API_KEY": "another" * 4, "SERVING_API_URL": served.api}
         words = f"The prediction API at {served.api} refuses the key. SERVING_API_KEY must be the same"
-    with command(root, "app", "--port", str(port), **told), browsing(f"http://127.0.0.1:{port}") as page:
+    with command(root, "app", "--port", str(port), **told), open_page(f"http://127.0.0.1:{port}") as page:
         expect(page.get_by_test_id("stAlert")).to_contain_text(words)
         expect(page.get_by_role("heading", name="EWR in the days up to the flight")).to_be_visible()
         shown = page.get_by_test_id("stMain").inner_text()
@@ -171,7 +171,7 @@ def test_it_listens_at_loopback_alone_and_ends_with_its_server(root: Path) -> No
     port = free_port()
     with command(root, "app", "--port", str(port), SERVING_API_KEY="k" * 20) as process:
         children = psutil.Process(process.pid).children(recursive=True)
-        assert set().union(*(listening(one) for one in children)) == {("127.0.0.1", port)}
+        assert set().union(*(listening_addresses(one) for one in children)) == {("127.0.0.1", port)}
         assert not [one for one in children if "k" * 20 in " ".join(one.cmdline())]
         again = subprocess.run(
             process.args, env=os.environ | {"LAKEHOUSE_ROOT": str(root)}, check=False, capture_output=True, text=True

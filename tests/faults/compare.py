@@ -22,12 +22,12 @@ def content(lake: TestLake, *, delivered: bool = True) -> Content:
     Unless ``delivered``, without the places of rows in their files and the numbers of files and batches.
     """
     found: Content = {}
-    for name in lake.lake.graph.declared:
+    for name in lake.lake.graph.declarations:
         columns = [c for c in lake.lake.written_columns(name) if delivered or c not in LANDING_COLUMNS]
         found[name] = _agreed(lake, lake.lake.path(name), columns)
-        if lake.lake.quarantine(name).exists():
+        if lake.lake.quarantine_path(name).exists():
             kept = QUARANTINE_COLUMNS if delivered else ("rules", "original")
-            found[f"the quarantine of {name}"] = _agreed(lake, lake.lake.quarantine(name), [*kept])
+            found[f"the quarantine of {name}"] = _agreed(lake, lake.lake.quarantine_path(name), [*kept])
     return found
 
 

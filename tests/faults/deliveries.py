@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.lakes import TestLake, age, customer, json_lines, orders_csv, payments_file
+from tests.lakes import TestLake, set_age, customer, json_lines, orders_csv, payments_file
 
 Delivery = tuple[tuple[str, str, str | bytes], ...]
 
@@ -31,4 +31,4 @@ SECOND: Delivery = (
 
 def land(lake: TestLake, delivery: Delivery) -> None:
     for source, name, content in delivery:
-        age(lake.land(source, name, content), 60)
+        set_age(lake.land(source, name, content), 60)

@@ -24,7 +24,7 @@ from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import run_tables
-from lakehouse.storage.lock import note_jvm, run_lock
+from lakehouse.storage.lock import record_jvms, lock_lake
 from tests.sessions import small_session
 
 
@@ -56,14 +56,14 @@ POINTS: dict[str, Callable[[], None]] = {
 def main(root: Path, point: str) -> None:
     lake = Lake(graph.load(["tests.orders"]), root)
     POINTS[point]()
-    with run_lock(root, f"killed {point}", wait_seconds=60):
+    with lock_lake(root, f"killed {point}", wait_seconds=60):
         spark = small_session(compiled=True)
-        note_jvm(root, f"killed {point}")
+        record_jvms(root, f"killed {point}")
         report = run_tables(
             SparkEngine.of(spark), lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1
         )
         spark.stop()
-    sys.exit(1 if report.failed else 0)
+    sys.exit(1 if report.has_failed else 0)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.storage import location
-from lakehouse.storage.lock import run_lock
+from lakehouse.storage.lock import lock_lake
 from tests.faults.processes import Answer, Order
 
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -87,14 +87,14 @@ def carry_out(order: Order, tell: Callable[[str], None]) -> bool:
     lake = Lake(graph.load(order.modules), Path(order.root))
     run = Run(order.run, "revision")
     watch = Watch(order, tell)
-    with run_lock(lake.root, run.id, order.wait_seconds, run.hold):
+    with lock_lake(lake.root, run.id, order.wait_seconds, run.lease):
         spark = attached()
         watch.around_all()
         names = lake.graph.select()
         request = Request(frozenset(names if order.full_refresh else ()))
         report = run_tables(SparkEngine.of(spark), lake, names, request, run, parallel=1)
-    sys.stderr.writelines(f"{one.failure()}\n" for one in report.results if one.error)
-    return not report.failed
+    sys.stderr.writelines(f"{one.describe_failure()}\n" for one in report.results if one.error)
+    return not report.has_failed
 
 
 def forked(order: Order, told: int) -> int:

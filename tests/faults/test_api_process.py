@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from tests.parcels import Place
-from tests.served import GOOD, KEY, SHOWN, WEAK, copy_of, give_alias, requests_of, serving
+from tests.served import GOOD, KEY, HEADERS, WEAK, copy_place, give_alias, read_requests, run_server
 from tests.serving.test_api_process import BODY
 
 
 @pytest.fixture
 def place(trained_parcels: Place, tmp_path: Path) -> Place:
-    return copy_of(trained_parcels, tmp_path)
+    return copy_place(trained_parcels, tmp_path)
 
 
 class Load(threading.Thread):
@@ -28,7 +28,7 @@ class Load(threading.Thread):
         self.answers: list[tuple[int, int]] = []
 
     def run(self) -> None:
-        with httpx.Client(base_url=self.url, headers=SHOWN, timeout=30) as client:
+        with httpx.Client(base_url=self.url, headers=HEADERS, timeout=30) as client:
             while not self.done.is_set():
                 answer = client.post("/predict", json=BODY)
                 version = answer.json()["predictions"][0]["model_version"] if answer.is_success else 0
@@ -36,7 +36,7 @@ class Load(threading.Thread):
 
 
 def test_an_alias_moves_under_load_without_a_failed_request(place: Place, tmp_path: Path) -> None:
-    with serving(tmp_path, "--look-seconds", "0.2") as server:
+    with run_server(tmp_path, "--look-seconds", "0.2") as server:
         loads = [Load(server.url) for _ in range(4)]
         for one in loads:
             one.start()
@@ -58,13 +58,13 @@ def test_an_alias_moves_under_load_without_a_failed_request(place: Place, tmp_pa
             versions = [version for _, version in one.answers]
             assert [a for a, b in zip(versions, [0, *versions], strict=False) if a != b] == [GOOD, WEAK, GOOD, WEAK]
         assert server.end() == 0
-    assert len(requests_of(place)) == len(answers)
+    assert len(read_requests(place)) == len(answers)
 
 
 def test_it_serves_on_without_mlflow_and_shares_with_the_challenger(place: Place, tmp_path: Path) -> None:
     with (
-        serving(tmp_path, "--canary", "0.5", "--look-seconds", "0.2") as server,
-        httpx.Client(base_url=server.url, headers=SHOWN) as client,
+        run_server(tmp_path, "--canary", "0.5", "--look-seconds", "0.2") as server,
+        httpx.Client(base_url=server.url, headers=HEADERS) as client,
     ):
         (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
         time.sleep(1)

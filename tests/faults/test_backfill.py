@@ -23,7 +23,7 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
     step = filled_days.plan(request=RANGE)["mart.days"]
     assert (len(step.partitions), step.reasons) == (1126, ("asked for by date",))
 
-    pieces, whole = [], executor._whole
+    pieces, whole = [], executor._write_whole
 
     def cut_off(work: Any, declared: Any) -> Any:
         pieces.append(work.step.partitions)
@@ -56,7 +56,7 @@ def test_changes_come_first_in_a_backfill_that_is_cut_off(
     filled_days: TestLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled_days.land("raw.orders", "2.csv", orders_csv(order(9, "2024-01-01", 5), order(10, "2022-03-01", 1)))
-    count, whole = [0], executor._whole
+    count, whole = [0], executor._write_whole
 
     def cut_off(work: Any, declared: Any) -> Any:
         count[0] += 1

@@ -21,9 +21,9 @@ from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import LockError
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.storage.lock import run_lock
-from lakehouse.writes.replay import replay
-from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, typed_items
+from lakehouse.storage.lock import lock_lake
+from lakehouse.writes.replay import replay_rejects
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, parse_items
 from tests.paths import PROJECT
 
 Lakes = Callable[..., TestLake]
@@ -45,7 +45,7 @@ def everything(items: Any) -> Any:
     return items.select(*ITEM_TYPES)
 
 
-event_log = table("clean.log", columns=ITEM_TYPES, write=Append(), items="raw.items")(typed_items)
+event_log = table("clean.log", columns=ITEM_TYPES, write=Append(), items="raw.items")(parse_items)
 DECLARED = (landed_items, items_table(rules=SMALL), event_log, mart, everything)
 LENIENT = (landed_items, items_table(rules=(Rule("value_is_small", "value < 60"),)), event_log, mart, everything)
 
@@ -65,9 +65,9 @@ def shell(script: str, root: Path, copy: Path) -> None:
 
 def state(lake: TestLake) -> dict[str, Any]:
     """What the lake says, but for the numbers of deliveries, which may differ in another order of batches."""
-    waiting = [json.loads(one["original"]) for one in quarantine.waiting(lake.lake, "clean.items")]
+    waiting = [json.loads(one["original"]) for one in quarantine.find_pending_rejects(lake.lake, "clean.items")]
     return {
-        **{name: lake.rows(name, *ITEM_TYPES) for name in lake.lake.graph.declared if name != "raw.items"},
+        **{name: lake.rows(name, *ITEM_TYPES) for name in lake.lake.graph.declarations if name != "raw.items"},
         "raw.items": lake.rows("raw.items", *ITEM_TYPES),
         "waiting": sorted([{k: v for k, v in one.items() if not k.startswith("_")} for one in waiting], key=str),
     }
@@ -81,7 +81,7 @@ def restored(lake: TestLake, copy: Path) -> None:
 
 def caught_up(lake: TestLake) -> None:
     for _ in range(9):
-        if not any(step.is_work for step in lake.plan().values()):
+        if not any(step.has_work for step in lake.plan().values()):
             return
         lake.run()
     raise AssertionError("it never ends")
@@ -99,9 +99,9 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_
 
     work(lake.run)
     work(lake.run)
-    lenient = lake.declaring(*LENIENT)
+    lenient = lake.with_tables(*LENIENT)
     meanwhile: dict[str, list[Callable[[], object]]] = {
-        "logs outcomes": [lambda: replay(lake.engine, lenient.lake, "clean.items", Run("replay", "revision"))],
+        "logs outcomes": [lambda: replay_rejects(lake.engine, lenient.lake, "clean.items", Run("replay", "revision"))],
         "logs mart": [lambda: lake.run("raw.items")],  # between two commits
         "logs clean": [lake.run, lake.run],
         "logs raw": [lake.run, lake.run],
@@ -120,7 +120,7 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_
     ((name, said),) = [(one.table, str(one.differences)) for one in reconcile(lake.lake) if one.differences]
     assert name == "clean.items"
     assert "rows that are in its quarantine, too" in said
-    assert replay(lake.engine, lenient.lake, "clean.items", Run("replay-2", "revision")).waits == {}
+    assert replay_rejects(lake.engine, lenient.lake, "clean.items", Run("replay-2", "revision")).blocked == {}
     assert [(one.table, one.differences) for one in reconcile(lake.lake) if one.differences] == []
     assert "was left unfinished" in str(lake.plan()["raw.items"].reasons)
     caught_up(lake)
@@ -147,7 +147,7 @@ def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
     restored(lake, copy)
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (3, 1, 6)]
-    assert [one["batch"] for one in quarantine.waiting(lake.lake, "clean.items")] == [1, 2]
+    assert [one["batch"] for one in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1, 2]
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 
 
@@ -176,7 +176,7 @@ def test_where_parts_are_missing(lake_of: Lakes) -> None:
     assert lake.rows("clean.log") == whole
 
     shutil.rmtree(lake.root / "landing")
-    assert [(one.differences, one.unseen) for one in reconcile(lake.lake)] == [((), 2), ((), 0)]
+    assert [(one.differences, one.uncounted_files) for one in reconcile(lake.lake)] == [((), 2), ((), 0)]
     lake.land("raw.items", "3.csv", items_csv("3,1,5"))
     lake.run()
     assert len(lake.rows("clean.log")) == 3
@@ -185,16 +185,16 @@ def test_where_parts_are_missing(lake_of: Lakes) -> None:
 
 
 def test_the_lock_can_be_held_from_a_shell(tmp_path: Path) -> None:
-    with run_lock(tmp_path, "run"):
+    with lock_lake(tmp_path, "run"):
         pass
     command = ["flock", "--nonblock", str(tmp_path / ".run.lock"), "sh", "-c", "echo held; read line"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
         assert held.stdout is not None
         assert held.stdout.readline() == "held\n"
-        with pytest.raises(LockError, match="Another run holds the lake"), run_lock(tmp_path, "other"):
+        with pytest.raises(LockError, match="Another run holds the lake"), lock_lake(tmp_path, "other"):
             pass
         held.communicate("\n")
-    with run_lock(tmp_path, "other"):
+    with lock_lake(tmp_path, "other"):
         assert subprocess.run(command, input="\n", text=True, capture_output=True, check=False).returncode == 1
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from lakehouse.definitions.write_modes import Merge
 from lakehouse.landing.manifest import Manifest
-from lakehouse.landing.zone import Landing
+from lakehouse.landing.zone import LandingZone
 from tests.faults.compare import assert_same, content
-from tests.lakes import TestLake, age, items_csv, items_table, landed_items, payments_file
+from tests.lakes import TestLake, set_age, items_csv, items_table, landed_items, payments_file
 from tests.orders import clean, landed
 
 Lakes = Callable[..., TestLake]
@@ -102,19 +102,19 @@ def test_files_that_are_still_being_written(lake_of: Lakes, monkeypatch: pytest.
 
 
 def land_settled(lake: TestLake, name: str, rows: Iterable[str]) -> None:
-    age(lake.land("raw.items", name, items_csv(*rows)), 60)
+    set_age(lake.land("raw.items", name, items_csv(*rows)), 60)
 
 
 def grow_after(changed: pytest.MonkeyPatch, method: str, grow: Callable[[], object]) -> None:
     """Have a file grow as soon as the landing zone's method is done."""
-    original = getattr(Landing, method)
+    original = getattr(LandingZone, method)
 
     def growing(*given: object) -> Manifest:
         done: Manifest = original(*given)
         grow()
         return done
 
-    changed.setattr(Landing, method, growing)
+    changed.setattr(LandingZone, method, growing)
 
 
 @pytest.mark.parametrize("relanded", ["upsert", "replace"])
@@ -145,5 +145,5 @@ def test_a_thousand_tiny_files_are_one_batch(lake_of: Lakes) -> None:
         lake.land("raw.items", f"{number % 10}/{number}.csv", items_csv(line))
     lake.run()
     assert lake.record("raw.items").files == 1000
-    assert lake.opened("raw.items").files() <= 2
+    assert lake.open_log("raw.items").count_files() <= 2
     assert_same(lake, content(undisturbed, delivered=False), delivered=False)

@@ -15,7 +15,7 @@ from lakehouse.definitions import graph
 from lakehouse.deltalog.sql import query
 from lakehouse.errors import LakehouseError
 from tests.faults.compare import Content, assert_same, content
-from tests.lakes import TestLake, age, items_csv, items_table, landed_items
+from tests.lakes import TestLake, set_age, items_csv, items_table, landed_items
 
 TABLES = ("raw.items", "clean.items")
 CHECKPOINTED, NEWEST = 2, 4
@@ -86,7 +86,7 @@ def undisturbed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -
     lake = TestLake(spark, Lake(GRAPH, tmp_path_factory.mktemp("undisturbed")))
     for number in range(NEWEST + 1):
         rows = (f"{number},1,{number}", f"{number % 3},{number},{number}")
-        age(lake.land("raw.items", f"{number}.csv", items_csv(*rows)), 60)
+        set_age(lake.land("raw.items", f"{number}.csv", items_csv(*rows)), 60)
         lake.run()
         if number == CHECKPOINTED:
             for table in TABLES:

@@ -15,7 +15,7 @@ from tests.lakehouse.ml.test_monitoring import (
     score,
     watched,
 )
-from tests.parcels import Place, model, parcels
+from tests.parcels import Place, change_model, parcels
 
 
 def test_what_the_model_was_trained_on_may_be_gone(trained: Place) -> None:
@@ -30,7 +30,7 @@ def test_what_the_model_was_trained_on_may_be_gone(trained: Place) -> None:
     assert seen.notes[0].startswith(
         "What version 1 was trained on cannot be read any more; the same days of gold.parcels version 4"
     )
-    assert seen.moved == whole.moved
+    assert seen.feature_drift == whole.feature_drift
 
 
 def test_a_retraining_that_fails_takes_nothing_from_what_was_found(
@@ -43,20 +43,20 @@ def test_a_retraining_that_fails_takes_nothing_from_what_was_found(
     def fails(*_: Any, **__: Any) -> None:
         raise ValueError("no memory is left")
 
-    broken = model(TASK=CALM, fit=fails)
+    broken = change_model(TASK=CALM, fit=fails)
     monkeypatch.setitem(sys.modules, "tests.parcel_trees", broken)
     told = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
     found, wrong, why = (told.index(text) for text in ("finding ", "LakehouseError: ", "no memory is left"))
     assert found < wrong < why
     assert "The log is " in told
-    monkeypatch.setattr(broken, "fit", model().fit)
+    monkeypatch.setattr(broken, "fit", change_model().fit)
 
     # Until the training begins, what was found is told already.
     seen: list[str] = []
 
     def training(*splits: Any, **how: Any) -> Any:
         seen.append(lakehouse.capsys.readouterr().out)
-        return model().fit(*splits, **how)
+        return change_model().fit(*splits, **how)
 
     monkeypatch.setattr(broken, "fit", training)
     assert "late_parcel version 2 is " in lakehouse(

@@ -19,7 +19,7 @@ from lakehouse.ml.registry import Registry
 from lakehouse.ml.training import train
 from lakehouse.ml.training_record import TrainResult
 from tests.lakehouse.ml.test_promotion import MIDDLING
-from tests.parcels import FILE, LEARNER, Place, model
+from tests.parcels import FILE, LEARNER, Place, change_model
 from tests.served import GOOD, WEAK, give_alias
 
 STAYS = "champion version 1 stays, as it cannot be evaluated here: ModelError: "
@@ -28,21 +28,21 @@ STAYS = "champion version 1 stays, as it cannot be evaluated here: ModelError: "
 def train_another(place: Place, models: dict[str, Any]) -> TrainResult:
     """Train a learner that the champion was not made by, beside those of ``models``."""
     registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-    told = {"lake": place.lake, "registry": registry, "revision": "abc123", "kept": place.kept}
-    return train("other", {**models, "other": model(**MIDDLING)}, **told)
+    told = {"lake": place.lake, "registry": registry, "revision": "abc123", "kept": place.pending_folder}
+    return train("other", {**models, "other": change_model(**MIDDLING)}, **told)
 
 
 def test_a_champion_whose_files_are_changed_or_gone_stays_until_somebody_replaces_it(place: Place) -> None:
-    place.train(model(FEATURES=("noise",)))
+    place.train(change_model(FEATURES=("noise",)))
     (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
     stored.write_bytes(stored.read_bytes() + b"!")
-    second = train_another(place, {LEARNER: model()})
+    second = train_another(place, {LEARNER: change_model()})
 
     assert second.alias == "challenger", "it would be the better one"
     assert second.reason.startswith(STAYS)
     assert "its files (models:/late_parcel/1/artifacts/model) are not those that were registered" in second.reason
     shutil.rmtree(stored.parent)
-    third = train_another(place, {LEARNER: model()})
+    third = train_another(place, {LEARNER: change_model()})
     assert third.alias == "challenger"
     assert third.reason.startswith(f"{STAYS}late_parcel version 1 is gone from the store of artifacts")
     (command,) = re.findall(r"this version takes its place by (python -c \".*\")$", third.reason)
@@ -57,7 +57,7 @@ def needs_torch(_: Path) -> Any:
 @pytest.mark.parametrize(
     ("models", "text"),
     [
-        ({LEARNER: model(load=needs_torch)}, "cannot be loaded here .*needs torch: pip install"),
+        ({LEARNER: change_model(load=needs_torch)}, "cannot be loaded here .*needs torch: pip install"),
         ({}, "was made by 'trees', which `models` in conf/base.yml does not name"),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_champion_that_another_machine_makes_meanwhile_is_compared_with_too(
         return compared[-1]
 
     monkeypatch.setattr(promotion, "compare", compare_slowly)
-    third = two.train(model(**MIDDLING))
+    third = two.train(change_model(**MIDDLING))
     assert [one.better for one in compared] == [True, False]
     assert third.alias == "challenger"
     assert "of champion version 1" in third.reason

@@ -29,7 +29,7 @@ def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkey
         patched.setattr(SparkTables, "overwrite", computes_and_fails)
         assert strict.attempt(run="failing").errors == {"clean.items": DISK_IS_FULL}
     assert strict.quarantine("clean.items", "_row", "run") == [(2, "failing"), (3, "failing"), (4, "failing")]
-    lenient = strict.declaring(landed_items, items_table(rules=(Rule("even", "value % 2 = 0"),)))
+    lenient = strict.with_tables(landed_items, items_table(rules=(Rule("even", "value % 2 = 0"),)))
     lenient.run(run="retry")
     assert lenient.quarantine("clean.items", "_row", "rules", "run") == [(2, ["even"], "retry"), (4, ["even"], "retry")]
     assert lenient.rows("clean.items", "id") == [(1,), (3,)]
@@ -38,9 +38,9 @@ def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkey
     lenient.run("raw")
     with monkeypatch.context() as patched:
         patched.setattr(SparkTables, "append", computes_and_fails)
-        assert lenient.attempt("clean", run="failing").report.failed
+        assert lenient.attempt("clean", run="failing").report.has_failed
     assert len(lenient.quarantine("clean.items")) == 3
-    free = strict.declaring(landed_items, items_table())
+    free = strict.with_tables(landed_items, items_table())
     with monkeypatch.context() as patched:  # twice cut off after it cleared what the attempt before had set aside
         patched.setattr(SparkTables, "append", computes_and_fails)
         for _ in range(2):

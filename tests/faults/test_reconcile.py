@@ -10,7 +10,7 @@ from tests.lakes import TestLake, items_csv
 
 
 def test_a_reject_that_is_in_the_table_too_and_a_delivery_without_a_manifest_are_named(reconciled: TestLake) -> None:
-    aside = str(reconciled.lake.quarantine("clean.items"))
+    aside = str(reconciled.lake.quarantine_path("clean.items"))
     row = DeltaTable(aside).to_pyarrow_table().slice(0, 1)
     write_deltalake(
         aside, row.set_column(row.schema.get_field_index("_row"), "_row", pa.array([5], pa.int64())), mode="append"

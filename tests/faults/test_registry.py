@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import Loaded, tracking
-from lakehouse.ml.scoring import load
+from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
+from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Task
-from tests.parcels import LEARNER, TASK, Place, model, parcels
+from tests.parcels import LEARNER, TASK, Place, change_model, parcels
 from tests.s3 import Proxy, free_ports, proxy
 
 pytestmark = pytest.mark.timeout(300)
@@ -81,8 +81,8 @@ def task_of(place: Place) -> Task:
     return replace(TASK, name=place.experiment)
 
 
-def champion(place: Place, module: Any) -> Loaded:
-    return load(module.TASK, {LEARNER: module}, tracking_uri=place.tracking_uri)
+def champion(place: Place, module: Any) -> LoadedModel:
+    return load_by_alias(module.TASK, {LEARNER: module}, tracking_uri=place.tracking_uri)
 
 
 def of(run: Any, training: str) -> bool:
@@ -92,7 +92,7 @@ def of(run: Any, training: str) -> bool:
 
 def registered(place: Place, name: str) -> list[tuple[int, str, str]]:
     """Version, status and decision of the model's runs, as the registry has them."""
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         versions = client.search_model_versions(f"name = '{name}'")
         runs = [client.get_run(one.run_id) for one in versions]
         return [
@@ -111,18 +111,18 @@ def registered(place: Place, name: str) -> list[tuple[int, str, str]]:
 def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
     place: Place, server: Proxy, moment: str, how: str
 ) -> None:
-    late = model(TASK=task_of(place))
+    late = change_model(TASK=task_of(place))
     server.rule = lambda method, path: how if REQUESTS[moment] in path and method != "GET" else UP
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"MLflow server at .* \(MLFLOW_TRACKING_URI\) does not answer") as error:
         place.train(late)
-    (kept,) = place.kept.glob("*/*/training.json")
+    (kept,) = place.pending_folder.glob("*/*/training.json")
     assert str(kept.parent) in error.value.__notes__[0]
     assert time.monotonic() - began < 60
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late)  # which fits nothing as long as one waits
-    assert [kept] == list(place.kept.glob("*/*/training.json"))
+    assert [kept] == list(place.pending_folder.glob("*/*/training.json"))
     server.rule = lambda method, path: UP
     told: list[str] = []
     result = place.train(late, progress=told.append)
@@ -131,8 +131,8 @@ def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
     assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
     assert champion(place, late)[2:4] == (1, result.run_id)
-    assert not list(place.kept.glob("*/*/training.json"))
-    with tracking(place.tracking_uri) as client:
+    assert not list(place.pending_folder.glob("*/*/training.json"))
+    with tracking_client(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
     assert {run.info.status for run in runs if not of(run, result.run_id)} <= {"FAILED"}
     assert place.train(late).alias == "challenger"
@@ -140,14 +140,14 @@ def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
 
 @pytest.mark.parametrize("moment", ["as the experiment is made", "as the run is made", MADE])
 def test_what_is_made_is_made_once_though_an_answer_is_lost(place: Place, server: Proxy, moment: str) -> None:
-    late = model(TASK=task_of(place))
+    late = change_model(TASK=task_of(place))
     answers = iter(["lose"])
     server.rule = lambda method, path: next(answers, UP) if REQUESTS[moment] in path else UP
     made = place.train(late)
     sent = [(method, status) for method, path, status in server.requests if REQUESTS[moment] in path]
     assert sent[sent.index(("POST", 0)) + 1][0] == "POST", "it is sent again"
     assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
     assert {run.info.status for run in runs if not of(run, made.run_id)} <= {"FAILED"}
     assert len([run for run in runs if of(run, made.run_id)]) == 1 + len(late.CANDIDATES)
@@ -156,23 +156,23 @@ def test_what_is_made_is_made_once_though_an_answer_is_lost(place: Place, server
 def test_what_waits_is_registered_as_it_was_declared_and_where_it_belongs(
     place: Place, server: Proxy, tmp_path: Path
 ) -> None:
-    late = model(TASK=task_of(place))
+    late = change_model(TASK=task_of(place))
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late)
-    (kept,) = place.kept.glob("*/*/training.json")
+    (kept,) = place.pending_folder.glob("*/*/training.json")
     elsewhere = replace(place, tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=tmp_path.as_uri())
     assert elsewhere.train(late).model_version == 1
     assert kept.exists(), "it waits for another server"
     server.rule = lambda method, path: UP
-    fewer = place.train(model(TASK=task_of(place), FEATURES=("distance_km", "items")))
-    assert [one.name for one in place.kept.glob("*/set-aside/*")] == [kept.parent.name]
+    fewer = place.train(change_model(TASK=task_of(place), FEATURES=("distance_km", "items")))
+    assert [one.name for one in place.pending_folder.glob("*/set-aside/*")] == [kept.parent.name]
     assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     assert fewer.model_version == 1
 
 
 def test_code_that_is_not_known_to_be_the_same_is_trained_anew(place: Place, server: Proxy) -> None:
-    late = model(TASK=task_of(place))
+    late = change_model(TASK=task_of(place))
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late, revision="")
@@ -182,9 +182,9 @@ def test_code_that_is_not_known_to_be_the_same_is_trained_anew(place: Place, ser
 
 
 def test_a_champion_that_cannot_be_read_now_is_not_replaced(place: Place, server: Proxy) -> None:
-    best = model(TASK=task_of(place))
+    best = change_model(TASK=task_of(place))
     place.train(best)
-    weak = model(TASK=task_of(place), FEATURES=("noise",))
+    weak = change_model(TASK=task_of(place), FEATURES=("noise",))
     server.rule = lambda method, path: "slow down" if method == "GET" and "/mlflow-artifacts/" in path else UP
     with pytest.raises(ModelError, match="MLflow server at"):
         place.train(weak)

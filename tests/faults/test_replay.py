@@ -14,7 +14,7 @@ from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import AccountingError
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.writes.replay import Replayed
+from lakehouse.writes.replay import ReplayResult
 from tests.lakehouse.writes.test_replay import SMALL, Lakes, outcomes, replayed
 from tests.lakes import items_csv, items_table, landed_items
 
@@ -27,7 +27,7 @@ def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
     strict = lake_of(landed_items, items_table(write, rules=SMALL, **more))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
-    lake = strict.declaring(landed_items, items_table(write, **more))
+    lake = strict.with_tables(landed_items, items_table(write, **more))
     with monkeypatch.context() as changed:
         changed.setattr("lakehouse.writes.replay._settle", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -51,8 +51,8 @@ def test_a_reject_whose_file_was_delivered_again_is_discarded(lake_of: Lakes) ->
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,55", "3,1,7"))
     strict.run()
     assert len(strict.quarantine("clean.items")) == 2, "the first delivery's reject is evidence, too"
-    lake = strict.declaring(source, items_table())
-    assert replayed(lake) == Replayed("clean.items", 1, {"its file was delivered again without it": 1}, {})
+    lake = strict.with_tables(source, items_table())
+    assert replayed(lake) == ReplayResult("clean.items", 1, {"its file was delivered again without it": 1}, {})
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 55), (3, 1, 7)]
 
 
@@ -66,12 +66,12 @@ def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
     strict.run("raw.items")
     with monkeypatch.context() as changed:
         changed.setattr(SparkTables, "append", lambda *_: 1 / 0)  # once the rejects are written
-        assert strict.attempt("clean.items").report.failed
+        assert strict.attempt("clean.items").report.has_failed
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
-    lake = strict.declaring(landed_items, items_table())
-    assert [one["batch"] for one in quarantine.waiting(lake.lake, "clean.items")] == [1]
+    lake = strict.with_tables(landed_items, items_table())
+    assert [one["batch"] for one in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1]
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
-    assert replayed(lake) == Replayed("clean.items", 1, {}, {})
+    assert replayed(lake) == ReplayResult("clean.items", 1, {}, {})
     assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50), (3, 1, 60), (4, 1, 6)]
@@ -80,14 +80,14 @@ def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
 
 def test_a_function_that_doubles_rejects_is_refused(lake_of: Lakes) -> None:
     def doubles(items: DataFrame) -> DataFrame:
-        from tests.lakes import typed_items
+        from tests.lakes import parse_items
 
-        return typed_items(items).withColumn("value", F.explode(F.array("value", "value")))
+        return parse_items(items).withColumn("value", F.explode(F.array("value", "value")))
 
     strict = lake_of(landed_items, items_table(Append(), key=(), rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
-    lake = strict.declaring(landed_items, items_table(Append(), doubles, key=()))
+    lake = strict.with_tables(landed_items, items_table(Append(), doubles, key=()))
     with pytest.raises(AccountingError, match="1 rows came in, but 2 staged = 2"):
         replayed(lake)
     assert lake.rows("clean.items") == [(1, 1, 5)]
@@ -99,7 +99,7 @@ def test_a_replay_cut_short_among_many_outcomes_still_adds_up(lake_of: Lakes, mo
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("3,2,6"))
     strict.run()
-    lake = strict.declaring(landed_items, items_table())
+    lake = strict.with_tables(landed_items, items_table())
     with monkeypatch.context() as changed:
         changed.setattr("lakehouse.writes.replay._settle", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

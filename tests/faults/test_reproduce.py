@@ -10,48 +10,48 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.ml.mlflow_client import tracking
-from lakehouse.ml.training_record import RECIPE
+from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.training_record import RECIPE_FILE
 from tests.lakehouse.ml.test_reproduce import again, artifact, table
-from tests.parcels import FILE, Place, model, parcels
+from tests.parcels import FILE, Place, change_model, parcels
 
 
 def test_tampered_parameters_and_a_tampered_model_are_seen(place: Place) -> None:
-    trained = place.train(model())
-    recipe = artifact(place, RECIPE)
+    trained = place.train(change_model())
+    recipe = artifact(place, RECIPE_FILE)
     said = json.loads(recipe.read_text())
     assert said["params"] == {"max_iter": 30}
     recipe.write_text(json.dumps({**said, "params": {"max_iter": 3}}))
     found = again(place, trained)
-    assert [text.split()[0] for text in found.differs[:-1]] == list(found.metrics)
-    assert found.differs[-1].startswith("its predictions differ")
+    assert [text.split()[0] for text in found.differences[:-1]] == list(found.metrics)
+    assert found.differences[-1].startswith("its predictions differ")
 
     recipe.write_text(json.dumps(said))
     stored = artifact(place, f"artifacts/model/{FILE}")
     stored.write_bytes(b"not a model")
     found = again(place, trained)
-    assert "late_parcel version 1 is refused: its files" in found.differs[0]
-    assert (len(found.differs), found.same) == (1, None)
+    assert "late_parcel version 1 is refused: its files" in found.differences[0]
+    assert (len(found.differences), found.same_share) == (1, None)
 
 
 def test_another_table_in_its_place_is_told_and_compared(place: Place) -> None:
-    trained = place.train(model())
+    trained = place.train(change_model())
     shutil.rmtree(table(place))
     place.write(parcels().slice(20))
     found = again(place, trained)
-    assert found.differs[0].startswith("gold.parcels is another table than the one that it was trained on: its id was ")
-    assert found.differs[1] == ("other rows in the train split: it had 180 and has 162; 18 keys are missing, 0 are new")
-    assert not [text for text in found.differs if "choose split" in text]
+    assert found.differences[0].startswith("gold.parcels is another table than the one that it was trained on: its id was ")
+    assert found.differences[1] == ("other rows in the train split: it had 180 and has 162; 18 keys are missing, 0 are new")
+    assert not [text for text in found.differences if "choose split" in text]
 
     shutil.rmtree(table(place))
     place.write(parcels())
-    (only,) = again(place, trained).differs
+    (only,) = again(place, trained).differences
     assert only.startswith("gold.parcels is another table")
 
 
 def test_other_rows_at_the_same_version_of_the_same_table_are_told(place: Place) -> None:
     rows = parcels()
-    trained = place.train(model())
+    trained = place.train(change_model())
 
     def put(changed: pa.Table) -> None:
         """As if somebody had written the table's file anew."""
@@ -66,28 +66,28 @@ def test_other_rows_at_the_same_version_of_the_same_table_are_told(place: Place)
 
     later = pc.if_else(pc.less(rows["parcel"], 3), pc.add(rows["parcel"], 1000), rows["parcel"])
     put(rows.set_column(0, "parcel", later))
-    assert again(place, trained).differs == (
+    assert again(place, trained).differences == (
         "other rows in the train split: it had 180 and has 180; 3 keys are missing, 3 are new",
     )
     items = pc.if_else(pc.equal(rows["parcel"], 210), pa.scalar(77), rows["items"])
     put(rows.set_column(rows.column_names.index("items"), "items", items))
-    assert again(place, trained).differs[0] == "the rows of the choose split have the same keys and other values"
+    assert again(place, trained).differences[0] == "the rows of the choose split have the same keys and other values"
     put(rows)
-    assert again(place, trained).differs == ()
+    assert again(place, trained).differences == ()
 
 
 def test_a_version_that_was_vacuumed_is_told_and_not_replaced(place: Place) -> None:
-    trained = place.train(model())
+    trained = place.train(change_model())
     place.write(parcels())
     DeltaTable(table(place)).vacuum(0, dry_run=False, enforce_retention_duration=False)
     found = again(place, trained)
-    assert found.differs == ("1 of the 1 files of gold.parcels version 0 are gone (VACUUM)",)
-    assert (found.metrics, found.same) == ({}, None)
+    assert found.differences == ("1 of the 1 files of gold.parcels version 0 are gone (VACUUM)",)
+    assert (found.metrics, found.same_share) == ({}, None)
 
 
 def test_a_version_whose_log_is_gone_a_table_that_is_gone_and_one_that_lacks_the_version_are_told(place: Place) -> None:
     place.write(parcels())
-    trained = place.train(model())
+    trained = place.train(change_model())
     kept = table(place).with_name("kept")
     shutil.copytree(table(place), kept)
     DeltaTable(table(place)).create_checkpoint()
@@ -95,22 +95,22 @@ def test_a_version_whose_log_is_gone_a_table_that_is_gone_and_one_that_lacks_the
     for version in (0, 1):
         (table(place) / "_delta_log" / f"{version:020}.json").unlink()
     (table(place) / "_delta_log" / f"{1:020}.checkpoint.parquet").unlink()
-    (only,) = again(place, trained).differs
+    (only,) = again(place, trained).differences
     assert "the Delta log cannot be read" in only
     shutil.rmtree(table(place))
-    (only,) = again(place, trained).differs
+    (only,) = again(place, trained).differences
     assert "its feature table gold.parcels is not there" in only
     place.write(parcels())
-    other, lacks = again(place, trained).differs
+    other, lacks = again(place, trained).differences
     assert "another table" in other
     assert lacks == "gold.parcels has no version 1; its latest is 0."
 
 
 def test_without_its_version_in_the_registry_metrics_are_compared_all_the_same(place: Place) -> None:
-    trained = place.train(model())
-    with tracking(place.tracking_uri) as client:
+    trained = place.train(change_model())
+    with tracking_client(place.tracking_uri) as client:
         client.delete_model_version("late_parcel", "1")
     found = again(place, trained)
-    assert found.differs == ("its model is no longer in the registry, so that predictions cannot be compared",)
+    assert found.differences == ("its model is no longer in the registry, so that predictions cannot be compared",)
     assert found.metrics["choose_brier"] == (trained.metrics["brier"],) * 2
     assert np.isfinite([value for pair in found.metrics.values() for value in pair]).all()

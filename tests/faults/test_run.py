@@ -13,7 +13,7 @@ from lakehouse.deltalog import table_log
 from lakehouse.engine.spark import engine
 from lakehouse.errors import LedgerError
 from lakehouse.runs import scheduler
-from lakehouse.writes.table_writer import Outcome, Work
+from lakehouse.writes.table_writer import Outcome, TableWriter
 from tests.lakehouse.runs.test_scheduler import Lakes
 from tests.lakes import items_csv, items_table, landed_items
 
@@ -44,9 +44,9 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
     lake.run("raw.items")
     waits: list[float] = []
     left = iter([ConcurrentAppendException("another")] * conflicts)
-    carried_out = scheduler.carry_out
+    carried_out = scheduler.execute_step
 
-    def conflicting(work: Work) -> Outcome:
+    def conflicting(work: TableWriter) -> Outcome:
         for error in left:
             raise error
         return carried_out(work)
@@ -54,7 +54,7 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
     monkeypatch.setattr(scheduler, "carry_out", conflicting)
     monkeypatch.setattr(engine, "time", SimpleNamespace(sleep=waits.append))
     decided: list[str] = []
-    decide = scheduler.decide
+    decide = scheduler.decide_step
     monkeypatch.setattr(
         scheduler, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request)
     )

@@ -36,7 +36,7 @@ def test_whatever_breaks_what_is_published_stays(
     if broken is None:
         monkeypatch.setattr(expectations, "_validated", lambda *_: 1 / 0)
     elif isinstance(broken, str):
-        lake.lake.suites.file("clean.items").write_text(broken)
+        lake.lake.suites.get_path("clean.items").write_text(broken)
     else:
         lake = expecting(lake, broken)
     error = lake.attempt().errors["clean.items"]

@@ -13,7 +13,7 @@ from lakehouse.deltalog.sql import query
 from tests.faults.compare import assert_same, content
 from tests.faults.processes import Order, Runs
 from tests.fleet import SNAPSHOTS
-from tests.lakes import TestLake, age, items_csv, items_table, landed_items
+from tests.lakes import TestLake, set_age, items_csv, items_table, landed_items
 
 MODULES = ("tests.fleet",)
 DELIVERIES = [*SNAPSHOTS.items()]
@@ -50,7 +50,7 @@ def test_two_runs_at_once_write_every_row_once(lake_of: Lakes, runs: Runs) -> No
 def land(one: TestLake, other: TestLake, snapshots: list[tuple[str, str]]) -> None:
     for lake in (one, other):
         for name, snapshot in snapshots:
-            age(lake.land("raw.buses", name, snapshot), 60)
+            set_age(lake.land("raw.buses", name, snapshot), 60)
 
 
 def maintain(lake: TestLake, table: str) -> None:

@@ -13,14 +13,14 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import make_pipeline
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking
-from tests.parcels import TASK, Place, model
+from lakehouse.ml.mlflow_client import tracking_client
+from tests.parcels import TASK, Place, change_model
 
 
 @pytest.mark.parametrize("moved_first", [True, False])
 def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: bool) -> None:
     """A training on later days waits when one on the declared days is begun, and the other way round."""
-    place.train(model(FEATURES=("noise",)))
+    place.train(change_model(FEATURES=("noise",)))
     moved = replace(
         TASK, splits=replace(TASK.splits, train=("2024-01-01", "2024-01-25"), choose=("2024-01-26", "2024-02-04"))
     )
@@ -29,25 +29,25 @@ def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: b
     away = database.rename(database.with_name("away.db"))
     database.mkdir()
     with pytest.raises(ModelError, match="cannot be used") as error:
-        place.train(model(TASK=tasks[0]))
+        place.train(change_model(TASK=tasks[0]))
     assert "the next `lakehouse train` registers it" in error.value.__notes__[0]
     database.rmdir()
     away.rename(database)
     told: list[str] = []
-    second = place.train(model(TASK=tasks[1]), progress=told.append)
+    second = place.train(change_model(TASK=tasks[1]), progress=told.append)
 
-    assert not list(place.kept.glob("*/set-aside/*"))
+    assert not list(place.pending_folder.glob("*/set-aside/*"))
     assert "registering the training that waits for MLflow" in told
     assert "fitting candidate 1 of 2" in told, "what waited is another training"
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         versions = client.search_model_versions("name = 'late_parcel'", order_by=["version_number ASC"])
     waited, own = (place.run(one.run_id) for one in versions[1:])
     for run, task in ((waited, tasks[0]), (own, tasks[1])):
         spans = {
             name: (run.data.params[f"{name}_from"], run.data.params[f"{name}_until"]) for name in ("train", "choose")
         }
-        assert spans == {"train": task.splits.train, "choose": task.splits.choose}
-    first, last = tasks[0].splits.choose
+        assert spans == {"train": task.splits.train, "choose": task.splits.validation}
+    first, last = tasks[0].splits.validation
     assert f"on 90 rows of {first} to {last} is below" in waited.data.tags["decision_reason"]
     assert (own.info.run_id, waited.data.tags["decision"]) == (second.run_id, "champion")
 
@@ -56,10 +56,10 @@ def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(plac
     database = tmp_path / "mlflow.db"
     database.write_text("not a database, but some text that is long enough to be read as a header " * 20)
     with pytest.raises(ModelError, match=r"MLflow at sqlite:///.*mlflow.db cannot be used: file is not a database"):
-        place.train(model())
+        place.train(change_model())
     with (
         pytest.raises(ModelError, match=r"The MLflow server at http://\*\*\*@localhost") as error,
-        tracking("http://me:secret@localhost"),
+        tracking_client("http://me:secret@localhost"),
     ):
         raise requests.ConnectionError("no route")
     assert "secret" not in str(error.value)
@@ -74,14 +74,14 @@ class Full(DummyClassifier):
 
 def test_an_error_of_the_fitting_is_not_told_as_one_of_mlflow(place: Place) -> None:
     with pytest.raises(OSError, match="No space left on device"):
-        place.train(model(fit=lambda train, choose, **_: make_pipeline(Full()).fit(train.frame, train.label)))
-    with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking(place.tracking_uri):
+        place.train(change_model(fit=lambda train, choose, **_: make_pipeline(Full()).fit(train.frame, train.label)))
+    with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking_client(place.tracking_uri):
         raise FileNotFoundError("a file that is not of MLflow")
-    with pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"), tracking(place.tracking_uri) as client:
+    with pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"), tracking_client(place.tracking_uri) as client:
         client.log_artifact(client.create_run("0").info.run_id, str(place.lake / "nothing"))
     (place.lake / "file").touch()
     with (
         pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"),
-        tracking(f"sqlite:///{place.lake}/file/db"),
+        tracking_client(f"sqlite:///{place.lake}/file/db"),
     ):
         pass

@@ -19,7 +19,7 @@ import pytest
 from deltalake import DeltaTable
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking
+from lakehouse.ml.mlflow_client import tracking_client
 from tests import parcel_trees
 from tests.lakehouse.ml.tuning.test_search import numbers, runs, tune
 from tests.parcels import LEARNER, Place
@@ -29,7 +29,7 @@ from tests.paths import PROJECT
 def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str:
     """A script that tunes."""
     registry = f"Registry({place.tracking_uri!r}, {place.artifact_root!r}, {place.experiment!r})"
-    places = f"lake=Path({str(place.lake)!r}), kept=Path({str(place.kept)!r}), registry={registry}"
+    places = f"lake=Path({str(place.lake)!r}), kept=Path({str(place.pending_folder)!r}), registry={registry}"
     return "\n".join(
         [
             "import os",
@@ -54,7 +54,7 @@ def test_an_interrupt_keeps_what_ended_and_lets_the_trials_under_way_end(place: 
     with pytest.raises(KeyboardInterrupt):
         tune(place, 8, progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         (parent,) = client.search_runs([experiment], "tags.study LIKE 'trees%'")
     assert (parent.info.status, parent.data.tags["trials"]) == ("KILLED", "3"), "the third was under way"
@@ -142,8 +142,8 @@ def test_a_server_that_is_down_costs_no_trial(place: Place, tmp_path: Path) -> N
 
 
 def test_studies_that_are_damaged_are_told(place: Place) -> None:
-    place.kept.mkdir()
-    (place.kept / "studies.db").write_text("not a database, but some text that is long enough to be read as one " * 20)
+    place.pending_folder.mkdir()
+    (place.pending_folder / "studies.db").write_text("not a database, but some text that is long enough to be read as one " * 20)
     with pytest.raises(ModelError, match=r"The studies in .*studies.db cannot be used: .*not a database"):
         tune(place, 2)
 
@@ -171,7 +171,7 @@ def test_an_interrupt_reaches_the_workers_of_dask_and_ends_no_trial(place: Place
         running = subprocess.Popen(
             [sys.executable, script], env=environment, stdout=said, stderr=said, start_new_session=True
         )
-    studies, until = place.kept / "studies.db", time.monotonic() + 120
+    studies, until = place.pending_folder / "studies.db", time.monotonic() + 120
     while ended(studies) < 2:
         assert running.poll() is None and time.monotonic() < until, out.read_text()
         time.sleep(0.2)
@@ -212,9 +212,9 @@ def test_a_dask_cluster_elsewhere_is_named_by_its_address(place: Place) -> None:
 
 
 def test_a_worker_that_finds_another_table_does_not_count_as_a_failed_trial(place: Place) -> None:
-    from lakehouse.ml.tuning.trials import Work, try_out
+    from lakehouse.ml.tuning.trials import TrialSpec, run_trial
 
     table = DeltaTable(place.lake / "gold" / "parcels")
-    work = Work(parcel_trees.__name__, place.lake, "another-id", table.version(), 0)
+    work = TrialSpec(parcel_trees.__name__, place.lake, "another-id", table.version(), 0)
     with pytest.raises(ModelError, match="A worker finds another gold.parcels in .*: the lake must be one for all"):
-        try_out(work, {"max_iter": 2})
+        run_trial(work, {"max_iter": 2})

@@ -9,15 +9,15 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame
 
-from lakehouse.definitions.tables import looks_up, table
+from lakehouse.definitions.tables import lookup, table
 from lakehouse.definitions.write_modes import Append, Merge, Rebuild
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.tables import SparkTables
-from lakehouse.errors import UndoError
-from lakehouse.plan.rollback import plan_undo
+from lakehouse.errors import RollbackError
+from lakehouse.plan.rollback import plan_rollback
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.writes.rollback import take_back
+from lakehouse.writes.rollback import roll_back_tables
 from tests.lakehouse.writes.test_rollback import SMALL, THREE, Lakes, adds_up, content, landed, undo, values, waits
 from tests.lakes import (
     ITEM_TYPES,
@@ -36,13 +36,13 @@ def test_one_after_the_other_down_to_nothing(lake_of: Lakes) -> None:
         lake.run(run="ABC"[number])
         states.append((content(lake), waits(lake, "clean.items")))
     end = content(lake, bronze=False)["clean.items"]
-    with pytest.raises(UndoError, match=r"clean.items was written by C, B since: take back first.*`lakehouse undo C`"):
+    with pytest.raises(RollbackError, match=r"clean.items was written by C, B since: take back first.*`lakehouse undo C`"):
         undo(lake, "A")
     for number in (2, 1):
         undo(lake, "ABC"[number])
         assert (content(lake), waits(lake, "clean.items")) == states[number - 1]
         adds_up(lake)
-    assert undo(lake, "A").tables[0].to is None
+    assert undo(lake, "A").tables[0].target_version is None
     assert set(map(len, content(lake).values())) == {0}
     assert waits(lake, "clean.items") == []
     adds_up(lake)
@@ -53,7 +53,7 @@ def test_one_after_the_other_down_to_nothing(lake_of: Lakes) -> None:
     ids = {row[0] for row in lake.rows("raw.items", "_file_id")}
     assert ids == {4, 5, 6}, "no number is given twice"
     adds_up(lake)
-    with pytest.raises(UndoError, match="Run undo-B took back run B, and cannot be taken back"):
+    with pytest.raises(RollbackError, match="Run undo-B took back run B, and cannot be taken back"):
         undo(lake, "undo-B")
 
 
@@ -74,7 +74,7 @@ def test_undone_and_done_anew_and_undone(lake_of: Lakes) -> None:
 
 
 @table("mart.named", columns={**ITEM_TYPES, "of": "bigint"}, write=Merge(), key=("id",),
-       items="clean.items", others=looks_up("raw.others", on_change="nothing"))  # fmt: skip
+       items="clean.items", others=lookup("raw.others", on_change="nothing"))  # fmt: skip
 def named(items: DataFrame, others: DataFrame) -> DataFrame:
     """One row per item, with how many others there were when it was last touched."""
     return items.select(*ITEM_TYPES).crossJoin(others.agg({"id": "count"}).toDF("of"))
@@ -100,11 +100,11 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lake
     lake.run("mart.named", run="C")  # has read what B wrote
     planned = undo(lake, "B")
     assert [one.table for one in planned.tables] == ["clean.items", "raw.others", "raw.items"]
-    assert set(planned.anew) == {"mart.named"}
+    assert set(planned.tables_to_rebuild) == {"mart.named"}
     for name in ("raw.items", "raw.others"):
         (lake.folder(name) / "2.csv").unlink()
     steps = lake.plan()
-    assert {name: step.action for name, step in steps.items() if step.is_work} == {"mart.named": "build"}
+    assert {name: step.action for name, step in steps.items() if step.has_work} == {"mart.named": "build"}
     assert steps["mart.all"].reasons == ("its inputs have not changed",)
     lake.run(run="D")
     assert lake.rows("mart.named") == [(1, 1, 5, 1)]
@@ -140,10 +140,10 @@ def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(IndexError):
             undo(lake, "B", by="cut")
     adds_up(lake)
-    planned = plan_undo(lake.lake, "B")
-    assert (len(planned.tables), len(planned.done)) == (3 - gone_back, gone_back)
+    planned = plan_rollback(lake.lake, "B")
+    assert (len(planned.tables), len(planned.completed_tables)) == (3 - gone_back, gone_back)
     if gone_back < 2:  # called again
-        take_back(lake.engine, lake.lake, planned, Run("again", "revision"))
+        roll_back_tables(lake.engine, lake.lake, planned, Run("again", "revision"))
         assert (content(lake), waits(lake, "clean.items")) == (before, waited)
     # or, instead, another run: what has not gone back yet is what it goes on from
     lake.run(run="C")
@@ -159,7 +159,7 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
     lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
     with monkeypatch.context() as changed:
         changed.setattr(SparkTables, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
-        assert lake.attempt(run="C").report.failed
+        assert lake.attempt(run="C").report.has_failed
     undo(lake, "B")
     assert {one.path for one in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}
     lake.run(run="D")
@@ -167,7 +167,7 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
     # Later batches carry on what does not count.
     lake.land("raw.items", "4.csv", items_csv("9,9,9"))
     lake.run(run="E")
-    assert lake.record("raw.items").undone == (2, 3)
+    assert lake.record("raw.items").rolled_back_batches == (2, 3)
     assert {step.action for step in lake.plan().values()} == {"none"}
     adds_up(lake)
 
@@ -180,7 +180,7 @@ def test_a_loss_after_it_is_named(lake_of: Lakes) -> None:
     (said,) = [one.differences for one in reconcile(lake.lake) if one.differences]
     assert any("has 0 rows where its commits left 1" in one for one in said)
     assert any("misses 1 rows" in one for one in said)
-    with pytest.raises(UndoError, match=r"clean.items was changed by another writer since: version 3, DELETE"):
+    with pytest.raises(RollbackError, match=r"clean.items was changed by another writer since: version 3, DELETE"):
         undo(lake, "A")
 
 
@@ -193,22 +193,22 @@ def test_files_that_are_gone_and_files_that_vacuum_removed_are_told(lake_of: Lak
     lake.land("raw.items", "2.csv", items_csv(*THREE[2]))
     lake.run(run="B")
     (lake.folder("raw.items") / "2.csv").unlink()
-    planned = plan_undo(lake.lake, "B")
-    assert (planned.files, planned.gone) == (("items/1.csv",), ("items/2.csv",))
+    planned = plan_rollback(lake.lake, "B")
+    assert (planned.files_to_ingest, planned.missing_files) == (("items/1.csv",), ("items/2.csv",))
     DeltaTable(str(lake.lake.path("raw.items"))).vacuum(0, enforce_retention_duration=False, dry_run=False)
-    with pytest.raises(UndoError, match=r"raw.items: 1 of the 1 files of version 0 are gone \(VACUUM\)"):
+    with pytest.raises(RollbackError, match=r"raw.items: 1 of the 1 files of version 0 are gone \(VACUUM\)"):
         undo(lake, "B")
 
 
 def test_tables_of_no_graph_go_back_too(lake_of: Lakes) -> None:
     lake = lake_of(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
-    alone = lake.declaring(landed_items, replace_name(items_table(), "clean.other"))
+    alone = lake.with_tables(landed_items, replace_name(items_table(), "clean.other"))
     versions = lake.version("clean.items")
     undo(alone, "B")
     assert lake.version("clean.items") == (versions or 0) + 1
     assert len(waits(lake, "clean.items")) == 1
-    assert table_log.last_record(lake.lake.quarantine("clean.items")).undoes == "B"  # type: ignore[union-attr]
+    assert table_log.read_last_record(lake.lake.quarantine_path("clean.items")).rolled_back_run == "B"  # type: ignore[union-attr]
 
 
 def replace_name(declared: Any, name: str) -> Any:
@@ -223,7 +223,7 @@ def test_what_another_writer_changed_before_the_run_reaches_the_readers(lake_of:
     lake.land("raw.items", "2.csv", items_csv("3,1,3"))
     lake.run("raw", "clean", run="B")
     planned = undo(lake, "B")
-    assert "mart.all" in planned.anew
+    assert "mart.all" in planned.tables_to_rebuild
     assert lake.rows("clean.items", "id") == [(1,)]
     (lake.folder("raw.items") / "2.csv").unlink()
     lake.run()

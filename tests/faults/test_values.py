@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Merge
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 from tests.faults.compare import content
 from tests.lakes import TestLake, parquet
 
@@ -39,7 +39,7 @@ parsed_values = source("raw.values", landing="values", columns=dict.fromkeys(COL
 def typed_values(values: DataFrame) -> DataFrame:
     """One row per id."""
     return values.select(
-        *[typed(c, kind).alias(c) for c, kind in TYPES.items()], "text", unreadable(TYPES), *ORIGIN_COLUMNS
+        *[parse(c, kind).alias(c) for c, kind in TYPES.items()], "text", unparsed(TYPES), *ORIGIN_COLUMNS
     )
 
 

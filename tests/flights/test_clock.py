@@ -1,7 +1,7 @@
 from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
-from flights.clock import as_date, confirmed, known_zone, next_wall, shifted, snapshot_date, to_utc_after, wall
+from flights.clock import as_date, confirm_utc, known_zone, next_wall, shift_minutes, snapshot_date, to_utc_after, to_wall_time
 
 
 def test_only_real_days_are_dates(frame):
@@ -66,7 +66,7 @@ def test_wall_time_needs_a_clock_that_exists(frame):
         "clock int, wall timestamp",
     )
     date = F.lit("2013-12-31").cast("date")
-    assert_df_equality(expected.withColumn("wall", wall(date, F.col("clock"))), expected, ignore_nullable=True)
+    assert_df_equality(expected.withColumn("wall", to_wall_time(date, F.col("clock"))), expected, ignore_nullable=True)
 
 
 def test_moment_is_confirmed_by_the_wall_time_it_shows(frame):
@@ -84,7 +84,7 @@ def test_moment_is_confirmed_by_the_wall_time_it_shows(frame):
         """,
         "moment timestamp, wall timestamp, confirmed timestamp",
     )
-    checked = expected.withColumn("confirmed", confirmed(F.col("moment"), F.col("wall")))
+    checked = expected.withColumn("confirmed", confirm_utc(F.col("moment"), F.col("wall")))
     # Python has no year 294247.
     assert_df_equality(checked.drop("moment"), expected.drop("moment"), ignore_nullable=True)
 
@@ -138,7 +138,7 @@ def test_shift_beyond_a_week_is_none(frame):
         "minutes int, moment timestamp",
     )
     start = F.lit("2013-01-01").cast("timestamp")
-    assert_df_equality(expected.withColumn("moment", shifted(start, F.col("minutes"))), expected, ignore_nullable=True)
+    assert_df_equality(expected.withColumn("moment", shift_minutes(start, F.col("minutes"))), expected, ignore_nullable=True)
 
 
 def test_zone_is_one_that_spark_knows(frame):

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from flights import delivery
-from flights.delivery import Delivered, deliver
+from flights.delivery import DeliveryResult, deliver
 from lakehouse.errors import LandingError
 from lakehouse.storage import location
 
@@ -19,11 +19,11 @@ def landing(tmp_path_factory):
 
 def test_year_is_delivered_by_day_month_and_snapshot(tmp_path):
     assert deliver(tmp_path) == {
-        "flights": Delivered(written=365, rows=336_776),
-        "weather": Delivered(written=12, rows=26_115),
-        "planes": Delivered(written=1, rows=3_322),
-        "airports": Delivered(written=1, rows=1_458),
-        "airlines": Delivered(written=1, rows=16),
+        "flights": DeliveryResult(written=365, rows=336_776),
+        "weather": DeliveryResult(written=12, rows=26_115),
+        "planes": DeliveryResult(written=1, rows=3_322),
+        "airports": DeliveryResult(written=1, rows=1_458),
+        "airlines": DeliveryResult(written=1, rows=16),
     }
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert len(names) == 380
@@ -64,7 +64,7 @@ def test_what_is_there_is_left_alone_and_what_differs_is_put_again(tmp_path):
     again = deliver(tmp_path, until=date(2013, 1, 2))
 
     assert (again["flights"].written, again["flights"].unchanged) == (1, 1)
-    assert again["planes"] == Delivered(unchanged=1, rows=3_322)
+    assert again["planes"] == DeliveryResult(unchanged=1, rows=3_322)
     assert kept.stat().st_mtime == 1
     assert changed.read_bytes() == whole
 

@@ -16,7 +16,7 @@ from flights.grain import FLIGHT_KEY
 from flights.keys import ORIGINS
 from gold._features_state import WEATHER
 from gold.flight_features import COLUMNS, flight_features
-from lakehouse.definitions.validation import problems_of
+from lakehouse.definitions.validation import find_problems
 
 FLIGHT_TYPES = (
     "flight_date date, carrier string, flight int, origin string, dest string, tailnum string, sched_dep_utc timestamp, "
@@ -29,7 +29,7 @@ Frames = Callable[..., DataFrame]
 
 
 def test_declaration_has_no_problems() -> None:
-    assert problems_of(flight_features) == []
+    assert find_problems(flight_features) == []
 
 
 def test_what_was_known_two_hours_before_departure(frame: Frames, spark: SparkSession) -> None:

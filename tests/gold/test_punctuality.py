@@ -5,7 +5,7 @@ from chispa import assert_df_equality
 
 from gold.airport_daily import airport_daily
 from gold.carrier_monthly import carrier_monthly
-from lakehouse.definitions.validation import problems_of
+from lakehouse.definitions.validation import find_problems
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def flights(frame):
 
 @pytest.mark.parametrize("table", [airport_daily, carrier_monthly], ids=lambda table: table.name)
 def test_declaration_has_no_problems(table):
-    assert problems_of(table) == []
+    assert find_problems(table) == []
 
 
 def test_airport_daily(flights, frame):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lakehouse import settings as settings_module
-from lakehouse.engine.spark.session import LOG_STORE, properties
+from lakehouse.engine.spark.session import LOG_STORE, read_properties
 from lakehouse.errors import SettingsError
 from lakehouse.settings import load
 from tests.paths import CONF, PROJECT
@@ -126,8 +126,8 @@ def test_a_bucket_may_be_named_as_spark_does_and_no_other_store(monkeypatch: pyt
 @pytest.mark.parametrize("file", sorted((CONF / "spark").glob("*.conf")), ids=lambda file: file.stem)
 def test_every_profile_keeps_times_in_utc_and_commits_apart(file: Path) -> None:
     # A GPU's are on top of a profile's.
-    below = properties(CONF / "spark" / "local.conf") if file.stem.startswith("gpu") else {}
-    found = below | properties(file)
+    below = read_properties(CONF / "spark" / "local.conf") if file.stem.startswith("gpu") else {}
+    found = below | read_properties(file)
     options = {name: value for name, value in found.items() if name.endswith(".extraJavaOptions")}
     assert options
     assert all("-Duser.timezone=UTC -Dfile.encoding=UTF-8" in value for value in options.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.browser import browsing
+from tests.browser import open_page
 from tests.example.flights_page import make_lake, pick, serving_page, settled
 
 
@@ -15,7 +15,7 @@ def test_the_page_shows_what_the_api_predicts(tmp_path: Path) -> None:
         predictions = zip(served.probabilities(), served.flights, strict=True)
         probability, flight = min(predictions, key=lambda pair: abs(pair[0] - 0.5))
         addresses: list[str] = []
-        with browsing(served.page, addresses) as page:
+        with open_page(served.page, addresses) as page:
             pick(page, "From", flight["origin"], flight["origin"])
             pick(page, "Flight", str(flight["flight"]), f"{flight['carrier']} {flight['flight']} to {flight['dest']}")
             shown = settled(page, flight)

@@ -10,7 +10,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from models import trees
-from models._few_rows import FEW, few_rows
+from models._few_rows import MAX_ROWS, cached_few_rows
 from models.late_arrival import CATEGORIES, FEATURES
 from tests.example.departures import features_of, splits_of
 
@@ -26,11 +26,11 @@ def test_it_says_what_scikit_learn_says_to_the_last_bit(tmp_path: Path, features
         odd = spoiled(choose.frame[list(features)])
         expected = fitted.predict_proba(odd)[:, 1]
         assert len(np.unique(expected)) > 20
-        assert (few_rows(fitted).predict(odd) == expected).all()
+        assert (cached_few_rows(fitted).predict(odd) == expected).all()
         for start in (0, 1, 70):
-            one, some = odd.iloc[start : start + 1], odd.iloc[start : start + FEW]
+            one, some = odd.iloc[start : start + 1], odd.iloc[start : start + MAX_ROWS]
             assert trees.predict(fitted, one) == expected[start]
-            assert (trees.predict(fitted, some) == expected[start : start + FEW]).all()
+            assert (trees.predict(fitted, some) == expected[start : start + MAX_ROWS]).all()
 
 
 def spoiled(frame: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from gold.flight_features import COLUMNS
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import Rows
+from lakehouse.ml.dataset import LabelledRows
 from lakehouse.ml.metrics import evaluate
 from models import keras_network, network, spark_forest, spark_trees, trees
 from models.late_arrival import BASELINE_FEATURES, CATEGORIES, FEATURES
@@ -64,13 +64,13 @@ def one_thread(spark: SparkSession) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, Rows]:
+def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledRows, LabelledRows]:
     columns = tuple(dict.fromkeys(name for model in SMALL for name in (*model.FEATURES, *model.BASELINE_FEATURES)))
     return splits_of(features_of(tmp_path_factory.mktemp("lake")), columns)
 
 
 def fitted(
-    model: ModuleType, splits: tuple[Rows, Rows], features: tuple[str, ...] = (), params: dict[str, Any] | None = None
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows], features: tuple[str, ...] = (), params: dict[str, Any] | None = None
 ) -> Any:
     seen: list[tuple[int, dict[str, float]]] = []
     made = model.fit(
@@ -91,7 +91,7 @@ def test_features_are_columns_of_the_table_and_tell_nothing_of_the_outcome() -> 
 
 
 @MODELS
-def test_it_learns_and_gives_the_same_for_the_same_seed(model: ModuleType, splits: tuple[Rows, Rows]) -> None:
+def test_it_learns_and_gives_the_same_for_the_same_seed(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
     _, choose = splits
     made, again = fitted(model, splits), fitted(model, splits)
     probability = model.predict(made, choose.frame)
@@ -105,7 +105,7 @@ def test_it_learns_and_gives_the_same_for_the_same_seed(model: ModuleType, split
 
 @MODELS
 @pytest.mark.filterwarnings("error:Fixed parameter")
-def test_what_its_space_draws_is_what_it_is_fitted_with(model: ModuleType, splits: tuple[Rows, Rows]) -> None:
+def test_what_its_space_draws_is_what_it_is_fitted_with(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
     for params in model.CANDIDATES:
         assert model.space(optuna.trial.FixedTrial(dict(params))) == params, "a candidate lies in the space"
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
@@ -119,7 +119,7 @@ def test_what_its_space_draws_is_what_it_is_fitted_with(model: ModuleType, split
 
 
 @MODELS
-def test_unknown_and_missing_values_are_no_error(model: ModuleType, splits: tuple[Rows, Rows]) -> None:
+def test_unknown_and_missing_values_are_no_error(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
     _, choose = splits
     odd = choose.frame.head(4).copy()
     for row, (name, value) in enumerate(
@@ -170,7 +170,7 @@ def test_pickles_are_found_wherever_they_are(tmp_path: Path) -> None:
 
 @MODELS
 def test_its_files_hold_no_pickle_and_say_the_same(
-    model: ModuleType, splits: tuple[Rows, Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, choose = splits
     made = fitted(model, splits)
@@ -193,7 +193,7 @@ def test_its_files_hold_no_pickle_and_say_the_same(
 
 @MODELS
 def test_it_loads_and_predicts_where_nothing_but_its_requirements_is(
-    model: ModuleType, splits: tuple[Rows, Rows], tmp_path: Path
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows], tmp_path: Path
 ) -> None:
     """Where MLflow serves it there is no Spark, and no lake."""
     made, few = fitted(model, splits), splits[1].frame.head(20)
@@ -216,7 +216,7 @@ numpy.save("said.npy", model.predict(model.load(Path("model")), pandas.read_parq
 
 
 def test_trees_of_types_that_nobody_looked_at_are_not_stored(
-    splits: tuple[Rows, Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    splits: tuple[LabelledRows, LabelledRows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trees, "TRUSTED_TYPES", ())
     with pytest.raises(ModelError, match="TRUSTED_TYPES does not name: .*TreePredictor"):

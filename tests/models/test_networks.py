@@ -22,11 +22,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.dataset import Rows
+from lakehouse.ml.dataset import LabelledRows
 from lakehouse.ml.metrics import evaluate
 from models import _epochs, keras_network, network
 from models._encoding import DESCRIPTION, Encoding, learn_encoding
-from models._epochs import Batch, minibatches, spooled
+from models._epochs import Batch, minibatches, spool
 from models.late_arrival import EMBEDDED, TASK
 from tests.example.departures import features_of, some_flights
 
@@ -45,7 +45,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class Streamed(Rows):
+class Streamed(LabelledRows):
     """Rows that cannot be had all at once."""
 
     @property
@@ -54,16 +54,16 @@ class Streamed(Rows):
 
 
 @pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Streamed, Rows]:
+def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Streamed, LabelledRows]:
     """Six weeks to train on, 1,638 labelled rows, and one to choose by."""
     features = features_of(tmp_path_factory.mktemp("lake"), some_flights(days=49))
-    columns = (*TASK.key, TASK.time, *network.FEATURES)
+    columns = (*TASK.key, TASK.time_column, *network.FEATURES)
     train = Streamed(features, ("2013-10-18", "2013-11-28"), columns)
-    return train, Rows(features, ("2013-11-29", "2013-12-05"), columns)
+    return train, LabelledRows(features, ("2013-11-29", "2013-12-05"), columns)
 
 
 @pytest.fixture(scope="module")
-def stored(splits: tuple[Rows, Rows], tmp_path_factory: pytest.TempPathFactory) -> dict[ModuleType, Path]:
+def stored(splits: tuple[LabelledRows, LabelledRows], tmp_path_factory: pytest.TempPathFactory) -> dict[ModuleType, Path]:
     """The files of one network of each kind."""
     folders = {model: tmp_path_factory.mktemp(model.__name__) for model in (network, keras_network)}
     for model, folder in folders.items():
@@ -71,7 +71,7 @@ def stored(splits: tuple[Rows, Rows], tmp_path_factory: pytest.TempPathFactory) 
     return folders
 
 
-def fitted(model: ModuleType, splits: tuple[Rows, Rows], curve: Any = lambda *_: None, **params: Any) -> Any:
+def fitted(model: ModuleType, splits: tuple[LabelledRows, LabelledRows], curve: Any = lambda *_: None, **params: Any) -> Any:
     return model.fit(*splits, features=FEW, params=PARAMS | params, seed=3, curve=curve)
 
 
@@ -88,7 +88,7 @@ def test_texts_become_codes_and_numbers_standardised() -> None:
     assert encoding.embedded["carrier"].vocabulary == ("AA", "UA")
     assert encoding.embedded["route"].vocabulary == ("EWR BOS", "EWR ORD", "JFK BOS")
     assert "aircraft" not in encoding.embedded, "its column is no feature"
-    assert [(name, one.mean, one.gaps) for name, one in encoding.numbers.items()] == [
+    assert [(name, one.mean, one.has_gaps) for name, one in encoding.numbers.items()] == [
         ("seats", 2, True), ("late", 0.75, False), ("flat", 7, False),
     ]  # fmt: skip
     assert encoding.numbers["seats"].deviation == pytest.approx(np.std([1, 2, 3]))
@@ -104,7 +104,7 @@ def test_texts_become_codes_and_numbers_standardised() -> None:
     assert numbers.shape[1] == encoding.width
 
 
-def test_a_frame_is_encoded_as_the_table_that_it_came_from(splits: tuple[Rows, Rows]) -> None:
+def test_a_frame_is_encoded_as_the_table_that_it_came_from(splits: tuple[LabelledRows, LabelledRows]) -> None:
     _, choose = splits
     (table,) = choose.batches()
     encoding = learn_encoding([table], network.FEATURES, EMBEDDED)
@@ -113,7 +113,7 @@ def test_a_frame_is_encoded_as_the_table_that_it_came_from(splits: tuple[Rows, R
     assert Encoding.model_validate_json(encoding.model_dump_json()) == encoding
 
 
-def test_parts_teach_what_the_whole_does(splits: tuple[Rows, Rows]) -> None:
+def test_parts_teach_what_the_whole_does(splits: tuple[LabelledRows, LabelledRows]) -> None:
     train, _ = splits
     encoding = learn_encoding(train.batches(), FEW, EMBEDDED)
     whole = pa.concat_tables(train.batches())
@@ -124,12 +124,12 @@ def test_parts_teach_what_the_whole_does(splits: tuple[Rows, Rows]) -> None:
 
 
 def test_an_epoch_has_each_row_once_in_an_order_of_its_own(
-    splits: tuple[Rows, Rows], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    splits: tuple[LabelledRows, LabelledRows], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(_epochs, "BUFFER_WEEKS", 2)
     train, _ = splits
     encoding = learn_encoding(train.batches(), FEW, EMBEDDED)
-    weeks = spooled(train, encoding, tmp_path)
+    weeks = spool(train, encoding, tmp_path)
     assert len(weeks) == 6
 
     def epoch(seed: int, number: int) -> list[Batch]:
@@ -154,7 +154,7 @@ def test_an_epoch_has_each_row_once_in_an_order_of_its_own(
 
 @NETWORKS
 def test_no_more_than_the_buffers_weeks_are_held(
-    model: ModuleType, splits: tuple[Rows, Rows], monkeypatch: pytest.MonkeyPatch
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of six weeks, two are: counted are the tables and arrays that are alive when another week is read."""
     monkeypatch.setattr(_epochs, "BUFFER_WEEKS", 2)
@@ -165,7 +165,7 @@ def test_no_more_than_the_buffers_weeks_are_held(
         alive[kind].append(weakref.ref(made))
         most[kind] = max(most[kind], sum(one() is not None for one in alive[kind]))
 
-    def batches(rows: Rows, of: Callable[[Rows], Iterator[pa.Table]] = Rows.batches) -> Iterator[pa.Table]:
+    def batches(rows: LabelledRows, of: Callable[[LabelledRows], Iterator[pa.Table]] = LabelledRows.batches) -> Iterator[pa.Table]:
         for table in of(rows):
             watch("table", table)
             yield table
@@ -174,14 +174,14 @@ def test_no_more_than_the_buffers_weeks_are_held(
         watch("read", (batch := of(week)).numbers)
         return batch
 
-    monkeypatch.setattr(Rows, "batches", batches)
+    monkeypatch.setattr(LabelledRows, "batches", batches)
     monkeypatch.setattr(_epochs, "_read", read)
     fitted(model, splits)
     assert most == {"read": 2, "table": 2}, "a table that is taken is there while the next one is read"
 
 
 @NETWORKS
-def test_the_best_epochs_weights_are_kept(model: ModuleType, splits: tuple[Rows, Rows]) -> None:
+def test_the_best_epochs_weights_are_kept(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
     _, choose = splits
     seen: list[float] = []
     made = fitted(model, splits, lambda _, values: seen.append(values["choose_brier"]), learning_rate=0.2, epochs=30)
@@ -193,7 +193,7 @@ def test_the_best_epochs_weights_are_kept(model: ModuleType, splits: tuple[Rows,
 
 @NETWORKS
 def test_what_was_never_seen_is_taken_as_missing(
-    model: ModuleType, splits: tuple[Rows, Rows], stored: dict[ModuleType, Path]
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows], stored: dict[ModuleType, Path]
 ) -> None:
     made = model.load(stored[model])
     one = splits[1].frame.head(1)
@@ -247,7 +247,7 @@ def test_a_missing_package_is_told(
     model: ModuleType,
     package: str,
     extra: str,
-    splits: tuple[Rows, Rows],
+    splits: tuple[LabelledRows, LabelledRows],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -264,7 +264,7 @@ def test_declaring_them_imports_neither_torch_nor_tensorflow() -> None:
     assert done.stdout == "set()\n"
 
 
-def test_torch_is_left_as_it_was(splits: tuple[Rows, Rows]) -> None:
+def test_torch_is_left_as_it_was(splits: tuple[LabelledRows, LabelledRows]) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     fitted(network, splits, epochs=1)
@@ -272,7 +272,7 @@ def test_torch_is_left_as_it_was(splits: tuple[Rows, Rows]) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_loss_that_is_no_number_is_told(splits: tuple[Rows, Rows]) -> None:
+def test_a_loss_that_is_no_number_is_told(splits: tuple[LabelledRows, LabelledRows]) -> None:
     with pytest.raises(ModelError, match="loss is not a number.* lower learning_rate"):
         fitted(network, splits, learning_rate=float("inf"))
 
@@ -285,7 +285,7 @@ def test_a_gpu_is_told_to_compute_the_same_before_it_computes_anything(monkeypat
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_half_the_bits_learn_as_well(splits: tuple[Rows, Rows], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_the_bits_learn_as_well(splits: tuple[LabelledRows, LabelledRows], monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU does it; here the CPU stands in for it, which knows bfloat16, too."""
     choose, whole = splits[1], fitted(network, splits)
     asked: list[bool] = []

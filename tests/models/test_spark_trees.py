@@ -22,10 +22,10 @@ from lakehouse import settings
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline
-from lakehouse.ml.dataset import Rows, as_frame
+from lakehouse.ml.dataset import LabelledRows, as_frame
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.training import train
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 from models import _spark_nodes, spark_forest, spark_trees
 from models.late_arrival import CATEGORIES, FEATURES, TASK
 from tests.example.departures import features_of, splits_of
@@ -51,11 +51,11 @@ def described(*trees: str, weights: tuple[float, ...] = (1.0,)) -> Any:
 
 
 @pytest.fixture
-def fitted() -> _spark_nodes.Fitted:
-    return _spark_nodes.exported(described(TREE, TREE, weights=(1.0, 0.1)), ("carrier", "temp_f"))
+def fitted() -> _spark_nodes.FittedTrees:
+    return _spark_nodes.export_trees(described(TREE, TREE, weights=(1.0, 0.1)), ("carrier", "temp_f"))
 
 
-def test_a_row_goes_its_way_by_category_and_by_number(fitted: _spark_nodes.Fitted) -> None:
+def test_a_row_goes_its_way_by_category_and_by_number(fitted: _spark_nodes.FittedTrees) -> None:
     rows = pd.DataFrame(
         [("AA", 1e-4), ("AA", 2e-4), ("AA", np.nan), ("AA", np.inf), ("UA", 0), ("XX", 1), (None, -1)],
         columns=["carrier", "temp_f"],
@@ -63,7 +63,7 @@ def test_a_row_goes_its_way_by_category_and_by_number(fitted: _spark_nodes.Fitte
     said = np.array([-0.5, 0.25, -0.5, -0.5, 0.75, 0.25, -0.5])
     assert spark_trees.predict(fitted, rows) == pytest.approx(1 / (1 + np.exp(-2 * said * 1.1)), abs=1e-15)
     assert spark_trees.predict(fitted, rows.iloc[:0]).shape == (0,)
-    assert spark_trees.reads(fitted) == ("carrier", "temp_f")
+    assert spark_trees.input_columns(fitted) == ("carrier", "temp_f")
 
 
 def test_a_code_that_was_taken_for_a_number_is_a_set_of_codes() -> None:
@@ -71,13 +71,13 @@ def test_a_code_that_was_taken_for_a_number_is_a_set_of_codes() -> None:
     by_number = TREE.replace("If (feature 0 in {0.0,2.0})", "If (feature 0 <= 0.5)").replace(
         "Else (feature 0 not in {0.0,2.0})", "Else (feature 0 > 0.5)"
     )
-    fitted = _spark_nodes.exported(described(by_number), ("carrier", "temp_f"))
-    assert fitted.said["trees"][0][0] == {"feature": 0, "among": [0], "right": 4}
+    fitted = _spark_nodes.export_trees(described(by_number), ("carrier", "temp_f"))
+    assert fitted.description["trees"][0][0] == {"feature": 0, "among": [0], "right": 4}
     rows = pd.DataFrame({"carrier": ["AA", "UA", None], "temp_f": [0.0, 0.0, 0.0]})
     assert spark_forest.predict(fitted, rows).tolist() == [-0.5, 0.75, 0.75]
 
 
-def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: _spark_nodes.Fitted) -> None:
+def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: _spark_nodes.FittedTrees) -> None:
     chance = np.random.default_rng(0)
     size = 2 * _spark_nodes.CHUNK_ROWS + 3
     rows = pd.DataFrame({"carrier": chance.choice(["AA", "UA", "XX"], size), "temp_f": chance.normal(size=size)})
@@ -102,7 +102,7 @@ def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: _spar
 def test_what_spark_says_in_other_words_is_refused(old: str, new: str) -> None:
     assert old in TREE
     with pytest.raises(ModelError, match="Spark describes a tree"):
-        _spark_nodes.exported(described(TREE.replace(old, new)), ("carrier", "temp_f"))
+        _spark_nodes.export_trees(described(TREE.replace(old, new)), ("carrier", "temp_f"))
 
 
 def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
@@ -136,7 +136,7 @@ def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
     ],
 )
 def test_files_of_no_trees_are_refused(
-    fitted: _spark_nodes.Fitted, change: Callable[[Any], None], tmp_path: Path
+    fitted: _spark_nodes.FittedTrees, change: Callable[[Any], None], tmp_path: Path
 ) -> None:
     spark_trees.save(fitted, tmp_path)
     said = json.loads((tmp_path / _spark_nodes.FILE).read_text())
@@ -147,7 +147,7 @@ def test_files_of_no_trees_are_refused(
 
 
 @pytest.fixture
-def splits(tmp_path: Path) -> tuple[Rows, Rows]:
+def splits(tmp_path: Path) -> tuple[LabelledRows, LabelledRows]:
     return splits_of(features_of(tmp_path), FEATURES)
 
 
@@ -181,20 +181,20 @@ def odd(frame: pd.DataFrame) -> dict[str, list[Any]]:
 )
 def test_numpy_says_what_spark_says(
     spark: SparkSession,
-    splits: tuple[Rows, Rows],
+    splits: tuple[LabelledRows, LabelledRows],
     model: ModuleType,
     params: dict[str, Any],
     said_of_a_row: Callable[[], Column],
 ) -> None:
     train, choose = splits
-    grown = _spark_nodes.grown(train.distributed(), FEATURES, lambda bins: model.estimator(bins, params, 3))
-    fitted = _spark_nodes.exported(grown, FEATURES)
-    assert any("among" in node for tree in fitted.said["trees"] for node in tree)
+    grown = _spark_nodes.grow_trees(train.read_on_spark(), FEATURES, lambda bins: model.estimator(bins, params, 3))
+    fitted = _spark_nodes.export_trees(grown, FEATURES)
+    assert any("among" in node for tree in fitted.description["trees"] for node in tree)
     columns = odd(choose.frame)
     kinds = {name: pa.string() if name in CATEGORIES else pa.float64() for name in FEATURES}
     table = pa.table({name: pa.array(columns[name], kinds[name]) for name in FEATURES})
     numbered = table.append_column("row", pa.array(range(len(table))))
-    rows = grown.transform(_spark_nodes.filled(spark.createDataFrame(numbered), FEATURES))
+    rows = grown.transform(_spark_nodes.fill_missing(spark.createDataFrame(numbered), FEATURES))
     said = rows.select("row", said_of_a_row().alias("p")).toArrow().sort_by("row")
     there, here = said["p"].to_numpy(), model.predict(fitted, as_frame(table))
     assert len(here) == choose.rows
@@ -209,10 +209,10 @@ def test_trees_grown_by_spark_are_registered_and_score(
     features_of(place.lake)
     models, registry = {"spark_trees": spark_trees}, Registry(place.tracking_uri, place.artifact_root, "flights")
     with threadpool_limits(1):
-        trained = train("spark_trees", models, lake=place.lake, registry=registry, revision="abc", kept=place.kept)
+        trained = train("spark_trees", models, lake=place.lake, registry=registry, revision="abc", pending_folder=place.pending_folder)
     assert trained.metrics["brier"] < trained.baseline["brier"]
     configured = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
     days = (date(2013, 11, 1), date(2013, 11, 7))
-    done = pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, new_run())
+    done = pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run())
     assert (done.rows, done.written) == (280, 280)
-    assert pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, new_run()).written == 0
+    assert pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run()).written == 0

@@ -9,7 +9,7 @@ from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, History, Merge
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 
 ORDER_TYPES = {
     "order_id": "bigint",
@@ -22,7 +22,7 @@ ORDER_COLUMNS = {**ORDER_TYPES, "status": "string"}
 
 
 def order_columns() -> list[Column]:
-    return [*[typed(c, kind).alias(c) for c, kind in ORDER_TYPES.items()], F.lower("status").alias("status")]
+    return [*[parse(c, kind).alias(c) for c, kind in ORDER_TYPES.items()], F.lower("status").alias("status")]
 
 
 @table(
@@ -34,7 +34,7 @@ def order_columns() -> list[Column]:
 )
 def order_log(orders: DataFrame) -> DataFrame:
     """One row per landed line about an order."""
-    return orders.select(*order_columns(), unreadable(ORDER_TYPES), *ORIGIN_COLUMNS)
+    return orders.select(*order_columns(), unparsed(ORDER_TYPES), *ORIGIN_COLUMNS)
 
 
 @table(
@@ -52,13 +52,13 @@ def order_log(orders: DataFrame) -> DataFrame:
 )
 def orders(orders: DataFrame) -> DataFrame:
     """One row per order, as last updated."""
-    return orders.select(*order_columns(), unreadable(ORDER_TYPES), *ORIGIN_COLUMNS)
+    return orders.select(*order_columns(), unparsed(ORDER_TYPES), *ORIGIN_COLUMNS)
 
 
 @table(
     "clean.customers",
     columns={"customer_id": "bigint", "name": "string", "city": "string", "as_of": "date"},
-    write=History(effective="as_of"),
+    write=History(effective_column="as_of"),
     key=("customer_id",),
     rules=(Rule("snapshot_is_dated", "as_of IS NOT NULL"),),
     customers="raw.customers",

@@ -23,5 +23,5 @@ payments = source(
     landing="payments",
     format="parquet",
     columns={"payment_id": "bigint", "order_id": "bigint", "paid_on": "date", "amount": "double"},
-    relanded="replace",
+    on_redelivery="replace",
 )

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.rules import Rule
-from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Merge, Rebuild, Replace
 
 LOOK_BACK_DAYS = 2
@@ -18,7 +18,7 @@ LOOK_BACK_DAYS = 2
     write=Merge(),
     key=("payment_id",),
     payments="clean.payments",
-    orders=looks_up("clean.orders", on_change="everything"),
+    orders=lookup("clean.orders", on_change="everything"),
 )
 def receipts(payments: DataFrame, orders: DataFrame) -> DataFrame:
     """One row per payment, with the customer who owed it."""
@@ -32,7 +32,7 @@ def receipts(payments: DataFrame, orders: DataFrame) -> DataFrame:
     write=Replace(partition="day"),
     key=("day",),
     rules=(Rule("revenue_is_positive", "revenue > 0", "fail"),),
-    payments=drives("clean.payments", by="paid_on", context_days=LOOK_BACK_DAYS, reach_days=LOOK_BACK_DAYS),
+    payments=incremental("clean.payments", date_column="paid_on", lookback_days=LOOK_BACK_DAYS, affects_days=LOOK_BACK_DAYS),
 )
 def daily_revenue(payments: DataFrame) -> DataFrame:
     """One row per day with payments; `revenue_3d` adds the two days before."""
@@ -46,7 +46,7 @@ def daily_revenue(payments: DataFrame) -> DataFrame:
     columns={"month": "date", "orders": "bigint", "amount": "double"},
     write=Replace(partition="month", unit="month"),
     key=("month",),
-    orders=drives("clean.orders", by="order_date"),
+    orders=incremental("clean.orders", date_column="order_date"),
 )
 def monthly_orders(orders: DataFrame) -> DataFrame:
     """One row per month with orders."""
@@ -60,7 +60,7 @@ def monthly_orders(orders: DataFrame) -> DataFrame:
     write=Rebuild(),
     key=("customer_id",),
     orders="clean.orders",
-    customers=looks_up("clean.customers", on_change="everything"),
+    customers=lookup("clean.customers", on_change="everything"),
 )
 def top_customers(orders: DataFrame, customers: DataFrame) -> DataFrame:
     """One row per customer, for the three who ordered most."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.test_backup import BUCKET
-from tests.s3 import client, minio
+from tests.s3 import make_client, minio
 
 
 @pytest.mark.skipif(not shutil.which("aws"), reason="needs the program aws")
@@ -21,7 +21,7 @@ def test_a_bucket_is_copied_by_the_same_order(tmp_path: Path) -> None:
         ".run.lock",
     ]  # fmt: skip
     with minio(tmp_path / "minio") as (endpoint, variables):
-        store = client(endpoint, variables)
+        store = make_client(endpoint, variables)
         for bucket in ("lake", "copy"):
             store.create_bucket(Bucket=bucket)
         for name in names:

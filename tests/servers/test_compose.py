@@ -12,7 +12,7 @@ import pytest
 
 from deploy import env, programs
 from tests.paths import PROJECT
-from tests.stack import absent
+from tests.stack import skip_missing
 
 COMPOSE_VERSION = "v5.6.0"
 COMPOSE_FILE = PROJECT / "docker-compose.yml"
@@ -42,7 +42,7 @@ def docker_compose() -> list[str]:
     if found := shutil.which("docker-compose") or (str(built) if built.exists() else None):
         return [found]
     if (go := shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")) is None:
-        absent("docker compose is not on this machine, nor Go, which would build it")
+        skip_missing("docker compose is not on this machine, nor Go, which would build it")
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         package = "github.com/docker/compose/v5/cmd"

@@ -16,22 +16,22 @@ from lakehouse.definitions.sources import Database, source
 from lakehouse.engine.spark import jdbc
 from lakehouse.errors import LockError
 from lakehouse.storage import location
-from lakehouse.storage.lease import Hold
+from lakehouse.storage.lease import Lease
 from tests.lakes import TestLake
 from tests.sources import PRODUCTS, SUPPLIERS, URL, clean_products, clean_suppliers, fill, products, suppliers
-from tests.stack import Running, running_servers
+from tests.stack import RunningServers, running_servers
 
 TODAY = "2024-02-29"
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+def running() -> Iterator[RunningServers]:
     with running_servers("postgres") as made:
         yield made
 
 
 @pytest.fixture
-def database(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection]:
+def database(running: RunningServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection]:
     """The suppliers and products in PostgreSQL, whose address is in the environment."""
     for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"):
         monkeypatch.setenv(name, running.values[name])
@@ -51,9 +51,9 @@ def test_every_row_is_extracted_once(lake: TestLake) -> None:
     assert (done.counts("raw.suppliers"), done.counts("raw.products")) == ({"written": 4}, {"written": 5})
     assert done.counts("clean.suppliers") == {"written": 4, "unchanged": 0, "superseded": 0, "quarantined": 0}
     assert done.counts("clean.products")["written"] == 5
-    assert location.names(lake.folder("raw.products")) == [f"products_{TODAY}.parquet"]
-    assert location.names(lake.folder("raw.suppliers")) == [f"suppliers_00000001_{TODAY}.parquet"]
-    assert location.names(lake.root / "extracts" / "raw.products") == []
+    assert location.list_names(lake.folder("raw.products")) == [f"products_{TODAY}.parquet"]
+    assert location.list_names(lake.folder("raw.suppliers")) == [f"suppliers_00000001_{TODAY}.parquet"]
+    assert location.list_names(lake.root / "extracts" / "raw.products") == []
     assert {*lake.rows("raw.suppliers", "code", "name")} == {*SUPPLIERS}
     assert {*lake.rows("raw.products")} == {*PRODUCTS}, "a null stays a null"
 
@@ -84,11 +84,11 @@ def test_an_interrupted_extract_is_finished_within_its_bounds(
 
     with monkeypatch.context() as changed:
         changed.setattr(jdbc.location, "move_new", cut)
-        assert lake.attempt("raw.suppliers").report.failed
-    assert location.names(lake.root / "manifests" / "raw.suppliers" / "extracts") == ["00000001.json"]
+        assert lake.attempt("raw.suppliers").report.has_failed
+    assert location.list_names(lake.root / "manifests" / "raw.suppliers" / "extracts") == ["00000001.json"]
     database.execute("INSERT INTO suppliers (code) VALUES ('LATER')")
     assert lake.run("raw.suppliers").counts("raw.suppliers")["written"] == 5
-    assert location.names(lake.folder("raw.suppliers")) == [
+    assert location.list_names(lake.folder("raw.suppliers")) == [
         f"suppliers_00000001_{TODAY}.parquet",
         f"suppliers_00000002_{TODAY}.parquet",
     ]
@@ -105,7 +105,7 @@ def test_a_row_without_its_cursor_stops_the_extract(lake: TestLake, database: ps
 
 def test_undeclared_columns_follow_the_contract(lake: TestLake, database: psycopg.Connection) -> None:
     contract = Contract(new_column="add")
-    lenient = lake.declaring(replace(suppliers, contract=contract))
+    lenient = lake.with_tables(replace(suppliers, contract=contract))
     database.execute("ALTER TABLE suppliers ADD country text DEFAULT 'NO'")
     lenient.run()
     assert lenient.rows("raw.suppliers", "country") == [("NO",)] * 4
@@ -146,7 +146,7 @@ def test_an_unreadable_database_is_reported_without_the_password(
 
 
 def test_a_hanging_database_ends_the_run_in_time(
-    lake: TestLake, running: Running, monkeypatch: pytest.MonkeyPatch
+    lake: TestLake, running: RunningServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake.run("raw.products")  # its connections are warm: what hangs then is the query
     monkeypatch.setattr(jdbc, "SILENT_SECONDS", 3)
@@ -170,7 +170,7 @@ def test_a_run_without_its_lease_lands_nothing(lake: TestLake, monkeypatch: pyte
     file.unlink()
     with monkeypatch.context() as changed:
         changed.setattr(
-            Hold, "check", lost_after(2)
+            Lease, "check", lost_after(2)
         )  # asked as the table's turn comes, as its extract begins and as it lands
         changed.setattr(jdbc, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
         assert "lost the lake" in lake.attempt("raw.suppliers").errors["raw.suppliers"]
@@ -182,10 +182,10 @@ def test_a_run_without_its_lease_lands_nothing(lake: TestLake, monkeypatch: pyte
     assert file.read_bytes() == b"of a successor"
 
 
-def lost_after(checks: int) -> Callable[[Hold], None]:
+def lost_after(checks: int) -> Callable[[Lease], None]:
     left = iter(range(checks))
 
-    def check(hold: Hold) -> None:
+    def check(hold: Lease) -> None:
         if next(left, None) is None:
             raise LockError("lost the lake")
 
@@ -256,7 +256,7 @@ def test_a_connection_lost_while_reading_lands_nothing(
     cutting.join()
     assert "its database" in said
     assert "terminating connection" in said
-    assert location.names(lake.folder("raw.products")) == []
+    assert location.list_names(lake.folder("raw.products")) == []
     database.execute("DROP VIEW products")
     database.execute("ALTER TABLE all_products RENAME TO products")
     assert lake.run("raw.products").counts("raw.products")["written"] == 3000
@@ -267,7 +267,7 @@ def test_a_pinned_batch_is_finished_before_the_next(
 ) -> None:
     with monkeypatch.context() as changed:
         changed.setattr("lakehouse.engine.spark.bronze.read_batch", lambda *_: 1 / 0)
-        assert lake.attempt("raw.products").report.failed
+        assert lake.attempt("raw.products").report.has_failed
     database.execute("UPDATE products SET stock = '9' WHERE sku = 'P1'")
     lake.run("raw.products")
     assert len(lake.rows("raw.products")) == 5
@@ -277,7 +277,7 @@ def test_a_pinned_batch_is_finished_before_the_next(
     assert len(lake.rows("raw.products")) == 5
 
 
-def test_a_restarted_database_loses_nothing(lake: TestLake, running: Running) -> None:
+def test_a_restarted_database_loses_nothing(lake: TestLake, running: RunningServers) -> None:
     running.command("down")
     try:
         began = time.monotonic()

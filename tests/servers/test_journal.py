@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.storage.location import delta_options
-from lakehouse.storage.s3 import S3Path, client
+from lakehouse.storage.location import build_delta_options
+from lakehouse.storage.s3 import S3Path, get_client
 from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
 from tests.parcels import TASK, parcels
@@ -24,10 +24,10 @@ def test_a_lake_in_a_bucket_is_read_and_written_as_well(tmp_path: Path, monkeypa
     with minio(tmp_path / "data") as (_, env):
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        client().create_bucket(Bucket="lake")
+        get_client().create_bucket(Bucket="lake")
         lake = S3Path("lake", "lake")
         path = lake.joinpath("gold", "parcels")
-        write_deltalake(str(path), parcels(), storage_options=delta_options(path))
+        write_deltalake(str(path), parcels(), storage_options=build_delta_options(path))
         looked_up = Lookups(TASK, lake)
         found, version = looked_up.find([((3,), None), ((4000,), None)], ("items", "shop"))
         told = parcels().slice(3, 1).to_pylist()[0]
@@ -36,5 +36,5 @@ def test_a_lake_in_a_bucket_is_read_and_written_as_well(tmp_path: Path, monkeypa
         journal.begin()
         journal.put(entry(1))
         journal.close()
-        written = DeltaTable(str(journal.path), storage_options=delta_options(journal.path))
+        written = DeltaTable(str(journal.path), storage_options=build_delta_options(journal.path))
         assert written.to_pyarrow_table()["request_id"].to_pylist() == ["r1"]

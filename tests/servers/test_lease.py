@@ -15,9 +15,9 @@ import pytest
 
 from lakehouse.errors import LockError, StorageError
 from lakehouse.storage import lease
-from lakehouse.storage.lease import Hold, read_holder
-from lakehouse.storage.lock import run_lock
-from lakehouse.storage.s3 import S3Path, client
+from lakehouse.storage.lease import Lease, read_holder
+from lakehouse.storage.lock import lock_lake
+from lakehouse.storage.s3 import S3Path, get_client
 from tests.s3 import SERVERS, proxy
 
 HOLD = """
@@ -41,7 +41,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ):
         for name, value in env.items():
             environment.setenv(name, value)
-        client().create_bucket(Bucket="locks")
+        get_client().create_bucket(Bucket="locks")
         yield S3Path("locks")
 
 
@@ -62,12 +62,12 @@ def another_holder(root: S3Path, seconds: float) -> subprocess.Popen[str]:
 def test_a_killed_local_holder_is_succeeded_at_once(root: S3Path) -> None:
     first = another_holder(root, 60)
     named = rf"run the-first-run, process {first.pid} on .* its lease ends in \d+ s"
-    with pytest.raises(LockError, match=named), run_lock(root, "second"):
+    with pytest.raises(LockError, match=named), lock_lake(root, "second"):
         pass
     first.kill()
     first.wait()
     began = time.monotonic()
-    with run_lock(root, "second"):
+    with lock_lake(root, "second"):
         assert read_holder(root / ".run.lock").record["run"] == "second"
     assert time.monotonic() - began < 5
     assert read_holder(root / ".run.lock").record["released"]
@@ -77,25 +77,25 @@ def test_only_an_expired_lease_is_succeeded(root: S3Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)
     monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda record: False)  # like a holder elsewhere
     first = another_holder(root, 3)
-    with pytest.raises(LockError), run_lock(root, "second", wait_seconds=5):
+    with pytest.raises(LockError), lock_lake(root, "second", wait_seconds=5):
         pass
     first.kill()
     first.wait()
-    with run_lock(root, "second", wait_seconds=10):
+    with lock_lake(root, "second", wait_seconds=10):
         pass
 
 
 def test_a_paused_holder_stops_and_has_smaller_fences(root: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
     monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda record: False)
-    paused, successor = Hold(), Hold(token=0)  # a clock that is behind
-    with run_lock(root, "paused", hold=paused):
+    paused, successor = Lease(), Lease(token=0)  # a clock that is behind
+    with lock_lake(root, "paused", hold=paused):
         paused.check()
-        fence = paused.fence()
+        fence = paused.issue_fencing_token()
         monkeypatch.setattr(lease, "RENEWALS", 1e-3)  # no renewal comes in time
         others = ExitStack()
-        others.enter_context(run_lock(root, "successor", 20, successor))
-        assert successor.fence() > fence
+        others.enter_context(lock_lake(root, "successor", 20, successor))
+        assert successor.issue_fencing_token() > fence
         with pytest.raises(LockError, match="The lease on the lake expired during this run"):
             paused.check()
     with others:
@@ -108,7 +108,7 @@ def test_a_stopped_process_does_not_renew_anothers_lease(root: S3Path, monkeypat
     first = another_holder(root, 2)
     os.kill(first.pid, signal.SIGSTOP)
     try:
-        with run_lock(root, "second", wait_seconds=10):
+        with lock_lake(root, "second", wait_seconds=10):
             os.kill(first.pid, signal.SIGCONT)
             time.sleep(1.5)
             assert read_holder(root / ".run.lock").record["run"] == "second"
@@ -120,13 +120,13 @@ def test_a_stopped_process_does_not_renew_anothers_lease(root: S3Path, monkeypat
 def test_a_missing_bucket_and_wrong_credentials_are_named(
     bucket: S3Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StorageError, match="the bucket does not exist"), run_lock(S3Path("nowhere"), "one"):
+    with pytest.raises(StorageError, match="the bucket does not exist"), lock_lake(S3Path("nowhere"), "one"):
         pass
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY does not belong"), run_lock(bucket, "one"):
+    with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY does not belong"), lock_lake(bucket, "one"):
         pass
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
-    with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID is unknown"), run_lock(bucket, "one"):
+    with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID is unknown"), lock_lake(bucket, "one"):
         pass
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -134,10 +134,10 @@ def test_a_missing_bucket_and_wrong_credentials_are_named(
         "[default]\naws_access_key_id = a-user\naws_secret_access_key = of-this-machine\n"
     )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    with pytest.raises(StorageError, match="no credentials"), run_lock(bucket, "one"):
+    with pytest.raises(StorageError, match="no credentials"), lock_lake(bucket, "one"):
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3: Spark does not read it"), run_lock(bucket, "one"):
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3: Spark does not read it"), lock_lake(bucket, "one"):
         pass
 
 
@@ -155,8 +155,8 @@ def test_a_lost_answer_does_not_lose_the_lock(root: S3Path, monkeypatch: pytest.
             return "lose"
 
         between.rule = loses
-        hold = Hold()
-        with run_lock(root, "one", hold=hold):
+        hold = Lease()
+        with lock_lake(root, "one", hold=hold):
             losses[".run.lock"] = 1  # of a renewal
             time.sleep(2.5)
             assert not any(losses.values())
@@ -174,7 +174,7 @@ def test_an_unreachable_store_is_named_in_time(monkeypatch: pytest.MonkeyPatch) 
         pytest.raises(
             StorageError, match=r"the object store at http://127.0.0.1:9 \(AWS_ENDPOINT_URL\) does not answer"
         ),
-        run_lock(S3Path("locks"), "one"),
+        lock_lake(S3Path("locks"), "one"),
     ):
         pass
     assert time.monotonic() - began < 30

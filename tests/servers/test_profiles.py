@@ -30,7 +30,7 @@ from lakehouse.storage.s3 import S3Path
 from tests.faults.deliveries import FIRST, SECOND, Delivery, land
 from tests.lakes import TestLake
 from tests.sources import fill
-from tests.stack import SECRETS, Running, environment_without_settings, free_port, run_command, running_servers
+from tests.stack import SECRETS, RunningServers, environment_without_settings, free_port, run_command, running_servers
 
 # A machine without MinIO builds it first, once.
 pytestmark = pytest.mark.timeout(1800)
@@ -42,19 +42,19 @@ OF_THE_RUN = {"_ingested_at", "quarantined_at", "run"}
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+def running() -> Iterator[RunningServers]:
     with running_servers() as made:
         yield made
 
 
 @pytest.fixture
-def cluster(running: Running, tmp_path: Path) -> dict[str, str]:
+def cluster(running: RunningServers, tmp_path: Path) -> dict[str, str]:
     """The environment of a command on the profile cluster."""
     cluster = {"LAKEHOUSE_PROFILE": "cluster", "LAKEHOUSE_LOG_FOLDER": str(tmp_path / "logs"), "LAKEHOUSE_MODELS": "{}"}
     return {**environment_without_settings(), **running.values, **cluster}
 
 
-def upload(running: Running, bucket: Lake, delivery: Delivery) -> None:
+def upload(running: RunningServers, bucket: Lake, delivery: Delivery) -> None:
     """Put a delivery's files into the landing zone of a lake in a bucket."""
     store = running.s3(running.values["AWS_SECRET_ACCESS_KEY"])
     for source, name, content in delivery:
@@ -83,7 +83,7 @@ def quarantined(place: Location, options: Mapping[str, str]) -> list[dict[str, A
 class Watch:
     """What others could read of a run while it is under way: command lines, and the pages of the driver and the cluster."""
 
-    def __init__(self, port: int, running: Running) -> None:
+    def __init__(self, port: int, running: RunningServers) -> None:
         self.address = f"http://127.0.0.1:{port}"
         ports = [key for key in running.values if key.startswith("SPARK_") and key.endswith("_UI_PORT")]
         self.cluster = [f"http://127.0.0.1:{running.values[key]}/" for key in ports]
@@ -128,7 +128,7 @@ class Watch:
 class Submitted:
     """A job that spark-submit runs on the cluster with Spark's page and event log on; all that others could read of it."""
 
-    running: Running
+    running: RunningServers
     folder: Path
     variables: Mapping[str, str]
 
@@ -162,7 +162,7 @@ class Submitted:
 
 
 def test_cluster_and_local_folder_make_equal_tables(
-    running: Running, cluster: dict[str, str], shop: Callable[..., TestLake], tmp_path: Path
+    running: RunningServers, cluster: dict[str, str], shop: Callable[..., TestLake], tmp_path: Path
 ) -> None:
     local = shop("local")
     bucket = Lake(local.lake.graph, S3Path("lakehouse", "shop"))
@@ -179,17 +179,17 @@ def test_cluster_and_local_folder_make_equal_tables(
     local.run()
     assert Submitted(running, tmp_path, cluster)("daily.py") == []
 
-    for name in local.lake.graph.declared:
+    for name in local.lake.graph.declarations:
         expected = content(local.lake.path(name), {})
         assert expected.num_rows > 0, name
         assert content(bucket.path(name), running.storage_options).equals(expected), name
-    expected = quarantined(local.lake.quarantine("clean.orders"), {})
+    expected = quarantined(local.lake.quarantine_path("clean.orders"), {})
     assert len(expected) == 3
-    assert quarantined(bucket.quarantine("clean.orders"), running.storage_options) == expected
+    assert quarantined(bucket.quarantine_path("clean.orders"), running.storage_options) == expected
 
 
 def test_database_sources_reach_a_lake_on_the_cluster(
-    running: Running, cluster: dict[str, str], tmp_path: Path
+    running: RunningServers, cluster: dict[str, str], tmp_path: Path
 ) -> None:
     with psycopg.connect(
         host="127.0.0.1",

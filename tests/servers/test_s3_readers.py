@@ -17,7 +17,7 @@ from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import StorageError
 from lakehouse.landing import zone as landing
 from lakehouse.storage import location
-from lakehouse.storage.s3 import S3Path, client
+from lakehouse.storage.s3 import S3Path, get_client
 from tests.s3 import Proxy, minio, proxy
 
 ROWS = pa.table({"order": list(range(1000))})
@@ -29,7 +29,7 @@ def between(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with minio(folder) as (endpoint, env), proxy(endpoint) as started, pytest.MonkeyPatch.context() as environment:
         for name, value in {**env, "AWS_ENDPOINT_URL": started.endpoint}.items():
             environment.setenv(name, value)
-        client().create_bucket(Bucket="lake")
+        get_client().create_bucket(Bucket="lake")
         yield started
 
 
@@ -50,9 +50,9 @@ def test_a_failing_store_does_not_reject_a_file(between: Proxy, tmp_path: Path, 
     )
     pq.write_table(ROWS, tmp_path / "1.parquet")
     root = S3Path("lake")
-    location.deliver(root.joinpath("landing", orders.landing, "1.parquet"), tmp_path / "1.parquet")
-    zone = landing.Landing(orders, root / "landing", root / "manifests")
-    files = zone.listed()
+    location.put_if_changed(root.joinpath("landing", orders.landing, "1.parquet"), tmp_path / "1.parquet")
+    zone = landing.LandingZone(orders, root / "landing", root / "manifests")
+    files = zone.list_files()
     reads: list[str] = []
 
     def fail_from_the_second_read_on(method: str, path: str) -> str:
@@ -61,11 +61,11 @@ def test_a_failing_store_does_not_reject_a_file(between: Proxy, tmp_path: Path, 
 
     between.rule = fail_from_the_second_read_on
     with pytest.raises(StorageError, match=r"the object store at .* \(AWS_ENDPOINT_URL\)"):
-        zone.write(1, "definition", [], files)
+        zone.write_manifest(1, "definition", [], files)
     assert len(reads) > 1
     between.rule = lambda method, path: "pass"
-    assert not zone.history()
-    assert [file.path for file in zone.write(1, "definition", [], files).files] == [files[0].path]
+    assert not zone.read_history()
+    assert [file.path for file in zone.write_manifest(1, "definition", [], files).files] == [files[0].path]
 
 
 def test_an_unreachable_store_does_not_empty_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +73,8 @@ def test_an_unreachable_store_does_not_empty_a_log(tmp_path: Path, monkeypatch: 
     with minio(tmp_path / "data") as (_, env):  # no proxy in this process: delta-rs blocks its threads
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        client().create_bucket(Bucket="lake")
-        options = location.delta_options(place)
+        get_client().create_bucket(Bucket="lake")
+        options = location.build_delta_options(place)
         for _ in range(2):
             write_deltalake(
                 str(place),
@@ -85,8 +85,8 @@ def test_an_unreachable_store_does_not_empty_a_log(tmp_path: Path, monkeypatch: 
             )
         opened = open_log(place)
         assert opened is not None
-        assert len(opened.changed_values("order", 0, 1)) == 1000
-    for read in (lambda: opened.changed_values("order", 0, 1), opened.entries, lambda: open_log(place)):
+        assert len(opened.read_changed_values("order", 0, 1)) == 1000
+    for read in (lambda: opened.read_changed_values("order", 0, 1), opened.entries, lambda: open_log(place)):
         began = time.monotonic()
         with pytest.raises(StorageError, match=r"the object store at .* \(AWS_ENDPOINT_URL\) does not answer"):
             read()
@@ -98,7 +98,7 @@ def test_a_failed_upload_names_the_cause(between: Proxy, tmp_path: Path, size: i
     (tmp_path / "file").write_bytes(bytes(size))
     between.rule = lambda method, path: "expired" if method in ("PUT", "POST") else "pass"
     with pytest.raises(StorageError, match="the credentials have expired"):
-        location.deliver(S3Path("lake", "file"), tmp_path / "file")
+        location.put_if_changed(S3Path("lake", "file"), tmp_path / "file")
 
 
 def lose_first(between: Proxy, lost_method: str, part: str) -> None:
@@ -126,12 +126,12 @@ def test_a_large_file_is_sent_in_parts(between: Proxy, tmp_path: Path) -> None:
     file.write_bytes(os.urandom(20_000_000))
     sent: list[int] = []
     between.requests.clear()
-    assert location.deliver(S3Path("lake", "landing/large.csv"), file, sent.append)
+    assert location.put_if_changed(S3Path("lake", "landing/large.csv"), file, sent.append)
     assert sum(sent) == 20_000_000
     assert len(sent) > 2
     assert len([1 for method, path, _ in between.requests if method == "PUT" and "partNumber=" in path]) == 3
-    assert location.same(S3Path("lake", "landing/large.csv"), file)
-    assert not location.deliver(S3Path("lake", "landing/large.csv"), file), "the file has the same bytes"
+    assert location.has_same_content(S3Path("lake", "landing/large.csv"), file)
+    assert not location.put_if_changed(S3Path("lake", "landing/large.csv"), file), "the file has the same bytes"
 
 
 def test_a_lookup_lists_only_the_files_own_folder(between: Proxy) -> None:
@@ -139,20 +139,20 @@ def test_a_lookup_lists_only_the_files_own_folder(between: Proxy) -> None:
         S3Path("lake", f"zone/{name}").write_bytes(b"x")
     zone = S3Path("lake", "zone")
     between.requests.clear()
-    results = location.look_up(zone, ["one/a/1.csv", "one/b/2.csv", "one/missing.csv"])
-    files = [file.path for file in results.values() if isinstance(file, location.Found)]
+    results = location.stat_files(zone, ["one/a/1.csv", "one/b/2.csv", "one/missing.csv"])
+    files = [file.path for file in results.values() if isinstance(file, location.FileInfo)]
     assert files == ["one/a/1.csv", "one/b/2.csv"]
     assert isinstance(results["one/missing.csv"], FileNotFoundError)
     assert ["prefix=zone%2Fone%2F" in path for _, path, _ in between.requests] == [True]
-    assert isinstance(location.look_up(zone, ["one/a/1.csv", "other/3.csv"])["other/3.csv"], location.Found)
-    assert location.look_up(zone, []) == {}
+    assert isinstance(location.stat_files(zone, ["one/a/1.csv", "other/3.csv"])["other/3.csv"], location.FileInfo)
+    assert location.stat_files(zone, []) == {}
 
 
 def test_a_folders_marker_is_no_file(between: Proxy) -> None:
     for key in ("marked/", "marked/2024/", "marked/2024/1.csv"):  # consoles create folders as empty objects
-        client().put_object(Bucket="lake", Key=key, Body=b"")
+        get_client().put_object(Bucket="lake", Key=key, Body=b"")
     folder = S3Path("lake", "marked")
     assert [file.path for file in location.walk(folder, lambda name: False)] == ["2024/1.csv"]
-    assert location.names(folder) == ["2024"]
+    assert location.list_names(folder) == ["2024"]
     location.remove(folder)
     assert not location.is_folder(folder)

@@ -19,7 +19,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lakehouse.storage.preflight import require_conditional_put
-from tests.s3 import SERVERS, Proxy, client, new_keys, proxy
+from tests.s3 import SERVERS, Proxy, make_client, new_keys, proxy
 from tests.sessions import small_s3_session
 
 pytestmark = pytest.mark.timeout(1200)
@@ -155,7 +155,7 @@ class Store:
 
     @property
     def client(self) -> Any:
-        return client(self.endpoint, self.env)
+        return make_client(self.endpoint, self.env)
 
     def table(self, name: str, bucket: str | None = None) -> str:
         return f"s3a://{bucket or self.bucket}/{name}"

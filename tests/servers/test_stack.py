@@ -18,20 +18,20 @@ from mlflow import MlflowClient
 from deploy import prepare, processes
 from deploy.servers import SERVERS
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking
-from tests.stack import SECRETS, Running, listening, running_servers
+from lakehouse.ml.mlflow_client import tracking_client
+from tests.stack import SECRETS, RunningServers, listening_addresses, running_servers
 
 # A machine without MinIO builds it first, once.
 pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+def running() -> Iterator[RunningServers]:
     with running_servers() as made:
         yield made
 
 
-def test_minio_keeps_what_is_put_and_refuses_others(running: Running) -> None:
+def test_minio_keeps_what_is_put_and_refuses_others(running: RunningServers) -> None:
     s3 = running.s3(running.values["AWS_SECRET_ACCESS_KEY"])
     assert {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]} == {*prepare.BUCKETS}
     s3.put_object(Bucket="lakehouse", Key="a/b.txt", Body=b"kept")
@@ -42,7 +42,7 @@ def test_minio_keeps_what_is_put_and_refuses_others(running: Running) -> None:
     assert (status, "MinIO Console" in page) == (200, True)
 
 
-def test_postgres_asks_for_the_password(running: Running) -> None:
+def test_postgres_asks_for_the_password(running: RunningServers) -> None:
     with prepare.connect(running.values) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
         assert connection.execute("show password_encryption").fetchone() == ("scram-sha-256",)
@@ -55,7 +55,7 @@ def test_postgres_asks_for_the_password(running: Running) -> None:
             prepare.connect({**running.values, "PGPASSWORD": wrong})
 
 
-def test_mlflow_asks_for_the_password_and_knows_its_hosts(running: Running) -> None:
+def test_mlflow_asks_for_the_password_and_knows_its_hosts(running: RunningServers) -> None:
     url = f"{running.values['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1"
 
     def basic(password: str) -> str:
@@ -68,7 +68,7 @@ def test_mlflow_asks_for_the_password_and_knows_its_hosts(running: Running) -> N
     assert running.get(url, Authorization=right, Host="elsewhere.example")[0] == 403
 
 
-def test_an_artifact_logged_to_mlflow_lands_in_minio(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_logged_to_mlflow_lands_in_minio(running: RunningServers, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(key, running.values[key])
     client = MlflowClient(tracking_uri=running.values["MLFLOW_TRACKING_URI"])
@@ -90,14 +90,14 @@ def test_an_artifact_logged_to_mlflow_lands_in_minio(running: Running, monkeypat
 
 
 def test_mlflow_says_that_its_database_is_gone_and_goes_on_when_it_is_back(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(key, running.values[key])
     uri = running.values["MLFLOW_TRACKING_URI"]
 
     def experiments() -> int:
-        with tracking(uri) as client:
+        with tracking_client(uri) as client:
             return len(client.search_experiments())
 
     before = experiments()
@@ -134,7 +134,7 @@ spark.stop()
 """
 
 
-def test_spark_has_two_workers_whose_executors_know_s3_alone(running: Running) -> None:
+def test_spark_has_two_workers_whose_executors_know_s3_alone(running: RunningServers) -> None:
     master = json.loads(running.get(f"http://127.0.0.1:{running.values['SPARK_MASTER_UI_PORT']}/json/")[1])
     assert [(one["state"], one["cores"], one["memory"]) for one in master["workers"]] == [("ALIVE", 1, 2048)] * 2
     told = {key: os.environ[key] for key in ("PATH", "JAVA_HOME") if key in os.environ}
@@ -147,28 +147,28 @@ def test_spark_has_two_workers_whose_executors_know_s3_alone(running: Running) -
         assert not [key for key in SECRETS if running.values[key] in " ".join(command)]
 
 
-def test_nothing_listens_beyond_loopback(running: Running) -> None:
+def test_nothing_listens_beyond_loopback(running: RunningServers) -> None:
     ports = {server.name: {int(running.values[key]) for key in server.ports} for server in SERVERS}
     for name, members in running.processes().items():
-        found = set().union(*(listening(member) for member in members))
+        found = set().union(*(listening_addresses(member) for member in members))
         assert {ip for ip, _ in found} <= {"127.0.0.1", "::1"}, name
         assert ports[name] <= {port for _, port in found}, name
         # A worker has one more, which it tells its master.
         assert len({port for _, port in found} - ports[name]) == int(name.startswith("spark-worker")), name
 
 
-def test_no_secret_is_on_a_command_line_or_in_a_file(running: Running) -> None:
+def test_no_secret_is_on_a_command_line_or_in_a_file(running: RunningServers) -> None:
     secrets = {key: running.values[key].encode() for key in SECRETS}
-    for name, line in running.told("cmdline"):
+    for name, line in running.process_data("cmdline"):
         assert not [key for key, secret in secrets.items() if secret in line], name
     files = [file for file in running.folder.rglob("*") if file.is_file()]
     assert {file.name for file in files} >= {f"{server.name}.log" for server in SERVERS}
     assert not [(key, file) for file in files for key, secret in secrets.items() if secret in file.read_bytes()]
 
 
-def test_a_server_knows_no_secret_of_another(running: Running) -> None:
+def test_a_server_knows_no_secret_of_another(running: RunningServers) -> None:
     knows: dict[str, set[str]] = {server.name: set() for server in SERVERS}
-    for name, said in running.told("environ"):
+    for name, said in running.process_data("environ"):
         knows[name] |= {key for key in SECRETS if running.values[key].encode() in said}
         assert b"CANARY" not in said, name
     s3 = {"AWS_SECRET_ACCESS_KEY"}
@@ -182,11 +182,11 @@ def test_a_server_knows_no_secret_of_another(running: Running) -> None:
     }
 
 
-def test_postgres_does_not_run_as_root(running: Running) -> None:
+def test_postgres_does_not_run_as_root(running: RunningServers) -> None:
     assert all(member.username() != "root" for member in running.processes()["postgres"])
 
 
-def test_up_again_keeps_what_runs_and_starts_what_does_not(running: Running) -> None:
+def test_up_again_keeps_what_runs_and_starts_what_does_not(running: RunningServers) -> None:
     before = running.processes()
     before["mlflow"][0].kill()
     assert "mlflow: it does not run\n" in running.command("status", exit_code=1)
@@ -200,7 +200,7 @@ def test_up_again_keeps_what_runs_and_starts_what_does_not(running: Running) -> 
     assert running.command("status").splitlines() == [f"{server.name}: well" for server in SERVERS]
 
 
-def test_down_stops_what_up_started_and_nothing_else(running: Running) -> None:
+def test_down_stops_what_up_started_and_nothing_else(running: RunningServers) -> None:
     started = [member for members in running.processes().values() for member in members]
     bystander = subprocess.Popen(["sleep", "600"], cwd=running.folder / "minio", start_new_session=True)
     try:

@@ -22,8 +22,8 @@ from lakehouse.definitions import graph
 from lakehouse.storage import lease
 from tests.lakes import customer, json_lines, orders_csv, payments_file
 from tests.paths import PROJECT
-from tests.s3 import client, free_ports, minio, new_keys, proxy
-from tests.stack import absent
+from tests.s3 import make_client, free_ports, minio, new_keys, proxy
+from tests.stack import skip_missing
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -115,7 +115,7 @@ class Shop:
 
     def tables(self, is_included: Callable[..., bool] = lambda *_: True) -> dict[str, DeltaTable]:
         options = {**self.keys, "AWS_ENDPOINT_URL": self.endpoint, "AWS_ALLOW_HTTP": "true"}
-        places = {n: f"s3://shop/lake/{n.replace('.', '/')}" for n in graph.load(["tests.orders"]).declared}
+        places = {n: f"s3://shop/lake/{n.replace('.', '/')}" for n in graph.load(["tests.orders"]).declarations}
         return {
             n: DeltaTable(place, storage_options=options) for n, place in places.items() if is_included(place, options)
         }
@@ -144,7 +144,7 @@ def running_shop(folder: Path) -> Iterator[Shop]:
     with ExitStack() as running:
         shop = Shop(folder, new_keys(), port, running)
         shop.start()
-        s3 = client(shop.endpoint, shop.keys)
+        s3 = make_client(shop.endpoint, shop.keys)
         s3.create_bucket(Bucket="shop")
         for name, content in LANDED.items():
             s3.put_object(Bucket="shop", Key=f"landing/{name}", Body=content)
@@ -209,7 +209,7 @@ def test_a_store_that_ignores_conditions_is_not_written(shop: Shop) -> None:
     with proxy(shop.endpoint) as between:
         between.rule = lambda method, path: "pretend" if method == "PUT" else "pass"
         assert "does not honour If-None-Match" in shop.fails(AWS_ENDPOINT_URL=between.endpoint)
-    entries = client(shop.endpoint, shop.keys).list_objects_v2(Bucket="shop")["Contents"]
+    entries = make_client(shop.endpoint, shop.keys).list_objects_v2(Bucket="shop")["Contents"]
     assert {entry["Key"] for entry in entries} == {f"landing/{name}" for name in LANDED}
 
 
@@ -276,7 +276,7 @@ def test_a_full_disk_of_the_store_is_named(tmp_path: Path) -> None:
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        absent("no file system can be mounted here")
+        skip_missing("no file system can be mounted here")
     try:
         with running_shop(small) as shop:
             ballast = small / "ballast"

@@ -13,15 +13,15 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import VacuumError
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.training import train
-from lakehouse.runs.vacuum import Vacuumed
+from lakehouse.runs.vacuum import VacuumResult
 from lakehouse.settings import Settings, load
-from lakehouse.storage.location import delta_options
-from lakehouse.storage.s3 import S3Path, client
-from tests.parcels import LEARNER, Place, model, parcels
+from lakehouse.storage.location import build_delta_options
+from lakehouse.storage.s3 import S3Path, get_client
+from tests.parcels import LEARNER, Place, change_model, parcels
 from tests.s3 import minio
 
 
-def clean(settings: Settings, *forget: str) -> Vacuumed:
+def clean(settings: Settings, *forget: str) -> VacuumResult:
     return vacuum(settings, "gold.parcels", Run("V", ""), keep_days=None, forget=forget, dry_run=False)
 
 
@@ -33,15 +33,15 @@ def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with minio(tmp_path / "data") as (_, env):
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        client().create_bucket(Bucket="lake")
+        get_client().create_bucket(Bucket="lake")
         at_once = {"delta.deletedFileRetentionDuration": "interval 0 days"}
         for seed, configuration in ((0, at_once), (1, None)):
             write_deltalake(
-                str(at), parcels(seed), mode="overwrite", configuration=configuration, storage_options=delta_options(at)
+                str(at), parcels(seed), mode="overwrite", configuration=configuration, storage_options=build_delta_options(at)
             )
-        training = {"revision": "abc123", "kept": place.kept, "version": 0}
+        training = {"revision": "abc123", "kept": place.pending_folder, "version": 0}
         registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-        train(LEARNER, {LEARNER: model()}, lake=bucket / "lake", registry=registry, **training)
+        train(LEARNER, {LEARNER: change_model()}, lake=bucket / "lake", registry=registry, **training)
         settings = load(root="s3://lake", log_folder=tmp_path / "logs", mlflow=place.tracking_uri)
         with pytest.raises(
             VacuumError, match="late_parcel version 1 was trained on version 0, 1 files of which would go"
@@ -54,4 +54,4 @@ def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def parquet(at: S3Path) -> list[str]:
-    return [one["Key"] for one in at.below() if one["Key"].endswith(".parquet")]
+    return [one["Key"] for one in at.list_objects() if one["Key"].endswith(".parquet")]

@@ -19,8 +19,8 @@ import pytest
 from lakehouse.errors import StorageError
 from serving.api import lookups
 from tests import parcels as shop
-from tests.parcels import Place, model, parcels
-from tests.served import GOOD, KEY, ROW, SHOWN, WHOLE, answering, copy_of, predict, probabilities, service
+from tests.parcels import Place, change_model, parcels
+from tests.served import GOOD, KEY, ROW, HEADERS, FULL_ROW, open_client, copy_place, predict, probabilities, make_service
 
 JSON = {"Content-Type": "application/json"}
 
@@ -33,13 +33,13 @@ def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place(trained_parcels: Place, tmp_path: Path) -> Place:
-    return copy_of(trained_parcels, tmp_path)
+    return copy_place(trained_parcels, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def client(trained_parcels: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """For tests that change nothing."""
-    with answering(service(copy_of(trained_parcels, tmp_path_factory.mktemp("shared")))) as one:
+    with open_client(make_service(copy_place(trained_parcels, tmp_path_factory.mktemp("shared")))) as one:
         yield one
 
 
@@ -61,7 +61,7 @@ def test_rows_by_features_are_answered_as_the_champion_says(client: httpx.Client
 
 
 def test_a_whole_row_of_the_table_will_do_and_an_unknown_category_is_named(client: httpx.Client) -> None:
-    answer = predict(client, features=[WHOLE, {**ROW, "shop": "the moon"}])
+    answer = predict(client, features=[FULL_ROW, {**ROW, "shop": "the moon"}])
     assert [one["unknown"] for one in answer["predictions"]] == [[], ["shop"]]
     assert probabilities(answer)[:1] == probabilities(predict(client, features=[ROW]))
 
@@ -81,7 +81,7 @@ def test_rows_by_key_are_answered_as_scores_are(client: httpx.Client, trained_pa
 def test_keys_of_many_days_are_found_with_and_without_their_days(place: Place) -> None:
     expected = place.probabilities("2024-01-01", "2024-02-09")
     days = [str(day) for day in parcels()["day"].to_pylist()]
-    with answering(service(place)) as client:
+    with open_client(make_service(place)) as client:
         for _ in range(2):
             answer = predict(client, keys=[{"parcel": n, "day": days[n]} for n in range(0, 400, 5)])
             assert probabilities(answer) == expected[::5]
@@ -109,7 +109,7 @@ def test_an_unknown_key_is_named(client: httpx.Client, keys: list[dict[str, Any]
 
 
 def test_features_are_those_of_the_newest_version(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    with answering(service(place)) as client:
+    with open_client(make_service(place)) as client:
         before = predict(client, keys=[{"parcel": 3}])
         place.write(parcels(seed=1).slice(0, 390))
         after = predict(client, keys=[{"parcel": 3}])
@@ -131,7 +131,7 @@ def test_a_table_made_anew_is_noticed_where_its_day_is_kept(place: Place) -> Non
             place.write(parcels(seed))
         return place.probabilities("2024-01-01", "2024-01-01")[3:4]
 
-    with answering(service(place)) as client:
+    with open_client(make_service(place)) as client:
         place.write(parcels())
         kept = predict(client, keys=[{"parcel": 3}])
         assert kept["predictions"][0]["feature_version"] == 1
@@ -144,8 +144,8 @@ def test_a_table_made_anew_is_noticed_where_its_day_is_kept(place: Place) -> Non
 
 
 def test_kept_days_answer_while_the_store_hangs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    of = service(place)
-    with answering(of) as client:
+    of = make_service(place)
+    with open_client(of) as client:
         expected = predict(client, keys=[{"parcel": 3}])
         hangs, goes_on = threading.Event(), threading.Event()
 
@@ -169,7 +169,7 @@ def test_kept_days_answer_while_the_store_hangs(place: Place, monkeypatch: pytes
 
 
 def test_a_table_that_is_gone_is_told_by_each_route_that_needs_it(place: Place) -> None:
-    with answering(service(place)) as client:
+    with open_client(make_service(place)) as client:
         predict(client, keys=[{"parcel": 3}])
         shutil.rmtree(place.lake / "gold" / "parcels")
         for _ in range(2):
@@ -182,7 +182,7 @@ def test_a_table_that_is_gone_is_told_by_each_route_that_needs_it(place: Place) 
 
 
 def test_a_table_that_cannot_be_read_is_told_without_the_inside(place: Place) -> None:
-    with answering(service(place)) as client:
+    with open_client(make_service(place)) as client:
         for file in (place.lake / "gold" / "parcels").glob("*.parquet"):
             file.unlink()
         answer = client.post("/predict", json={"keys": [{"parcel": 3}]})
@@ -284,7 +284,7 @@ def test_of_many_faults_the_first_are_told(client: httpx.Client) -> None:
 @pytest.mark.parametrize("row", [{f"unknown_{n}": 1 for n in range(50_000)}, {f"{n}": {} for n in range(8)}])
 def test_a_row_of_more_columns_than_there_are_is_refused_as_a_whole(client: httpx.Client, row: dict[str, Any]) -> None:
     for kind in ("features", "keys"):
-        said = client.post("/predict", json={kind: [WHOLE, row] if kind == "features" else [{"parcel": 1}, row]}).json()
+        said = client.post("/predict", json={kind: [FULL_ROW, row] if kind == "features" else [{"parcel": 1}, row]}).json()
         (fault,) = said["faults"]
         assert fault == {"at": f"{kind}.1", "said": f"There are {len(row)} columns, and the table has 7."}
     many = client.post("/predict", json=row)
@@ -324,7 +324,7 @@ def test_a_slow_body_is_not_waited_for(place: Place, monkeypatch: pytest.MonkeyP
         time.sleep(1)
         yield b'": []}'
 
-    with answering(service(place)) as client:
+    with open_client(make_service(place)) as client:
         assert client.post("/predict", content=slow(), headers=JSON).status_code == 408
 
 
@@ -344,7 +344,7 @@ def test_a_request_keeps_an_id_of_its_callers(client: httpx.Client) -> None:
 
 def predicting(answer: Any) -> Any:
     """A module whose model may fail: ``answer`` gets the frame and what the model says."""
-    return model(predict=lambda fitted, frame: answer(frame, shop.predict(fitted, frame)))
+    return change_model(predict=lambda fitted, frame: answer(frame, shop.predict(fitted, frame)))
 
 
 def fails_at_13(frame: Any, said: np.ndarray) -> np.ndarray:
@@ -354,7 +354,7 @@ def fails_at_13(frame: Any, said: np.ndarray) -> np.ndarray:
 
 
 def test_what_goes_wrong_inside_is_in_the_log_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    with answering(service(place, predicting(fails_at_13))) as client:
+    with open_client(make_service(place, predicting(fails_at_13))) as client:
         for distance, text in ((13, "secrets of the inside"), (14, "something else than a probability")):
             answer = client.post("/predict", json={"features": [{**ROW, "distance_km": distance}]})
             assert answer.status_code == 500
@@ -371,7 +371,7 @@ def test_what_takes_too_long_is_given_up(place: Place) -> None:
         time.sleep(1.0 if (frame["distance_km"] == 13).any() else 0)
         return said
 
-    with answering(service(place, predicting(slow)), seconds=0.3) as client:
+    with open_client(make_service(place, predicting(slow)), seconds=0.3) as client:
         answer = client.post("/predict", json={"features": [{**ROW, "distance_km": 13}]})
         assert (answer.status_code, answer.json()["detail"]) == (504, "There was no answer within 0.3 seconds.")
         time.sleep(1)
@@ -385,7 +385,7 @@ def test_many_at_once_each_get_their_own(client: httpx.Client) -> None:
     found: dict[int, list[float]] = {}
 
     def ask(start: int) -> None:
-        with httpx.Client(base_url=client.base_url, headers=SHOWN, timeout=30) as own:
+        with httpx.Client(base_url=client.base_url, headers=HEADERS, timeout=30) as own:
             for n in range(start, 1000, 8):
                 found[n] = probabilities(predict(own, features=rows[n : n + 1 + n % 3]))
 

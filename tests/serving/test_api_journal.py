@@ -16,20 +16,20 @@ from serving.api import metrics
 from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
 from tests.parcels import TASK, Place, parcels
-from tests.served import GOOD, ROW, answering, copy_of, requests_of, service
+from tests.served import GOOD, ROW, open_client, copy_place, read_requests, make_service
 
 
 @pytest.fixture
 def place(trained_parcels: Place, tmp_path: Path) -> Place:
-    return copy_of(trained_parcels, tmp_path)
+    return copy_place(trained_parcels, tmp_path)
 
 
 def test_what_was_asked_and_answered_is_in_the_lake(place: Place) -> None:
-    with answering(service(place, flush_seconds=60)) as client:
+    with open_client(make_service(place, flush_seconds=60)) as client:
         asked: list[dict[str, Any]] = [{"features": [ROW, {**ROW, "items": None}]}, {"keys": [{"parcel": 3}]}]
         by_features, by_key = (client.post("/predict", json=body).json() for body in asked)
         client.post("/predict", json={"features": []})
-    rows = requests_of(place)
+    rows = read_requests(place)
     assert [one["request_id"] for one in rows] == [by_features["request_id"]] * 2 + [by_key["request_id"]]
     assert [one["row"] for one in rows] == [0, 1, 0]
     assert [one["parcel"] for one in rows] == [None, None, 3]
@@ -67,7 +67,7 @@ def test_a_store_that_fails_is_tried_again_and_what_has_no_room_is_dropped(
     assert "rows wait to be written" in caplog.text
     blocked.unlink()
     journal.close()
-    assert [(one["request_id"], one["row"]) for one in requests_of(place)] == [
+    assert [(one["request_id"], one["row"]) for one in read_requests(place)] == [
         ("r0", 0),
         ("r0", 1),
         ("r1", 0),
@@ -85,7 +85,7 @@ def test_a_backlog_is_written_in_parts(place: Place, monkeypatch: pytest.MonkeyP
     journal.close()
     commits = [int(one["operationMetrics"]["num_added_rows"]) for one in DeltaTable(journal.path).history()]
     assert commits == [3, 6, 6]
-    assert [(one["request_id"], one["row"]) for one in requests_of(place)] == [
+    assert [(one["request_id"], one["row"]) for one in read_requests(place)] == [
         (f"r{n}", m) for n in range(5) for m in range(3)
     ]
 
@@ -116,4 +116,4 @@ def test_small_files_are_put_together(place: Place, monkeypatch: pytest.MonkeyPa
     table = DeltaTable(journal.path)
     assert "OPTIMIZE" in [one["operation"] for one in table.history()]
     assert len(table.file_uris()) <= 3
-    assert [one["request_id"] for one in requests_of(place)] == [f"r{n}" for n in range(6)]
+    assert [one["request_id"] for one in read_requests(place)] == [f"r{n}" for n in range(6)]

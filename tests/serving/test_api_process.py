@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.parcels import Place
-from tests.served import KEY, ROW, SHOWN, copy_of, give_alias, requests_of, serving, start
+from tests.served import KEY, ROW, HEADERS, copy_place, give_alias, read_requests, run_server, start_server
 
 # It has what both versions read.
 BODY = {"features": [{**ROW, "noise": 0.5}]}
@@ -22,7 +22,7 @@ BODY = {"features": [{**ROW, "noise": 0.5}]}
 
 @pytest.fixture
 def place(trained_parcels: Place, tmp_path: Path) -> Place:
-    return copy_of(trained_parcels, tmp_path)
+    return copy_place(trained_parcels, tmp_path)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def taken() -> Iterator[str]:
 
 
 def refused(root: Path, *options: str, **environment: str) -> str:
-    process = start(root, *options, **environment)
+    process = start_server(root, *options, **environment)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 2, said
     assert "Traceback" not in said
@@ -62,13 +62,13 @@ def test_it_does_not_start_without_what_it_needs(place: Place, tmp_path: Path, t
 def test_at_its_end_it_answers_what_was_asked_and_writes_what_was_answered(
     place: Place, tmp_path: Path, how: signal.Signals
 ) -> None:
-    with serving(tmp_path, PREDICT_SECONDS="2") as server:
+    with run_server(tmp_path, PREDICT_SECONDS="2") as server:
         connections = [HTTPConnection(server.url.removeprefix("http://"), timeout=30) for _ in range(5)]
         for one in connections:
             one.request("GET", "/ready")
             assert one.getresponse().read()
         for one in connections:
-            one.request("POST", "/predict", json.dumps(BODY), {**SHOWN, "Content-Type": "application/json"})
+            one.request("POST", "/predict", json.dumps(BODY), {**HEADERS, "Content-Type": "application/json"})
         time.sleep(1)
         server.process.send_signal(how)
         answers = [one.getresponse() for one in connections]
@@ -76,4 +76,4 @@ def test_at_its_end_it_answers_what_was_asked_and_writes_what_was_answered(
         assert server.process.wait(120) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/health")
-    assert {one["request_id"] for one in requests_of(place)} == {one.headers["X-Request-ID"] for one in answers}
+    assert {one["request_id"] for one in read_requests(place)} == {one.headers["X-Request-ID"] for one in answers}

@@ -11,26 +11,26 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking
+from lakehouse.ml.mlflow_client import tracking_client
 from serving.api import lookups
 from tests import parcels as shop
-from tests.parcels import Place, model, parcels
-from tests.served import GOOD, ROW, WEAK, WHOLE, answering, copy_of, give_alias, predict, probabilities, service
+from tests.parcels import Place, change_model, parcels
+from tests.served import GOOD, ROW, WEAK, FULL_ROW, open_client, copy_place, give_alias, predict, probabilities, make_service
 
 
 @pytest.fixture
 def place(trained_parcels: Place, tmp_path: Path) -> Place:
-    return copy_of(trained_parcels, tmp_path)
+    return copy_place(trained_parcels, tmp_path)
 
 
 def test_the_version_that_has_the_alias_answers(place: Place) -> None:
-    of = service(place)
-    with answering(of) as client:
-        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == GOOD
+    of = make_service(place)
+    with open_client(of) as client:
+        assert predict(client, features=[FULL_ROW])["predictions"][0]["model_version"] == GOOD
         give_alias(place, "champion", WEAK)
-        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == GOOD
-        of.holding.look()
-        assert predict(client, features=[WHOLE])["predictions"][0]["model_version"] == WEAK
+        assert predict(client, features=[FULL_ROW])["predictions"][0]["model_version"] == GOOD
+        of.watcher.refresh()
+        assert predict(client, features=[FULL_ROW])["predictions"][0]["model_version"] == WEAK
         refused = client.post("/predict", json={"features": [ROW]}).json()
         assert [one["at"] for one in refused["faults"]] == ["features.0.noise"], "it reads another column"
         assert client.get("/model").json()["serving"][0]["version"] == WEAK
@@ -50,21 +50,21 @@ def test_a_version_that_cannot_serve_leaves_the_old_one(place: Place, caplog: py
             raise RuntimeError("no")
         return shop.predict(fitted, frame)
 
-    of = service(place, model(predict=good_alone))
-    with answering(of) as client:
-        of.holding._models = {}
+    of = make_service(place, change_model(predict=good_alone))
+    with open_client(of) as client:
+        of.watcher._models = {}
         give_alias(place, "champion", WEAK)
-        of.holding.look()
+        of.watcher.refresh()
         before = failures()
         assert "version 1 serves on: late_parcel version 2 was made by 'trees', which `models`" in caplog.text
-        of.holding._models = {"trees": model(predict=good_alone)}
-        of.holding.look()
+        of.watcher._models = {"trees": change_model(predict=good_alone)}
+        of.watcher.refresh()
         assert "version 1 serves on: late_parcel version 2 cannot predict (RuntimeError: no)" in caplog.text
         give_alias(place, "champion", None)
-        of.holding.look()
+        of.watcher.refresh()
         assert "version 1 serves on: late_parcel has no champion any more." in caplog.text
         (place.lake.parent / "mlflow.db").unlink()
-        of.holding.look()
+        of.watcher.refresh()
         assert "mlflow.db is gone." in caplog.text
         assert failures() == before + 3
         assert not (place.lake.parent / "mlflow.db").exists()
@@ -72,35 +72,35 @@ def test_a_version_that_cannot_serve_leaves_the_old_one(place: Place, caplog: py
 
 
 def test_another_model_of_the_same_number_is_another(place: Place) -> None:
-    of = service(place)
-    with answering(of) as client:
-        with tracking(place.tracking_uri) as registry:
+    of = make_service(place)
+    with open_client(of) as client:
+        with tracking_client(place.tracking_uri) as registry:
             registry.delete_registered_model(shop.TASK.name)
-        made_anew = place.train(model(FEATURES=("noise",)))
+        made_anew = place.train(change_model(FEATURES=("noise",)))
         assert made_anew.model_version == GOOD
-        of.holding.look()
+        of.watcher.refresh()
         (version,) = client.get("/model").json()["serving"]
         assert (version["run_id"], version["reads"]) == (made_anew.run_id, ["noise"])
 
 
 def test_a_column_that_the_table_gains_may_be_sent(place: Place) -> None:
-    of = service(place)
-    with answering(of) as client:
-        row = {**WHOLE, "weight_kg": 2.5}
+    of = make_service(place)
+    with open_client(of) as client:
+        row = {**FULL_ROW, "weight_kg": 2.5}
         assert client.post("/predict", json={"features": [row]}).status_code == 422
         place.write(parcels().append_column("weight_kg", pa.array([2.5] * 400)))
         time.sleep(lookups.FRESH_SECONDS)
-        of.holding.look()
-        assert probabilities(predict(client, features=[row])) == probabilities(predict(client, features=[WHOLE]))
+        of.watcher.refresh()
+        assert probabilities(predict(client, features=[row])) == probabilities(predict(client, features=[FULL_ROW]))
 
 
 def test_the_challenger_gets_its_share_and_a_request_its_version(place: Place) -> None:
-    of = service(place, canary=0.3)
-    with answering(of) as client:
+    of = make_service(place, canary=0.3)
+    with open_client(of) as client:
 
         def versions(tries: int) -> list[int]:
             asked = [
-                client.post("/predict", json={"features": [WHOLE, WHOLE]}, headers={"X-Request-ID": f"r{n}"})
+                client.post("/predict", json={"features": [FULL_ROW, FULL_ROW]}, headers={"X-Request-ID": f"r{n}"})
                 for n in range(tries)
             ]
             answers = [one.json()["predictions"] for one in asked]
@@ -116,10 +116,10 @@ def test_the_challenger_gets_its_share_and_a_request_its_version(place: Place) -
         assert versions(300) == first
         assert client.get("/model").json()["canary"] == 0.3
         give_alias(place, "challenger", None)
-        of.holding.look()
+        of.watcher.refresh()
         assert set(versions(20)) == {GOOD}
         give_alias(place, "challenger", WEAK)
-        of.holding.look()
+        of.watcher.refresh()
         assert set(versions(20)) == {GOOD, WEAK}
 
 
@@ -130,7 +130,7 @@ def test_a_challenger_that_cannot_serve_is_no_reason_not_to_start(
         assert "noise" not in frame
         return shop.predict(fitted, frame)
 
-    with answering(service(place, model(predict=fails_on_noise), canary=1)) as client:
+    with open_client(make_service(place, change_model(predict=fails_on_noise), canary=1)) as client:
         assert predict(client, features=[ROW])["predictions"][0]["alias"] == "champion"
     assert "challenger of late_parcel is not loaded, it gets no requests" in caplog.text
 
@@ -138,7 +138,7 @@ def test_a_challenger_that_cannot_serve_is_no_reason_not_to_start(
 def test_a_champion_that_reads_what_the_table_lacks_is_refused(place: Place) -> None:
     place.write(parcels().drop_columns("distance_km"))
     with pytest.raises(ModelError, match="trained on columns that gold.parcels version 1 does not have: distance_km"):
-        service(place)
+        make_service(place)
     place.write(parcels().drop_columns("items").append_column("items", pa.array([[1]] * 400)))
     with pytest.raises(ModelError, match=r"no JSON stands for items \(array<bigint>\) of gold.parcels"):
-        service(place)
+        make_service(place)

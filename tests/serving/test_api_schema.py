@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from tests.parcels import Place
-from tests.served import SHOWN, answering, copy_of, service
+from tests.served import HEADERS, open_client, copy_place, make_service
 
 
 @pytest.fixture(scope="module")
 def client(trained_parcels: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with answering(service(copy_of(trained_parcels, tmp_path_factory.mktemp("schema")))) as one:
+    with open_client(make_service(copy_place(trained_parcels, tmp_path_factory.mktemp("schema")))) as one:
         yield one
 
 
@@ -24,7 +24,7 @@ def test_it_is_as_its_document_says(client: httpx.Client, tmp_path: Path) -> Non
     """A run of its own, because its plugin for pytest lags behind pytest."""
     done = subprocess.run(
         [Path(sys.executable).with_name("schemathesis"), "run", f"{client.base_url}/openapi.json",
-         "--header", f"Authorization: {SHOWN['Authorization']}", "--checks", "all", "--max-examples", "50",
+         "--header", f"Authorization: {HEADERS['Authorization']}", "--checks", "all", "--max-examples", "50",
          "--no-color", "--request-timeout", "30"],
         capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip

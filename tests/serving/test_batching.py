@@ -12,7 +12,7 @@ import pytest
 
 from serving.api import batching
 from serving.api.batching import Batcher
-from serving.api.problems import Refused
+from serving.api.problems import RequestError
 
 Ask = Callable[[Batcher], Coroutine[Any, Any, Any]]
 
@@ -113,5 +113,5 @@ def test_more_than_can_be_answered_in_time_is_refused(monkeypatch: pytest.Monkey
 
     (first, second, refused), later = run(model, ask)
     assert (first, second, later) == ([0], [1, 2, 3], [5])
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RequestError)
     assert (refused.status, refused.headers) == (503, {"Retry-After": "1"})

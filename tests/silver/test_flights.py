@@ -3,7 +3,7 @@ from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
 from bronze.flights import flights as bronze_flights
-from lakehouse.definitions.validation import problems_of
+from lakehouse.definitions.validation import find_problems
 from silver.flights import flights
 
 SCHEMA = ", ".join(f"{name} {type_name}" for name, type_name in flights.columns.items())
@@ -53,7 +53,7 @@ def typed(landed, airports):
 
 
 def test_declaration_has_no_problems():
-    assert problems_of(flights) == []
+    assert find_problems(flights) == []
 
 
 def test_departed_diverted_and_cancelled_flights(landed, frame, airports):

@@ -6,7 +6,7 @@ from chispa import assert_df_equality
 from bronze.airlines import airlines as bronze_airlines
 from bronze.airports import airports as bronze_airports
 from bronze.planes import planes as bronze_planes
-from lakehouse.definitions.validation import problems_of
+from lakehouse.definitions.validation import find_problems
 from silver.airlines import airlines
 from silver.airports import airports
 from silver.planes import planes
@@ -22,7 +22,7 @@ def schema_of(table):
 
 @pytest.mark.parametrize("table", [planes, airports, airlines], ids=lambda table: table.name)
 def test_declaration_has_no_problems(table):
-    assert problems_of(table) == []
+    assert find_problems(table) == []
 
 
 def test_planes(landed, frame):

@@ -1,7 +1,7 @@
 from chispa import assert_df_equality
 
 from bronze.weather import weather as bronze_weather
-from lakehouse.definitions.validation import problems_of
+from lakehouse.definitions.validation import find_problems
 from silver.weather import weather
 
 COLUMNS = ", ".join(f"{name} {type_name}" for name, type_name in weather.columns.items())
@@ -9,7 +9,7 @@ SCHEMA = f"{COLUMNS}, _unreadable array<string>, _file_id bigint, _row bigint"
 
 
 def test_declaration_has_no_problems():
-    assert problems_of(weather) == []
+    assert find_problems(weather) == []
 
 
 def test_values_are_typed_and_na_is_null(landed, frame):

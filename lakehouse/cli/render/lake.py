@@ -11,14 +11,14 @@ from rich.console import Console
 from lakehouse.catalog import Lake
 from lakehouse.cli.render.printing import escape_text, format_size, make_grid, pluralize, print_json
 from lakehouse.definitions.sources import Source
-from lakehouse.definitions.tables import Declared, Table
+from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.deltalog import sql, table_log
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import backfill
-from lakehouse.plan.planner import decide
+from lakehouse.plan.planner import decide_step
 from lakehouse.plan.steps import Blocked, Request
 from lakehouse.quality import report
-from lakehouse.storage.location import relative
+from lakehouse.storage.location import get_relative_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,8 +39,8 @@ HISTORY_COLUMNS: Final = (
 
 def print_status(console: Console, lake: Lake, as_json: bool) -> None:
     """Print every declared table's state."""
-    lake = lake.still()
-    entries = [status_entry(lake, name) for name in lake.graph.declared]
+    lake = lake.cache_logs()
+    entries = [status_entry(lake, name) for name in lake.graph.declarations]
     if as_json:
         print_json(console, entries)
         return
@@ -75,46 +75,46 @@ def _print_gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
 
 def print_unread(console: Console, lake: Lake) -> None:
     """Print the folders of the landing zone that no source reads."""
-    for name in lake.strays():
+    for name in lake.find_unread_folders():
         console.print(f"[yellow]unread[/] landing/{escape_text(name)}: no source reads this", highlight=False)
 
 
 def status_entry(lake: Lake, name: str) -> dict[str, Any]:
     """Return a table's state as a document."""
-    step = decide(lake, name, Request())
+    step = decide_step(lake, name, Request())
     log = lake.log(name)
     last = log.last if log else None
     record = last.record if last else None
-    declared = lake.graph.declared[name]
-    landing = lake.landing(declared) if isinstance(declared, Source) else None
-    rejected = landing.rejected(landing.history()) if landing else []
+    declared = lake.graph.declarations[name]
+    landing = lake.landing_zone(declared) if isinstance(declared, Source) else None
+    rejected = landing.find_rejected_files(landing.read_history()) if landing else []
     return {
         "table": name,
-        "state": "empty" if record is None else "behind" if step.is_work else "current",
+        "state": "empty" if record is None else "behind" if step.has_work else "current",
         "version": log.version if log else None,
         "run": record.run if record else None,
-        "at": record.at if record else "",
+        "at": record.committed_at if record else "",
         "batch": record.batch if record else 0,
         "generation": record.generation if record else 0,
         "rows": last.rows if last else {},
-        "pending": "; ".join(step.reasons) if step.is_work or isinstance(step, Blocked) else "",
+        "pending": "; ".join(step.reasons) if step.has_work or isinstance(step, Blocked) else "",
         "rejected_files": [{"path": file.path, "reason": file.reason} for file in rejected],
         "gaps": _list_gaps(lake, declared, log),
     }
 
 
-def _list_gaps(lake: Lake, declared: Declared, log: table_log.TableLog | None) -> list[dict[str, Any]]:
+def _list_gaps(lake: Lake, declared: Declaration, log: table_log.TableLog | None) -> list[dict[str, Any]]:
     if log is None or not isinstance(declared, Table):
         return []
-    gaps = backfill.gaps(declared, log, {name: lake.log(name) for name in lake.graph.inputs(declared.name)})
+    gaps = backfill.find_gaps(declared, log, {name: lake.log(name) for name in lake.graph.inputs(declared.name)})
     return [{**asdict(gap), "first": str(gap.first), "last": str(gap.last)} for gap in gaps]
 
 
 def print_tables(console: Console, lake: Lake, as_json: bool) -> None:
     """Print the tables of the lake by Delta's own counts, and the declared tables not written yet."""
-    paths = sql.tables(lake.root / "lake")
+    paths = sql.find_tables(lake.root / "lake")
     entries = []
-    for name in dict.fromkeys([*lake.graph.declared, *paths]):
+    for name in dict.fromkeys([*lake.graph.declarations, *paths]):
         log = table_log.open_log(paths[name]) if name in paths else None
         entries.append(_table_entry(lake, name, log))
     if as_json:
@@ -130,18 +130,18 @@ def print_tables(console: Console, lake: Lake, as_json: bool) -> None:
 
 
 def _table_entry(lake: Lake, name: str, log: table_log.TableLog | None) -> dict[str, Any]:
-    declared = lake.graph.declared.get(name)
+    declared = lake.graph.declarations.get(name)
     write = "landing" if isinstance(declared, Source) else ""
     if isinstance(declared, Table):
         write = type(declared.write).__name__.lower()
     return {
         "table": name,
         "write": write,
-        "rows": log.rows() if log else None,
-        "bytes": log.bytes() if log else None,
-        "files": log.files() if log else None,
+        "rows": log.count_rows() if log else None,
+        "bytes": log.count_bytes() if log else None,
+        "files": log.count_files() if log else None,
         "version": log.version if log else None,
-        "path": relative(log.path, lake.root) if log else None,
+        "path": get_relative_path(log.path, lake.root) if log else None,
         "columns": log.columns() if log else dict(declared.columns) if declared else {},
     }
 
@@ -152,10 +152,10 @@ def print_history(console: Console, lake: Lake, table: str, limit: int, as_json:
     Raises:
         DeclarationError: There is no such table.
     """
-    paths = sql.tables(lake.root / "lake")
+    paths = sql.find_tables(lake.root / "lake")
     log = table_log.open_log(paths[table]) if table in paths else None
     if log is None:
-        names = ", ".join(dict.fromkeys([*lake.graph.declared, *paths]))
+        names = ", ".join(dict.fromkeys([*lake.graph.declarations, *paths]))
         raise DeclarationError(f"{table!r} has no history: it is not written yet, or not one of {names}.")
     entries = log.entries(limit)
     if as_json:
@@ -172,14 +172,14 @@ def print_history(console: Console, lake: Lake, table: str, limit: int, as_json:
 def _history_cells(entry: table_log.Entry) -> list[str]:
     counts = ", ".join(f"{count:,} {name}" for name, count in entry.rows.items() if count)
     rows = counts or "0 written"
-    version, at = str(entry.version), f"{entry.at:%Y-%m-%d %H:%M:%S}"
+    version, at = str(entry.version), f"{entry.committed_at:%Y-%m-%d %H:%M:%S}"
     record = entry.record
     if record is None:
         return [version, at, entry.operation, "", "", rows, "", "", ""]
-    operation = f"{entry.operation} (undoes {record.undoes})" if record.undoes else entry.operation
+    operation = f"{entry.operation} (undoes {record.rolled_back_run})" if record.rolled_back_run else entry.operation
     inputs = ", ".join(f"{name}@{consumed.version}" for name, consumed in record.inputs.items())
-    code = f"{record.revision} {record.definition}".strip()
-    columns = escape_text("; ".join(record.contract))
+    code = f"{record.revision} {record.fingerprint}".strip()
+    columns = escape_text("; ".join(record.column_changes))
     return [version, at, operation, record.run, str(record.batch), rows, inputs, code, columns]
 
 

@@ -13,11 +13,11 @@ from lakehouse.cli.render.printing import escape_text, format_size, make_grid
 from lakehouse.ml.metrics import METRICS
 
 if TYPE_CHECKING:
-    from lakehouse.ml.pipeline import Scored
-    from lakehouse.ml.reproduce import Reproduced
+    from lakehouse.ml.pipeline import ScoreResult
+    from lakehouse.ml.reproduce import ReproductionResult
     from lakehouse.ml.training_record import TrainResult
     from lakehouse.ml.tuning.search import TuneResult
-    from lakehouse.runs.vacuum import Vacuumed
+    from lakehouse.runs.vacuum import VacuumResult
 
 MOST_TRIALS: Final = 10
 
@@ -37,7 +37,7 @@ def print_training(console: Console, result: TrainResult) -> None:
     console.print(f"{version} is {result.alias}: {result.reason}", highlight=False)
 
 
-def print_scoring(console: Console, result: Scored) -> None:
+def print_scoring(console: Console, result: ScoreResult) -> None:
     """Print the number of scored rows, and the metrics where labels exist."""
     console.print(
         f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version} "
@@ -46,8 +46,8 @@ def print_scoring(console: Console, result: Scored) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if result.report:
-        console.print(make_metrics_grid({"model": result.report.metrics, "schedule only": result.report.baseline}))
+    if result.evaluation:
+        console.print(make_metrics_grid({"model": result.evaluation.metrics, "schedule only": result.evaluation.baseline}))
 
 
 def print_search(console: Console, result: TuneResult) -> None:
@@ -75,9 +75,9 @@ def _format_params(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in numbers.items())
 
 
-def print_reproduction(console: Console, result: Reproduced) -> None:
+def print_reproduction(console: Console, result: ReproductionResult) -> None:
     """Print the recipe of a model that was trained again, its metrics, and the differences."""
-    recipe = result.recipe.said
+    recipe = result.recipe.recorded
     version = f"version {result.model_version}" if result.model_version else "no version"
     console.print(
         f"{recipe['model']} {version}: {recipe['learner']} on {recipe['feature_table']} version "
@@ -89,23 +89,23 @@ def print_reproduction(console: Console, result: Reproduced) -> None:
         for name, values in result.metrics.items():
             grid.add_row(name, *[f"{value:.6f}" for value in values])
         console.print(grid)
-    if result.same is not None:
+    if result.same_share is not None:
         console.print(
-            f"Predictions for {result.rows:,} rows: {result.same:.2%} exactly the same, the largest difference is "
-            f"{result.largest:.2g}.",
+            f"Predictions for {result.rows:,} rows: {result.same_share:.2%} exactly the same, the largest difference is "
+            f"{result.largest_difference:.2g}.",
             highlight=False,
         )
-    for kind, style, texts in (("note", "yellow", result.notes), ("differs", "bold red", result.differs)):
+    for kind, style, texts in (("note", "yellow", result.notes), ("differs", "bold red", result.differences)):
         for text in texts:
             console.print(f"[{style}]{kind}[/] {escape_text(text)}", highlight=False, soft_wrap=True)
-    console.print("The models differ." if result.differs else "The models are the same.", highlight=False)
+    console.print("The models differ." if result.differences else "The models are the same.", highlight=False)
 
 
-def print_vacuum(console: Console, result: Vacuumed, dry_run: bool) -> None:
+def print_vacuum(console: Console, result: VacuumResult, dry_run: bool) -> None:
     """Print the number of removed files, and the models that need some of them."""
     outcome = "would be removed" if dry_run else "removed"
     console.print(f"{result.table}: {result.files:,} files ({format_size(result.bytes)}) {outcome}.", highlight=False)
-    for pin in result.needed:
+    for pin in result.blocking_pins:
         console.print(
             f"[yellow]refused[/] {pin.model} version {pin.version} needs {pin.files:,} of these files, of version "
             f"{pin.delta_version}: --forget {pin.name} releases them",

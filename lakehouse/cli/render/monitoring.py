@@ -8,8 +8,8 @@ from rich.console import Console
 
 from lakehouse.cli.render.models import print_training
 from lakehouse.cli.render.printing import escape_text, make_grid
-from lakehouse.ml.monitoring import Watched
-from lakehouse.ml.pipeline import Monitored
+from lakehouse.ml.monitoring import MonitoringReport
+from lakehouse.ml.pipeline import MonitorResult
 from lakehouse.ml.training_record import TrainResult
 
 RESULTS: Final = {
@@ -23,36 +23,36 @@ RESULTS: Final = {
 }
 
 
-def print_monitoring(console: Console, result: Monitored) -> None:
+def print_monitoring(console: Console, result: MonitorResult) -> None:
     """Print the champion's results beside those on its choose split, then the findings."""
-    watched = result.watched
-    task, now = watched.features.task, watched.now
+    watched = result.report
+    task, now = watched.features.task, watched.current_metrics
     console.print(
         f"{task.name} version {watched.champion.version}, {watched.span[0]} to {watched.span[1]}: "
         f"{now['scored']:,} rows scored, {now['labelled']:,} with a label.",
         highlight=False,
     )
     grid = make_grid("", *[f">{title}" for title in RESULTS])
-    for name, values in {"choose split": watched.chosen, "these days": now}.items():
+    for name, values in {"choose split": watched.validation_metrics, "these days": now}.items():
         grid.add_row(name, *[f"{values[metric]:.4f}" if metric in values else "-" for metric in RESULTS.values()])
     console.print(grid)
     for note in watched.notes:
         console.print(f"[yellow]note[/] {escape_text(note)}", highlight=False)
     for finding in watched.findings:
-        console.print(f"[bold red]finding[/] {escape_text(finding.said)}", highlight=False)
+        console.print(f"[bold red]finding[/] {escape_text(finding.message)}", highlight=False)
     console.print(
-        f"{result.quality_written:,} rows written to {task.quality}, {result.drift_written:,} to {task.drift}.",
+        f"{result.quality_written:,} rows written to {task.quality_table}, {result.drift_written:,} to {task.drift_table}.",
         highlight=False,
     )
     if not watched.findings:
         console.print("Nothing is beyond its limit.", highlight=False)
 
 
-def print_advice(console: Console, watched: Watched) -> None:
+def print_advice(console: Console, watched: MonitoringReport) -> None:
     """Print where to look after a finding, and the command that retrains."""
     task = watched.features.task
-    advice = f"See {task.drift} and {task.quality} day by day."
-    if any(finding.what == "missing" for finding in watched.findings):
+    advice = f"See {task.drift_table} and {task.quality_table} day by day."
+    if any(finding.limit == "missing" for finding in watched.findings):
         advice += f" Fix missing features where they are computed: `lakehouse lineage {task.feature_table}`."
     advice += f" `lakehouse monitor {task.name} --retrain` trains a challenger on the days up to now."
     console.print(advice, highlight=False, soft_wrap=True)

@@ -13,11 +13,11 @@ from lakehouse.cli.render.printing import escape_text, make_grid, print_json
 from lakehouse.quality import quarantine
 
 if TYPE_CHECKING:
-    from lakehouse.quality.reconcile import Account
-    from lakehouse.writes.replay import Replayed
+    from lakehouse.quality.reconcile import Reconciliation
+    from lakehouse.writes.replay import ReplayResult
 
 
-def print_summaries(console: Console, summaries: Sequence[quarantine.Summary], as_json: bool) -> None:
+def print_summaries(console: Console, summaries: Sequence[quarantine.QuarantineSummary], as_json: bool) -> None:
     """Print the number of quarantined rows of each table by rule."""
     if as_json:
         print_json(console, [asdict(summary) for summary in summaries])
@@ -30,8 +30,8 @@ def print_summaries(console: Console, summaries: Sequence[quarantine.Summary], a
         by_count = sorted(summary.rules.items(), key=lambda item: -item[1])
         rules = ", ".join(f"{count:,} {rule}" for rule, count in by_count)
         outcomes = [f"{summary.outcomes.get(name, 0):,}" for name in ("replayed", "discarded")]
-        newest = summary.newest[:16].replace("T", " ")
-        grid.add_row(summary.table, f"{summary.waiting:,}", rules, *outcomes, newest)
+        newest = summary.last_quarantined_at[:16].replace("T", " ")
+        grid.add_row(summary.table, f"{summary.pending:,}", rules, *outcomes, newest)
     console.print(grid)
 
 
@@ -44,7 +44,7 @@ def print_rejects(
         return
     grid = make_grid("file", ">row", "rules violated", "as landed")
     for reject in rejects[:limit]:
-        values = quarantine.values(reject["original"], columns)
+        values = quarantine.parse_original(reject["original"], columns)
         text = ", ".join(f"{name}={value!r}" for name, value in values.items())
         file = escape_text(reject["_source_file"] or "")
         grid.add_row(file, str(reject["_row"] or ""), "\n".join(reject["rules"]), escape_text(text))
@@ -53,18 +53,18 @@ def print_rejects(
         console.print(f"... {len(rejects) - limit:,} more rows; --limit, or --json for all of them.", highlight=False)
 
 
-def print_accounts(console: Console, accounts: Sequence[Account], as_json: bool) -> None:
+def print_accounts(console: Console, accounts: Sequence[Reconciliation], as_json: bool) -> None:
     """Print the places of each table's rows, and the differences."""
     if as_json:
         print_json(console, [asdict(account) for account in accounts])
         return
     grid = make_grid("table", ">rows in", "where they are", "")
     for account in accounts:
-        parts = ", ".join(f"{count:,} {name}" for name, count in account.parts.items())
-        if account.unseen:
-            parts += f"; {account.unseen:,} files were overwritten or deleted, and not counted again"
+        parts = ", ".join(f"{count:,} {name}" for name, count in account.row_counts.items())
+        if account.uncounted_files:
+            parts += f"; {account.uncounted_files:,} files were overwritten or deleted, and not counted again"
         state = "[bold red]differs[/]" if account.differences else "[green]adds up[/]"
-        grid.add_row(account.table, f"{account.came_in:,}", parts, state)
+        grid.add_row(account.table, f"{account.input_rows:,}", parts, state)
     console.print(grid)
     for account in accounts:
         for text in account.differences:
@@ -72,12 +72,12 @@ def print_accounts(console: Console, accounts: Sequence[Account], as_json: bool)
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_replay(console: Console, result: Replayed, dry_run: bool) -> None:
+def print_replay(console: Console, result: ReplayResult, dry_run: bool) -> None:
     """Print the outcomes of a table's quarantined rows."""
-    if not (result.replayed or result.discarded or result.waits):
+    if not (result.replayed or result.discarded or result.blocked):
         console.print(f"{result.table}: no quarantined row to replay.")
         return
-    if result.made_anew and dry_run:
+    if result.is_rebuilt and dry_run:
         text = f"{result.table} would be rebuilt from all its rows, {result.replayed:,} quarantined rows included."
         console.print(text, highlight=False)
         return
@@ -85,5 +85,5 @@ def print_replay(console: Console, result: Replayed, dry_run: bool) -> None:
     console.print(f"{result.table}: {result.replayed:,} {would}replayed.", highlight=False)
     for reason, count in (result.discarded or {}).items():
         console.print(f"  {count:,} {would}discarded: {reason}", highlight=False)
-    for rule, count in (result.waits or {}).items():
+    for rule, count in (result.blocked or {}).items():
         console.print(f"  {count:,} remain quarantined: they violate {rule}", highlight=False)

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from lakehouse.cli.render.printing import escape_text, pluralize
-from lakehouse.runs.scheduler import Report, Result, Watcher
+from lakehouse.runs.scheduler import RunReport, TableResult, RunListener
 from lakehouse.writes.table_writer import Outcome
 
 STATUS_STYLE: Final = {
@@ -32,7 +32,7 @@ STATUS_STYLE: Final = {
 
 
 @contextmanager
-def show_progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
+def show_progress(console: Console, names: Sequence[str]) -> Iterator[RunListener]:
     """Show a run's progress: the tables under way, and a line for each table that is done."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -43,14 +43,14 @@ def show_progress(console: Console, names: Sequence[str]) -> Iterator[Watcher]:
             under_way.append(table)
             bar.update(task, description=f"writing {', '.join(under_way)}")
 
-        def on_end(result: Result) -> None:
+        def on_end(result: TableResult) -> None:
             if result.table in under_way:
                 under_way.remove(result.table)
             if result.status != "unchanged":
                 console.print(_format_result(result), highlight=False)
             bar.update(task, advance=1, description=f"writing {', '.join(under_way)}" if under_way else "planning")
 
-        yield Watcher(on_start, on_end)
+        yield RunListener(on_start, on_end)
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def show_upload(console: Console, files: Sequence[Path]) -> Iterator[Callable[[i
         yield lambda count: bar.update(task, advance=count)
 
 
-def _format_result(result: Result) -> str:
+def _format_result(result: TableResult) -> str:
     style = STATUS_STYLE[result.status]
     text = f"  [{style}]{result.status:9}[/] {result.table:24} {format_outcome(result.outcome)}"
     return f"{text} [dim]{result.seconds:.1f} s[/]" if result.seconds else text
@@ -80,7 +80,7 @@ def format_outcome(outcome: Outcome | None) -> str:
     return ", ".join(parts)
 
 
-def print_report(console: Console, report: Report, log: Path | None) -> None:
+def print_report(console: Console, report: RunReport, log: Path | None) -> None:
     """Print a run's result: counts by status, rejected files, warnings, failures."""
     counts = {status: sum(result.status == status for result in report.results) for status in STATUS_STYLE}
     text = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -90,8 +90,8 @@ def print_report(console: Console, report: Report, log: Path | None) -> None:
             _print_outcome(console, result.table, result.outcome)
         if result.error:
             console.print(f"[bold red]{result.status}[/] ", end="", highlight=False)
-            console.print(result.failure(), markup=False, highlight=False)
-    if report.failed:
+            console.print(result.describe_failure(), markup=False, highlight=False)
+    if report.has_failed:
         console.print(
             f"Log: {log}. Written tables are kept; `lakehouse run` resumes with the others.",
             highlight=False,

@@ -14,12 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lakehouse.engine.spark.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, OF_THE_JVM, local_files, properties
+from lakehouse.engine.spark.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, JVM_VARIABLES, local_file_properties, read_properties
 from lakehouse.errors import SessionError
 from lakehouse.project import find_root
 
 
-def make() -> None:
+def make_archive() -> None:
     """Make the archive, by a session that does a little of what a run does.
 
     Raises:
@@ -31,16 +31,16 @@ def make() -> None:
     with tempfile.TemporaryDirectory(dir=ARCHIVE.parent) as folder:
         new = Path(folder, ARCHIVE.name)
         java = (
-            f'{properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
+            f'{read_properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
         )
-        own = {"spark.driver.extraJavaOptions": java, **local_files()}
+        own = {"spark.driver.extraJavaOptions": java, **local_file_properties()}
         told = [
             "--properties-file",
             str(conf),
             *(f"--conf={name}={value}" for name, value in own.items()),
             "pyspark-shell",
         ]
-        clean = {name: value for name, value in os.environ.items() if name not in OF_THE_JVM}
+        clean = {name: value for name, value in os.environ.items() if name not in JVM_VARIABLES}
         done = subprocess.run(  # until nobody writes to its output any more: the JVM outlives it, and writes the archive
             [sys.executable, "-m", "lakehouse.engine.spark.class_archive", folder], cwd=root, capture_output=True, text=True, check=False,
             env=clean | {"SPARK_CONF_DIR": NO_FOLDER, "PYSPARK_SUBMIT_ARGS": shlex.join(told)},
@@ -53,7 +53,7 @@ def make() -> None:
         new.replace(ARCHIVE)
 
 
-def _work(folder: Path) -> None:
+def _run_sample_workload(folder: Path) -> None:
     """Land, read, window, join, write, merge and aggregate a few rows, for their classes."""
     from delta.tables import DeltaTable
     from pyspark.sql import SparkSession, Window
@@ -88,9 +88,9 @@ def _work(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        _work(Path(sys.argv[1]))
+        _run_sample_workload(Path(sys.argv[1]))
     else:
         try:
-            make()
+            make_archive()
         except SessionError as error:
             print(error, file=sys.stderr)  # noqa: T201

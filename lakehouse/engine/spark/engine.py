@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lakehouse.engine.spark import jdbc
 from lakehouse.engine.spark.session import spark_session
-from lakehouse.errors import SessionError, first_line
+from lakehouse.errors import SessionError, get_first_line
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lakehouse.definitions.sources import Source
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.engine.spark.tables import SparkTables
-    from lakehouse.landing.zone import Landing
+    from lakehouse.landing.zone import LandingZone
     from lakehouse.storage.location import Location
 
 T = TypeVar("T")
@@ -93,11 +93,11 @@ class SparkEngine:
 
         return SparkTables(self.session().newSession())
 
-    def extract(self, source: Source, landing: Landing, scratch: Location, run: Run) -> None:
+    def extract(self, source: Source, landing: LandingZone, scratch: Location, run: Run) -> None:
         try:
             jdbc.extract(self.session(), source, landing, scratch, run)
         except Exception as error:
-            raise jdbc.explained(source, error) or error from error
+            raise jdbc.explain_error(source, error) or error from error
 
     def retry_on_conflict(self, table: str, attempt: Callable[[], T]) -> T:
         from lakehouse.engine.spark.tables import CONFLICTS
@@ -106,7 +106,7 @@ class SparkEngine:
             try:
                 return attempt()
             except CONFLICTS as error:
-                logger.warning("%s: another writer committed first (%s). Deciding again.", table, first_line(error))
+                logger.warning("%s: another writer committed first (%s). Deciding again.", table, get_first_line(error))
                 time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
         return attempt()
 

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from lakehouse.definitions.identifiers import escaped
+from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.definitions.sources import SECRET_IN_URL, Database, Source
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import SourceError
-from lakehouse.landing.zone import Landing, left_alone
+from lakehouse.landing.zone import LandingZone, is_ignored
 from lakehouse.storage import location
-from lakehouse.storage.location import Location, spark_uri
+from lakehouse.storage.location import Location, to_spark_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 CONNECT_SECONDS = 10
 # How long the database may send nothing: it looks through the whole table for a new value of the cursor.
-SILENT_SECONDS = 600
+READ_SECONDS = 600
 LOCK_SECONDS = 60
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -46,7 +46,7 @@ class Extract:
     file: str
 
 
-def extract(spark: SparkSession, source: Source, landing: Landing, scratches: Location, run: Run) -> None:
+def extract(spark: SparkSession, source: Source, landing: LandingZone, scratches: Location, run: Run) -> None:
     """Bring what the database has and the landing zone has not into the source's landing folder.
 
     Raises:
@@ -54,48 +54,48 @@ def extract(spark: SparkSession, source: Source, landing: Landing, scratches: Lo
         LockError: the lake may be another run's by now, and this extract with it.
     """
     assert source.database is not None
-    asked = _Asked(spark, source, source.database)
-    run.hold.check()
+    asked = _DatabaseTable(spark, source, source.database)
+    run.lease.check()
     location.remove(scratches)  # what runs that were cut short left behind
     scratch = scratches / run.id
     if source.database.cursor is None:
-        there = [name for name in location.names(landing.folder) if not left_alone(name)]
+        there = [name for name in location.list_names(landing.folder) if not is_ignored(name)]
         before = landing.folder / there[-1] if there else None
-        file = landing.folder / f"{_stem(source)}_{_today()}.parquet"
-        with _extracted(asked.rows(None), scratch) as part:
-            if before is None or not _same_rows(part, before):
-                run.hold.check()
+        file = landing.folder / f"{_file_stem(source)}_{_today()}.parquet"
+        with _write_extract(asked.read_rows(None), scratch) as part:
+            if before is None or not _has_same_rows(part, before):
+                run.lease.check()
                 location.move(part, file)
         return
-    folder = landing.manifests / "extracts"
-    last = _last(folder)
+    folder = landing.manifest_folder / "extracts"
+    last = _last_extract(folder)
     if last is not None and not _has_landed(landing, last):
-        _carry_out(asked, landing, last, scratch, run)
-    new = asked.bounds(last)
+        _land_extract(asked, landing, last, scratch, run)
+    new = asked.next_extract(last)
     if new is not None:
         location.create(folder / f"{new.number:08d}.json", json.dumps(asdict(new), indent=1).encode())
-        _carry_out(asked, landing, new, scratch, run)
+        _land_extract(asked, landing, new, scratch, run)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _DatabaseTable:
     """A source's table in its database."""
 
     spark: SparkSession
     source: Source
     database: Database
 
-    def bounds(self, last: Extract | None) -> Extract | None:
+    def next_extract(self, last: Extract | None) -> Extract | None:
         """The next extract; None where nothing is new."""
         assert self.database.cursor is not None
-        cursor, settle = _name(self.database.cursor), self.database.settle_seconds
-        where = [f"{cursor} > {_text(last.until)}"] if last else []
+        cursor, settle = _quote_name(self.database.cursor), self.database.settle_seconds
+        where = [f"{cursor} > {_quote_value(last.until)}"] if last else []
         if settle:
             where.append(f"{cursor} <= current_timestamp - interval '{settle:g} seconds'")
-        table = _name(self.database.table)
+        table = _quote_name(self.database.table)
         found = self._read(
             f"SELECT CAST(max({cursor}) AS varchar(64)) AS until, "
-            f"(SELECT count(*) FROM {table} WHERE {cursor} IS NULL) AS missing FROM {table}{_where(where)}"
+            f"(SELECT count(*) FROM {table} WHERE {cursor} IS NULL) AS missing FROM {table}{_where_clause(where)}"
         ).first()
         assert found is not None
         if found["missing"]:
@@ -110,27 +110,27 @@ class _Asked:
             number,
             last.until if last else None,
             found["until"],
-            f"{_stem(self.source)}_{number:08d}_{_today()}.parquet",
+            f"{_file_stem(self.source)}_{number:08d}_{_today()}.parquet",
         )
 
-    def rows(self, extract: Extract | None) -> DataFrame:
+    def read_rows(self, extract: Extract | None) -> DataFrame:
         """The rows of an extract, or all, in the order of the key."""
         where = []
         if extract:
-            cursor = _name(str(self.database.cursor))
-            where += [f"{cursor} > {_text(extract.after)}"] if extract.after is not None else []
-            where += [f"{cursor} <= {_text(extract.until)}"]
+            cursor = _quote_name(str(self.database.cursor))
+            where += [f"{cursor} > {_quote_value(extract.after)}"] if extract.after is not None else []
+            where += [f"{cursor} <= {_quote_value(extract.until)}"]
         also = self.source.contract.new_column != "fail"
-        named = "*" if also else ", ".join(map(_name, self.source.columns))
-        read = self._read(f"SELECT {named} FROM {_name(self.database.table)}{_where(where)}")
-        self._check_alike(read.columns)
-        others = [F.col(escaped(name)) for name in read.columns if name not in self.source.columns]
+        named = "*" if also else ", ".join(map(_quote_name, self.source.columns))
+        read = self._read(f"SELECT {named} FROM {_quote_name(self.database.table)}{_where_clause(where)}")
+        self._check_columns(read.columns)
+        others = [F.col(quote_identifier(name)) for name in read.columns if name not in self.source.columns]
         typed = read.select(
             *[F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()], *others
         )
         return typed.coalesce(1).sortWithinPartitions(*self.database.key)
 
-    def _check_alike(self, found: Sequence[str]) -> None:
+    def _check_columns(self, found: Sequence[str]) -> None:
         """
         Raises:
             SourceError: a column differs only in case from a declared one, for which Spark would take it.
@@ -143,35 +143,35 @@ class _Asked:
             )
 
     def _read(self, query: str) -> DataFrame:
-        url = _VARIABLE.sub(lambda one: self._variable(one[1]), self.database.url)
+        url = _VARIABLE.sub(lambda one: self._read_variable(one[1]), self.database.url)
         options = {
             "url": url, "driver": self.database.driver, "query": query, "fetchsize": "10000",
-            "user": self._variable(self.database.user), "password": self._variable(self.database.password),
+            "user": self._read_variable(self.database.user), "password": self._read_variable(self.database.password),
         }  # fmt: skip
         if url.startswith("jdbc:postgresql:"):  # other drivers count in milliseconds
             options |= {
-                "connectTimeout": str(CONNECT_SECONDS), "loginTimeout": str(CONNECT_SECONDS), "socketTimeout": str(SILENT_SECONDS),
+                "connectTimeout": str(CONNECT_SECONDS), "loginTimeout": str(CONNECT_SECONDS), "socketTimeout": str(READ_SECONDS),
                 "options": f"-c lock_timeout={LOCK_SECONDS}s", "tcpKeepAlive": "true",
             }  # fmt: skip
         return self.spark.read.format("jdbc").options(**options).load()
 
-    def _variable(self, name: str) -> str:
+    def _read_variable(self, name: str) -> str:
         value = os.environ.get(name)
         if not value:
             raise SourceError(f"{self.source.name}: its database needs {name} in the environment or in .env.")
         return value
 
 
-def _carry_out(asked: _Asked, landing: Landing, one: Extract, scratch: Location, run: Run) -> None:
-    with _extracted(asked.rows(one), scratch) as part:
-        run.hold.check()
+def _land_extract(table: _DatabaseTable, landing: LandingZone, planned: Extract, scratch: Location, run: Run) -> None:
+    with _write_extract(table.read_rows(planned), scratch) as part:
+        run.lease.check()
         # A file that lies there, put by whoever came between, may be in a table already.
         with suppress(FileExistsError):
-            if not _has_landed(landing, one):
-                location.move_new(part, landing.folder / one.file)
+            if not _has_landed(landing, planned):
+                location.move_new(part, landing.folder / planned.file)
 
 
-def explained(source: Source, error: Exception) -> SourceError | None:
+def explain_error(source: Source, error: Exception) -> SourceError | None:
     """An error that came from the database in words; None for any other."""
     database = source.database
     said = re.search(r"(?:org\.postgresql|java\.sql)[\w.]*Exception: ([^\n]+)", str(error))
@@ -187,17 +187,17 @@ def explained(source: Source, error: Exception) -> SourceError | None:
 
 
 @contextmanager
-def _extracted(rows: DataFrame, scratch: Location) -> Iterator[Location]:
+def _write_extract(rows: DataFrame, scratch: Location) -> Iterator[Location]:
     """The rows as one file, which is gone in the end."""
     try:
-        rows.write.mode("overwrite").parquet(spark_uri(scratch))
-        (part,) = [scratch / name for name in location.names(scratch) if name.endswith(".parquet")]
+        rows.write.mode("overwrite").parquet(to_spark_uri(scratch))
+        (part,) = [scratch / name for name in location.list_names(scratch) if name.endswith(".parquet")]
         yield part
     finally:
         location.remove(scratch)
 
 
-def _same_rows(one: Location, other: Location) -> bool:
+def _has_same_rows(one: Location, other: Location) -> bool:
     """Whether two Parquet files hold the same rows in the same order; their bytes may differ from one JVM to the next."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -214,18 +214,18 @@ def _same_rows(one: Location, other: Location) -> bool:
         return False
 
 
-def _has_landed(landing: Landing, extract: Extract) -> bool:
+def _has_landed(landing: LandingZone, extract: Extract) -> bool:
     path = f"{landing.source.landing}/{extract.file}"
-    taken = any(one.path == path for manifest in landing.history() for one in manifest.files)
-    return taken or not isinstance(location.look_up(landing.root, [path])[path], OSError)
+    taken = any(one.path == path for manifest in landing.read_history() for one in manifest.files)
+    return taken or not isinstance(location.stat_files(landing.root, [path])[path], OSError)
 
 
-def _last(folder: Location) -> Extract | None:
-    names = location.names(folder)
+def _last_extract(folder: Location) -> Extract | None:
+    names = location.list_names(folder)
     return Extract(**json.loads((folder / names[-1]).read_text(encoding="utf-8"))) if names else None
 
 
-def _stem(source: Source) -> str:
+def _file_stem(source: Source) -> str:
     return source.landing.rpartition("/")[2]
 
 
@@ -233,15 +233,15 @@ def _today() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
-def _where(conditions: Sequence[str]) -> str:
+def _where_clause(conditions: Sequence[str]) -> str:
     return " WHERE " + " AND ".join(conditions) if conditions else ""
 
 
-def _name(name: str) -> str:
+def _quote_name(name: str) -> str:
     """A column, a table or schema.table as SQL says it, whatever the word means otherwise: user, order."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
 
 
-def _text(value: str) -> str:
+def _quote_value(value: str) -> str:
     """A value as SQL says it; the database compares it as what the column is."""
     return "'" + value.replace("'", "''") + "'"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from filelock import FileLock
 
-from lakehouse.errors import SessionError, first_line
+from lakehouse.errors import SessionError, get_first_line
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,23 +23,23 @@ logger = logging.getLogger(__name__)
 PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
 
 
-class Needs(NamedTuple):
+class GpuRequirement(NamedTuple):
     """The oldest driver and the least compute capability that will do."""
 
-    what: str
+    feature: str
     driver: int
     capability: float
 
 
 # As the plugin's own documents have it for its CUDA 12 jar, which Maven's plain name means; and as CUDA 13's for what trains.
-PLUGIN_NEEDS: Final = Needs("the RAPIDS plugin", 525, 7.0)
+PLUGIN_REQUIREMENT: Final = GpuRequirement("the RAPIDS plugin", 525, 7.0)
 GPU_HINT = (
     "Without LAKEHOUSE_GPU and LAKEHOUSE_GPU_TRAINING Spark and scikit-learn run on the CPU; "
     "LAKEHOUSE_GPU=explain says what would run on a GPU."
 )
 
 
-def overlays(settings: Settings) -> list[Path]:
+def find_overlays(settings: Settings) -> list[Path]:
     """The files of properties that come on top of the profile's, in their order."""
     folder = settings.spark_conf.parent
     if not settings.gpu:
@@ -50,7 +50,7 @@ def overlays(settings: Settings) -> list[Path]:
     return [file for name in names if (file := folder / name).exists()]
 
 
-def plugin_jar(settings: Settings) -> Path:
+def fetch_plugin_jar(settings: Settings) -> Path:
     """The plugin's jar, brought from Maven Central once (1 GB).
 
     Raises:
@@ -76,7 +76,7 @@ def _fetch(jar: Path, name: str, repositories: Path) -> None:
         found = Path(folder, "jars", name)
         if done.returncode or not found.exists():
             raise SessionError(
-                f"The RAPIDS plugin ({PLUGIN}, 1 GB) cannot be fetched from Maven Central: {complaint(done)}. Where there is no network, "
+                f"The RAPIDS plugin ({PLUGIN}, 1 GB) cannot be fetched from Maven Central: {find_error_line(done)}. Where there is no network, "
                 "bring the jar and say where it is: LAKEHOUSE_GPU_JAR."
             )
         found.rename(jar)
@@ -95,13 +95,13 @@ def resolve(packages: str, ivy: Path, *more: str) -> subprocess.CompletedProcess
     return done
 
 
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
+def find_error_line(process: subprocess.CompletedProcess[str]) -> str:
     """Why `resolve` failed: of all that Ivy and Java print, the line with the error."""
-    lines = done.stderr.strip().splitlines() or ["nothing was said"]
+    lines = process.stderr.strip().splitlines() or ["nothing was said"]
     return next((line for line in lines if "Exception" in line), lines[-1])
 
 
-def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
+def require_device(requirement: GpuRequirement = PLUGIN_REQUIREMENT) -> None:
     """Check that there is a GPU that will do, among those that CUDA_VISIBLE_DEVICES names: without one the plugin would end the JVM
     without a word.
 
@@ -125,16 +125,16 @@ def require_device(needs: Needs = PLUGIN_NEEDS) -> None:
     if done.returncode or not devices:
         said = (done.stdout + done.stderr).strip() or "it names no device"
         raise SessionError(f"No GPU can be used here; nvidia-smi says: {said}. {GPU_HINT}")
-    wrong = [told for name, driver, able in devices if (told := _too_old(name, driver, able, needs))]
+    wrong = [told for name, driver, able in devices if (told := _describe_shortfall(name, driver, able, requirement))]
     if len(wrong) == len(devices):
         raise SessionError(f"{' '.join(dict.fromkeys(wrong))} {GPU_HINT}")
 
 
-def _too_old(name: str, driver: str, capability: str, needs: Needs) -> str:
-    if int(driver.split(".", 1)[0]) < needs.driver:
-        return f"The NVIDIA driver {driver} is too old for {needs.what}: {needs.driver} is needed."
-    if float(capability) < needs.capability:
-        return f"{name} (compute capability {capability}) is too old for {needs.what}: {needs.capability} is needed."
+def _describe_shortfall(name: str, driver: str, capability: str, requirement: GpuRequirement) -> str:
+    if int(driver.split(".", 1)[0]) < requirement.driver:
+        return f"The NVIDIA driver {driver} is too old for {requirement.feature}: {requirement.driver} is needed."
+    if float(capability) < requirement.capability:
+        return f"{name} (compute capability {capability}) is too old for {requirement.feature}: {requirement.capability} is needed."
     return ""
 
 
@@ -156,4 +156,4 @@ def explain_on_gpu(spark: SparkSession, dataset: Any) -> str:
     try:
         return str(jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan(dataset, "ALL"))
     except Py4JError as error:
-        return f"!Exec <Plan> all of it cannot run on GPU because {first_line(error)}"
+        return f"!Exec <Plan> all of it cannot run on GPU because {get_first_line(error)}"

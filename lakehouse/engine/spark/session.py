@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lakehouse.engine.spark import rapids
-from lakehouse.errors import SessionError, first_line
+from lakehouse.errors import SessionError, get_first_line
 from lakehouse.settings import Settings
 from lakehouse.storage.s3 import S3Path
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 # Variables by which a JVM takes options, or Spark jars and settings.
-OF_THE_JVM = (
+JVM_VARIABLES = (
     "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS", "SPARK_JAVA_OPTS", "SPARK_CLASSPATH",
     "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
     "PYSPARK_SUBMIT_ARGS",
@@ -34,7 +34,7 @@ ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
 ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
 # No folder: on the class path, where Spark puts it, one with files would keep Java from its archive.
 NO_FOLDER = str(ARCHIVE.with_name("nothing"))
-_OWN = [NO_FOLDER]  # what an earlier session of this process put there
+_OWN_SUBMIT_VALUES = [NO_FOLDER]  # what an earlier session of this process put there
 # Without the log store: on the class path that class would not see Delta's jars, which are added later.
 LOCAL_FILES_JAR = Path(str(files("lakehouse.engine.spark"))) / "logstore" / "posix-local-files.jar"
 LOG_STORE = "lakehouse.ConditionalPutLogStore"
@@ -46,7 +46,7 @@ JAVA_HINT = (
 )
 
 
-def properties(file: Path) -> dict[str, str]:
+def read_properties(file: Path) -> dict[str, str]:
     """The settings in a Spark properties file, as spark-submit reads them."""
     lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
     pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
@@ -71,19 +71,19 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     if settings.gpu == "on" and (not settings.spark_master or settings.spark_master.startswith("local")):
         rapids.require_device()
     if not _is_submitted():
-        _shut_out_the_environment()
+        _ignore_environment()
     builder = SparkSession.builder
-    for key, value in _properties(settings).items():
+    for key, value in _profile_properties(settings).items():
         if key == "spark.jars":
-            start_jvm_with(value, settings.project)
+            add_jvm_jars(value, settings.project)
         else:
             builder = builder.config(key, value)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    with _stderr_to(log):
+    with _redirect_stderr(log):
         try:
             spark = builder.getOrCreate()
         except Exception as error:  # py4j raises bare exceptions where the JVM does not come up
-            raise SessionError(_not_started(error, settings, log)) from error
+            raise SessionError(_describe_start_failure(error, settings, log)) from error
     try:
         if isinstance(settings.root, S3Path):
             _require_safe_commits(spark)
@@ -92,11 +92,11 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
         spark.stop()
 
 
-def _not_started(error: Exception, settings: Settings, log: Path | None) -> str:
+def _describe_start_failure(error: Exception, settings: Settings, log: Path | None) -> str:
     from py4j.protocol import Py4JJavaError
     from pyspark.errors.exceptions.captured import CapturedException
 
-    reason, advice = first_line(error), f"{JAVA_HINT} The first start also needs a network, for Spark's packages."
+    reason, advice = get_first_line(error), f"{JAVA_HINT} The first start also needs a network, for Spark's packages."
     if isinstance(error, Py4JJavaError):  # what Java says follows on what py4j says of the call
         reason = str(error).splitlines()[1].removeprefix(": ")
     if isinstance(error, (Py4JJavaError, CapturedException)):  # Java is there
@@ -112,10 +112,10 @@ def _is_submitted() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
-def _shut_out_the_environment() -> None:
+def _ignore_environment() -> None:
     """Have the JVM's options, jars and classes come from conf/spark alone, whatever the environment would add."""
-    for name in OF_THE_JVM:
-        if os.environ.pop(name, None) not in (None, *_OWN):
+    for name in JVM_VARIABLES:
+        if os.environ.pop(name, None) not in (None, *_OWN_SUBMIT_VALUES):
             logger.warning("%s is left aside: what the JVM is started with is said in conf/spark", name)
     os.environ["SPARK_CONF_DIR"] = NO_FOLDER
 
@@ -162,9 +162,9 @@ def _require_safe_commits(spark: SparkSession) -> None:
         )
 
 
-def _properties(settings: Settings) -> dict[str, str]:
+def _profile_properties(settings: Settings) -> dict[str, str]:
     """The profile's properties: less what spark-submit was told, or with what only a JVM of this process can have."""
-    found = composed(settings)
+    found = compose_properties(settings)
     if _is_submitted():
         from pyspark import SparkConf, SparkContext
 
@@ -173,11 +173,11 @@ def _properties(settings: Settings) -> dict[str, str]:
         return {key: value for key, value in found.items() if not told.contains(key)}
     found["spark.driver.extraJavaOptions"] += f" {_log_settings(settings)} {archive_options()}"
     if found["spark.master"].startswith("local"):
-        found |= local_files(found.get("spark.driver.extraClassPath"))
+        found |= local_file_properties(found.get("spark.driver.extraClassPath"))
     return found
 
 
-def local_files(class_path: str | None = None) -> dict[str, str]:
+def local_file_properties(class_path: str | None = None) -> dict[str, str]:
     """Return the properties by which a JVM writes local files without a process for each (PosixLocalFileSystem.java).
 
     Args:
@@ -192,33 +192,33 @@ def local_files(class_path: str | None = None) -> dict[str, str]:
     }
 
 
-def composed(settings: Settings) -> dict[str, str]:
+def compose_properties(settings: Settings) -> dict[str, str]:
     """The profile's properties, with those of a GPU where one is asked for.
 
     Raises:
         SessionError: the GPU's plugin cannot be had.
     """
-    found = properties(settings.spark_conf)
+    found = read_properties(settings.spark_conf)
     if settings.spark_master:
         found["spark.master"] = settings.spark_master
-    for overlay in rapids.overlays(settings):
-        found |= properties(overlay)
+    for overlay in rapids.find_overlays(settings):
+        found |= read_properties(overlay)
     if settings.gpu:
         # By the class path: a jar of spark.jars.packages is copied, all of its gigabyte, whenever a session starts.
-        jar = str(rapids.plugin_jar(settings))
+        jar = str(rapids.fetch_plugin_jar(settings))
         found |= {"spark.driver.extraClassPath": jar, "spark.executor.extraClassPath": jar}
     return found
 
 
-def start_jvm_with(jars: str, root: Path) -> None:
+def add_jvm_jars(jars: str, root: Path) -> None:
     """Have the JVM started with the jars: set on the session, they would take the place of those of spark.jars.packages."""
     found = ",".join(str(root / jar) for jar in jars.split(","))  # commands work from any folder
-    _OWN.append(f"--jars {shlex.quote(found)} pyspark-shell")
-    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", _OWN[-1])
+    _OWN_SUBMIT_VALUES.append(f"--jars {shlex.quote(found)} pyspark-shell")
+    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", _OWN_SUBMIT_VALUES[-1])
 
 
 @contextmanager
-def _stderr_to(log: Path | None) -> Iterator[None]:
+def _redirect_stderr(log: Path | None) -> Iterator[None]:
     """Let child processes started meanwhile write to ``log``: the JVM keeps the descriptors it was born with."""
     if log is None:
         yield

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import delta.exceptions.captured  # raises conflicts as what they are
 from pyspark.sql import functions as F
 
-from lakehouse.definitions.identifiers import escaped
+from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.deltalog import table_log
 from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark import bronze
 from lakehouse.errors import LedgerError
-from lakehouse.storage.location import Location, spark_uri
+from lakehouse.storage.location import Location, to_spark_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,14 +38,14 @@ class SparkTables:
         self.spark = spark
 
     def read(self, path: Location, version: int) -> DataFrame:
-        return self.spark.read.format("delta").option("versionAsOf", version).load(spark_uri(path))
+        return self.spark.read.format("delta").option("versionAsOf", version).load(to_spark_uri(path))
 
     def read_latest(self, path: Location) -> DataFrame:
-        return self.spark.read.format("delta").load(spark_uri(path))
+        return self.spark.read.format("delta").load(to_spark_uri(path))
 
     def read_changes(self, path: Location, after: int, until: int) -> DataFrame:
         reader = self.spark.read.format("delta").option("readChangeFeed", "true")
-        return reader.option("startingVersion", after + 1).option("endingVersion", until).load(spark_uri(path))
+        return reader.option("startingVersion", after + 1).option("endingVersion", until).load(to_spark_uri(path))
 
     def read_landed(self, source: Source, manifest: Manifest, root: Location, existing: Mapping[str, str]) -> DataFrame:
         return bronze.read_batch(self.spark, source, manifest, root, existing)
@@ -57,21 +57,21 @@ class SparkTables:
         table = table_log.open_log(target.path)
         if table is None:
             return
-        name = f"delta.{escaped(spark_uri(target.path))}"
+        name = f"delta.{quote_identifier(to_spark_uri(target.path))}"
         if added:
             columns = ", ".join(f"`{c}` {kind}" for c, kind in added.items())
             self.spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({columns})")
-        if target.change_feed and not table.keeps_changes():
+        if target.change_feed and not table.has_change_feed():
             self.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
 
-    def append(self, rows: DataFrame, target: Target, commit: Commit, *, grows: bool = False) -> None:
-        self._write(rows, target, commit, "append", {"mergeSchema": str(grows).lower()})
+    def append(self, rows: DataFrame, target: Target, commit: Commit, *, can_add_columns: bool = False) -> None:
+        self._write(rows, target, commit, "append", {"mergeSchema": str(can_add_columns).lower()})
 
     def overwrite(self, rows: DataFrame, target: Target, commit: Commit) -> None:
         self._write(rows, target, commit, "overwrite", {"overwriteSchema": "true"})
 
-    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, grows: bool = False) -> None:
-        options = {"replaceWhere": predicate, "mergeSchema": str(grows).lower()}
+    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, can_add_columns: bool = False) -> None:
+        options = {"replaceWhere": predicate, "mergeSchema": str(can_add_columns).lower()}
         self._write(rows, target, commit, "overwrite", options)
 
     def merge(
@@ -82,8 +82,8 @@ class SparkTables:
         on = " AND ".join([*(f"t.`{c}` = s.`{c}`" for c in key), *([prune] if prune else [])])
         values: dict[str, str | Column] = {f"`{c}`": F.col(f"s.`{c}`") for c in rows.columns if c != delete}
         is_deleted = f"s.`{delete}`" if delete else "false"
-        with self._set(commit):
-            table = DeltaTable.forPath(self.spark, spark_uri(target.path)).alias("t")
+        with self._commit_settings(commit):
+            table = DeltaTable.forPath(self.spark, to_spark_uri(target.path)).alias("t")
             merging = table.merge(rows.alias("s"), on)
             if delete:
                 merging = merging.whenMatchedDelete(is_deleted)
@@ -99,22 +99,22 @@ class SparkTables:
         """
         from delta.tables import DeltaTable
 
-        with self._set(commit):
-            DeltaTable.forPath(self.spark, spark_uri(target.path)).restoreToVersion(version)
+        with self._commit_settings(commit):
+            DeltaTable.forPath(self.spark, to_spark_uri(target.path)).restoreToVersion(version)
         _verify(target, commit)
 
     def empty(self, target: Target, commit: Commit) -> None:
         none = self.read_latest(target.path).limit(0)
-        none.write.format("delta").mode("overwrite").options(**_options(commit)).save(spark_uri(target.path))
+        none.write.format("delta").mode("overwrite").options(**_options(commit)).save(to_spark_uri(target.path))
         _verify(target, commit)
 
     def _write(self, rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
         writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**_options(commit))
-        writer.options(**options).save(spark_uri(target.path))
+        writer.options(**options).save(to_spark_uri(target.path))
         _verify(target, commit)
 
     @contextmanager
-    def _set(self, commit: Commit) -> Iterator[None]:
+    def _commit_settings(self, commit: Commit) -> Iterator[None]:
         """Put the commit's record and transaction id into the session's settings, for what has no writer options."""
         settings = dict(zip((_METADATA, _TXN_APP, _TXN_VERSION), _options(commit).values(), strict=True))
         try:

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 
-from lakehouse.definitions.fingerprint import code_of
-from lakehouse.errors import LakehouseError, ModelError, first_line, place_of
-from lakehouse.ml.dataset import Features, open_features
+from lakehouse.definitions.fingerprint import compute_code_fingerprint
+from lakehouse.errors import LakehouseError, ModelError, get_first_line, locate_error
+from lakehouse.ml.dataset import FeatureTable, open_features
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.task import Model
-from lakehouse.ml.training import Tuned
-from lakehouse.ml.training_record import declared
+from lakehouse.ml.training import TunedParams
+from lakehouse.ml.training_record import describe_declaration
 from lakehouse.ml.tuning.study_runs import StudyRuns, Trial
-from lakehouse.ml.tuning.trials import On, Work, opened, try_out, workers
+from lakehouse.ml.tuning.trials import Backend, TrialSpec, open_splits, run_trial, open_executor
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lakehouse.storage.location import Location
 
 logger = logging.getLogger(__name__)
-JUDGED_BY: Final = "choose_brier"
+OBJECTIVE: Final = "choose_brier"
 DIGITS = 12
 Space = Callable[["optuna.Trial"], Mapping[str, Any]]
 
@@ -62,10 +62,10 @@ def tune(
     lake: Location,
     registry: Registry,
     revision: str,
-    kept: Path,
+    studies_folder: Path,
     trials: int,
     jobs: int = 1,
-    on: On = "threads",
+    backend: Backend = "threads",
     dask: str = "",
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -80,38 +80,38 @@ def tune(
             another tuning is at the same study, or MLflow or Dask cannot be used. Trials that finished are kept.
     """
     tell, model = progress or (lambda _: None), models[learner]
-    space = _space_of(learner, model)
-    if on == "dask" and model.ON_SPARK:
+    space = _require_space(learner, model)
+    if backend == "dask" and model.ON_SPARK:
         raise ModelError(f"{learner} fits on Spark, which has workers of its own: tune it on threads.")
     features = open_features(model.TASK, lake, model.FEATURES)
-    about = _about(learner, model, features, seed)
+    about = _study_attributes(learner, model, features, seed)
     name = f"{learner}-v{features.version}-{_digest(about)}"
-    work = Work(model.__name__, lake, features.table_id, features.version, seed)
-    with _studies(kept) as storage, _alone(kept, name):
-        study = _open(storage, name, about, model)
+    work = TrialSpec(model.__name__, lake, features.table_id, features.version, seed)
+    with _open_storage(studies_folder) as storage, _study_lock(studies_folder, name):
+        study = _open_study(storage, name, about, model)
         tags = {
             key: str(about[key]) for key in ("learner", "feature_table", "feature_table_id", "delta_version", "seed")
         }
         runs = StudyRuns(registry, name, f"tuning {learner} on {features}", tags)
-        runs.tell(_trials(study))  # before the first trial: a server that is down should cost none
-        if on == "threads":
-            opened(work)  # once, for all threads
+        runs.log_trials(_trials(study))  # before the first trial: a server that is down should cost none
+        if backend == "threads":
+            open_splits(work)  # once, for all threads
         try:
-            with workers(on, dask, jobs) as pool:
+            with open_executor(backend, dask, jobs) as pool:
                 _search(
-                    study, space, trials, jobs, lambda params: pool.submit(try_out, work, params), tell, runs, revision
+                    study, space, trials, jobs, lambda params: pool.submit(run_trial, work, params), tell, runs, revision
                 )
         except BaseException:
-            runs.tell(_trials(study), "KILLED", strict=False)
+            runs.log_trials(_trials(study), "KILLED", is_strict=False)
             raise
-        runs.tell(_trials(study), "FINISHED")
+        runs.log_trials(_trials(study), "FINISHED")
         found = _trials(study)
     if all(one.error for one in found):
         raise ModelError(f"None of the {len(found)} trials of {learner} succeeded. The last one: {found[-1].error}")
     return TuneResult(learner, name, runs.run_id, features.version, tuple(sorted(found, key=_rank)))
 
 
-def best(learner: str, model: Model, kept: Path) -> Tuned:
+def find_best_params(learner: str, model: Model, studies_folder: Path) -> TunedParams:
     """The best parameters of the model's newest study with its space of today, of whichever version of its feature table.
 
     Raises:
@@ -119,8 +119,8 @@ def best(learner: str, model: Model, kept: Path) -> Tuned:
     """
     import optuna
 
-    space = code_of(_space_of(learner, model))
-    with _studies(kept) as storage:
+    space = compute_code_fingerprint(_require_space(learner, model))
+    with _open_storage(studies_folder) as storage:
         found = [one for one in optuna.get_all_study_summaries(storage) if one.best_trial and one.datetime_start]
         mine = [
             one for one in found if (one.user_attrs.get("learner"), one.user_attrs.get("space")) == (learner, space)
@@ -131,13 +131,13 @@ def best(learner: str, model: Model, kept: Path) -> Tuned:
             )
         newest = max(mine, key=lambda one: one.datetime_start.timestamp() if one.datetime_start else 0)
         assert newest.best_trial
-        return Tuned(newest.study_name, newest.best_trial.user_attrs["params"])
+        return TunedParams(newest.study_name, newest.best_trial.user_attrs["params"])
 
 
 # --- studies --------------------------------------------------------------------------------------------------------
 
 
-def _space_of(learner: str, model: Model) -> Space:
+def _require_space(learner: str, model: Model) -> Space:
     space: Space | None = getattr(model, "space", None)
     if space is None:
         raise ModelError(
@@ -147,21 +147,21 @@ def _space_of(learner: str, model: Model) -> Space:
     return space
 
 
-def _about(learner: str, model: Model, features: Features, seed: int) -> dict[str, Any]:
+def _study_attributes(learner: str, model: Model, features: FeatureTable, seed: int) -> dict[str, Any]:
     """What a study is of: where any of it differs, trials cannot be compared, and another study begins."""
     return {
         "learner": learner, "feature_table": model.TASK.feature_table, "feature_table_id": features.table_id,
-        "delta_version": features.version, "space": code_of(_space_of(learner, model)), "seed": seed,
-        "declared": declared(model),
+        "delta_version": features.version, "space": compute_code_fingerprint(_require_space(learner, model)), "seed": seed,
+        "declared": describe_declaration(model),
     }  # fmt: skip
 
 
-def _digest(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:DIGITS]
+def _digest(attributes: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 @contextmanager
-def _studies(kept: Path) -> Iterator[optuna.storages.RDBStorage]:
+def _open_storage(folder: Path) -> Iterator[optuna.storages.RDBStorage]:
     """The database of all studies.
 
     Raises:
@@ -172,8 +172,8 @@ def _studies(kept: Path) -> Iterator[optuna.storages.RDBStorage]:
 
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
-    kept.mkdir(parents=True, exist_ok=True)
-    file = kept / "studies.db"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "studies.db"
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
         try:
@@ -183,13 +183,13 @@ def _studies(kept: Path) -> Iterator[optuna.storages.RDBStorage]:
             storage.engine.dispose()
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise ModelError(
-            f"The studies in {file} cannot be used: {first_line(error)}. Move the file away, or restore it."
+            f"The studies in {file} cannot be used: {get_first_line(error)}. Move the file away, or restore it."
         ) from error
 
 
 @contextmanager
-def _alone(kept: Path, study: str) -> Iterator[None]:
-    lock = FileLock(kept / f".{study}.lock")
+def _study_lock(folder: Path, study: str) -> Iterator[None]:
+    lock = FileLock(folder / f".{study}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -200,26 +200,26 @@ def _alone(kept: Path, study: str) -> Iterator[None]:
         lock.release()
 
 
-def _open(storage: optuna.storages.BaseStorage, name: str, about: Mapping[str, Any], model: Model) -> optuna.Study:
+def _open_study(storage: optuna.storages.BaseStorage, name: str, attributes: Mapping[str, Any], model: Model) -> optuna.Study:
     """The study, in which no trial is under way, and the model's own candidates come first."""
     import optuna
 
     study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
-    for key, value in about.items():
+    for key, value in attributes.items():
         study.set_user_attr(key, value)
     for left in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         if "metrics" in left.user_attrs:  # cut off when all was known
-            study.tell(left.number, left.user_attrs["metrics"][JUDGED_BY])
+            study.tell(left.number, left.user_attrs["metrics"][OBJECTIVE])
         else:  # it counts only with an error
             study.tell(left.number, state=optuna.trial.TrialState.FAIL)
-    for params in _untried(study, model):
+    for params in _pending_candidates(study, model):
         study.enqueue_trial(params)
     # A sampler that began with the same seed again would draw the same parameters again.
-    study.sampler = optuna.samplers.TPESampler(seed=about["seed"] + len(study.get_trials(deepcopy=False)))
+    study.sampler = optuna.samplers.TPESampler(seed=attributes["seed"] + len(study.get_trials(deepcopy=False)))
     return study
 
 
-def _untried(study: optuna.Study, model: Model) -> list[dict[str, Any]]:
+def _pending_candidates(study: optuna.Study, model: Model) -> list[dict[str, Any]]:
     """The model's candidates that neither came to an end nor wait: one that was cut off is tried again."""
     from optuna.trial import TrialState
 
@@ -249,7 +249,7 @@ def _trials(study: optuna.Study) -> list[Trial]:
 
 
 def _rank(trial: Trial) -> tuple[bool, float, int]:
-    return bool(trial.error), trial.metrics.get(JUDGED_BY, 0.0), trial.number
+    return bool(trial.error), trial.metrics.get(OBJECTIVE, 0.0), trial.number
 
 
 # --- the search -----------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def _search(
     trials: int,
     jobs: int,
     submit: Callable[[Mapping[str, Any]], Future[dict[str, Any]]],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     runs: StudyRuns,
     revision: str,
 ) -> None:
@@ -273,10 +273,10 @@ def _search(
             for _ in range(min(jobs, trials - len(ended)) - len(under_way)):
                 trial = study.ask()
                 trial.set_user_attr("revision", revision)
-                params = _drawn(space, trial)
+                params = _draw_params(space, trial)
                 under_way[submit(params)] = trial
-            tell(_progress(ended, trials))
-            runs.tell(ended, strict=False)
+            progress(_progress(ended, trials))
+            runs.log_trials(ended, is_strict=False)
             if not under_way:
                 return
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -284,7 +284,7 @@ def _search(
     except KeyboardInterrupt:
         before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         if under_way:
-            tell("ending the trials under way; interrupt again to give them up")
+            progress("ending the trials under way; interrupt again to give them up")
         for future in as_completed(under_way):
             _record(study, under_way[future], future)
         signal.signal(signal.SIGINT, before)
@@ -292,16 +292,16 @@ def _search(
 
 
 def _progress(ended: list[Trial], trials: int) -> str:
-    known = [one.metrics[JUDGED_BY] for one in ended if not one.error]
+    known = [one.metrics[OBJECTIVE] for one in ended if not one.error]
     return f"{len(ended)} of {trials} trials" + (f", the best Brier score {min(known):.4f}" if known else "")
 
 
-def _drawn(space: Space, trial: optuna.Trial) -> Mapping[str, Any]:
+def _draw_params(space: Space, trial: optuna.Trial) -> Mapping[str, Any]:
     try:
         params = dict(space(trial))
         trial.set_user_attr("params", params)
     except Exception as error:  # whatever a mistake in the user's function raises
-        said = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+        said = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
         raise ModelError(f"The model's space cannot be drawn from: {said}") from error
     return params
 
@@ -320,7 +320,7 @@ def _record(study: optuna.Study, trial: optuna.Trial, future: Future[dict[str, A
         raise
     except Exception as error:
         if type(error).__name__ != "KilledWorker":  # of Dask
-            raise ModelError(f"The workers are gone ({first_line(error)}). Run it again to go on.") from error
+            raise ModelError(f"The workers are gone ({get_first_line(error)}). Run it again to go on.") from error
         said = {"error": "its worker died, as one does that runs out of memory"}
     if "error" in said:
         logger.warning("trial %d failed: %s", trial.number, said.pop("trace", said["error"]))
@@ -329,4 +329,4 @@ def _record(study: optuna.Study, trial: optuna.Trial, future: Future[dict[str, A
     if "error" in said:
         study.tell(trial, state=TrialState.FAIL)
     else:
-        study.tell(trial, said["metrics"][JUDGED_BY])
+        study.tell(trial, said["metrics"][OBJECTIVE])

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking
-from lakehouse.ml.registry import Registry, experiment_of, log_below
+from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.registry import Registry, get_or_create_experiment, log_child_run
 
 logger = logging.getLogger(__name__)
 STUDY_TAG: Final = "study"
 TRIAL_TAG: Final = "trial"
-MOST_RUNS = 50_000  # that MLflow's servers give in one answer
+MAX_RUNS = 50_000  # that MLflow's servers give in one answer
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trial:
     number: int
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
-    began: float
+    started_at: float
     seconds: float
     revision: str
     error: str
@@ -40,22 +40,22 @@ class StudyRuns:
     title: str
     tags: Mapping[str, str]
     run_id: str = ""
-    _told: set[int] = field(default_factory=set)
+    _logged: set[int] = field(default_factory=set)
 
-    def tell(self, trials: Sequence[Trial], status: str = "RUNNING", *, strict: bool = True) -> None:
+    def log_trials(self, trials: Sequence[Trial], status: str = "RUNNING", *, is_strict: bool = True) -> None:
         """What MLflow does not know yet of these trials.
 
         Raises:
             ModelError: MLflow cannot be used; unless ``strict`` that is only noted in the log, as it can be told later.
         """
         try:
-            with tracking(self.registry.tracking_uri) as client:
-                experiment = experiment_of(client, self.registry.experiment, self.registry.artifact_root)
+            with tracking_client(self.registry.tracking_uri) as client:
+                experiment = get_or_create_experiment(client, self.registry.experiment, self.registry.artifact_root)
                 if not self.run_id:
-                    self._find(client, experiment)
-                new = [one for one in trials if one.number not in self._told]
+                    self._find_run(client, experiment)
+                new = [one for one in trials if one.number not in self._logged]
                 for one in new:
-                    self._log(client, experiment, one)
+                    self._log_trial(client, experiment, one)
                 if new:
                     self._log_best(client, trials)
                 if status == "RUNNING":
@@ -63,12 +63,12 @@ class StudyRuns:
                 else:
                     client.set_terminated(self.run_id, status)
         except ModelError as error:
-            if strict:
+            if is_strict:
                 error.add_note(f"Trials that ended are kept in the study {self.study}: run it again to go on.")
                 raise
             logger.warning("MLflow was not told of the study %s: %s", self.study, error)
 
-    def _find(self, client: Any, experiment: str) -> None:
+    def _find_run(self, client: Any, experiment: str) -> None:
         """The study's run, from an earlier start or new, and the trials that MLflow knows."""
         found = client.search_runs([experiment], f"tags.{STUDY_TAG} = '{self.study}'")
         if not found:
@@ -77,22 +77,22 @@ class StudyRuns:
             return
         self.run_id = found[0].info.run_id
         below = f"tags.`mlflow.parentRunId` = '{self.run_id}'"
-        for run in client.search_runs([experiment], below, max_results=MOST_RUNS):
+        for run in client.search_runs([experiment], below, max_results=MAX_RUNS):
             if run.info.status == "RUNNING":  # told by halves
                 client.delete_run(run.info.run_id)
             else:
-                self._told.add(int(run.data.tags[TRIAL_TAG]))
+                self._logged.add(int(run.data.tags[TRIAL_TAG]))
 
-    def _log(self, client: Any, experiment: str, trial: Trial) -> None:
+    def _log_trial(self, client: Any, experiment: str, trial: Trial) -> None:
         tags = {TRIAL_TAG: str(trial.number), "revision": trial.revision, "mlflow.source.name": "lakehouse tune"}
         tags |= {"error": trial.error} if trial.error else {}
         values = {**trial.metrics, "seconds": trial.seconds}
         said = {"params": trial.params, "metrics": {name: [(0, value)] for name, value in values.items()}}
-        began = int(trial.began * 1000)
-        run = log_below(client, experiment, self.run_id, f"trial {trial.number}", tags, said, began)
+        began = int(trial.started_at * 1000)
+        run = log_child_run(client, experiment, self.run_id, f"trial {trial.number}", tags, said, began)
         ended = began + int(trial.seconds * 1000)
         client.set_terminated(run, "FAILED" if trial.error else "FINISHED", ended)
-        self._told.add(trial.number)
+        self._logged.add(trial.number)
 
     def _log_best(self, client: Any, trials: Sequence[Trial]) -> None:
         client.set_tag(self.run_id, "trials", str(len(trials)))

@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from lakehouse.errors import ModelError, first_line, place_of
-from lakehouse.ml.dataset import Rows, open_features
+from lakehouse.errors import ModelError, get_first_line, locate_error
+from lakehouse.ml.dataset import LabelledRows, open_features
 from lakehouse.ml.task import Model
 from lakehouse.ml.training import fit, named_metrics
 
 if TYPE_CHECKING:
     from lakehouse.storage.location import Location
 
-On = Literal["threads", "dask"]
+Backend = Literal["threads", "dask"]
 CONNECT_SECONDS = 10
 # A terminal's Ctrl-C goes to all processes, and a worker would die of it with its trial.
-LEFT_ALONE = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+IGNORE_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialSpec:
     """What a trial needs beside its parameters: names, by which a worker of another process finds it all by itself."""
 
     module: str
@@ -37,43 +37,43 @@ class Work:
     seed: int
 
 
-def try_out(work: Work, params: Mapping[str, Any]) -> dict[str, Any]:
+def run_trial(spec: TrialSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     """Fit once; what came of it are ``metrics``, or an ``error`` and its ``trace``.
 
     Raises:
         ModelError: the worker cannot read the table's version, or the module is not there.
     """
-    model, train, choose = opened(work)
+    model, train, choose = open_splits(spec)
     try:
-        return {"metrics": named_metrics(fit(model, model.FEATURES, params, work.seed, train, choose))}
+        return {"metrics": named_metrics(fit(model, model.FEATURES, params, spec.seed, train, choose))}
     except Exception as error:  # of these parameters: others may do
-        said = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+        said = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
         return {"error": said, "trace": traceback.format_exc()}
 
 
 @lru_cache(maxsize=1)
-def opened(work: Work) -> tuple[Model, Rows, Rows]:
+def open_splits(spec: TrialSpec) -> tuple[Model, LabelledRows, LabelledRows]:
     """The model and its rows, which a worker reads once."""
     try:
-        model: Any = importlib.import_module(work.module)
+        model: Any = importlib.import_module(spec.module)
     except ImportError as error:
-        raise ModelError(f"A worker cannot import {work.module} ({error}): install the project there, too.") from error
-    features = open_features(model.TASK, work.lake, model.FEATURES, work.version)
-    if features.table_id != work.table_id:
+        raise ModelError(f"A worker cannot import {spec.module} ({error}): install the project there, too.") from error
+    features = open_features(model.TASK, spec.lake, model.FEATURES, spec.version)
+    if features.table_id != spec.table_id:
         raise ModelError(
-            f"A worker finds another {model.TASK.feature_table} in {work.lake}: the lake must be one for all."
+            f"A worker finds another {model.TASK.feature_table} in {spec.lake}: the lake must be one for all."
         )
     return model, features.split("train", model.FEATURES), features.split("choose", model.FEATURES)
 
 
 @contextmanager
-def workers(on: On, address: str, jobs: int) -> Iterator[Executor]:
+def open_executor(backend: Backend, address: str, jobs: int) -> Iterator[Executor]:
     """Room for so many trials at once; on Dask at its scheduler's address, without one on workers started here.
 
     Raises:
         ModelError: Dask is not installed, or its scheduler does not answer.
     """
-    if on == "threads":
+    if backend == "threads":
         with ThreadPoolExecutor(jobs, thread_name_prefix="trial") as pool:
             yield pool
         return
@@ -89,10 +89,10 @@ def workers(on: On, address: str, jobs: int) -> Iterator[Executor]:
             cluster = address or open_now.enter_context(
                 LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=jobs, threads_per_worker=1, memory_limit=None, host="127.0.0.1", dashboard_address="127.0.0.1:0",
-                    security=True, silence_logs=logging.CRITICAL, preload=[LEFT_ALONE],
+                    security=True, silence_logs=logging.CRITICAL, preload=[IGNORE_INTERRUPT],
                 )
             )  # fmt: skip
             client = open_now.enter_context(Client(cluster, timeout=CONNECT_SECONDS))  # type: ignore[no-untyped-call]
         except OSError as error:
-            raise ModelError(f"The Dask scheduler {address} does not answer ({first_line(error)}).") from error
+            raise ModelError(f"The Dask scheduler {address} does not answer ({get_first_line(error)}).") from error
         yield open_now.enter_context(client.get_executor(pure=False))

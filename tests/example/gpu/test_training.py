@@ -41,9 +41,9 @@ def test_a_model_does_the_same_twice() -> None:
 @pytest.mark.parametrize("name", [*PARAMS, FOREST])
 def test_a_model_does_as_well_by_gpu(name: str) -> None:
     try:
-        rapids.require_device(training.TRAINING_NEEDS)
+        rapids.require_device(training.TRAINING_REQUIREMENT)
     except SessionError as error:
         pytest.skip(str(error))
-    if missing := [one for one in (*training.TRAINING, "torch") if find_spec(one) is None]:
+    if missing := [one for one in (*training.TRAINING_PACKAGES, "torch") if find_spec(one) is None]:
         pytest.skip(f"{', '.join(missing)} are not installed: pip install 'lakehouse[torch,rapids]'")
     assert trained(name, "gpu") == pytest.approx(trained(name, "cpu"), abs=TOLERANCE[name])

@@ -30,16 +30,16 @@ def main(name: str) -> None:
     settings = load()
     training.accelerate(settings)
     from lakehouse.engine.spark.session import spark_session
-    from lakehouse.ml.dataset import Rows
+    from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.metrics import evaluate
     from models.late_arrival import FEATURES, TASK
     from tests.example.departures import features_of, some_flights
 
     with tempfile.TemporaryDirectory() as folder:
         features = features_of(Path(folder), some_flights(days=49, a_day=200))
-        columns = (*TASK.key, TASK.time, *FEATURES, "tailnum")
-        train = Rows(features, ("2013-10-18", "2013-11-28"), columns)
-        choose = Rows(features, ("2013-11-29", "2013-12-05"), columns)
+        columns = (*TASK.key, TASK.time_column, *FEATURES, "tailnum")
+        train = LabelledRows(features, ("2013-10-18", "2013-11-28"), columns)
+        choose = LabelledRows(features, ("2013-11-29", "2013-12-05"), columns)
         if name == FOREST:
             probability, by = _forest(train, choose)
         else:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from lakehouse.cli.main import COMMANDS
 from lakehouse.deltalog import table_log
 from lakehouse.runs import scheduler
-from lakehouse.writes.table_writer import Outcome, Work
+from lakehouse.writes.table_writer import Outcome, TableWriter
 from tests.lakehouse.cli.conftest import Command
 from tests.lakes import orders_csv, payments_file
 from tests.paths import PROJECT
@@ -111,9 +111,9 @@ def test_an_interrupted_run_ends_and_the_next_continues(
     lakehouse: Command, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lakehouse.lake.land("raw.orders", "1.csv", ORDER)
-    carry_out = scheduler.carry_out
+    carry_out = scheduler.execute_step
 
-    def interrupt(work: Work) -> Outcome:
+    def interrupt(work: TableWriter) -> Outcome:
         if work.step.table != "clean.orders":
             return carry_out(work)
         os.kill(os.getpid(), signal.SIGINT)

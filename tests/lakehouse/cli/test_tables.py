@@ -10,7 +10,7 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 
 from lakehouse.runs import context
-from lakehouse.storage.lock import run_lock
+from lakehouse.storage.lock import lock_lake
 from tests.lakehouse.cli.conftest import Command
 from tests.lakes import orders_csv, payments_file
 
@@ -111,7 +111,7 @@ def test_plan_exits_with_1_on_breaking_change(lakehouse: Command) -> None:
 
 
 def test_a_second_run_names_the_holder(lakehouse: Command) -> None:
-    with run_lock(lakehouse.lake.root, "the-first-run"):
+    with lock_lake(lakehouse.lake.root, "the-first-run"):
         assert f"run the-first-run, process {os.getpid()}" in lakehouse("run", exit_code=2)
 
 

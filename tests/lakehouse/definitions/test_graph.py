@@ -19,10 +19,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakehouse.definitions import graph
-from lakehouse.definitions.fingerprint import definition_of
+from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import Database, source
-from lakehouse.definitions.tables import Declared, Table, drives, looks_up, table
+from lakehouse.definitions.tables import Declaration, Table, incremental, lookup, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
 from lakehouse.errors import DeclarationError
 from tests.orders import mart
@@ -40,13 +40,13 @@ def a_table(name: str, write: Any = None, *, columns: dict[str, str] | None = No
 RAW = source("raw.items", landing="items", columns=("id",))
 
 
-def problems(*declared: Declared) -> str:
+def problems(*declared: Declaration) -> str:
     with pytest.raises(DeclarationError) as raised:
         graph.build(declared)
     return str(raised.value)
 
 
-def from_database(name: str, database: Database, **more: Any) -> Declared:
+def from_database(name: str, database: Database, **more: Any) -> Declaration:
     columns = {"id": "bigint", "name": "string", "updated_at": "timestamp"}
     return source(name, landing=name, columns=columns, format=more.pop("format", "parquet"), database=database, **more)
 
@@ -85,7 +85,7 @@ def test_a_source_in_a_database_says_what_would_lose_rows_or_tell_a_secret() -> 
 
 def test_the_orders_example_is_ordered_by_its_inputs() -> None:
     orders = graph.load(["tests.orders"])
-    names = list(orders.declared)
+    names = list(orders.declarations)
     assert len(names) == 11
     for name in names:
         assert all(names.index(i) < names.index(name) for i in orders.inputs(name))
@@ -108,15 +108,15 @@ def test_problems_are_told_all_at_once() -> None:
         source("raw.out", landing="../elsewhere", columns=("id",)),
         source("raw.typed", landing="x", columns={"id": "bigint"}),
         a_table("clean.items", Merge(), rows="raw.itmes"),
-        a_table("clean.history", History(effective="since"), rows="raw.items"),
+        a_table("clean.history", History(effective_column="since"), rows="raw.items"),
         a_table("clean.append", Append(), rows="raw.items", more="raw.items2"),
         a_table("mart.days", Replace(partition="id"), rows="raw.items"),
-        a_table("mart.by", Replace(partition="day"), rows=drives("clean.append", by="id")),
+        a_table("mart.by", Replace(partition="day"), rows=incremental("clean.append", date_column="id")),
         a_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
         a_table("mart.own", rules=(Rule("readable", "true"),), columns={"_Partition": "int"}, rows="raw.items"),
         a_table("mart.one", rows="mart.two"),
         a_table("mart.two", rows="mart.one"),
-        source("raw.odd", landing="x", columns=("id",), format="xml", relanded="add"),  # type: ignore[arg-type]
+        source("raw.odd", landing="x", columns=("id",), format="xml", on_redelivery="add"),  # type: ignore[arg-type]
         a_table("mart.level", rules=(Rule("a", "true", "drop"),), rows="raw.items"),  # type: ignore[arg-type]
         a_table("mart.way", Merge, rows="raw.items"),
         a_table("mart.newest", Merge(newest_by="day"), key=("id",), rows="raw.items"),  # type: ignore[arg-type]
@@ -194,13 +194,13 @@ def test_inputs_that_the_function_does_not_take_are_told() -> None:
 )
 def test_selectors(selectors: tuple[str, ...], chosen: str) -> None:
     assert set(five().select(selectors)) == set(chosen.split())
-    assert five().select(selectors) == tuple(n for n in five().declared if n in chosen.split())
+    assert five().select(selectors) == tuple(n for n in five().declarations if n in chosen.split())
 
 
 def five() -> graph.Graph:
     return graph.build(
         [
-            a_table("mart.a", a="clean.a", b=looks_up("clean.b")),
+            a_table("mart.a", a="clean.a", b=lookup("clean.b")),
             a_table("clean.b", rows="raw.b"),
             a_table("clean.a", rows="raw.a"),
             source("raw.b", landing="b", columns=("id",)),
@@ -238,7 +238,7 @@ def test_modules_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_table_imported_by_two_modules_is_declared_once() -> None:
-    assert len(graph.load(["tests.orders", "tests.orders.clean"]).declared) == 11
+    assert len(graph.load(["tests.orders", "tests.orders.clean"]).declarations) == 11
 
 
 # --- the hash of a declaration --------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def second(rows: DataFrame) -> DataFrame:
 
 def hashed(function: Callable[..., DataFrame], **more: Any) -> str:
     options: dict[str, Any] = {"columns": COLUMNS, "write": Rebuild(), "rows": "raw.items", **more}
-    return definition_of(table("mart.items", **options)(function))
+    return compute_fingerprint(table("mart.items", **options)(function))
 
 
 def written(folder: Path, text: str) -> str:
@@ -281,7 +281,7 @@ def written(folder: Path, text: str) -> str:
     importlib.invalidate_caches()
     sys.path_importer_cache.clear()
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    return definition_of(importlib.import_module("written_tables").items)
+    return compute_fingerprint(importlib.import_module("written_tables").items)
 
 
 def test_words_and_layout_do_not_change_a_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ def test_a_definition_changes_with_what_counts(monkeypatch: pytest.MonkeyPatch) 
     assert hashed(second) != said
     assert hashed(first, write=Append()) != said
     assert hashed(first, rules=(Rule("a", "id > 1"),)) not in (said, hashed(first, rules=(Rule("a", "id > 2"),)))
-    assert hashed(first, rows=drives("raw.items", by="day")) != said
+    assert hashed(first, rows=incremental("raw.items", date_column="day")) != said
     assert hashed(first, columns={**COLUMNS, "more": "int"}) != said
     for place, name, value in (
         (sys.modules[__name__], "LIMIT", 6),

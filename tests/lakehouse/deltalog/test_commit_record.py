@@ -10,13 +10,13 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from lakehouse.deltalog import table_log
-from lakehouse.deltalog.commit_record import Consumed, Record, application_id
+from lakehouse.deltalog.commit_record import InputVersion, Record, build_application_id
 from lakehouse.errors import LedgerError
 
-SCANNED = table_log.SCANS[1]
+SCANNED = table_log.SCAN_LIMITS[1]
 RECORD = Record(
-    run="r1", batch=3, generation=2, inputs={"raw.items": Consumed(7, 1)}, rows={"written": 5}, revision="abc",
-    definition="def", at="2024-01-01T00:00:00+00:00",
+    run="r1", batch=3, generation=2, inputs={"raw.items": InputVersion(7, 1)}, rows={"written": 5}, revision="abc",
+    fingerprint="def", committed_at="2024-01-01T00:00:00+00:00",
 )  # fmt: skip
 
 
@@ -44,11 +44,11 @@ def test_a_lake_of_another_format_is_refused(tmp_path: Path, number: int, advice
     record["lakehouse"] |= {"format": number}
     commit(tmp_path / "table", 0, json.dumps(record))
     with pytest.raises(LedgerError, match=rf"{tmp_path}/table: .*format {number}; this version reads 2.*{advice}"):
-        table_log.last_record(tmp_path / "table")
+        table_log.read_last_record(tmp_path / "table")
 
 
 def test_every_generation_has_its_own_fence() -> None:
-    ids = {application_id(table, generation) for table in ("a.b", "a.c") for generation in (1, 2)}
+    ids = {build_application_id(table, generation) for table in ("a.b", "a.c") for generation in (1, 2)}
     assert len(ids) == 4
 
 
@@ -61,7 +61,7 @@ def test_the_last_record_is_found_behind_many_commits_without(tmp_path: Path) ->
     path = tmp_path / "table"
     assert table_log.open_log(path) is None
     commit(path, 0, None)
-    assert table_log.last_record(path) is None
+    assert table_log.read_last_record(path) is None
     commit(path, 1, RECORD.to_json())
     for value in range(SCANNED + 1):
         commit(path, value, None if value else "another writer's words")
@@ -71,7 +71,7 @@ def test_the_last_record_is_found_behind_many_commits_without(tmp_path: Path) ->
     assert entry is not None
     assert (entry.version, entry.record) == (1, RECORD)
     assert opened.version == SCANNED + 2
-    assert (opened.rows(), opened.files()) == (SCANNED + 3, SCANNED + 3)
+    assert (opened.count_rows(), opened.count_files()) == (SCANNED + 3, SCANNED + 3)
     assert opened.columns() == {"value": "bigint"}
     assert [one.version for one in opened.entries(2)] == [SCANNED + 2, SCANNED + 1]
 
@@ -88,7 +88,7 @@ def test_column_types_are_told_as_spark_says_them(tmp_path: Path) -> None:
         "a": "int", "b": "bigint", "c": "date", "d": "timestamp", "e": "decimal(10,2)", "f": "array<string>",
         "g": "map<string,smallint>", "h": "struct<x:tinyint>", "i": "boolean",
     }  # fmt: skip
-    assert (opened.rows(), opened.bytes()) == (0, 0)
+    assert (opened.count_rows(), opened.count_bytes()) == (0, 0)
 
 
 def test_a_damaged_log_is_an_error_with_its_path(tmp_path: Path) -> None:
@@ -110,13 +110,13 @@ def test_changed_values_are_those_of_every_image(tmp_path: Path) -> None:
     DeltaTable(path).delete("id = 2")
     opened = table_log.open_log(path)
     assert opened is not None
-    assert opened.changed_values("day", 0, 1) == {"a", "c"}
-    assert opened.changed_values("day", 1, 2) == {"b"}
-    assert opened.changed_values("day", 2, 2) == set()
-    assert opened.keeps_changes()
+    assert opened.read_changed_values("day", 0, 1) == {"a", "c"}
+    assert opened.read_changed_values("day", 1, 2) == {"b"}
+    assert opened.read_changed_values("day", 2, 2) == set()
+    assert opened.has_change_feed()
 
 
 def test_a_first_write_that_failed_left_no_table(tmp_path: Path) -> None:
     (tmp_path / "_delta_log" / "_staged_commits").mkdir(parents=True)
     assert table_log.open_log(tmp_path) is None
-    assert table_log.last_record(tmp_path) is None
+    assert table_log.read_last_record(tmp_path) is None

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.deltalog.sql import query, tables
+from lakehouse.deltalog.sql import query, find_tables
 from lakehouse.errors import QueryError
 
 A_FRAME_OF_THIS_MODULE = pa.table({"x": [1]})
@@ -47,13 +47,13 @@ def test_tables_join_and_times_are_utc(lake: Path) -> None:
 def test_a_folder_with_another_name_is_no_table(lake: Path) -> None:
     for name in ('x" AS SELECT 1; DROP TABLE y; --', "Upper", "a b", "a.b.c"):
         write_deltalake(lake / "gold" / name, pa.table({"x": [1]}))
-    assert set(tables(lake)) == {"gold.days", "gold.names", "quarantine.clean.items"}
+    assert set(find_tables(lake)) == {"gold.days", "gold.names", "quarantine.clean.items"}
     with pytest.raises(QueryError):
         query(lake, 'SELECT * FROM gold."a b"')
 
 
 def test_the_quarantine_is_a_table_too(lake: Path) -> None:
-    assert set(tables(lake)) == {"gold.days", "gold.names", "quarantine.clean.items"}
+    assert set(find_tables(lake)) == {"gold.days", "gold.names", "quarantine.clean.items"}
     assert query(lake, 'SELECT count(*) AS n FROM quarantine."clean.items"').to_pylist() == [{"n": 2}]
 
 

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from lakehouse.engine.spark import rapids as spark_rapids
-from lakehouse.engine.spark.session import composed, properties, spark_session
+from lakehouse.engine.spark.session import compose_properties, read_properties, spark_session
 from lakehouse.errors import SessionError, SettingsError
 from lakehouse.gpu import training
-from lakehouse.gpu.report import Node, Plan, TableReport, coverage, nodes_of
-from lakehouse.ml.environment import environment
+from lakehouse.gpu.report import Node, Plan, TableReport, coverage, parse_nodes
+from lakehouse.ml.environment import describe_environment
 from lakehouse.settings import Settings, load
 from tests.paths import CONF, PROJECT
 
@@ -46,13 +46,13 @@ def settings(jar: Path, **more: str) -> Settings:
 
 
 def test_without_a_gpu_nothing_is_added(jar: Path) -> None:
-    assert composed(settings(jar)) == properties(CONF / "spark" / "local.conf")
+    assert compose_properties(settings(jar)) == read_properties(CONF / "spark" / "local.conf")
 
 
 @pytest.mark.parametrize("profile", ["local", "minio", "cluster"])
 def test_a_gpu_is_added_to_any_profile_and_takes_nothing_away(jar: Path, profile: str) -> None:
-    own = properties(CONF / "spark" / f"{profile}.conf")
-    found = composed(settings(jar, gpu="on", spark=f"{profile}.conf"))
+    own = read_properties(CONF / "spark" / f"{profile}.conf")
+    found = compose_properties(settings(jar, gpu="on", spark=f"{profile}.conf"))
 
     assert {name: found[name] for name in own} == own
     assert found["spark.plugins"] == "com.nvidia.spark.SQLPlugin"
@@ -62,7 +62,7 @@ def test_a_gpu_is_added_to_any_profile_and_takes_nothing_away(jar: Path, profile
 
 
 def test_to_explain_a_plan_takes_no_device_and_leaves_the_shuffle_alone(jar: Path) -> None:
-    found = composed(settings(jar, gpu="explain", spark="cluster.conf"))
+    found = compose_properties(settings(jar, gpu="explain", spark="cluster.conf"))
     assert (found["spark.rapids.sql.mode"], found["spark.shuffle.manager"]) == ("explainOnly", "sort")
     assert not any(".resource.gpu." in name for name in found)
 
@@ -83,7 +83,7 @@ def test_each_setting_is_explained_by_a_line_above(file: Path) -> None:
 
 def test_a_jar_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match=r"The RAPIDS plugin is not at .*none.jar \(LAKEHOUSE_GPU_JAR\)"):
-        spark_rapids.plugin_jar(settings(tmp_path / "none.jar", gpu="on"))
+        spark_rapids.fetch_plugin_jar(settings(tmp_path / "none.jar", gpu="on"))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_each_device_can_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_of_all_that_java_prints_the_line_with_the_error_is_told() -> None:
     said = "downloading\nException in thread main: unresolved dependency: com.nvidia\n\tat org.apache\nShutdown hook called\n"
     done = subprocess.CompletedProcess([], 1, "", said)
-    assert spark_rapids.complaint(done) == "Exception in thread main: unresolved dependency: com.nvidia"
+    assert spark_rapids.find_error_line(done) == "Exception in thread main: unresolved dependency: com.nvidia"
 
 
 def test_a_pod_of_kubernetes_starts_as_spark_has_it_and_anything_else_is_a_command(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str, path: str = ""
 
 def test_what_trains_on_the_same_gpu_is_left_memory(jar: Path) -> None:
     pools = [
-        composed(settings(jar, gpu="on", gpu_training=training)).get("spark.rapids.memory.gpu.pool")
+        compose_properties(settings(jar, gpu="on", gpu_training=training)).get("spark.rapids.memory.gpu.pool")
         for training in ("", "on")
     ]
     assert pools == [None, "NONE"]
@@ -246,7 +246,7 @@ def test_a_recipe_names_the_gpu_that_rapids_trained_on(monkeypatch: pytest.Monke
     for able, found in ((True, "NVIDIA H100 80GB HBM3"), (False, "cpu")):
         cupy = SimpleNamespace(is_available=lambda able=able: able, cuda=SimpleNamespace(runtime=runtime))
         monkeypatch.setitem(sys.modules, "cupy", cupy)  # type: ignore[arg-type]
-        assert environment(())["device"] == found
+        assert describe_environment(())["device"] == found
 
 
 def test_packages_that_training_on_a_gpu_lacks_are_told(tmp_path: Path) -> None:
@@ -260,16 +260,16 @@ def test_the_forest_is_mllibs_where_nothing_was_put_on_the_gpu() -> None:
 
 
 def test_what_the_plugin_says_of_a_plan_is_read_by_line() -> None:
-    plan = Plan("build", nodes_of(SAID))
+    plan = Plan("build", parse_nodes(SAID))
 
     assert [node.name for node in plan.operators()] == ["ProjectExec", "WindowExec", "RowDataSourceScanExec"]
-    assert plan.on_gpu() == 1
+    assert plan.gpu_operators() == 1
     assert plan.expressions() == {"*": 1, "^": 3, "@": 1}
     assert plan.fallbacks() == {
         ("WindowExec", "not all expressions can be replaced"): 1,
         ("RowDataSourceScanExec", "GPU does not currently support the operator class RowDataSourceScanExec"): 1,
     }
-    assert plan.bridged() == {
+    assert plan.cpu_bridges() == {
         ("Cast", "try_cast is not supported on the GPU"): 1,
         ("UnixDate", "GPU does not currently support the operator class UnixDate"): 1,
     }

@@ -11,7 +11,7 @@ from pyspark.sql.pandas.types import from_arrow_type
 
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.sources import Source, source
-from lakehouse.definitions.validation import problems_of
+from lakehouse.definitions.validation import find_problems
 from lakehouse.deltalog.commit_record import Record
 from lakehouse.landing import conformance
 from lakehouse.plan import schema_diff
@@ -41,8 +41,8 @@ def items(contract: Contract = STRICT, columns: Mapping[str, str] = COLUMNS) -> 
     ],
 )
 def test_without_a_contract_a_file_with_other_columns_is_rejected(found: dict[str, str], reason: str | None) -> None:
-    assert conformance.refused(items(), found) == reason
-    assert conformance.refused(items(LENIENT), found) is None
+    assert conformance.explain_rejection(items(), found) == reason
+    assert conformance.explain_rejection(items(LENIENT), found) is None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_without_a_contract_a_file_with_other_columns_is_rejected(found: dict[st
     ],
 )
 def test_each_difference_has_a_policy_of_its_own(contract: Contract, found: dict[str, str], reason: str) -> None:
-    assert conformance.refused(items(contract), found) == reason
+    assert conformance.explain_rejection(items(contract), found) == reason
 
 
 def test_only_what_can_be_a_tables_column_is_added() -> None:
@@ -67,8 +67,8 @@ def test_only_what_can_be_a_tables_column_is_added() -> None:
         "_row": "int",
         "x`y": "int",
     }
-    assert conformance.added(items(LENIENT), found) == {"gate": "string"}
-    assert list(conformance.told(items(LENIENT), found)) == [
+    assert conformance.find_added_columns(items(LENIENT), found) == {"gate": "string"}
+    assert list(conformance.describe_drift(items(LENIENT), found)) == [
         "adds gate string",
         "keeps Gate (like gate but for case) in _rescued",
         "keeps Name (like name but for case) in _rescued",
@@ -76,7 +76,7 @@ def test_only_what_can_be_a_tables_column_is_added() -> None:
         "keeps _row in _rescued",
         "keeps x`y in _rescued",
     ]
-    assert conformance.added(items(Contract(new_column="rescue")), found) == {}
+    assert conformance.find_added_columns(items(Contract(new_column="rescue")), found) == {}
 
 
 def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
@@ -86,8 +86,8 @@ def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
         "c": {**COLUMNS, "gate": "int"},
         "d": {**COLUMNS, "gate": "int", "name": "void", "more": "void"},
     }
-    seen = [(path, conformance.refused(items(LENIENT), found), found) for path, found in files.items()]
-    said, changed = conformance.foreseen(items(LENIENT), [*seen, ("e", "is empty", None), ("f", None, None)])
+    seen = [(path, conformance.explain_rejection(items(LENIENT), found), found) for path, found in files.items()]
+    said, changed = conformance.preview_drift(items(LENIENT), [*seen, ("e", "is empty", None), ("f", None, None)])
     assert said == (
         "leaves amount null, which the files miss (1 file)",
         "reads amount, string in the files, as double; what that cannot hold is kept in _rescued (1 file)",
@@ -95,8 +95,8 @@ def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
         "rejects e: is empty",
     )
     assert changed == ("amount",)
-    refused = [(path, conformance.refused(items(), found), found) for path, found in files.items()]
-    assert conformance.foreseen(items(), refused)[0] == (
+    refused = [(path, conformance.explain_rejection(items(), found), found) for path, found in files.items()]
+    assert conformance.preview_drift(items(), refused)[0] == (
         "rejects a: misses column amount",
         "rejects b: has column amount as string, declared double",
         "rejects c: has an unknown column gate",
@@ -125,23 +125,23 @@ def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
     ],
 )
 def test_a_type_is_wider_if_it_holds_every_value_of_the_other(old: str, new: str, wider: bool) -> None:
-    assert schema_diff.widens(old, new) is wider
+    assert schema_diff.can_widen(old, new) is wider
 
 
 def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
     there = {**COLUMNS, "gate": "string", "_rescued": "string"}
-    assert schema_diff.changes(COLUMNS, there, items()).said() == ("removes gate",)
-    assert schema_diff.changes(COLUMNS, there, items(LENIENT)).said() == ()
+    assert schema_diff.compare_schemas(COLUMNS, there, items()).said() == ("removes gate",)
+    assert schema_diff.compare_schemas(COLUMNS, there, items(LENIENT)).said() == ()
     wanted = {"id": "bigint", "amount": "string", "more": "int"}
-    changes = schema_diff.changes(wanted, {"id": "int", "name": "string", "amount": "double"}, items())
+    changes = schema_diff.compare_schemas(wanted, {"id": "int", "name": "string", "amount": "double"}, items())
     assert changes.said() == (
         "adds more int",
         "widens id from int to bigint",
         "removes name",
         "changes amount from double to string",
     )
-    assert changes.columns == ("name", "id", "amount")
-    assert schema_diff.changes({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).said() == (
+    assert changes.affected_columns == ("name", "id", "amount")
+    assert schema_diff.compare_schemas({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).said() == (
         "adds Gate, which is there as gate",
     )
 
@@ -156,17 +156,17 @@ def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
     ],
 )
 def test_names_that_would_be_taken_for_others_are_refused(columns: dict[str, str], problem: str) -> None:
-    assert problems_of(items(columns=columns)) == [problem]
+    assert find_problems(items(columns=columns)) == [problem]
 
 
 def test_a_policy_that_there_is_not_is_refused() -> None:
-    assert problems_of(items(Contract(new_column="drop"))) == [  # type: ignore[arg-type]
+    assert find_problems(items(Contract(new_column="drop"))) == [  # type: ignore[arg-type]
         "raw.items: new_column='drop' is not one of fail, rescue, add"
     ]
 
 
 def test_a_record_keeps_what_became_of_the_columns() -> None:
-    record = Record("run", 1, 1, {}, {}, "", "", "2024-01-01T00:00:00+00:00", contract=("adds gate string",))
+    record = Record("run", 1, 1, {}, {}, "", "", "2024-01-01T00:00:00+00:00", column_changes=("adds gate string",))
     assert Record.from_json(record.to_json()) == record
 
 
@@ -190,7 +190,7 @@ SPARK_LACKS = [
 
 @pytest.mark.parametrize("kind", SPARK_HAS, ids=str)
 def test_arrow_types_have_the_names_that_spark_gives(kind: pa.DataType) -> None:
-    assert conformance.sql_type(kind) == from_arrow_type(kind).simpleString()
+    assert conformance.to_sql_type(kind) == from_arrow_type(kind).simpleString()
 
 
 @pytest.mark.parametrize("kind", SPARK_LACKS, ids=str)
@@ -198,11 +198,11 @@ def test_arrow_types_that_spark_lacks_are_errors(kind: pa.DataType) -> None:
     with pytest.raises(PySparkTypeError):
         from_arrow_type(kind)
     with pytest.raises(TypeError, match="Spark SQL has no type for"):
-        conformance.sql_type(kind)
+        conformance.to_sql_type(kind)
 
 
 @pytest.mark.parametrize("mark", ["variant", "geometry", "geography"])
 def test_structs_that_spark_marks_are_errors(mark: str) -> None:
     marked = pa.struct([pa.field("wkb", pa.binary(), metadata={mark: "true"}), pa.field("srid", pa.int32())])
     with pytest.raises(TypeError, match="Spark SQL has no type for"):
-        conformance.sql_type(marked)
+        conformance.to_sql_type(marked)

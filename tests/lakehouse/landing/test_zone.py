@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from lakehouse.definitions.sources import Source, source
-from lakehouse.engine.spark.bronze import chunks
+from lakehouse.engine.spark.bronze import split_into_chunks
 from lakehouse.errors import LandingError
-from lakehouse.landing.manifest import Delivery, Manifest
-from lakehouse.landing.zone import Landing, deliver
+from lakehouse.landing.manifest import LandedFile, Manifest
+from lakehouse.landing.zone import LandingZone, deliver
 from lakehouse.storage import location
 
 ITEMS = source("raw.items", landing="items", columns=("id", "value"))
@@ -22,16 +22,16 @@ GOOD = b"id,value\n1,1\n"
 
 
 @pytest.fixture
-def landing(tmp_path: Path) -> Landing:
+def landing(tmp_path: Path) -> LandingZone:
     return make(tmp_path, ITEMS)
 
 
-def make(root: Path, declared: Source) -> Landing:
+def make(root: Path, declared: Source) -> LandingZone:
     (root / "landing" / declared.landing).mkdir(parents=True, exist_ok=True)
-    return Landing(declared, root / "landing", root / "manifests")
+    return LandingZone(declared, root / "landing", root / "manifests")
 
 
-def put(landing: Landing, name: str, content: bytes = GOOD, hours_ago: float = 1) -> Path:
+def put(landing: LandingZone, name: str, content: bytes = GOOD, hours_ago: float = 1) -> Path:
     file = landing.folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -40,21 +40,21 @@ def put(landing: Landing, name: str, content: bytes = GOOD, hours_ago: float = 1
     return file
 
 
-def pending(landing: Landing, definition: str = "one") -> list[str]:
-    return [one.path for one in landing.pending(landing.history(), definition)]
+def pending(landing: LandingZone, definition: str = "one") -> list[str]:
+    return [one.path for one in landing.find_new_files(landing.read_history(), definition)]
 
 
-def take(landing: Landing, definition: str = "one") -> Manifest:
-    history = landing.history()
-    return landing.write(len(history) + 1, definition, history, landing.pending(history, definition))
+def take(landing: LandingZone, definition: str = "one") -> Manifest:
+    history = landing.read_history()
+    return landing.write_manifest(len(history) + 1, definition, history, landing.find_new_files(history, definition))
 
 
 def test_an_absent_folder_lists_nothing(tmp_path: Path) -> None:
-    landing = Landing(ITEMS, tmp_path / "landing", tmp_path / "manifests")
-    assert (landing.listed(), landing.history(), pending(landing)) == ([], [], [])
+    landing = LandingZone(ITEMS, tmp_path / "landing", tmp_path / "manifests")
+    assert (landing.list_files(), landing.read_history(), pending(landing)) == ([], [], [])
 
 
-def test_files_are_taken_once_in_the_order_of_their_paths(landing: Landing) -> None:
+def test_files_are_taken_once_in_the_order_of_their_paths(landing: LandingZone) -> None:
     for name in ("b.csv", "a.csv", "sub/c.csv", "_x.csv", ".x.csv", "x.csv.tmp", "x.csv.crdownload", "_sub/x.csv"):
         put(landing, name)
     first = take(landing)
@@ -67,17 +67,17 @@ def test_files_are_taken_once_in_the_order_of_their_paths(landing: Landing) -> N
     assert pending(landing) == ["items/a.csv", "items/d.csv"]
     second = take(landing)
     assert [(one.path, one.file_id) for one in second.files] == [("items/a.csv", 4), ("items/d.csv", 5)]
-    assert landing.history() == [first, second]
+    assert landing.read_history() == [first, second]
 
 
-def test_a_rejected_file_waits_until_it_is_delivered_again_or_taken_away(landing: Landing) -> None:
+def test_a_rejected_file_waits_until_it_is_delivered_again_or_taken_away(landing: LandingZone) -> None:
     put(landing, "mended.csv", b"")
     withdrawn = put(landing, "withdrawn.csv", b"")
     put(landing, "broken.csv", b"")
     take(landing)
 
     def waiting() -> list[str]:
-        return [one.path for one in landing.rejected(landing.history())]
+        return [one.path for one in landing.find_rejected_files(landing.read_history())]
 
     assert waiting() == ["items/broken.csv", "items/mended.csv", "items/withdrawn.csv"]
     put(landing, "mended.csv")
@@ -86,7 +86,7 @@ def test_a_rejected_file_waits_until_it_is_delivered_again_or_taken_away(landing
     assert waiting() == ["items/broken.csv"]
 
 
-def test_new_bytes_of_the_same_length_and_time_are_seen_where_the_time_says_little(landing: Landing) -> None:
+def test_new_bytes_of_the_same_length_and_time_are_seen_where_the_time_says_little(landing: LandingZone) -> None:
     file = put(landing, "a.csv", hours_ago=0)
     take(landing)
     stat = file.stat()
@@ -95,17 +95,17 @@ def test_new_bytes_of_the_same_length_and_time_are_seen_where_the_time_says_litt
     assert pending(landing) == ["items/a.csv"]
 
 
-def test_a_touched_file_is_no_new_delivery(landing: Landing) -> None:
+def test_a_touched_file_is_no_new_delivery(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
     os.utime(landing.folder / "a.csv")
     assert pending(landing) == []
 
 
-def test_a_rejected_file_is_tried_again_with_other_bytes_or_another_declaration(landing: Landing) -> None:
+def test_a_rejected_file_is_tried_again_with_other_bytes_or_another_declaration(landing: LandingZone) -> None:
     put(landing, "a.csv", b"wrong\n")
     manifest = take(landing)
-    assert [one.path for one in manifest.rejected] == ["items/a.csv"]
+    assert [one.path for one in manifest.rejected_files] == ["items/a.csv"]
     assert manifest.files == ()
     assert pending(landing) == []
     assert pending(landing, "two") == ["items/a.csv"]
@@ -114,11 +114,11 @@ def test_a_rejected_file_is_tried_again_with_other_bytes_or_another_declaration(
     assert [one.file_id for one in take(landing).files] == [1]
 
 
-def test_a_delivered_file_that_comes_again_broken_and_then_as_it_was(landing: Landing) -> None:
+def test_a_delivered_file_that_comes_again_broken_and_then_as_it_was(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
     put(landing, "a.csv", b"")
-    assert take(landing).rejected[0].reason.startswith("is empty")
+    assert take(landing).rejected_files[0].reason.startswith("is empty")
     put(landing, "a.csv")
     assert pending(landing) == [], "the table has these bytes already"
     assert take(landing).files == ()
@@ -131,97 +131,97 @@ def test_a_settling_file_is_left_alone(tmp_path: Path) -> None:
     assert pending(landing) == ["items/old.csv"]
 
 
-def test_what_is_no_file_is_left_alone(landing: Landing) -> None:
+def test_what_is_no_file_is_left_alone(landing: LandingZone) -> None:
     put(landing, "a.csv")
     os.mkfifo(landing.folder / "pipe.csv")
     assert pending(landing) == ["items/a.csv"]
 
 
-def test_a_manifest_is_written_once(landing: Landing) -> None:
+def test_a_manifest_is_written_once(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
     with pytest.raises(LandingError, match="another run took this batch"):
-        landing.write(1, "one", [], landing.listed())
-    assert not [p for p in landing.manifests.iterdir() if p.suffix != ".json"]
+        landing.write_manifest(1, "one", [], landing.list_files())
+    assert not [p for p in landing.manifest_folder.iterdir() if p.suffix != ".json"]
 
 
-def test_a_damaged_manifest_is_named(landing: Landing) -> None:
+def test_a_damaged_manifest_is_named(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
-    file = landing.manifests / "00000001.json"
+    file = landing.manifest_folder / "00000001.json"
     for text in ("", "[]", '{"source": "raw.items"}'):
         file.write_text(text)
         with pytest.raises(LandingError, match=r"00000001\.json: not a manifest"):
-            landing.history()
+            landing.read_history()
 
 
-def test_files_that_vanish_or_change_after_they_were_pinned_are_rejected_on_record(landing: Landing) -> None:
+def test_files_that_vanish_or_change_after_they_were_pinned_are_rejected_on_record(landing: LandingZone) -> None:
     for name in ("a.csv", "b.csv", "c.csv"):
         put(landing, name)
     manifest = take(landing)
     (landing.folder / "a.csv").unlink()
     put(landing, "b.csv", b"id,value\n9,9\n", hours_ago=0)
     os.utime(landing.folder / "c.csv")
-    verified = landing.verified(manifest, "one")
+    verified = landing.verify_manifest(manifest, "one")
     assert [one.path for one in verified.files] == ["items/c.csv"]
-    assert landing.history() == [verified]
-    assert landing.verified(verified, "one") == verified
-    assert [(one.path, one.reason[:14]) for one in verified.rejected] == [
+    assert landing.read_history() == [verified]
+    assert landing.verify_manifest(verified, "one") == verified
+    assert [(one.path, one.reason[:14]) for one in verified.rejected_files] == [
         ("items/a.csv", "cannot be read"), ("items/b.csv", "changed while "),
     ]  # fmt: skip
     (landing.folder / "c.csv").unlink()
-    assert landing.verified(verified, "one").files == ()
-    assert len(landing.history()[0].rejected) == 3
+    assert landing.verify_manifest(verified, "one").files == ()
+    assert len(landing.read_history()[0].rejected_files) == 3
     assert pending(landing) == ["items/b.csv"]
 
 
 @pytest.mark.parametrize("relanded", ["upsert", "replace"])
 def test_what_a_full_refresh_would_miss(tmp_path: Path, relanded: str) -> None:
-    landing = make(tmp_path, source("raw.items", landing="items", columns=("id", "value"), relanded=relanded))
+    landing = make(tmp_path, source("raw.items", landing="items", columns=("id", "value"), on_redelivery=relanded))
     for name in ("a.csv", "b.csv"):
         put(landing, name)
     take(landing)
     put(landing, "a.csv", GOOD * 2)
     take(landing)
     if relanded == "replace":
-        landing.check_refresh(landing.history())
+        landing.check_refresh(landing.read_history())
     else:
         with pytest.raises(LandingError, match=r"would lose rows.*items/a\.csv holds other bytes than delivery 1"):
-            landing.check_refresh(landing.history())
+            landing.check_refresh(landing.read_history())
     (landing.folder / "b.csv").unlink()
     with pytest.raises(LandingError, match=r"items/b\.csv is gone"):
-        landing.check_refresh(landing.history())
+        landing.check_refresh(landing.read_history())
 
 
-def test_a_full_refresh_that_would_reject_a_file_on_record_is_refused(landing: Landing) -> None:
+def test_a_full_refresh_that_would_reject_a_file_on_record_is_refused(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
     wider = make(landing.root.parent, replace(ITEMS, columns={"id": "string", "value": "string", "more": "string"}))
     with pytest.raises(LandingError, match=r"items/a\.csv misses column more"):
-        wider.write(2, "two", wider.history(), wider.listed(), full=True)
-    assert len(wider.history()) == 1
+        wider.write_manifest(2, "two", wider.read_history(), wider.list_files(), is_full=True)
+    assert len(wider.read_history()) == 1
     settling = make(landing.root.parent, replace(ITEMS, settle_seconds=1e6))
     with pytest.raises(LandingError, match=r"items/a\.csv has not settled"):
-        settling.write(2, "one", settling.history(), settling.listed(), full=True)
+        settling.write_manifest(2, "one", settling.read_history(), settling.list_files(), is_full=True)
 
 
-def test_a_pinned_file_that_no_longer_fits_the_declaration_is_rejected(landing: Landing) -> None:
+def test_a_pinned_file_that_no_longer_fits_the_declaration_is_rejected(landing: LandingZone) -> None:
     put(landing, "a.csv")
     manifest = take(landing)
     renamed = make(landing.root.parent, replace(ITEMS, columns={"id": "string", "amount": "string"}))
-    verified = renamed.verified(manifest, "two")
+    verified = renamed.verify_manifest(manifest, "two")
     assert verified.files == ()
-    assert verified.rejected[0].reason == "misses column amount; has an unknown column value"
+    assert verified.rejected_files[0].reason == "misses column amount; has an unknown column value"
     assert pending(renamed, "two") == ["items/a.csv"], "and is looked at again"
 
 
-def test_a_full_refresh_keeps_the_order_of_deliveries(landing: Landing) -> None:
+def test_a_full_refresh_keeps_the_order_of_deliveries(landing: LandingZone) -> None:
     put(landing, "b.csv")
     take(landing)
     put(landing, "a.csv")
     take(landing)
     put(landing, "0.csv")  # not delivered yet
-    manifest = landing.write(3, "one", landing.history(), landing.listed(), full=True)
+    manifest = landing.write_manifest(3, "one", landing.read_history(), landing.list_files(), is_full=True)
     ordered = sorted(manifest.files, key=lambda one: one.file_id)
     assert [one.path for one in ordered] == ["items/b.csv", "items/a.csv", "items/0.csv"]
 
@@ -242,8 +242,8 @@ def test_delivering(tmp_path: Path) -> None:
         deliver(landing.root, ITEMS, [good, tmp_path / "other" / "a.csv"])
     assert deliver(landing.root, ITEMS, [good]) == [landing.folder / "a.csv"]
     assert [p.name for p in landing.folder.iterdir()] == ["a.csv"]
-    assert not location.deliver(landing.folder / "a.csv", GOOD)
-    assert location.deliver(landing.folder / "a.csv", GOOD * 2)
+    assert not location.put_if_changed(landing.folder / "a.csv", GOOD)
+    assert location.put_if_changed(landing.folder / "a.csv", GOOD * 2)
 
 
 @pytest.mark.parametrize(
@@ -274,10 +274,10 @@ def test_delivering(tmp_path: Path) -> None:
         ("a", b'id,value\n1,"' + b"long\n" * 50_000 + b'"\n', None),
     ],
 )
-def test_inspecting_csv(landing: Landing, name: str, content: bytes, reason: str | None) -> None:
+def test_inspecting_csv(landing: LandingZone, name: str, content: bytes, reason: str | None) -> None:
     put(landing, name, content)
     manifest = take(landing)
-    found = manifest.rejected[0].reason if manifest.rejected else None
+    found = manifest.rejected_files[0].reason if manifest.rejected_files else None
     assert found is None if reason is None else reason in (found or "")
 
 
@@ -289,13 +289,13 @@ def test_inspecting_csv(landing: Landing, name: str, content: bytes, reason: str
         os.fsdecode(b"latin-\xe9.csv"),  # no text in UTF-8
     ],
 )  # fmt: skip
-def test_a_name_that_spark_cannot_read_is_rejected(landing: Landing, name: str) -> None:
+def test_a_name_that_spark_cannot_read_is_rejected(landing: LandingZone, name: str) -> None:
     put(landing, "good.csv")
     put(landing, name)
     manifest = take(landing)
     assert [one.path for one in manifest.files] == ["items/good.csv"]
-    assert [one.path for one in manifest.rejected] == [f"items/{name}"]
-    assert landing.history() == [manifest]
+    assert [one.path for one in manifest.rejected_files] == [f"items/{name}"]
+    assert landing.read_history() == [manifest]
 
 
 def test_a_file_is_told_by_its_bytes_even_where_the_separator_differs(tmp_path: Path) -> None:
@@ -304,16 +304,16 @@ def test_a_file_is_told_by_its_bytes_even_where_the_separator_differs(tmp_path: 
     assert len(take(landing).files) == 1
 
 
-def test_manifests_are_readable_text(landing: Landing) -> None:
+def test_manifests_are_readable_text(landing: LandingZone) -> None:
     put(landing, "blåbær.csv")
     take(landing)
-    said = json.loads((landing.manifests / "00000001.json").read_text())
+    said = json.loads((landing.manifest_folder / "00000001.json").read_text())
     assert said["files"][0]["path"] == "items/blåbær.csv"
     assert said["batch"] == 1
 
 
-def sized(*sizes: int) -> list[Delivery]:
-    return [Delivery(f"f{i:03}", size, 0) for i, size in enumerate(sizes)]
+def sized(*sizes: int) -> list[LandedFile]:
+    return [LandedFile(f"f{i:03}", size, 0) for i, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def sized(*sizes: int) -> list[Delivery]:
         (sized(100, 1, 1), 10, [1, 2]),
     ],
 )
-def test_runs_of_files(files: list[Delivery], size: int, counts: list[int]) -> None:
-    found = chunks(files, size)
+def test_runs_of_files(files: list[LandedFile], size: int, counts: list[int]) -> None:
+    found = split_into_chunks(files, size)
     assert [len(chunk) for chunk in found] == counts
     assert [one for chunk in found for one in chunk] == files

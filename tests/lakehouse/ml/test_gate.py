@@ -26,7 +26,7 @@ def sure(rows: Any, chance: float | np.ndarray) -> np.ndarray:
 def test_a_model_that_is_better_every_day_is_better() -> None:
     rows = held()
     verdict = compare(rows, sure(rows, 0.8), sure(rows, 0.7))
-    assert verdict.better
+    assert verdict.is_better
     assert (verdict.new, verdict.old) == pytest.approx((0.04, 0.09))
     assert (verdict.low, verdict.high) == pytest.approx((-0.05, -0.05))
     assert verdict.reason("champion version 3").startswith(
@@ -37,7 +37,7 @@ def test_a_model_that_is_better_every_day_is_better() -> None:
 def test_the_same_model_is_not_better() -> None:
     rows = held()
     verdict = compare(rows, sure(rows, 0.8), sure(rows, 0.8))
-    assert not verdict.better
+    assert not verdict.is_better
     assert (verdict.low, verdict.high) == (0, 0)
 
 
@@ -47,13 +47,13 @@ def test_one_lucky_day_is_not_enough_though_it_has_many_rows() -> None:
     lucky = days == DAYS[0]
     verdict = compare(rows, sure(rows, np.where(lucky, 0.9, 0.69)), sure(rows, 0.7))
     assert verdict.new < verdict.old
-    assert not verdict.better, "on nine days of ten it is worse"
+    assert not verdict.is_better, "on nine days of ten it is worse"
     assert "is not surely below" in verdict.reason("champion version 1")
 
 
 def test_a_single_day_decides_nothing() -> None:
     rows = held(DAYS[:50])
-    assert not compare(rows, sure(rows, 0.9), sure(rows, 0.5)).better
+    assert not compare(rows, sure(rows, 0.9), sure(rows, 0.5)).is_better
 
 
 def test_the_interval_is_the_same_each_time() -> None:

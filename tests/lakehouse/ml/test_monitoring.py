@@ -26,13 +26,13 @@ from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline
 from lakehouse.ml.limits import Limits
 from lakehouse.ml.metrics import evaluate
-from lakehouse.ml.mlflow_client import tracking
-from lakehouse.ml.monitoring import Watched, later_splits, watch
-from lakehouse.ml.training import Tuned
+from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.monitoring import MonitoringReport, later_splits, monitor_champion
+from lakehouse.ml.training import TunedParams
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.runs.scheduler import revision
+from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import Settings, load
-from tests.parcels import LEARNER, TASK, Place, model, parcels
+from tests.parcels import LEARNER, TASK, Place, change_model, parcels
 
 # Of ninety rows in ten bins the observed shares are far from the predicted ones by chance.
 CALM = replace(TASK, limits=Limits(calibration_error=0.2, brier_skill_drop=0.5))
@@ -46,7 +46,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, empty_database: Path)
     shutil.copy(empty_database, root / "mlflow.db")
     place = Place(root / "lake", f"sqlite:///{root / 'mlflow.db'}", (root / "mlartifacts").as_uri())
     place.write(parcels())
-    place.train(model())
+    place.train(change_model())
     return place
 
 
@@ -72,13 +72,13 @@ def score(place: Place, **days: Any) -> None:
     write_deltalake(path, scores, mode="append")
 
 
-def watched(place: Place, task: Any = CALM, **days: Any) -> Watched:
-    models = {LEARNER: model(TASK=task)}
-    return watch(task, models, lake=place.lake, tracking_uri=place.tracking_uri, **(days or DAYS))
+def watched(place: Place, task: Any = CALM, **days: Any) -> MonitoringReport:
+    models = {LEARNER: change_model(TASK=task)}
+    return monitor_champion(task, models, lake=place.lake, tracking_uri=place.tracking_uri, **(days or DAYS))
 
 
-def found(seen: Watched) -> dict[str, str]:
-    return {one.what: one.said for one in seen.findings}
+def found(seen: MonitoringReport) -> dict[str, str]:
+    return {one.limit: one.message for one in seen.findings}
 
 
 def test_nothing_is_found_where_nothing_moved(trained: Place) -> None:
@@ -88,16 +88,16 @@ def test_nothing_is_found_where_nothing_moved(trained: Place) -> None:
     assert found(seen) == {}
     assert seen.notes == ()
     assert seen.span == ("2024-01-31", "2024-02-09")
-    assert (seen.now["scored"], seen.now["labelled"]) == (100, 90)
+    assert (seen.current_metrics["scored"], seen.current_metrics["labelled"]) == (100, 90)
     held = parcels().slice(FIRST).filter(pc.is_valid(parcels()["late"].slice(FIRST)))
     scores = {row["parcel"]: row["probability"] for row in trained.scores(**DAYS).to_pylist()}
     probability = np.array([scores[n] for n in held["parcel"].to_pylist()])
     expected = evaluate(held["late"].to_numpy(), probability)
     rate = held["late"].to_numpy().mean()
     expected["brier_skill"] = 1 - expected["brier"] / (rate * (1 - rate))
-    assert {name: seen.now[name] for name in expected} == pytest.approx(expected)
-    assert seen.chosen["roc_auc"] > 0.9
-    assert [one.feature for one in seen.moved] == ["distance_km", "shop", "items"]
+    assert {name: seen.current_metrics[name] for name in expected} == pytest.approx(expected)
+    assert seen.validation_metrics["roc_auc"] > 0.9
+    assert [one.feature for one in seen.feature_drift] == ["distance_km", "shop", "items"]
 
 
 def test_a_shifted_feature_is_named(trained: Place) -> None:
@@ -137,8 +137,8 @@ def test_a_model_that_fails_is_found_by_each_of_its_results(trained: Place) -> N
 
     assert said.keys() == {"roc_auc", "brier_skill", "calibration_error"}
     seen = watched(trained)
-    assert f"ROC AUC is {seen.now['roc_auc']:.4f}" in said["roc_auc"]
-    assert f"below {seen.chosen['roc_auc']:.4f} of the choose split (limit 0.05)" in said["roc_auc"]
+    assert f"ROC AUC is {seen.current_metrics['roc_auc']:.4f}" in said["roc_auc"]
+    assert f"below {seen.validation_metrics['roc_auc']:.4f} of the choose split (limit 0.05)" in said["roc_auc"]
 
 
 def test_labels_that_come_later_are_filled_in(trained: Place) -> None:
@@ -149,7 +149,7 @@ def test_labels_that_come_later_are_filled_in(trained: Place) -> None:
     trained.write(parcels())
     later = watched(trained)
 
-    assert (early.now["labelled"], later.now["labelled"]) == (45, 90)
+    assert (early.current_metrics["labelled"], later.current_metrics["labelled"]) == (45, 90)
     assert unknown.notes == ("Only features are judged: all 50 rows that version 1 scored have no label yet.",)
     assert found(unknown) == {}
     assert [row["labelled"] for row in early.quality.to_pylist()] == [9] * 5 + [0] * 5
@@ -199,9 +199,9 @@ def test_what_there_must_be_is_named(tmp_path: Path, trained: Place) -> None:
 
 
 def test_a_champion_without_scores_is_judged_by_its_features(place: Place) -> None:
-    place.train(model(FEATURES=("noise",)))
+    place.train(change_model(FEATURES=("noise",)))
     score(place)
-    place.train(model())
+    place.train(change_model())
     seen = watched(place)
 
     assert seen.champion.version == 2
@@ -216,19 +216,19 @@ def test_splits_move_on_to_what_is_labelled(trained: Place) -> None:
     score(trained)
     later = later_splits(watched(trained))
     assert later is not None
-    assert (later.train, later.choose) == (("2024-01-01", "2024-01-30"), ("2024-01-31", "2024-02-09"))
+    assert (later.train, later.validation) == (("2024-01-01", "2024-01-30"), ("2024-01-31", "2024-02-09"))
     earlier = later_splits(watched(trained, since=date(2024, 2, 1), until=date(2024, 2, 2)))
     assert earlier is not None
-    assert (earlier.train[1], earlier.choose) == ("2024-01-23", ("2024-01-24", "2024-02-02"))
+    assert (earlier.train[1], earlier.validation) == ("2024-01-23", ("2024-01-24", "2024-02-02"))
     assert later_splits(watched(trained, since=date(2024, 1, 29), until=date(2024, 1, 30))) is None, "nothing is new"
 
 
 def test_a_retraining_differs_by_its_days_alone_and_is_not_repeated(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuned = model(CANDIDATES=({"max_iter": 3}, {"max_iter": 4}))
-    best = Tuned("a-study", {"max_iter": 7, "max_leaf_nodes": 5})
-    place.train(tuned, tuned=best, seed=5, revision=revision())
+    tuned = change_model(CANDIDATES=({"max_iter": 3}, {"max_iter": 4}))
+    best = TunedParams("a-study", {"max_iter": 7, "max_leaf_nodes": 5})
+    place.train(tuned, tuned=best, seed=5, revision=get_revision())
     score(place)
     settings = retrained_by(place, monkeypatch, tuned)
     result = pipeline.retrain(settings, watched(place))
@@ -278,7 +278,7 @@ class Command:
         self.learns(CALM)
 
     def learns(self, task: Any) -> None:
-        self.monkeypatch.setitem(sys.modules, "tests.parcel_trees", model(TASK=task))
+        self.monkeypatch.setitem(sys.modules, "tests.parcel_trees", change_model(TASK=task))
 
     def __call__(self, *arguments: str, exit_code: int = 0) -> str:
         self.monkeypatch.setattr(sys, "argv", ["lakehouse", *arguments])
@@ -344,7 +344,7 @@ def test_a_finding_is_told_and_a_challenger_trained_where_asked(lakehouse: Comma
     told = lakehouse("monitor", *days, exit_code=1)
     assert "finding ROC AUC is" in told
     assert "`lakehouse monitor late_parcel --retrain` trains a challenger" in told
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         assert len(client.search_model_versions("name = 'late_parcel'")) == 1, "nobody asked for a challenger"
 
     # On the first day that has turned there is nothing to learn from that has, and little to be judged by.
@@ -366,7 +366,7 @@ def test_a_challenger_that_is_better_is_champion_and_is_not_judged_by_what_it_le
     told = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
     assert "late_parcel version 2 is champion: Brier score" in told
     assert "on 90 rows of 2024-01-31 to 2024-02-09 is below" in told
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         entry = client.get_model_version_by_alias("late_parcel", "champion")
         run = client.get_run(entry.run_id)
     assert run.data.params["train_until"] == "2024-01-30"

@@ -10,8 +10,8 @@ import pytest
 from filelock import FileLock
 
 from lakehouse.ml.mlflow_client import CHAMPION
-from tests.parcels import Place, model, parcels
-from tests.served import GOOD, WEAK, copy_of, give_alias
+from tests.parcels import Place, change_model, parcels
+from tests.served import GOOD, WEAK, copy_place, give_alias
 
 MIDDLING = {"CANDIDATES": ({"max_iter": 4},)}
 
@@ -19,13 +19,13 @@ MIDDLING = {"CANDIDATES": ({"max_iter": 4},)}
 @pytest.fixture
 def two(trained_parcels: Place, tmp_path: Path) -> Place:
     """A good champion, and a weak version."""
-    return copy_of(trained_parcels, tmp_path)
+    return copy_place(trained_parcels, tmp_path)
 
 
 def test_a_champion_whose_columns_the_table_lacks_is_replaced(place: Place) -> None:
-    place.train(model(FEATURES=("distance_km",)))
+    place.train(change_model(FEATURES=("distance_km",)))
     place.write(parcels().drop_columns("distance_km"))
-    second = place.train(model(FEATURES=("noise",)))
+    second = place.train(change_model(FEATURES=("noise",)))
     assert (second.alias, second.reason) == (
         "champion",
         "champion version 1 can score no more: gold.parcels lacks what it reads, distance_km",
@@ -35,8 +35,8 @@ def test_a_champion_whose_columns_the_table_lacks_is_replaced(place: Place) -> N
 def test_a_champion_whose_columns_an_older_version_of_the_table_lacks_stays(place: Place) -> None:
     place.write(parcels().drop_columns("noise"))
     place.write(parcels())
-    place.train(model(FEATURES=("noise",)))
-    second = place.train(model(FEATURES=("distance_km",)), version=1)
+    place.train(change_model(FEATURES=("noise",)))
+    second = place.train(change_model(FEATURES=("distance_km",)), version=1)
     assert second.alias == "challenger"
     assert "champion version 1 stays, as it cannot be evaluated here: KeyError" in second.reason
 
@@ -45,8 +45,8 @@ def test_trainings_of_one_task_decide_one_after_the_other(two: Place) -> None:
     give_alias(two, CHAMPION, WEAK)
     told: list[str] = []
     with ThreadPoolExecutor(1) as pool:
-        with FileLock(two.kept / ".late_parcel.lock"):
-            third = pool.submit(two.train, model(**MIDDLING), progress=told.append)
+        with FileLock(two.pending_folder / ".late_parcel.lock"):
+            third = pool.submit(two.train, change_model(**MIDDLING), progress=told.append)
             while "comparing with the champion" not in told:
                 assert not third.done()
                 time.sleep(0.1)

@@ -14,9 +14,9 @@ import pytest
 from feature_engine.selection import DropHighPSIFeatures
 
 from lakehouse.ml import psi
-from lakehouse.ml.dataset import weeks
-from lakehouse.ml.limits import Limits, Moved, of_features, of_results
-from lakehouse.ml.psi import EMPTY, MISSING, Bins, Spread, spreads
+from lakehouse.ml.dataset import split_into_weeks
+from lakehouse.ml.limits import Limits, FeatureDrift, check_features, check_results
+from lakehouse.ml.psi import EMPTY_SHARE, MISSING, Bins, Spread, spreads
 from lakehouse.ml.scoring import calibration_error
 from lakehouse.ml.task import Splits, Task
 
@@ -34,7 +34,7 @@ class Visits:
         self.task = Task("t", "gold.t", "gold.p", "gold.q", "gold.d", ("visit",), "day", "late", spans)
 
     def batches(self, span: tuple[str, str], columns: list[str]) -> Iterator[pa.Table]:
-        for week in weeks(span):
+        for week in split_into_weeks(span):
             first, last = (date.fromisoformat(day) for day in week)
             within = [first <= day <= last for day in self.rows["day"].to_pylist()]
             yield self.rows.filter(pa.array(within)).select(list(columns))
@@ -54,7 +54,7 @@ def spread_of(then: int, values: Any, a_day: int = 10) -> Spread:
 
 
 def all_days(spread: Spread) -> tuple[str, str]:
-    return str(spread.watched.index[0].date()), str(spread.watched.index[-1].date())
+    return str(spread.monitored_counts.index[0].date()), str(spread.monitored_counts.index[-1].date())
 
 
 def test_by_hand() -> None:
@@ -63,15 +63,15 @@ def test_by_hand() -> None:
     assert by_hand == pytest.approx(0.41589, abs=1e-5)
     for one, other in (("north", "south"), (0.0, 1.0)):
         spread = spread_of(2, [one, other] * 10 + [one] * 8 + [other] * 2)
-        moved = spread.over(all_days(spread), LEAST)
-        assert moved == Moved("feature", pytest.approx(by_hand), LEAST, 0, 0)
-        assert moved.drifted
+        moved = spread.measure_drift(all_days(spread), LEAST)
+        assert moved == FeatureDrift("feature", pytest.approx(by_hand), LEAST, 0, 0)
+        assert moved.has_drifted
 
 
 def test_a_bin_that_is_empty_counts_as_a_small_share() -> None:
     spread = spread_of(2, ["north", "south"] * 10 + ["north"] * 5 + ["west"] * 5)
-    by_hand = (EMPTY - 0.5) * log(EMPTY / 0.5) + (0.5 - EMPTY) * log(0.5 / EMPTY)
-    assert spread.over(all_days(spread), LEAST).psi == pytest.approx(by_hand)
+    by_hand = (EMPTY_SHARE - 0.5) * log(EMPTY_SHARE / 0.5) + (0.5 - EMPTY_SHARE) * log(0.5 / EMPTY_SHARE)
+    assert spread.measure_drift(all_days(spread), LEAST).psi == pytest.approx(by_hand)
 
 
 @pytest.mark.filterwarnings("ignore:Could not infer format")
@@ -86,7 +86,7 @@ def test_as_feature_engine_has_it() -> None:
     theirs.fit(pd.DataFrame({"part": part, "numbers": numbers, "texts": texts}))
     for name, values in {"numbers": numbers, "texts": texts}.items():
         spread = spread_of(10, values, a_day=100)
-        ours = spread.over(all_days(spread), LEAST).psi
+        ours = spread.measure_drift(all_days(spread), LEAST).psi
         assert ours == pytest.approx(theirs.psi_values_[name], rel=1e-6)
         assert ours > 0.2
 
@@ -94,16 +94,16 @@ def test_as_feature_engine_has_it() -> None:
 def test_a_feature_that_is_mostly_one_value_is_seen_to_move() -> None:
     rain = [0.0] * 190 + [1.0] * 10 + [0.0] * 50 + [1.0] * 50
     spread = spread_of(20, rain)
-    assert spread.over(all_days(spread), LEAST).drifted
+    assert spread.measure_drift(all_days(spread), LEAST).has_drifted
 
 
 def test_what_is_missing_is_a_share_of_its_own() -> None:
     nothing = float("nan")
     spread = spread_of(2, [1.0, 2.0] * 9 + [nothing] * 2 + [1.0, 2.0] * 2 + [nothing] * 6 + [nothing] * 10)
     first, last = all_days(spread)
-    assert spread.over((first, first), LEAST) == Moved("feature", pytest.approx(0), LEAST, 0.6, 0.1)
-    assert spread.over((last, last), LEAST) == Moved("feature", None, LEAST, 1, 0.1)
-    assert not spread.over((last, last), LEAST).drifted
+    assert spread.measure_drift((first, first), LEAST) == FeatureDrift("feature", pytest.approx(0), LEAST, 0.6, 0.1)
+    assert spread.measure_drift((last, last), LEAST) == FeatureDrift("feature", None, LEAST, 1, 0.1)
+    assert not spread.measure_drift((last, last), LEAST).has_drifted
     daily = spread.daily((first, last), LEAST)
     assert daily["missing_share"].tolist() == [0.6, 1.0]
     assert daily["psi"].tolist() == pytest.approx([0, 0]), "the second day's window has the first"
@@ -111,27 +111,27 @@ def test_what_is_missing_is_a_share_of_its_own() -> None:
 
 def test_a_feature_without_a_value_in_training_has_no_index() -> None:
     spread = spread_of(2, [float("nan")] * 20 + [1.0] * 10)
-    assert spread.over(all_days(spread), LEAST) == Moved("feature", None, LEAST, 0, 1)
+    assert spread.measure_drift(all_days(spread), LEAST) == FeatureDrift("feature", None, LEAST, 0, 1)
 
 
 def test_what_moved_as_far_in_training_has_not_drifted() -> None:
     """A feature that counts the days to a holiday is elsewhere every week, and yet where it always was."""
     weekly = [float(day // 7 % 4) for day in range(70) for _ in range(10)]
     calm = spread_of(56, weekly)
-    moved = calm.over(("2024-02-26", "2024-03-03"), LEAST)
+    moved = calm.measure_drift(("2024-02-26", "2024-03-03"), LEAST)
     assert moved.psi == pytest.approx(moved.psi_limit)
     assert moved.psi > 5
-    assert not moved.drifted
+    assert not moved.has_drifted
     fallen_out = spread_of(56, weekly[:560] + [9.0] * 140)
-    assert fallen_out.over(("2024-02-26", "2024-03-10"), LEAST).drifted
+    assert fallen_out.measure_drift(("2024-02-26", "2024-03-10"), LEAST).has_drifted
 
 
 def test_bins_are_those_of_training() -> None:
     trained = pd.Series([*range(1, 101)], dtype=float)
-    numbers = Bins.of(trained)
-    assert numbers.find(pd.Series([-5.0, 10.9, 11.0, 50.0, 1e9, None])).tolist() == [0, 0, 1, 4, 9, MISSING]
-    texts = Bins.of(pd.Series(["a", "b", "a", None]))
-    assert texts.find(pd.Series(["b", "a", "z", None])).tolist() == [1, 0, 2, MISSING]
+    numbers = Bins.from_training(trained)
+    assert numbers.assign(pd.Series([-5.0, 10.9, 11.0, 50.0, 1e9, None])).tolist() == [0, 0, 1, 4, 9, MISSING]
+    texts = Bins.from_training(pd.Series(["a", "b", "a", None]))
+    assert texts.assign(pd.Series(["b", "a", "z", None])).tolist() == [1, 0, 2, MISSING]
     assert (len(numbers), len(texts)) == (10, 3)
 
 
@@ -143,8 +143,8 @@ def test_of_many_rows_a_sample_says_where_bins_end(monkeypatch: pytest.MonkeyPat
     table: Any = Visits(values, 100)
     assert 250 < len(psi._sample(table, ["feature"], ("2024-01-01", "2024-02-09"))) <= 500
     sampled = spread_of(40, values, a_day=100)
-    assert sampled.trained.to_numpy().sum() == 4_000, "all rows are counted"
-    assert sampled.over(days, LEAST).psi == pytest.approx(exact.over(days, LEAST).psi, rel=0.1)
+    assert sampled.training_counts.to_numpy().sum() == 4_000, "all rows are counted"
+    assert sampled.measure_drift(days, LEAST).psi == pytest.approx(exact.measure_drift(days, LEAST).psi, rel=0.1)
 
 
 def test_calibration_is_counted_by_rows() -> None:
@@ -154,14 +154,14 @@ def test_calibration_is_counted_by_rows() -> None:
 
 
 def test_findings_name_what_broke_which_limit() -> None:
-    calm = Moved("items", 0.1, 0.25, 0.8, 0.7)
-    moved = [calm, Moved("rain", 0.4, 0.25, 0, 0), Moved("wind", 3.0, 1.5, 0.5, 0.1), Moved("weekday", 5, 6, 0, 0)]
-    drift, missing = of_features(Limits(), moved)
-    assert drift.said == "2 of 4 features drifted: wind (PSI 3.00, limit 1.50), rain (PSI 0.40, limit 0.25)"
-    assert missing.said.endswith(
+    calm = FeatureDrift("items", 0.1, 0.25, 0.8, 0.7)
+    moved = [calm, FeatureDrift("rain", 0.4, 0.25, 0, 0), FeatureDrift("wind", 3.0, 1.5, 0.5, 0.1), FeatureDrift("weekday", 5, 6, 0, 0)]
+    drift, missing = check_features(Limits(), moved)
+    assert drift.message == "2 of 4 features drifted: wind (PSI 3.00, limit 1.50), rain (PSI 0.40, limit 0.25)"
+    assert missing.message.endswith(
         "1 of 4 features missing more often than 20% above training: wind (50% of rows, 10% in training)"
     )
-    assert of_features(Limits(), [calm]) == []
+    assert check_features(Limits(), [calm]) == []
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_findings_name_what_broke_which_limit() -> None:
 def test_results_break_limits(changed: dict[str, float], what: list[str]) -> None:
     chosen = {"roc_auc": 0.8, "brier_skill": 0.2}
     now = {"roc_auc": 0.8, "brier_skill": 0.2, "calibration_error": 0.01, "label_rate": 0.2, "mean_probability": 0.2}
-    assert [one.what for one in of_results(Limits(), chosen, now | changed)] == what
+    assert [one.limit for one in check_results(Limits(), chosen, now | changed)] == what

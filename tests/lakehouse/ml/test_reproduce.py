@@ -20,18 +20,18 @@ from deltalake import DeltaTable
 from lakehouse.cli import main as cli
 from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline
-from lakehouse.ml.environment import environment
+from lakehouse.ml.environment import describe_environment
 from lakehouse.ml.metrics import METRICS
-from lakehouse.ml.mlflow_client import tracking
-from lakehouse.ml.reproduce import Reproduced, open_recipe, reproduce
-from lakehouse.ml.training_record import RECIPE, TrainResult
-from tests.parcels import LEARNER, TASK, Place, fit, model, parcels
+from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.reproduce import ReproductionResult, open_recipe, reproduce
+from lakehouse.ml.training_record import RECIPE_FILE, TrainResult
+from tests.parcels import LEARNER, TASK, Place, fit, change_model, parcels
 
 
-def again(place: Place, trained: TrainResult, module: Any = None, **more: Any) -> Reproduced:
+def again(place: Place, trained: TrainResult, module: Any = None, **more: Any) -> ReproductionResult:
     told = {"revision": "abc123", **more}
     recipe = open_recipe(trained.run_id, place.tracking_uri)
-    return reproduce(recipe, {LEARNER: module or model()}, lake=place.lake, **told)
+    return reproduce(recipe, {LEARNER: module or change_model()}, lake=place.lake, **told)
 
 
 def table(place: Place) -> Path:
@@ -44,61 +44,61 @@ def artifact(place: Place, name: str) -> Path:
 
 
 def test_it_is_the_same_at_its_version_and_the_registry_stays_as_it_is(place: Place) -> None:
-    trained = place.train(model())
+    trained = place.train(change_model())
     place.write(parcels(seed=1))  # the newest version has other rows
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         before = [dict(one) for one in client.search_model_versions()], client.get_run(trained.run_id).to_dictionary()
     found = again(place, trained)
 
-    assert (found.differs, found.notes) == ((), ())
-    assert (found.rows, found.same, found.largest) == (90, 1.0, 0.0)
+    assert (found.differences, found.notes) == ((), ())
+    assert (found.rows, found.same_share, found.largest_difference) == (90, 1.0, 0.0)
     assert found.model_version == 1
     assert set(found.metrics) == {f"{split}_{name}" for split in ("train", "choose") for name in METRICS}
     assert found.metrics["choose_brier"] == (trained.metrics["brier"],) * 2
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         after = [dict(one) for one in client.search_model_versions()], client.get_run(trained.run_id).to_dictionary()
         assert len(client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])) == 3
     assert before == after
 
 
 def test_it_is_made_as_it_was_declared_then(place: Place) -> None:
-    trained = place.train(model(FEATURES=("distance_km", "items")))
+    trained = place.train(change_model(FEATURES=("distance_km", "items")))
     splits = replace(TASK.splits, train=("2024-01-05", "2024-01-20"))
-    found = again(place, trained, model(FEATURES=("noise",), TASK=replace(TASK, splits=splits), CANDIDATES=()))
-    assert found.differs == ()
+    found = again(place, trained, change_model(FEATURES=("noise",), TASK=replace(TASK, splits=splits), CANDIDATES=()))
+    assert found.differences == ()
     assert found.notes == ("the model declares otherwise by now: FEATURES, splits; what it declared then was used",)
 
 
 def test_code_that_fits_in_another_way_is_seen_by_what_it_makes(place: Place) -> None:
-    trained = place.train(model(), revision="abc123-dirty")
+    trained = place.train(change_model(), revision="abc123-dirty")
 
     def otherwise(*splits: Any, **how: Any) -> Any:
         return fit(*splits, **{**how, "seed": 5, "params": {**how["params"], "max_iter": 29}})
 
-    found = again(place, trained, model(fit=otherwise), revision="def456")
+    found = again(place, trained, change_model(fit=otherwise), revision="def456")
     was, now = found.metrics["choose_brier"]
     assert was == trained.metrics["brier"] != now
-    assert f"choose_brier was {was:.6f} and is {now:.6f}" in found.differs
-    assert found.differs[-1] == f"its predictions differ from the registered model's by up to {found.largest:.6f}"
-    assert 0 <= found.same < 1
+    assert f"choose_brier was {was:.6f} and is {now:.6f}" in found.differences
+    assert found.differences[-1] == f"its predictions differ from the registered model's by up to {found.largest_difference:.6f}"
+    assert 0 <= found.same_share < 1
     assert found.notes == ("the code is another: it was revision abc123-dirty, and is def456",)
     found = again(place, trained, revision="abc123-dirty")
-    assert found.differs == ()
+    assert found.differences == ()
     assert found.notes == ("the code may be another: revision abc123-dirty had changes that were not committed",)
 
 
 def test_code_that_cannot_fit_it_is_told(place: Place) -> None:
-    trained = place.train(model())
-    found = again(place, trained, model(fit=lambda *_, **how: how["params"]["depth"]))
-    assert found.differs == ("today's code cannot fit it: KeyError: 'depth'",)
+    trained = place.train(change_model())
+    found = again(place, trained, change_model(fit=lambda *_, **how: how["params"]["depth"]))
+    assert found.differences == ("today's code cannot fit it: KeyError: 'depth'",)
 
 
 def test_packages_of_other_versions_are_noted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = place.train(model())
+    trained = place.train(change_model())
     stored = artifact(place, "requirements.txt")
     stored.write_text(stored.read_text().replace("skops==", "skops==0.") + "\nnever_installed==1.0\n")
     found = again(place, trained)
-    assert found.differs == ()
+    assert found.differences == ()
     assert found.notes[0].startswith("skops was 0.")
     assert found.notes[1] == "never_installed was 1.0 and is not installed"
 
@@ -106,8 +106,8 @@ def test_packages_of_other_versions_are_noted(place: Place, monkeypatch: pytest.
 def test_what_it_was_fitted_on_is_recorded_and_each_difference_noted(
     place: Place,
 ) -> None:
-    trained = place.train(model())
-    recipe, device = artifact(place, RECIPE), environment(())["device"]
+    trained = place.train(change_model())
+    recipe, device = artifact(place, RECIPE_FILE), describe_environment(())["device"]
     said = json.loads(recipe.read_text())
     packages, threads = said["fitted_on"]["packages"], os.environ.get("OMP_NUM_THREADS") or str(joblib.cpu_count())
     assert {name: packages[name] for name in ("numpy", "scikit-learn")} == {
@@ -123,7 +123,7 @@ def test_what_it_was_fitted_on_is_recorded_and_each_difference_noted(
     stored = artifact(place, "requirements.txt")
     stored.write_text("")  # which names what loading takes, in this environment
     found = again(place, trained)
-    assert found.differs == ()
+    assert found.differences == ()
     assert set(found.notes) == {
         f"numpy was 2.0 and is {np.__version__}",
         f"scikit-learn was 1.0 and is {sklearn.__version__}",
@@ -136,12 +136,12 @@ def test_what_it_was_fitted_on_is_recorded_and_each_difference_noted(
     del said["fitted_on"]  # as in recipes of before it was recorded
     recipe.write_text(json.dumps(said))
     older_recipe = again(place, trained)
-    assert (older_recipe.differs, older_recipe.notes) == ((), ())
+    assert (older_recipe.differences, older_recipe.notes) == ((), ())
 
 
 def test_what_is_no_training_is_told(place: Place, tmp_path: Path) -> None:
-    trained = place.train(model())
-    with tracking(place.tracking_uri) as client:
+    trained = place.train(change_model())
+    with tracking_client(place.tracking_uri) as client:
         (candidate, *_) = client.search_runs(
             [client.get_experiment_by_name(place.experiment).experiment_id], "tags.candidate_of LIKE '%'"
         )
@@ -182,7 +182,7 @@ def test_the_commands_say_what_was_tuned_made_again_and_refused(
     )
     assert "max_depth 3" in said
     assert "version 1 is champion" in command("train", "trees", "--tuned")
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         run_id = client.get_model_version("late_parcel", "1").run_id
     said = command("reproduce", run_id)
     assert "late_parcel version 1: trees on gold.parcels version 0, seed 0" in said

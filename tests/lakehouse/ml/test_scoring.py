@@ -18,12 +18,12 @@ from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline, scoring, spark_scoring
 from lakehouse.ml.dataset import open_features
-from lakehouse.ml.pipeline import Scored
+from lakehouse.ml.pipeline import ScoreResult
 from lakehouse.runs import context
-from lakehouse.runs.scheduler import new_run
+from lakehouse.runs.scheduler import create_run
 from lakehouse.settings import Settings
 from tests import counted
-from tests.parcels import FILE, LEARNER, TASK, Place, model, parcels
+from tests.parcels import FILE, LEARNER, TASK, Place, change_model, parcels
 
 SCHEMA = pa.schema(
     {
@@ -43,9 +43,9 @@ def settings_of(place: Place, module: str = "tests.parcels") -> Settings:
     return settings.load(root=str(place.lake.parent), models={LEARNER: module}, declarations=("tests.orders",))
 
 
-def score(spark: SparkSession, place: Place, since: date, until: date, **more: Any) -> Scored:
+def score(spark: SparkSession, place: Place, since: date, until: date, **more: Any) -> ScoreResult:
     module = more.pop("module", "tests.parcels")
-    return pipeline.score_on(SparkEngine.of(spark), settings_of(place, module), TASK, since, until, new_run(), **more)
+    return pipeline.score_on(SparkEngine.of(spark), settings_of(place, module), TASK, since, until, create_run(), **more)
 
 
 def scores(place: Place) -> pa.Table:
@@ -58,7 +58,7 @@ def version(place: Place) -> int:
 
 
 def test_every_row_gets_a_score_labelled_or_not(spark: SparkSession, place: Place) -> None:
-    place.train(model())
+    place.train(change_model())
     done = score(spark, place, date(2024, 2, 8), date(2024, 2, 9))
     found = scores(place)
 
@@ -72,14 +72,14 @@ def test_every_row_gets_a_score_labelled_or_not(spark: SparkSession, place: Plac
     }
     assert said == {("late_parcel", 1, 0, "champion")}
     champion, rows = place.champion(), open_features(TASK, place.lake, ())
-    here = champion.predict(rows.frame(rows.read(("2024-02-08", "2024-02-09"), champion.reads())))
+    here = champion.predict(rows.frame(rows.read(("2024-02-08", "2024-02-09"), champion.input_columns())))
     assert found["probability"].to_pylist() == list(here)
     far = pc.greater(parcels()["distance_km"].slice(380), 70).to_numpy()
     assert here[far].min() > 0.6 > here.min()
 
 
 def test_scored_twice_is_scored_once_and_a_backfill_fills_the_gap(spark: SparkSession, place: Place) -> None:
-    place.train(model())
+    place.train(change_model())
     first = score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
     again = score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
     assert (first.written, again.rows, again.written, again.quality_written, version(place)) == (20, 20, 0, 0, 0)
@@ -94,7 +94,7 @@ def test_scored_twice_is_scored_once_and_a_backfill_fills_the_gap(spark: SparkSe
 
 
 def test_scores_that_came_out_otherwise_take_the_place_of_those_there(spark: SparkSession, place: Place) -> None:
-    place.train(model())
+    place.train(change_model())
     score(spark, place, *LAST_DAYS)
     before = scores(place)
     rows = parcels()
@@ -110,14 +110,14 @@ def test_scores_that_came_out_otherwise_take_the_place_of_those_there(spark: Spa
 
 
 def test_another_version_scores_beside_and_its_alias_is_told(spark: SparkSession, place: Place) -> None:
-    place.train(model())
-    place.train(model(FEATURES=("noise",), BASELINE_FEATURES=("noise",)))
+    place.train(change_model())
+    place.train(change_model(FEATURES=("noise",), BASELINE_FEATURES=("noise",)))
     whole = (date(2024, 1, 31), date(2024, 2, 9))
     first = score(spark, place, *whole)
     second = score(spark, place, *whole, alias="challenger")
     again = score(spark, place, *whole, alias="challenger")
 
-    assert [(one.version, one.written, one.report is None) for one in (first, second, again)] == [
+    assert [(one.version, one.written, one.evaluation is None) for one in (first, second, again)] == [
         (1, 100, False), (2, 100, True), (2, 0, True)
     ]  # fmt: skip
     found = scores(place)
@@ -132,7 +132,7 @@ def test_another_version_scores_beside_and_its_alias_is_told(spark: SparkSession
 def test_a_table_from_before_the_alias_gets_the_column(
     spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.train(model())
+    place.train(change_model())
     with monkeypatch.context() as changed:
         changed.setattr(pipeline, "score_features", lambda *args: spark_scoring.score_features(*args).drop("alias"))
         score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
@@ -143,14 +143,14 @@ def test_a_table_from_before_the_alias_gets_the_column(
 
 
 def test_days_without_rows_are_told_and_make_no_table(spark: SparkSession, place: Place) -> None:
-    place.train(model())
+    place.train(change_model())
     with pytest.raises(ModelError, match=r"gold.parcels has no rows from 2030-01-01 to 2030-12-31: nothing to score"):
         score(spark, place, date(2030, 1, 1), date(2030, 12, 31))
     assert not (place.lake / "gold" / "parcel_scores").exists()
 
 
 def test_a_model_scores_a_table_that_has_what_it_reads(spark: SparkSession, place: Place) -> None:
-    place.train(model(FEATURES=("distance_km",)))
+    place.train(change_model(FEATURES=("distance_km",)))
     place.write(parcels().drop_columns("items"))
     assert score(spark, place, *LAST_DAYS).written == 40
     place.write(parcels().drop_columns("distance_km"))
@@ -162,7 +162,7 @@ def test_a_process_of_spark_loads_a_model_once_and_asks_it_once_about_a_row(
     spark: SparkSession, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counted, "notes", tmp_path / "notes.txt")
-    place.train(model(__name__="tests.counted", save=counted.save, load=counted.load))
+    place.train(change_model(__name__="tests.counted", save=counted.save, load=counted.load))
     rows, path = parcels(), place.lake / "gold" / "parcels"
     write_deltalake(path, rows.slice(0, 50), mode="overwrite")
     for start in range(50, 400, 50):
@@ -170,44 +170,44 @@ def test_a_process_of_spark_loads_a_model_once_and_asks_it_once_about_a_row(
     for first, last in ((1, 10), (11, 20), (21, 30)):
         assert score(spark, place, date(2024, 1, first), date(2024, 1, last), module="tests.counted").written == 100
 
-    loaded, asked = counted.noted("loaded"), counted.noted("asked")
+    loaded, asked = counted.read_notes("loaded"), counted.read_notes("asked")
     assert sum(count for _, count in asked) == 300
     assert len(asked) > len(loaded)
     assert sorted(process for process, _ in loaded) == sorted({process for process, _ in asked})
 
 
 def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: Place) -> None:
-    place.train(model())
+    place.train(change_model())
     champion, features = place.champion(), open_features(TASK, place.lake, ())
-    carried = scoring.carry(TASK, {LEARNER: model()}, tracking_uri=place.tracking_uri)
+    carried = scoring.broadcast_model(TASK, {LEARNER: change_model()}, tracking_uri=place.tracking_uri)
     span = ("2024-01-01", "2024-02-09")
-    rows = spark_scoring.read_features(spark, features, span, ["day", *carried.reads])
+    rows = spark_scoring.read_features(spark, features, span, ["day", *carried.input_columns])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
     try:
         made = spark_scoring.apply_model(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
-    known = features.read(span, ["day", *champion.reads()])
+    known = features.read(span, ["day", *champion.input_columns()])
     assert made.select(["parcel", "day"]).equals(known.select(["parcel", "day"]))
     assert made["probability"].to_pylist() == list(champion.predict(features.frame(known)))
 
 
 def test_files_that_were_changed_are_refused_before_spark_starts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.train(model())
+    place.train(change_model())
     (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
     stored.write_bytes(stored.read_bytes() + b" ")
     monkeypatch.setattr(context, "engine_for", lambda *_: pytest.fail("Spark was started"))
     with pytest.raises(
         ModelError, match="late_parcel version 1 is refused: its files .* are not those that were registered"
     ):
-        pipeline.score(settings_of(place), None, *LAST_DAYS, new_run(), None)
+        pipeline.score(settings_of(place), None, *LAST_DAYS, create_run(), None)
 
 
 def test_workers_without_the_models_code_are_told_in_words(
     spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.train(model())
-    carry = scoring.carry
+    place.train(change_model())
+    carry = scoring.broadcast_model
     monkeypatch.setattr(pipeline, "carry", lambda *a, **k: replace(carry(*a, **k), module="models_of_mine"))
     with pytest.raises(
         ModelError, match="version 1 cannot score on Spark's workers: ModuleNotFoundError: No module"

@@ -21,17 +21,17 @@ from deltalake import DeltaTable, write_deltalake
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.metrics import METRICS, evaluate
-from lakehouse.ml.mlflow_client import tracking
-from lakehouse.ml.scoring import realised
+from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.scoring import measure_quality
 from lakehouse.ml.training import _measure_importance
-from tests.parcels import FEATURES, TASK, Place, model, parcels
+from tests.parcels import FEATURES, TASK, Place, change_model, parcels
 
 
 def test_a_first_training_is_champion_and_says_what_it_saw(
     place: Place, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     told: list[str] = []
-    result = place.train(model(), progress=told.append)
+    result = place.train(change_model(), progress=told.append)
 
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
     assert result.params == {"max_iter": 30}
@@ -60,7 +60,7 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
     assert [(one["path"], one["delta_table_version"]) for one in sources] == [
         (str(place.lake / "gold" / "parcels"), 0)
     ] * 2
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         files = {file.path for file in client.list_artifacts(result.run_id)}
         keys = pq.read_table(client.download_artifacts(result.run_id, "train_keys.parquet", str(tmp_path)))
         of_it = f"tags.`mlflow.parentRunId` = '{result.run_id}'"
@@ -83,7 +83,7 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
 
 
 def test_importance_names_the_deciding_column(place: Place) -> None:
-    module, features = model(), open_features(TASK, place.lake, FEATURES)
+    module, features = change_model(), open_features(TASK, place.lake, FEATURES)
     train, choose = (features.split(name, FEATURES) for name in ("train", "choose"))
     params = {"max_iter": 30}
     fitted = module.fit(train, choose, features=FEATURES, params=params, seed=0, curve=lambda *_: None)
@@ -107,17 +107,17 @@ def test_making_the_database_prints_nothing(tmp_path: Path) -> None:
 
 def test_a_process_that_asks_every_few_seconds_gathers_no_handlers(place: Place) -> None:
     def handlers() -> list[logging.Handler]:
-        with tracking(place.tracking_uri):
+        with tracking_client(place.tracking_uri):
             return [*logging.getLogger("mlflow").handlers, *logging.getLogger("alembic").handlers]
 
     assert handlers() == handlers()
 
 
 def test_only_a_better_model_becomes_champion(place: Place) -> None:
-    weak = model(FEATURES=("noise",))
+    weak = change_model(FEATURES=("noise",))
     first = place.train(weak)
-    better = place.train(model())
-    again = place.train(model())
+    better = place.train(change_model())
+    again = place.train(change_model())
     worse = place.train(weak)
 
     assert [one.alias for one in (first, better, again, worse)] == ["champion", "champion", "challenger", "challenger"]
@@ -128,18 +128,18 @@ def test_only_a_better_model_becomes_champion(place: Place) -> None:
     assert f"{worse.metrics['brier']:.6f} on 90 rows of 2024-01-21 to 2024-01-30 is not surely below" in worse.reason
     assert place.run(worse.run_id).data.tags["decision_reason"] == worse.reason
     assert place.run(worse.run_id).data.metrics["choose_champion_brier"] == better.metrics["brier"]
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         aliases = client.get_registered_model("late_parcel").aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 2, "challenger": 4}
     assert place.champion()[2:4] == (2, better.run_id)
 
 
 def test_the_champion_is_measured_on_the_new_rows(place: Place) -> None:
-    first = place.train(model())
+    first = place.train(change_model())
     rows = parcels()
     flipped = rows.set_column(rows.column_names.index("late"), "late", pc.invert(rows["late"]))
     place.write(flipped)
-    second = place.train(model(FEATURES=("noise",)))
+    second = place.train(change_model(FEATURES=("noise",)))
 
     assert second.metrics["brier"] > first.metrics["brier"]
     assert second.alias == "champion"
@@ -150,9 +150,9 @@ def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
         if DeltaTable(place.lake / "gold" / "parcels").version() == 0:
             place.write(parcels(seed=1).slice(50))
 
-    interrupted = place.train(model(), progress=write_meanwhile)
-    latest = place.train(model())
-    repeated = place.train(model(), version=0)
+    interrupted = place.train(change_model(), progress=write_meanwhile)
+    latest = place.train(change_model())
+    repeated = place.train(change_model(), version=0)
 
     assert [one.delta_version for one in (interrupted, latest, repeated)] == [0, 1, 0]
     assert interrupted.rows == repeated.rows != latest.rows
@@ -162,10 +162,10 @@ def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
 
 
 def test_the_order_of_rows_in_the_files_does_not_matter(place: Place) -> None:
-    first = place.train(model())
+    first = place.train(change_model())
     rows = parcels()
     place.write(rows.take(np.random.default_rng(3).permutation(rows.num_rows)))
-    second = place.train(model())
+    second = place.train(change_model())
 
     assert (first.metrics, second.delta_version) == (second.metrics, 1)
 
@@ -201,38 +201,38 @@ def test_types_are_the_same_whatever_a_split_lacks(place: Place) -> None:
 
 def test_a_model_of_untrusted_types_is_neither_stored_nor_loaded(place: Place) -> None:
     with pytest.raises(ModelError, match="TRUSTED_TYPES does not name: sklearn.*TreePredictor"):
-        place.train(model(trusted=()))
-    place.train(model())  # whose stored list of trusted types names the trees
+        place.train(change_model(trusted=()))
+    place.train(change_model())  # whose stored list of trusted types names the trees
     with pytest.raises(ModelError, match="late_parcel version 1 cannot be loaded .*Untrusted.*TreePredictor"):
-        place.champion(model(trusted=()))
+        place.champion(change_model(trusted=()))
 
 
 def test_a_report_is_logged_once(place: Place) -> None:
-    trained = place.train(model())
+    trained = place.train(change_model())
     first = place.report()
     second = place.report()
 
     assert (first.rows, first.unlabelled, first.model_version, first.delta_version) == (90, 10, 1, 0)
     assert first.metrics["brier"] < first.baseline["brier"]
-    assert (first.logged, second.logged) == (True, False)
+    assert (first.is_logged, second.is_logged) == (True, False)
     assert first.metrics == second.metrics
     run = place.run(trained.run_id)
     assert run.data.metrics["report_brier"] == first.metrics["brier"]
     assert run.data.metrics["report_baseline_brier"] == first.baseline["brier"]
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         assert len(client.get_metric_history(trained.run_id, "report_brier")) == 1
         assert "report_calibration.png" in {file.path for file in client.list_artifacts(trained.run_id)}
 
     place.write(parcels(seed=1))
     third = place.report()
-    assert third.logged
+    assert third.is_logged
     assert third.metrics != first.metrics
     assert place.run(trained.run_id).data.tags["report_delta_version"] == "1"
 
 
 def test_an_older_champion_reads_its_own_columns(place: Place) -> None:
-    first = place.train(model(FEATURES=("distance_km",)))
-    second = place.train(model(FEATURES=("items",)))
+    first = place.train(change_model(FEATURES=("distance_km",)))
+    second = place.train(change_model(FEATURES=("items",)))
 
     assert (first.alias, second.alias) == ("champion", "challenger")
     place.write(parcels().drop_columns("distance_km"))
@@ -245,7 +245,7 @@ def test_an_older_champion_reads_its_own_columns(place: Place) -> None:
 def test_the_report_split_is_not_needed_to_train(place: Place) -> None:
     rows = parcels()
     place.write(rows.filter(pc.less(rows["day"], pa.scalar(date(2024, 1, 31)))))
-    place.train(model())
+    place.train(change_model())
     with pytest.raises(ModelError, match="no labelled rows in the report split, 2024-01-31 to 2024-02-09.*2024-01-30"):
         place.report()
 
@@ -276,17 +276,17 @@ def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: P
 )
 def test_what_is_missing_is_named(place: Place, changed: dict[str, Any], more: dict[str, Any], text: str) -> None:
     with pytest.raises(ModelError, match=text):
-        place.train(model(**changed), **more)
+        place.train(change_model(**changed), **more)
 
 
 def test_a_table_without_rows_and_a_split_with_one_label_are_named(place: Place) -> None:
     place.write(parcels().slice(0, 0))
     with pytest.raises(ModelError, match="no labelled rows in the choose split.*The table is empty"):
-        place.train(model())
+        place.train(change_model())
     rows = parcels()
     place.write(rows.filter(pc.field("late") | pc.field("late").is_null()))
     with pytest.raises(ModelError, match="only rows whose late is True in the choose split"):
-        place.train(model())
+        place.train(change_model())
 
 
 def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
@@ -295,15 +295,15 @@ def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
     # Of the last three days one has only one label, one none yet.
     late[380:390], late[390:400] = [False] * 9 + [None], [None] * 10
     place.write(rows.set_column(rows.column_names.index("late"), "late", pa.array(late)))
-    place.train(model())
+    place.train(change_model())
     days = {"since": "2024-02-07", "until": "2024-02-09"}
-    assert realised(TASK, lake=place.lake, **days).num_rows == 0, "nothing is scored yet"
+    assert measure_quality(TASK, lake=place.lake, **days).num_rows == 0, "nothing is scored yet"
     scores = place.scores("2024-02-07", "2024-02-09")
     older = pc.subtract(pa.scalar(1.0), scores["probability"]).slice(0, 10)
     before = scores.slice(0, 10).set_column(3, "model_version", pa.array([0] * 10, pa.int32()))
     before = before.set_column(4, "probability", older)
     write_deltalake(place.lake / "gold" / "parcel_scores", pa.concat_tables([scores, before]))
-    told = realised(TASK, lake=place.lake, **days).to_pylist()
+    told = measure_quality(TASK, lake=place.lake, **days).to_pylist()
 
     named = [(one["day"].day, one["model_name"], one["model_version"], one["scored"], one["labelled"]) for one in told]
     assert named == [

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from lakehouse.cli.render.lake import print_status, status_entry
 from lakehouse.definitions import graph
-from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Replace
 from lakehouse.plan.steps import Request
-from tests.lakes import TestLake, age, orders_csv, payments_file
+from tests.lakes import TestLake, set_age, orders_csv, payments_file
 
 Lakes = Callable[..., TestLake]
 MARTS = ("mart.daily_revenue", "mart.monthly_orders")
@@ -30,7 +30,7 @@ def order(number: int, day: str, amount: float, updated: str = "") -> str:
 
 def changed(lake: TestLake, name: str, before: int | None) -> set[date]:
     """The days or months whose rows stand otherwise than at a version."""
-    column = lake.lake.graph.declared[name].write.partition  # type: ignore[union-attr]
+    column = lake.lake.graph.declarations[name].write.partition  # type: ignore[union-attr]
     path = str(lake.lake.path(name))
     then = DeltaTable(path, version=before).to_pyarrow_table().to_pylist()
     now = DeltaTable(path).to_pyarrow_table().to_pylist()
@@ -41,7 +41,7 @@ def test_late_and_corrected_files_reach_their_partitions_and_only_those(lake_of:
     shop = graph.load(["tests.orders"])
     lake = lake_of(
         *[
-            shop.declared[name]
+            shop.declarations[name]
             for name in (*shop.upstream("mart.daily_revenue"), *MARTS, *shop.upstream("mart.monthly_orders"))
         ]
     )
@@ -71,7 +71,7 @@ def test_late_and_corrected_files_reach_their_partitions_and_only_those(lake_of:
     lake.land("raw.orders", "late.csv", orders_csv(order(900, "2024-02-11", 7)))
     touched(("mart.monthly_orders", {date(2024, 2, 1)}))
     # A file with an old date of its own that came just now.
-    age(lake.land("raw.payments", "old", payments_file((901, 30, "2024-03-10", 2.0))), 300 * 86400)
+    set_age(lake.land("raw.payments", "old", payments_file((901, 30, "2024-03-10", 2.0))), 300 * 86400)
     touched(("mart.daily_revenue", {date(2024, 3, 10)}))
     # A corrected file under its old name: one row moved to another month, one has another amount.
     moved = orders_csv(order(40, "2024-09-03", 5, "2024-12-30"), order(41, "2024-04-20", 6, "2024-12-30"))
@@ -91,8 +91,8 @@ def years(rate: float = 1.0, prices: bool = False) -> list[Any]:
 
     @table(
         "mart.days", columns={"day": "date", "amount": "double"}, write=Replace(partition="day"), key=("day",),
-        orders=drives("clean.orders", by="order_date"),
-        **({"customers": looks_up("clean.customers")} if prices else {}),
+        orders=incremental("clean.orders", date_column="order_date"),
+        **({"customers": lookup("clean.customers")} if prices else {}),
     )  # fmt: skip
     def by_day(orders: DataFrame, customers: DataFrame | None = None) -> DataFrame:
         return orders.groupBy(F.col("order_date").alias("day")).agg((F.sum("amount") * rate).alias("amount"))
@@ -119,7 +119,7 @@ def test_what_is_asked_for_is_recomputed_where_it_could_be_otherwise(filled_days
         return len(lake.plan(request=RANGE)["mart.days"].partitions or ())
 
     assert pending(filled_days) == 0
-    assert pending(filled_days.declaring(*years(rate=2))) == 1126, "other code"
+    assert pending(filled_days.with_tables(*years(rate=2))) == 1126, "other code"
     filled_days.land("raw.orders", "2.csv", orders_csv(order(9, "2022-03-01", 5)))
     filled_days.run()
     assert filled_days.rows("mart.days")[1] == (date(2022, 3, 1), 10.0)
@@ -147,4 +147,4 @@ def test_gaps_are_told_by_interval(filled_days: TestLake) -> None:
 
 
 def _status(lake: TestLake) -> list[dict[str, Any]]:
-    return [status_entry(lake.lake, name) for name in lake.lake.graph.declared]
+    return [status_entry(lake.lake, name) for name in lake.lake.graph.declarations]

@@ -11,10 +11,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.sources import source
-from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
 from lakehouse.plan.steps import Request
-from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, payments_file, typed_items
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, payments_file, parse_items
 from tests.orders import clean, landed, mart
 
 Lakes = Callable[..., TestLake]
@@ -31,10 +31,10 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 1.0), (2, 1, "2024-01-05", 1.0)))
     planned = lake.plan()
     assert actions(lake) == {"raw.payments": "ingest", "clean.payments": "build", "mart.daily_revenue": "build"}
-    assert planned["mart.daily_revenue"].after == ("clean.payments",)
+    assert planned["mart.daily_revenue"].pending_inputs == ("clean.payments",)
     assert planned["raw.payments"].bytes == (lake.folder("raw.payments") / "a").stat().st_size
     assert planned["raw.payments"].rows == 2, "a Parquet file says how many rows it has"
-    assert lake.versions() == dict.fromkeys(lake.lake.graph.declared), "a plan writes nothing"
+    assert lake.versions() == dict.fromkeys(lake.lake.graph.declarations), "a plan writes nothing"
     assert not (lake.root / "manifests").exists()
 
     lake.run("raw")
@@ -47,8 +47,8 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
     step = lake.plan(request=asked)["mart.daily_revenue"]
     assert step.reasons == ("asked for by date",)
     assert step.partitions == tuple(date(2024, 1, d) for d in (2, 3, 4, 5))
-    whole = lake.opened("clean.payments")
-    assert (step.rows, step.bytes) == (whole.rows(), whole.bytes()), "of the one file that holds these days"
+    whole = lake.open_log("clean.payments")
+    assert (step.rows, step.bytes) == (whole.count_rows(), whole.count_bytes()), "of the one file that holds these days"
     later = Request(since=date(2024, 2, 1), until=date(2024, 2, 5))
     assert lake.plan(request=later)["mart.daily_revenue"].rows == 0
     held = lake.content()
@@ -59,14 +59,14 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
 
     # A full refresh of everything makes everything anew, in the next generation.
     lake.run(full_refresh=True)
-    assert [lake.record(name).generation for name in lake.lake.graph.declared] == [2, 2, 2]
+    assert [lake.record(name).generation for name in lake.lake.graph.declarations] == [2, 2, 2]
     assert lake.content() == held
     assert set(actions(lake).values()) == {"none"}
 
     # Without the files that the changes are read from, what reads them is built whole, and says so.
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 3.0)))
     lake.run("raw", "clean")
-    step, merged = lake.plan()["mart.daily_revenue"], lake.opened("clean.payments").entries(1)[0]
+    step, merged = lake.plan()["mart.daily_revenue"], lake.open_log("clean.payments").entries(1)[0]
     assert merged.operation == "MERGE"
     assert (step.rows, step.bytes) == (1, int(merged.metrics["numTargetBytesAdded"])), "what the merge changed"
     shutil.rmtree(lake.lake.path("clean.payments") / "_change_data", ignore_errors=True)
@@ -79,7 +79,7 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
 
 
 def test_a_merge_is_built_whole_where_the_changes_it_needs_are_gone(lake_of: Lakes) -> None:
-    withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), relanded="replace")
+    withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
     lake = lake_of(withdrawable, items_table(Merge()))
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,1"))
     lake.run()
@@ -94,15 +94,15 @@ def test_a_merge_is_built_whole_where_the_changes_it_needs_are_gone(lake_of: Lak
 
 def test_changed_columns(lake_of: Lakes) -> None:
     def more(items: DataFrame) -> DataFrame:
-        return typed_items(items).withColumn("twice", F.col("value") * 2)
+        return parse_items(items).withColumn("twice", F.col("value") * 2)
 
     def text(items: DataFrame) -> DataFrame:
-        return typed_items(items).withColumn("value", F.col("value").cast("string"))
+        return parse_items(items).withColumn("value", F.col("value").cast("string"))
 
     ways = {
         "log": (Append(), ()),
         "items": (Merge(newest_by=("at",)), ("id",)),
-        "told": (History(effective="at"), ("id",)),
+        "told": (History(effective_column="at"), ("id",)),
     }
 
     def tables(function: Callable[[DataFrame], DataFrame], columns: dict[str, str]) -> list:
@@ -111,25 +111,25 @@ def test_changed_columns(lake_of: Lakes) -> None:
             for name, (write, key) in ways.items()
         ]
 
-    lake = lake_of(landed_items, *tables(typed_items, ITEM_TYPES))
+    lake = lake_of(landed_items, *tables(parse_items, ITEM_TYPES))
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
     lake.run()
     assert not any(step.is_code_changed for step in lake.plan().values())
 
-    added = lake.declaring(landed_items, *tables(more, {**ITEM_TYPES, "twice": "int"}))
+    added = lake.with_tables(landed_items, *tables(more, {**ITEM_TYPES, "twice": "int"}))
     for step in (added.plan()["clean.log"], added.plan()["clean.items"]):
-        assert (step.changes.describe(), step.is_breaking, step.is_code_changed) == (("adds twice int",), False, True)
+        assert (step.schema_changes.describe(), step.is_breaking, step.is_code_changed) == (("adds twice int",), False, True)
     assert set(added.run().statuses.values()) == {"unchanged"}
     lake.land("raw.items", "2.csv", items_csv("2,2,3", "3,1,4"))
     added.run()
     assert added.rows("clean.items", "id", "twice") == [(1, None), (2, 6), (3, 8)]
     assert added.rows("clean.log", "id", "twice") == [(1, None), (2, None), (2, 6), (3, 8)]
-    assert not any(step.changes.describe() for step in added.plan().values())
+    assert not any(step.schema_changes.describe() for step in added.plan().values())
 
-    broken = lake.declaring(landed_items, *tables(text, {**ITEM_TYPES, "value": "string"}))
+    broken = lake.with_tables(landed_items, *tables(text, {**ITEM_TYPES, "value": "string"}))
     step = broken.plan()["clean.items"]
     assert step.is_breaking
-    assert step.changes.describe() == ("removes twice", "changes value from int to string")
+    assert step.schema_changes.describe() == ("removes twice", "changes value from int to string")
     held = added.content()
     lake.land("raw.items", "3.csv", items_csv("4,1,1"))
     done = broken.attempt()
@@ -150,15 +150,15 @@ def test_changes_that_affect_everything_something_or_nothing(lake_of: Lakes) -> 
         )
 
     shared = {"columns": {"id": "bigint", "name": "string"}, "write": Merge(), "key": ("id",), "items": "clean.items"}
-    lazy = table("mart.lazy", **shared, names=looks_up("raw.names"))(named)
-    eager = table("mart.eager", **shared, names=looks_up("raw.names", on_change="everything"))(named)
+    lazy = table("mart.lazy", **shared, names=lookup("raw.names"))(named)
+    eager = table("mart.eager", **shared, names=lookup("raw.names", on_change="everything"))(named)
     lake = lake_of(landed_items, names, items_table(), lazy, eager)
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,1"))
     lake.land("raw.names", "1.csv", "id,name\n1,one\n")
     lake.run()
     lake.land("raw.names", "2.csv", "id,name\n2,two\n")
     planned = lake.plan()
-    assert (planned["mart.lazy"].action, planned["mart.eager"].after) == ("none", ("raw.names",))
+    assert (planned["mart.lazy"].action, planned["mart.eager"].pending_inputs) == ("none", ("raw.names",))
     lake.run()
     assert lake.rows("mart.lazy") == [(1, "one"), (2, None)]
     assert lake.rows("mart.eager") == [(1, "one"), (2, "two")]
@@ -167,12 +167,12 @@ def test_changes_that_affect_everything_something_or_nothing(lake_of: Lakes) -> 
     assert lake.rows("mart.lazy") == lake.rows("mart.eager") == [(1, "one"), (2, "two")]
 
     # A new input, and one table read by name only.
-    @table("mart.lazy", **{**shared, "columns": {"id": "bigint", "name": "string"}}, names=looks_up("raw.other_names"))
+    @table("mart.lazy", **{**shared, "columns": {"id": "bigint", "name": "string"}}, names=lookup("raw.other_names"))
     def renamed(items: DataFrame, names: DataFrame) -> DataFrame:
         return named(items, names)
 
     others = source("raw.other_names", landing="names", columns=("id", "name"))
-    changed = lake.declaring(landed_items, names, others, items_table(), renamed, eager)
+    changed = lake.with_tables(landed_items, names, others, items_table(), renamed, eager)
     assert changed.plan()["mart.lazy"].reasons == ("raw.other_names will change",)
     changed.run()
     assert changed.record("mart.lazy").inputs.keys() == {"clean.items", "raw.other_names"}
@@ -183,7 +183,7 @@ def test_month_partitions_and_rebuilds_in_the_plan(lake_of: Lakes) -> None:
         "mart.months",
         columns={"month": "date", "amount": "double"},
         write=Replace(partition="month", unit="month"),
-        payments=drives("clean.payments", by="paid_on", reach_days=1),
+        payments=incremental("clean.payments", date_column="paid_on", affects_days=1),
     )
     def months(payments: DataFrame) -> DataFrame:
         """One row per month."""

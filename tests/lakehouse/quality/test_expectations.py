@@ -15,10 +15,10 @@ from pyspark.sql import functions as F
 from lakehouse.catalog import Suites
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import source
-from lakehouse.definitions.tables import Table, drives, table
-from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace, Write
+from lakehouse.definitions.tables import Table, incremental, table
+from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace, WriteMode
 from lakehouse.quality import report
-from tests.browser import browsing
+from tests.browser import open_page
 from tests.lakes import TestLake, items_csv, items_table, landed_items
 
 Lakes = Callable[..., TestLake]
@@ -32,8 +32,8 @@ def expecting(tmp_path: Path) -> Callable[..., TestLake]:
 
     def make(lake: TestLake, *expectations: dict[str, Any], name: str = "clean.items") -> TestLake:
         made = Suites(tmp_path / "expectations", tmp_path / "data_docs")
-        made.file(name).parent.mkdir(parents=True, exist_ok=True)
-        made.file(name).write_text(json.dumps({"name": name, "expectations": expectations}))
+        made.get_path(name).parent.mkdir(parents=True, exist_ok=True)
+        made.get_path(name).write_text(json.dumps({"name": name, "expectations": expectations}))
         return replace(lake, lake=replace(lake.lake, suites=made))
 
     return make
@@ -44,7 +44,7 @@ def test_no_reader_sees_a_batch_that_failed(lake_of: Lakes, expecting: Callable[
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     said = lake.attempt().errors["clean.items"]
     assert said.startswith(
-        f"clean.items: its suite {lake.lake.suites and lake.lake.suites.file('clean.items')} is not met: "
+        f"clean.items: its suite {lake.lake.suites and lake.lake.suites.get_path('clean.items')} is not met: "
     )
     assert "expect_table_row_count_to_be_between(min_value=2), observed 1. Nothing was written; see " in said
     assert lake.version("clean.items") is None, "a first batch that failed leaves no table"
@@ -91,17 +91,17 @@ def typed_days(days: DataFrame) -> DataFrame:
     return days.select(*[F.col(c).try_cast(kind).alias(c) for c, kind in DAY_TYPES.items()], "_file_id", "_row")
 
 
-def days_table(write: Write) -> Table:
+def days_table(write: WriteMode) -> Table:
     key = () if isinstance(write, Append) else ("id",)
     return table("clean.items", columns=DAY_TYPES, write=write, key=key, days="raw.days")(typed_days)
 
 
-def per_day(write: Write) -> Table:
+def per_day(write: WriteMode) -> Table:
     def function(items: DataFrame) -> DataFrame:
         return items.groupBy("day").agg(F.sum("value").alias("value"))
 
     rules = (Rule("day_is_known", "day IS NOT NULL"),)
-    inputs = {"items": drives("clean.items", by="day")} if isinstance(write, Replace) else {"items": "clean.items"}
+    inputs = {"items": incremental("clean.items", date_column="day")} if isinstance(write, Replace) else {"items": "clean.items"}
     return table(
         "mart.days", columns={"day": "date", "value": "bigint"}, write=write, key=("day",), rules=rules, **inputs
     )(function)
@@ -112,7 +112,7 @@ def per_day(write: Write) -> Table:
     [
         ("clean.items", [days_table(Append())]),
         ("clean.items", [days_table(Merge(newest_by=("day",)))]),
-        ("clean.items", [days_table(History(effective="day"))]),
+        ("clean.items", [days_table(History(effective_column="day"))]),
         ("mart.days", [days_table(Merge(newest_by=("day",))), per_day(Replace(partition="day"))]),
         ("mart.days", [days_table(Merge(newest_by=("day",))), per_day(Rebuild())]),
     ],
@@ -155,7 +155,7 @@ def test_results_are_kept_shown_in_a_browser_and_pruned(
     lake.attempt(run="run-3")
     assert len(list(docs.glob("results/clean/items/*"))) == 2
     asked: list[str] = []
-    with browsing(report.index(docs), asked) as page:
+    with open_page(report.index(docs), asked) as page:
         assert page.locator("tr").all_inner_texts()[1:] == ["run-3\tclean.items\tnot met\t1 of 2"]
         page.get_by_text("run-3").click()
         said = page.inner_text("body")

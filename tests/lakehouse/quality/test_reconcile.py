@@ -13,13 +13,13 @@ from deltalake import DeltaTable, write_deltalake
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.write_modes import Append, History, Merge
 from lakehouse.errors import DeclarationError
-from lakehouse.quality.reconcile import Account, reconcile
+from lakehouse.quality.reconcile import Reconciliation, reconcile
 from tests.lakes import TestLake, items_csv, items_table, landed_items
 
 Lakes = Callable[..., TestLake]
 
 
-def accounts(lake: TestLake) -> dict[str, Account]:
+def accounts(lake: TestLake) -> dict[str, Reconciliation]:
     return {one.table: one for one in reconcile(lake.lake)}
 
 
@@ -39,17 +39,17 @@ def reconciled(lake_of: Lakes) -> TestLake:
 
 def test_every_landed_row_is_somewhere(reconciled: TestLake) -> None:
     assert accounts(reconciled) == {
-        "raw.items": Account("raw.items", 8, {"files": 2, "rows": 8}),
-        "clean.items": Account("clean.items", 8, {"kept": 3, "duplicates": 3, "quarantined": 2}),
+        "raw.items": Reconciliation("raw.items", 8, {"files": 2, "rows": 8}),
+        "clean.items": Reconciliation("clean.items", 8, {"kept": 3, "duplicates": 3, "quarantined": 2}),
     }
     reconciled.run(full_refresh=True)
     assert [one.differences for one in accounts(reconciled).values()] == [(), ()]
     (reconciled.folder("raw.items") / "1.csv").write_text(items_csv("9,9,9"))
-    assert accounts(reconciled)["raw.items"] == Account("raw.items", 8, {"files": 2, "rows": 8}, (), 1)
+    assert accounts(reconciled)["raw.items"] == Reconciliation("raw.items", 8, {"files": 2, "rows": 8}, (), 1)
 
 
 @pytest.mark.parametrize(
-    "write", [Append(), Merge(newest_by=("at",)), History(effective="at")], ids=lambda w: type(w).__name__
+    "write", [Append(), Merge(newest_by=("at",)), History(effective_column="at")], ids=lambda w: type(w).__name__
 )
 @pytest.mark.parametrize("relanded", ["upsert", "replace"])
 def test_every_way_of_taking_rows_adds_up(lake_of: Lakes, write: Any, relanded: str) -> None:

@@ -32,7 +32,7 @@ def settings(folder: Path, **more: Any) -> Settings:
 
 def traced(lake: TestLake, made: Settings, run: str = "one") -> None:
     identity = Run(run, "")
-    watcher = lineage.traced(made, lake.lake, identity)
+    watcher = lineage.add_lineage(made, lake.lake, identity)
     run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), identity, 1, watcher)
 
 
@@ -117,9 +117,9 @@ def test_a_table_is_drawn_down_to_its_files(lake_of: Lakes) -> None:
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run("raw.items", "clean.items")
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(lineage.tree(lake.lake, "clean.items"))
+    console.print(lineage.build_tree(lake.lake, "clean.items"))
     said = console.export_text()
     for line in ("clean.items version 0, ", "raw.items version 0", "landing/items", "mart.copies not read yet"):
         assert line in said
     with pytest.raises(DeclarationError, match="'clean.itmes' is not declared; known are raw.items"):
-        lineage.tree(lake.lake, "clean.itmes")
+        lineage.build_tree(lake.lake, "clean.itmes")

@@ -14,7 +14,7 @@ from pyspark.logger import PySparkLogger
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import spark_session
 from lakehouse.errors import LakehouseError, ModelError, SessionError
-from lakehouse.runs.logs import log_to, logged
+from lakehouse.runs.logs import start_log, log_run
 from lakehouse.settings import Settings, load
 from tests.paths import PROJECT
 
@@ -30,17 +30,17 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 def test_spark_tells_of_a_querys_error_in_the_log_alone(
     settings: Settings, capfd: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    file = log_to(settings, Run("one", ""))
+    file = start_log(settings, Run("one", ""))
     PySparkLogger.getLogger(f"{kind}QueryContextLogger").exception("no such column", errorClass="UNRESOLVED")
     assert "no such column" in file.read_text()
     assert capfd.readouterr().err == ""
 
 
 def test_an_error_names_the_log_and_one_that_nobody_expected_is_kept_in_it(settings: Settings) -> None:
-    with pytest.raises(ModelError, match="no model") as told, logged(settings, Run("one", "")):
+    with pytest.raises(ModelError, match="no model") as told, log_run(settings, Run("one", "")):
         raise ModelError("no model")
     assert told.value.__notes__ == [f"The log is {settings.logs / 'one.log'}."]
-    with pytest.raises(LakehouseError, match="KeyError: 'x'") as told_too, logged(settings, Run("two", "")):
+    with pytest.raises(LakehouseError, match="KeyError: 'x'") as told_too, log_run(settings, Run("two", "")):
         raise KeyError("x")
     assert told_too.value.__notes__ == [f"The log is {settings.logs / 'two.log'}."]
     assert "Traceback" in (settings.logs / "two.log").read_text()

@@ -11,16 +11,16 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from lakehouse.definitions.fingerprint import definition_of
+from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, Merge
-from lakehouse.deltalog.commit_record import Consumed, Run, application_id
+from lakehouse.deltalog.commit_record import InputVersion, Run, build_application_id
 from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import LedgerError, SessionError
 from lakehouse.plan.steps import Request
-from lakehouse.runs.scheduler import Result, Watcher, run_tables
+from lakehouse.runs.scheduler import TableResult, RunListener, run_tables
 from tests.faults.compare import assert_same, content
 from tests.faults.deliveries import FIRST, land
 from tests.faults.processes import Order, Runs
@@ -43,11 +43,11 @@ def test_records_fence_maintenance_and_generations(lake_of: Lakes) -> None:
     lake.run(run="first")
     raw = lake.record("raw.items")
     assert (raw.run, raw.revision, raw.batch, raw.generation, raw.files) == ("first", "revision", 1, 1, 1)
-    assert raw.definition == definition_of(landed_items)
+    assert raw.fingerprint == compute_fingerprint(landed_items)
     record = lake.record("clean.items")
-    assert record.inputs == {"raw.items": Consumed(lake.version("raw.items") or 0, 1)}
+    assert record.inputs == {"raw.items": InputVersion(lake.version("raw.items") or 0, 1)}
     assert record.rows == {"written": 2, "unchanged": 0, "superseded": 1, "quarantined": 0}
-    assert record.definition == definition_of(items)
+    assert record.fingerprint == compute_fingerprint(items)
 
     # Maintenance has no record and is no news; the next change is read across it.
     lake.land("raw.items", "2.csv", items_csv("3,1,1"))
@@ -72,7 +72,7 @@ def test_records_fence_maintenance_and_generations(lake_of: Lakes) -> None:
     rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
     target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
     late = Commit("clean.items", replace(record, run="late"))
-    assert late.transaction == (application_id("clean.items", 1), 3)
+    assert late.transaction == (build_application_id("clean.items", 1), 3)
     tables = lake.engine.isolate()
     held = lake.content()
     for attempt in (
@@ -122,12 +122,12 @@ def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) 
     lake = lake_of(landed_items, landed.orders, items_table(), copies, broken, behind, further)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     heard: list[str] = []
-    watcher = Watcher(
+    watcher = RunListener(
         lambda name: heard.append(f"start {name}"), lambda result: heard.append(f"{result.status} {result.table}")
     )
     report = run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, watcher)
     statuses = {one.table: one.status for one in report.results}
-    assert report.failed
+    assert report.has_failed
     assert statuses == {
         "raw.items": "written", "raw.orders": "unchanged", "clean.items": "written", "mart.copies": "written",
         "mart.broken": "failed", "mart.behind": "skipped", "mart.further": "skipped",
@@ -156,7 +156,7 @@ def test_a_session_that_does_not_start_ends_the_run(lake_of: Lakes, error: BaseE
     lake = lake_of(landed_items, landed.orders)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
-    results: list[Result] = []
+    results: list[TableResult] = []
     with pytest.raises(type(error)):
         run_tables(
             SparkEngine(start),
@@ -165,7 +165,7 @@ def test_a_session_that_does_not_start_ends_the_run(lake_of: Lakes, error: BaseE
             Request(),
             Run("r", ""),
             2,
-            Watcher(done=results.append),
+            RunListener(on_table_end=results.append),
         )
     assert results == []
     assert set(lake.run().statuses.values()) == {"written"}
@@ -183,7 +183,7 @@ def test_a_table_that_waits_for_the_session_ends_with_the_run(lake_of: Lakes) ->
 
     session = SparkEngine(lambda: pytest.fail("Spark was started"))
     with pytest.raises(BrokenPipeError):
-        run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, Watcher(started))
+        run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, RunListener(started))
     assert began == ["raw.items", "raw.orders"]
 
 
@@ -201,8 +201,8 @@ def test_only_the_selected_tables_are_written(lake_of: Lakes) -> None:
 def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
     lake = lake_of(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
     names, started = lake.lake.graph.select(), list[str]()
-    watcher = Watcher(started=started.append)
-    run_tables(lake.engine, lake.lake, names, Request(), Run("run", ""), parallel=1, watcher=watcher)
+    watcher = RunListener(on_table_start=started.append)
+    run_tables(lake.engine, lake.lake, names, Request(), Run("run", ""), parallel=1, listener=watcher)
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
 
 

@@ -15,11 +15,11 @@ from lakehouse.api import vacuum
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError, LockError, VacuumError
 from lakehouse.ml.dataset import open_features
-from lakehouse.ml.mlflow_client import tracking
-from lakehouse.runs.vacuum import Vacuumed
+from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.runs.vacuum import VacuumResult
 from lakehouse.settings import Settings, load
-from lakehouse.storage.lock import run_lock
-from tests.parcels import TASK, Place, model, parcels
+from lakehouse.storage.lock import lock_lake
+from tests.parcels import TASK, Place, change_model, parcels
 
 DAY = 86_400
 TABLE = "gold.parcels"
@@ -34,7 +34,7 @@ def settings(place: Place, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def clean(
     settings: Settings, forget: tuple[str, ...] = (), dry_run: bool = False, keep_days: int | None = None
-) -> Vacuumed:
+) -> VacuumResult:
     return vacuum(settings, TABLE, Run("V", ""), keep_days=keep_days, forget=forget, dry_run=dry_run)
 
 
@@ -63,14 +63,14 @@ def rows(place: Place, version: int) -> Any:
 
 def test_what_no_model_needs_is_removed_once_it_is_old(place: Place, settings: Settings) -> None:
     place.write(parcels(seed=1))
-    assert clean(settings) == Vacuumed(TABLE, 0, 0, ()), "nothing is old"
+    assert clean(settings) == VacuumResult(TABLE, 0, 0, ()), "nothing is old"
     aged(place)
     old = files(place)
     (place.lake / "gold" / "parcels" / "half-written.parquet").write_bytes(b"1234")
     assert clean(settings, dry_run=True).files == 1, "of a write that failed just now nothing is known yet"
     aged(place)
     would = clean(settings, dry_run=True)
-    assert (would.files, would.bytes > 1000, would.needed) == (2, True, ())
+    assert (would.files, would.bytes > 1000, would.blocking_pins) == (2, True, ())
     assert len(files(place)) == 3, "a dry run removes nothing"
     done = clean(settings)
     assert done == would
@@ -83,10 +83,10 @@ def test_what_no_model_needs_is_removed_once_it_is_old(place: Place, settings: S
 
 
 def test_it_refuses_what_registered_models_need_and_names_them(place: Place, settings: Settings) -> None:
-    place.train(model())
-    place.train(model())
+    place.train(change_model())
+    place.train(change_model())
     place.write(parcels(seed=1))
-    place.train(model())  # needs the newest, which stays
+    place.train(change_model())  # needs the newest, which stays
     aged(place)
     before = files(place)
     with pytest.raises(VacuumError) as error:
@@ -97,7 +97,7 @@ def test_it_refuses_what_registered_models_need_and_names_them(place: Place, set
         "  - late_parcel version 2 was trained on version 0, 1 files of which would go: --forget late_parcel:2",
     ]
     would = clean(settings, dry_run=True)
-    assert (would.files, [one.name for one in would.needed]) == (1, ["late_parcel:1", "late_parcel:2"])
+    assert (would.files, [one.name for one in would.blocking_pins]) == (1, ["late_parcel:1", "late_parcel:2"])
     with pytest.raises(VacuumError, match=r"late_parcel version 2") as error:
         clean(settings, forget=("late_parcel:1",))
     assert "late_parcel version 1" not in str(error.value)
@@ -110,11 +110,11 @@ def test_it_refuses_what_registered_models_need_and_names_them(place: Place, set
 def test_a_model_that_was_trained_on_another_table_or_is_deleted_stands_in_no_way(
     place: Place, settings: Settings
 ) -> None:
-    place.train(model())
+    place.train(change_model())
     (place.lake / "gold" / "parcels").rename(place.lake / "away")
     place.write(parcels())
-    place.train(model())
-    with tracking(place.tracking_uri) as client:
+    place.train(change_model())
+    with tracking_client(place.tracking_uri) as client:
         client.delete_model_version("late_parcel", "2")
     place.write(parcels(seed=1))
     aged(place)
@@ -122,7 +122,7 @@ def test_a_model_that_was_trained_on_another_table_or_is_deleted_stands_in_no_wa
 
 
 def test_what_is_to_be_forgotten_must_be_known(place: Place, settings: Settings) -> None:
-    place.train(model())
+    place.train(change_model())
     place.write(parcels(seed=1))
     aged(place)
     with pytest.raises(
@@ -152,10 +152,10 @@ def test_it_refuses_where_the_registry_cannot_be_asked(
 
 
 def test_where_the_run_of_a_model_is_gone_it_refuses_until_it_is_forgotten(place: Place, settings: Settings) -> None:
-    trained = place.train(model())
+    trained = place.train(change_model())
     place.write(parcels(seed=1))
     aged(place)
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         client.delete_run(trained.run_id)
         client._tracking_client.store._hard_delete_run(trained.run_id)
     with pytest.raises(
@@ -181,7 +181,7 @@ def test_files_are_kept_as_long_as_the_table_says(place: Place, settings: Settin
 def test_it_needs_the_lake_and_a_table(place: Place, settings: Settings) -> None:
     with pytest.raises(DeclarationError, match="'gold.nothing' is not a table of the lake; it has gold.parcels"):
         vacuum(settings, "gold.nothing", Run("V", ""), keep_days=None, forget=(), dry_run=False)
-    with run_lock(settings.root, "another"):
+    with lock_lake(settings.root, "another"):
         with pytest.raises(LockError, match="run another"):
             clean(settings)
         assert clean(settings, dry_run=True).files == 0

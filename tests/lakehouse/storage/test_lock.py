@@ -16,8 +16,8 @@ import pytest
 
 from lakehouse.errors import LockError
 from lakehouse.storage import lock
-from lakehouse.storage.lease import Hold
-from lakehouse.storage.lock import run_lock
+from lakehouse.storage.lease import Lease
+from lakehouse.storage.lock import lock_lake
 
 HOLD = """
 import sys, time
@@ -42,17 +42,17 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_blocked_run_names_the_holder(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(LockError) as raised, run_lock(tmp_path, "the-second-run"):
+    with pytest.raises(LockError) as raised, lock_lake(tmp_path, "the-second-run"):
         pass
     assert f"run the-first-run, process {holder.pid} on " in str(raised.value)
     assert time.monotonic() - began < 5
-    with run_lock(tmp_path / "another_lake", "the-second-run"):
+    with lock_lake(tmp_path / "another_lake", "the-second-run"):
         pass
 
 
 def test_a_blocked_run_waits_as_long_as_set(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(LockError), run_lock(tmp_path, "the-second-run", wait_seconds=0.5):
+    with pytest.raises(LockError), lock_lake(tmp_path, "the-second-run", wait_seconds=0.5):
         pass
     assert time.monotonic() - began >= 0.5
 
@@ -61,7 +61,7 @@ def test_a_killed_holder_does_not_block(holder: subprocess.Popen[str], tmp_path:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert json.loads((tmp_path / ".run.json").read_text())["run"] == "the-first-run"
-    with run_lock(tmp_path, "the-second-run"):
+    with lock_lake(tmp_path, "the-second-run"):
         assert json.loads((tmp_path / ".run.json").read_text())["run"] == "the-second-run"
     assert not (tmp_path / ".run.json").exists()
 
@@ -75,48 +75,48 @@ def leave_jvm(root: Path, process: psutil.Process) -> None:
 def test_a_run_waits_for_a_killed_runs_jvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jvm = subprocess.Popen(["sleep", "1"])
     leave_jvm(tmp_path, psutil.Process(jvm.pid))
-    with run_lock(tmp_path, "next"):
+    with lock_lake(tmp_path, "next"):
         assert jvm.poll() is not None or psutil.Process(jvm.pid).status() == psutil.STATUS_ZOMBIE
     jvm.wait()
 
     monkeypatch.setattr(lock, "JVM_SECONDS", 0.3)
     jvm = subprocess.Popen(["sleep", "30"])
     leave_jvm(tmp_path, psutil.Process(jvm.pid))
-    with pytest.raises(LockError, match=f"The JVM {jvm.pid} of a killed run"), run_lock(tmp_path, "next"):
+    with pytest.raises(LockError, match=f"The JVM {jvm.pid} of a killed run"), lock_lake(tmp_path, "next"):
         pass
     jvm.kill()
     jvm.wait()
-    with run_lock(tmp_path, "next"):
+    with lock_lake(tmp_path, "next"):
         pass
 
 
 def test_a_reused_process_id_blocks_no_run(tmp_path: Path) -> None:
     record = {"run": "killed", "pid": 1, "host": "here", "since": "", "jvms": [[os.getpid(), 12345.0]]}
     (tmp_path / ".run.json").write_text(json.dumps(record))
-    with run_lock(tmp_path, "next"):
+    with lock_lake(tmp_path, "next"):
         pass
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "null", "{}"])
 def test_an_unreadable_record_blocks_no_run(tmp_path: Path, text: str) -> None:
     (tmp_path / ".run.json").write_text(text)
-    with run_lock(tmp_path, "next"):
+    with lock_lake(tmp_path, "next"):
         pass
 
 
 def test_an_error_releases_the_lock(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="wrong"), run_lock(tmp_path, "one"):
+    with pytest.raises(ValueError, match="wrong"), lock_lake(tmp_path, "one"):
         raise ValueError("wrong")
-    with run_lock(tmp_path, "two"):
+    with lock_lake(tmp_path, "two"):
         pass
 
 
 def test_fences_grow_even_if_the_clock_goes_back(tmp_path: Path) -> None:
-    before, after = Hold(), Hold(token=1)  # a later run whose clock shows an earlier time
-    with run_lock(tmp_path, "one", hold=before):
-        fences = [before.fence() for _ in range(3)]
-    with run_lock(tmp_path, "two", hold=after):
-        assert after.fence() > max(fences)
+    before, after = Lease(), Lease(token=1)  # a later run whose clock shows an earlier time
+    with lock_lake(tmp_path, "one", hold=before):
+        fences = [before.issue_fencing_token() for _ in range(3)]
+    with lock_lake(tmp_path, "two", hold=after):
+        assert after.issue_fencing_token() > max(fences)
 
 
 def test_only_a_local_holder_counts_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:

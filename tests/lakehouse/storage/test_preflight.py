@@ -13,14 +13,14 @@ from botocore.stub import ANY, Stubber
 
 from lakehouse.errors import StorageError
 from lakehouse.storage.preflight import WRITERS, require_conditional_put
-from tests.s3 import client, new_keys
+from tests.s3 import make_client, new_keys
 
 PROBE = {"Bucket": "lake", "Key": ANY, "Body": ANY, "IfNoneMatch": "*"}
 
 
 @pytest.fixture
 def stubbed() -> Iterator[tuple[Any, Stubber]]:
-    s3 = client("http://store.example:9000", new_keys())
+    s3 = make_client("http://store.example:9000", new_keys())
     with Stubber(s3) as stubber:
         yield s3, stubber
 
@@ -69,7 +69,7 @@ def test_a_store_that_refuses_writes_is_named(stubbed: tuple[Any, Stubber], stat
 
 def test_a_store_that_does_not_answer_is_named() -> None:
     with pytest.raises(StorageError, match=r"does not answer \(Could not connect"):
-        require_conditional_put(client("http://127.0.0.1:9", new_keys()), "lake", "")
+        require_conditional_put(make_client("http://127.0.0.1:9", new_keys()), "lake", "")
 
 
 @pytest.mark.parametrize("checks_first", [False, True])
@@ -97,7 +97,7 @@ def test_a_server_that_ignores_the_condition_is_rejected(checks_first: bool) -> 
     with ThreadingHTTPServer(("127.0.0.1", 0), Careless) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(StorageError, match="it answered 200, 200, 200, 200"):
-            require_conditional_put(client(f"http://127.0.0.1:{server.server_port}", new_keys()), "lake", "tables")
+            require_conditional_put(make_client(f"http://127.0.0.1:{server.server_port}", new_keys()), "lake", "tables")
         server.shutdown()
     assert [path.rpartition("-")[0] for path in objects] == ["/lake/tables/_probe"]
 

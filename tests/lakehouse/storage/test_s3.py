@@ -43,7 +43,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_only_errors_of_a_stores_client_are_explained(text: str, expected: str | None) -> None:
-    explanation = s3.explained(RuntimeError(text))
+    explanation = s3.explain_error(RuntimeError(text))
     assert explanation is None if expected is None else expected in str(explanation)
 
 
@@ -52,7 +52,7 @@ def test_only_errors_of_a_stores_client_are_explained(text: str, expected: str |
 )
 def test_an_incomplete_address_is_rejected_before_any_request(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    for start in (s3.client, lambda: open_log(S3Path("lake", "t"))):
+    for start in (s3.get_client, lambda: open_log(S3Path("lake", "t"))):
         with pytest.raises(
             StorageError, match=r"AWS_ENDPOINT_URL=.* is not an address. It must begin with http:// or https://"
         ) as raised:
@@ -62,7 +62,7 @@ def test_an_incomplete_address_is_rejected_before_any_request(monkeypatch: pytes
 
 def test_no_client_looks_elsewhere_for_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    for start in (s3.client, lambda: open_log(S3Path("lake", "t"))):
+    for start in (s3.get_client, lambda: open_log(S3Path("lake", "t"))):
         with pytest.raises(
             StorageError, match=r"the object store at http://127.0.0.1:9 \(AWS_ENDPOINT_URL\): no credentials"
         ):

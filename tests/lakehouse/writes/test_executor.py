@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.sources import source
-from lakehouse.definitions.tables import drives, table
+from lakehouse.definitions.tables import incremental, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
 from lakehouse.deltalog import table_log
 from tests.lakes import (
@@ -22,7 +22,7 @@ from tests.lakes import (
     landed_items,
     orders_csv,
     payments_file,
-    typed_items,
+    parse_items,
 )  # fmt: skip
 from tests.orders import clean, landed, mart
 
@@ -113,7 +113,7 @@ def test_history_is_the_same_whenever_a_snapshot_comes(lake_of: Lakes) -> None:
 
 
 def test_history_sets_aside_a_row_without_its_time(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(History(effective="at")))
+    lake = lake_of(landed_items, items_table(History(effective_column="at")))
     lake.land("raw.items", "1.csv", items_csv("1,,5", "2,1,5"))
     counts = lake.run().counts("clean.items")
     assert counts == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 1}
@@ -173,7 +173,7 @@ def changed_days(lake: TestLake) -> set[date]:
 
 
 def test_withdrawn_rows_bring_back_what_an_earlier_delivery_said(lake_of: Lakes) -> None:
-    withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), relanded="replace")
+    withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
     lake = lake_of(withdrawable, items_table(Merge()))
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,5"))
     lake.run()
@@ -230,7 +230,7 @@ def arrivals(items: DataFrame) -> DataFrame:
 
 
 def test_an_append_adds_no_row_twice_when_its_driver_is_computed_anew(lake_of: Lakes) -> None:
-    withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), relanded="replace")
+    withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
     lake = lake_of(withdrawable, items_table(), arrivals)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.land("raw.items", "2.csv", items_csv("2,1,1", "3,1,1"))
@@ -245,7 +245,7 @@ def test_an_append_adds_no_row_twice_when_its_driver_is_computed_anew(lake_of: L
     "mart.days",
     columns={"day": "date", "items": "bigint"},
     write=Replace(partition="day"),
-    items=drives("clean.dated", by="day"),
+    items=incremental("clean.dated", date_column="day"),
 )
 def days(items: DataFrame) -> DataFrame:
     """One row per day."""
@@ -288,7 +288,7 @@ def test_an_empty_first_delivery_makes_empty_tables(lake_of: Lakes) -> None:
 
 
 def test_without_a_time_of_the_source_the_last_delivery_counts_also_after_a_full_refresh(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(Merge(), typed_items))
+    lake = lake_of(landed_items, items_table(Merge(), parse_items))
     lake.land("raw.items", "b.csv", items_csv("1,1,1"))
     lake.run()
     lake.land("raw.items", "a.csv", items_csv("1,1,2"))

@@ -63,7 +63,7 @@ def test_a_snapshot_with_unreadable_keys_deletes_nothing(lake_of: Lakes) -> None
 
 
 def test_without_snapshots_nothing_is_deleted(lake_of: Lakes) -> None:
-    lake = lake_of(raw_buses, replace(buses, write=History(effective="snapshot_date")))
+    lake = lake_of(raw_buses, replace(buses, write=History(effective_column="snapshot_date")))
     for name, content in SNAPSHOTS.items():
         lake.land("raw.buses", name, content)
     lake.run()

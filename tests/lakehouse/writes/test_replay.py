@@ -17,20 +17,20 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError, LedgerError
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.spark import typed
-from lakehouse.writes.replay import Replayed, replay
+from lakehouse.spark import parse
+from lakehouse.writes.replay import ReplayResult, replay_rejects
 from tests.lakes import ITEM_TYPES, TestLake, _rows, items_csv, items_table, landed_items
 
 Lakes = Callable[..., TestLake]
 SMALL = (Rule("value_is_small", "value < 10"),)
 
 
-def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, run: Run | None = None) -> Replayed:
-    return replay(lake.engine, lake.lake, name, run or Run("replay-1", "revision"), dry=dry)
+def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, run: Run | None = None) -> ReplayResult:
+    return replay_rejects(lake.engine, lake.lake, name, run or Run("replay-1", "revision"), dry_run=dry)
 
 
 def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]:
-    return _rows(lake.lake.outcomes(name), ("_file_id", "_row", "outcome", "reason"))
+    return _rows(lake.lake.outcomes_path(name), ("_file_id", "_row", "outcome", "reason"))
 
 
 def test_rows_are_replayed_once_the_rule_is_mended(lake_of: Lakes) -> None:
@@ -41,21 +41,21 @@ def test_rows_are_replayed_once_the_rule_is_mended(lake_of: Lakes) -> None:
     strict.run()
     evidence = strict.quarantine("clean.items")
     assert strict.rows("clean.items") == [(1, 1, 5), (5, 2, 6)]
-    (summary,) = quarantine.summaries(strict.lake)
-    assert (summary.waiting, summary.outcomes) == (6, {})
+    (summary,) = quarantine.summarize_quarantines(strict.lake)
+    assert (summary.pending, summary.outcomes) == (6, {})
     assert summary.rules == {"value_is_small": 5, "readable: value": 1, "well_formed": 1}
-    assert [(one["_source_file"], one["_row"]) for one in quarantine.waiting(strict.lake, "clean.items")] == [
+    assert [(one["_source_file"], one["_row"]) for one in quarantine.find_pending_rejects(strict.lake, "clean.items")] == [
         *(("items/1.csv", row) for row in (2, 3, 4, 5)), *(("items/2.csv", row) for row in (2, 3)),
     ]  # fmt: skip
 
-    lake = strict.declaring(landed_items, items_table())
-    expected = Replayed(
+    lake = strict.with_tables(landed_items, items_table())
+    expected = ReplayResult(
         "clean.items", 2, {"the table has a newer row of its key": 1, "a newer reject of its key was replayed": 1},
         {"readable: value": 1, "well_formed": 1},
     )  # fmt: skip
     before = lake.version("clean.items")
     assert replayed(lake, dry=True) == expected
-    assert (lake.version("clean.items"), lake.lake.outcomes("clean.items").exists()) == (before, False)
+    assert (lake.version("clean.items"), lake.lake.outcomes_path("clean.items").exists()) == (before, False)
 
     assert replayed(lake) == expected
     assert lake.rows("clean.items") == [(1, 3, 80), (2, 1, 50), (5, 2, 6)]
@@ -70,31 +70,31 @@ def test_rows_are_replayed_once_the_rule_is_mended(lake_of: Lakes) -> None:
     assert (record.run, record.batch) == ("replay-1", 3)
     assert record.rows == {"replayed": 6, "written": 2, "unchanged": 0, "superseded": 2, "quarantined": 2}
 
-    assert [(one.parts, one.differences) for one in reconcile(lake.lake)][1] == (
+    assert [(one.row_counts, one.differences) for one in reconcile(lake.lake)][1] == (
         {"kept": 3, "duplicates": 3, "quarantined": 2},
         (),
     )
     # Once more there is nothing to do; what waits still waits, and later runs go on.
     version = lake.version("clean.items")
-    assert replayed(lake) == Replayed("clean.items", 0, {}, {"readable: value": 1, "well_formed": 1})
+    assert replayed(lake) == ReplayResult("clean.items", 0, {}, {"readable: value": 1, "well_formed": 1})
     assert (lake.version("clean.items"), len(outcomes(lake))) == (version, 4)
     assert set(lake.run().statuses.values()) == {"unchanged"}
     lake.land("raw.items", "3.csv", items_csv("2,2,51"))
     assert lake.run().counts("clean.items")["written"] == 1
-    assert quarantine.summaries(lake.lake)[0].outcomes == {"replayed": 2, "discarded": 2}
+    assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {"replayed": 2, "discarded": 2}
 
 
 def test_code_that_reads_what_it_could_not_before(lake_of: Lakes) -> None:
     def lenient(items: DataFrame) -> DataFrame:
-        value = F.coalesce(typed("value", "int"), F.length("value"))
+        value = F.coalesce(parse("value", "int"), F.length("value"))
         return items.select(
-            typed("id", "bigint").alias("id"), typed("at", "int").alias("at"), value.alias("value"), *ORIGIN_COLUMNS
+            parse("id", "bigint").alias("id"), parse("at", "int").alias("at"), value.alias("value"), *ORIGIN_COLUMNS
         )
 
     lake = lake_of(landed_items, items_table())
     lake.land("raw.items", "1.csv", items_csv("1,1,five", "2,1,5"))
     lake.run()
-    fixed = lake.declaring(landed_items, items_table(function=lenient))
+    fixed = lake.with_tables(landed_items, items_table(function=lenient))
     assert replayed(fixed).replayed == 1
     assert fixed.rows("clean.items") == [(1, 1, 4), (2, 1, 5)]
 
@@ -106,19 +106,19 @@ def mart(items: DataFrame) -> DataFrame:
 
 
 def test_a_table_worked_out_from_all_its_rows_is_made_anew(lake_of: Lakes) -> None:
-    strict = lake_of(landed_items, items_table(History(effective="at"), rules=SMALL), mart)
+    strict = lake_of(landed_items, items_table(History(effective_column="at"), rules=SMALL), mart)
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50", "1,3,x"))
     strict.run()
     evidence = strict.quarantine("clean.items")
     assert len(evidence) == 2
-    lake = strict.declaring(landed_items, items_table(History(effective="at")))
-    assert replayed(lake, dry=True) == Replayed("clean.items", 2, made_anew=True)
-    assert replayed(lake) == Replayed("clean.items", 1, None, {"its rules": 1}, made_anew=True)
+    lake = strict.with_tables(landed_items, items_table(History(effective_column="at")))
+    assert replayed(lake, dry=True) == ReplayResult("clean.items", 2, is_rebuilt=True)
+    assert replayed(lake) == ReplayResult("clean.items", 1, None, {"its rules": 1}, is_rebuilt=True)
     assert lake.rows("clean.items", "value", "is_current") == [(5, False), (50, True)]
     assert all(row in lake.quarantine("clean.items") for row in evidence)
     assert outcomes(lake) == [(1, 2, "replayed", "the table was made anew")]
-    [summary] = quarantine.summaries(lake.lake)
-    assert (summary.waiting, summary.outcomes) == (1, {"replayed": 1})
+    [summary] = quarantine.summarize_quarantines(lake.lake)
+    assert (summary.pending, summary.outcomes) == (1, {"replayed": 1})
 
 
 def test_what_cannot_be_replayed_is_told(lake_of: Lakes) -> None:
@@ -132,7 +132,7 @@ def test_what_cannot_be_replayed_is_told(lake_of: Lakes) -> None:
 
 
 def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> None:
-    strict = lake_of(landed_items, items_table(History(effective="at"), rules=SMALL))
+    strict = lake_of(landed_items, items_table(History(effective_column="at"), rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50"))
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("2,1,60"))
@@ -140,12 +140,12 @@ def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> N
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2], (
         "each once, in the batch that found it"
     )
-    lake = strict.declaring(landed_items, items_table(History(effective="at")))
+    lake = strict.with_tables(landed_items, items_table(History(effective_column="at")))
     lake.land("raw.items", "3.csv", items_csv("3,1,7"))
     lake.run()
     assert len(lake.quarantine("clean.items")) == 2
     assert lake.engine.isolate().read_latest(lake.lake.path("clean.items")).count() == 4
-    assert quarantine.waiting(lake.lake, "clean.items") == [], "the run took them in"
+    assert quarantine.find_pending_rejects(lake.lake, "clean.items") == [], "the run took them in"
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 
 
@@ -156,14 +156,14 @@ def test_a_reject_that_breaks_a_rule_again_waits_again(lake_of: Lakes) -> None:
     strict = lake_of(source, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
-    assert replayed(strict.declaring(source, items_table())).replayed == 1
-    assert quarantine.waiting(strict.lake, "clean.items") == []
+    assert replayed(strict.with_tables(source, items_table())).replayed == 1
+    assert quarantine.find_pending_rejects(strict.lake, "clean.items") == []
     strict.land("raw.items", "2.csv", items_csv("3,1,6"))
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("3,1,7"))  # goes through all rows again, by the strict rule
     strict.run()
     assert strict.rows("clean.items") == [(1, 1, 5), (3, 1, 7)]
-    assert [(one["_file_id"], one["_row"]) for one in quarantine.waiting(strict.lake, "clean.items")] == [(1, 2)]
+    assert [(one["_file_id"], one["_row"]) for one in quarantine.find_pending_rejects(strict.lake, "clean.items")] == [(1, 2)]
     assert [one.differences for one in reconcile(strict.lake)] == [(), ()]
 
 
@@ -206,7 +206,7 @@ def test_code_with_one_more_column_and_times_to_the_microsecond(lake_of: Lakes) 
     )
     strict.land("raw.times", "1.parquet", held.getvalue())
     strict.run()
-    lake = strict.declaring(times, clean({"extra": "int"}, ()))
+    lake = strict.with_tables(times, clean({"extra": "int"}, ()))
     assert replayed(lake, "clean.times", dry=True).replayed == 1
     assert replayed(lake, "clean.times").replayed == 1
     assert lake.rows("clean.times", "id", "at", "value", "extra") == [(1, at, 5, None), (2, at, 50, 1)]

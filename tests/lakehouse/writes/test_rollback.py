@@ -13,13 +13,13 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.rules import Rule
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.errors import UndoError
-from lakehouse.plan.rollback import Undo, plan_undo
+from lakehouse.errors import RollbackError
+from lakehouse.plan.rollback import RollbackPlan, plan_rollback
 from lakehouse.plan.steps import Ingest
 from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.writes.replay import replay
-from lakehouse.writes.rollback import take_back
+from lakehouse.writes.replay import replay_rejects
+from lakehouse.writes.rollback import roll_back_tables
 from tests.lakes import (
     ITEM_TYPES,
     TestLake,
@@ -30,16 +30,16 @@ from tests.lakes import (
     landed_items,
     orders_csv,
     payments_file,
-    typed_items,
+    parse_items,
 )
 
 Lakes = Callable[..., TestLake]
 SMALL = (Rule("value_is_small", "value < 10"),)
 
 
-def undo(lake: TestLake, run: str, by: str = "") -> Undo:
-    planned = plan_undo(lake.lake, run)
-    take_back(lake.engine, lake.lake, planned, Run(by or f"undo-{run}", "revision"))
+def undo(lake: TestLake, run: str, by: str = "") -> RollbackPlan:
+    planned = plan_rollback(lake.lake, run)
+    roll_back_tables(lake.engine, lake.lake, planned, Run(by or f"undo-{run}", "revision"))
     return planned
 
 
@@ -47,15 +47,15 @@ def content(lake: TestLake, *, bronze: bool = True) -> dict[str, Any]:
     """What every table holds, by delta-rs; of bronze only what does not say when it came."""
     stamps = ("_batch_id", "_ingested_at") if bronze else ("_batch_id", "_ingested_at", "_file_id")
     found = {}
-    for name in lake.lake.graph.declared:
+    for name in lake.lake.graph.declarations:
         if lake.version(name) is not None:
-            columns = [c for c in lake.opened(name).columns() if c not in stamps]
+            columns = [c for c in lake.open_log(name).columns() if c not in stamps]
             found[name] = lake.rows(name, *columns)
     return found
 
 
 def by_spark(lake: TestLake) -> dict[str, list[str]]:
-    there = [name for name in lake.lake.graph.declared if lake.version(name) is not None]
+    there = [name for name in lake.lake.graph.declarations if lake.version(name) is not None]
     return {
         name: sorted(map(str, lake.engine.isolate().read_latest(lake.lake.path(name)).toJSON().collect()))
         for name in there
@@ -63,7 +63,7 @@ def by_spark(lake: TestLake) -> dict[str, list[str]]:
 
 
 def waits(lake: TestLake, name: str) -> list[tuple[Any, ...]]:
-    return [(one["_file_id"], one["_row"], one["original"]) for one in quarantine.waiting(lake.lake, name)]
+    return [(one["_file_id"], one["_row"], one["original"]) for one in quarantine.find_pending_rejects(lake.lake, name)]
 
 
 def values(waiting: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -103,11 +103,11 @@ def test_a_run_is_taken_back_and_done_again(shop: Lakes) -> None:
     after, waited_after = content(lake, bronze=False), waits(lake, "clean.orders")
     assert {name for name in before if content(lake)[name] == before[name]} == set(), "B changed every table"
 
-    planned = plan_undo(lake.lake, "B")
+    planned = plan_rollback(lake.lake, "B")
     assert {one.table for one in planned.tables} == set(before)
-    assert set(planned.files) == {"orders/2.csv", "orders/broken.csv", "payments/1.parquet", "customers/2.json"}
-    assert (planned.gone, planned.anew) == ((), {})
-    take_back(lake.engine, lake.lake, planned, Run("undo-B", "revision"))
+    assert set(planned.files_to_ingest) == {"orders/2.csv", "orders/broken.csv", "payments/1.parquet", "customers/2.json"}
+    assert (planned.missing_files, planned.tables_to_rebuild) == ((), {})
+    roll_back_tables(lake.engine, lake.lake, planned, Run("undo-B", "revision"))
     assert content(lake) == before
     assert by_spark(lake) == seen
     assert waits(lake, "clean.orders") == waited != waited_after
@@ -115,10 +115,10 @@ def test_a_run_is_taken_back_and_done_again(shop: Lakes) -> None:
     steps = lake.plan()
     assert {
         path for step in steps.values() if isinstance(step, Ingest) for path in (one.path for one in step.files)
-    } == set(planned.files)
+    } == set(planned.files_to_ingest)
     assert {step.action for name, step in steps.items() if name.startswith("raw.")} == {"ingest"}
     record = lake.record("raw.orders")
-    assert (record.run, record.undoes, record.restores, record.undone) == ("undo-B", "B", 0, (2,))
+    assert (record.run, record.rolled_back_run, record.restored_version, record.rolled_back_batches) == ("undo-B", "B", 0, (2,))
 
     done = lake.run(run="C")
     assert content(lake, bronze=False) == after, "nothing lost, nothing doubled"
@@ -147,19 +147,19 @@ def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
     before, waited = content(strict), waits(strict, "clean.items")
     strict.run(full_refresh=True, run="full")
     planned = undo(strict, "full")
-    assert (planned.files, planned.gone, planned.anew) == ((), (), {})
+    assert (planned.files_to_ingest, planned.missing_files, planned.tables_to_rebuild) == ((), (), {})
     assert (content(strict), waits(strict, "clean.items")) == (before, waited)
     assert {step.action for step in strict.plan().values()} == {"none"}
     adds_up(strict)
 
-    lake = strict.declaring(landed_items, items_table())
-    assert replay(lake.engine, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
-    assert quarantine.summaries(lake.lake)[0].outcomes == {"replayed": 2}
+    lake = strict.with_tables(landed_items, items_table())
+    assert replay_rejects(lake.engine, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
+    assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {"replayed": 2}
     undo(lake, "replay")
     assert (content(lake), waits(lake, "clean.items")) == (before, waited)
-    assert quarantine.summaries(lake.lake)[0].outcomes == {}
+    assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {}
     adds_up(lake)
-    assert replay(lake.engine, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
+    assert replay_rejects(lake.engine, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
     assert waits(lake, "clean.items") == []
     adds_up(lake)
 
@@ -168,10 +168,10 @@ def test_columns_that_a_run_added_go_back_with_it(lake_of: Lakes) -> None:
     lake = lake_of(landed_items, items_table())
     landed(lake, THREE[0])
     before = content(lake)
-    wider = lake.declaring(landed_items, items_table(columns={**ITEM_TYPES, "more": "int"}, function=with_more))
+    wider = lake.with_tables(landed_items, items_table(columns={**ITEM_TYPES, "more": "int"}, function=with_more))
     wider.land("raw.items", "2.csv", items_csv(*THREE[1]))
     wider.run(run="B")
-    assert "more" in wider.opened("clean.items").columns()
+    assert "more" in wider.open_log("clean.items").columns()
     undo(lake, "B")
     assert content(lake) == before
     assert not lake.plan()["clean.items"].is_breaking
@@ -179,27 +179,27 @@ def test_columns_that_a_run_added_go_back_with_it(lake_of: Lakes) -> None:
 
 
 def with_more(items: DataFrame) -> DataFrame:
-    return typed_items(items).withColumn("more", F.lit(1))
+    return parse_items(items).withColumn("more", F.lit(1))
 
 
 def test_what_cannot_be_taken_back_is_told_and_nothing_touched(lake_of: Lakes) -> None:
     lake = lake_of(landed_items, items_table())
-    with pytest.raises(UndoError, match="No table has a commit of run 'A'; there is none"):
+    with pytest.raises(RollbackError, match="No table has a commit of run 'A'; there is none"):
         undo(lake, "A")
     landed(lake, *THREE)
     clean = DeltaTable(str(lake.lake.path("clean.items")))
     write_deltalake(clean, clean.to_pyarrow_table().slice(0, 1), mode="append")
     versions = lake.versions()
-    with pytest.raises(UndoError, match=r"commit of run 'Z'; the newest are C, B, A"):
+    with pytest.raises(RollbackError, match=r"commit of run 'Z'; the newest are C, B, A"):
         undo(lake, "Z")
-    with pytest.raises(UndoError, match=r"another writer since: version 3, WRITE") as told:
+    with pytest.raises(RollbackError, match=r"another writer since: version 3, WRITE") as told:
         undo(lake, "B")
     assert "raw.items was written by C since" in str(told.value)
     for file in lake.lake.path("raw.items").glob("*.parquet"):
         file.unlink()
-    with pytest.raises(UndoError, match=r"another writer since"):
+    with pytest.raises(RollbackError, match=r"another writer since"):
         undo(lake, "C")
     clean.restore(2)  # by hand: another writer, too
-    with pytest.raises(UndoError, match=r"version 4, RESTORE"):
+    with pytest.raises(RollbackError, match=r"version 4, RESTORE"):
         undo(lake, "C")
     assert lake.versions() == {**versions, "clean.items": 4}

@@ -12,14 +12,14 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import source
-from lakehouse.definitions.tables import drives, looks_up, table
+from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
 from lakehouse.writes import audit
-from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv, typed_items
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, orders_csv, parse_items
 from tests.orders import clean, landed
 
 Lakes = Callable[..., TestLake]
-WAYS = (Append(), Merge(newest_by=("at",)), History(effective="at"))
+WAYS = (Append(), Merge(newest_by=("at",)), History(effective_column="at"))
 
 
 def test_rejected_rows_keep_their_original_and_a_warning_keeps_the_row(lake_of: Lakes) -> None:
@@ -68,7 +68,7 @@ def test_rejected_rows_keep_their_original_and_a_warning_keeps_the_row(lake_of: 
     assert "not_from_the_future" in refused.errors["clean.orders"]
     assert "1 rows" in refused.errors["clean.orders"]
     assert (lake.content(), lake.version("clean.orders")) == (held, version)
-    assert lake.attempt().report.failed
+    assert lake.attempt().report.has_failed
     assert len(lake.quarantine("clean.orders")) == 5
     assert future.exists()
 
@@ -76,10 +76,10 @@ def test_rejected_rows_keep_their_original_and_a_warning_keeps_the_row(lake_of: 
 @pytest.mark.parametrize("write", WAYS, ids=lambda write: type(write).__name__)
 def test_a_function_that_drops_or_doubles_rows_is_refused(lake_of: Lakes, write: Any) -> None:
     def drops(items: DataFrame) -> DataFrame:
-        return typed_items(items).where("value <> 6")
+        return parse_items(items).where("value <> 6")
 
     def doubles(items: DataFrame) -> DataFrame:
-        return typed_items(items).withColumn("value", F.explode(F.array("value", F.col("value") + 1)))
+        return parse_items(items).withColumn("value", F.explode(F.array("value", F.col("value") + 1)))
 
     key = {} if isinstance(write, Append) else {"key": ("id",)}
     good = lake_of(landed_items, items_table(write, **{"key": (), **key}))
@@ -88,7 +88,7 @@ def test_a_function_that_drops_or_doubles_rows_is_refused(lake_of: Lakes, write:
     held, version = good.content(), good.version("clean.items")
     good.land("raw.items", "2.csv", items_csv("2,1,6", "3,1,7"))
     for wrong in (drops, doubles):
-        lake = good.declaring(landed_items, items_table(write, wrong, **{"key": (), **key}))
+        lake = good.with_tables(landed_items, items_table(write, wrong, **{"key": (), **key}))
         error = lake.attempt().errors["clean.items"]
         assert "rows came in" in error
         assert "Nothing was written" in error
@@ -101,7 +101,7 @@ def test_a_function_that_drops_or_doubles_rows_is_refused(lake_of: Lakes, write:
 def test_dropping_one_row_and_doubling_another_is_refused(lake_of: Lakes) -> None:
     def swaps(items: DataFrame) -> DataFrame:
         twice = F.when(F.col("value") == 6, F.array("id")).otherwise(F.array("id", F.col("id") + 100))
-        return typed_items(items).where("value <> 5").withColumn("id", F.explode(twice))
+        return parse_items(items).where("value <> 5").withColumn("id", F.explode(twice))
 
     lake = lake_of(landed_items, items_table(Merge(), swaps))
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,6", "3,1,7"))
@@ -121,13 +121,13 @@ def test_keys_that_share_a_hash_are_not_doubled(lake_of: Lakes, monkeypatch: pyt
 def test_a_look_up_that_is_empty_hides_no_dropped_rows(lake_of: Lakes) -> None:
     def joined(items: DataFrame, names: DataFrame) -> DataFrame:
         return (
-            typed_items(items)
+            parse_items(items)
             .join(names.select(F.col("id").cast("bigint").alias("id")), "id")
             .select(*ITEM_TYPES, "_unreadable", "_file_id", "_row")
         )
 
     names = source("raw.names", landing="names", columns=("id",))
-    lake = lake_of(landed_items, names, items_table(Append(), joined, key=(), names=looks_up("raw.names")))
+    lake = lake_of(landed_items, names, items_table(Append(), joined, key=(), names=lookup("raw.names")))
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     lake.land("raw.names", "1.csv", "id\n")
     error = lake.attempt().errors["clean.items"]
@@ -137,7 +137,7 @@ def test_a_look_up_that_is_empty_hides_no_dropped_rows(lake_of: Lakes) -> None:
 
 def test_a_function_must_pass_the_landed_rows_name_through(lake_of: Lakes) -> None:
     def forgets(items: DataFrame) -> DataFrame:
-        return typed_items(items).drop("_file_id", "_row")
+        return parse_items(items).drop("_file_id", "_row")
 
     lake = lake_of(landed_items, items_table(Merge(), forgets))
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
@@ -148,7 +148,7 @@ def test_a_function_must_pass_the_landed_rows_name_through(lake_of: Lakes) -> No
 
 def test_a_function_that_returns_other_columns_is_told_all_of_them(lake_of: Lakes) -> None:
     def other(items: DataFrame) -> DataFrame:
-        return typed_items(items).drop("value").withColumns({"at": F.lit("now"), "more": F.lit(1)})
+        return parse_items(items).drop("value").withColumns({"at": F.lit("now"), "more": F.lit(1)})
 
     lake = lake_of(landed_items, items_table(Merge(), other))
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
@@ -184,7 +184,7 @@ clean_dated = table(
     write=Replace(partition="day"),
     key=("day",),
     rules=POSITIVE,
-    items=drives("clean.dated", by="day"),
+    items=incremental("clean.dated", date_column="day"),
 )
 def by_day(items: DataFrame) -> DataFrame:
     """One row per day."""

@@ -146,7 +146,7 @@ def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(lake
     assert lake.run().counts("raw.items") == {"written": 1}
     assert (7,) in lake.rows("clean.items", "id")
     more = source("raw.items", landing="items", columns=(*ITEM_TYPES, "more"))
-    mended = lake.declaring(more)
+    mended = lake.with_tables(more)
     assert [one.path for one in mended.plan()["raw.items"].files] == [
         f"items/{name}" for name in sorted(broken) if name != "missing.csv"
     ], "under another declaration they are looked at again"
@@ -176,7 +176,7 @@ def test_broken_parquet_files_are_rejected_whole(lake_of: Lakes) -> None:
     shuffled = pa.schema({name: fields[name] for name in reversed(fields)})
     lake.land("raw.payments", "order.parquet", parquet([(3.0, None, 1, 3)], shuffled))
     done = lake.attempt()
-    assert not done.report.failed, done.errors
+    assert not done.report.has_failed, done.errors
     assert set(lake.rejected("raw.payments")) == set(files)
     assert lake.rows("raw.payments", "payment_id", "amount") == [(1, 1.0), (3, 3.0)]
 
@@ -238,7 +238,7 @@ def test_files_that_vanish_or_change_after_they_were_pinned(lake_of: Lakes, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(bronze, "read_batch", killed)
-        assert lake.attempt().report.failed
+        assert lake.attempt().report.has_failed
     assert lake.version("raw.items") is None
     (lake.folder("raw.items") / "a.csv").unlink()
     lake.land("raw.items", "b.csv", items_csv("1000,1,1", "1001,1,1"))
@@ -266,7 +266,7 @@ def test_a_full_refresh_left_unfinished_loses_no_file_that_vanished_meanwhile(
 
     with monkeypatch.context() as patched:
         patched.setattr(bronze, "read_batch", killed)
-        assert lake.attempt(request=Request(frozenset({"raw.items"}))).report.failed
+        assert lake.attempt(request=Request(frozenset({"raw.items"}))).report.has_failed
     shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
     lake.attempt()
     assert lake.rows("raw.items", "id") == [("1",), ("2",)], "the refresh is refused, or the old rows stay"

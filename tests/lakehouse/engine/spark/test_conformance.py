@@ -17,7 +17,7 @@ from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source, source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, Merge, Rebuild
 from lakehouse.plan.steps import Request
-from lakehouse.spark import typed, unreadable
+from lakehouse.spark import parse, unparsed
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, json_lines, parquet
 
 Lakes = Callable[..., TestLake]
@@ -46,10 +46,10 @@ def test_csv_columns_are_kept_aside_and_read_by_name(lake_of: Lakes) -> None:
         "keeps ID (like id but for case) in _rescued (1 file)",
         "leaves at null, which the files miss (1 file)",
     )
-    assert planned.columns_changed == ("at",)
+    assert planned.changed_columns == ("at",)
     done = lake.run()
     assert done["raw.items"].outcome.contract == planned.drift  # type: ignore[union-attr]
-    assert lake.record("raw.items").contract == planned.drift
+    assert lake.record("raw.items").column_changes == planned.drift
     assert kept(lake, "id", "at", "value", "_row") == [
         ("1", "1", "1", 1, None),
         ("2", "2", "2", 1, {"gate": "A5", 'a, "b"': "x"}),
@@ -75,8 +75,8 @@ def test_new_columns_are_added_with_the_type_that_they_came_with(lake_of: Lakes)
         {"id": pa.int64(), "at": pa.string(), "Gate": pa.string()}
     )))  # fmt: skip
     lake.run()
-    assert lake.opened("raw.items").columns()["gate"] == "int"
-    assert "adds gate int (1 file)" in lake.record("raw.items").contract
+    assert lake.open_log("raw.items").columns()["gate"] == "int"
+    assert "adds gate int (1 file)" in lake.record("raw.items").column_changes
     lake.land("raw.items", "d", parquet([(5, 5, "9"), (6, 6, "A6")], pa.schema({**fields, "gate": pa.string()})))
     assert not lake.plan()["raw.items"].is_breaking
     lake.run()
@@ -91,7 +91,7 @@ def test_new_columns_are_added_with_the_type_that_they_came_with(lake_of: Lakes)
     assert kept(lake, "id", "at", "gate") == wanted
     lake.run(full_refresh=True)
     assert kept(lake, "id", "at", "gate") == wanted, "made anew, it is the same"
-    assert lake.plan()["raw.items"].changes.describe() == ()
+    assert lake.plan()["raw.items"].schema_changes.describe() == ()
 
 
 LOSSY = [
@@ -142,7 +142,7 @@ def test_columns_are_kept_aside_whatever_their_names(lake_of: Lakes, format: Any
     }
     lake.land("raw.items", "a", content[format])
     lake.run()
-    assert lake.opened("raw.items").columns().keys() == {"id", *declared.platform_columns}
+    assert lake.open_log("raw.items").columns().keys() == {"id", *declared.platform_columns}
     assert kept(lake, "id", "_row") == [("1", 1, {name: row[name] for name in ODD})]
 
 
@@ -198,18 +198,18 @@ def test_without_a_contract_files_with_other_columns_are_rejected_and_planned_so
     assert lake.plan()["raw.items"].drift == ("rejects items/b.csv: has an unknown column gate",)
     lake.run()
     assert lake.rejected("raw.items") == {"b.csv": "has an unknown column gate"}
-    more = lake.declaring(items(Contract(new_column="add")), items_table())
+    more = lake.with_tables(items(Contract(new_column="add")), items_table())
     assert [one.path for one in more.plan()["raw.items"].files] == ["items/b.csv"], "another contract looks at it again"
     more.run()
     assert more.rows("raw.items", "id", "gate") == [("1", None), ("2", "A5")]
     assert more.rows("clean.items") == [(1, 1, 1), (2, 1, 1)]
-    assert lake.declaring(items(), items_table()).plan()["raw.items"].changes.describe() == ("removes gate",)
+    assert lake.with_tables(items(), items_table()).plan()["raw.items"].schema_changes.describe() == ("removes gate",)
 
 
 def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
     from lakehouse.definitions.rules import Rule
     from lakehouse.deltalog.commit_record import Run
-    from lakehouse.writes.replay import replay
+    from lakehouse.writes.replay import replay_rejects
 
     contract = Contract(new_column="rescue")
     strict = items_table(rules=(Rule("small", "value < 5"),))
@@ -217,21 +217,21 @@ def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
     lake.land("raw.items", "a.csv", "id,at,value,gate\n1,1,9,A5\n2,1,1,A6\n")
     lake.run()
     assert [one["_rescued"] for one in lake.originals("clean.items")] == ['{"gate":"A5"}']
-    eased = lake.declaring(items(contract), items_table(rules=(Rule("small", "value < 50"),)))
-    assert replay(eased.engine, eased.lake, "clean.items", Run("replay", "")).replayed == 1
+    eased = lake.with_tables(items(contract), items_table(rules=(Rule("small", "value < 50"),)))
+    assert replay_rejects(eased.engine, eased.lake, "clean.items", Run("replay", "")).replayed == 1
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
 def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
     from lakehouse.definitions.rules import Rule
     from lakehouse.deltalog.commit_record import Run
-    from lakehouse.writes.replay import replay
+    from lakehouse.writes.replay import replay_rejects
 
     def gates(most: int) -> Any:
         def read(items: DataFrame) -> DataFrame:
             gate = F.col("gate").cast("int") if "gate" in items.columns else F.lit(None).cast("int")
             types = {"id": "bigint", "at": "int"}
-            return items.select(*[typed(c, k).alias(c) for c, k in types.items()], gate.alias("value"), *ORIGIN_COLUMNS)
+            return items.select(*[parse(c, k).alias(c) for c, k in types.items()], gate.alias("value"), *ORIGIN_COLUMNS)
 
         return items_table(function=read, rules=(Rule("small", f"value < {most}"),))
 
@@ -240,8 +240,8 @@ def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
     lake.land("raw.items", "a.csv", "id,at,value,gate\n1,1,0,9\n2,1,0,1\n")
     lake.run()
     assert lake.rows("clean.items") == [(2, 1, 1)]
-    eased = lake.declaring(items(contract), gates(50))
-    replay(eased.engine, eased.lake, "clean.items", Run("replay", ""))
+    eased = lake.with_tables(items(contract), gates(50))
+    replay_rejects(eased.engine, eased.lake, "clean.items", Run("replay", ""))
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
@@ -249,7 +249,7 @@ def of_type(kind: str, name: str = "clean.items", write: Any = None) -> Any:
     types = {**ITEM_TYPES, "value": kind}
 
     def typed_items(items: DataFrame) -> DataFrame:
-        return items.select(*[typed(c, k).alias(c) for c, k in types.items()], unreadable(types), *ORIGIN_COLUMNS)
+        return items.select(*[parse(c, k).alias(c) for c, k in types.items()], unparsed(types), *ORIGIN_COLUMNS)
 
     return table(name, columns=types, write=write or Merge(newest_by=("at",)), key=("id",), items="raw.items")(
         typed_items
@@ -269,18 +269,18 @@ def test_a_type_is_widened_by_a_rebuild_that_is_planned(lake_of: Lakes) -> None:
     narrow.land("raw.items", "a.csv", items_csv("1,1,1", f"2,1,{2**40}"))
     narrow.run()
     assert narrow.rows("clean.items") == [(1, 1, 1)]
-    wide = narrow.declaring(items(), of_type("bigint"), total("bigint"))
+    wide = narrow.with_tables(items(), of_type("bigint"), total("bigint"))
     steps = wide.plan()
     step = steps["clean.items"]
     assert (step.action, step.full_refresh, step.is_breaking) == ("build", True, False)
     assert step.reasons == ("a column's type is widened",)
-    assert step.changes.describe() == ("widens value from int to bigint",)
-    assert step.columns_changed == ("value",)
+    assert step.schema_changes.describe() == ("widens value from int to bigint",)
+    assert step.changed_columns == ("value",)
     assert steps["mart.total"].reasons == ("clean.items will be made anew",)
     wide.run()
     assert wide.rows("clean.items") == [(1, 1, 1), (2, 1, 2**40)]
     assert wide.rows("mart.total") == [(2**40 + 1,)]
-    assert wide.record("clean.items").contract == ("widens value from int to bigint",)
+    assert wide.record("clean.items").column_changes == ("widens value from int to bigint",)
     assert wide.record("clean.items").generation == 2
     assert set(wide.run().statuses.values()) == {"unchanged"}
     assert narrow.plan()["clean.items"].is_breaking, "a type is never narrowed by itself"
@@ -297,9 +297,9 @@ def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> No
     lake = lake_of(items(), items_table(), events("int"))
     lake.land("raw.items", "a.csv", items_csv("1,1,1"))
     lake.run()
-    wide = lake.declaring(items(), items_table(), events("bigint"))
+    wide = lake.with_tables(items(), items_table(), events("bigint"))
     assert wide.plan()["mart.events"].is_breaking
-    above = lake.declaring(items(), of_type("bigint"), events("int"))
+    above = lake.with_tables(items(), of_type("bigint"), events("int"))
     assert above.plan()["clean.items"].is_breaking, "its reader would be made anew, too"
     assert not wide.plan("mart.events", request=Request(frozenset({"mart.events"})))["mart.events"].is_breaking
 
@@ -313,11 +313,11 @@ def test_a_sources_type_is_widened_from_its_files(lake_of: Lakes, kind: str, wid
     lake = lake_of(of(kind))
     file = lake.land("raw.items", "a", parquet([(1,)], pa.schema({"id": arrow})))
     lake.run()
-    wide = lake.declaring(of(wider))
+    wide = lake.with_tables(of(wider))
     assert wide.plan()["raw.items"].full_refresh
     file.rename(file.with_name("_a"))
     assert "a full refresh would lose rows" in wide.attempt().errors["raw.items"]
     file.with_name("_a").rename(file)
     wide.run()
-    assert wide.opened("raw.items").columns()["id"] == wider
+    assert wide.open_log("raw.items").columns()["id"] == wider
     assert len(wide.rows("raw.items", "id")) == 1

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse.engine.spark.session import properties, start_jvm_with
+from lakehouse.engine.spark.session import read_properties, add_jvm_jars
 from tests.paths import CONF, PROJECT
-from tests.stack import absent
+from tests.stack import skip_missing
 
 JARS = PROJECT / "lakehouse/engine/spark/logstore"
 JAR = JARS / "conditional-put-logstore.jar"
@@ -32,7 +32,7 @@ def code(jar: Path) -> dict[str, str]:
 
 def test_the_jars_are_what_the_sources_build(spark: SparkSession, tmp_path: Path) -> None:
     if not (shutil.which("javac") and shutil.which("make")):
-        absent("javac or make is missing")
+        skip_missing("javac or make is missing")
     needs = [file for file in sys_jars(spark) if "hadoop-client-api" in file or "delta-storage" in file]
     assert len(needs) == 2
     variables = [
@@ -56,13 +56,13 @@ def sys_jars(spark: SparkSession) -> list[str]:
 def test_the_jar_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {})
-    start_jvm_with(properties(CONF / "spark" / "minio.conf")["spark.jars"], PROJECT)
+    add_jvm_jars(read_properties(CONF / "spark" / "minio.conf")["spark.jars"], PROJECT)
     assert shlex.split(os.environ["PYSPARK_SUBMIT_ARGS"]) == ["--jars", str(JAR), "pyspark-shell"]
     assert JAR.is_file()
 
 
 def test_each_profile_has_every_setting_of_the_one_that_it_adds_to() -> None:
-    local, minio, cluster = (properties(CONF / "spark" / f"{name}.conf") for name in ("local", "minio", "cluster"))
+    local, minio, cluster = (read_properties(CONF / "spark" / f"{name}.conf") for name in ("local", "minio", "cluster"))
     assert {name for name in local if minio.get(name) != local[name]} == {"spark.jars.packages"}
     assert {*local["spark.jars.packages"].split(",")} < {*minio["spark.jars.packages"].split(",")}
     of_the_driver = {"spark.master", "spark.driver.memory", "spark.driver.host", "spark.driver.bindAddress"}

@@ -33,11 +33,11 @@ def test_nothing_of_the_environment_reaches_the_jvm(
     }  # fmt: skip
     monkeypatch.setattr(os, "environ", {**told, "AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
     with caplog.at_level(logging.WARNING):
-        session._shut_out_the_environment()
+        session._ignore_environment()
     assert os.environ == {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "SPARK_CONF_DIR": session.NO_FOLDER}
     assert all(f"{name} is left aside" in caplog.text for name in told)
     assert "canary" not in caplog.text
-    session.start_jvm_with("lakehouse/engine/spark/logstore/conditional-put-logstore.jar", PROJECT)
+    session.add_jvm_jars("lakehouse/engine/spark/logstore/conditional-put-logstore.jar", PROJECT)
     assert os.environ["PYSPARK_SUBMIT_ARGS"].endswith("/conditional-put-logstore.jar pyspark-shell")
 
 
@@ -76,7 +76,7 @@ def test_without_an_archive_java_is_not_told_of_one(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_what_would_lose_commits_in_a_bucket_is_refused(name: str, value: str) -> None:
-    told = session.properties(CONF / "spark" / "minio.conf") | ({name: value} if name else {})
+    told = session.read_properties(CONF / "spark" / "minio.conf") | ({name: value} if name else {})
     running: Any = SimpleNamespace(sparkContext=SimpleNamespace(getConf=lambda: told))
     if not name:
         session._require_safe_commits(running)
@@ -123,9 +123,9 @@ def test_where_java_runs_and_spark_does_not_start_java_is_not_missed(spark: Spar
     ):
         with pytest.raises(Exception) as raised:
             fails()
-        told = session._not_started(raised.value, load(spark_master=""), tmp_path / "run.log")
+        told = session._describe_start_failure(raised.value, load(spark_master=""), tmp_path / "run.log")
         assert told == f"Spark did not start: {reason}; its output is in {tmp_path / 'run.log'}."
-    assert session._not_started(RuntimeError("no"), load(spark_master=""), None).startswith(
+    assert session._describe_start_failure(RuntimeError("no"), load(spark_master=""), None).startswith(
         "Spark did not start: no. Spark needs Java 17 or 21."
     )
 

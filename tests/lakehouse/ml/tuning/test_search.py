@@ -11,24 +11,24 @@ import pytest
 
 from lakehouse.errors import ModelError
 from lakehouse.ml import models
-from lakehouse.ml.mlflow_client import tracking
+from lakehouse.ml.mlflow_client import tracking_client
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.tuning import search
 from lakehouse.ml.tuning.search import TuneResult
 from lakehouse.settings import load
 from tests import parcel_trees
-from tests.parcels import LEARNER, Place, model, parcels
+from tests.parcels import LEARNER, Place, change_model, parcels
 
 
 def tune(place: Place, trials: int, module: Any = parcel_trees, **more: Any) -> TuneResult:
     registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-    told = {"revision": "abc123", "kept": place.kept, **more}
+    told = {"revision": "abc123", "kept": place.pending_folder, **more}
     return search.tune(LEARNER, {LEARNER: module}, lake=place.lake, registry=registry, trials=trials, **told)
 
 
 def runs(place: Place, result: TuneResult) -> list[Any]:
     """The runs below the study's, by number."""
-    with tracking(place.tracking_uri) as client:
+    with tracking_client(place.tracking_uri) as client:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         below = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
     return sorted(below, key=lambda run: int(run.data.tags["trial"]))
@@ -74,7 +74,7 @@ def test_the_spaces_of_the_example_hold_its_candidates() -> None:
 
 def test_a_trial_is_judged_as_training_judges(place: Place) -> None:
     result = tune(place, 3)
-    trained = place.train(model(CANDIDATES=(result.best.params,)))
+    trained = place.train(change_model(CANDIDATES=(result.best.params,)))
     assert trained.metrics["brier"] == result.best.metrics["choose_brier"]
 
 
@@ -99,7 +99,7 @@ def test_where_all_trials_fail_the_error_says_why(place: Place, monkeypatch: pyt
     ):
         tune(place, 2)
     with pytest.raises(ModelError, match="trees has no finished trial of its present space"):
-        search.best(LEARNER, parcel_trees, place.kept)
+        search.find_best_params(LEARNER, parcel_trees, place.pending_folder)
 
 
 def test_a_study_goes_on_to_so_many_trials_in_all(place: Place) -> None:
@@ -165,14 +165,14 @@ def test_two_tunings_of_one_study_do_not_mix(place: Place) -> None:
 @pytest.mark.parametrize(
     ("module", "more", "text"),
     [
-        (model(), {}, r"trees cannot be tuned: tests.parcels has no function `space\(trial\)`"),
+        (change_model(), {}, r"trees cannot be tuned: tests.parcels has no function `space\(trial\)`"),
         (
-            model(__name__=parcel_trees.__name__, space=lambda trial: trial.suggest_int("max_iter", 3, 1)),
+            change_model(__name__=parcel_trees.__name__, space=lambda trial: trial.suggest_int("max_iter", 3, 1)),
             {},
             r"space cannot be drawn from: ValueError: .*low.*high.* \(tuning/test_search.py, line",
         ),
-        (model(space=lambda trial: {}, ON_SPARK=True), {"on": "dask"}, "trees fits on Spark, .* tune it on threads"),
-        (model(space=lambda trial: {}, FEATURES=("weight",)), {}, "lacks what late_parcel reads: weight"),
+        (change_model(space=lambda trial: {}, ON_SPARK=True), {"on": "dask"}, "trees fits on Spark, .* tune it on threads"),
+        (change_model(space=lambda trial: {}, FEATURES=("weight",)), {}, "lacks what late_parcel reads: weight"),
     ],
 )
 def test_what_cannot_be_tuned_is_told(place: Place, module: Any, more: dict[str, Any], text: str) -> None:
@@ -184,10 +184,10 @@ def test_training_takes_the_best_parameters_as_its_only_candidate(place: Place) 
     with pytest.raises(
         ModelError, match="trees has no finished trial of its present space: run `lakehouse tune trees` first"
     ):
-        search.best(LEARNER, parcel_trees, place.kept)
+        search.find_best_params(LEARNER, parcel_trees, place.pending_folder)
     result = tune(place, 4)
     place.write(parcels(seed=1))  # the study's version need not be the newest
-    best = search.best(LEARNER, parcel_trees, place.kept)
+    best = search.find_best_params(LEARNER, parcel_trees, place.pending_folder)
     trained = place.train(parcel_trees, tuned=best)
 
     assert (best.study, best.params) == (result.study, result.best.params) == (best.study, trained.params)
