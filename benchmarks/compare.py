@@ -45,7 +45,10 @@ def _compared(declared: Declaration) -> tuple[list[str], list[str]]:
     columns = list(declared.columns)
     if declared.name.startswith("silver."):
         columns += ORIGIN_COLUMNS
-    return list(declared.write.identity_columns(declared.key)), [*columns, *declared.write.added_columns(declared.columns)]
+    return list(declared.write.identity_columns(declared.key)), [
+        *columns,
+        *declared.write.added_columns(declared.columns),
+    ]
 
 
 def _read(path: Path, key: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:

@@ -174,7 +174,7 @@ def clean(table: Table, landed: DataFrame, **lookups: DataFrame) -> DataFrame:
     (parameter,) = (name for name, one in table.inputs.items() if one.table.startswith("bronze."))
     rows = table(**{parameter: landed.where("_malformed IS NULL")}, **lookups)
     good = [rule.predicate for rule in table.rules if rule.on_violation == "quarantine"]
-    good += ["size(_unreadable) = 0"] if "_unreadable" in rows.columns else []
+    good += ["size(_unparsed) = 0"] if "_unparsed" in rows.columns else []
     good += [f"{column} IS NOT NULL" for column in table.key]
     # Spark cannot push the filter below `observe`: it would compute the columns that it tests twice.
     watched = rows.observe(Observation(), F.count(F.lit(1)).alias("rows"))

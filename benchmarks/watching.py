@@ -74,7 +74,9 @@ class Service:
         registry = Registry(self.tracking_uri, (self.folder / "artifacts").as_uri(), TASK.name)
         models = {LEARNER: with_splits(MODEL, splits)}
         kept = self.folder / "trainings"
-        return training.train(LEARNER, models, lake=self.lake, registry=registry, revision=get_revision(), pending_folder=kept)
+        return training.train(
+            LEARNER, models, lake=self.lake, registry=registry, revision=get_revision(), pending_folder=kept
+        )
 
     def champion(self) -> LoadedModel:
         return load_by_alias(TASK, {LEARNER: MODEL}, tracking_uri=self.tracking_uri, alias=CHAMPION)
@@ -103,7 +105,9 @@ class Service:
         write_deltalake(self.lake.joinpath(*TASK.predictions_table.split(".")), self.scores(span), mode="append")
         days = [date.fromisoformat(day) for day in span]
         models = {LEARNER: MODEL}
-        return monitor_champion(TASK, models, lake=self.lake, tracking_uri=self.tracking_uri, since=days[0], until=days[1])
+        return monitor_champion(
+            TASK, models, lake=self.lake, tracking_uri=self.tracking_uri, since=days[0], until=days[1]
+        )
 
 
 def half_a_year(watched: Service, newest: Service, say: Callable[[str], None]) -> None:

@@ -53,7 +53,9 @@ def deliver(
     return {source: _deliver_source(landing / source, source, named, progress) for source, named in files.items()}
 
 
-def _deliver_source(folder: Location, source: str, files: dict[str, bytes], progress: Progress | None) -> DeliveryResult:
+def _deliver_source(
+    folder: Location, source: str, files: dict[str, bytes], progress: Progress | None
+) -> DeliveryResult:
     counts = DeliveryResult()
     for done, (name, content) in enumerate(sorted(files.items()), start=1):
         if location.put_if_changed(folder / name, content):

@@ -65,7 +65,9 @@ def band(distance_mi: Column) -> Column:
 
 def origins(flights: DataFrame) -> DataFrame:
     """One row per origin and bin: its schedule, and what had happened there."""
-    board = _board(flights, "origin", ORIGIN_COUNTS, _schedule_event(), _departure_event(), _cancellation_event(), _landing_event())
+    board = _board(
+        flights, "origin", ORIGIN_COUNTS, _schedule_event(), _departure_event(), _cancellation_event(), _landing_event()
+    )
     short, long, landed = (_last(span, "origin") for span in (DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN))
     # A departure is on the schedule of the bin in which its cut-off is, four bins before its own.
     own_half_hour, not_due = _bins("origin", -1), _bins("origin", -(CUTOFF_MIN // BIN_MIN))

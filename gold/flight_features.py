@@ -96,8 +96,12 @@ COLUMNS = {
         Rule("origin_is_new_york", f"origin IN {ORIGINS}", "fail"),
         Rule("counts_are_not_negative", "origin_overdue >= 0 AND origin_scheduled > 0", "fail"),
     ),
-    flights=incremental("silver.flights", date_column="flight_date", lookback_days=LOOKBACK_DAYS, affects_days=LOOKBACK_DAYS),
-    weather=incremental("silver.weather", date_column="weather_date", lookback_days=LOOKBACK_DAYS, affects_days=LOOKBACK_DAYS),
+    flights=incremental(
+        "silver.flights", date_column="flight_date", lookback_days=LOOKBACK_DAYS, affects_days=LOOKBACK_DAYS
+    ),
+    weather=incremental(
+        "silver.weather", date_column="weather_date", lookback_days=LOOKBACK_DAYS, affects_days=LOOKBACK_DAYS
+    ),
     planes=lookup("silver.planes"),
 )
 def flight_features(flights: DataFrame, weather: DataFrame, planes: DataFrame) -> DataFrame:

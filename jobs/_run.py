@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lakehouse.cli.main import main
-from lakehouse.project import find_root, activate
+from lakehouse.project import activate, find_root
 
 # spark-submit puts the script's folder first, where jobs/bronze.py would be taken for the package bronze.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]

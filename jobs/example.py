@@ -97,7 +97,7 @@ class _Demo:
     def run(self) -> None:
         """Run every step, then print the summary."""
         first_run = create_run()
-        second_run = replace(create_run(), hold=first_run.lease)  # one lock for both
+        second_run = replace(create_run(), lease=first_run.lease)  # one lock for both
         try:
             with logs.log_run(self.settings, first_run) as log_file:
                 self._print_title("1. Eleven months of flights land")
@@ -150,7 +150,9 @@ class _Demo:
         with self.timings.of("watch"), self.console.status("watching"):
             since, until = SECOND_DELIVERY
             uri = self.settings.tracking_uri
-            watched = monitor_champion(task, models, lake=self.settings.lake, tracking_uri=uri, since=since, until=until)
+            watched = monitor_champion(
+                task, models, lake=self.settings.lake, tracking_uri=uri, since=since, until=until
+            )
             score_writer.write_monitoring(engine, self.settings, watched, run)
         for finding in watched.findings:
             self.console.print(f"  {finding.message}", markup=False, highlight=False)

@@ -25,18 +25,18 @@ __all__ = [
     "Rule",
     "incremental",
     "lookup",
+    "parse",
     "source",
     "table",
-    "parse",
     "unparsed",
 ]
 _MODULES = {
     "lakehouse.definitions.contracts": ("Contract",),
     "lakehouse.definitions.rules": ("Rule",),
     "lakehouse.definitions.sources": ("ORIGIN_COLUMNS", "Database", "source"),
-    "lakehouse.definitions.tables": ("drives", "looks_up", "table"),
+    "lakehouse.definitions.tables": ("incremental", "lookup", "table"),
     "lakehouse.definitions.write_modes": ("Append", "History", "Merge", "Rebuild", "Replace"),
-    "lakehouse.spark": ("typed", "unreadable"),
+    "lakehouse.spark": ("parse", "unparsed"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -15,7 +15,7 @@ from lakehouse.plan.steps import Request
 from lakehouse.quality import quarantine
 from lakehouse.runs import lineage
 from lakehouse.runs.context import engine_for, open_lake
-from lakehouse.runs.scheduler import RunReport, RunListener, create_run, run_tables
+from lakehouse.runs.scheduler import RunListener, RunReport, create_run, run_tables
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None
     """Take back a run as planned, under the lake's lock, on a session of its own.
 
     Raises:
-        UndoError: the lake is not as it was planned for.
+        RollbackError: the lake is not as it was planned for.
     """
     from lakehouse.plan.rollback import plan_rollback
     from lakehouse.writes.rollback import roll_back_tables

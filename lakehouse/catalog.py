@@ -49,7 +49,7 @@ class Lake:
 
     def cache_logs(self) -> Lake:
         """The lake as it stands: each log is read once, when it is asked for first."""
-        return replace(self, logs={})
+        return replace(self, log_cache={})
 
     def log(self, name: str) -> TableLog | None:
         """A table's log; None where there is no table.
@@ -74,7 +74,9 @@ class Lake:
         return self.root.joinpath("lake", "outcomes", name)
 
     def landing_zone(self, source: Source) -> LandingZone:
-        return LandingZone(source, self.root / "landing", self.root / "manifests", lambda: self._get_rolled_back_batches(source.name))
+        return LandingZone(
+            source, self.root / "landing", self.root / "manifests", lambda: self._get_rolled_back_batches(source.name)
+        )
 
     def _get_rolled_back_batches(self, name: str) -> tuple[int, ...]:
         """The batches of landed files that a source's table no longer holds, as the runs that ingested them were taken back."""
@@ -85,7 +87,9 @@ class Lake:
     def find_unread_folders(self) -> list[str]:
         """What lies in the landing zone and no source reads: most often a folder whose name was mistyped."""
         read = {d.landing.split("/")[0] for d in self.graph.declarations.values() if isinstance(d, Source)}
-        return [name for name in location.list_names(self.root / "landing") if name not in read and not is_ignored(name)]
+        return [
+            name for name in location.list_names(self.root / "landing") if name not in read and not is_ignored(name)
+        ]
 
     def written_columns(self, name: str) -> dict[str, str]:
         """The columns of the table as written: those declared, and what the platform adds."""

@@ -87,7 +87,7 @@ def learn(
             errors = [learner.probability(week.codes, week.numbers) - week.label for week in map(_read, choose_weeks)]
             brier = float(np.mean(np.concatenate(errors, dtype=np.float64) ** 2))
             losses, rows = zip(*steps, strict=True)
-            curve(epoch, {"choose_brier": brier, "train_loss": float(np.average(losses, weights=rows))})
+            curve(epoch, {"validation_brier": brier, "train_loss": float(np.average(losses, weights=rows))})
             if brier < best:
                 best, best_epoch, weights = brier, epoch, learner.weights()
             elif epoch >= best_epoch + PATIENCE:

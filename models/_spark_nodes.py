@@ -33,9 +33,9 @@ MIN_BINS = 64
 PARTITION_ROWS = 50_000
 # Predicted at once, so that what is looked up stays in the processor's cache.
 CHUNK_ROWS = 4096
-_IF = re.compile(r"If \(feature (?P<feature>\d+) (?:<= (?P<at_most>\S+)|in \{(?P<among>[\d.,]+)\})\)")
+_IF = re.compile(r"If \(feature (?P<feature>\d+) (?:<= (?P<threshold>\S+)|in \{(?P<categories>[\d.,]+)\})\)")
 _PREDICT = re.compile(r"Predict: (\S+)")
-_LEAF, _BY_NUMBER, _BY_CODE = {"value"}, {"feature", "at_most", "right"}, {"feature", "among", "right"}
+_LEAF, _BY_NUMBER, _BY_CODE = {"value"}, {"feature", "threshold", "right"}, {"feature", "categories", "right"}
 
 # From the sums of what the trees say, as they were added (a column per tree), to probabilities.
 Link = Callable[[np.ndarray], np.ndarray]
@@ -114,9 +114,9 @@ def export_trees(model: PipelineModel, features: Sequence[str]) -> FittedTrees:
     nodes = [_nodes(tree.toDebugString, tree.numNodes) for tree in trees.trees]
     codes = _codes(features, labels)
     for node in chain.from_iterable(nodes):
-        if "at_most" in node and codes[node["feature"]]:  # trees that a GPU grew take a code for a number
-            at_most = node.pop("at_most")
-            node["among"] = [code for code in range(codes[node["feature"]]) if code <= at_most]
+        if "threshold" in node and codes[node["feature"]]:  # trees that a GPU grew take a code for a number
+            at_most = node.pop("threshold")
+            node["categories"] = [code for code in range(codes[node["feature"]]) if code <= at_most]
     said = {"features": list(features), "labels": labels, "weights": list(trees.treeWeights), "trees": nodes}
     return _build_trees(said)
 
@@ -148,10 +148,10 @@ def _take(lines: list[str], nodes: list[dict[str, Any]]) -> None:
     if not (split := _IF.fullmatch(line)):
         raise ModelError(f"Spark describes a tree's node in words that are not known: {line!r}.")
     node: dict[str, Any] = {"feature": int(split["feature"])}
-    if split["among"]:
-        node["among"] = [int(float(code)) for code in split["among"].split(",")]
+    if split["categories"]:
+        node["categories"] = [int(float(code)) for code in split["categories"].split(",")]
     else:
-        node["at_most"] = float(split["at_most"])
+        node["threshold"] = float(split["threshold"])
     nodes.append(node)
     _take(lines, nodes)
     otherwise = "Else" + line.removeprefix("If").replace(" <= ", " > ").replace(" in ", " not in ")
@@ -162,13 +162,13 @@ def _take(lines: list[str], nodes: list[dict[str, Any]]) -> None:
 
 
 def report_curve(fitted: FittedTrees, link: Link, validation: LabelledRows, curve: Curve) -> None:
-    """The Brier score on the choose split as the trees were added."""
+    """The Brier score on the validation split as the trees were added."""
     errors = np.zeros(len(fitted.roots))
     for frame, label in validation.frames():
         for start, sums in _sums(fitted, frame):
             errors += ((link(sums) - label[start : start + len(sums), None]) ** 2).sum(axis=0)
     for trees, error in enumerate(errors, start=1):
-        curve(trees, {"choose_brier": float(error / validation.rows)})
+        curve(trees, {"validation_brier": float(error / validation.rows)})
 
 
 def predict_trees(fitted: FittedTrees, link: Link, frame: pd.DataFrame) -> np.ndarray:
@@ -233,17 +233,19 @@ def _build_trees(description: Mapping[str, Any]) -> FittedTrees:
     own = np.arange(len(nodes))
     first = np.repeat(roots, sizes)
     split = np.array(["right" in node for node in nodes])
-    among = np.zeros((len(nodes), max([1, *(len(labels) + 1 for labels in description["labels"].values())])), dtype=bool)
+    among = np.zeros(
+        (len(nodes), max([1, *(len(labels) + 1 for labels in description["labels"].values())])), dtype=bool
+    )
     for place, node in enumerate(nodes):
-        among[place, node.get("among", [])] = True
+        among[place, node.get("categories", [])] = True
     return FittedTrees(
         description,
         roots,
         np.array(description["weights"], dtype=float),
         feature=np.array([node.get("feature", 0) for node in nodes]),
-        threshold=np.array([node.get("at_most", 0) for node in nodes], dtype=float),
+        threshold=np.array([node.get("threshold", 0) for node in nodes], dtype=float),
         categories=among,
-        is_categorical=np.array(["among" in node for node in nodes]),
+        is_categorical=np.array(["categories" in node for node in nodes]),
         left=np.where(split, own + 1, own),
         right=np.where(split, first + [node.get("right", 0) for node in nodes], own),
         value=np.array([node.get("value", 0) for node in nodes], dtype=float),
@@ -270,10 +272,14 @@ def _check(description: Mapping[str, Any]) -> None:
     known = all(isinstance(name, str) for of in names for name in of) and all(len({*of}) == len(of) for of in names)
     numbers = [
         *description["weights"],
-        *(node[kind] for of in description["trees"] for node in of for kind in node if kind in ("value", "at_most")),
+        *(node[kind] for of in description["trees"] for node in of for kind in node if kind in ("value", "threshold")),
     ]
     finite = all(type(number) is float and math.isfinite(number) for number in numbers)
-    whole = {*labels} <= {*features} and len(description["weights"]) == len(description["trees"]) > 0 and all(description["trees"])
+    whole = (
+        {*labels} <= {*features}
+        and len(description["weights"]) == len(description["trees"]) > 0
+        and all(description["trees"])
+    )
     if not (known and finite and whole):
         raise ModelError("The stored trees are not as they were exported.")
     codes = _codes(features, labels)
@@ -288,8 +294,8 @@ def _is_node(node: Mapping[str, Any], place: int, nodes: int, codes: Sequence[in
         return True
     if {*node} not in (_BY_NUMBER, _BY_CODE):
         return False
-    feature, right, among = node["feature"], node["right"], node.get("among", [])
+    feature, right, among = node["feature"], node["right"], node.get("categories", [])
     integers = all(type(one) is int for one in (feature, right, *among))
     if not integers or not 0 <= feature < len(codes) or not place + 1 < right < nodes:
         return False
-    return ("among" in node) == (codes[feature] > 0) and all(0 <= code < codes[feature] for code in among)
+    return ("categories" in node) == (codes[feature] > 0) and all(0 <= code < codes[feature] for code in among)

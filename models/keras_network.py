@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models._encoding import Description, learn_encoding
-from models._epochs import Batch, import_package, predict_in_parts, learn
+from models._epochs import Batch, import_package, learn, predict_in_parts
 from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
 from models.network import CANDIDATES, CODE, FEATURES, space
 
@@ -48,7 +48,13 @@ class Network:
 
 
 def fit(
-    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows,
+    validation: LabelledRows,
+    *,
+    features: tuple[str, ...],
+    params: Mapping[str, Any],
+    seed: int,
+    curve: Curve,
 ) -> Network:
     """The network at its best epoch. TensorFlow's operations stay deterministic, which it cannot take back.
 

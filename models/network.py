@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models._encoding import Description, learn_encoding
-from models._epochs import Batch, import_package, predict_in_parts, learn
+from models._epochs import Batch, import_package, learn, predict_in_parts
 from models.late_arrival import BASELINE_FEATURES, EMBEDDED, TASK
 from models.late_arrival import FEATURES as SHARED
 
@@ -96,7 +96,13 @@ class _Learner:
 
 
 def fit(
-    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows,
+    validation: LabelledRows,
+    *,
+    features: tuple[str, ...],
+    params: Mapping[str, Any],
+    seed: int,
+    curve: Curve,
 ) -> Network:
     """The network at its best epoch, on a GPU where there is one.
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lakehouse.gpu import training
-from models._spark_nodes import FittedTrees, export_trees, grow_trees, report_curve, load, predict_trees, input_columns, save, distribute
+from models._spark_nodes import (
+    FittedTrees,
+    distribute,
+    export_trees,
+    grow_trees,
+    input_columns,
+    load,
+    predict_trees,
+    report_curve,
+    save,
+)
 from models.late_arrival import BASELINE_FEATURES, FEATURES, TASK
 
 if TYPE_CHECKING:
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
     from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
-__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "load", "input_columns", "save"]
+__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "input_columns", "load", "save"]
 REQUIREMENTS = ("numpy",)
 CODE = ("models", "flights")
 ON_SPARK = True
@@ -42,9 +52,15 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def fit(
-    train: LabelledRows, validation: LabelledRows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows,
+    validation: LabelledRows,
+    *,
+    features: Sequence[str],
+    params: Mapping[str, Any],
+    seed: int,
+    curve: Curve,
 ) -> FittedTrees:
-    """Trees grown on the process's Spark session, or on its GPUs; the driver sees of the rows only those of the choose split."""
+    """Trees grown on the process's Spark session, or on its GPUs; the driver sees of the rows only those of the validation split."""
     fitted = export_trees(grow_trees(distribute(train), features, lambda bins: estimator(bins, params, seed)), features)
     report_curve(fitted, _means, validation, curve)
     return fitted

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models._spark_nodes import FittedTrees, export_trees, grow_trees, report_curve, load, predict_trees, input_columns, save, distribute
+from models._spark_nodes import (
+    FittedTrees,
+    distribute,
+    export_trees,
+    grow_trees,
+    input_columns,
+    load,
+    predict_trees,
+    report_curve,
+    save,
+)
 from models.late_arrival import BASELINE_FEATURES, FEATURES, TASK
 
 if TYPE_CHECKING:
@@ -17,7 +27,7 @@ if TYPE_CHECKING:
     from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
-__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "load", "input_columns", "save"]
+__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "input_columns", "load", "save"]
 REQUIREMENTS = ("numpy",)
 CODE = ("models", "flights")
 ON_SPARK = True
@@ -38,9 +48,15 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def fit(
-    train: LabelledRows, validation: LabelledRows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows,
+    validation: LabelledRows,
+    *,
+    features: Sequence[str],
+    params: Mapping[str, Any],
+    seed: int,
+    curve: Curve,
 ) -> FittedTrees:
-    """Trees grown on the process's Spark session; the driver sees of the rows only those of the choose split, a week at a time.
+    """Trees grown on the process's Spark session; the driver sees of the rows only those of the validation split, a week at a time.
 
     On several machines sums may come together in another order, so that the last digits of two fittings differ.
     """

@@ -53,7 +53,13 @@ TRUSTED_TYPES = (
 
 
 def fit(
-    train: LabelledRows, validation: LabelledRows, *, features: Sequence[str], params: Mapping[str, Any], seed: int, curve: Curve
+    train: LabelledRows,
+    validation: LabelledRows,
+    *,
+    features: Sequence[str],
+    params: Mapping[str, Any],
+    seed: int,
+    curve: Curve,
 ) -> Pipeline:
     """A fitted pipeline: categories to codes, then trees. It holds all rows at once."""
     from sklearn.compose import ColumnTransformer
@@ -76,13 +82,13 @@ def fit(
 
 
 def _report_curve(pipeline: Pipeline, validation: LabelledRows, curve: Curve) -> None:
-    """The Brier score on the choose split as the trees were added."""
+    """The Brier score on the validation split as the trees were added."""
     import numpy as np
 
     columns = pipeline["columns"].transform(validation.frame[list(input_columns(pipeline))])
     for trees, probability in enumerate(pipeline["trees"].staged_predict_proba(columns), start=1):
         if trees % CURVE_STEP == 0:
-            curve(trees, {"choose_brier": float(np.mean((probability[:, 1] - validation.label) ** 2))})
+            curve(trees, {"validation_brier": float(np.mean((probability[:, 1] - validation.label) ** 2))})
 
 
 def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flights.clock import UNLISTED_ZONES, confirm_utc, date_of, is_clock, next_wall, shift_minutes, to_utc_after, to_wall_time
+from flights.clock import (
+    UNLISTED_ZONES,
+    confirm_utc,
+    date_of,
+    is_clock,
+    next_wall,
+    shift_minutes,
+    to_utc_after,
+    to_wall_time,
+)
 from flights.grain import FLIGHT_KEY
 from flights.keys import MISSING, ORIGINS, add_unparsed, is_lost
 from lakehouse.definitions.rules import Rule
@@ -134,7 +143,9 @@ def _with_schedule(flights: DataFrame, airports: DataFrame) -> DataFrame:
                 "_wall_hour": F.date_trunc("hour", to_wall_time(F.col("flight_date"), sched_dep)),
             }
         )
-        .withColumn("sched_dep_utc", shift_minutes(confirm_utc(F.col("_time_hour"), F.col("_wall_hour")), sched_dep % 100))
+        .withColumn(
+            "sched_dep_utc", shift_minutes(confirm_utc(F.col("_time_hour"), F.col("_wall_hour")), sched_dep % 100)
+        )
         .withColumn("_dep_there", F.from_utc_timestamp(sched_dep_utc, zone))
         .withColumn("_arr_there", next_wall(F.col("_sched_arr_time"), F.col("_dep_there")))
         .withColumn("sched_arr_utc", to_utc_after(sched_dep_utc, F.col("_arr_there"), zone))

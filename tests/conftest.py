@@ -19,7 +19,9 @@ from lakehouse.catalog import Lake
 from lakehouse.definitions import graph
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
-from lakehouse.ml.mlflow_client import tracking_client  # before any test imports MLflow, which reads the environment then
+from lakehouse.ml.mlflow_client import (
+    tracking_client,  # before any test imports MLflow, which reads the environment then
+)
 from tests.faults.processes import Runs, runs_on
 from tests.lakes import TestLake
 from tests.parcels import Place, parcels
@@ -34,7 +36,7 @@ MISSING = "-"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def interruptible() -> None:
+def restore_interrupts() -> None:
     """Tests that interrupt themselves or their children: a worker of pytest-xdist, and all that it starts, would be deaf to it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -47,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def let_go() -> Iterator[None]:
+def collect_garbage() -> Iterator[None]:
     """What Python still holds of the JVM, plans above all, the JVM keeps: cycles wait for a collection that seldom comes."""
     yield
     gc.collect()
@@ -110,7 +112,7 @@ def landed(frame: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
 
 
 @pytest.fixture
-def broken_rules() -> Callable[[Table, DataFrame], list[list[str]]]:
+def violated_rules_of() -> Callable[[Table, DataFrame], list[list[str]]]:
     """The names of the table's rules that each row breaks, in the rows' order."""
 
     def find(table: Table, rows: DataFrame) -> list[list[str]]:
@@ -121,7 +123,7 @@ def broken_rules() -> Callable[[Table, DataFrame], list[list[str]]]:
 
 
 @pytest.fixture(scope="session")
-def lake_of(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestLake]:
+def make_lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestLake]:
     """Make an empty lake with the given tables, or with those that modules declare."""
 
     def make(*declared: Declaration, modules: tuple[str, ...] = (), name: str = "lake") -> TestLake:
@@ -132,9 +134,9 @@ def lake_of(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 @pytest.fixture
-def shop(lake_of: Callable[..., TestLake]) -> Callable[..., TestLake]:
+def shop(make_lake: Callable[..., TestLake]) -> Callable[..., TestLake]:
     """Make an empty lake with the tables of the orders example."""
-    return lambda name="shop": lake_of(modules=("tests.orders",), name=name)
+    return lambda name="shop": make_lake(modules=("tests.orders",), name=name)
 
 
 @pytest.fixture(scope="session")

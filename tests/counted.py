@@ -11,9 +11,29 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from tests import parcels
-from tests.parcels import BASELINE_FEATURES, CANDIDATES, CODE, FEATURES, ON_SPARK, REQUIREMENTS, TASK, fit, input_columns
+from tests.parcels import (
+    BASELINE_FEATURES,
+    CANDIDATES,
+    CODE,
+    FEATURES,
+    ON_SPARK,
+    REQUIREMENTS,
+    TASK,
+    fit,
+    input_columns,
+)
 
-__all__ = ["BASELINE_FEATURES", "CANDIDATES", "CODE", "FEATURES", "ON_SPARK", "REQUIREMENTS", "TASK", "fit", "input_columns"]
+__all__ = [
+    "BASELINE_FEATURES",
+    "CANDIDATES",
+    "CODE",
+    "FEATURES",
+    "ON_SPARK",
+    "REQUIREMENTS",
+    "TASK",
+    "fit",
+    "input_columns",
+]
 # It travels with the model's files: Spark's workers do not know what the process of the tests does.
 NOTES_PATH_FILE = "where.txt"
 notes: Path | None = None

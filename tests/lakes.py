@@ -130,10 +130,14 @@ class TestLake:
     def plan(self, *selectors: str, request: Request | None = None) -> dict[str, Step]:
         return {s.table: s for s in plan_steps(self.lake, self.lake.graph.select(selectors), request or Request())}
 
-    def attempt(self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2) -> RunResults:
+    def attempt(
+        self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2
+    ) -> RunResults:
         """A run, whatever becomes of it."""
         names = self.lake.graph.select(selectors)
-        return RunResults(run_tables(self.engine, self.lake, names, request or Request(), Run(run, "revision"), parallel))
+        return RunResults(
+            run_tables(self.engine, self.lake, names, request or Request(), Run(run, "revision"), parallel)
+        )
 
     def run(self, *selectors: str, full_refresh: bool = False, **more: Any) -> RunResults:
         """A run that must not fail."""

@@ -15,9 +15,9 @@ from lakehouse.ml import skops_io
 from lakehouse.ml.dataset import LabelledRows
 from lakehouse.ml.task import Curve
 from tests import parcels
-from tests.parcels import FILE, TASK, load, predict, input_columns
+from tests.parcels import FILE, TASK, input_columns, load, predict
 
-__all__ = ["TASK", "load", "predict", "input_columns"]
+__all__ = ["TASK", "input_columns", "load", "predict"]
 FEATURES = ("distance_km", "shop", "items")
 BASELINE_FEATURES = ("shop",)
 CANDIDATES: tuple[Mapping[str, Any], ...] = ({"max_iter": 2},)
@@ -32,7 +32,13 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def fit(
-    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
+    train: LabelledRows,
+    validation: LabelledRows,
+    *,
+    features: tuple[str, ...],
+    params: dict[str, Any],
+    seed: int,
+    curve: Curve,
 ) -> Pipeline:
     time.sleep(float(os.environ.get("SLOW_FIT", "0")))
     if params["max_iter"] > TOO_MANY:

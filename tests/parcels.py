@@ -56,7 +56,13 @@ ON_SPARK = False
 
 
 def fit(
-    train: LabelledRows, validation: LabelledRows, *, features: tuple[str, ...], params: dict[str, Any], seed: int, curve: Curve
+    train: LabelledRows,
+    validation: LabelledRows,
+    *,
+    features: tuple[str, ...],
+    params: dict[str, Any],
+    seed: int,
+    curve: Curve,
 ) -> Pipeline:
     assert train.features.version == validation.features.version
     text = [name for name in features if name == "shop"]
@@ -64,7 +70,7 @@ def fit(
     trees = HistGradientBoostingClassifier(random_state=seed, min_samples_leaf=5, **params)
     pipeline = make_pipeline(make_column_transformer((encoder, text), remainder="passthrough"), trees)
     for step in (1, 2):
-        curve(step, {"choose_brier": 1 / step})
+        curve(step, {"validation_brier": 1 / step})
     return pipeline.fit(train.frame[list(features)], train.label)
 
 
@@ -133,7 +139,7 @@ class Place:
 
     def train(self, module: Any, **more: Any) -> TrainResult:
         registry = Registry(self.tracking_uri, self.artifact_root, self.experiment)
-        told = {"revision": "abc123", "kept": self.pending_folder, **more}
+        told = {"revision": "abc123", "pending_folder": self.pending_folder, **more}
         return train(LEARNER, {LEARNER: module}, lake=self.lake, registry=registry, **told)
 
     def champion(self, module: Any = None) -> LoadedModel:
@@ -153,7 +159,9 @@ class Place:
         return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | said)
 
     def report(self, module: Any = None) -> EvaluationResult:
-        return evaluate_test_split(TASK, {LEARNER: module or change_model()}, lake=self.lake, tracking_uri=self.tracking_uri)
+        return evaluate_test_split(
+            TASK, {LEARNER: module or change_model()}, lake=self.lake, tracking_uri=self.tracking_uri
+        )
 
     @property
     def pending_folder(self) -> Path:

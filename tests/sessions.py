@@ -8,7 +8,7 @@ import sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
-from lakehouse.engine.spark.session import archive_options, local_file_properties, read_properties, add_jvm_jars
+from lakehouse.engine.spark.session import add_jvm_jars, archive_options, local_file_properties, read_properties
 from tests.paths import CONF, PROJECT
 
 # Spark's own workers, too, run in the environment of the tests.

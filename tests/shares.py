@@ -64,4 +64,6 @@ def select_share(number: int) -> list[str]:
 
 if __name__ == "__main__":
     wanted = sys.argv[1]
-    sys.stdout.write(" ".join(f"tests/{file}" for file in (packages() if wanted == "packages" else select_share(int(wanted)))))
+    sys.stdout.write(
+        " ".join(f"tests/{file}" for file in (packages() if wanted == "packages" else select_share(int(wanted))))
+    )

@@ -22,7 +22,7 @@ KEY_COLUMNS = ("carrier", "flight", "origin", "dest", "sched_dep_time", "time_ho
 LATE_IN_SECONDS_MIN = 60
 
 # The checks that are no rules of the table's own: the platform's.
-KEY, READABLE, WELL_FORMED, NEWEST = "key_is_not_null", "readable", "well_formed", "newest row per key"
+KEY, READABLE, WELL_FORMED, NEWEST = "key_is_not_null", "parsed", "well_formed", "newest row per key"
 
 
 def arrived(row: Row) -> bool:

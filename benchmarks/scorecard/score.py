@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from benchmarks.scorecard.files import FILE_CHECKS, FileKind
 from benchmarks.scorecard.kinds import KEY, NEWEST, READABLE, WELL_FORMED, Kind
@@ -17,6 +17,7 @@ from silver.flights import flights
 
 if TYPE_CHECKING:
     from lakehouse.catalog import Lake
+from lakehouse.definitions.sources import Source
 
 RULES = {rule.name: rule.on_violation for rule in rules.effective_rules(flights)}
 # Every check, and what becomes of what it catches.
@@ -139,8 +140,11 @@ def look(lake: Lake) -> Found:
     """What became of the flights that were landed, read from the lake without Spark."""
     import duckdb
 
-    source = lake.graph.declarations["bronze.flights"]
-    rejected = {one.path: one.reason for one in lake.landing_zone(source).find_rejected_files(lake.landing_zone(source).read_history())}  # type: ignore[arg-type]
+    source = cast(Source, lake.graph.declarations["bronze.flights"])
+    rejected = {
+        one.path: one.reason
+        for one in lake.landing_zone(source).find_rejected_files(lake.landing_zone(source).read_history())
+    }  # type: ignore[arg-type]
     opened = {
         "bronze": table_log.open_log(lake.path("bronze.flights")), "made": table_log.open_log(lake.path("silver.flights")),
         "aside": table_log.open_log(lake.quarantine_path("silver.flights")),

@@ -15,7 +15,7 @@ import typer
 from lakehouse.cli import example, gpu, landing, models, quarantine, rollback, servers, spark, tables
 from lakehouse.cli.terminal import errors, print_error
 from lakehouse.errors import LakehouseError, SettingsError
-from lakehouse.project import VARIABLE, find_root, activate
+from lakehouse.project import VARIABLE, activate, find_root
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
@@ -29,7 +29,7 @@ COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("tables", tables.list_tables),
     ("history", tables.show_history),
     ("sql", tables.query_tables),
-    ("undo", rollback.undo_run),
+    ("rollback", rollback.undo_run),
     ("vacuum", tables.vacuum_table),
     ("train", models.train_model),
     ("tune", models.tune_model),

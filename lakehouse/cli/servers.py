@@ -21,7 +21,7 @@ def serve_predictions(
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8000,
     canary: Annotated[float, typer.Option(min=0, max=1, help="The challenger's share of the requests.")] = 0,
-    look_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two checks of the registry.")] = 10,
+    refresh_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two checks of the registry.")] = 10,
 ) -> None:
     """Answer requests for predictions over HTTP with the champion. Callers must send the key in SERVING_API_KEY."""
     settings = settings_module.load()
@@ -29,7 +29,7 @@ def serve_predictions(
         # Imported by name: the platform does not depend on packages built on it.
         server: Any = importlib.import_module("serving.api.server")
         notify = _print_with_log(log)
-        server.serve(settings, task, host=host, port=port, canary=canary, look_seconds=look_seconds, tell=notify)
+        server.serve(settings, task, host=host, port=port, canary=canary, refresh_seconds=refresh_seconds, tell=notify)
 
 
 def serve_page(

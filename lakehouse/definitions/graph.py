@@ -116,7 +116,7 @@ def build(declarations: Iterable[Declaration]) -> Graph:
 def _find_duplicating_appends(table: Table, known: Mapping[str, Declaration]) -> list[str]:
     return [
         f"{table.name}: Append never takes a row back, but a file of {one.table} that is delivered again replaces the earlier one "
-        "(relanded='replace'): its rows would be there twice; use Merge"
+        "(on_redelivery='replace'): its rows would be there twice; use Merge"
         for one in table.incremental_inputs.values()
         if table.write.is_append_only
         and isinstance(driver := known.get(one.table), Source)
@@ -151,7 +151,9 @@ def load(modules: Iterable[str]) -> Graph:
                 found.update({id(v): v for v in vars(loaded).values() if isinstance(v, Source | Table)})
         except Exception as error:  # whatever a mistake in a declaration raises
             said = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
-            raise DeclarationError(f"The declarations in {name!r} cannot be loaded: {said}{locate_error(error)}") from error
+            raise DeclarationError(
+                f"The declarations in {name!r} cannot be loaded: {said}{locate_error(error)}"
+            ) from error
     if not found:
         raise DeclarationError("No table is declared: check `declarations` in conf/base.yml.")
     return build(found.values())

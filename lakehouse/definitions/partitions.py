@@ -38,7 +38,9 @@ def merge_into_ranges(partitions: Sequence[date], write: Replace) -> list[tuple[
 
 def build_range_predicate(column: str, ranges: Sequence[tuple[date, date]], lookback_days: int = 0) -> str:
     """A SQL predicate: the date column lies in one of the spans, each begun ``before`` days earlier."""
-    parts = [f"`{column}` BETWEEN DATE'{first - timedelta(days=lookback_days)}' AND DATE'{last}'" for first, last in ranges]
+    parts = [
+        f"`{column}` BETWEEN DATE'{first - timedelta(days=lookback_days)}' AND DATE'{last}'" for first, last in ranges
+    ]
     return "(" + " OR ".join(parts) + ")"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Rules that no table declares: that a key is whole, a line has its shape, a value could be read.
-KEY_RULE, MALFORMED_RULE, PARSED_RULE = "key_is_not_null", "well_formed", "readable"
+KEY_RULE, MALFORMED_RULE, PARSED_RULE = "key_is_not_null", "well_formed", "parsed"
 OnViolation = Literal["warn", "quarantine", "fail"]
 
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 # A function that types landed text may return this column (array of strings): the landed columns of the row that hold
 # something, but nothing of the wanted type. The platform sets such rows aside and never writes the column.
-UNPARSED = "_unreadable"
+UNPARSED = "_unparsed"
 TYPES = (
     "string", "boolean", "tinyint", "smallint", "int", "bigint", "float", "double", "date", "timestamp", "timestamp_ntz",
     "binary",
 )  # fmt: skip
-OnLookupChange = Literal["everything", "nothing"]
+OnLookupChange = Literal["rebuild", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Input:
     """One input of a table and what a change in it affects; made by `drives` and `looks_up`."""
 
     table: str
-    role: Literal["driver", "lookup"]
+    role: Literal["incremental", "lookup"]
     date_column: str | None = None
     lookback_days: int = 0
     affects_days: int = 0
-    on_change: OnLookupChange = "everything"
+    on_change: OnLookupChange = "rebuild"
 
 
 def incremental(table: str, date_column: str | None = None, *, lookback_days: int = 0, affects_days: int = 0) -> Input:
@@ -51,10 +51,10 @@ def incremental(table: str, date_column: str | None = None, *, lookback_days: in
     ``context_days`` how many days before a partition must be read to compute it, ``reach_days`` how many days
     after a changed row it still influences.
     """
-    return Input(table, "driver", date_column, lookback_days, affects_days)
+    return Input(table, "incremental", date_column, lookback_days, affects_days)
 
 
-def lookup(table: str, on_change: OnLookupChange = "nothing") -> Input:
+def lookup(table: str, on_change: OnLookupChange = "ignore") -> Input:
     """An input that is read whole. A change in it affects everything, or nothing until the next touch."""
     return Input(table, "lookup", on_change=on_change)
 
@@ -77,7 +77,7 @@ class Table:
 
     @property
     def incremental_inputs(self) -> dict[str, Input]:
-        return {name: one for name, one in self.inputs.items() if one.role == "driver"}
+        return {name: one for name, one in self.inputs.items() if one.role == "incremental"}
 
     @property
     def incremental_input_table(self) -> str:

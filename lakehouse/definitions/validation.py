@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import get_args
 
-from lakehouse.definitions.contracts import OnMissingColumn, OnNewColumn, OnChangedType
+from lakehouse.definitions.contracts import OnChangedType, OnMissingColumn, OnNewColumn
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
 from lakehouse.definitions.rules import KEY_RULE, MALFORMED_RULE, PARSED_RULE, OnViolation
 from lakehouse.definitions.sources import (
@@ -28,7 +28,7 @@ from lakehouse.errors import DeclarationError
 _RESERVED = {*LANDING_COLUMNS, MALFORMED, RESCUED, UNPARSED}
 # What a table's rows have besides while they are put in order, compared and merged.
 _WORK_COLUMNS = {
-    "_changed", "_class", "_delete", "_ends", "_gap", "_known", "_next", "_own", "_partition", "_rank", "_stay", "_told",
+    "_changed", "_class", "_delete", "_ends", "_gap", "_known", "_next", "_own", "_partition", "_rank", "_stay", "_expected",
 }  # fmt: skip
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 _LANDING = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
@@ -63,7 +63,7 @@ def find_problems(declared: Declaration) -> list[str]:
     contract = declared.contract
     for parameter, value, allowed in (
         ("format", declared.format, Format),
-        ("relanded", declared.on_redelivery, OnRedelivery),
+        ("on_redelivery", declared.on_redelivery, OnRedelivery),
         ("new_column", contract.new_column, OnNewColumn),
         ("missing_column", contract.missing_column, OnMissingColumn),
         ("changed_type", contract.changed_type, OnChangedType),
@@ -104,7 +104,7 @@ def _find_database_problems(source: Source) -> list[str]:
             f"{source.name}: settle_seconds would hold back its own extracts; give Database(settle_seconds=...)"
         )
     if database.cursor is None and source.on_redelivery != "replace":
-        found.append(f"{source.name}: a second snapshot of a day replaces the first: give relanded='replace'")
+        found.append(f"{source.name}: a second snapshot of a day replaces the first: give on_redelivery='replace'")
     return found + _find_cursor_problems(source, database)
 
 
@@ -161,7 +161,7 @@ def _find_write_problems(table: Table) -> list[str]:
         if table.columns.get(write.partition) != "date":
             found.append(f"the partition {write.partition!r} must be one of its date columns")
         found += [
-            f"driver {one.table} must say by which date column it maps to partitions (drives(..., by=...))"
+            f"driver {one.table} must say by which date column it maps to partitions (incremental(..., date_column=...))"
             for one in table.incremental_inputs.values()
             if one.date_column is None
         ]

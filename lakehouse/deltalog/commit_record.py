@@ -81,7 +81,9 @@ class Record:
             _check_format(value["format"])
             inputs = {n: InputVersion(one["version"], one["generation"]) for n, one in value["inputs"].items()}
             known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
-            known |= {name: tuple(known.get(name, ())) for name in ("contract", "asked", "undone")}
+            known |= {
+                name: tuple(known.get(name, ())) for name in ("column_changes", "backfill_range", "rolled_back_batches")
+            }
             return cls(inputs=inputs, **known)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

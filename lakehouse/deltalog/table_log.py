@@ -22,7 +22,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from lakehouse.deltalog.commit_record import InputVersion, Record
 from lakehouse.errors import LedgerError, StorageError, get_first_line
 from lakehouse.storage import s3
-from lakehouse.storage.location import Location, build_delta_options, stat_files, list_names
+from lakehouse.storage.location import Location, build_delta_options, list_names, stat_files
 
 # How many versions are looked through, more each time: each is a file, and nearly always the newest has a record.
 SCAN_LIMITS = (1, 32, None)
@@ -182,7 +182,9 @@ class TableLog:
             return
         try:
             with _translate_store_errors(self.path):
-                for batch in self.delta_table.load_cdf(starting_version=after + 1, ending_version=until, columns=columns):
+                for batch in self.delta_table.load_cdf(
+                    starting_version=after + 1, ending_version=until, columns=columns
+                ):
                     yield pa.record_batch(batch)
         except StorageError:  # says nothing of the changes
             raise
@@ -216,7 +218,9 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
         return opened
     except (DeltaError, OSError, ValueError) as error:
         # A first write that failed leaves the folder, with nothing committed in it.
-        if isinstance(error, TableNotFoundError) and not any(_COMMIT_FILE.search(n) for n in list_names(path / "_delta_log")):
+        if isinstance(error, TableNotFoundError) and not any(
+            _COMMIT_FILE.search(n) for n in list_names(path / "_delta_log")
+        ):
             return None
         if said := s3.explain_error(error):
             raise StorageError(f"{path}: {said}") from error

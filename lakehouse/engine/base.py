@@ -112,7 +112,9 @@ class Tables(Protocol):
     def overwrite(self, rows: DataFrame, target: Target, commit: Commit) -> None:
         """Replace all rows and the schema."""
 
-    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, can_add_columns: bool = False) -> None:
+    def replace(
+        self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, can_add_columns: bool = False
+    ) -> None:
         """Replace the rows that the predicate (SQL) selects, in one commit; see `append` for ``grows``."""
 
     def merge(

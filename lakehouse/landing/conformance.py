@@ -77,7 +77,11 @@ def find_added_columns(source: Source, file_columns: Mapping[str, str]) -> dict[
         return {}
     drift = detect_drift(source, file_columns)
     # What begins with an underscore is the platform's own.
-    good = (c for c in drift.new_columns if COLUMN_PATTERN.fullmatch(c) and c not in drift.case_variants and not c.startswith("_"))
+    good = (
+        c
+        for c in drift.new_columns
+        if COLUMN_PATTERN.fullmatch(c) and c not in drift.case_variants and not c.startswith("_")
+    )
     return {c: file_columns[c] for c in good if file_columns[c] != VOID}
 
 

@@ -188,7 +188,10 @@ def _is_readable(kind: Any) -> bool:
 
 
 def _apply_contract(source: Source, file_columns: Mapping[str, str]) -> Inspection:
-    return Inspection(conformance.explain_rejection(source, file_columns), None if conformance.has_declared_schema(source, file_columns) else file_columns)
+    return Inspection(
+        conformance.explain_rejection(source, file_columns),
+        None if conformance.has_declared_schema(source, file_columns) else file_columns,
+    )
 
 
 def count_parquet_rows(path: Location) -> int:

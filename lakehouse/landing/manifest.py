@@ -53,4 +53,4 @@ class Manifest:
     rolled_back_files: tuple[LandedFile, ...] = ()
 
     def mark_rolled_back(self) -> Manifest:
-        return replace(self, files=(), rejected=(), full=False, undone=self.files)
+        return replace(self, files=(), rejected_files=(), is_full=False, rolled_back_files=self.files)

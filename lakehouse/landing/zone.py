@@ -17,7 +17,7 @@ from pathlib import Path
 from lakehouse.clock import now
 from lakehouse.definitions.sources import Source
 from lakehouse.errors import LandingError, StorageError, get_first_line
-from lakehouse.landing.inspection import preview_file, inspect_file, count_parquet_rows
+from lakehouse.landing.inspection import count_parquet_rows, inspect_file, preview_file
 from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
 from lakehouse.storage import location
 from lakehouse.storage.location import FileInfo, Location
@@ -33,7 +33,11 @@ class LandingZone:
     """One source's landing folder and manifests; ``undone`` says which batches its table has taken back."""
 
     def __init__(
-        self, source: Source, landing: Location, manifests: Location, get_rolled_back_batches: Callable[[], Collection[int]] = tuple
+        self,
+        source: Source,
+        landing: Location,
+        manifests: Location,
+        get_rolled_back_batches: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.source = source
         self.root: Location = landing
@@ -54,7 +58,9 @@ class LandingZone:
         there = location.list_names(self.manifest_folder)
         batches = [int(name.removesuffix(".json")) for name in there if name.removesuffix(".json").isdigit()]
         with ThreadPoolExecutor() as pool:
-            return list(pool.map(lambda batch: self._read_manifest(batch, f"{batch:08d}.rejected.json" in there), batches))
+            return list(
+                pool.map(lambda batch: self._read_manifest(batch, f"{batch:08d}.rejected.json" in there), batches)
+            )
 
     def list_files(self) -> list[LandedFile]:
         """The files that are there and finished, by path, not yet hashed."""
@@ -122,7 +128,12 @@ class LandingZone:
             return False
 
     def write_manifest(
-        self, batch: int, fingerprint: str, history: Sequence[Manifest], files: Iterable[LandedFile], is_full: bool = False
+        self,
+        batch: int,
+        fingerprint: str,
+        history: Sequence[Manifest],
+        files: Iterable[LandedFile],
+        is_full: bool = False,
     ) -> Manifest:
         """Inspect the files, then write the batch's manifest: whole files numbered, the others rejected.
 
@@ -148,13 +159,17 @@ class LandingZone:
         rejected = tuple(one for one in inspected if isinstance(one, RejectedFile))
         if is_full and (lost := sorted(taken.keys() - {one.path for one in whole})):
             reasons = {one.path: one.reason for one in rejected}
-            raise _build_refresh_error(self.source, [f"{p} {reasons.get(p, 'has not settled or is gone')}" for p in lost])
+            raise _build_refresh_error(
+                self.source, [f"{p} {reasons.get(p, 'has not settled or is gone')}" for p in lost]
+            )
         manifest = Manifest(self.source.name, batch, now(), fingerprint, tuple(whole), rejected, is_full)
         try:
-            said = {name: value for name, value in asdict(manifest).items() if name != "undone"}
+            said = {name: value for name, value in asdict(manifest).items() if name != "rolled_back_files"}
             location.create(self._get_manifest_path(batch), json.dumps(said, indent=1).encode())
         except FileExistsError:
-            raise LandingError(f"{self._get_manifest_path(batch)} exists: another run took this batch. Run again.") from None
+            raise LandingError(
+                f"{self._get_manifest_path(batch)} exists: another run took this batch. Run again."
+            ) from None
         return manifest
 
     def verify_manifest(self, manifest: Manifest, fingerprint: str) -> Manifest:
@@ -173,7 +188,9 @@ class LandingZone:
             if isinstance(found, OSError):
                 gone.append(RejectedFile(one.path, one.size, one.modified_ns, "", f"cannot be read: {found.strerror}"))
             elif not self._is_unchanged(one, found):
-                gone.append(RejectedFile(one.path, one.size, one.modified_ns, "", "changed while its batch was under way"))
+                gone.append(
+                    RejectedFile(one.path, one.size, one.modified_ns, "", "changed while its batch was under way")
+                )
             elif manifest.fingerprint != fingerprint:
                 inspected = self._inspect(one)
                 if isinstance(inspected, RejectedFile):
@@ -181,12 +198,18 @@ class LandingZone:
                 else:
                     columns[one.path] = inspected.columns
         if gone and manifest.is_full:
-            location.put(self._get_manifest_path(manifest.batch, ".abandoned"), self._get_manifest_path(manifest.batch).read_bytes())
+            location.put(
+                self._get_manifest_path(manifest.batch, ".abandoned"),
+                self._get_manifest_path(manifest.batch).read_bytes(),
+            )
             self._get_manifest_path(manifest.batch).unlink()
             raise _build_refresh_error(self.source, [f"{one.path} {one.reason}" for one in gone])
         if gone:
             # No hash: whatever lies at that path next is a new delivery.
-            later = [*manifest.rejected_files[len(self._read_original_manifest(manifest.batch).rejected_files) :], *gone]
+            later = [
+                *manifest.rejected_files[len(self._read_original_manifest(manifest.batch).rejected_files) :],
+                *gone,
+            ]
             said = json.dumps([asdict(one) for one in later], indent=1)
             location.put(self._get_manifest_path(manifest.batch, ".rejected"), said.encode())
             manifest = self._read_manifest(manifest.batch, True)
@@ -251,17 +274,20 @@ class LandingZone:
         manifest = self._read_original_manifest(batch)
         if not has_later:
             return manifest
-        later = tuple(RejectedFile(**one) for one in json.loads(self._get_manifest_path(batch, ".rejected").read_text(encoding="utf-8")))
+        later = tuple(
+            RejectedFile(**one)
+            for one in json.loads(self._get_manifest_path(batch, ".rejected").read_text(encoding="utf-8"))
+        )
         gone = {one.path for one in later}
         kept = tuple(one for one in manifest.files if one.path not in gone)
-        return replace(manifest, files=kept, rejected=manifest.rejected_files + later)
+        return replace(manifest, files=kept, rejected_files=manifest.rejected_files + later)
 
     def _read_original_manifest(self, batch: int) -> Manifest:
         file = self._get_manifest_path(batch)
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
             files = tuple(LandedFile(**one) for one in value.pop("files"))
-            rejected = tuple(RejectedFile(**one) for one in value.pop("rejected"))
+            rejected = tuple(RejectedFile(**one) for one in value.pop("rejected_files"))
             return Manifest(**value, files=files, rejected_files=rejected)
         except (ValueError, TypeError, KeyError) as error:
             raise LandingError(f"{file}: not a manifest ({error}); restore it from a backup of the lake.") from error

@@ -326,7 +326,9 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
         log = open_log(path, version)
         assert log is not None
     there = log.columns()
-    missing = [name for name in dict.fromkeys((*task.key, task.time_column, *columns, task.label_column)) if name not in there]
+    missing = [
+        name for name in dict.fromkeys((*task.key, task.time_column, *columns, task.label_column)) if name not in there
+    ]
     if missing:
         raise ModelError(
             f"{task.feature_table} version {log.version} lacks what {task.name} reads: {', '.join(missing)}. It has: "

@@ -12,7 +12,7 @@ MAX_NAMED = 8
 class Limits:
     """The limits of a task's models, over all the days that are looked at.
 
-    ``roc_auc_drop`` and ``brier_skill_drop`` are below what the model reached on its choose split. The skill is 1 - Brier score
+    ``roc_auc_drop`` and ``brier_skill_drop`` are below what the model reached on its validation split. The skill is 1 - Brier score
     / that of the label's own rate: the Brier score itself rises and falls with the rate, however well a model does.
     ``calibration_error`` is the mean distance between predicted and observed share. ``psi`` is the least that counts as drift of
     a feature: where the training days moved further among themselves, that is the feature's limit. ``missing_rise`` is how much
@@ -54,15 +54,13 @@ class Finding:
 
 
 def check_results(limits: Limits, validation: Mapping[str, float], current: Mapping[str, float]) -> list[Finding]:
-    """What results break the limits, where they are known; ``chosen`` are those of the choose split."""
+    """What results break the limits, where they are known; ``chosen`` are those of the validation split."""
     found = []
     drops = {"roc_auc": ("ROC AUC", limits.roc_auc_drop), "brier_skill": ("Brier skill", limits.brier_skill_drop)}
     for name, (words, limit) in drops.items():
         drop = validation[name] - current[name]
         if drop > limit:
-            said = (
-                f"{words} is {current[name]:.4f}, {drop:.4f} below {validation[name]:.4f} of the choose split (limit {limit:g})"
-            )
+            said = f"{words} is {current[name]:.4f}, {drop:.4f} below {validation[name]:.4f} of the validation split (limit {limit:g})"
             found.append(Finding(name, said))
     error = current["calibration_error"]
     if error > limits.calibration_error:
@@ -86,7 +84,10 @@ def check_features(limits: Limits, drifts: Iterable[FeatureDrift]) -> list[Findi
         found.append(Finding("drift", f"{len(drifted)} of {len(drifts)} features drifted: {_join_names(said)}"))
     missing = [one for one in drifts if one.missing_share - one.training_missing_share > limits.missing_rise]
     if missing := sorted(missing, key=lambda one: one.training_missing_share - one.missing_share):
-        said = [f"{one.feature} ({one.missing_share:.0%} of rows, {one.training_missing_share:.0%} in training)" for one in missing]
+        said = [
+            f"{one.feature} ({one.missing_share:.0%} of rows, {one.training_missing_share:.0%} in training)"
+            for one in missing
+        ]
         more = f"missing more often than {limits.missing_rise:.0%} above training"
         found.append(Finding("missing", f"{len(missing)} of {len(drifts)} features {more}: {_join_names(said)}"))
     return found

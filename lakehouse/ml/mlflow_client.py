@@ -35,7 +35,7 @@ MODEL: Final = "model"
 BASELINE: Final = "baseline"
 LEARNER_TAG: Final = "learner"
 # In each part: which learner made it, and its module.
-LEARNER_FILE: Final = "made_by.json"
+LEARNER_FILE: Final = "learner.json"
 TYPICAL_FILE: Final = "typical.json"
 # One for all, as a logger takes the same one once.
 _NO_HANDLER: Final = logging.NullHandler()

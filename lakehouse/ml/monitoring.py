@@ -14,10 +14,10 @@ from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import LedgerError, ModelError
 from lakehouse.ml import limits
 from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
-from lakehouse.ml.limits import Finding, FeatureDrift
+from lakehouse.ml.limits import FeatureDrift, Finding
 from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
 from lakehouse.ml.psi import WINDOW_DAYS, Spread, spreads
-from lakehouse.ml.scoring import load_by_alias, summarize_scores, measure_quality, scored_rows
+from lakehouse.ml.scoring import load_by_alias, measure_quality, scored_rows, summarize_scores
 from lakehouse.ml.task import Model, Span, Splits, Task
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class MonitoringReport:
     """The champion over a span of days.
 
-    ``now`` is what `lakehouse.ml.scoring.outcome` says of its scores, ``chosen`` how it did on its choose split, ``trained_until``
+    ``now`` is what `lakehouse.ml.scoring.outcome` says of its scores, ``chosen`` how it did on its validation split, ``trained_until``
     the last day that it learned from. ``quality`` and ``drift`` are rows for the task's tables of those names. ``notes`` say what
     could not be judged, and why.
     """
@@ -71,7 +71,7 @@ def monitor_champion(
     features = open_features(task, lake, champion.input_columns())
     span = _span(features, lake, since, until)
     spread, rate, notes = _read_spreads(champion, run.params, features, lake, span)
-    chosen = {name: run.metrics[f"choose_{name}"] for name in ("roc_auc", "average_precision", "brier")}
+    chosen = {name: run.metrics[f"validation_{name}"] for name in ("roc_auc", "average_precision", "brier")}
     chosen["brier_skill"] = _skill(chosen["brier"], rate)
     moved = tuple(one.measure_drift(span, task.limits.psi) for one in spread)
     now = _current_metrics(champion, features, lake, span)
@@ -80,7 +80,7 @@ def monitor_champion(
     return MonitoringReport(
         champion, features, span, run.params["train_until"], chosen, now, moved,
         findings=(*found, *limits.check_features(task.limits, moved)),
-        notes=(*notes, *_judgement_notes(champion, now, span, run.params["choose_until"])),
+        notes=(*notes, *_judgement_notes(champion, now, span, run.params["validation_until"])),
         quality=_quality(champion, features, lake, span, daily),
         drift=_drift(champion, features, daily),
     )  # fmt: skip
@@ -96,10 +96,10 @@ def later_splits(report: MonitoringReport) -> Splits | None:
     splits, until = task.splits, report.span[1]
     rows = features.read((splits.train[0], until), [task.time_column, task.label_column])
     last = pc.max(rows.filter(pc.is_valid(rows[task.label_column]))[task.time_column]).as_py()
-    choose_from, choose_until = (date.fromisoformat(day) for day in splits.validation)
+    validation_from, validation_until = (date.fromisoformat(day) for day in splits.validation)
     if last is None:
         return None
-    first = last - (choose_until - choose_from)
+    first = last - (validation_until - validation_from)
     train_until = str(first - timedelta(days=1))
     if train_until <= report.trained_until:
         return None
@@ -115,7 +115,9 @@ def _span(features: FeatureTable, lake: Location, since: date | None, until: dat
     scored = None
     if predictions:
         of_task = ds.field("model_name") == task.name
-        scored = pc.max(predictions.delta_table.to_pyarrow_dataset().to_table([task.time_column], of_task)[task.time_column]).as_py()
+        scored = pc.max(
+            predictions.delta_table.to_pyarrow_dataset().to_table([task.time_column], of_task)[task.time_column]
+        ).as_py()
     if scored is None:
         raise ModelError(f"{task.predictions_table} holds no scores of {task.name}: run `lakehouse score` first.")
     until = until or scored
@@ -130,7 +132,7 @@ def _span(features: FeatureTable, lake: Location, since: date | None, until: dat
 def _read_spreads(
     champion: LoadedModel, params: Mapping[str, str], features: FeatureTable, lake: Location, span: Span
 ) -> tuple[list[Spread], float, list[str]]:
-    """The spread of the champion's features, the label's rate in its choose split, and notes on what they are compared with."""
+    """The spread of the champion's features, the label's rate in its validation split, and notes on what they are compared with."""
     task = features.task
     try:
         trained = open_features(task, lake, champion.input_columns(), int(params["delta_version"]))
@@ -145,7 +147,7 @@ def _read_spreads(
 def _spread(
     champion: LoadedModel, params: Mapping[str, str], trained: FeatureTable, features: FeatureTable, span: Span
 ) -> tuple[list[Spread], float]:
-    train, choose = ((params[f"{name}_from"], params[f"{name}_until"]) for name in ("train", "choose"))
+    train, choose = ((params[f"{name}_from"], params[f"{name}_until"]) for name in ("train", "validation"))
     # The days before are in the first days' windows.
     before = date.fromisoformat(span[0]) - timedelta(days=WINDOW_DAYS - 1)
     spread = [*spreads(trained, features, champion.input_columns(), (train, (str(before), span[1])))]
@@ -196,7 +198,9 @@ def _drift(champion: LoadedModel, features: FeatureTable, daily: pd.DataFrame) -
     return pa.Table.from_pandas(made, pa.schema(kinds), preserve_index=False)
 
 
-def _quality(champion: LoadedModel, features: FeatureTable, lake: Location, span: Span, daily: pd.DataFrame) -> pa.Table:
+def _quality(
+    champion: LoadedModel, features: FeatureTable, lake: Location, span: Span, daily: pd.DataFrame
+) -> pa.Table:
     """What `realised` says of the span and, of the champion's days, psi_max and psi_max_feature of the feature whose PSI is highest
     for its limit, drifted_features (int32) and missing_share (double), the mean of all features'."""
     import pyarrow as pa

@@ -23,7 +23,7 @@ from lakehouse.ml.monitoring import MonitoringReport, monitor_champion
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.reproduce import ReproductionResult
 from lakehouse.ml.score_writer import ScoreMerge, has_changes, rows_by_table, write_monitoring
-from lakehouse.ml.scoring import EvaluationResult, broadcast_model, measure_quality, evaluate_test_split
+from lakehouse.ml.scoring import EvaluationResult, broadcast_model, evaluate_test_split, measure_quality
 from lakehouse.ml.spark_scoring import ModelBundle, score_features, worker_errors
 from lakehouse.ml.task import Model, Task
 from lakehouse.ml.training_record import TrainResult
@@ -198,7 +198,9 @@ def score_on(
     alias: str = CHAMPION,
 ) -> ScoreResult:
     """Score on a running engine, under a lock that the caller holds; see `score`."""
-    model = broadcast_model(task, declared_models.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias)
+    model = broadcast_model(
+        task, declared_models.load_models(settings), tracking_uri=settings.tracking_uri, alias=alias
+    )
     return _score(engine, settings, task, model, since, until, run)
 
 
@@ -221,7 +223,9 @@ def _score(
         raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
     merge = ScoreMerge(engine, context.open_lake(settings), task, run, features.version)
     with worker_errors(task, model):
-        rows, written = merge(task.predictions_table, score_features(merge.tables, features, first, last, model), task.key)
+        rows, written = merge(
+            task.predictions_table, score_features(merge.tables, features, first, last, model), task.key
+        )
     quality = measure_quality(task, lake=settings.lake, since=first, until=last, version=features.version)
     _, quality_written = merge(task.quality_table, merge.tables.from_arrow(quality), (task.time_column,))
     return ScoreResult(
@@ -259,7 +263,9 @@ def monitor(
     """
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)
-    watched = monitor_champion(task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until)
+    watched = monitor_champion(
+        task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until
+    )
     lake, made = context.open_lake(settings), rows_by_table(watched)
     written = dict.fromkeys(made, 0)
     if any(has_changes(lake.path(table), rows, task.time_column) for table, (rows, _) in made.items()):

@@ -2,7 +2,7 @@
 
 The gate: is a new model better than the one in service, on rows that neither was fitted to? These are the rows of the choose
 split, by which candidates were chosen and networks stopped, the champion's mostly as well. That flatters who was chosen by them,
-the more the more was tried: the margin is not corrected for it, and the report split, which nothing is chosen by, has the last
+the more the more was tried: the margin is not corrected for it, and the test split, which nothing is chosen by, has the last
 word.
 """
 
@@ -86,7 +86,12 @@ Alias = Literal["champion", "challenger"]
 
 
 def assign_alias(
-    client: Any, training: Training, models: Mapping[str, Model], features: FeatureTable, validation: LabelledRows, version: int
+    client: Any,
+    training: Training,
+    models: Mapping[str, Model],
+    features: FeatureTable,
+    validation: LabelledRows,
+    version: int,
 ) -> tuple[Alias, str]:
     """Decide which alias the new version gets, and give it; returns the alias, and why.
 
@@ -138,7 +143,9 @@ def _decide(
         reads = champion.input_columns()
         if gone := _describe_missing_columns(features, reads):
             return CHAMPION, f"champion version {champion_entry.version} can score no more: {gone}"
-        old = predict_probabilities(champion.model, champion.fitted, features.split("choose", features.existing_columns(reads)))
+        old = predict_probabilities(
+            champion.model, champion.fitted, features.split("validation", features.existing_columns(reads))
+        )
     except (ModelError, ImportError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         why = f"{type(error).__name__}: {get_first_line(error)}".rstrip(".")
         return CHALLENGER, (
@@ -152,7 +159,7 @@ def _decide(
             f"{validation.span[0]} to {validation.span[1]}: move the task's splits to later days"
         )
     verdict = compare(validation, new, old)
-    mlflow.log_metrics({"choose_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
+    mlflow.log_metrics({"validation_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
     return (CHAMPION if verdict.is_better else CHALLENGER), verdict.reason(f"champion version {champion_entry.version}")
 
 

@@ -108,7 +108,11 @@ class Spread:
         counts = days.sum().to_frame().T
         index, missing = float(self._psi(counts).iloc[0]), float(_missing_share(counts).iloc[0])
         return FeatureDrift(
-            self.feature, None if math.isnan(index) else index, self._limit(len(days), min_psi), missing, self._training_missing_share
+            self.feature,
+            None if math.isnan(index) else index,
+            self._limit(len(days), min_psi),
+            missing,
+            self._training_missing_share,
         )
 
     def daily(self, span: Span, min_psi: float) -> pd.DataFrame:
@@ -138,7 +142,9 @@ class Spread:
         return float(_missing_share(self.training_counts.sum().to_frame().T).iloc[0])
 
 
-def spreads(training: FeatureTable, monitored: FeatureTable, columns: Iterable[str], spans: tuple[Span, Span]) -> Iterator[Spread]:
+def spreads(
+    training: FeatureTable, monitored: FeatureTable, columns: Iterable[str], spans: tuple[Span, Span]
+) -> Iterator[Spread]:
     """The spread of each column in the rows of the first span in the one table, of the second in the other, labelled or not.
 
     A week of rows is in memory at once, and beside it SAMPLED_ROWS of the training: of more, bins end at the quantiles of a sample.

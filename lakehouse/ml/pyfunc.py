@@ -13,7 +13,7 @@ from typing import Any
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-LEARNER_FILE = "made_by.json"  # as in lakehouse.ml.mlflow_client, which this file must not need
+LEARNER_FILE = "learner.json"  # as in lakehouse.ml.mlflow_client, which this file must not need
 
 
 class PackagedModel(PythonModel):

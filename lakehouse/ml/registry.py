@@ -111,7 +111,7 @@ def _find_or_create_run(client: Any, experiment: str, training: Training) -> tup
         "mlflow.source.git.commit": said["revision"],
     }
     name = f"{said['model']} from {said['feature_table']} version {said['delta_version']}"
-    return client.create_run(experiment, int(said["began"] * 1000), tags, name), None
+    return client.create_run(experiment, int(said["started_at"] * 1000), tags, name), None
 
 
 def _search_runs(client: Any, experiment: str, training: str, tag: str = TRAINING_TAG) -> Any:
@@ -120,7 +120,10 @@ def _search_runs(client: Any, experiment: str, training: str, tag: str = TRAININ
 
 def _end_other_runs(client: Any, experiment: str, training: str, run_id: str) -> None:
     """End the runs of tries that were cut short, and of a request that MLflow's client sent again."""
-    for run in (*_search_runs(client, experiment, training), *_search_runs(client, experiment, training, CANDIDATE_TAG)):
+    for run in (
+        *_search_runs(client, experiment, training),
+        *_search_runs(client, experiment, training, CANDIDATE_TAG),
+    ):
         belongs_to = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
         if belongs_to != run_id and run.info.status != "FAILED":
             client.set_terminated(run.info.run_id, "FAILED")
@@ -163,7 +166,7 @@ def _log(training: Training, model: Model, features: FeatureTable, validation: L
         mlflow.log_input(dataset, context=one["context"], tags=tags)
     mlflow.log_params(said["logged_params"])
     mlflow.log_metrics(said["logged_metrics"])
-    mlflow.log_artifacts(str(training.folder / "shown"))
+    mlflow.log_artifacts(str(training.folder / "artifacts"))
     mlflow.log_artifacts(str(training.folder / BASELINE), BASELINE)
     return _log_model(training, model, validation)
 
@@ -191,12 +194,20 @@ def _log_candidates(client: Any, experiment: str, parent: str, training: Trainin
     """A run below the training's own for each candidate, with what its library said of it."""
     tags = {CANDIDATE_TAG: training.record["id"]}
     for place, one in enumerate(training.record["candidates"], start=1):
-        run = log_child_run(client, experiment, parent, f"candidate {place}", tags, one, int(training.record["began"] * 1000))
+        run = log_child_run(
+            client, experiment, parent, f"candidate {place}", tags, one, int(training.record["started_at"] * 1000)
+        )
         client.set_terminated(run)
 
 
 def log_child_run(
-    client: Any, experiment: str, parent: str, name: str, tags: Mapping[str, str], logged: Mapping[str, Any], started_ms: int
+    client: Any,
+    experiment: str,
+    parent: str,
+    name: str,
+    tags: Mapping[str, str],
+    logged: Mapping[str, Any],
+    started_ms: int,
 ) -> str:
     """A run below another, not ended yet; returns its id.
 
@@ -205,7 +216,9 @@ def log_child_run(
     from mlflow.entities import Metric, Param
 
     run: str = client.create_run(experiment, started_ms, {"mlflow.parentRunId": parent, **tags}, name).info.run_id
-    metrics = [Metric(name, value, started_ms, step) for name, all_of in logged["metrics"].items() for step, value in all_of]
+    metrics = [
+        Metric(name, value, started_ms, step) for name, all_of in logged["metrics"].items() for step, value in all_of
+    ]
     for start in range(0, len(metrics), MAX_METRICS):
         client.log_batch(run, metrics=metrics[start : start + MAX_METRICS])
     params = [Param(name, str(value)) for name, value in logged["params"].items()]

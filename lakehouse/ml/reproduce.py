@@ -61,7 +61,7 @@ class ReproductionResult:
     """What became of making a model again.
 
     ``differs`` says in words what is not the same; ``notes`` what is not, and need not matter. ``metrics`` are those recorded and
-    those of now. ``same`` is the share of the choose split's ``rows`` of which both models say exactly the same, ``largest`` the
+    those of now. ``same`` is the share of the validation split's ``rows`` of which both models say exactly the same, ``largest`` the
     largest difference; None where they could not be compared.
     """
 
@@ -145,7 +145,12 @@ def reproduce(
     tell("fitting")
     try:
         again = fit(
-            model, recipe.features, recipe.recorded["params"], recipe.recorded["seed"], splits["train"], splits["choose"]
+            model,
+            recipe.features,
+            recipe.recorded["params"],
+            recipe.recorded["seed"],
+            splits["train"],
+            splits["validation"],
         )
     except Exception as error:  # whatever today's code makes of yesterday's parameters
         said = f"today's code cannot fit it: {type(error).__name__}: {get_first_line(error)}"
@@ -154,11 +159,13 @@ def reproduce(
     for name, (then, now) in metrics.items():
         if not math.isclose(then, now, rel_tol=TOLERANCE):
             differs.append(f"{name} was {then:.6f} and is {now:.6f}")
-    return _compare_predictions(found(*differs, metrics=metrics), registered.loaded, again, splits["choose"])
+    return _compare_predictions(found(*differs, metrics=metrics), registered.loaded, again, splits["validation"])
 
 
-def _compare_predictions(found: ReproductionResult, registered: LoadedModel | None, again: FittedCandidate, validation: LabelledRows) -> ReproductionResult:
-    """With what the registered model says of the choose split's rows beside what the new one does."""
+def _compare_predictions(
+    found: ReproductionResult, registered: LoadedModel | None, again: FittedCandidate, validation: LabelledRows
+) -> ReproductionResult:
+    """With what the registered model says of the validation split's rows beside what the new one does."""
     import numpy as np
 
     if registered is None:
@@ -169,7 +176,7 @@ def _compare_predictions(found: ReproductionResult, registered: LoadedModel | No
     if not largest <= TOLERANCE:
         differs = (*differs, f"its predictions differ from the registered model's by up to {largest:.6f}")
     same = float(np.mean(then == again.probability))
-    return replace(found, differs=differs, rows=validation.rows, same=same, largest=largest)
+    return replace(found, differences=differs, rows=validation.rows, same_share=same, largest_difference=largest)
 
 
 def _read_splits(recipe: Recipe, model: Model, lake: Location, differences: list[str]) -> dict[str, LabelledRows]:
@@ -184,7 +191,10 @@ def _read_splits(recipe: Recipe, model: Model, lake: Location, differences: list
     features: FeatureTable = open_features(task, lake, recipe.columns, version)
     if gone := features.log.list_missing_files():
         raise ModelError(f"{len(gone)} of the {features.log.count_files()} files of {features} are gone (VACUUM)")
-    return {"train": features.split("train", recipe.columns), "choose": features.split("choose", recipe.columns)}
+    return {
+        "train": features.split("train", recipe.columns),
+        "validation": features.split("validation", recipe.columns),
+    }
 
 
 def _rows_differ(recipe: Recipe, splits: Mapping[str, LabelledRows]) -> Iterator[str]:
@@ -243,7 +253,9 @@ def _notes(recipe: Recipe, model: Model, revision: str, packages: Mapping[str, s
     today = describe_declaration(model)
     if changed := [name for name, value in recipe.recorded["declared"].items() if today[name] != value]:
         yield f"the model declares otherwise by now: {', '.join(changed)}; what it declared then was used"
-    yield from _environment_differs(recipe.recorded.get("fitted_on", {}), describe_environment(model.REQUIREMENTS), packages)
+    yield from _environment_differs(
+        recipe.recorded.get("fitted_on", {}), describe_environment(model.REQUIREMENTS), packages
+    )
 
 
 def _environment_differs(then: Mapping[str, Any], now: Mapping[str, Any], packages: Mapping[str, str]) -> Iterator[str]:

@@ -61,11 +61,14 @@ def _find_earlier_attempt(report: MonitoringReport, recipe: Recipe, splits: Spli
 
     MLflow has every parameter of a run as text.
     """
-    features, models_own = report.features, {f"model_{name}": str(one) for name, one in recipe.recorded["params"].items()}
+    features, models_own = (
+        report.features,
+        {f"model_{name}": str(one) for name, one in recipe.recorded["params"].items()},
+    )
     rows = {
         "learner": recipe.learner, "seed": str(recipe.recorded["seed"]), "feature_table_id": features.table_id,
         "delta_version": str(features.version), "train_from": splits.train[0], "train_until": splits.train[1],
-        "choose_from": splits.validation[0], "choose_until": splits.validation[1],
+        "validation_from": splits.validation[0], "validation_until": splits.validation[1],
     }  # fmt: skip
     with tracking_client(recipe.tracking_uri) as client:
         for entry in client.search_model_versions(f"name = '{features.task.name}'"):

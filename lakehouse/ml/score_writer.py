@@ -41,7 +41,10 @@ def write_monitoring(engine: Engine, settings: Settings, report: MonitoringRepor
 def rows_by_table(report: MonitoringReport) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
     """Return the rows for each of the task's tables, and their key without the model's version."""
     task = report.features.task
-    return {task.quality_table: (report.quality, (task.time_column,)), task.drift_table: (report.drift, (task.time_column, "feature"))}
+    return {
+        task.quality_table: (report.quality, (task.time_column,)),
+        task.drift_table: (report.drift, (task.time_column, "feature")),
+    }
 
 
 def has_changes(path: Location, made: pa.Table, time: str) -> bool:

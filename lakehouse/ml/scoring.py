@@ -16,7 +16,15 @@ from lakehouse.errors import ModelError, redact_password
 from lakehouse.ml import spark_scoring
 from lakehouse.ml.dataset import FeatureTable, check_columns, open_features
 from lakehouse.ml.metrics import METRICS, evaluate
-from lakehouse.ml.mlflow_client import BASELINE, CHAMPION, LoadedModel, find_alias, load_version, sqlite_file, tracking_client
+from lakehouse.ml.mlflow_client import (
+    BASELINE,
+    CHAMPION,
+    LoadedModel,
+    find_alias,
+    load_version,
+    sqlite_file,
+    tracking_client,
+)
 from lakehouse.ml.spark_scoring import ModelBundle
 from lakehouse.ml.task import Model, Task
 
@@ -27,12 +35,12 @@ if TYPE_CHECKING:
 
     from lakehouse.storage.location import Location
 
-TEST_VERSION_TAG = "report_delta_version"
+TEST_VERSION_TAG = "test_delta_version"
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The champion and its baseline on the report split. ``logged`` is false where the run already held this result."""
+    """The champion and its baseline on the test split. ``logged`` is false where the run already held this result."""
 
     model_name: str
     model_version: int
@@ -55,7 +63,9 @@ def load_by_alias(task: Task, models: Mapping[str, Model], *, tracking_uri: str,
         return load_version(client, entry, models)
 
 
-def broadcast_model(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> ModelBundle:
+def broadcast_model(
+    task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION
+) -> ModelBundle:
     """`load`, for Spark's workers."""
     with _open_alias(task, tracking_uri, alias) as (client, entry):
         return spark_scoring.broadcast_model(client, entry, models, alias)
@@ -92,7 +102,11 @@ def scored_rows(
     if predictions is None:
         return None
     first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
-    wanted = (ds.field(task.time_column) >= first) & (ds.field(task.time_column) <= last) & (ds.field("model_name") == task.name)
+    wanted = (
+        (ds.field(task.time_column) >= first)
+        & (ds.field(task.time_column) <= last)
+        & (ds.field("model_name") == task.name)
+    )
     named = [*dict.fromkeys((*task.key, task.time_column)), "model_version", "probability"]
     scores = predictions.delta_table.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
     labels = features.read((str(since), str(until)), [task.label_column]).to_pandas()
@@ -153,7 +167,12 @@ def measure_quality(
     if scores is None:
         return schema.empty_table()
     rows = [
-        {task.time_column: day, "model_name": task.name, "model_version": of, **summarize_scores(scored, task.label_column)}
+        {
+            task.time_column: day,
+            "model_name": task.name,
+            "model_version": of,
+            **summarize_scores(scored, task.label_column),
+        }
         | {"feature_version": features.version}
         for (day, of), scored in scores.groupby([task.time_column, "model_version"], sort=True)
     ]
@@ -163,9 +182,9 @@ def measure_quality(
 def evaluate_test_split(
     task: Task, models: Mapping[str, Model], *, lake: Location, tracking_uri: str, version: int | None = None
 ) -> EvaluationResult:
-    """The champion and its baseline on the report split, from the feature table at ``version`` (by default the latest).
+    """The champion and its baseline on the test split, from the feature table at ``version`` (by default the latest).
 
-    The result is kept with the champion's run, as metrics `report_*` and `report_baseline_*`, a calibration plot and the
+    The result is kept with the champion's run, as metrics `test_*` and `test_baseline_*`, a calibration plot and the
     table's version; a result that the run already holds is not logged again.
 
     Raises:
@@ -181,29 +200,29 @@ def evaluate_test_split(
         baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
         for one in (champion, baseline):
             check_columns(one.version, one.input_columns(), features)
-        if run.data.params["choose_until"] >= task.splits.test[0]:
+        if run.data.params["validation_until"] >= task.splits.test[0]:
             raise ModelError(
-                f"{task.name} version {champion.version} was chosen on days up to {run.data.params['choose_until']}, so that it is not "
-                f"reported on the report split, {' to '.join(task.splits.test)}: change the task's splits to later days."
+                f"{task.name} version {champion.version} was chosen on days up to {run.data.params['validation_until']}, so that it is not "
+                f"reported on the test split, {' to '.join(task.splits.test)}: change the task's splits to later days."
             )
-        held = features.split("report", dict.fromkeys((*champion.input_columns(), *baseline.input_columns())))
+        held = features.split("test", dict.fromkeys((*champion.input_columns(), *baseline.input_columns())))
         probability, base = (one.predict(held.frame) for one in (champion, baseline))
         metrics, base_metrics = evaluate(held.label, probability), evaluate(held.label, base)
-        values = {f"report_{name}": value for name, value in metrics.items()}
-        values |= {f"report_baseline_{name}": value for name, value in base_metrics.items()}
+        values = {f"test_{name}": value for name, value in metrics.items()}
+        values |= {f"test_baseline_{name}": value for name, value in base_metrics.items()}
         known = run.data.metrics
         changed = not all(k in known and math.isclose(known[k], v, rel_tol=1e-9) for k, v in values.items())
         if changed:
             days = f"{held.span[0]} to {held.span[1]}"
-            title = f"Calibration of {task.name} version {champion.version}\nreport split: {days}, {held.rows:,} rows"
+            title = f"Calibration of {task.name} version {champion.version}\ntest split: {days}, {held.rows:,} rows"
             curves = {
                 f"Model (Brier {metrics['brier']:.4f})": probability,
                 f"Baseline (Brier {base_metrics['brier']:.4f})": base,
             }
             figure = plots.draw_calibration(held.label, curves, title)
-            client.log_figure(run.info.run_id, figure, "report_calibration.png")
+            client.log_figure(run.info.run_id, figure, "test_calibration.png")
             client.set_tag(run.info.run_id, TEST_VERSION_TAG, str(features.version))
-            for name, value in (values | {"report_rows": held.rows}).items():
+            for name, value in (values | {"test_rows": held.rows}).items():
                 client.log_metric(run.info.run_id, name, value)
     return EvaluationResult(
         model_name=task.name,

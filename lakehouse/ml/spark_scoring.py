@@ -138,7 +138,9 @@ def worker_errors(task: Task, model: ModelBundle) -> Iterator[None]:
         ) from error
 
 
-def _predict_batches(bundle: ModelBundle, kept_columns: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _predict_batches(
+    bundle: ModelBundle, kept_columns: Sequence[str], batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     model, fitted = _unpack(bundle)

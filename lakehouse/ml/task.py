@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lakehouse.ml.dataset import LabelledRows
 
-SplitName = Literal["train", "choose", "report"]
+SplitName = Literal["train", "validation", "test"]
 Span = tuple[str, str]
 # Told how a model does after each step of its fitting: a step's number, and values by name.
 Curve = Callable[[int, Mapping[str, float]], None]
@@ -69,7 +69,7 @@ class Model(Protocol):
     def BASELINE_FEATURES(self) -> tuple[str, ...]: ...
     @property
     def CANDIDATES(self) -> Sequence[Mapping[str, Any]]:
-        """Parameters for `fit` to try; the candidate with the lowest Brier score on the choose split is kept."""
+        """Parameters for `fit` to try; the candidate with the lowest Brier score on the validation split is kept."""
 
     @property
     def REQUIREMENTS(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Train models so that each can be rebuilt from the exact table version that it read.
 
-Candidates are fitted on the train split. The one with the lowest Brier score on the choose split is used. The report
+Candidates are fitted on the train split. The one with the lowest Brier score on the validation split is used. The report
 split is never read here; `lakehouse.ml.scoring.report` reads it. All results go to a local folder first, and
 `lakehouse.ml.registry` logs them to MLflow. So a server that is down costs no training.
 """
@@ -28,7 +28,7 @@ from lakehouse.ml.metrics import evaluate
 from lakehouse.ml.mlflow_client import BASELINE, LEARNER_FILE, MODEL, TYPICAL_FILE, digest
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.task import Model, columns_of
-from lakehouse.ml.training_record import RECIPE_FILE, Training, TrainResult, describe_declaration, matches, find_pending
+from lakehouse.ml.training_record import RECIPE_FILE, Training, TrainResult, describe_declaration, find_pending, matches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHUFFLES = 3
-# Typical values and importances are computed from this many rows of the choose split.
+# Typical values and importances are computed from this many rows of the validation split.
 SAMPLED_ROWS = 5_000
 
 
@@ -58,7 +58,7 @@ class FittedCandidate:
     params: Mapping[str, Any]
     train: Mapping[str, float]
     validation: Mapping[str, float]
-    probability: np.ndarray  # on the choose split
+    probability: np.ndarray  # on the validation split
     curves: Mapping[str, list[tuple[int, float]]]
     autologged: AutologResult | None = None
 
@@ -120,7 +120,7 @@ def _describe_origin(
         "seed": seed,
         "declared": describe_declaration(model),
         "study": tuned.study if tuned else "",
-        "tried": [dict(params) for params in candidates],
+        "candidate_params": [dict(params) for params in candidates],
     }
 
 
@@ -161,26 +161,30 @@ def _training_lock(folder: Path, progress: Callable[[str], None]) -> Iterator[No
 
 
 def _fit_all(
-    model: Model, features: FeatureTable, made_from: dict[str, Any], pending_folder: Path, progress: Callable[[str], None]
+    model: Model,
+    features: FeatureTable,
+    made_from: dict[str, Any],
+    pending_folder: Path,
+    progress: Callable[[str], None],
 ) -> Training:
     """Fit the candidates and the baseline, and write the training to its own folder."""
     seed, began = made_from["seed"], time.time()
     progress(f"reading {features}")
-    choose = features.split("choose", columns_of(model))
+    choose = features.split("validation", columns_of(model))
     train = features.split("train", columns_of(model))
     # After a failed fit MLflow may still write to the folder: an error of the cleanup must not hide the fit's.
     with tempfile.TemporaryDirectory(prefix=".", dir=pending_folder, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
-        (shown := folder / "shown").mkdir()
+        (shown := folder / "artifacts").mkdir()
         listening = make_autologger(Path(unfinished))
-        fitted = _fit_candidates(model, made_from["tried"], seed, train, choose, listening, shown, progress)
+        fitted = _fit_candidates(model, made_from["candidate_params"], seed, train, choose, listening, shown, progress)
         best = min(fitted, key=lambda one: one.validation["brier"])
         progress("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
         sample = choose.sample(SAMPLED_ROWS, seed)
         for name, one in {MODEL: best, BASELINE: base}.items():
             _save_model(model, made_from["learner"], one.model, sample[0], folder / name)
-        prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "choose": choose.fingerprint()}
+        prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "validation": choose.fingerprint()}
         importances = _measure_importance(model, best.model, *sample, seed)
         _draw(shown, model, fitted, best, base, choose, importances)
         recipe = {**made_from, "params": dict(best.params), "fitted_on": describe_environment(model.REQUIREMENTS)}
@@ -188,10 +192,10 @@ def _fit_all(
         record = {
             **made_from,
             "id": uuid.uuid4().hex,
-            "began": began,
-            "rows": {"train": train.rows, "choose": choose.rows},
+            "started_at": began,
+            "rows": {"train": train.rows, "validation": choose.rows},
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
-            **_describe_data(model, made_from, {"train": train, "choose": choose}, prints),
+            **_describe_data(model, made_from, {"train": train, "validation": choose}, prints),
             **_describe_fits(fitted, best, base),
         }
         record["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
@@ -242,7 +246,7 @@ def _describe_fits(fitted: list[FittedCandidate], best: FittedCandidate, base: F
 
 def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
     """Name a fitted model's metrics on both splits as MLflow has them."""
-    splits = {"train": candidate.train, "choose": candidate.validation}
+    splits = {"train": candidate.train, "validation": candidate.validation}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
@@ -255,7 +259,10 @@ def _describe_candidate(one: FittedCandidate) -> dict[str, Any]:
 
 
 def _describe_data(
-    model: Model, made_from: Mapping[str, Any], splits: Mapping[str, LabelledRows], prints: Mapping[str, Mapping[str, str]]
+    model: Model,
+    made_from: Mapping[str, Any],
+    splits: Mapping[str, LabelledRows],
+    prints: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     """Describe the training rows, so that the model can be rebuilt and its rows compared."""
     named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
@@ -272,7 +279,12 @@ def _describe_data(
 
 
 def fit(
-    model: Model, features: tuple[str, ...], params: Mapping[str, Any], seed: int, train: LabelledRows, validation: LabelledRows
+    model: Model,
+    features: tuple[str, ...],
+    params: Mapping[str, Any],
+    seed: int,
+    train: LabelledRows,
+    validation: LabelledRows,
 ) -> FittedCandidate:
     """Fit a model once, and evaluate it on both splits."""
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -327,12 +339,18 @@ def _measure_importance(model: Model, fitted: Any, frame: pd.DataFrame, label: n
 
 
 def _draw(
-    folder: Path, model: Model, fitted: list[FittedCandidate], best: FittedCandidate, base: FittedCandidate, validation: LabelledRows, importances: np.ndarray
+    folder: Path,
+    model: Model,
+    fitted: list[FittedCandidate],
+    best: FittedCandidate,
+    base: FittedCandidate,
+    validation: LabelledRows,
+    importances: np.ndarray,
 ) -> None:
     """Write the list of candidates and the plots that a run shows to ``folder``."""
     from lakehouse.ml import plots
 
-    tried = [{"params": dict(one.params), "train": one.train, "choose": one.validation} for one in fitted]
+    tried = [{"params": dict(one.params), "train": one.train, "validation": one.validation} for one in fitted]
     chosen = {"chosen": fitted.index(best), "candidates": tried}
     (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
     name, days = model.TASK.name, f"{validation.span[0]} to {validation.span[1]}"
@@ -340,11 +358,11 @@ def _draw(
         f"Model (Brier {best.validation['brier']:.4f})": best.probability,
         f"Baseline (Brier {base.validation['brier']:.4f})": base.probability,
     }
-    title = f"Calibration of {name}\nchoose split: {days}, {validation.rows:,} rows"
-    plots.draw_calibration(validation.label, curves, title).savefig(folder / "choose_calibration.png")
+    title = f"Calibration of {name}\nvalidation split: {days}, {validation.rows:,} rows"
+    plots.draw_calibration(validation.label, curves, title).savefig(folder / "validation_calibration.png")
     rows = min(SAMPLED_ROWS, validation.rows)
-    title = f"Permutation importance for {name}\n{rows:,} rows of the choose split: {days}, {SHUFFLES} shuffles"
-    plots.draw_importance(model.FEATURES, importances, title).savefig(folder / "choose_importance.png")
+    title = f"Permutation importance for {name}\n{rows:,} rows of the validation split: {days}, {SHUFFLES} shuffles"
+    plots.draw_importance(model.FEATURES, importances, title).savefig(folder / "validation_importance.png")
     if best.curves:
         title = f"Learning curve of {name}: the chosen candidate"
         plots.draw_learning_curve(best.curves, title).savefig(folder / "learning_curve.png")

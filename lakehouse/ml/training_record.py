@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 TRAINING_FILE: Final = "training.json"
 # What it takes to make a model again, among the files that its run shows.
 RECIPE_FILE: Final = "recipe.json"
-FITTING_SPLITS: Final = ("train", "choose")
+FITTING_SPLITS: Final = ("train", "validation")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What one training made. ``metrics`` and ``baseline`` are those of the choose split, ``rows`` the labelled rows used."""
+    """What one training made. ``metrics`` and ``baseline`` are those of the validation split, ``rows`` the labelled rows used."""
 
     model_name: str
     model_version: int
@@ -45,7 +45,7 @@ class TrainResult:
 class Training:
     """What one training made: folders with the model's files, the baseline's, and those to show, and what it ``said``.
 
-    ``said`` holds what a `TrainResult` does and: id; began, seconds since 1970; for which lake and tracking server, from what, as
+    ``said`` holds what a `TrainResult` does and: id; started_at, seconds since 1970; for which lake and tracking server, from what, as
     the model was declared, and by which code it was made; the parameters, metrics, inputs and candidates that MLflow is told.
     """
 
@@ -59,12 +59,12 @@ class Training:
 
     def abandon(self) -> Path:
         """Leave it where it does not wait any longer; returns its folder."""
-        aside = self.folder.parent / "set-aside"
+        aside = self.folder.parent / "abandoned"
         aside.mkdir(exist_ok=True)
         return self.folder.rename(aside / self.folder.name)
 
     def open_rows(self, model: Model, lake: Location) -> tuple[FeatureTable, LabelledRows]:
-        """The feature table as it was, and the choose split of the training itself, which need not be the declared one.
+        """The feature table as it was, and the validation split of the training itself, which need not be the declared one.
 
         Raises:
             ModelError: what else the model declares is otherwise now, or the version of its table is gone.
@@ -76,7 +76,7 @@ class Training:
         features = open_features(task, lake, columns_of(model), self.record["delta_version"])
         if features.table_id != self.record["feature_table_id"]:
             raise ModelError(f"{task.feature_table} was made anew since.")
-        return features, features.split("choose", columns_of(model))
+        return features, features.split("validation", columns_of(model))
 
 
 def describe_declaration(model: Model) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def describe_declaration(model: Model) -> dict[str, Any]:
 
 
 def recorded_splits(declaration: Mapping[str, Any], today: Task) -> Splits:
-    """The splits of what a model `declared` then, and the report split of today."""
+    """The splits of what a model `declared` then, and the test split of today."""
     return Splits(test=today.splits.test, **{name: tuple(declaration["splits"][name]) for name in FITTING_SPLITS})
 
 
@@ -104,7 +104,7 @@ def find_pending(folder: Path, **said: Any) -> list[Training]:
             found.append(Training(file.parent, json.loads(file.read_text())))
         except ValueError as error:
             raise ModelError(f"{file} is damaged ({error}): move {file.parent} away, or delete it.") from error
-    return sorted((one for one in found if matches(one, said)), key=lambda one: one.record["began"])
+    return sorted((one for one in found if matches(one, said)), key=lambda one: one.record["started_at"])
 
 
 def matches(training: Training, expected: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from itertools import groupby
 import pyarrow.compute as pc
 
 from lakehouse.definitions.fingerprint import compute_fingerprint
-from lakehouse.definitions.partitions import truncate_to_partition, merge_into_ranges
+from lakehouse.definitions.partitions import merge_into_ranges, truncate_to_partition
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog.commit_record import InputVersion, Record
 from lakehouse.deltalog.table_log import TableLog
@@ -30,7 +30,9 @@ def select_backfill_partitions(table: Table, since: date | None, until: date | N
     return {truncate_to_partition(day, write) for day in iterate_days(since, until)}
 
 
-def find_completed_backfill(table: Table, log: TableLog, requested: set[date], inputs: Mapping[str, InputVersion]) -> set[date]:
+def find_completed_backfill(
+    table: Table, log: TableLog, requested: set[date], inputs: Mapping[str, InputVersion]
+) -> set[date]:
     """Those of the partitions asked for that were recomputed for being asked for, and would be the same now.
 
     That is since the code and the look-ups are as they are; what changed in a driver since is recomputed for that. Another writer's

@@ -7,16 +7,16 @@ from dataclasses import fields, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lakehouse.definitions.fingerprint import compute_fingerprint, can_read_column
-from lakehouse.definitions.partitions import merge_into_ranges, find_affected_partitions
+from lakehouse.definitions.fingerprint import can_read_column, compute_fingerprint
+from lakehouse.definitions.partitions import find_affected_partitions, merge_into_ranges
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.deltalog.commit_record import InputVersion, Record
-from lakehouse.deltalog.table_log import TableLog, resolve_current_version, is_rolled_back
+from lakehouse.deltalog.table_log import TableLog, is_rolled_back, resolve_current_version
 from lakehouse.errors import LedgerError
 from lakehouse.landing import conformance
 from lakehouse.plan import schema_diff
-from lakehouse.plan.backfill import select_backfill_partitions, find_completed_backfill
+from lakehouse.plan.backfill import find_completed_backfill, select_backfill_partitions
 from lakehouse.plan.schema_diff import SchemaChanges
 from lakehouse.plan.steps import Blocked, Build, Idle, Ingest, Step, Update, UpdatePartitions, WriteStep
 
@@ -34,7 +34,9 @@ def plan_steps(lake: Lake, names: Iterable[str], request: Request) -> list[Step]
     lake = lake.cache_logs()
     for name in names:
         step = _preview_files(lake, decide_step(lake, name, request))
-        pending = tuple(i for i in lake.graph.inputs(name) if (i in steps and (steps[i].has_work or steps[i].pending_inputs)))
+        pending = tuple(
+            i for i in lake.graph.inputs(name) if (i in steps and (steps[i].has_work or steps[i].pending_inputs))
+        )
         if pending and _is_affected_by(lake, name, pending):
             step = _defer(lake, step, [steps[i] for i in pending])
         steps[name] = step
@@ -49,7 +51,7 @@ def _preview_files(lake: Lake, step: Step) -> Step:
     landing = lake.landing_zone(declared)
     said, changed = conformance.preview_drift(declared, landing.preview_files(step.files))
     changed = tuple(dict.fromkeys((*step.changed_columns, *changed)))
-    return replace(step, rows=landing.count_rows(step.files), drift=said, columns_changed=changed)
+    return replace(step, rows=landing.count_rows(step.files), drift=said, changed_columns=changed)
 
 
 def _is_affected_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
@@ -60,7 +62,7 @@ def _is_affected_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
     if without_data:
         return without_data <= set(inputs)
     return any(
-        one.table in inputs and (one.role == "driver" or one.on_change == "everything" or lake.log(name) is None)
+        one.table in inputs and (one.role == "incremental" or one.on_change == "rebuild" or lake.log(name) is None)
         for one in table.inputs.values()
     )
 
@@ -70,17 +72,21 @@ def _defer(lake: Lake, step: Step, input_steps: list[Step]) -> Step:
     table = lake.graph.declarations[step.table]
     assert isinstance(table, Table)
     inputs = tuple(one.table for one in input_steps)
-    anew = {one.table for one in input_steps if isinstance(one, Build) or (isinstance(one, WriteStep) and one.is_full_refresh)}
+    anew = {
+        one.table
+        for one in input_steps
+        if isinstance(one, Build) or (isinstance(one, WriteStep) and one.is_full_refresh)
+    }
     reasons = tuple(f"{name} will {'be made anew' if name in anew else 'change'}" for name in inputs)
-    everything = {i.table for i in table.inputs.values() if i.role == "lookup" and i.on_change == "everything"}
+    everything = {i.table for i in table.inputs.values() if i.role == "lookup" and i.on_change == "rebuild"}
     drivers = {one.table for one in table.incremental_inputs.values()}
     whole = table.write.is_rebuilt or everything & set(inputs) or drivers & anew
     reasons = (*reasons, *step.reasons) if step.has_work else reasons
     if isinstance(step, Build) or (isinstance(step, Update) and not whole):
-        return replace(step, reasons=reasons, after=inputs)
+        return replace(step, reasons=reasons, pending_inputs=inputs)
     rows = step.rows if isinstance(step, WriteStep) else None
     kind = Build if whole or isinstance(step, Blocked) else Update
-    return _convert_step(kind, step, reasons=reasons, after=inputs, rows=rows)
+    return _convert_step(kind, step, reasons=reasons, pending_inputs=inputs, rows=rows)
 
 
 def decide_step(lake: Lake, name: str, request: Request) -> Step:
@@ -99,15 +105,19 @@ def decide_step(lake: Lake, name: str, request: Request) -> Step:
         step = _decide_source(lake, declared, record, full)
     else:
         step = _decide_table(lake, declared, record, full, request)
-    changes = schema_diff.compare_schemas(lake.written_columns(name), table_log.columns(), declared) if table_log else SchemaChanges()
+    changes = (
+        schema_diff.compare_schemas(lake.written_columns(name), table_log.columns(), declared)
+        if table_log
+        else SchemaChanges()
+    )
     if changes.widenings and not changes.conflicts and not full and record is not None and _can_rebuild(lake, declared):
         again = decide_step(lake, name, replace(request, full_refresh=request.full_refresh | {name}))
         return replace(again, reasons=("a column's type is widened",))
     refreshed = full or (isinstance(step, WriteStep) and step.is_full_refresh)
     return replace(
         step,
-        changes=changes,
-        columns_changed=changes.affected_columns,
+        schema_changes=changes,
+        changed_columns=changes.affected_columns,
         is_breaking=bool(changes.conflicts or changes.widenings) and not refreshed,
         is_code_changed=record is not None and record.fingerprint != compute_fingerprint(declared),
     )
@@ -187,7 +197,9 @@ def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, r
             is_full_refresh=refresh,
         )
         return _add_size(table, logs, step)
-    record = replace(record, inputs={name: resolve_current_version(logs.get(name), one) for name, one in record.inputs.items()})
+    record = replace(
+        record, inputs={name: resolve_current_version(logs.get(name), one) for name, one in record.inputs.items()}
+    )
     return _add_size(table, logs, _decide_change(lake, table, record, pins, batch, request, logs))
 
 
@@ -202,11 +214,11 @@ def _decide_change(
             whole.append(f"{one.table} is a new input")
         elif opened and before.generation != after.generation and is_rolled_back(opened.entries(), before.version):
             whole.append(f"a run of which this holds rows was taken back from {one.table}")
-        elif before.generation != after.generation and (one.role == "driver" or one.on_change == "everything"):
+        elif before.generation != after.generation and (one.role == "incremental" or one.on_change == "rebuild"):
             whole.append(f"{one.table} was made anew")
-        elif before.version != after.version and one.role == "lookup" and one.on_change == "everything":
+        elif before.version != after.version and one.role == "lookup" and one.on_change == "rebuild":
             whole.append(f"{one.table} changed and affects everything")
-        elif before.version != after.version and one.role == "driver":
+        elif before.version != after.version and one.role == "incremental":
             reasons.append(f"{one.table} {before.version} to {after.version}")
     asked = select_backfill_partitions(table, request.since, request.until)
     step = Update(
@@ -240,7 +252,9 @@ def _decide_partitions(
         for one in table.incremental_inputs.values():
             opened = logs[one.table]
             assert one.date_column is not None and opened is not None
-            days = opened.read_net_changed_values(one.date_column, step.previous_versions[one.table], step.inputs[one.table].version, unread)
+            days = opened.read_net_changed_values(
+                one.date_column, step.previous_versions[one.table], step.inputs[one.table].version, unread
+            )
             partitions |= find_affected_partitions(days, one.affects_days, write)
     except LedgerError:
         return _fall_back_to_rebuild(step)
@@ -251,7 +265,9 @@ def _decide_partitions(
         return _convert_step(Idle, step, reasons=reasons if done else (*reasons, "no partition touched"))
     backfilled = tuple(sorted(requested - partitions))
     partitions |= requested
-    return _convert_step(UpdatePartitions, step, partitions=tuple(sorted(partitions)), backfilled=backfilled, reasons=reasons)
+    return _convert_step(
+        UpdatePartitions, step, partitions=tuple(sorted(partitions)), backfilled=backfilled, reasons=reasons
+    )
 
 
 def _check_feed(lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None]) -> Step:

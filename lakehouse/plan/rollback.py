@@ -89,7 +89,7 @@ def plan_rollback(lake: Lake, run: str) -> RollbackPlan:
     """What taking back the run would do.
 
     Raises:
-        UndoError: there is no such run, or it cannot be taken back: every reason is listed.
+        RollbackError: there is no such run, or it cannot be taken back: every reason is listed.
         LedgerError: a log is damaged.
     """
     seen = _read_tables(lake)
@@ -134,12 +134,14 @@ def _read_tables(lake: Lake) -> list[_TableState]:
 def _check_run(states: Sequence[_TableState], run: str) -> None:
     """
     Raises:
-        UndoError: no table has a commit of that run, or it is an undo.
+        RollbackError: no table has a commit of that run, or it is an undo.
     """
     records = [e.record for one in states for e in one.entries if e.record]
     ours = [record for record in records if record.run == run]
     if any(record.rolled_back_run for record in ours):
-        raise RollbackError(f"Run {run} took back run {ours[0].rolled_back_run}, and cannot be taken back: `lakehouse run` goes on.")
+        raise RollbackError(
+            f"Run {run} took back run {ours[0].rolled_back_run}, and cannot be taken back: `lakehouse run` goes on."
+        )
     if not ours:
         newest = {e.record.run: e.record.committed_at for one in states for e in one.effective_entries if e.record}
         known = sorted(newest, key=lambda one: (newest[one], one), reverse=True)[:_MAX_SHOWN]
@@ -152,16 +154,20 @@ def _find_conflicts(state: _TableState, run: str) -> Iterator[str]:
     first = state.list_commits_of(run)[-1]
     since = [e for e in state.effective_entries if e.version > first.version and e.record and e.record.run != run]
     if later := list(dict.fromkeys(e.record.run for e in since if e.record)):
-        yield f"{state.name} was written by {', '.join(later)} since: take back first, newest first, `lakehouse undo {later[0]}`"
+        yield f"{state.name} was written by {', '.join(later)} since: take back first, newest first, `lakehouse rollback {later[0]}`"
     for entry in reversed(state.entries):
-        if entry.version > first.version and entry.record is None and entry.operation not in table_log.MAINTENANCE_OPERATIONS:
+        if (
+            entry.version > first.version
+            and entry.record is None
+            and entry.operation not in table_log.MAINTENANCE_OPERATIONS
+        ):
             yield f"{state.name} was changed by another writer since: version {entry.version}, {entry.operation}"
 
 
 def _plan_table(lake: Lake, state: _TableState, run: str) -> TableRollback:
     """
     Raises:
-        UndoError: the version before the run can no longer be had.
+        RollbackError: the version before the run can no longer be had.
     """
     first, last = state.list_commits_of(run)[-1], next(e.record for e in state.entries if e.record)
     assert last is not None
@@ -182,7 +188,7 @@ def _find_version_before(state: _TableState, first: Entry) -> int | None:
     """The version before the run's first commit, and before the columns that it added for that; None where there is none.
 
     Raises:
-        UndoError: it is gone from the log.
+        RollbackError: it is gone from the log.
     """
     older = [e for e in state.entries if e.version < first.version]
     if not older and first.version > 0:
@@ -199,16 +205,20 @@ def _count_rows(state: _TableState, version: int) -> int:
     """The rows of a version, all of whose files are there.
 
     Raises:
-        UndoError: some are not.
+        RollbackError: some are not.
     """
     opened = table_log.open_log(state.log.path, version)
     assert opened is not None
     if gone := opened.list_missing_files():
-        raise RollbackError(f"{state.name}: {len(gone)} of the {opened.count_files()} files of version {version} are gone (VACUUM)")
+        raise RollbackError(
+            f"{state.name}: {len(gone)} of the {opened.count_files()} files of version {version} are gone (VACUUM)"
+        )
     return opened.count_rows()
 
 
-def _find_rolled_back_batches(lake: Lake, name: str, last_record: Record, target_record: Record | None) -> tuple[tuple[int, ...], int]:
+def _find_rolled_back_batches(
+    lake: Lake, name: str, last_record: Record, target_record: Record | None
+) -> tuple[tuple[int, ...], int]:
     """The batches of landed files that count no longer once the table is as it was ``then``, and the next batch's number.
 
     Those are all after it: also what a later run has pinned and not ingested, and what runs before were taken back.
@@ -233,7 +243,11 @@ def _classify_files(lake: Lake, rollbacks: Sequence[TableRollback]) -> tuple[tup
         landing = lake.landing_zone(source)
         after = landing.read_history_without(back.rolled_back_batches)
         held = {(one.path, one.identity) for manifest in after for one in manifest.files}
-        taken = [one for one in landing.read_manifests() if one.batch in back.rolled_back_batches and one.batch not in back.last_record.rolled_back_batches]
+        taken = [
+            one
+            for one in landing.read_manifests()
+            if one.batch in back.rolled_back_batches and one.batch not in back.last_record.rolled_back_batches
+        ]
         pending = {one.path for one in landing.find_new_files(after, compute_fingerprint(source))}
         again += [path for path in _list_paths(taken) if path in pending]
         lost = {one.path for m in taken for one in m.files if (one.path, one.identity) not in held}
@@ -246,7 +260,9 @@ def _list_paths(manifests: Sequence[Manifest]) -> list[str]:
     return sorted(whole | {one.path for manifest in manifests for one in manifest.rejected_files})
 
 
-def _find_rebuilds(lake: Lake, states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback]) -> dict[str, str]:
+def _find_rebuilds(
+    lake: Lake, states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback]
+) -> dict[str, str]:
     """The tables that the next run makes anew, and why: the same that its plan will say once all has gone back."""
     found: dict[str, str] = {}
     for name, table in lake.graph.declarations.items():
@@ -260,7 +276,10 @@ def _find_rebuilds(lake: Lake, states: Mapping[str, _TableState], rollbacks: Map
                 found.setdefault(name, "it has no rows then")
                 continue
             entries = _get_entries_after(states, rollbacks, one.table)
-            stands, matters = table_log.resolve_version(entries, before), one.role == "driver" or one.on_change == "everything"
+            stands, matters = (
+                table_log.resolve_version(entries, before),
+                one.role == "incremental" or one.on_change == "rebuild",
+            )
             differs = one.table in rollbacks and stands.generation != after.generation
             if differs and (matters or table_log.is_rolled_back(entries, stands.version)):
                 found.setdefault(name, f"of what it read in {one.table}, not all is left{_describe_loss(lake, table)}")
@@ -275,19 +294,26 @@ def _describe_loss(lake: Lake, table: Table) -> str:
     return ", and what it had appended of rows that are no longer there is lost"
 
 
-def _get_record_after(states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback], name: str) -> Record | None:
+def _get_record_after(
+    states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback], name: str
+) -> Record | None:
     if name in rollbacks:
         return build_record(rollbacks[name], Run("", ""))
     return next((e.record for e in states[name].entries if e.record), None) if name in states else None
 
 
-def _get_entries_after(states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback], name: str) -> list[Entry]:
+def _get_entries_after(
+    states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback], name: str
+) -> list[Entry]:
     """A table's commits once it has gone back."""
     entries = list(states[name].entries)
     if name not in rollbacks:
         return entries
     back = rollbacks[name]
-    return [table_log.Entry(back.current_version + 1, datetime.now(UTC), "RESTORE", {}, build_record(back, Run("", ""))), *entries]
+    return [
+        table_log.Entry(back.current_version + 1, datetime.now(UTC), "RESTORE", {}, build_record(back, Run("", ""))),
+        *entries,
+    ]
 
 
 def build_record(rollback: TableRollback, run: Run) -> Record:

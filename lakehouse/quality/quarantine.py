@@ -75,7 +75,8 @@ def find_pending_rejects(lake: Lake, name: str) -> list[dict[str, Any]]:
         return []
     settled = _read_settled_batches(lake, name)
     rows = _read_rows(
-        lake.quarantine_path(name), ("rules", "original", *_IDENTITY_COLUMNS, "_source_file", "batch", "run", "quarantined_at")
+        lake.quarantine_path(name),
+        ("rules", "original", *_IDENTITY_COLUMNS, "_source_file", "batch", "run", "quarantined_at"),
     )
     ours = [
         one for one in rows
@@ -93,7 +94,9 @@ def _read_outcomes(lake: Lake, name: str) -> list[dict[str, Any]]:
     opened = table_log.open_log(lake.path(name)) if found else None
     entries = opened.entries() if opened else []
     kept = {one.version for one in table_log.filter_effective(entries)}
-    gone = {one.record.batch for one in entries if one.record and not one.record.rolled_back_run and one.version not in kept}
+    gone = {
+        one.record.batch for one in entries if one.record and not one.record.rolled_back_run and one.version not in kept
+    }
     return [one for one in found if one["batch"] not in gone]
 
 
@@ -112,7 +115,9 @@ def _read_origins(lake: Lake, name: str, files: set[int]) -> set[tuple[int, int]
     opened = table_log.open_log(lake.path(name))
     if opened is None or not files:
         return set()
-    there = opened.delta_table.to_pyarrow_dataset().to_table([*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files)))
+    there = opened.delta_table.to_pyarrow_dataset().to_table(
+        [*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files))
+    )
     return {(row["_file_id"], row["_row"]) for row in there.to_pylist()}
 
 

@@ -144,8 +144,13 @@ def _reconcile_table(lake: Lake, table: Table, opened: table_log.TableLog) -> Re
     entry = opened.last
     assert entry is not None
     assert entry.record is not None
-    bronze = table_log.open_log(lake.path(table.incremental_input_table), entry.record.inputs[table.incremental_input_table].version)
-    aside, settled = table_log.open_log(lake.quarantine_path(table.name)), table_log.open_log(lake.outcomes_path(table.name))
+    bronze = table_log.open_log(
+        lake.path(table.incremental_input_table), entry.record.inputs[table.incremental_input_table].version
+    )
+    aside, settled = (
+        table_log.open_log(lake.quarantine_path(table.name)),
+        table_log.open_log(lake.outcomes_path(table.name)),
+    )
     with _connect(bronze=bronze, made=opened, aside=aside, settled=settled) as found:
         again = lake.can_reread_all_rows(table)
         waiting = _build_pending_query(entry.record.generation, entry.record.batch, aside, settled, again)
@@ -157,7 +162,11 @@ def _reconcile_table(lake: Lake, table: Table, opened: table_log.TableLog) -> Re
         (kept,) = _fetch_row(found, "SELECT count(*) FROM (SELECT DISTINCT _file_id, _row FROM made)")
         (rows,) = _fetch_row(found, "SELECT count(*) FROM made")
         (quarantined,) = _fetch_row(found, "SELECT count(*) FROM waiting SEMI JOIN bronze USING (_file_id, _row)")
-        differences = [*_find_misplaced_rows(found), *_find_duplicate_keys(found, table), *_find_unaccounted_rows(opened, table, rows)]
+        differences = [
+            *_find_misplaced_rows(found),
+            *_find_duplicate_keys(found, table),
+            *_find_unaccounted_rows(opened, table, rows),
+        ]
     duplicates = came_in - kept - quarantined
     said = _sum_recorded_duplicates(lake, opened, table, settled_by)
     if said is not None and said != duplicates:
@@ -170,7 +179,11 @@ def _reconcile_table(lake: Lake, table: Table, opened: table_log.TableLog) -> Re
 
 
 def _build_pending_query(
-    generation: int, batch: int, quarantine_log: table_log.TableLog | None, outcomes_log: table_log.TableLog | None, can_reread_all_rows: bool
+    generation: int,
+    batch: int,
+    quarantine_log: table_log.TableLog | None,
+    outcomes_log: table_log.TableLog | None,
+    can_reread_all_rows: bool,
 ) -> str:
     """SQL: the rejects of a generation of which nothing has become."""
     if quarantine_log is None:

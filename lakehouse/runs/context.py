@@ -14,7 +14,7 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine import open_engine
 from lakehouse.engine.base import Engine
 from lakehouse.settings import Settings
-from lakehouse.storage.lock import record_jvms, lock_lake
+from lakehouse.storage.lock import lock_lake, record_jvms
 
 # YARN sets it for a driver that it runs itself, and fails one that starts no session, or starts it late.
 YARN_DRIVER: Final = "SPARK_YARN_STAGING_DIR"

@@ -21,7 +21,7 @@ from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import table_log
 from lakehouse.errors import DeclarationError, get_first_line, redact_password
-from lakehouse.runs.scheduler import TableResult, RunListener
+from lakehouse.runs.scheduler import RunListener, TableResult
 from lakehouse.storage.s3 import S3Path
 
 if TYPE_CHECKING:
@@ -39,7 +39,13 @@ SPEC = "https://openlineage.io/spec"
 FILE = "lineage.jsonl"
 API_KEY = "OPENLINEAGE_API_KEY"
 TIMEOUT_SECONDS = 5.0
-_EVENT_TYPES = {"written": "COMPLETE", "unchanged": "COMPLETE", "blocked": "ABORT", "skipped": "ABORT", "failed": "FAIL"}
+_EVENT_TYPES = {
+    "written": "COMPLETE",
+    "unchanged": "COMPLETE",
+    "blocked": "ABORT",
+    "skipped": "ABORT",
+    "failed": "FAIL",
+}
 
 
 def add_lineage(settings: Settings, lake: Lake, run: Run, listener: RunListener | None = None) -> RunListener:
@@ -191,7 +197,7 @@ def _add_inputs(branch: Tree, lake: Lake, name: str) -> None:
     assert isinstance(declared, Table)
     for one in dict.fromkeys(i.table for i in declared.inputs.values()):
         roles = {i.role for i in declared.inputs.values() if i.table == one}
-        looked_up = "" if "driver" in roles else " (looked up)"
+        looked_up = "" if "incremental" in roles else " (looked up)"
         _add_inputs(branch.add(f"{one} {_describe_consumed_version(lake, name, one)}{looked_up}"), lake, one)
 
 

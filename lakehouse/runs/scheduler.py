@@ -183,7 +183,7 @@ def _backfill(engine: Engine, lake: Lake, run: Run, step: UpdatePartitions) -> O
             step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)), batch=step.batch + number
         )
         outcomes.append(execute_step(TableWriter(engine, lake, run, piece)))
-        step = replace(step, changes=SchemaChanges())  # the first piece adapted the columns
+        step = replace(step, schema_changes=SchemaChanges())  # the first piece adapted the columns
     return sum_outcomes(outcomes)
 
 

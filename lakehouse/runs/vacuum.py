@@ -74,7 +74,9 @@ def vacuum_table(
     """
     path = sql.find_tables(settings.lake).get(table)
     if path is None:
-        raise DeclarationError(f"{table!r} is not a table of the lake; it has {', '.join(sql.find_tables(settings.lake))}.")
+        raise DeclarationError(
+            f"{table!r} is not a table of the lake; it has {', '.join(sql.find_tables(settings.lake))}."
+        )
     with nullcontext() if dry_run else lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease):
         opened = open_log(path)
         assert opened is not None

@@ -137,7 +137,9 @@ def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Leas
         if holder is None or holder.is_expired() or has_ended(holder.record):
             condition = {"IfMatch": holder.etag} if holder else {"IfNoneMatch": "*"}
             # Larger than the last holder's token, whatever the machines' clocks show.
-            hold.token = body["token"] = max(hold.token, int(holder.record.get("token", 0)) + TOKENS_PER_HOLDER if holder else 0)
+            hold.token = body["token"] = max(
+                hold.token, int(holder.record.get("token", 0)) + TOKENS_PER_HOLDER if holder else 0
+            )
             hold.expires_at = time.clock_gettime(_CLOCK) + LEASE_SECONDS
             try:
                 return lock.write_bytes(_serialize(body), **condition)

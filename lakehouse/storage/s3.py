@@ -177,7 +177,9 @@ class S3Path:
         metadata = {_WRITER: writer}
         try:
             with translate_errors(self):
-                get_client().put_object(Bucket=self.bucket, Key=self.key, Body=content, IfNoneMatch="*", Metadata=metadata)
+                get_client().put_object(
+                    Bucket=self.bucket, Key=self.key, Body=content, IfNoneMatch="*", Metadata=metadata
+                )
         except FileExistsError:
             # If the answer to the first attempt was lost, the client's retry meets this writer's own object.
             if self.head().get("Metadata", {}).get(_WRITER) != writer:

@@ -12,7 +12,7 @@ from lakehouse.definitions.rules import PARSED_RULE, Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNPARSED, Table
 from lakehouse.errors import AccountingError, RuleError
-from lakehouse.writes.rules import passing_rows, is_violated, violates_any, effective_rules
+from lakehouse.writes.rules import effective_rules, is_violated, passing_rows, violates_any
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -42,7 +42,9 @@ def range_columns(table: Table) -> list[str]:
     return [c for c in table.key if table.columns[c] in RANGED_TYPES]
 
 
-def count_batch(table: Table, staged: DataFrame, can_have_duplicates: bool = True, *, has_rules: bool = True) -> RuleCounts:
+def count_batch(
+    table: Table, staged: DataFrame, can_have_duplicates: bool = True, *, has_rules: bool = True
+) -> RuleCounts:
     """Count a staged batch in one pass; without ``rules`` every row counts as good, and only the keys need to be computed."""
     row = aggregate_batch(table, staged, can_have_duplicates, has_rules=has_rules).first()
     assert row is not None
@@ -53,7 +55,9 @@ def count_batch(table: Table, staged: DataFrame, can_have_duplicates: bool = Tru
     return RuleCounts(
         rows=int(seen["rows"] or 0),
         rejected=int(seen["rejected"] or 0),
-        duplicates=_count_duplicates(table, passing_rows(table, staged) if has_rules else staged) if seen.get("extra") else 0,
+        duplicates=_count_duplicates(table, passing_rows(table, staged) if has_rules else staged)
+        if seen.get("extra")
+        else 0,
         violations={name: count for name, count in broken.items() if count},
         key_ranges={
             c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(range_columns(table)) if seen.get(f"min_{i}")
@@ -62,7 +66,9 @@ def count_batch(table: Table, staged: DataFrame, can_have_duplicates: bool = Tru
     )
 
 
-def aggregate_batch(table: Table, staged: DataFrame, can_have_duplicates: bool = True, *, has_rules: bool = True) -> DataFrame:
+def aggregate_batch(
+    table: Table, staged: DataFrame, can_have_duplicates: bool = True, *, has_rules: bool = True
+) -> DataFrame:
     """One row for `audit`: rows, rejects, rows per broken rule, origins, key ranges and, where asked, rows beyond one per key's hash.
 
     Plain aggregates: what counts what passes by (`observe`) cannot run on a GPU, and is interpreted on a CPU.
@@ -73,7 +79,9 @@ def aggregate_batch(table: Table, staged: DataFrame, can_have_duplicates: bool =
     if set(ORIGIN_COLUMNS) <= set(staged.columns):
         found["origins"] = (hash_origins(), F.bit_xor)
     if has_rules:
-        found |= {f"rule_{i}": (_count_violations(rule, rejected), F.sum) for i, rule in enumerate(effective_rules(table))}
+        found |= {
+            f"rule_{i}": (_count_violations(rule, rejected), F.sum) for i, rule in enumerate(effective_rules(table))
+        }
         found |= {f"min_{i}": (F.min(column), F.min) for i, column in enumerate(range_columns(table))}
         found |= {f"max_{i}": (F.max(column), F.max) for i, column in enumerate(range_columns(table))}
         if UNPARSED in staged.columns:
@@ -104,7 +112,9 @@ def raise_on_failures(table: Table, counted: RuleCounts) -> None:
     Raises:
         RuleError: names each such rule, its predicate and the rows that broke it.
     """
-    fatal = [rule for rule in effective_rules(table) if rule.on_violation == "fail" and counted.violations.get(rule.name)]
+    fatal = [
+        rule for rule in effective_rules(table) if rule.on_violation == "fail" and counted.violations.get(rule.name)
+    ]
     if fatal:
         said = "; ".join(f"{rule.name} ({rule.predicate}): {counted.violations[rule.name]} rows" for rule in fatal)
         raise RuleError(f"{table.name}: rows broke rules that fail the run: {said}. Nothing was written.")

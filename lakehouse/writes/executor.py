@@ -150,7 +150,11 @@ def compute_rows(work: TableWriter, table: Table, spans: list[Span] | None) -> D
     for name, one in table.inputs.items():
         inputs[name] = work.read_snapshot(one.table)
         if one.date_column is not None:
-            days = f"`{one.date_column}` IS NOT NULL" if spans is None else partitions.build_range_predicate(one.date_column, spans, one.lookback_days)
+            days = (
+                f"`{one.date_column}` IS NOT NULL"
+                if spans is None
+                else partitions.build_range_predicate(one.date_column, spans, one.lookback_days)
+            )
             inputs[name] = inputs[name].where(days)
     staged = work.apply(table, inputs)
     if spans is None:
@@ -160,7 +164,9 @@ def compute_rows(work: TableWriter, table: Table, spans: list[Span] | None) -> D
     return staged.where(f"{_predicate(table, spans)} OR `{table.partitioning.partition}` IS NULL")
 
 
-def _commit_rows(work: TableWriter, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]) -> int:
+def _commit_rows(
+    work: TableWriter, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]
+) -> int:
     """Write the rows in one commit; returns how many there were."""
     target, commit = work.make_target(table), work.make_commit(table, counts)
     rows = rows.select(*table.columns)

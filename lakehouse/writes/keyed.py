@@ -75,7 +75,9 @@ def append(work: TableWriter, table: Table) -> Outcome:
     work.quarantine_batch(table, counted, batch)
     rows = _passing_rows(table, batch.staged, counted)
     work.validate(table, rows, lambda there: there)
-    work.tables.append(rows.select(*work.written_columns(rows)), work.make_target(table), work.make_commit(table, counts))
+    work.tables.append(
+        rows.select(*work.written_columns(rows)), work.make_target(table), work.make_commit(table, counts)
+    )
     return Outcome(counts, warnings=audit.warning_counts(table, counted))
 
 
@@ -160,7 +162,9 @@ def observation_table(table: Table, history: History) -> Table:
     return replace(table, key=(*table.key, history.effective_column))
 
 
-def compute_versions(work: TableWriter, table: Table, history: History, good: DataFrame, driver: DataFrame) -> DataFrame:
+def compute_versions(
+    work: TableWriter, table: Table, history: History, good: DataFrame, driver: DataFrame
+) -> DataFrame:
     """The versions that good observations tell, as they are written; ``driver`` has those that were set aside, too."""
     if history.has_snapshots:
         told = transforms.snapshot_versions(table, history, good, work.apply_to(table, driver))

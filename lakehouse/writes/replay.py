@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 WRITTEN_CLASSES = ("new", "newer")
 DISCARD_REASONS = {
     "older": "the table has a newer row of its key",
-    "doubled": "a newer reject of its key was replayed",
-    "gone": "its file was delivered again without it",
+    "duplicate": "a newer reject of its key was replayed",
+    "removed": "its file was delivered again without it",
 }
 
 
@@ -104,7 +104,9 @@ def _rebuild_table(engine: Engine, lake: Lake, table: Table, run: Run, waiting: 
     still = int(execute_step(work).rows.get("quarantined", 0))
     if lake.get_landed_source(table):
         _record_rebuilt(work, table, work.step.generation - 1)
-    return ReplayResult(table.name, max(waiting - still, 0), None, {"its rules": still} if still else None, is_rebuilt=True)
+    return ReplayResult(
+        table.name, max(waiting - still, 0), None, {"its rules": still} if still else None, is_rebuilt=True
+    )
 
 
 def _record_rebuilt(work: TableWriter, table: Table, generation: int) -> None:
@@ -114,7 +116,7 @@ def _record_rebuilt(work: TableWriter, table: Table, generation: int) -> None:
     aside = work.tables.read_latest(work.lake.quarantine_path(table.name))
     waited = work.exclude_settled(table, aside.where(f"generation = {generation}")).select(*ORIGIN_COLUMNS).distinct()
     still = aside.where(f"generation = {record.generation}")
-    taken = transforms.anti_join(waited, still, ORIGIN_COLUMNS).withColumn("_class", F.lit("anew"))
+    taken = transforms.anti_join(waited, still, ORIGIN_COLUMNS).withColumn("_class", F.lit("rebuilt"))
     _record_outcomes(work, table, taken, replace(record, generation=generation))
 
 
@@ -154,7 +156,10 @@ class _RowReplay:
         work, name = self.writer, self.table.name
         driver = work.lake.log(self.table.incremental_input_table)
         assert driver is not None
-        columns = {**driver.columns(), **work.lake.written_columns(self.table.incremental_input_table)}  # also what its contract added
+        columns = {
+            **driver.columns(),
+            **work.lake.written_columns(self.table.incremental_input_table),
+        }  # also what its contract added
         rows = work.tables.read_latest(work.lake.quarantine_path(name))
         rows = rows.where(f"generation = {work.step.generation} AND batch < {work.step.batch}")
         rows = work.exclude_settled(self.table, rows)
@@ -164,7 +169,9 @@ class _RowReplay:
     def _count_blocked(self, landed: DataFrame, staged: DataFrame) -> dict[str, int]:
         """The rejects that do not pass, by the first rule that they break."""
         rules = row_rules.violated_rules(self.table, staged, "fail")
-        broken = staged.where(row_rules.violates_any(self.table, staged, "fail")).groupBy(rules[0].alias("rule")).count()
+        broken = (
+            staged.where(row_rules.violates_any(self.table, staged, "fail")).groupBy(rules[0].alias("rule")).count()
+        )
         waits = {str(row["rule"]): int(row["count"]) for row in broken.collect()}
         malformed = landed.where(F.col(MALFORMED).isNotNull()).count() if MALFORMED in landed.columns else 0
         return {**waits, **({MALFORMED_RULE: malformed} if malformed else {})}
@@ -174,16 +181,21 @@ class _RowReplay:
         work, table = self.writer, self.table
         good = good.select(*work.written_columns(good))
         there = work.tables.read_latest(work.path)
-        there = there.withColumns({c: F.lit(None).cast(kind) for c, kind in work.step.schema_changes.added_columns.items()})
-        driver = work.tables.read(work.lake.path(self.table.incremental_input_table), work.step.inputs[self.table.incremental_input_table].version)
+        there = there.withColumns(
+            {c: F.lit(None).cast(kind) for c, kind in work.step.schema_changes.added_columns.items()}
+        )
+        driver = work.tables.read(
+            work.lake.path(self.table.incremental_input_table),
+            work.step.inputs[self.table.incremental_input_table].version,
+        )
         origins = [*ORIGIN_COLUMNS]
         landed = good.join(driver.select(origins), origins, "left_semi")
-        gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("gone"))
+        gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("removed"))
         if table.write.is_append_only:
             stands = landed.withColumn("_class", F.lit("new"))
         else:
             newest = transforms.newest_per_key(table, landed)
-            doubled = landed.join(newest.select(origins), origins, "left_anti").withColumn("_class", F.lit("doubled"))
+            doubled = landed.join(newest.select(origins), origins, "left_anti").withColumn("_class", F.lit("duplicate"))
             stands = transforms.classify(table, newest, there, newest.columns).unionByName(doubled)
         # A replay that was cut short after its commit left its rows in the table.
         own = there.select(*origins, F.lit("own").alias("_own"))
@@ -217,7 +229,7 @@ class _RowReplay:
 def _record_outcomes(work: TableWriter, table: Table, placed: DataFrame, record: Record) -> None:
     """Put what became of each on record, which the commit with this record made of it."""
     reason = F.lit("")
-    for kind, text in (*DISCARD_REASONS.items(), ("anew", "the table was made anew")):
+    for kind, text in (*DISCARD_REASONS.items(), ("rebuilt", "the table was rebuilt")):
         reason = F.when(F.col("_class") == kind, text).otherwise(reason)
     values = {
         "generation": F.lit(record.generation).cast("bigint"), "batch": F.lit(record.batch).cast("bigint"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lakehouse.deltalog import table_log
 from lakehouse.engine.base import Commit, Target
 from lakehouse.errors import RollbackError
-from lakehouse.plan.rollback import TableRollback, RollbackPlan, build_record
+from lakehouse.plan.rollback import RollbackPlan, TableRollback, build_record
 from lakehouse.writes import rules
 from lakehouse.writes.table_writer import exclude_settled
 
@@ -26,7 +26,7 @@ def roll_back_tables(engine: Engine, lake: Lake, plan: RollbackPlan, run: Run) -
     """Do what is planned; ``run`` is on record for it.
 
     Raises:
-        UndoError: another writer came between; what went back before stays so.
+        RollbackError: another writer came between; what went back before stays so.
         LockError: the lake may be another's by now.
     """
     for back in plan.tables:

@@ -68,7 +68,9 @@ def violates_any(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
 def violated_rules(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
     """The names of the rules that set a row aside, or have another of the consequences named."""
     wanted = ("quarantine", *also)
-    names = [F.when(is_violated(rule), F.lit(rule.name)) for rule in effective_rules(table) if rule.on_violation in wanted]
+    names = [
+        F.when(is_violated(rule), F.lit(rule.name)) for rule in effective_rules(table) if rule.on_violation in wanted
+    ]
     named = F.array_compact(F.array(*names)) if names else F.array().cast("array<string>")
     if UNPARSED not in staged.columns:
         return named

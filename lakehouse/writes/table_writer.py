@@ -103,7 +103,9 @@ class TableWriter:
 
     def read_changes(self, name: str) -> DataFrame:
         """An input's change feed from the version consumed to the pinned one."""
-        return self.tables.read_changes(self.lake.path(name), self.step.previous_versions[name], self.step.inputs[name].version)
+        return self.tables.read_changes(
+            self.lake.path(name), self.step.previous_versions[name], self.step.inputs[name].version
+        )
 
     def apply(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
         """The function's output, checked against the declared columns."""
@@ -116,7 +118,11 @@ class TableWriter:
     def apply_to(self, table: Table, rows: DataFrame) -> DataFrame:
         """The function's output for these rows of its driver, look-ups being whole."""
         return self.apply(
-            table, {n: rows if one.role == "driver" else self.read_snapshot(one.table) for n, one in table.inputs.items()}
+            table,
+            {
+                n: rows if one.role == "incremental" else self.read_snapshot(one.table)
+                for n, one in table.inputs.items()
+            },
         )
 
     def stage(self, table: Table, rows: DataFrame) -> DataFrame:
@@ -135,7 +141,9 @@ class TableWriter:
 
     # --- quality ----------------------------------------------------------------------------------------------------
 
-    def check_counts(self, table: Table, batch: Batch, counted: audit.RuleCounts, counts: dict[str, int]) -> dict[str, int]:
+    def check_counts(
+        self, table: Table, batch: Batch, counted: audit.RuleCounts, counts: dict[str, int]
+    ) -> dict[str, int]:
         """The counts, once they add up to the rows that came in, where the table takes landed rows one by one."""
         counts["quarantined"] += batch.malformed()
         if self.lake.get_landed_source(table):
@@ -143,7 +151,9 @@ class TableWriter:
             audit.check_origins(table.name, batch.origins(), counted.origins)
         return counts
 
-    def quarantine_batch(self, table: Table, counted: audit.RuleCounts, batch: Batch, *, is_full_input: bool = False) -> None:
+    def quarantine_batch(
+        self, table: Table, counted: audit.RuleCounts, batch: Batch, *, is_full_input: bool = False
+    ) -> None:
         """Refuse the batch, or write its rejects: before the table, so that none is lost; a retry replaces them.
 
         A batch that goes through the ``whole`` driver again adds what this generation has not set aside before.

@@ -84,7 +84,7 @@ def snapshot_versions(table: Table, history: History, rows: DataFrame, observed:
     same_time = Window.partitionBy(*key, effective).orderBy(newest_order(table, rows.columns).desc())
     last_told = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
     told = F.struct(*[c for c in table.columns if c not in (*key, effective)])
-    present = observed.join(last_told.withColumn("_told", told), [*key, effective], "left")
+    present = observed.join(last_told.withColumn("_expected", told), [*key, effective], "left")
     present = present.join(F.broadcast(following), effective)
     by_time = Window.partitionBy(*key).orderBy(effective)
     # Snapshots in a row that have the key.
@@ -92,10 +92,12 @@ def snapshot_versions(table: Table, history: History, rows: DataFrame, observed:
     stays = present.withColumn("_gap", gap).withColumn("_stay", F.sum(F.col("_gap").cast("int")).over(by_time))
     in_stay = Window.partitionBy(*key, "_stay").orderBy(effective)
     # In two steps, as a GPU looks for a last value only up to the row itself.
-    known = F.last("_told", ignorenulls=True).over(in_stay.rowsBetween(Window.unboundedPreceding, Window.currentRow))
+    known = F.last("_expected", ignorenulls=True).over(
+        in_stay.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    )
     ends = F.last("_next").over(in_stay.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
     stays = stays.withColumns({"_known": known, "_ends": ends})
-    changed = F.col("_told").isNotNull() & ~F.col("_told").eqNullSafe(F.lag("_known").over(in_stay))
+    changed = F.col("_expected").isNotNull() & ~F.col("_expected").eqNullSafe(F.lag("_known").over(in_stay))
     starts = stays.withColumn("_changed", changed).where("_changed")
     return (
         starts.withColumn("valid_from", F.col(effective))

@@ -20,11 +20,11 @@ from lakehouse.ml.task import Task
 from serving.api import metrics, schema
 from serving.api.document import build_openapi, problem_responses
 from serving.api.guard import Guard, get_request_id
-from serving.api.holding import ServedModel, ModelWatcher, ServingState
+from serving.api.holding import ModelWatcher, ServedModel, ServingState
 from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
 from serving.api.problems import CLOSE_CONNECTION, MAX_FAULTS, Fault, RequestError, to_request_error
-from serving.api.schema import Answer, Key, ModelInfo, Row, Health, Version
+from serving.api.schema import Answer, Health, Key, ModelInfo, Row, Version
 
 logger = logging.getLogger(__name__)
 BODY_BYTES: Final = 1_000_000
@@ -34,7 +34,7 @@ REQUEST_SECONDS: Final = 10.0
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes work with. ``look_seconds`` lie between two looks at the registry."""
+    """What the routes work with. ``refresh_seconds`` lie between two looks at the registry."""
 
     task: Task
     watcher: ModelWatcher
@@ -115,7 +115,9 @@ def _parse_request(state: ServingState, body: bytes) -> schema.Request:
     return asked
 
 
-async def _resolve_rows(service: Service, model: ServedModel, request: schema.Request) -> tuple[list[Key], int | None, Sequence[Row]]:
+async def _resolve_rows(
+    service: Service, model: ServedModel, request: schema.Request
+) -> tuple[list[Key], int | None, Sequence[Row]]:
     """The rows as the model takes them; by key, with the keys, and the version of the table that they were found in."""
     if "features" in request:
         return [], None, [model.make_row(sent) for sent in request["features"]]
@@ -128,7 +130,10 @@ async def _resolve_rows(service: Service, model: ServedModel, request: schema.Re
     if missing := [place for place, one in enumerate(wanted) if one not in found]:
         table = f"{task.feature_table} version {version}"
         faults = [
-            Fault(location=f"keys.{place}", message=f"There is no row with {to_json(request['keys'][place]).decode():.500}")
+            Fault(
+                location=f"keys.{place}",
+                message=f"There is no row with {to_json(request['keys'][place]).decode():.500}",
+            )
             for place in missing[:MAX_FAULTS]
         ]
         raise RequestError(404, f"{table} has no row for {len(missing)} of the {len(wanted)} keys.", faults)
@@ -161,7 +166,9 @@ async def _read_body(request: Request) -> bytes:
                 if len(body) > BODY_BYTES:
                     raise large
     except TimeoutError:
-        raise RequestError(408, f"The request did not come within {BODY_SECONDS:g} seconds.", headers=CLOSE_CONNECTION) from None
+        raise RequestError(
+            408, f"The request did not come within {BODY_SECONDS:g} seconds.", headers=CLOSE_CONNECTION
+        ) from None
     return bytes(body)
 
 

@@ -36,7 +36,9 @@ class Batcher:
             Refused: too many rows wait already.
         """
         if self._rows + len(rows) > MAX_WAITING_ROWS:
-            raise RequestError(503, "Too many requests wait for an answer: try again later.", headers={"Retry-After": "1"})
+            raise RequestError(
+                503, "Too many requests wait for an answer: try again later.", headers={"Retry-After": "1"}
+            )
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Sequence[float]] = loop.create_future()
         self._pending.append((rows, answer))

@@ -15,7 +15,15 @@ from pydantic import TypeAdapter
 
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import check_columns, is_number
-from lakehouse.ml.mlflow_client import CHALLENGER, CHAMPION, LoadedModel, find_alias, load_version, sqlite_file, tracking_client
+from lakehouse.ml.mlflow_client import (
+    CHALLENGER,
+    CHAMPION,
+    LoadedModel,
+    find_alias,
+    load_version,
+    sqlite_file,
+    tracking_client,
+)
 from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Model, Task
 from serving.api import metrics

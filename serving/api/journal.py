@@ -129,7 +129,11 @@ class Journal:
 
         try:
             write_deltalake(
-                str(self.path), table, mode="append", schema_mode="merge", storage_options=build_delta_options(self.path)
+                str(self.path),
+                table,
+                mode="append",
+                schema_mode="merge",
+                storage_options=build_delta_options(self.path),
             )
         except Exception as error:  # of delta-rs, or of the store
             metrics.JOURNAL_FAILURES.inc()

@@ -17,7 +17,9 @@ BATCH_ROWS = Histogram(
 MODEL_VERSION = Gauge("serving_model_version", "The version in service; 0 for none.", ["alias"])
 SWAPS = Counter("serving_model_swaps_total", "Versions that took the place of another.", ["alias"])
 REFRESH_FAILURES = Counter(
-    "serving_model_look_failures_total", "Looks at the registry that failed, or found what cannot be loaded.", ["alias"]
+    "serving_model_refresh_failures_total",
+    "Looks at the registry that failed, or found what cannot be loaded.",
+    ["alias"],
 )
 JOURNAL_ROWS = Counter("serving_journal_rows_total", "Rows written to the table of requests.")
 JOURNAL_DROPPED = Counter(

@@ -48,6 +48,8 @@ class RequestError(Exception):
 def to_request_error(error: ValidationError) -> RequestError:
     """A request that is not as it must be: the first of its faults, without the values that it came with."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    faults = [Fault(location=".".join(map(str, one["loc"]))[:200] or "body", message=one["msg"]) for one in found[:MAX_FAULTS]]
+    faults = [
+        Fault(location=".".join(map(str, one["loc"]))[:200] or "body", message=one["msg"]) for one in found[:MAX_FAULTS]
+    ]
     more = f"; the first {MAX_FAULTS} are listed" if len(found) > MAX_FAULTS else ""
     return RequestError(422, f"The request has {len(found)} fault{'s' if len(found) > 1 else ''}{more}.", faults)

@@ -102,7 +102,9 @@ def build_request_type(task: Task, columns: Mapping[str, str], input_columns: Co
     if wrong := [name for name in input_columns if sent.get(name) is None] + [n for n in of_key if of_key[n] is None]:
         kinds = ", ".join(f"{name} ({columns.get(name)})" for name in dict.fromkeys(wrong))
         raise ModelError(f"{task.name} cannot be served: no JSON stands for {kinds} of {task.feature_table}.")
-    row = {name: kind | None if name in input_columns else NotRequired[kind | None] for name, kind in sent.items() if kind}
+    row = {
+        name: kind | None if name in input_columns else NotRequired[kind | None] for name, kind in sent.items() if kind
+    }
     key = {name: kind if name in task.key else NotRequired[kind] for name, kind in of_key.items()}
     # The first row with faults ends it: to find those of a thousand rows would keep all other requests waiting.
     several = Field(min_length=1, max_length=MAX_ROWS, fail_fast=True)
@@ -131,7 +133,9 @@ def check_widths(body: bytes, columns: int) -> None:
         for place, row in enumerate(rows if isinstance(rows, list) else ()):
             if isinstance(row, dict) and len(row) > columns:
                 said = f"There are {len(row)} columns, and the table has {columns}."
-                raise RequestError(422, "The request has 1 fault.", [Fault(location=f"{kind}.{place}"[:200], message=said)])
+                raise RequestError(
+                    422, "The request has 1 fault.", [Fault(location=f"{kind}.{place}"[:200], message=said)]
+                )
 
 
 def _dict(name: str, fields: Mapping[str, Any], more: dict[str, Any] | None = None) -> Any:

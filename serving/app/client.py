@@ -82,5 +82,7 @@ def make_client() -> Client:
     """
     url = os.environ.get(URL_VARIABLE, "") or DEFAULT_URL
     if not url.startswith(("http://", "https://")):
-        raise SettingsError(f"{URL_VARIABLE}={redact_password(url)!r} is no address: it must begin with http:// or https://.")
+        raise SettingsError(
+            f"{URL_VARIABLE}={redact_password(url)!r} is no address: it must begin with http:// or https://."
+        )
     return Client(url.rstrip("/"), read_api_key())

@@ -16,7 +16,7 @@ from lakehouse.storage.location import Location
 from models.late_arrival import TASK
 from serving.app import charts, reading
 from serving.app.client import Client, make_client
-from serving.app.drivers import Contribution, rank_contributions, group_features, variations
+from serving.app.drivers import Contribution, group_features, rank_contributions, variations
 from serving.app.reading import Flight
 
 NUMBER: Final = re.compile(r"\s*([A-Za-z0-9]{2})\s*(\d{1,4})\s*")
@@ -123,7 +123,9 @@ def _show_probability(flight: Flight, prediction: dict[str, Any], recent: readin
     st.caption(" ".join(notes))
 
 
-def _show_contributions(flight: Flight, prediction: dict[str, Any], info: dict[str, Any], api: Client, request_id: str) -> None:
+def _show_contributions(
+    flight: Flight, prediction: dict[str, Any], info: dict[str, Any], api: Client, request_id: str
+) -> None:
     """What the probability would be, were groups of features typical.
 
     Raises:
@@ -134,8 +136,8 @@ def _show_contributions(flight: Flight, prediction: dict[str, Any], info: dict[s
     if serving is None:
         raise changed
     # A request must hold what any version in service reads.
-    row = {name: flight.values.get(name) for one in info["serving"] for name in one["reads"]}
-    groups = group_features(serving["reads"])
+    row = {name: flight.values.get(name) for one in info["serving"] for name in one["input_columns"]}
+    groups = group_features(serving["input_columns"])
     answers = api.predict(request_id, "features", variations(row, serving["typical"], groups))
     if any(one["model_version"] != prediction["model_version"] for one in answers):
         raise changed

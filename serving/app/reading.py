@@ -104,7 +104,9 @@ def quality_days(quality: TableLog, version: int) -> Rows:
     wanted = (ds.field("model_name") == TASK.name) & (ds.field("model_version") == version) & (ds.field("labelled") > 0)
     named = ["labelled", "label_rate", "mean_probability", "brier", "roc_auc"]
     rows = _read(quality, [TASK.time_column, *named], wanted).to_pylist()
-    return sorted(({"day": row.pop(TASK.time_column), **row} for row in rows), key=lambda row: row["day"])[-QUALITY_DAYS:]
+    return sorted(({"day": row.pop(TASK.time_column), **row} for row in rows), key=lambda row: row["day"])[
+        -QUALITY_DAYS:
+    ]
 
 
 def mean(rows: Iterable[dict[str, Any]], name: str, weight: str) -> float | None:

@@ -63,9 +63,9 @@ spark.stop()
 
 
 @pytest.fixture(scope="module")
-def lakes(lake_of: Callable[..., TestLake]) -> dict[str, TestLake]:
+def lakes(make_lake: Callable[..., TestLake]) -> dict[str, TestLake]:
     """A lake made by a process, with a JVM of its own, in each zone."""
-    made = {zone: lake_of(modules=MODULES, name=zone.replace("/", "_")) for zone in ZONES}
+    made = {zone: make_lake(modules=MODULES, name=zone.replace("/", "_")) for zone in ZONES}
     first = made[ZONES[0]]
     for day in (GAP, REPEATED):
         deliver(first.root / "landing", since=day, until=day)
@@ -94,9 +94,9 @@ def test_every_zone_makes_the_same_tables(lakes: dict[str, TestLake]) -> None:
         assert found[zone] == found["UTC"], zone
     for zone, lake in lakes.items():
         (pinned,) = lake.history("bronze.flights")
-        assert {at for (at,) in lake.rows("bronze.flights", "_ingested_at")} == {datetime.fromisoformat(pinned.created_at)}, (
-            zone
-        )
+        assert {at for (at,) in lake.rows("bronze.flights", "_ingested_at")} == {
+            datetime.fromisoformat(pinned.created_at)
+        }, zone
 
 
 def test_instants_are_those_worked_out_by_hand(lakes: dict[str, TestLake]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from gold.flight_features import COLUMNS
 from models.late_arrival import FEATURES, TASK
-from serving.app.drivers import OTHERS, rank_contributions, group_features, variations
+from serving.app.drivers import OTHERS, group_features, rank_contributions, variations
 
 KNOWN_BY_NAME = {*TASK.key, TASK.time_column, TASK.label_column, "cutoff_utc", "tailnum"} - {*FEATURES}
 

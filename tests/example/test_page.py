@@ -83,7 +83,7 @@ def test_a_flight_picked_from_the_list(served: Served, tmp_path: Path, width: in
 def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_path: Path) -> None:
     flight = next(one for one in served.flights if (one[LAST_LEG] or 0) > 40)
     (model,) = served.ask("/model")["serving"]
-    row = {name: flight[name] for name in model["reads"]}
+    row = {name: flight[name] for name in model["input_columns"]}
     changed = row | {name: model["typical"][name] for name in row if name.startswith("leg_")}
     plain, without = served.predict("features", [row, changed])
     with open_page(served.page) as page:
@@ -112,7 +112,7 @@ def test_a_flight_typed_by_its_number_and_what_drives_it(served: Served, tmp_pat
         }  # fmt: skip
         page.get_by_text("The values behind it").click()
         rows = page.get_by_test_id("stTable").get_by_role("row")
-        expect(rows).to_have_count(1 + len(model["reads"]))
+        expect(rows).to_have_count(1 + len(model["input_columns"]))
         values = rows.all_inner_texts()
         told = [LAST_LEG, str(flight[LAST_LEG]), f"{model['typical'][LAST_LEG]:.4g}"]
         assert values[1].split() == told, "the strongest driver's come first"

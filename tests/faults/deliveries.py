@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.lakes import TestLake, set_age, customer, json_lines, orders_csv, payments_file
+from tests.lakes import TestLake, customer, json_lines, orders_csv, payments_file, set_age
 
 Delivery = tuple[tuple[str, str, str | bytes], ...]
 

@@ -24,7 +24,7 @@ from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.plan.steps import Request
 from lakehouse.runs.scheduler import run_tables
-from lakehouse.storage.lock import record_jvms, lock_lake
+from lakehouse.storage.lock import lock_lake, record_jvms
 from tests.sessions import small_session
 
 

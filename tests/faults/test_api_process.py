@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.parcels import Place
-from tests.served import GOOD, KEY, HEADERS, WEAK, copy_place, give_alias, read_requests, run_server
+from tests.served import GOOD, HEADERS, KEY, WEAK, copy_place, give_alias, read_requests, run_server
 from tests.serving.test_api_process import BODY
 
 
@@ -36,7 +36,7 @@ class Load(threading.Thread):
 
 
 def test_an_alias_moves_under_load_without_a_failed_request(place: Place, tmp_path: Path) -> None:
-    with run_server(tmp_path, "--look-seconds", "0.2") as server:
+    with run_server(tmp_path, "--refresh-seconds", "0.2") as server:
         loads = [Load(server.url) for _ in range(4)]
         for one in loads:
             one.start()
@@ -63,7 +63,7 @@ def test_an_alias_moves_under_load_without_a_failed_request(place: Place, tmp_pa
 
 def test_it_serves_on_without_mlflow_and_shares_with_the_challenger(place: Place, tmp_path: Path) -> None:
     with (
-        run_server(tmp_path, "--canary", "0.5", "--look-seconds", "0.2") as server,
+        run_server(tmp_path, "--canary", "0.5", "--refresh-seconds", "0.2") as server,
         httpx.Client(base_url=server.url, headers=HEADERS) as client,
     ):
         (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
@@ -71,7 +71,7 @@ def test_it_serves_on_without_mlflow_and_shares_with_the_challenger(place: Place
         answers = [client.post("/predict", json=BODY).json()["predictions"][0]["model_version"] for _ in range(60)]
         assert 10 < answers.count(WEAK) < 50
         assert client.get("/ready").status_code == 200
-        assert 'serving_model_look_failures_total{alias="champion"}' in client.get("/metrics").text
+        assert 'serving_model_refresh_failures_total{alias="champion"}' in client.get("/metrics").text
         assert server.end() == 0
     (log,) = (tmp_path / "logs").glob("*.log")
     text = log.read_text()

@@ -32,7 +32,7 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
         return whole(work, declared)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(executor, "_whole", cut_off)
+        patched.setattr(executor, "_write_whole", cut_off)
         filled_days.attempt("mart.days", request=RANGE, run="cut off")
     assert [one[0] for one in pieces] == [date(2021, 1, 1), date(2022, 1, 1), date(2023, 1, 1)]
     assert [day.isoformat() for (day,) in filled_days.rows("mart.days", "day")] == [*DAYS[:3], DAYS[4]]
@@ -65,7 +65,7 @@ def test_changes_come_first_in_a_backfill_that_is_cut_off(
         return whole(work, declared)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(executor, "_whole", cut_off)
+        patched.setattr(executor, "_write_whole", cut_off)
         filled_days.attempt(request=RANGE)
     filled_days.run()  # without the range: what changed must be there all the same
     amounts = dict(filled_days.rows("mart.days"))

@@ -87,8 +87,8 @@ def caught_up(lake: TestLake) -> None:
     raise AssertionError("it never ends")
 
 
-def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_path: Path) -> None:
-    lake, copy, numbers = lake_of(*DECLARED), tmp_path / "copy", iter(range(1, 99))
+def test_a_copy_taken_while_runs_work_becomes_the_same_lake(make_lake: Lakes, tmp_path: Path) -> None:
+    lake, copy, numbers = make_lake(*DECLARED), tmp_path / "copy", iter(range(1, 99))
     copy.mkdir()
 
     def work(run: Callable[[], object]) -> None:
@@ -129,9 +129,9 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(lake_of: Lakes, tmp_
 
 
 def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
-    lake_of: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_lake: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake, copy = lake_of(landed_items, items_table(rules=SMALL)), tmp_path / "copy"
+    lake, copy = make_lake(landed_items, items_table(rules=SMALL)), tmp_path / "copy"
     copy.mkdir()
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     lake.run()
@@ -157,8 +157,8 @@ def _only(name: str, put: Any, rows: Any, target: Any, commit: Any, **more: Any)
     put(rows, target, commit, **more)
 
 
-def test_where_parts_are_missing(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, event_log)
+def test_where_parts_are_missing(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, event_log)
     for number in (1, 2):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,5"))
         lake.run()

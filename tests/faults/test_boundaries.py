@@ -27,8 +27,8 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(lake_of: Lakes, runs: Runs) -> list[Undisturbed]:
-    lake = lake_of(modules=MODULES, name="undisturbed")
+def undisturbed(make_lake: Lakes, runs: Runs) -> list[Undisturbed]:
+    lake = make_lake(modules=MODULES, name="undisturbed")
     found = []
     for delivery in (FIRST, SECOND):
         land(lake, delivery)
@@ -40,9 +40,9 @@ def undisturbed(lake_of: Lakes, runs: Runs) -> list[Undisturbed]:
 
 
 def test_a_run_killed_before_and_after_each_of_its_commits(
-    lake_of: Lakes, runs: Runs, undisturbed: list[Undisturbed]
+    make_lake: Lakes, runs: Runs, undisturbed: list[Undisturbed]
 ) -> None:
-    lake = lake_of(modules=MODULES, name="killed")
+    lake = make_lake(modules=MODULES, name="killed")
     for delivery, wanted in zip((FIRST, SECOND), undisturbed, strict=True):
         land(lake, delivery)
         assert deaths(lake, runs) == {f"{when} {name}" for name in wanted.commits for when in ("before", "after")}

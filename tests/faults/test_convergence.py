@@ -17,16 +17,16 @@ MOST_COMMITS = 5
 
 
 def test_shuffled_duplicate_snapshots_converge_despite_killed_runs(
-    lake_of: Callable[..., TestLake], runs: Runs
+    make_lake: Callable[..., TestLake], runs: Runs
 ) -> None:
-    undisturbed = lake_of(modules=MODULES, name="undisturbed")
+    undisturbed = make_lake(modules=MODULES, name="undisturbed")
     for name, snapshot in SNAPSHOTS.items():
         undisturbed.land("raw.buses", name, snapshot)
     undisturbed.run()
     wanted = content(undisturbed, delivered=False)
 
     chance = random.Random(2)
-    lake = lake_of(modules=MODULES, name="killed")
+    lake = make_lake(modules=MODULES, name="killed")
     deliveries = [*SNAPSHOTS.items()] * 2
     chance.shuffle(deliveries)
     kills = 0

@@ -14,7 +14,7 @@ from lakehouse.definitions.write_modes import Merge
 from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.zone import LandingZone
 from tests.faults.compare import assert_same, content
-from tests.lakes import TestLake, set_age, items_csv, items_table, landed_items, payments_file
+from tests.lakes import TestLake, items_csv, items_table, landed_items, payments_file, set_age
 from tests.orders import clean, landed
 
 Lakes = Callable[..., TestLake]
@@ -42,8 +42,8 @@ CUT_PARQUET = {f"cut_at_{at}.parquet": PAYMENTS[:at] for at in (0, 3, 4, 300, le
 CUT_PARQUET["middle_missing.parquet"] = PAYMENTS[:500] + PAYMENTS[600:]
 
 
-def test_files_cut_anywhere_are_set_aside_whole_until_they_come_whole(lake_of: Lakes) -> None:
-    undisturbed, lake = lake_of(*SHOP, name="undisturbed"), lake_of(*SHOP)
+def test_files_cut_anywhere_are_set_aside_whole_until_they_come_whole(make_lake: Lakes) -> None:
+    undisturbed, lake = make_lake(*SHOP, name="undisturbed"), make_lake(*SHOP)
     for one in (undisturbed, lake):
         one.land("raw.items", "good.csv", GOOD)
         one.land("raw.payments", "good.parquet", payments_file((1000, 1, "2024-01-01", 1.0)))
@@ -71,14 +71,14 @@ WRITTEN = {
 }
 
 
-def test_files_that_are_still_being_written(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_still_being_written(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has half its lines when a run begins, whole ones: nothing in it shows that it goes on.
 
     One has a temporary name, one settles, one grows once the run has pinned it, one once the run has looked at it again.
     """
     settling = (replace(landed_items, settle_seconds=30), items_table())
-    undisturbed = lake_of(*settling, name="undisturbed")
-    lake = lake_of(*settling)
+    undisturbed = make_lake(*settling, name="undisturbed")
+    lake = make_lake(*settling)
     for name, rows in WRITTEN.items():
         land_settled(undisturbed, name, rows)
     undisturbed.run()
@@ -88,7 +88,7 @@ def test_files_that_are_still_being_written(lake_of: Lakes, monkeypatch: pytest.
         land_settled(lake, name, WRITTEN[name.removesuffix(".part")][:50])
     os.utime(lake.folder("raw.items") / "grows.csv")
     with monkeypatch.context() as changed:
-        for moment, name in (("write", "pinned.csv"), ("verified", "read.csv")):
+        for moment, name in (("write_manifest", "pinned.csv"), ("verify_manifest", "read.csv")):
             grow_after(changed, moment, lambda name=name: land_settled(lake, name, WRITTEN[name]))
         lake.run()
     assert lake.rejected("raw.items") == {"pinned.csv": "changed while its batch was under way"}
@@ -118,10 +118,10 @@ def grow_after(changed: pytest.MonkeyPatch, method: str, grow: Callable[[], obje
 
 
 @pytest.mark.parametrize("relanded", ["upsert", "replace"])
-def test_old_names_with_new_bytes_and_old_bytes_under_new_names(lake_of: Lakes, relanded: str) -> None:
+def test_old_names_with_new_bytes_and_old_bytes_under_new_names(make_lake: Lakes, relanded: str) -> None:
     """Undisturbed is who gets what is in force in the end, once, each under a name of its own."""
-    tables = (replace(landed_items, relanded=relanded), items_table(Merge()))
-    undisturbed, lake = lake_of(*tables, name="undisturbed"), lake_of(*tables)
+    tables = (replace(landed_items, on_redelivery=relanded), items_table(Merge()))
+    undisturbed, lake = make_lake(*tables, name="undisturbed"), make_lake(*tables)
     left_out = [] if relanded == "replace" else ["3,1,1"]
     undisturbed.land("raw.items", "end.csv", items_csv("1,1,5", "2,1,1", *left_out, "4,1,1"))
     undisturbed.run()
@@ -137,8 +137,11 @@ def test_old_names_with_new_bytes_and_old_bytes_under_new_names(lake_of: Lakes, 
     assert set(lake.run().statuses.values()) == {"unchanged"}
 
 
-def test_a_thousand_tiny_files_are_one_batch(lake_of: Lakes) -> None:
-    undisturbed, lake = lake_of(landed_items, items_table(), name="undisturbed"), lake_of(landed_items, items_table())
+def test_a_thousand_tiny_files_are_one_batch(make_lake: Lakes) -> None:
+    undisturbed, lake = (
+        make_lake(landed_items, items_table(), name="undisturbed"),
+        make_lake(landed_items, items_table()),
+    )
     undisturbed.land("raw.items", "all.csv", items_csv(*lines(0, 1000)))
     undisturbed.run()
     for number, line in enumerate(lines(0, 1000)):

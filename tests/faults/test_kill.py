@@ -36,10 +36,10 @@ def killed(root: Path, point: str) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    lake_of: Callable[..., TestLake], tmp_path_factory: pytest.TempPathFactory
+    make_lake: Callable[..., TestLake], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Content, Content]:
     """A lake with the second delivery landed, what it held before, and what it holds after the second run."""
-    lake = lake_of(modules=MODULES)
+    lake = make_lake(modules=MODULES)
     land(lake, FIRST)
     lake.run()
     before = content(lake)
@@ -51,10 +51,10 @@ def undisturbed(
 
 
 def test_runs_killed_while_they_write_for_the_first_time(
-    lake_of: Callable[..., TestLake], runs: Runs, undisturbed: tuple[Path, Content, Content]
+    make_lake: Callable[..., TestLake], runs: Runs, undisturbed: tuple[Path, Content, Content]
 ) -> None:
     _, before, _ = undisturbed
-    lake = lake_of(modules=MODULES)
+    lake = make_lake(modules=MODULES)
     land(lake, FIRST)
     killed(lake.root, "during the first write")
     killed(lake.root, "during a gold write")

@@ -15,7 +15,7 @@ from lakehouse.definitions import graph
 from lakehouse.deltalog.sql import query
 from lakehouse.errors import LakehouseError
 from tests.faults.compare import Content, assert_same, content
-from tests.lakes import TestLake, set_age, items_csv, items_table, landed_items
+from tests.lakes import TestLake, items_csv, items_table, landed_items, set_age
 
 TABLES = ("raw.items", "clean.items")
 CHECKPOINTED, NEWEST = 2, 4

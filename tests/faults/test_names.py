@@ -35,8 +35,8 @@ TOLD = {
 }  # fmt: skip
 
 
-def test_each_file_is_taken_once_whatever_its_name(lake_of: Callable[..., TestLake], tmp_path: Path) -> None:
-    undisturbed, lake = lake_of(*TABLES, name="undisturbed"), lake_of(*TABLES)
+def test_each_file_is_taken_once_whatever_its_name(make_lake: Callable[..., TestLake], tmp_path: Path) -> None:
+    undisturbed, lake = make_lake(*TABLES, name="undisturbed"), make_lake(*TABLES)
     for number, name in enumerate(TAKEN):
         undisturbed.land("raw.items", f"{number:03}.csv", items_csv(f"{number},1,1"))
         lake.land("raw.items", name, items_csv(f"{number},1,1"))

@@ -21,8 +21,8 @@ def computes_and_fails(tables: SparkTables, rows: DataFrame, *args: object) -> N
 DISK_IS_FULL = f"the disk is full (faults/test_quality.py, line {computes_and_fails.__code__.co_firstlineno + 3})"
 
 
-def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = lake_of(landed_items, items_table(rules=(Rule("small", "value < 5"), Rule("even", "value % 2 = 0"))))
+def test_a_retry_replaces_what_a_failed_attempt_set_aside(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = make_lake(landed_items, items_table(rules=(Rule("small", "value < 5"), Rule("even", "value % 2 = 0"))))
     strict.land("raw.items", "1.csv", items_csv("1,1,4", "2,1,3", "3,1,8", "4,1,9"))
 
     with monkeypatch.context() as patched:
@@ -51,9 +51,9 @@ def test_a_retry_replaces_what_a_failed_attempt_set_aside(lake_of: Lakes, monkey
 
 
 def test_a_retry_of_a_whole_table_replaces_what_a_failed_attempt_set_aside(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
+    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = lake_of(landed_items, clean_dated, by_day)
+    lake = make_lake(landed_items, clean_dated, by_day)
     lake.land("raw.items", "1.csv", items_csv("1,0,-5"))
     lake.run("raw", "clean")
 

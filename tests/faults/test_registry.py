@@ -166,7 +166,7 @@ def test_what_waits_is_registered_as_it_was_declared_and_where_it_belongs(
     assert kept.exists(), "it waits for another server"
     server.rule = lambda method, path: UP
     fewer = place.train(change_model(TASK=task_of(place), FEATURES=("distance_km", "items")))
-    assert [one.name for one in place.pending_folder.glob("*/set-aside/*")] == [kept.parent.name]
+    assert [one.name for one in place.pending_folder.glob("*/abandoned/*")] == [kept.parent.name]
     assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     assert fewer.model_version == 1
 

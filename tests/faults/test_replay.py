@@ -21,15 +21,15 @@ from tests.lakes import items_csv, items_table, landed_items
 
 @pytest.mark.parametrize("write", [Append(), Merge(newest_by=("at",))], ids=["Append", "Merge"])
 def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, write: Any
+    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, write: Any
 ) -> None:
     more = {"key": ()} if isinstance(write, Append) else {}
-    strict = lake_of(landed_items, items_table(write, rules=SMALL, **more))
+    strict = make_lake(landed_items, items_table(write, rules=SMALL, **more))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
     lake = strict.with_tables(landed_items, items_table(write, **more))
     with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.writes.replay._settle", lambda *_: 1 / 0)
+        changed.setattr("lakehouse.writes.replay._record_outcomes", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             replayed(lake)
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50)]
@@ -41,11 +41,11 @@ def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
     assert outcomes(lake) == [(1, 2, "replayed", "")]
 
 
-def test_a_reject_whose_file_was_delivered_again_is_discarded(lake_of: Lakes) -> None:
+def test_a_reject_whose_file_was_delivered_again_is_discarded(make_lake: Lakes) -> None:
     from dataclasses import replace
 
-    source = replace(landed_items, relanded="replace")
-    strict = lake_of(source, items_table(rules=SMALL))
+    source = replace(landed_items, on_redelivery="replace")
+    strict = make_lake(source, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,55", "3,1,7"))
@@ -57,9 +57,9 @@ def test_a_reject_whose_file_was_delivered_again_is_discarded(lake_of: Lakes) ->
 
 
 def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
+    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = lake_of(landed_items, items_table(rules=SMALL))
+    strict = make_lake(landed_items, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("3,1,60", "4,1,6"))
@@ -78,13 +78,13 @@ def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 
 
-def test_a_function_that_doubles_rejects_is_refused(lake_of: Lakes) -> None:
+def test_a_function_that_doubles_rejects_is_refused(make_lake: Lakes) -> None:
     def doubles(items: DataFrame) -> DataFrame:
         from tests.lakes import parse_items
 
         return parse_items(items).withColumn("value", F.explode(F.array("value", "value")))
 
-    strict = lake_of(landed_items, items_table(Append(), key=(), rules=SMALL))
+    strict = make_lake(landed_items, items_table(Append(), key=(), rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
     lake = strict.with_tables(landed_items, items_table(Append(), doubles, key=()))
@@ -93,15 +93,17 @@ def test_a_function_that_doubles_rejects_is_refused(lake_of: Lakes) -> None:
     assert lake.rows("clean.items") == [(1, 1, 5)]
 
 
-def test_a_replay_cut_short_among_many_outcomes_still_adds_up(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = lake_of(landed_items, items_table(rules=SMALL))
+def test_a_replay_cut_short_among_many_outcomes_still_adds_up(
+    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = make_lake(landed_items, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "2,2,60", "3,1,70"))
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("3,2,6"))
     strict.run()
     lake = strict.with_tables(landed_items, items_table())
     with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.writes.replay._settle", lambda *_: 1 / 0)
+        changed.setattr("lakehouse.writes.replay._record_outcomes", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             replayed(lake)
     done = replayed(lake, run=Run("replay-2", ""))

@@ -39,9 +39,13 @@ def test_another_table_in_its_place_is_told_and_compared(place: Place) -> None:
     shutil.rmtree(table(place))
     place.write(parcels().slice(20))
     found = again(place, trained)
-    assert found.differences[0].startswith("gold.parcels is another table than the one that it was trained on: its id was ")
-    assert found.differences[1] == ("other rows in the train split: it had 180 and has 162; 18 keys are missing, 0 are new")
-    assert not [text for text in found.differences if "choose split" in text]
+    assert found.differences[0].startswith(
+        "gold.parcels is another table than the one that it was trained on: its id was "
+    )
+    assert found.differences[1] == (
+        "other rows in the train split: it had 180 and has 162; 18 keys are missing, 0 are new"
+    )
+    assert not [text for text in found.differences if "validation split" in text]
 
     shutil.rmtree(table(place))
     place.write(parcels())
@@ -71,7 +75,9 @@ def test_other_rows_at_the_same_version_of_the_same_table_are_told(place: Place)
     )
     items = pc.if_else(pc.equal(rows["parcel"], 210), pa.scalar(77), rows["items"])
     put(rows.set_column(rows.column_names.index("items"), "items", items))
-    assert again(place, trained).differences[0] == "the rows of the choose split have the same keys and other values"
+    assert (
+        again(place, trained).differences[0] == "the rows of the validation split have the same keys and other values"
+    )
     put(rows)
     assert again(place, trained).differences == ()
 
@@ -112,5 +118,5 @@ def test_without_its_version_in_the_registry_metrics_are_compared_all_the_same(p
         client.delete_model_version("late_parcel", "1")
     found = again(place, trained)
     assert found.differences == ("its model is no longer in the registry, so that predictions cannot be compared",)
-    assert found.metrics["choose_brier"] == (trained.metrics["brier"],) * 2
+    assert found.metrics["validation_brier"] == (trained.metrics["brier"],) * 2
     assert np.isfinite([value for pair in found.metrics.values() for value in pair]).all()

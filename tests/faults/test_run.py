@@ -18,9 +18,9 @@ from tests.lakehouse.runs.test_scheduler import Lakes
 from tests.lakes import items_csv, items_table, landed_items
 
 
-def test_a_damaged_log_is_told_and_stops_only_its_own_branch(lake_of: Lakes) -> None:
+def test_a_damaged_log_is_told_and_stops_only_its_own_branch(make_lake: Lakes) -> None:
     other = source("raw.other", landing="other", columns=("a",))
-    lake = lake_of(landed_items, items_table(rules=(Rule("any", "true"),)), other)
+    lake = make_lake(landed_items, items_table(rules=(Rule("any", "true"),)), other)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run()
     for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.json"):
@@ -37,9 +37,9 @@ def test_a_damaged_log_is_told_and_stops_only_its_own_branch(lake_of: Lakes) -> 
 
 @pytest.mark.parametrize("conflicts", [0, 3, 4])
 def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, conflicts: int
+    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, conflicts: int
 ) -> None:
-    lake = lake_of(landed_items, items_table())
+    lake = make_lake(landed_items, items_table())
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run("raw.items")
     waits: list[float] = []
@@ -51,12 +51,12 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
             raise error
         return carried_out(work)
 
-    monkeypatch.setattr(scheduler, "carry_out", conflicting)
+    monkeypatch.setattr(scheduler, "execute_step", conflicting)
     monkeypatch.setattr(engine, "time", SimpleNamespace(sleep=waits.append))
     decided: list[str] = []
     decide = scheduler.decide_step
     monkeypatch.setattr(
-        scheduler, "decide", lambda lake, name, request: decided.append(name) or decide(lake, name, request)
+        scheduler, "decide_step", lambda lake, name, request: decided.append(name) or decide(lake, name, request)
     )
     done = lake.attempt("clean.items")
     assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}

@@ -25,16 +25,16 @@ from tests.lakes import TestLake, items_csv, items_table, landed_items
     ],
 )  # fmt: skip
 def test_whatever_breaks_what_is_published_stays(
-    lake_of: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch, broken: Any, said: str
+    make_lake: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch, broken: Any, said: str
 ) -> None:
-    lake = expecting(lake_of(landed_items, items_table()), TWO_ROWS)
+    lake = expecting(make_lake(landed_items, items_table()), TWO_ROWS)
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,5"))
     lake.run()
     before = (lake.version("clean.items"), lake.rows("clean.items"))
     lake.land("raw.items", "2.csv", items_csv("3,1,5"))
     assert lake.lake.suites is not None
     if broken is None:
-        monkeypatch.setattr(expectations, "_validated", lambda *_: 1 / 0)
+        monkeypatch.setattr(expectations, "_run_validation", lambda *_: 1 / 0)
     elif isinstance(broken, str):
         lake.lake.suites.get_path("clean.items").write_text(broken)
     else:

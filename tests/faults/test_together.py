@@ -13,16 +13,16 @@ from lakehouse.deltalog.sql import query
 from tests.faults.compare import assert_same, content
 from tests.faults.processes import Order, Runs
 from tests.fleet import SNAPSHOTS
-from tests.lakes import TestLake, set_age, items_csv, items_table, landed_items
+from tests.lakes import TestLake, items_csv, items_table, landed_items, set_age
 
 MODULES = ("tests.fleet",)
 DELIVERIES = [*SNAPSHOTS.items()]
 Lakes = Callable[..., TestLake]
 
 
-def test_two_runs_at_once_write_every_row_once(lake_of: Lakes, runs: Runs) -> None:
+def test_two_runs_at_once_write_every_row_once(make_lake: Lakes, runs: Runs) -> None:
     """One leaves with the holder's name, one waits, and one has lost its hold and comes too late with its commit."""
-    undisturbed, lake = (lake_of(modules=MODULES, name=name) for name in ("undisturbed", "lake"))
+    undisturbed, lake = (make_lake(modules=MODULES, name=name) for name in ("undisturbed", "lake"))
     land(undisturbed, lake, DELIVERIES[:2])
     commits = runs.completed(Order(str(undisturbed.root), MODULES))
     holder = runs.stopped(Order(str(lake.root), MODULES, "holder", "stop", passed=tuple(commits[:2])))
@@ -68,9 +68,9 @@ def parquet_files(path: Path) -> set[str]:
     return {file.name for file in path.glob("*.parquet")}
 
 
-def test_upkeep_takes_no_row_from_a_reader_and_is_no_input(lake_of: Lakes) -> None:
+def test_upkeep_takes_no_row_from_a_reader_and_is_no_input(make_lake: Lakes) -> None:
     tables = (landed_items, items_table())
-    undisturbed, lake = lake_of(*tables, name="undisturbed"), lake_of(*tables)
+    undisturbed, lake = make_lake(*tables, name="undisturbed"), make_lake(*tables)
     for number in range(3):
         for one in (undisturbed, lake):
             rows = [f"{n},{number},{number}" for n in range(100 * number, 100 * number + 200)]

@@ -36,7 +36,7 @@ def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: b
     told: list[str] = []
     second = place.train(change_model(TASK=tasks[1]), progress=told.append)
 
-    assert not list(place.pending_folder.glob("*/set-aside/*"))
+    assert not list(place.pending_folder.glob("*/abandoned/*"))
     assert "registering the training that waits for MLflow" in told
     assert "fitting candidate 1 of 2" in told, "what waited is another training"
     with tracking_client(place.tracking_uri) as client:
@@ -44,9 +44,10 @@ def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: b
     waited, own = (place.run(one.run_id) for one in versions[1:])
     for run, task in ((waited, tasks[0]), (own, tasks[1])):
         spans = {
-            name: (run.data.params[f"{name}_from"], run.data.params[f"{name}_until"]) for name in ("train", "choose")
+            name: (run.data.params[f"{name}_from"], run.data.params[f"{name}_until"])
+            for name in ("train", "validation")
         }
-        assert spans == {"train": task.splits.train, "choose": task.splits.validation}
+        assert spans == {"train": task.splits.train, "validation": task.splits.validation}
     first, last = tasks[0].splits.validation
     assert f"on 90 rows of {first} to {last} is below" in waited.data.tags["decision_reason"]
     assert (own.info.run_id, waited.data.tags["decision"]) == (second.run_id, "champion")
@@ -77,7 +78,10 @@ def test_an_error_of_the_fitting_is_not_told_as_one_of_mlflow(place: Place) -> N
         place.train(change_model(fit=lambda train, choose, **_: make_pipeline(Full()).fit(train.frame, train.label)))
     with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking_client(place.tracking_uri):
         raise FileNotFoundError("a file that is not of MLflow")
-    with pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"), tracking_client(place.tracking_uri) as client:
+    with (
+        pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"),
+        tracking_client(place.tracking_uri) as client,
+    ):
         client.log_artifact(client.create_run("0").info.run_id, str(place.lake / "nothing"))
     (place.lake / "file").touch()
     with (

@@ -29,7 +29,7 @@ from tests.paths import PROJECT
 def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str:
     """A script that tunes."""
     registry = f"Registry({place.tracking_uri!r}, {place.artifact_root!r}, {place.experiment!r})"
-    places = f"lake=Path({str(place.lake)!r}), kept=Path({str(place.pending_folder)!r}), registry={registry}"
+    places = f"lake=Path({str(place.lake)!r}), studies_folder=Path({str(place.pending_folder)!r}), registry={registry}"
     return "\n".join(
         [
             "import os",
@@ -143,7 +143,9 @@ def test_a_server_that_is_down_costs_no_trial(place: Place, tmp_path: Path) -> N
 
 def test_studies_that_are_damaged_are_told(place: Place) -> None:
     place.pending_folder.mkdir()
-    (place.pending_folder / "studies.db").write_text("not a database, but some text that is long enough to be read as one " * 20)
+    (place.pending_folder / "studies.db").write_text(
+        "not a database, but some text that is long enough to be read as one " * 20
+    )
     with pytest.raises(ModelError, match=r"The studies in .*studies.db cannot be used: .*not a database"):
         tune(place, 2)
 

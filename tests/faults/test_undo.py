@@ -18,7 +18,7 @@ from lakehouse.errors import RollbackError
 from lakehouse.plan.rollback import plan_rollback
 from lakehouse.quality.reconcile import reconcile
 from lakehouse.writes.rollback import roll_back_tables
-from tests.lakehouse.writes.test_rollback import SMALL, THREE, Lakes, adds_up, content, landed, undo, values, waits
+from tests.lakehouse.writes.test_rollback import SMALL, THREE, Lakes, adds_up, content, landed, roll_back, values, waits
 from tests.lakes import (
     ITEM_TYPES,
     items_csv,
@@ -27,54 +27,56 @@ from tests.lakes import (
 )
 
 
-def test_one_after_the_other_down_to_nothing(lake_of: Lakes) -> None:
+def test_one_after_the_other_down_to_nothing(make_lake: Lakes) -> None:
     # Going back is the same for every way of writing: it is Delta that knows what was written.
-    lake = lake_of(landed_items, items_table(rules=SMALL))
+    lake = make_lake(landed_items, items_table(rules=SMALL))
     states = []
     for number in range(3):
         lake.land("raw.items", f"{number + 1}.csv", items_csv(*THREE[number]))
         lake.run(run="ABC"[number])
         states.append((content(lake), waits(lake, "clean.items")))
     end = content(lake, bronze=False)["clean.items"]
-    with pytest.raises(RollbackError, match=r"clean.items was written by C, B since: take back first.*`lakehouse undo C`"):
-        undo(lake, "A")
+    with pytest.raises(
+        RollbackError, match=r"clean.items was written by C, B since: take back first.*`lakehouse rollback C`"
+    ):
+        roll_back(lake, "A")
     for number in (2, 1):
-        undo(lake, "ABC"[number])
+        roll_back(lake, "ABC"[number])
         assert (content(lake), waits(lake, "clean.items")) == states[number - 1]
         adds_up(lake)
-    assert undo(lake, "A").tables[0].target_version is None
+    assert roll_back(lake, "A").tables[0].target_version is None
     assert set(map(len, content(lake).values())) == {0}
     assert waits(lake, "clean.items") == []
     adds_up(lake)
-    assert undo(lake, "A", by="again").tables == ()
+    assert roll_back(lake, "A", by="again").tables == ()
     assert len(lake.plan()["raw.items"].files) == 3
     lake.run(run="again")
     assert [row[:3] for row in content(lake)["clean.items"]] == [row[:3] for row in end]
     ids = {row[0] for row in lake.rows("raw.items", "_file_id")}
     assert ids == {4, 5, 6}, "no number is given twice"
     adds_up(lake)
-    with pytest.raises(RollbackError, match="Run undo-B took back run B, and cannot be taken back"):
-        undo(lake, "undo-B")
+    with pytest.raises(RollbackError, match="Run rollback-B took back run B, and cannot be taken back"):
+        roll_back(lake, "rollback-B")
 
 
-def test_undone_and_done_anew_and_undone(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL))
+def test_undone_and_done_anew_and_undone(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
-    undo(lake, "B")
+    roll_back(lake, "B")
     before, waited = content(lake), waits(lake, "clean.items")
     lake.run(run="B2")
     assert lake.record("clean.items").batch == 4, "batch numbers never restart"
-    undo(lake, "B2")
+    roll_back(lake, "B2")
     assert (content(lake), waits(lake, "clean.items")) == (before, waited)
     done = lake.run(run="B3")
     assert done["clean.items"].step.action == "update"  # type: ignore[union-attr]
-    undo(lake, "B3")
-    undo(lake, "A")
+    roll_back(lake, "B3")
+    roll_back(lake, "A")
     assert set(map(len, content(lake).values())) == {0}
 
 
 @table("mart.named", columns={**ITEM_TYPES, "of": "bigint"}, write=Merge(), key=("id",),
-       items="clean.items", others=lookup("raw.others", on_change="nothing"))  # fmt: skip
+       items="clean.items", others=lookup("raw.others", on_change="ignore"))  # fmt: skip
 def named(items: DataFrame, others: DataFrame) -> DataFrame:
     """One row per item, with how many others there were when it was last touched."""
     return items.select(*ITEM_TYPES).crossJoin(others.agg({"id": "count"}).toDF("of"))
@@ -89,8 +91,8 @@ def everything(items: DataFrame) -> DataFrame:
 others = replace(landed_items, name="raw.others", landing="others")
 
 
-def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, others, items_table(), named, everything)
+def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, others, items_table(), named, everything)
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     lake.land("raw.others", "1.csv", items_csv("1,1,1"))
     lake.run(run="A")
@@ -98,7 +100,7 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lake
     lake.land("raw.others", "2.csv", items_csv("2,1,1"))
     lake.run("raw.items", "raw.others", "clean.items", run="B")
     lake.run("mart.named", run="C")  # has read what B wrote
-    planned = undo(lake, "B")
+    planned = roll_back(lake, "B")
     assert [one.table for one in planned.tables] == ["clean.items", "raw.others", "raw.items"]
     assert set(planned.tables_to_rebuild) == {"mart.named"}
     for name in ("raw.items", "raw.others"):
@@ -114,7 +116,7 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lake
     lake.land("raw.items", "3.csv", items_csv("3,1,7"))
     lake.run(run="F")
     assert lake.rows("mart.named") == [(1, 1, 5, 1), (3, 1, 7, 2)]
-    undo(lake, "E")
+    roll_back(lake, "E")
     assert lake.plan("mart.named")["mart.named"].action == "build"
     (lake.folder("raw.others") / "3.csv").unlink()
     lake.run(run="G")
@@ -122,8 +124,8 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(lake_of: Lake
 
 
 @pytest.mark.parametrize("gone_back", [1, 2])
-def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, gone_back: int) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL), everything)
+def test_cut_short_between_tables(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, gone_back: int) -> None:
+    lake = make_lake(landed_items, items_table(rules=SMALL), everything)
     landed(lake, THREE[0])
     before, waited = content(lake), waits(lake, "clean.items")
     lake.land("raw.items", "2.csv", items_csv(*THREE[1]))
@@ -138,7 +140,7 @@ def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as changed:
         changed.setattr(SparkTables, "restore", cut)
         with pytest.raises(IndexError):
-            undo(lake, "B", by="cut")
+            roll_back(lake, "B", by="cut")
     adds_up(lake)
     planned = plan_rollback(lake.lake, "B")
     assert (len(planned.tables), len(planned.completed_tables)) == (3 - gone_back, gone_back)
@@ -152,15 +154,15 @@ def test_cut_short_between_tables(lake_of: Lakes, monkeypatch: pytest.MonkeyPatc
 
 
 def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch
+    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = lake_of(landed_items, items_table(Append(), key=()))
+    lake = make_lake(landed_items, items_table(Append(), key=()))
     landed(lake, THREE[0], THREE[1])
     lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
     with monkeypatch.context() as changed:
         changed.setattr(SparkTables, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
         assert lake.attempt(run="C").report.has_failed
-    undo(lake, "B")
+    roll_back(lake, "B")
     assert {one.path for one in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}
     lake.run(run="D")
     assert lake.rows("clean.items", "id", "value") == [(1, 5), (1, 6), (2, 8), (2, 50), (3, 60), (4, 7)]
@@ -172,21 +174,21 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
     adds_up(lake)
 
 
-def test_a_loss_after_it_is_named(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL))
+def test_a_loss_after_it_is_named(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
-    undo(lake, "B")
+    roll_back(lake, "B")
     DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 1")
     (said,) = [one.differences for one in reconcile(lake.lake) if one.differences]
     assert any("has 0 rows where its commits left 1" in one for one in said)
     assert any("misses 1 rows" in one for one in said)
     with pytest.raises(RollbackError, match=r"clean.items was changed by another writer since: version 3, DELETE"):
-        undo(lake, "A")
+        roll_back(lake, "A")
 
 
-def test_files_that_are_gone_and_files_that_vacuum_removed_are_told(lake_of: Lakes) -> None:
-    source = replace(landed_items, relanded="replace")
-    lake = lake_of(source, items_table())
+def test_files_that_are_gone_and_files_that_vacuum_removed_are_told(make_lake: Lakes) -> None:
+    source = replace(landed_items, on_redelivery="replace")
+    lake = make_lake(source, items_table())
     lake.land("raw.items", "1.csv", items_csv(*THREE[0]))
     lake.run(run="A")
     lake.land("raw.items", "1.csv", items_csv(*THREE[1]))
@@ -197,15 +199,15 @@ def test_files_that_are_gone_and_files_that_vacuum_removed_are_told(lake_of: Lak
     assert (planned.files_to_ingest, planned.missing_files) == (("items/1.csv",), ("items/2.csv",))
     DeltaTable(str(lake.lake.path("raw.items"))).vacuum(0, enforce_retention_duration=False, dry_run=False)
     with pytest.raises(RollbackError, match=r"raw.items: 1 of the 1 files of version 0 are gone \(VACUUM\)"):
-        undo(lake, "B")
+        roll_back(lake, "B")
 
 
-def test_tables_of_no_graph_go_back_too(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(rules=SMALL))
+def test_tables_of_no_graph_go_back_too(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
     alone = lake.with_tables(landed_items, replace_name(items_table(), "clean.other"))
     versions = lake.version("clean.items")
-    undo(alone, "B")
+    roll_back(alone, "B")
     assert lake.version("clean.items") == (versions or 0) + 1
     assert len(waits(lake, "clean.items")) == 1
     assert table_log.read_last_record(lake.lake.quarantine_path("clean.items")).rolled_back_run == "B"  # type: ignore[union-attr]
@@ -215,14 +217,14 @@ def replace_name(declared: Any, name: str) -> Any:
     return replace(declared, name=name)
 
 
-def test_what_another_writer_changed_before_the_run_reaches_the_readers(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(), everything)
+def test_what_another_writer_changed_before_the_run_reaches_the_readers(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(), everything)
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
     lake.run(run="A")
     DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 2")
     lake.land("raw.items", "2.csv", items_csv("3,1,3"))
     lake.run("raw", "clean", run="B")
-    planned = undo(lake, "B")
+    planned = roll_back(lake, "B")
     assert "mart.all" in planned.tables_to_rebuild
     assert lake.rows("clean.items", "id") == [(1,)]
     (lake.folder("raw.items") / "2.csv").unlink()

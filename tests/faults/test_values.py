@@ -125,9 +125,9 @@ def packed(rows: list[Bad]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(lake_of: Lakes) -> list[str]:
+def undisturbed(make_lake: Lakes) -> list[str]:
     """The table from the good rows alone, parsed by another."""
-    lake = lake_of(parsed_values, typed_values, name="undisturbed")
+    lake = make_lake(parsed_values, typed_values, name="undisturbed")
     texts = pa.schema([(name, pa.string()) for name in COLUMNS])
     for name, file in READABLE.items():
         lake.land("raw.values", name, parquet(as_meant(file), texts))
@@ -135,8 +135,8 @@ def undisturbed(lake_of: Lakes) -> list[str]:
     return content(lake, delivered=False)["clean.values"]
 
 
-def test_every_value_is_as_it_was_meant_or_set_aside_as_it_was_landed(lake_of: Lakes, undisturbed: list[str]) -> None:
-    lake, bad = lake_of(landed_values, typed_values), bad_rows()
+def test_every_value_is_as_it_was_meant_or_set_aside_as_it_was_landed(make_lake: Lakes, undisturbed: list[str]) -> None:
+    lake, bad = make_lake(landed_values, typed_values), bad_rows()
     files = {**READABLE, **REJECTED, "unreadable.csv": packed(bad), "uneven.csv": lines(*UNEVEN)}
     for name, file in files.items():
         lake.land("raw.values", name, file)
@@ -153,9 +153,9 @@ def test_every_value_is_as_it_was_meant_or_set_aside_as_it_was_landed(lake_of: L
     ]
 
 
-def test_an_odd_quote_beside_a_long_value_is_no_reason_to_reject_the_file(lake_of: Lakes) -> None:
+def test_an_odd_quote_beside_a_long_value_is_no_reason_to_reject_the_file(make_lake: Lakes) -> None:
     csv.field_size_limit(131_072)  # as it is where nobody sets it
-    lake = lake_of(landed_values)
+    lake = make_lake(landed_values)
     lake.land("raw.values", "inch.csv", lines(line(1, 'a 3" pipe'), line(2, "x" * 300_000)))
     lake.run()
     assert lake.rejected("raw.values") == {}

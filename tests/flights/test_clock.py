@@ -1,7 +1,16 @@
 from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
-from flights.clock import as_date, confirm_utc, known_zone, next_wall, shift_minutes, snapshot_date, to_utc_after, to_wall_time
+from flights.clock import (
+    as_date,
+    confirm_utc,
+    known_zone,
+    next_wall,
+    shift_minutes,
+    snapshot_date,
+    to_utc_after,
+    to_wall_time,
+)
 
 
 def test_only_real_days_are_dates(frame):
@@ -138,7 +147,9 @@ def test_shift_beyond_a_week_is_none(frame):
         "minutes int, moment timestamp",
     )
     start = F.lit("2013-01-01").cast("timestamp")
-    assert_df_equality(expected.withColumn("moment", shift_minutes(start, F.col("minutes"))), expected, ignore_nullable=True)
+    assert_df_equality(
+        expected.withColumn("moment", shift_minutes(start, F.col("minutes"))), expected, ignore_nullable=True
+    )
 
 
 def test_zone_is_one_that_spark_knows(frame):

@@ -70,7 +70,10 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledRows, Labe
 
 
 def fitted(
-    model: ModuleType, splits: tuple[LabelledRows, LabelledRows], features: tuple[str, ...] = (), params: dict[str, Any] | None = None
+    model: ModuleType,
+    splits: tuple[LabelledRows, LabelledRows],
+    features: tuple[str, ...] = (),
+    params: dict[str, Any] | None = None,
 ) -> Any:
     seen: list[tuple[int, dict[str, float]]] = []
     made = model.fit(
@@ -78,7 +81,7 @@ def fitted(
         curve=lambda step, values: seen.append((step, dict(values))),
     )  # fmt: skip
     assert seen, "it tells how it learns"
-    assert all(0 < value["choose_brier"] < 1 for _, value in seen)
+    assert all(0 < value["validation_brier"] < 1 for _, value in seen)
     return made
 
 
@@ -91,7 +94,9 @@ def test_features_are_columns_of_the_table_and_tell_nothing_of_the_outcome() -> 
 
 
 @MODELS
-def test_it_learns_and_gives_the_same_for_the_same_seed(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
+def test_it_learns_and_gives_the_same_for_the_same_seed(
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows]
+) -> None:
     _, choose = splits
     made, again = fitted(model, splits), fitted(model, splits)
     probability = model.predict(made, choose.frame)
@@ -105,7 +110,9 @@ def test_it_learns_and_gives_the_same_for_the_same_seed(model: ModuleType, split
 
 @MODELS
 @pytest.mark.filterwarnings("error:Fixed parameter")
-def test_what_its_space_draws_is_what_it_is_fitted_with(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
+def test_what_its_space_draws_is_what_it_is_fitted_with(
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows]
+) -> None:
     for params in model.CANDIDATES:
         assert model.space(optuna.trial.FixedTrial(dict(params))) == params, "a candidate lies in the space"
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))

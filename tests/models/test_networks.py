@@ -63,7 +63,9 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Streamed, Labelled
 
 
 @pytest.fixture(scope="module")
-def stored(splits: tuple[LabelledRows, LabelledRows], tmp_path_factory: pytest.TempPathFactory) -> dict[ModuleType, Path]:
+def stored(
+    splits: tuple[LabelledRows, LabelledRows], tmp_path_factory: pytest.TempPathFactory
+) -> dict[ModuleType, Path]:
     """The files of one network of each kind."""
     folders = {model: tmp_path_factory.mktemp(model.__name__) for model in (network, keras_network)}
     for model, folder in folders.items():
@@ -71,7 +73,9 @@ def stored(splits: tuple[LabelledRows, LabelledRows], tmp_path_factory: pytest.T
     return folders
 
 
-def fitted(model: ModuleType, splits: tuple[LabelledRows, LabelledRows], curve: Any = lambda *_: None, **params: Any) -> Any:
+def fitted(
+    model: ModuleType, splits: tuple[LabelledRows, LabelledRows], curve: Any = lambda *_: None, **params: Any
+) -> Any:
     return model.fit(*splits, features=FEW, params=PARAMS | params, seed=3, curve=curve)
 
 
@@ -165,7 +169,9 @@ def test_no_more_than_the_buffers_weeks_are_held(
         alive[kind].append(weakref.ref(made))
         most[kind] = max(most[kind], sum(one() is not None for one in alive[kind]))
 
-    def batches(rows: LabelledRows, of: Callable[[LabelledRows], Iterator[pa.Table]] = LabelledRows.batches) -> Iterator[pa.Table]:
+    def batches(
+        rows: LabelledRows, of: Callable[[LabelledRows], Iterator[pa.Table]] = LabelledRows.batches
+    ) -> Iterator[pa.Table]:
         for table in of(rows):
             watch("table", table)
             yield table
@@ -184,7 +190,9 @@ def test_no_more_than_the_buffers_weeks_are_held(
 def test_the_best_epochs_weights_are_kept(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
     _, choose = splits
     seen: list[float] = []
-    made = fitted(model, splits, lambda _, values: seen.append(values["choose_brier"]), learning_rate=0.2, epochs=30)
+    made = fitted(
+        model, splits, lambda _, values: seen.append(values["validation_brier"]), learning_rate=0.2, epochs=30
+    )
     found = evaluate(choose.label, model.predict(made, choose.frame))["brier"]
     assert found == pytest.approx(min(seen), abs=1e-6)
     assert seen[-1] > min(seen) + 1e-4, "or the last epoch's would have done as well"
@@ -285,7 +293,9 @@ def test_a_gpu_is_told_to_compute_the_same_before_it_computes_anything(monkeypat
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_half_the_bits_learn_as_well(splits: tuple[LabelledRows, LabelledRows], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_the_bits_learn_as_well(
+    splits: tuple[LabelledRows, LabelledRows], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a GPU does it; here the CPU stands in for it, which knows bfloat16, too."""
     choose, whole = splits[1], fitted(network, splits)
     asked: list[bool] = []

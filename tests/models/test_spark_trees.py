@@ -72,7 +72,7 @@ def test_a_code_that_was_taken_for_a_number_is_a_set_of_codes() -> None:
         "Else (feature 0 not in {0.0,2.0})", "Else (feature 0 > 0.5)"
     )
     fitted = _spark_nodes.export_trees(described(by_number), ("carrier", "temp_f"))
-    assert fitted.description["trees"][0][0] == {"feature": 0, "among": [0], "right": 4}
+    assert fitted.description["trees"][0][0] == {"feature": 0, "categories": [0], "right": 4}
     rows = pd.DataFrame({"carrier": ["AA", "UA", None], "temp_f": [0.0, 0.0, 0.0]})
     assert spark_forest.predict(fitted, rows).tolist() == [-0.5, 0.75, 0.75]
 
@@ -122,9 +122,9 @@ def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
         changed(["trees", 0, 0, "right"], 5),
         changed(["trees", 0, 0, "feature"], 1),
         changed(["trees", 0, 0, "feature"], -1),
-        changed(["trees", 0, 0, "among"], [3]),
+        changed(["trees", 0, 0, "categories"], [3]),
         changed(["trees", 0, 1, "feature"], 2),
-        changed(["trees", 0, 1, "at_most"], float("nan")),
+        changed(["trees", 0, 1, "threshold"], float("nan")),
         changed(["trees", 0, 2, "value"], "0.5"),
         changed(["trees", 0, 2, "why"], 1),
         changed(["trees", 0], []),
@@ -189,7 +189,7 @@ def test_numpy_says_what_spark_says(
     train, choose = splits
     grown = _spark_nodes.grow_trees(train.read_on_spark(), FEATURES, lambda bins: model.estimator(bins, params, 3))
     fitted = _spark_nodes.export_trees(grown, FEATURES)
-    assert any("among" in node for tree in fitted.description["trees"] for node in tree)
+    assert any("categories" in node for tree in fitted.description["trees"] for node in tree)
     columns = odd(choose.frame)
     kinds = {name: pa.string() if name in CATEGORIES else pa.float64() for name in FEATURES}
     table = pa.table({name: pa.array(columns[name], kinds[name]) for name in FEATURES})
@@ -209,7 +209,14 @@ def test_trees_grown_by_spark_are_registered_and_score(
     features_of(place.lake)
     models, registry = {"spark_trees": spark_trees}, Registry(place.tracking_uri, place.artifact_root, "flights")
     with threadpool_limits(1):
-        trained = train("spark_trees", models, lake=place.lake, registry=registry, revision="abc", pending_folder=place.pending_folder)
+        trained = train(
+            "spark_trees",
+            models,
+            lake=place.lake,
+            registry=registry,
+            revision="abc",
+            pending_folder=place.pending_folder,
+        )
     assert trained.metrics["brier"] < trained.baseline["brier"]
     configured = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
     days = (date(2013, 11, 1), date(2013, 11, 7))

@@ -18,7 +18,7 @@ LOOK_BACK_DAYS = 2
     write=Merge(),
     key=("payment_id",),
     payments="clean.payments",
-    orders=lookup("clean.orders", on_change="everything"),
+    orders=lookup("clean.orders", on_change="rebuild"),
 )
 def receipts(payments: DataFrame, orders: DataFrame) -> DataFrame:
     """One row per payment, with the customer who owed it."""
@@ -32,7 +32,9 @@ def receipts(payments: DataFrame, orders: DataFrame) -> DataFrame:
     write=Replace(partition="day"),
     key=("day",),
     rules=(Rule("revenue_is_positive", "revenue > 0", "fail"),),
-    payments=incremental("clean.payments", date_column="paid_on", lookback_days=LOOK_BACK_DAYS, affects_days=LOOK_BACK_DAYS),
+    payments=incremental(
+        "clean.payments", date_column="paid_on", lookback_days=LOOK_BACK_DAYS, affects_days=LOOK_BACK_DAYS
+    ),
 )
 def daily_revenue(payments: DataFrame) -> DataFrame:
     """One row per day with payments; `revenue_3d` adds the two days before."""
@@ -60,7 +62,7 @@ def monthly_orders(orders: DataFrame) -> DataFrame:
     write=Rebuild(),
     key=("customer_id",),
     orders="clean.orders",
-    customers=lookup("clean.customers", on_change="everything"),
+    customers=lookup("clean.customers", on_change="rebuild"),
 )
 def top_customers(orders: DataFrame, customers: DataFrame) -> DataFrame:
     """One row per customer, for the three who ordered most."""

@@ -41,9 +41,9 @@ def database(running: RunningServers, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture
-def lake(lake_of: Callable[..., TestLake], database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> TestLake:
+def lake(make_lake: Callable[..., TestLake], database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> TestLake:
     monkeypatch.setattr(jdbc, "_today", lambda: TODAY)
-    return lake_of(suppliers, products, clean_suppliers, clean_products)
+    return make_lake(suppliers, products, clean_suppliers, clean_products)
 
 
 def test_every_row_is_extracted_once(lake: TestLake) -> None:
@@ -149,7 +149,7 @@ def test_a_hanging_database_ends_the_run_in_time(
     lake: TestLake, running: RunningServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake.run("raw.products")  # its connections are warm: what hangs then is the query
-    monkeypatch.setattr(jdbc, "SILENT_SECONDS", 3)
+    monkeypatch.setattr(jdbc, "READ_SECONDS", 3)
     members = running.processes()["postgres"]
     for one in members:
         one.suspend()
@@ -192,7 +192,7 @@ def lost_after(checks: int) -> Callable[[Lease], None]:
     return check
 
 
-def test_reserved_words_of_sql_can_be_names(lake_of: Callable[..., TestLake], database: psycopg.Connection) -> None:
+def test_reserved_words_of_sql_can_be_names(make_lake: Callable[..., TestLake], database: psycopg.Connection) -> None:
     database.execute('DROP TABLE IF EXISTS "Order"')
     database.execute('CREATE TABLE "Order" ("user" text, "order" bigserial, "TailNum" text)')
     database.execute("""INSERT INTO "Order" ("user", "TailNum") VALUES ('Ada', 'N1')""")
@@ -200,13 +200,13 @@ def test_reserved_words_of_sql_can_be_names(lake_of: Callable[..., TestLake], da
         "raw.orders", landing="orders", columns={"user": "string", "order": "bigint", "TailNum": "string"}, format="parquet",
         database=Database(URL, "public.Order", key=("order",), cursor="order"),
     )  # fmt: skip
-    lake = lake_of(orders)
+    lake = make_lake(orders)
     lake.run()
     assert lake.rows("raw.orders") == [("Ada", 1, "N1")]
 
 
 def test_a_row_committed_late_is_extracted_once_settled(
-    lake_of: Callable[..., TestLake], database: psycopg.Connection
+    make_lake: Callable[..., TestLake], database: psycopg.Connection
 ) -> None:
     database.execute("DROP TABLE IF EXISTS changes")
     database.execute("CREATE TABLE changes (id bigint, changed timestamptz DEFAULT clock_timestamp())")
@@ -214,7 +214,7 @@ def test_a_row_committed_late_is_extracted_once_settled(
         "raw.changes", landing="changes", columns={"id": "bigint", "changed": "timestamp"}, format="parquet",
         database=Database(URL, "changes", key=("id",), cursor="changed", settle_seconds=2),
     )  # fmt: skip
-    lake = lake_of(changes)
+    lake = make_lake(changes)
     with psycopg.connect(dbname="sources") as slow:
         slow.execute("INSERT INTO changes VALUES (1)")
         database.execute("INSERT INTO changes VALUES (2)")

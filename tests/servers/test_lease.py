@@ -92,7 +92,7 @@ def test_a_paused_holder_stops_and_has_smaller_fences(root: S3Path, monkeypatch:
     with lock_lake(root, "paused", hold=paused):
         paused.check()
         fence = paused.issue_fencing_token()
-        monkeypatch.setattr(lease, "RENEWALS", 1e-3)  # no renewal comes in time
+        monkeypatch.setattr(lease, "RENEWALS_PER_LEASE", 1e-3)  # no renewal comes in time
         others = ExitStack()
         others.enter_context(lock_lake(root, "successor", 20, successor))
         assert successor.issue_fencing_token() > fence

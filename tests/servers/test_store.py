@@ -22,7 +22,7 @@ from lakehouse.definitions import graph
 from lakehouse.storage import lease
 from tests.lakes import customer, json_lines, orders_csv, payments_file
 from tests.paths import PROJECT
-from tests.s3 import make_client, free_ports, minio, new_keys, proxy
+from tests.s3 import free_ports, make_client, minio, new_keys, proxy
 from tests.stack import skip_missing
 
 pytestmark = pytest.mark.timeout(900)

@@ -37,7 +37,11 @@ def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         at_once = {"delta.deletedFileRetentionDuration": "interval 0 days"}
         for seed, configuration in ((0, at_once), (1, None)):
             write_deltalake(
-                str(at), parcels(seed), mode="overwrite", configuration=configuration, storage_options=build_delta_options(at)
+                str(at),
+                parcels(seed),
+                mode="overwrite",
+                configuration=configuration,
+                storage_options=build_delta_options(at),
             )
         training = {"revision": "abc123", "kept": place.pending_folder, "version": 0}
         registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)

@@ -20,7 +20,18 @@ from lakehouse.errors import StorageError
 from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, change_model, parcels
-from tests.served import GOOD, KEY, ROW, HEADERS, FULL_ROW, open_client, copy_place, predict, probabilities, make_service
+from tests.served import (
+    FULL_ROW,
+    GOOD,
+    HEADERS,
+    KEY,
+    ROW,
+    copy_place,
+    make_service,
+    open_client,
+    predict,
+    probabilities,
+)
 
 JSON = {"Content-Type": "application/json"}
 
@@ -90,7 +101,7 @@ def test_keys_of_many_days_are_found_with_and_without_their_days(place: Place) -
             assert probabilities(predict(client, keys=some)) == [expected[one["parcel"]] for one in some]
         wrong = [{"parcel": n, "day": days[n]} for n in range(0, 390, 10)] + [{"parcel": 5, "day": days[399]}]
         answer = client.post("/predict", json={"keys": wrong})
-        assert [one["at"] for one in answer.json()["faults"]] == ["keys.39"]
+        assert [one["location"] for one in answer.json()["faults"]] == ["keys.39"]
 
 
 @pytest.mark.parametrize(
@@ -102,8 +113,8 @@ def test_an_unknown_key_is_named(client: httpx.Client, keys: list[dict[str, Any]
     said = answer.json()
     assert said["detail"] == f"gold.parcels version 0 has no row for 1 of the {len(keys)} keys."
     (fault,) = said["faults"]
-    assert fault["at"] == f"keys.{len(keys) - 1}"
-    assert fault["said"].startswith('There is no row with {"parcel":4000')
+    assert fault["location"] == f"keys.{len(keys) - 1}"
+    assert fault["message"].startswith('There is no row with {"parcel":4000')
     wrong_day = client.post("/predict", json={"keys": [{"parcel": 3, "day": "2024-01-02"}]})
     assert wrong_day.status_code == 404
 
@@ -194,7 +205,7 @@ def test_what_is_in_service_is_told(client: httpx.Client) -> None:
     said = client.get("/model").json()
     (version,) = said["serving"]
     assert (version["alias"], version["version"], version["module"]) == ("champion", GOOD, "tests.parcels")
-    assert version["reads"] == ["distance_km", "shop", "items"]
+    assert version["input_columns"] == ["distance_km", "shop", "items"]
     assert probabilities(predict(client, features=[version["typical"]])), "what is typical can be sent as it is told"
     assert (said["task"], said["feature_table"], said["feature_version"]) == ("late_parcel", "gold.parcels", 0)
     assert (said["key"], said["time"], said["canary"]) == (["parcel"], "day", 0)
@@ -278,13 +289,15 @@ def test_of_many_faults_the_first_are_told(client: httpx.Client) -> None:
     wide = {f"unknown_{n}": 1 for n in range(3)}
     said = client.post("/predict", json={"features": [{**ROW, **wide}] * 1000}).json()
     assert said["detail"] == "The request has 3 faults.", "those of the first row that has any"
-    assert {one["at"] for one in said["faults"]} == {f"features.0.{name}" for name in wide}
+    assert {one["location"] for one in said["faults"]} == {f"features.0.{name}" for name in wide}
 
 
 @pytest.mark.parametrize("row", [{f"unknown_{n}": 1 for n in range(50_000)}, {f"{n}": {} for n in range(8)}])
 def test_a_row_of_more_columns_than_there_are_is_refused_as_a_whole(client: httpx.Client, row: dict[str, Any]) -> None:
     for kind in ("features", "keys"):
-        said = client.post("/predict", json={kind: [FULL_ROW, row] if kind == "features" else [{"parcel": 1}, row]}).json()
+        said = client.post(
+            "/predict", json={kind: [FULL_ROW, row] if kind == "features" else [{"parcel": 1}, row]}
+        ).json()
         (fault,) = said["faults"]
         assert fault == {"at": f"{kind}.1", "said": f"There are {len(row)} columns, and the table has 7."}
     many = client.post("/predict", json=row)

@@ -16,7 +16,7 @@ from serving.api import metrics
 from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
 from tests.parcels import TASK, Place, parcels
-from tests.served import GOOD, ROW, open_client, copy_place, read_requests, make_service
+from tests.served import GOOD, ROW, copy_place, make_service, open_client, read_requests
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def entry(n: int, rows: int = 1) -> Entry:
 def test_a_store_that_fails_is_tried_again_and_what_has_no_room_is_dropped(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journals, "MOST_ROWS", 5)
+    monkeypatch.setattr(journals, "MAX_ROWS", 5)
     monkeypatch.setattr(journals, "RETRY_SECONDS", 0.05)
     blocked = place.lake / "serving"
     blocked.write_text("no folder")

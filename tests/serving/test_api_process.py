@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.parcels import Place
-from tests.served import KEY, ROW, HEADERS, copy_place, give_alias, read_requests, run_server, start_server
+from tests.served import HEADERS, KEY, ROW, copy_place, give_alias, read_requests, run_server, start_server
 
 # It has what both versions read.
 BODY = {"features": [{**ROW, "noise": 0.5}]}

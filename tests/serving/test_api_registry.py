@@ -15,7 +15,18 @@ from lakehouse.ml.mlflow_client import tracking_client
 from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, change_model, parcels
-from tests.served import GOOD, ROW, WEAK, FULL_ROW, open_client, copy_place, give_alias, predict, probabilities, make_service
+from tests.served import (
+    FULL_ROW,
+    GOOD,
+    ROW,
+    WEAK,
+    copy_place,
+    give_alias,
+    make_service,
+    open_client,
+    predict,
+    probabilities,
+)
 
 
 @pytest.fixture
@@ -32,7 +43,7 @@ def test_the_version_that_has_the_alias_answers(place: Place) -> None:
         of.watcher.refresh()
         assert predict(client, features=[FULL_ROW])["predictions"][0]["model_version"] == WEAK
         refused = client.post("/predict", json={"features": [ROW]}).json()
-        assert [one["at"] for one in refused["faults"]] == ["features.0.noise"], "it reads another column"
+        assert [one["location"] for one in refused["faults"]] == ["features.0.noise"], "it reads another column"
         assert client.get("/model").json()["serving"][0]["version"] == WEAK
 
 
@@ -41,7 +52,7 @@ def test_a_version_that_cannot_serve_leaves_the_old_one(place: Place, caplog: py
         (line,) = (
             one
             for one in client.get("/metrics").text.splitlines()
-            if one.startswith('serving_model_look_failures_total{alias="champion"}')
+            if one.startswith('serving_model_refresh_failures_total{alias="champion"}')
         )
         return float(line.split()[1])
 
@@ -80,7 +91,7 @@ def test_another_model_of_the_same_number_is_another(place: Place) -> None:
         assert made_anew.model_version == GOOD
         of.watcher.refresh()
         (version,) = client.get("/model").json()["serving"]
-        assert (version["run_id"], version["reads"]) == (made_anew.run_id, ["noise"])
+        assert (version["run_id"], version["input_columns"]) == (made_anew.run_id, ["noise"])
 
 
 def test_a_column_that_the_table_gains_may_be_sent(place: Place) -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.parcels import Place
-from tests.served import HEADERS, open_client, copy_place, make_service
+from tests.served import HEADERS, copy_place, make_service, open_client
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_what_waits_meanwhile_is_predicted_together() -> None:
 
 
 def test_a_batch_has_no_more_rows_than_a_request_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MOST_ROWS", 3)
+    monkeypatch.setattr(batching, "MAX_ROWS", 3)
     model = Model()
 
     async def ask(batcher: Batcher) -> Any:
@@ -102,7 +102,7 @@ def test_rows_that_nobody_waits_for_any_more_are_left_out() -> None:
 
 
 def test_more_than_can_be_answered_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MOST_WAITING_ROWS", 3)
+    monkeypatch.setattr(batching, "MAX_WAITING_ROWS", 3)
     model = Model()
 
     async def ask(batcher: Batcher) -> Any:

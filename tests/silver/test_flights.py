@@ -70,13 +70,13 @@ def test_departed_diverted_and_cancelled_flights(landed, frame, airports):
     )
     expected = frame(
         """
-        flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled | _unreadable | _file_id | _row
+        flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled | _unparsed | _file_id | _row
         2013-01-01  | UA      | 1545   | EWR    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false     | []          | 1        | 1
         2013-01-01  | UA      | 1546   | EWR    | IAH  | N14229  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 2
         2013-01-01  | UA      | 1547   | EWR    | IAH  | N14230  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 3
         2013-01-01  | UA      | 1548   | EWR    | IAH  | -       | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | -            | 1400        | true      | []          | 1        | 4
         """,
-        f"{SCHEMA}, _unreadable array<string>, _file_id bigint, _row bigint",
+        f"{SCHEMA}, _unparsed array<string>, _file_id bigint, _row bigint",
     )
     assert_df_equality(flights(rows, airports), expected, ignore_nullable=True, ignore_row_order=True)
 
@@ -146,7 +146,7 @@ def test_arrival_clock_is_the_destination_s(typed, frame):
     """SJU is in Puerto Rico and not in the airports file; EEN is, without a zone; XYZ is unknown."""
     expected = frame(
         """
-        dest | sched_arr_utc       | arr_utc             | cancelled | _unreadable
+        dest | sched_arr_utc       | arr_utc             | cancelled | _unparsed
         IAH  | 2013-01-01 14:19:00 | 2013-01-01 14:30:00 | false     | []
         LAX  | 2013-01-01 16:19:00 | 2013-01-01 16:30:00 | false     | []
         PBI  | 2013-01-01 13:19:00 | 2013-01-01 13:30:00 | false     | []
@@ -154,7 +154,7 @@ def test_arrival_clock_is_the_destination_s(typed, frame):
         EEN  | -                   | -                   | false     | []
         XYZ  | -                   | -                   | false     | []
         """,
-        "dest string, sched_arr_utc timestamp, arr_utc timestamp, cancelled boolean, _unreadable array<string>",
+        "dest string, sched_arr_utc timestamp, arr_utc timestamp, cancelled boolean, _unparsed array<string>",
     )
     rows = "\n".join(["dest", "IAH", "LAX", "PBI", "SJU", "EEN", "XYZ"])
     assert_df_equality(typed(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
@@ -195,7 +195,7 @@ def test_garbage_is_named_and_never_raises(landed, airports):
         for i, (name, value, _) in enumerate(GARBAGE)
     ]
     made = flights(landed(bronze_flights, "\n".join([" | ".join([*ORDINARY, "_row"]), *rows])), airports)
-    found = {GARBAGE[row["_row"]][:2]: row["_unreadable"] for row in made.select("_row", "_unreadable").collect()}
+    found = {GARBAGE[row["_row"]][:2]: row["_unparsed"] for row in made.select("_row", "_unparsed").collect()}
     assert found == {(name, value): names for name, value, names in GARBAGE}
 
 
@@ -214,7 +214,7 @@ def test_absurd_delay_shifts_nothing(typed, frame):
     assert_df_equality(typed(rows, expected.columns), expected, ignore_nullable=True)
 
 
-def test_rules(frame, broken_rules):
+def test_rules(frame, violated_rules_of):
     rows = frame(
         """
         flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled
@@ -230,7 +230,7 @@ def test_rules(frame, broken_rules):
         """,
         SCHEMA,
     )
-    assert broken_rules(flights, rows.orderBy("flight")) == [
+    assert violated_rules_of(flights, rows.orderBy("flight")) == [
         [],
         [],
         ["origin_is_new_york", "distance_is_positive", "air_time_is_positive"],
@@ -249,11 +249,11 @@ def test_rules(frame, broken_rules):
     ]
 
 
-def test_rows_that_quotes_made_part_of_a_value_break_a_rule(landed, airports, broken_rules):
+def test_rows_that_quotes_made_part_of_a_value_break_a_rule(landed, airports, violated_rules_of):
     rows = landed(bronze_flights, "flight\n1", **ORDINARY).withColumn(
         "tailnum", F.lit("N14228,EWR,IAH\n2013,1,1,N24211")
     )
-    assert broken_rules(flights, flights(rows, airports)) == [["codes_have_their_length"]]
+    assert violated_rules_of(flights, flights(rows, airports)) == [["codes_have_their_length"]]
 
 
 def test_join_keeps_every_row(landed, airports):

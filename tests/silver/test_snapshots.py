@@ -17,7 +17,7 @@ def columns_of(table):
 
 
 def schema_of(table):
-    return f"{columns_of(table)}, _unreadable array<string>, _file_id bigint, _row bigint"
+    return f"{columns_of(table)}, _unparsed array<string>, _file_id bigint, _row bigint"
 
 
 @pytest.mark.parametrize("table", [planes, airports, airlines], ids=lambda table: table.name)
@@ -38,7 +38,7 @@ def test_planes(landed, frame):
     )
     expected = frame(
         """
-        tailnum | year_built | type                    | manufacturer | model     | engines | seats | speed_mph | engine    | snapshot_date | _unreadable                          | _file_id | _row
+        tailnum | year_built | type                    | manufacturer | model     | engines | seats | speed_mph | engine    | snapshot_date | _unparsed                          | _file_id | _row
         N10156  | 2004       | Fixed wing multi engine | EMBRAER      | EMB-145XR | 2       | 55    | -         | Turbo-fan | 2013-01-01    | []                                   | 1        | 1
         N201AA  | -          | Rotorcraft              | CESSNA       | 150       | 1       | 2     | 90        | 4 Cycle   | 2013-01-01    | []                                   | 1        | 2
         -       | -          | -                       | -            | -         | -       | -     | -         | -         | 2013-01-01    | ["year", "engines", "seats", "speed"] | 1        | 3
@@ -61,7 +61,7 @@ def test_airports(landed, frame):
     )
     expected = frame(
         """
-        faa | name              | lat       | lon        | alt_ft | utc_offset_h | dst | tzone            | snapshot_date | _unreadable              | _file_id | _row
+        faa | name              | lat       | lon        | alt_ft | utc_offset_h | dst | tzone            | snapshot_date | _unparsed              | _file_id | _row
         MVY | Martha's Vineyard | 41.391667 | -70.615278 | 67     | -5           | A   | America/New_York | 2013-01-01    | []                       | 1        | 1
         YAK | Yakutat           | 59.3012   | -139.3937  | 33     | -9           | A   | -                | 2013-01-01    | []                       | 1        | 2
         XXX | Nowhere           | -         | -          | 0      | 5.5          | N   | -                | 2013-01-01    | ["lat", "lon", "tzone"]  | 1        | 3
@@ -91,7 +91,7 @@ def test_airlines_and_a_snapshot_without_a_date(landed, frame):
     assert_df_equality(airlines(rows), expected, ignore_nullable=True, ignore_row_order=True)
 
 
-def test_rules_of_planes(frame, broken_rules):
+def test_rules_of_planes(frame, violated_rules_of):
     rows = frame(
         """
         tailnum | year_built | type | manufacturer | model | engines | seats | speed_mph | engine | snapshot_date
@@ -102,7 +102,7 @@ def test_rules_of_planes(frame, broken_rules):
         """,
         columns_of(planes),
     )
-    assert broken_rules(planes, rows.orderBy("tailnum")) == [
+    assert violated_rules_of(planes, rows.orderBy("tailnum")) == [
         [],
         [],
         ["engines_are_plausible", "seats_are_plausible", "speed_is_plausible", "build_year_is_plausible"],
@@ -110,7 +110,7 @@ def test_rules_of_planes(frame, broken_rules):
     ]
 
 
-def test_rules_of_airports(frame, broken_rules):
+def test_rules_of_airports(frame, violated_rules_of):
     rows = frame(
         """
         faa | name | lat | lon  | alt_ft | utc_offset_h | dst | tzone | snapshot_date
@@ -119,10 +119,10 @@ def test_rules_of_airports(frame, broken_rules):
         """,
         columns_of(airports),
     )
-    assert broken_rules(airports, rows.orderBy("faa")) == [[], [rule.name for rule in airports.rules]]
+    assert violated_rules_of(airports, rows.orderBy("faa")) == [[], [rule.name for rule in airports.rules]]
 
 
-def test_rules_of_airlines(frame, broken_rules):
+def test_rules_of_airlines(frame, violated_rules_of):
     rows = frame(
         """
         carrier   | name     | snapshot_date
@@ -131,4 +131,4 @@ def test_rules_of_airlines(frame, broken_rules):
         """,
         columns_of(airlines),
     )
-    assert broken_rules(airlines, rows.orderBy("carrier")) == [[], [rule.name for rule in airlines.rules]]
+    assert violated_rules_of(airlines, rows.orderBy("carrier")) == [[], [rule.name for rule in airlines.rules]]

@@ -5,7 +5,7 @@ from lakehouse.definitions.validation import find_problems
 from silver.weather import weather
 
 COLUMNS = ", ".join(f"{name} {type_name}" for name, type_name in weather.columns.items())
-SCHEMA = f"{COLUMNS}, _unreadable array<string>, _file_id bigint, _row bigint"
+SCHEMA = f"{COLUMNS}, _unparsed array<string>, _file_id bigint, _row bigint"
 
 
 def test_declaration_has_no_problems():
@@ -23,7 +23,7 @@ def test_values_are_typed_and_na_is_null(landed, frame):
     )
     expected = frame(
         """
-        origin | observed_at         | weather_date | temp_f | dewp_f | humid_pct | wind_dir_deg | wind_speed_mph | wind_gust_mph | precip_in | pressure_mb | visib_mi | _unreadable | _file_id | _row
+        origin | observed_at         | weather_date | temp_f | dewp_f | humid_pct | wind_dir_deg | wind_speed_mph | wind_gust_mph | precip_in | pressure_mb | visib_mi | _unparsed | _file_id | _row
         EWR    | 2013-01-01 06:00:00 | 2013-01-01   | 39.02  | 26.06  | 59.37     | 270          | 10.35702       | 23.0          | 0.01      | 1012        | 10       | []          | 1        | 1
         JFK    | 2013-01-02 01:00:00 | 2013-01-01   | -      | -      | -         | -            | -              | -             | -         | -           | -        | []          | 1        | 2
         """,
@@ -48,12 +48,12 @@ def test_repeated_hour_is_two_observations(landed, frame):
     )
     expected = frame(
         """
-        observed_at         | weather_date | _unreadable
+        observed_at         | weather_date | _unparsed
         2013-11-03 05:00:00 | 2013-11-03   | []
         2013-11-03 06:00:00 | 2013-11-03   | []
         2013-11-04 04:00:00 | 2013-11-03   | []
         """,
-        "observed_at timestamp, weather_date date, _unreadable array<string>",
+        "observed_at timestamp, weather_date date, _unparsed array<string>",
     )
     assert_df_equality(weather(rows).select(*expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
 
@@ -75,7 +75,7 @@ def test_garbage_is_named_and_never_raises(landed, frame):
     )
     expected = frame(
         """
-        _row | observed_at         | weather_date | temp_f | _unreadable
+        _row | observed_at         | weather_date | temp_f | _unparsed
         1    | -                   | -            | 39     | ["day"]
         2    | -                   | 2013-01-01   | 39     | ["hour"]
         3    | -                   | 2013-01-01   | 39     | ["time_hour"]
@@ -83,12 +83,12 @@ def test_garbage_is_named_and_never_raises(landed, frame):
         5    | -                   | 2013-01-01   | 39     | ["hour"]
         6    | -                   | 2013-01-01   | 39     | []
         """,
-        "_row bigint, observed_at timestamp, weather_date date, temp_f double, _unreadable array<string>",
+        "_row bigint, observed_at timestamp, weather_date date, temp_f double, _unparsed array<string>",
     )
     assert_df_equality(weather(rows).select(*expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
 
 
-def test_rules(frame, broken_rules):
+def test_rules(frame, violated_rules_of):
     rows = frame(
         """
         origin | observed_at         | weather_date | temp_f | dewp_f | humid_pct | wind_dir_deg | wind_speed_mph | wind_gust_mph | precip_in | pressure_mb | visib_mi
@@ -99,7 +99,7 @@ def test_rules(frame, broken_rules):
         """,
         COLUMNS,
     )
-    assert broken_rules(weather, rows.orderBy("observed_at")) == [
+    assert violated_rules_of(weather, rows.orderBy("observed_at")) == [
         [],
         [],
         ["wind_speed_is_plausible"],

@@ -86,7 +86,7 @@ def _as_entry(report: TableReport) -> Mapping[str, Any]:
         "coverage": coverage([report]),
         "plans": [_plan_entry(plan) for plan in report.plans],
         "missing": report.missing,
-        "held": report.is_cached,
+        "is_cached": report.is_cached,
     }
 
 
@@ -97,7 +97,7 @@ def _plan_entry(plan: Plan) -> dict[str, Any]:
         "on_gpu": plan.gpu_operators(),
         "expressions": dict(plan.expressions()),
         "fallbacks": _list_reasons(plan.fallbacks()),
-        "bridged": _list_reasons(plan.cpu_bridges()),
+        "cpu_bridges": _list_reasons(plan.cpu_bridges()),
     }
 
 

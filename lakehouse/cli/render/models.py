@@ -47,16 +47,18 @@ def print_scoring(console: Console, result: ScoreResult) -> None:
         soft_wrap=True,
     )
     if result.evaluation:
-        console.print(make_metrics_grid({"model": result.evaluation.metrics, "schedule only": result.evaluation.baseline}))
+        console.print(
+            make_metrics_grid({"model": result.evaluation.metrics, "schedule only": result.evaluation.baseline})
+        )
 
 
 def print_search(console: Console, result: TuneResult) -> None:
     """Print the best trials, and the command that trains with the best."""
-    title = "judged on the choose split"
+    title = "judged on the validation split"
     grid = make_grid(">trial", ">Brier", ">ROC AUC", ">seconds", "parameters", title=title)
     complete = [trial for trial in result.trials if not trial.error]
     for trial in complete[:MOST_TRIALS]:
-        metrics = [f"{trial.metrics[f'choose_{name}']:.5f}" for name in ("brier", "roc_auc")]
+        metrics = [f"{trial.metrics[f'validation_{name}']:.5f}" for name in ("brier", "roc_auc")]
         grid.add_row(str(trial.number), *metrics, f"{trial.seconds:.1f}", escape_text(_format_params(trial.params)))
     console.print(grid)
     failed = [trial for trial in result.trials if trial.error]
@@ -95,7 +97,7 @@ def print_reproduction(console: Console, result: ReproductionResult) -> None:
             f"{result.largest_difference:.2g}.",
             highlight=False,
         )
-    for kind, style, texts in (("note", "yellow", result.notes), ("differs", "bold red", result.differences)):
+    for kind, style, texts in (("note", "yellow", result.notes), ("difference", "bold red", result.differences)):
         for text in texts:
             console.print(f"[{style}]{kind}[/] {escape_text(text)}", highlight=False, soft_wrap=True)
     console.print("The models differ." if result.differences else "The models are the same.", highlight=False)

@@ -24,7 +24,7 @@ RESULTS: Final = {
 
 
 def print_monitoring(console: Console, result: MonitorResult) -> None:
-    """Print the champion's results beside those on its choose split, then the findings."""
+    """Print the champion's results beside those on its validation split, then the findings."""
     watched = result.report
     task, now = watched.features.task, watched.current_metrics
     console.print(
@@ -33,7 +33,7 @@ def print_monitoring(console: Console, result: MonitorResult) -> None:
         highlight=False,
     )
     grid = make_grid("", *[f">{title}" for title in RESULTS])
-    for name, values in {"choose split": watched.validation_metrics, "these days": now}.items():
+    for name, values in {"validation split": watched.validation_metrics, "these days": now}.items():
         grid.add_row(name, *[f"{values[metric]:.4f}" if metric in values else "-" for metric in RESULTS.values()])
     console.print(grid)
     for note in watched.notes:

@@ -79,7 +79,10 @@ def _as_entry(lake: Lake, step: Step) -> dict[str, Any]:
     rows, size = (step.rows, step.bytes) if isinstance(step, WriteStep) else (0, 0)
     is_final = not step.pending_inputs
     shown = "" if days is None else f"{len(days)}: {days[0]} to {days[-1]}"
-    inputs = {name: {"from": step.previous_versions.get(name), "to": consumed.version} for name, consumed in step.inputs.items()}
+    inputs = {
+        name: {"from": step.previous_versions.get(name), "to": consumed.version}
+        for name, consumed in step.inputs.items()
+    }
     return {
         "table": step.table,
         "action": step.action,

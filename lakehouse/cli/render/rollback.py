@@ -1,4 +1,4 @@
-"""Renderers of `undo`."""
+"""Renderers of `rollback`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ def print_plan(console: Console, plan: RollbackPlan) -> None:
     grid = make_grid("table", ">version", ">restored to", ">rows now", ">rows then")
     for table in plan.tables:
         target = "empty" if table.target_version is None else str(table.target_version)
-        grid.add_row(table.table, str(table.current_version), target, f"{table.current_rows:,}", f"{table.target_rows:,}")
+        grid.add_row(
+            table.table, str(table.current_version), target, f"{table.current_rows:,}", f"{table.target_rows:,}"
+        )
     console.print(grid)
     for name in plan.completed_tables:
         console.print(f"{name} is restored already.", highlight=False)
-    _print_files(console, "The next run ingests these files again, unless they leave the landing zone:", plan.files_to_ingest)
+    _print_files(
+        console, "The next run ingests these files again, unless they leave the landing zone:", plan.files_to_ingest
+    )
     missing = "[yellow]No longer in the landing zone as ingested, so their rows do not come back:[/]"
     _print_files(console, missing, plan.missing_files)
     for name, reason in plan.tables_to_rebuild.items():

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from lakehouse.cli.render.printing import escape_text, pluralize
-from lakehouse.runs.scheduler import RunReport, TableResult, RunListener
+from lakehouse.runs.scheduler import RunListener, RunReport, TableResult
 from lakehouse.writes.table_writer import Outcome
 
 STATUS_STYLE: Final = {

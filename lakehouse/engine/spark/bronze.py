@@ -32,7 +32,11 @@ _RECORD_BITS = (1 << 33) - 1
 
 
 def read_batch(
-    spark: SparkSession, source: Source, manifest: Manifest, landing: Location, existing_columns: Mapping[str, str] | None = None
+    spark: SparkSession,
+    source: Source,
+    manifest: Manifest,
+    landing: Location,
+    existing_columns: Mapping[str, str] | None = None,
 ) -> DataFrame:
     """The records of a batch's files, in the order of their paths, with the landing columns.
 

@@ -14,7 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lakehouse.engine.spark.session import ARCHIVE, ARCHIVE_IS_SILENT, NO_FOLDER, JVM_VARIABLES, local_file_properties, read_properties
+from lakehouse.engine.spark.session import (
+    ARCHIVE,
+    ARCHIVE_IS_SILENT,
+    JVM_VARIABLES,
+    NO_FOLDER,
+    local_file_properties,
+    read_properties,
+)
 from lakehouse.errors import SessionError
 from lakehouse.project import find_root
 
@@ -30,9 +37,7 @@ def make_archive() -> None:
     ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ARCHIVE.parent) as folder:
         new = Path(folder, ARCHIVE.name)
-        java = (
-            f'{read_properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
-        )
+        java = f'{read_properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
         own = {"spark.driver.extraJavaOptions": java, **local_file_properties()}
         told = [
             "--properties-file",

@@ -28,7 +28,9 @@ def conform_rows(source: Source, found: Mapping[str, str], added: Mapping[str, s
     """
     wanted = {**source.columns, **added}
     places = {
-        name: F.col(positional_name(number)) for number, (name, kind) in enumerate(found.items()) if kind != conformance.VOID
+        name: F.col(positional_name(number))
+        for number, (name, kind) in enumerate(found.items())
+        if kind != conformance.VOID
     }
     values: dict[str, Column] = {}
     kept: dict[str, Column] = {}
@@ -42,7 +44,11 @@ def conform_rows(source: Source, found: Mapping[str, str], added: Mapping[str, s
             kept[name] = F.when(values[name].isNull(), _to_text(places[name], found[name]))
     kept |= {name: _to_text(place, found[name]) for name, place in places.items() if name not in wanted}
     whole = [MALFORMED] if MALFORMED in rows.columns else []
-    rescued = [_rescued_json(kept, conformance.detect_drift(source, found).missing_columns)] if source.contract.has_rescued_column else []
+    rescued = (
+        [_rescued_json(kept, conformance.detect_drift(source, found).missing_columns)]
+        if source.contract.has_rescued_column
+        else []
+    )
     return rows.select(*[value.alias(name) for name, value in values.items()], *whole, "_path", "_row", *rescued)
 
 

@@ -70,7 +70,9 @@ class SparkTables:
     def overwrite(self, rows: DataFrame, target: Target, commit: Commit) -> None:
         self._write(rows, target, commit, "overwrite", {"overwriteSchema": "true"})
 
-    def replace(self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, can_add_columns: bool = False) -> None:
+    def replace(
+        self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, can_add_columns: bool = False
+    ) -> None:
         options = {"replaceWhere": predicate, "mergeSchema": str(can_add_columns).lower()}
         self._write(rows, target, commit, "overwrite", options)
 

@@ -1,6 +1,6 @@
-"""Tuning: parameters of a model's `space`, fitted on the train split and judged by their Brier score on the choose split.
+"""Tuning: parameters of a model's `space`, fitted on the train split and judged by their Brier score on the validation split.
 
-The report split is never read. Trials are kept in a study of Optuna, in a file of this machine: a search that was cut off goes on
+The test split is never read. Trials are kept in a study of Optuna, in a file of this machine: a search that was cut off goes on
 where it stopped, for the same model, version of its feature table and space.
 """
 
@@ -27,7 +27,7 @@ from lakehouse.ml.task import Model
 from lakehouse.ml.training import TunedParams
 from lakehouse.ml.training_record import describe_declaration
 from lakehouse.ml.tuning.study_runs import StudyRuns, Trial
-from lakehouse.ml.tuning.trials import Backend, TrialSpec, open_splits, run_trial, open_executor
+from lakehouse.ml.tuning.trials import Backend, TrialSpec, open_executor, open_splits, run_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lakehouse.storage.location import Location
 
 logger = logging.getLogger(__name__)
-OBJECTIVE: Final = "choose_brier"
+OBJECTIVE: Final = "validation_brier"
 DIGITS = 12
 Space = Callable[["optuna.Trial"], Mapping[str, Any]]
 
@@ -99,7 +99,14 @@ def tune(
         try:
             with open_executor(backend, dask, jobs) as pool:
                 _search(
-                    study, space, trials, jobs, lambda params: pool.submit(run_trial, work, params), tell, runs, revision
+                    study,
+                    space,
+                    trials,
+                    jobs,
+                    lambda params: pool.submit(run_trial, work, params),
+                    tell,
+                    runs,
+                    revision,
                 )
         except BaseException:
             runs.log_trials(_trials(study), "KILLED", is_strict=False)
@@ -200,7 +207,9 @@ def _study_lock(folder: Path, study: str) -> Iterator[None]:
         lock.release()
 
 
-def _open_study(storage: optuna.storages.BaseStorage, name: str, attributes: Mapping[str, Any], model: Model) -> optuna.Study:
+def _open_study(
+    storage: optuna.storages.BaseStorage, name: str, attributes: Mapping[str, Any], model: Model
+) -> optuna.Study:
     """The study, in which no trial is under way, and the model's own candidates come first."""
     import optuna
 

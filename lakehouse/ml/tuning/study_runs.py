@@ -99,7 +99,7 @@ class StudyRuns:
         known = [one for one in trials if not one.error]
         if not known:
             return
-        best = min(known, key=lambda one: one.metrics["choose_brier"])
+        best = min(known, key=lambda one: one.metrics["validation_brier"])
         for name, value in best.metrics.items():
             client.log_metric(self.run_id, name, value, step=len(trials))
         client.set_tag(self.run_id, "best_trial", str(best.number))

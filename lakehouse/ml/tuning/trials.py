@@ -63,7 +63,7 @@ def open_splits(spec: TrialSpec) -> tuple[Model, LabelledRows, LabelledRows]:
         raise ModelError(
             f"A worker finds another {model.TASK.feature_table} in {spec.lake}: the lake must be one for all."
         )
-    return model, features.split("train", model.FEATURES), features.split("choose", model.FEATURES)
+    return model, features.split("train", model.FEATURES), features.split("validation", model.FEATURES)
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def test_an_interrupted_run_ends_and_the_next_continues(
         return carry_out(work)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler, "carry_out", interrupt)
+        patch.setattr(scheduler, "execute_step", interrupt)
         output = lakehouse("run", "--select", "clean.orders", "--select", "raw.orders", exit_code=130)
     assert "Interrupted. What was committed is kept" in output
     assert table_log.open_log(lakehouse.lake.lake.path("clean.orders")) is None

@@ -20,7 +20,7 @@ def quarantined(lakehouse: Command, session_starts: list[object]) -> Command:
 def test_list_counts_rows_by_rule(quarantined: Command) -> None:
     [summary] = quarantined.json("quarantine", "list")
     expected = ("clean.orders", 1, {"amount_is_not_negative": 1})
-    assert (summary["table"], summary["waiting"], summary["rules"]) == expected
+    assert (summary["table"], summary["pending"], summary["rules"]) == expected
     assert "1 amount_is_not_negative" in quarantined("quarantine", "list")
 
 

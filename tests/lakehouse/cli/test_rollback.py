@@ -25,26 +25,26 @@ def two_runs(lakehouse: Command, session_starts: list[object]) -> Command:
 
 def test_undo_refuses_without_changing_anything(two_runs: Command) -> None:
     versions = two_runs.lake.versions()
-    assert "Cannot ask for confirmation: stdin is not a terminal." in two_runs("undo", "B", exit_code=2)
-    assert "the newest are B, A" in two_runs("undo", "C", exit_code=2)
-    assert "raw.orders was written by B since" in two_runs("undo", "A", exit_code=2)
+    assert "Cannot ask for confirmation: stdin is not a terminal." in two_runs("rollback", "B", exit_code=2)
+    assert "the newest are B, A" in two_runs("rollback", "C", exit_code=2)
+    assert "raw.orders was written by B since" in two_runs("rollback", "A", exit_code=2)
     two_runs.monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     two_runs.monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    assert "Roll back?" in two_runs("undo", "B", exit_code=1)
+    assert "Roll back?" in two_runs("rollback", "B", exit_code=1)
     assert two_runs.lake.versions() == versions
 
 
 def test_undo_restores_what_its_dry_run_shows(two_runs: Command) -> None:
-    output = two_runs("undo", "B", "--dry-run")
+    output = two_runs("rollback", "B", "--dry-run")
     for line in (
         r"clean.orders +1 +0 +2 +1\n",
         r"raw.orders +1 +0 +2 +1\n",
         r"ingests these files again.*\n  landing/orders/2.csv\n",
     ):
         assert re.search(line, output), output
-    assert "Run B is rolled back by run " in two_runs("undo", "B", "--yes")
+    assert "Run B is rolled back by run " in two_runs("rollback", "B", "--yes")
     assert two_runs.lake.rows("clean.orders", "order_id") == [(1,)]
-    assert "is rolled back already" in two_runs("undo", "B", "--yes")
+    assert "is rolled back already" in two_runs("rollback", "B", "--yes")
     assert re.search(r"RESTORE \(undoes B\) +\S+ +3 +1 restored", two_runs("history", "clean.orders"))
-    assert two_runs.json("history", "clean.orders")[0]["record"]["undoes"] == "B"
+    assert two_runs.json("history", "clean.orders")[0]["record"]["rolled_back_run"] == "B"
     assert "1 new file" in two_runs("plan", "--select", "raw.orders")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.deltalog.sql import query, find_tables
+from lakehouse.deltalog.sql import find_tables, query
 from lakehouse.errors import QueryError
 
 A_FRAME_OF_THIS_MODULE = pa.table({"x": [1]})

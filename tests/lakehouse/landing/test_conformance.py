@@ -130,18 +130,18 @@ def test_a_type_is_wider_if_it_holds_every_value_of_the_other(old: str, new: str
 
 def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
     there = {**COLUMNS, "gate": "string", "_rescued": "string"}
-    assert schema_diff.compare_schemas(COLUMNS, there, items()).said() == ("removes gate",)
-    assert schema_diff.compare_schemas(COLUMNS, there, items(LENIENT)).said() == ()
+    assert schema_diff.compare_schemas(COLUMNS, there, items()).describe() == ("removes gate",)
+    assert schema_diff.compare_schemas(COLUMNS, there, items(LENIENT)).describe() == ()
     wanted = {"id": "bigint", "amount": "string", "more": "int"}
     changes = schema_diff.compare_schemas(wanted, {"id": "int", "name": "string", "amount": "double"}, items())
-    assert changes.said() == (
+    assert changes.describe() == (
         "adds more int",
         "widens id from int to bigint",
         "removes name",
         "changes amount from double to string",
     )
     assert changes.affected_columns == ("name", "id", "amount")
-    assert schema_diff.compare_schemas({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).said() == (
+    assert schema_diff.compare_schemas({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).describe() == (
         "adds Gate, which is there as gate",
     )
 

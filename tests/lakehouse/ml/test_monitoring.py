@@ -138,7 +138,7 @@ def test_a_model_that_fails_is_found_by_each_of_its_results(trained: Place) -> N
     assert said.keys() == {"roc_auc", "brier_skill", "calibration_error"}
     seen = watched(trained)
     assert f"ROC AUC is {seen.current_metrics['roc_auc']:.4f}" in said["roc_auc"]
-    assert f"below {seen.validation_metrics['roc_auc']:.4f} of the choose split (limit 0.05)" in said["roc_auc"]
+    assert f"below {seen.validation_metrics['roc_auc']:.4f} of the validation split (limit 0.05)" in said["roc_auc"]
 
 
 def test_labels_that_come_later_are_filled_in(trained: Place) -> None:
@@ -240,7 +240,7 @@ def test_a_retraining_differs_by_its_days_alone_and_is_not_repeated(
     differ = {name for name in champion.keys() | challenger.keys() if champion.get(name) != challenger.get(name)}
     assert {name.rpartition("_")[2] for name in differ} <= of_days, differ
     assert (challenger["model_max_iter"], challenger["seed"], challenger["study"]) == ("7", "5", "a-study")
-    assert (challenger["train_until"], challenger["choose_until"]) == ("2024-01-30", "2024-02-09")
+    assert (challenger["train_until"], challenger["validation_until"]) == ("2024-01-30", "2024-02-09")
 
     again = pipeline.retrain(settings, watched(place))
     assert isinstance(again, str)
@@ -370,9 +370,9 @@ def test_a_challenger_that_is_better_is_champion_and_is_not_judged_by_what_it_le
         entry = client.get_model_version_by_alias("late_parcel", "champion")
         run = client.get_run(entry.run_id)
     assert run.data.params["train_until"] == "2024-01-30"
-    assert run.data.params["choose_until"] == "2024-02-09"
+    assert run.data.params["validation_until"] == "2024-02-09"
 
-    # The report split is what it was chosen by, and the declared choose split is what it learned from.
+    # The test split is what it was chosen by, and the declared validation split is what it learned from.
     with pytest.raises(
         ModelError, match="version 2 was chosen on days up to 2024-02-09, so that it is not reported on"
     ):

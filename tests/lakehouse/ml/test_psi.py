@@ -15,7 +15,7 @@ from feature_engine.selection import DropHighPSIFeatures
 
 from lakehouse.ml import psi
 from lakehouse.ml.dataset import split_into_weeks
-from lakehouse.ml.limits import Limits, FeatureDrift, check_features, check_results
+from lakehouse.ml.limits import FeatureDrift, Limits, check_features, check_results
 from lakehouse.ml.psi import EMPTY_SHARE, MISSING, Bins, Spread, spreads
 from lakehouse.ml.scoring import calibration_error
 from lakehouse.ml.task import Splits, Task
@@ -155,7 +155,12 @@ def test_calibration_is_counted_by_rows() -> None:
 
 def test_findings_name_what_broke_which_limit() -> None:
     calm = FeatureDrift("items", 0.1, 0.25, 0.8, 0.7)
-    moved = [calm, FeatureDrift("rain", 0.4, 0.25, 0, 0), FeatureDrift("wind", 3.0, 1.5, 0.5, 0.1), FeatureDrift("weekday", 5, 6, 0, 0)]
+    moved = [
+        calm,
+        FeatureDrift("rain", 0.4, 0.25, 0, 0),
+        FeatureDrift("wind", 3.0, 1.5, 0.5, 0.1),
+        FeatureDrift("weekday", 5, 6, 0, 0),
+    ]
     drift, missing = check_features(Limits(), moved)
     assert drift.message == "2 of 4 features drifted: wind (PSI 3.00, limit 1.50), rain (PSI 0.40, limit 0.25)"
     assert missing.message.endswith(

@@ -25,7 +25,7 @@ from lakehouse.ml.metrics import METRICS
 from lakehouse.ml.mlflow_client import tracking_client
 from lakehouse.ml.reproduce import ReproductionResult, open_recipe, reproduce
 from lakehouse.ml.training_record import RECIPE_FILE, TrainResult
-from tests.parcels import LEARNER, TASK, Place, fit, change_model, parcels
+from tests.parcels import LEARNER, TASK, Place, change_model, fit, parcels
 
 
 def again(place: Place, trained: TrainResult, module: Any = None, **more: Any) -> ReproductionResult:
@@ -53,8 +53,8 @@ def test_it_is_the_same_at_its_version_and_the_registry_stays_as_it_is(place: Pl
     assert (found.differences, found.notes) == ((), ())
     assert (found.rows, found.same_share, found.largest_difference) == (90, 1.0, 0.0)
     assert found.model_version == 1
-    assert set(found.metrics) == {f"{split}_{name}" for split in ("train", "choose") for name in METRICS}
-    assert found.metrics["choose_brier"] == (trained.metrics["brier"],) * 2
+    assert set(found.metrics) == {f"{split}_{name}" for split in ("train", "validation") for name in METRICS}
+    assert found.metrics["validation_brier"] == (trained.metrics["brier"],) * 2
     with tracking_client(place.tracking_uri) as client:
         after = [dict(one) for one in client.search_model_versions()], client.get_run(trained.run_id).to_dictionary()
         assert len(client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])) == 3
@@ -76,10 +76,13 @@ def test_code_that_fits_in_another_way_is_seen_by_what_it_makes(place: Place) ->
         return fit(*splits, **{**how, "seed": 5, "params": {**how["params"], "max_iter": 29}})
 
     found = again(place, trained, change_model(fit=otherwise), revision="def456")
-    was, now = found.metrics["choose_brier"]
+    was, now = found.metrics["validation_brier"]
     assert was == trained.metrics["brier"] != now
-    assert f"choose_brier was {was:.6f} and is {now:.6f}" in found.differences
-    assert found.differences[-1] == f"its predictions differ from the registered model's by up to {found.largest_difference:.6f}"
+    assert f"validation_brier was {was:.6f} and is {now:.6f}" in found.differences
+    assert (
+        found.differences[-1]
+        == f"its predictions differ from the registered model's by up to {found.largest_difference:.6f}"
+    )
     assert 0 <= found.same_share < 1
     assert found.notes == ("the code is another: it was revision abc123-dirty, and is def456",)
     found = again(place, trained, revision="abc123-dirty")
@@ -165,7 +168,7 @@ def test_the_commands_say_what_was_tuned_made_again_and_refused(
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
     monkeypatch.setenv("LAKEHOUSE_MODELS", '{"trees": "tests.parcel_trees"}')
 
-    monkeypatch.setattr(pipeline, "revision", lambda: "abc123")
+    monkeypatch.setattr(pipeline, "get_revision", lambda: "abc123")
 
     def command(*arguments: str, exit_code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["lakehouse", *arguments])

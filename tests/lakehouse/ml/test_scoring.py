@@ -45,7 +45,9 @@ def settings_of(place: Place, module: str = "tests.parcels") -> Settings:
 
 def score(spark: SparkSession, place: Place, since: date, until: date, **more: Any) -> ScoreResult:
     module = more.pop("module", "tests.parcels")
-    return pipeline.score_on(SparkEngine.of(spark), settings_of(place, module), TASK, since, until, create_run(), **more)
+    return pipeline.score_on(
+        SparkEngine.of(spark), settings_of(place, module), TASK, since, until, create_run(), **more
+    )
 
 
 def scores(place: Place) -> pa.Table:
@@ -207,8 +209,10 @@ def test_workers_without_the_models_code_are_told_in_words(
     spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.train(change_model())
-    carry = scoring.broadcast_model
-    monkeypatch.setattr(pipeline, "carry", lambda *a, **k: replace(carry(*a, **k), module="models_of_mine"))
+    broadcast_model = scoring.broadcast_model
+    monkeypatch.setattr(
+        pipeline, "broadcast_model", lambda *a, **k: replace(broadcast_model(*a, **k), module="models_of_mine")
+    )
     with pytest.raises(
         ModelError, match="version 1 cannot score on Spark's workers: ModuleNotFoundError: No module"
     ) as error:

@@ -35,7 +35,7 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
 
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
     assert result.params == {"max_iter": 30}
-    assert result.rows == {"train": 180, "choose": 90}
+    assert result.rows == {"train": 180, "validation": 90}
     assert result.metrics["brier"] < 0.12
     assert result.baseline["brier"] > 0.2
     run = place.run(result.run_id)
@@ -47,13 +47,13 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
     assert run.data.params["train_rows"] == "180"
     assert run.data.params["train_unlabelled"] == "20"
     assert run.data.params["model_max_iter"] == "30"
-    assert run.data.metrics["choose_brier"] == result.metrics["brier"]
-    assert run.data.metrics["choose_baseline_brier"] == result.baseline["brier"]
-    assert not [name for name in run.data.metrics if name.startswith("report")]
+    assert run.data.metrics["validation_brier"] == result.metrics["brier"]
+    assert run.data.metrics["validation_baseline_brier"] == result.baseline["brier"]
+    assert not [name for name in run.data.metrics if name.startswith("test_")]
     tags = [{tag.key: tag.value for tag in one.tags} for one in run.inputs.dataset_inputs]
     assert {(one["mlflow.data.context"], one["delta_version"], one["rows"]) for one in tags} == {
         ("train", "0", "180"),
-        ("choose", "0", "90"),
+        ("validation", "0", "90"),
     }
     assert {one.dataset.name for one in run.inputs.dataset_inputs} == {"gold.parcels"}
     sources = [json.loads(one.dataset.source) for one in run.inputs.dataset_inputs]
@@ -65,8 +65,8 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
         keys = pq.read_table(client.download_artifacts(result.run_id, "train_keys.parquet", str(tmp_path)))
         of_it = f"tags.`mlflow.parentRunId` = '{result.run_id}'"
         nested = client.search_runs([run.info.experiment_id], of_it, order_by=["tags.`mlflow.runName`"])
-        curve = client.get_metric_history(nested[1].info.run_id, "choose_brier")
-    assert files >= {"candidates.json", "choose_calibration.png", "choose_importance.png", "learning_curve.png"}
+        curve = client.get_metric_history(nested[1].info.run_id, "validation_brier")
+    assert files >= {"candidates.json", "validation_calibration.png", "validation_importance.png", "learning_curve.png"}
     labelled = parcels().slice(0, 200).filter(pc.field("late").is_valid())
     assert keys["parcel"].to_pylist() == labelled["parcel"].to_pylist()
     assert [one.data.params["max_iter"] for one in nested] == ["2", "30"]
@@ -84,7 +84,7 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
 
 def test_importance_names_the_deciding_column(place: Place) -> None:
     module, features = change_model(), open_features(TASK, place.lake, FEATURES)
-    train, choose = (features.split(name, FEATURES) for name in ("train", "choose"))
+    train, choose = (features.split(name, FEATURES) for name in ("train", "validation"))
     params = {"max_iter": 30}
     fitted = module.fit(train, choose, features=FEATURES, params=params, seed=0, curve=lambda *_: None)
     frame, label = choose.sample(60, 0)
@@ -127,7 +127,7 @@ def test_only_a_better_model_becomes_champion(place: Place) -> None:
     assert again.metrics == better.metrics
     assert f"{worse.metrics['brier']:.6f} on 90 rows of 2024-01-21 to 2024-01-30 is not surely below" in worse.reason
     assert place.run(worse.run_id).data.tags["decision_reason"] == worse.reason
-    assert place.run(worse.run_id).data.metrics["choose_champion_brier"] == better.metrics["brier"]
+    assert place.run(worse.run_id).data.metrics["validation_champion_brier"] == better.metrics["brier"]
     with tracking_client(place.tracking_uri) as client:
         aliases = client.get_registered_model("late_parcel").aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 2, "challenger": 4}
@@ -217,17 +217,17 @@ def test_a_report_is_logged_once(place: Place) -> None:
     assert (first.is_logged, second.is_logged) == (True, False)
     assert first.metrics == second.metrics
     run = place.run(trained.run_id)
-    assert run.data.metrics["report_brier"] == first.metrics["brier"]
-    assert run.data.metrics["report_baseline_brier"] == first.baseline["brier"]
+    assert run.data.metrics["test_brier"] == first.metrics["brier"]
+    assert run.data.metrics["test_baseline_brier"] == first.baseline["brier"]
     with tracking_client(place.tracking_uri) as client:
-        assert len(client.get_metric_history(trained.run_id, "report_brier")) == 1
-        assert "report_calibration.png" in {file.path for file in client.list_artifacts(trained.run_id)}
+        assert len(client.get_metric_history(trained.run_id, "test_brier")) == 1
+        assert "test_calibration.png" in {file.path for file in client.list_artifacts(trained.run_id)}
 
     place.write(parcels(seed=1))
     third = place.report()
     assert third.is_logged
     assert third.metrics != first.metrics
-    assert place.run(trained.run_id).data.tags["report_delta_version"] == "1"
+    assert place.run(trained.run_id).data.tags["test_delta_version"] == "1"
 
 
 def test_an_older_champion_reads_its_own_columns(place: Place) -> None:
@@ -246,7 +246,7 @@ def test_the_report_split_is_not_needed_to_train(place: Place) -> None:
     rows = parcels()
     place.write(rows.filter(pc.less(rows["day"], pa.scalar(date(2024, 1, 31)))))
     place.train(change_model())
-    with pytest.raises(ModelError, match="no labelled rows in the report split, 2024-01-31 to 2024-02-09.*2024-01-30"):
+    with pytest.raises(ModelError, match="no labelled rows in the test split, 2024-01-31 to 2024-02-09.*2024-01-30"):
         place.report()
 
 
@@ -281,11 +281,11 @@ def test_what_is_missing_is_named(place: Place, changed: dict[str, Any], more: d
 
 def test_a_table_without_rows_and_a_split_with_one_label_are_named(place: Place) -> None:
     place.write(parcels().slice(0, 0))
-    with pytest.raises(ModelError, match="no labelled rows in the choose split.*The table is empty"):
+    with pytest.raises(ModelError, match="no labelled rows in the validation split.*The table is empty"):
         place.train(change_model())
     rows = parcels()
     place.write(rows.filter(pc.field("late") | pc.field("late").is_null()))
-    with pytest.raises(ModelError, match="only rows whose late is True in the choose split"):
+    with pytest.raises(ModelError, match="only rows whose late is True in the validation split"):
         place.train(change_model())
 
 

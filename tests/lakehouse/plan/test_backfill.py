@@ -18,7 +18,7 @@ from lakehouse.definitions import graph
 from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Replace
 from lakehouse.plan.steps import Request
-from tests.lakes import TestLake, set_age, orders_csv, payments_file
+from tests.lakes import TestLake, orders_csv, payments_file, set_age
 
 Lakes = Callable[..., TestLake]
 MARTS = ("mart.daily_revenue", "mart.monthly_orders")
@@ -37,9 +37,9 @@ def changed(lake: TestLake, name: str, before: int | None) -> set[date]:
     return {row[column] for row in [*then, *now] if (row in then) != (row in now)}
 
 
-def test_late_and_corrected_files_reach_their_partitions_and_only_those(lake_of: Lakes) -> None:
+def test_late_and_corrected_files_reach_their_partitions_and_only_those(make_lake: Lakes) -> None:
     shop = graph.load(["tests.orders"])
-    lake = lake_of(
+    lake = make_lake(
         *[
             shop.declarations[name]
             for name in (*shop.upstream("mart.daily_revenue"), *MARTS, *shop.upstream("mart.monthly_orders"))
@@ -105,8 +105,8 @@ RANGE = Request(since=date(2021, 1, 1), until=date(2024, 1, 31))
 
 
 @pytest.fixture
-def filled_days(lake_of: Lakes) -> TestLake:
-    lake = lake_of(*years())
+def filled_days(make_lake: Lakes) -> TestLake:
+    lake = make_lake(*years())
     lake.land("raw.orders", "1.csv", orders_csv(*[order(n, day, 5) for n, day in enumerate(DAYS)]))
     lake.run()
     return lake
@@ -139,7 +139,7 @@ def test_gaps_are_told_by_interval(filled_days: TestLake) -> None:
     assert "gap mart.days 2023-06-02 to 2023-12-31: 213 partitions without rows; its inputs have no rows" in said
     filled_days.run(request=Request(since=date(2022, 3, 1), until=date(2022, 3, 2)))
     [entry] = [one for one in _status(filled_days) if one["table"] == "mart.days"]
-    assert [(one["first"], one["last"], one["known_to"]) for one in entry["gaps"]] == [
+    assert [(one["first"], one["last"], one["inputs_with_rows"]) for one in entry["gaps"]] == [
         ("2022-01-01", "2022-02-28", ()),
         ("2022-03-03", "2023-05-31", ()),
         ("2023-06-02", "2023-12-31", ()),

@@ -14,7 +14,7 @@ from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
 from lakehouse.plan.steps import Request
-from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, payments_file, parse_items
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, parse_items, payments_file
 from tests.orders import clean, landed, mart
 
 Lakes = Callable[..., TestLake]
@@ -24,8 +24,8 @@ def actions(lake: TestLake, **more: Request) -> dict[str, str]:
     return {name: step.action for name, step in lake.plan(**more).items()}
 
 
-def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
-    lake = lake_of(landed.payments, clean.payments, mart.daily_revenue)
+def test_plan_of_each_state_of_a_lake(make_lake: Lakes) -> None:
+    lake = make_lake(landed.payments, clean.payments, mart.daily_revenue)
     assert actions(lake) == {"raw.payments": "none", "clean.payments": "blocked", "mart.daily_revenue": "blocked"}
     assert set(lake.run().statuses.values()) == {"unchanged", "blocked"}
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 1.0), (2, 1, "2024-01-05", 1.0)))
@@ -78,9 +78,9 @@ def test_plan_of_each_state_of_a_lake(lake_of: Lakes) -> None:
     assert lake.rows("mart.daily_revenue") == [(date(2024, 1, 1), 3.0, 3.0)]
 
 
-def test_a_merge_is_built_whole_where_the_changes_it_needs_are_gone(lake_of: Lakes) -> None:
+def test_a_merge_is_built_whole_where_the_changes_it_needs_are_gone(make_lake: Lakes) -> None:
     withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
-    lake = lake_of(withdrawable, items_table(Merge()))
+    lake = make_lake(withdrawable, items_table(Merge()))
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,1"))
     lake.run()
     lake.land("raw.items", "1.csv", items_csv("2,1,2"))
@@ -92,7 +92,7 @@ def test_a_merge_is_built_whole_where_the_changes_it_needs_are_gone(lake_of: Lak
     assert lake.rows("clean.items") == [(2, 1, 2)]
 
 
-def test_changed_columns(lake_of: Lakes) -> None:
+def test_changed_columns(make_lake: Lakes) -> None:
     def more(items: DataFrame) -> DataFrame:
         return parse_items(items).withColumn("twice", F.col("value") * 2)
 
@@ -111,14 +111,18 @@ def test_changed_columns(lake_of: Lakes) -> None:
             for name, (write, key) in ways.items()
         ]
 
-    lake = lake_of(landed_items, *tables(parse_items, ITEM_TYPES))
+    lake = make_lake(landed_items, *tables(parse_items, ITEM_TYPES))
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
     lake.run()
     assert not any(step.is_code_changed for step in lake.plan().values())
 
     added = lake.with_tables(landed_items, *tables(more, {**ITEM_TYPES, "twice": "int"}))
     for step in (added.plan()["clean.log"], added.plan()["clean.items"]):
-        assert (step.schema_changes.describe(), step.is_breaking, step.is_code_changed) == (("adds twice int",), False, True)
+        assert (step.schema_changes.describe(), step.is_breaking, step.is_code_changed) == (
+            ("adds twice int",),
+            False,
+            True,
+        )
     assert set(added.run().statuses.values()) == {"unchanged"}
     lake.land("raw.items", "2.csv", items_csv("2,2,3", "3,1,4"))
     added.run()
@@ -141,7 +145,7 @@ def test_changed_columns(lake_of: Lakes) -> None:
     assert broken.rows("clean.items", "id", "value") == [(1, "1"), (2, "3"), (3, "4"), (4, "1")]
 
 
-def test_changes_that_affect_everything_something_or_nothing(lake_of: Lakes) -> None:
+def test_changes_that_affect_everything_something_or_nothing(make_lake: Lakes) -> None:
     names = source("raw.names", landing="names", columns=("id", "name"))
 
     def named(items: DataFrame, names: DataFrame) -> DataFrame:
@@ -151,8 +155,8 @@ def test_changes_that_affect_everything_something_or_nothing(lake_of: Lakes) -> 
 
     shared = {"columns": {"id": "bigint", "name": "string"}, "write": Merge(), "key": ("id",), "items": "clean.items"}
     lazy = table("mart.lazy", **shared, names=lookup("raw.names"))(named)
-    eager = table("mart.eager", **shared, names=lookup("raw.names", on_change="everything"))(named)
-    lake = lake_of(landed_items, names, items_table(), lazy, eager)
+    eager = table("mart.eager", **shared, names=lookup("raw.names", on_change="rebuild"))(named)
+    lake = make_lake(landed_items, names, items_table(), lazy, eager)
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,1"))
     lake.land("raw.names", "1.csv", "id,name\n1,one\n")
     lake.run()
@@ -178,7 +182,7 @@ def test_changes_that_affect_everything_something_or_nothing(lake_of: Lakes) -> 
     assert changed.record("mart.lazy").inputs.keys() == {"clean.items", "raw.other_names"}
 
 
-def test_month_partitions_and_rebuilds_in_the_plan(lake_of: Lakes) -> None:
+def test_month_partitions_and_rebuilds_in_the_plan(make_lake: Lakes) -> None:
     @table(
         "mart.months",
         columns={"month": "date", "amount": "double"},
@@ -194,7 +198,7 @@ def test_month_partitions_and_rebuilds_in_the_plan(lake_of: Lakes) -> None:
         """One row."""
         return months.agg(F.sum("amount").alias("amount"))
 
-    lake = lake_of(landed.payments, clean.payments, months, total)
+    lake = make_lake(landed.payments, clean.payments, months, total)
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-31", 1.0), (2, 1, "2024-03-01", 2.0)))
     lake.run()
     lake.land("raw.payments", "b", payments_file((3, 1, "2024-01-31", 4.0)))

@@ -39,8 +39,8 @@ def expecting(tmp_path: Path) -> Callable[..., TestLake]:
     return make
 
 
-def test_no_reader_sees_a_batch_that_failed(lake_of: Lakes, expecting: Callable[..., TestLake]) -> None:
-    lake = expecting(lake_of(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+def test_no_reader_sees_a_batch_that_failed(make_lake: Lakes, expecting: Callable[..., TestLake]) -> None:
+    lake = expecting(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     said = lake.attempt().errors["clean.items"]
     assert said.startswith(
@@ -64,8 +64,8 @@ def test_no_reader_sees_a_batch_that_failed(lake_of: Lakes, expecting: Callable[
     assert lake.rows("clean.items") == [(1, 3, 1), (2, 1, 5)]
 
 
-def test_what_stays_counts_and_an_odd_row_alone_does_not(lake_of: Lakes, expecting: Callable[..., TestLake]) -> None:
-    lake = expecting(lake_of(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+def test_what_stays_counts_and_an_odd_row_alone_does_not(make_lake: Lakes, expecting: Callable[..., TestLake]) -> None:
+    lake = expecting(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
     lake.land("raw.items", "1.csv", items_csv(*(f"{n},1,5" for n in range(9))))
     lake.run()
     lake.land("raw.items", "2.csv", items_csv("0,2,40"))
@@ -74,9 +74,9 @@ def test_what_stays_counts_and_an_odd_row_alone_does_not(lake_of: Lakes, expecti
 
 
 def test_only_what_is_critical_stops(
-    lake_of: Lakes, expecting: Callable[..., TestLake], caplog: pytest.LogCaptureFixture
+    make_lake: Lakes, expecting: Callable[..., TestLake], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lake = expecting(lake_of(landed_items, items_table()), {**TWO_ROWS, "severity": "warning"}, MEAN_BELOW_10)
+    lake = expecting(make_lake(landed_items, items_table()), {**TWO_ROWS, "severity": "warning"}, MEAN_BELOW_10)
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5)]
@@ -101,7 +101,11 @@ def per_day(write: WriteMode) -> Table:
         return items.groupBy("day").agg(F.sum("value").alias("value"))
 
     rules = (Rule("day_is_known", "day IS NOT NULL"),)
-    inputs = {"items": incremental("clean.items", date_column="day")} if isinstance(write, Replace) else {"items": "clean.items"}
+    inputs = (
+        {"items": incremental("clean.items", date_column="day")}
+        if isinstance(write, Replace)
+        else {"items": "clean.items"}
+    )
     return table(
         "mart.days", columns={"day": "date", "value": "bigint"}, write=write, key=("day",), rules=rules, **inputs
     )(function)
@@ -119,9 +123,9 @@ def per_day(write: WriteMode) -> Table:
     ids=["Append", "Merge", "History", "Replace", "Rebuild"],
 )
 def test_every_way_of_writing_is_validated_as_a_whole(
-    lake_of: Lakes, expecting: Callable[..., TestLake], name: str, made: list[Table]
+    make_lake: Lakes, expecting: Callable[..., TestLake], name: str, made: list[Table]
 ) -> None:
-    lake = expecting(lake_of(days, *made), MEAN_BELOW_10, name=name)
+    lake = expecting(make_lake(days, *made), MEAN_BELOW_10, name=name)
     lake.land("raw.days", "1.csv", "day,id,value\n2024-01-01,1,1\n2024-01-02,2,2\n")
     lake.run()
     lake.land("raw.days", "2.csv", "day,id,value\n2024-01-03,3,20\n")
@@ -140,10 +144,10 @@ def test_every_way_of_writing_is_validated_as_a_whole(
 
 
 def test_results_are_kept_shown_in_a_browser_and_pruned(
-    lake_of: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch
+    make_lake: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "KEPT", 2)
-    lake = expecting(lake_of(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+    monkeypatch.setattr(report, "MAX_RESULTS", 2)
+    lake = expecting(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
     for number in range(4):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,{number * 20}"))
         lake.attempt(run=f"run-{number}")

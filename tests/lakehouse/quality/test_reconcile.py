@@ -28,8 +28,8 @@ def differences(lake: TestLake, table: str = "clean.items") -> str:
 
 
 @pytest.fixture
-def reconciled(lake_of: Lakes) -> TestLake:
-    lake = lake_of(landed_items, items_table(rules=(Rule("value_is_small", "value < 10"),)))
+def reconciled(make_lake: Lakes) -> TestLake:
+    lake = make_lake(landed_items, items_table(rules=(Rule("value_is_small", "value < 10"),)))
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "", "3,1,x", "1,2,6", '4,1,"7"'))
     lake.run()
     lake.land("raw.items", "2.csv.gz", items_csv("1,3,7", "1,1,5", "5,1,1"))
@@ -52,13 +52,13 @@ def test_every_landed_row_is_somewhere(reconciled: TestLake) -> None:
     "write", [Append(), Merge(newest_by=("at",)), History(effective_column="at")], ids=lambda w: type(w).__name__
 )
 @pytest.mark.parametrize("relanded", ["upsert", "replace"])
-def test_every_way_of_taking_rows_adds_up(lake_of: Lakes, write: Any, relanded: str) -> None:
+def test_every_way_of_taking_rows_adds_up(make_lake: Lakes, write: Any, relanded: str) -> None:
     if isinstance(write, Append) and relanded == "replace":
         with pytest.raises(DeclarationError, match="Append never takes a row back"):
-            lake_of(replace(landed_items, relanded=relanded), items_table(write, key=()))
+            make_lake(replace(landed_items, on_redelivery=relanded), items_table(write, key=()))
         return
     more = {"key": ()} if isinstance(write, Append) else {}
-    lake = lake_of(replace(landed_items, relanded=relanded), items_table(write, **more))
+    lake = make_lake(replace(landed_items, on_redelivery=relanded), items_table(write, **more))
     for lines in (["1,1,5", "2,1,x"], ["1,1,5", "1,2,6", "3,1,1"], ["3,2,2"]):
         lake.land("raw.items", "same.csv", items_csv(*lines))
         lake.run()

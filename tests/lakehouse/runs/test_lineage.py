@@ -40,8 +40,8 @@ def events(made: Settings) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (made.logs / lineage.FILE).read_text().splitlines()]
 
 
-def test_a_merge_keeps_its_inputs_and_each_event_its_versions(lake_of: Lakes, tmp_path: Path) -> None:
-    lake, made = lake_of(landed_items, items_table(), copies), settings(tmp_path)
+def test_a_merge_keeps_its_inputs_and_each_event_its_versions(make_lake: Lakes, tmp_path: Path) -> None:
+    lake, made = make_lake(landed_items, items_table(), copies), settings(tmp_path)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     traced(lake, made)
     lake.land("raw.items", "2.csv", items_csv("1,2,2", "2,1,1"))
@@ -63,8 +63,11 @@ def test_a_merge_keeps_its_inputs_and_each_event_its_versions(lake_of: Lakes, tm
     assert len({one["run"]["runId"] for one in found}) == 6, "a table's start and end are of one run"
 
 
-def test_a_failure_and_what_it_stops_are_told(lake_of: Lakes, tmp_path: Path) -> None:
-    lake, made = lake_of(landed_items, items_table(rules=(Rule("none", "false", "fail"),)), copies), settings(tmp_path)
+def test_a_failure_and_what_it_stops_are_told(make_lake: Lakes, tmp_path: Path) -> None:
+    lake, made = (
+        make_lake(landed_items, items_table(rules=(Rule("none", "false", "fail"),)), copies),
+        settings(tmp_path),
+    )
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     traced(lake, made)
     ends = {one["job"]["name"]: one for one in events(made)}
@@ -77,7 +80,7 @@ def test_a_failure_and_what_it_stops_are_told(lake_of: Lakes, tmp_path: Path) ->
 
 
 def test_events_go_to_a_server_with_its_key_and_none_that_is_down_stops_a_run(
-    lake_of: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_lake: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     got: list[tuple[str, str, dict[str, Any]]] = []
 
@@ -92,7 +95,7 @@ def test_events_go_to_a_server_with_its_key_and_none_that_is_down_stops_a_run(
         def log_message(self, *_: Any) -> None:
             pass
 
-    lake = lake_of(landed_items, items_table())
+    lake = make_lake(landed_items, items_table())
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "canary")
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
@@ -112,8 +115,8 @@ def test_events_go_to_a_server_with_its_key_and_none_that_is_down_stops_a_run(
         settings(tmp_path, lineage="http://me:canary@127.0.0.1:9")
 
 
-def test_a_table_is_drawn_down_to_its_files(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(), copies)
+def test_a_table_is_drawn_down_to_its_files(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(), copies)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run("raw.items", "clean.items")
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123

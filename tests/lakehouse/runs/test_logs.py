@@ -14,7 +14,7 @@ from pyspark.logger import PySparkLogger
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.session import spark_session
 from lakehouse.errors import LakehouseError, ModelError, SessionError
-from lakehouse.runs.logs import start_log, log_run
+from lakehouse.runs.logs import log_run, start_log
 from lakehouse.settings import Settings, load
 from tests.paths import PROJECT
 

@@ -20,7 +20,7 @@ from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import LedgerError, SessionError
 from lakehouse.plan.steps import Request
-from lakehouse.runs.scheduler import TableResult, RunListener, run_tables
+from lakehouse.runs.scheduler import RunListener, TableResult, run_tables
 from tests.faults.compare import assert_same, content
 from tests.faults.deliveries import FIRST, land
 from tests.faults.processes import Order, Runs
@@ -36,9 +36,9 @@ def copies(items: DataFrame) -> DataFrame:
     return items.select(*ITEM_TYPES)
 
 
-def test_records_fence_maintenance_and_generations(lake_of: Lakes) -> None:
+def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     items = items_table()
-    lake = lake_of(landed_items, items, copies)
+    lake = make_lake(landed_items, items, copies)
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,1", "2,1,1"))
     lake.run(run="first")
     raw = lake.record("raw.items")
@@ -101,7 +101,7 @@ def test_records_fence_maintenance_and_generations(lake_of: Lakes) -> None:
     assert len(lake.rows("mart.copies")) == 4
 
 
-def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) -> None:
+def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(make_lake: Lakes) -> None:
     bad = {"on": True}
 
     def fragile(items: DataFrame) -> DataFrame:
@@ -119,7 +119,7 @@ def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) 
     def further(items: DataFrame) -> DataFrame:
         return items
 
-    lake = lake_of(landed_items, landed.orders, items_table(), copies, broken, behind, further)
+    lake = make_lake(landed_items, landed.orders, items_table(), copies, broken, behind, further)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     heard: list[str] = []
     watcher = RunListener(
@@ -149,11 +149,11 @@ def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(lake_of: Lakes) 
 
 
 @pytest.mark.parametrize("error", [SessionError("no Java"), KeyboardInterrupt()])
-def test_a_session_that_does_not_start_ends_the_run(lake_of: Lakes, error: BaseException) -> None:
+def test_a_session_that_does_not_start_ends_the_run(make_lake: Lakes, error: BaseException) -> None:
     def start() -> AbstractContextManager[SparkSession]:
         raise error
 
-    lake = lake_of(landed_items, landed.orders)
+    lake = make_lake(landed_items, landed.orders)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.land("raw.orders", "1.csv", orders_csv("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
     results: list[TableResult] = []
@@ -171,8 +171,8 @@ def test_a_session_that_does_not_start_ends_the_run(lake_of: Lakes, error: BaseE
     assert set(lake.run().statuses.values()) == {"written"}
 
 
-def test_a_table_that_waits_for_the_session_ends_with_the_run(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, landed.orders)
+def test_a_table_that_waits_for_the_session_ends_with_the_run(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, landed.orders)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     began: list[str] = []
 
@@ -187,8 +187,8 @@ def test_a_table_that_waits_for_the_session_ends_with_the_run(lake_of: Lakes) ->
     assert began == ["raw.items", "raw.orders"]
 
 
-def test_only_the_selected_tables_are_written(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, landed.orders, items_table(), copies)
+def test_only_the_selected_tables_are_written(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, landed.orders, items_table(), copies)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     assert set(lake.run("raw").statuses) == {"raw.items", "raw.orders"}
     assert lake.version("clean.items") is None
@@ -198,16 +198,16 @@ def test_only_the_selected_tables_are_written(lake_of: Lakes) -> None:
     assert set(lake.run("+mart.copies").statuses.values()) == {"written"}
 
 
-def test_what_most_tables_wait_for_starts_first(lake_of: Lakes) -> None:
-    lake = lake_of(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
+def test_what_most_tables_wait_for_starts_first(make_lake: Lakes) -> None:
+    lake = make_lake(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
     names, started = lake.lake.graph.select(), list[str]()
     watcher = RunListener(on_table_start=started.append)
     run_tables(lake.engine, lake.lake, names, Request(), Run("run", ""), parallel=1, listener=watcher)
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
 
 
-def test_a_killed_run_is_resumed(lake_of: Lakes, runs: Runs) -> None:
-    lake, undisturbed = (lake_of(modules=("tests.orders",), name=name) for name in ("killed", "undisturbed"))
+def test_a_killed_run_is_resumed(make_lake: Lakes, runs: Runs) -> None:
+    lake, undisturbed = (make_lake(modules=("tests.orders",), name=name) for name in ("killed", "undisturbed"))
     for one in (lake, undisturbed):
         land(one, FIRST)
     killed = runs(Order(str(lake.root), ("tests.orders",), strike="kill", when="after", skip=4))

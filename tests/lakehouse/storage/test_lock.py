@@ -79,7 +79,7 @@ def test_a_run_waits_for_a_killed_runs_jvm(tmp_path: Path, monkeypatch: pytest.M
         assert jvm.poll() is not None or psutil.Process(jvm.pid).status() == psutil.STATUS_ZOMBIE
     jvm.wait()
 
-    monkeypatch.setattr(lock, "JVM_SECONDS", 0.3)
+    monkeypatch.setattr(lock, "JVM_EXIT_SECONDS", 0.3)
     jvm = subprocess.Popen(["sleep", "30"])
     leave_jvm(tmp_path, psutil.Process(jvm.pid))
     with pytest.raises(LockError, match=f"The JVM {jvm.pid} of a killed run"), lock_lake(tmp_path, "next"):

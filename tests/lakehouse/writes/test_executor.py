@@ -21,16 +21,16 @@ from tests.lakes import (
     json_lines,
     landed_items,
     orders_csv,
-    payments_file,
     parse_items,
+    payments_file,
 )  # fmt: skip
 from tests.orders import clean, landed, mart
 
 Lakes = Callable[..., TestLake]
 
 
-def test_append_merge_month_and_rebuild_run_after_run(lake_of: Lakes) -> None:
-    lake = lake_of(
+def test_append_merge_month_and_rebuild_run_after_run(make_lake: Lakes) -> None:
+    lake = make_lake(
         landed.orders, landed.customers, clean.order_log, clean.orders, clean.customers, mart.monthly_orders,
         mart.top_customers,
     )  # fmt: skip
@@ -85,8 +85,8 @@ def test_append_merge_month_and_rebuild_run_after_run(lake_of: Lakes) -> None:
     assert (12, "Cy", 8.0) in lake.rows("mart.top_customers")
 
 
-def test_history_is_the_same_whenever_a_snapshot_comes(lake_of: Lakes) -> None:
-    lake = lake_of(landed.customers, clean.customers)
+def test_history_is_the_same_whenever_a_snapshot_comes(make_lake: Lakes) -> None:
+    lake = make_lake(landed.customers, clean.customers)
     january = [customer(1, "Ada", "Oslo", "2024-01-01"), customer(2, "Bo", "Rom", "2024-01-01")]
     march = [customer(1, "Ada", "Oslo", "2024-03-01"), customer(2, "Bo", "Rom", "2024-03-01")]
     lake.land("raw.customers", "1.json", json_lines(*january))
@@ -112,8 +112,8 @@ def test_history_is_the_same_whenever_a_snapshot_comes(lake_of: Lakes) -> None:
     assert lake.content() == held
 
 
-def test_history_sets_aside_a_row_without_its_time(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(History(effective_column="at")))
+def test_history_sets_aside_a_row_without_its_time(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(History(effective_column="at")))
     lake.land("raw.items", "1.csv", items_csv("1,,5", "2,1,5"))
     counts = lake.run().counts("clean.items")
     assert counts == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 1}
@@ -133,8 +133,8 @@ def paid(payments: DataFrame) -> DataFrame:
     return payments.select("payment_id", "amount")
 
 
-def test_late_files_and_withdrawn_rows_reach_the_days_they_touch(lake_of: Lakes) -> None:
-    lake = lake_of(landed.payments, clean.payments, mart.daily_revenue, paid)
+def test_late_files_and_withdrawn_rows_reach_the_days_they_touch(make_lake: Lakes) -> None:
+    lake = make_lake(landed.payments, clean.payments, mart.daily_revenue, paid)
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 1.0), (2, 1, "2024-01-03", 2.0)))
     lake.land("raw.payments", "b", payments_file((3, 1, "2024-01-10", 4.0), (4, 1, "2024-01-20", 8.0)))
     lake.run()
@@ -172,9 +172,9 @@ def changed_days(lake: TestLake) -> set[date]:
     return lake.rows_changed("mart.daily_revenue", "day", entry.version)
 
 
-def test_withdrawn_rows_bring_back_what_an_earlier_delivery_said(lake_of: Lakes) -> None:
+def test_withdrawn_rows_bring_back_what_an_earlier_delivery_said(make_lake: Lakes) -> None:
     withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
-    lake = lake_of(withdrawable, items_table(Merge()))
+    lake = make_lake(withdrawable, items_table(Merge()))
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,5"))
     lake.run()
     lake.land("raw.items", "it's 2.csv", items_csv("1,2,6", "3,1,1"))
@@ -200,8 +200,8 @@ def latest(items: DataFrame) -> DataFrame:
     return items.select(*ITEM_TYPES)
 
 
-def test_a_merge_behind_by_several_commits_takes_the_rows_as_they_stand(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(), same)
+def test_a_merge_behind_by_several_commits_takes_the_rows_as_they_stand(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(), same)
     lake.land("raw.items", "1.csv", items_csv("1,1,10", "2,1,10"))
     lake.run()
     for number in (2, 3):
@@ -211,8 +211,8 @@ def test_a_merge_behind_by_several_commits_takes_the_rows_as_they_stand(lake_of:
     assert lake.rows("mart.same") == lake.rows("clean.items") == [(1, 3, 30), (2, 3, 87)]
 
 
-def test_a_key_that_several_rows_of_the_driver_share_survives_the_newest_of_them(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(), latest)
+def test_a_key_that_several_rows_of_the_driver_share_survives_the_newest_of_them(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(), latest)
     lake.land("raw.items", "1.csv", items_csv("1,1,7", "2,2,7"))
     lake.run()
     assert lake.rows("mart.latest", "id", "value") == [(2, 7)]
@@ -229,9 +229,9 @@ def arrivals(items: DataFrame) -> DataFrame:
     return items.select(*ITEM_TYPES)
 
 
-def test_an_append_adds_no_row_twice_when_its_driver_is_computed_anew(lake_of: Lakes) -> None:
+def test_an_append_adds_no_row_twice_when_its_driver_is_computed_anew(make_lake: Lakes) -> None:
     withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
-    lake = lake_of(withdrawable, items_table(), arrivals)
+    lake = make_lake(withdrawable, items_table(), arrivals)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.land("raw.items", "2.csv", items_csv("2,1,1", "3,1,1"))
     lake.run()
@@ -259,8 +259,8 @@ def dated(items: DataFrame) -> DataFrame:
     return items.select(F.col("id").try_cast("bigint").alias("id"), day.alias("day"), "_file_id", "_row")
 
 
-def test_rows_without_a_day_are_in_no_partition_however_they_come(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, dated, days)
+def test_rows_without_a_day_are_in_no_partition_however_they_come(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, dated, days)
     lake.land("raw.items", "1.csv", items_csv("1,0,1", "2,,1"))
     lake.run()
     lake.land("raw.items", "2.csv", items_csv("3,0,1", "4,,1"))
@@ -270,13 +270,13 @@ def test_rows_without_a_day_are_in_no_partition_however_they_come(lake_of: Lakes
     assert lake.content() == held
 
 
-def test_an_empty_first_delivery_makes_empty_tables(lake_of: Lakes) -> None:
+def test_an_empty_first_delivery_makes_empty_tables(make_lake: Lakes) -> None:
     @table("mart.all", columns=ITEM_TYPES, write=Rebuild(), items="clean.items")
     def everything(items: DataFrame) -> DataFrame:
         """One row per item."""
         return items.select(*ITEM_TYPES)
 
-    lake = lake_of(landed_items, items_table(), everything)
+    lake = make_lake(landed_items, items_table(), everything)
     lake.land("raw.items", "1.csv", items_csv())
     done = lake.run()
     assert sum(done.counts("clean.items").values()) == 0
@@ -287,8 +287,8 @@ def test_an_empty_first_delivery_makes_empty_tables(lake_of: Lakes) -> None:
     assert lake.content() == {"clean.items": [(1, 1, 1)], "mart.all": [(1, 1, 1)]}
 
 
-def test_without_a_time_of_the_source_the_last_delivery_counts_also_after_a_full_refresh(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(Merge(), parse_items))
+def test_without_a_time_of_the_source_the_last_delivery_counts_also_after_a_full_refresh(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(Merge(), parse_items))
     lake.land("raw.items", "b.csv", items_csv("1,1,1"))
     lake.run()
     lake.land("raw.items", "a.csv", items_csv("1,1,2"))

@@ -35,8 +35,8 @@ def fleets(lake: TestLake) -> list[tuple[Any, ...]]:
     return [(str(day), *rest) for day, *rest in lake.rows("mart.fleet")]
 
 
-def test_a_key_missing_from_a_snapshot_is_deleted(lake_of: Lakes) -> None:
-    lake = lake_of(raw_buses, buses, fleet)
+def test_a_key_missing_from_a_snapshot_is_deleted(make_lake: Lakes) -> None:
+    lake = make_lake(raw_buses, buses, fleet)
     for name, content in SNAPSHOTS.items():
         lake.land("raw.buses", name, content)
         lake.run()
@@ -50,8 +50,8 @@ def test_a_key_missing_from_a_snapshot_is_deleted(lake_of: Lakes) -> None:
     assert (lake.version("clean.buses") or 0) - (version or 0) <= 1
 
 
-def test_a_snapshot_with_unreadable_keys_deletes_nothing(lake_of: Lakes) -> None:
-    lake = lake_of(raw_buses, buses)
+def test_a_snapshot_with_unreadable_keys_deletes_nothing(make_lake: Lakes) -> None:
+    lake = make_lake(raw_buses, buses)
     lake.land("raw.buses", "buses_2024-01-01.csv", snapshot(B1="50", B2="60"))
     lake.land("raw.buses", "buses_2024-02-01.csv", snapshot(B2="60") + "B1,City\n")
     lake.land("raw.buses", "buses_2024-03-01.csv", snapshot(B2="60", NA="70"))
@@ -62,16 +62,16 @@ def test_a_snapshot_with_unreadable_keys_deletes_nothing(lake_of: Lakes) -> None
     assert versions(lake) == [("B1", 50, JAN, APR, False), ("B2", 60, JAN, None, True), ("B3", 70, APR, None, True)]
 
 
-def test_without_snapshots_nothing_is_deleted(lake_of: Lakes) -> None:
-    lake = lake_of(raw_buses, replace(buses, write=History(effective_column="snapshot_date")))
+def test_without_snapshots_nothing_is_deleted(make_lake: Lakes) -> None:
+    lake = make_lake(raw_buses, replace(buses, write=History(effective_column="snapshot_date")))
     for name, content in SNAPSHOTS.items():
         lake.land("raw.buses", name, content)
     lake.run()
     assert {row[0] for row in versions(lake) if row[4]} == {"B1", "B2", "B3", "B4"}
 
 
-def test_a_corrected_snapshot_replaces_the_first(lake_of: Lakes) -> None:
-    lake = lake_of(raw_buses, buses)
+def test_a_corrected_snapshot_replaces_the_first(make_lake: Lakes) -> None:
+    lake = make_lake(raw_buses, buses)
     lake.land("raw.buses", "buses_2024-01-01.csv", snapshot(B1="50", B2="60"))
     lake.land("raw.buses", "buses_2024-02-01.csv", snapshot(B1="50", B2="60", B3="70"))
     lake.run()

@@ -33,8 +33,8 @@ def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]
     return _rows(lake.lake.outcomes_path(name), ("_file_id", "_row", "outcome", "reason"))
 
 
-def test_rows_are_replayed_once_the_rule_is_mended(lake_of: Lakes) -> None:
-    strict = lake_of(landed_items, items_table(rules=SMALL))
+def test_rows_are_replayed_once_the_rule_is_mended(make_lake: Lakes) -> None:
+    strict = make_lake(landed_items, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "3,1,x", "4,1", "5,1,60"))
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("5,2,6", "1,2,70", "1,3,80"))
@@ -84,14 +84,14 @@ def test_rows_are_replayed_once_the_rule_is_mended(lake_of: Lakes) -> None:
     assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {"replayed": 2, "discarded": 2}
 
 
-def test_code_that_reads_what_it_could_not_before(lake_of: Lakes) -> None:
+def test_code_that_reads_what_it_could_not_before(make_lake: Lakes) -> None:
     def lenient(items: DataFrame) -> DataFrame:
         value = F.coalesce(parse("value", "int"), F.length("value"))
         return items.select(
             parse("id", "bigint").alias("id"), parse("at", "int").alias("at"), value.alias("value"), *ORIGIN_COLUMNS
         )
 
-    lake = lake_of(landed_items, items_table())
+    lake = make_lake(landed_items, items_table())
     lake.land("raw.items", "1.csv", items_csv("1,1,five", "2,1,5"))
     lake.run()
     fixed = lake.with_tables(landed_items, items_table(function=lenient))
@@ -105,8 +105,8 @@ def mart(items: DataFrame) -> DataFrame:
     return items.select(*ITEM_TYPES)
 
 
-def test_a_table_worked_out_from_all_its_rows_is_made_anew(lake_of: Lakes) -> None:
-    strict = lake_of(landed_items, items_table(History(effective_column="at"), rules=SMALL), mart)
+def test_a_table_worked_out_from_all_its_rows_is_made_anew(make_lake: Lakes) -> None:
+    strict = make_lake(landed_items, items_table(History(effective_column="at"), rules=SMALL), mart)
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50", "1,3,x"))
     strict.run()
     evidence = strict.quarantine("clean.items")
@@ -121,8 +121,8 @@ def test_a_table_worked_out_from_all_its_rows_is_made_anew(lake_of: Lakes) -> No
     assert (summary.pending, summary.outcomes) == (1, {"replayed": 1})
 
 
-def test_what_cannot_be_replayed_is_told(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table())
+def test_what_cannot_be_replayed_is_told(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table())
     with pytest.raises(DeclarationError, match=r"'clean.itmes' is no table with a quarantine; there are clean.items"):
         replayed(lake, "clean.itmes")
     with pytest.raises(DeclarationError, match=r"'raw.items' is no table with a quarantine"):
@@ -131,8 +131,8 @@ def test_what_cannot_be_replayed_is_told(lake_of: Lakes) -> None:
         replayed(lake)
 
 
-def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> None:
-    strict = lake_of(landed_items, items_table(History(effective_column="at"), rules=SMALL))
+def test_history_keeps_the_evidence_of_rows_that_pass_later(make_lake: Lakes) -> None:
+    strict = make_lake(landed_items, items_table(History(effective_column="at"), rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50"))
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("2,1,60"))
@@ -149,11 +149,11 @@ def test_history_keeps_the_evidence_of_rows_that_pass_later(lake_of: Lakes) -> N
     assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
 
 
-def test_a_reject_that_breaks_a_rule_again_waits_again(lake_of: Lakes) -> None:
+def test_a_reject_that_breaks_a_rule_again_waits_again(make_lake: Lakes) -> None:
     from dataclasses import replace
 
-    source = replace(landed_items, relanded="replace")
-    strict = lake_of(source, items_table(rules=SMALL))
+    source = replace(landed_items, on_redelivery="replace")
+    strict = make_lake(source, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
     assert replayed(strict.with_tables(source, items_table())).replayed == 1
@@ -163,11 +163,13 @@ def test_a_reject_that_breaks_a_rule_again_waits_again(lake_of: Lakes) -> None:
     strict.land("raw.items", "2.csv", items_csv("3,1,7"))  # goes through all rows again, by the strict rule
     strict.run()
     assert strict.rows("clean.items") == [(1, 1, 5), (3, 1, 7)]
-    assert [(one["_file_id"], one["_row"]) for one in quarantine.find_pending_rejects(strict.lake, "clean.items")] == [(1, 2)]
+    assert [(one["_file_id"], one["_row"]) for one in quarantine.find_pending_rejects(strict.lake, "clean.items")] == [
+        (1, 2)
+    ]
     assert [one.differences for one in reconcile(strict.lake)] == [(), ()]
 
 
-def test_code_with_one_more_column_and_times_to_the_microsecond(lake_of: Lakes) -> None:
+def test_code_with_one_more_column_and_times_to_the_microsecond(make_lake: Lakes) -> None:
     import io
     from datetime import UTC, datetime
 
@@ -195,7 +197,7 @@ def test_code_with_one_more_column_and_times_to_the_microsecond(lake_of: Lakes) 
         )
         return made(function)
 
-    strict = lake_of(times, clean({}, SMALL))
+    strict = make_lake(times, clean({}, SMALL))
     at = datetime(2024, 1, 1, 12, 0, 0, 123456, UTC)
     held = io.BytesIO()
     pq.write_table(

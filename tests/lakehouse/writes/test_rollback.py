@@ -29,17 +29,17 @@ from tests.lakes import (
     json_lines,
     landed_items,
     orders_csv,
-    payments_file,
     parse_items,
+    payments_file,
 )
 
 Lakes = Callable[..., TestLake]
 SMALL = (Rule("value_is_small", "value < 10"),)
 
 
-def undo(lake: TestLake, run: str, by: str = "") -> RollbackPlan:
+def roll_back(lake: TestLake, run: str, by: str = "") -> RollbackPlan:
     planned = plan_rollback(lake.lake, run)
-    roll_back_tables(lake.engine, lake.lake, planned, Run(by or f"undo-{run}", "revision"))
+    roll_back_tables(lake.engine, lake.lake, planned, Run(by or f"rollback-{run}", "revision"))
     return planned
 
 
@@ -105,9 +105,14 @@ def test_a_run_is_taken_back_and_done_again(shop: Lakes) -> None:
 
     planned = plan_rollback(lake.lake, "B")
     assert {one.table for one in planned.tables} == set(before)
-    assert set(planned.files_to_ingest) == {"orders/2.csv", "orders/broken.csv", "payments/1.parquet", "customers/2.json"}
+    assert set(planned.files_to_ingest) == {
+        "orders/2.csv",
+        "orders/broken.csv",
+        "payments/1.parquet",
+        "customers/2.json",
+    }
     assert (planned.missing_files, planned.tables_to_rebuild) == ((), {})
-    roll_back_tables(lake.engine, lake.lake, planned, Run("undo-B", "revision"))
+    roll_back_tables(lake.engine, lake.lake, planned, Run("rollback-B", "revision"))
     assert content(lake) == before
     assert by_spark(lake) == seen
     assert waits(lake, "clean.orders") == waited != waited_after
@@ -118,7 +123,12 @@ def test_a_run_is_taken_back_and_done_again(shop: Lakes) -> None:
     } == set(planned.files_to_ingest)
     assert {step.action for name, step in steps.items() if name.startswith("raw.")} == {"ingest"}
     record = lake.record("raw.orders")
-    assert (record.run, record.rolled_back_run, record.restored_version, record.rolled_back_batches) == ("undo-B", "B", 0, (2,))
+    assert (record.run, record.rolled_back_run, record.restored_version, record.rolled_back_batches) == (
+        "rollback-B",
+        "B",
+        0,
+        (2,),
+    )
 
     done = lake.run(run="C")
     assert content(lake, bronze=False) == after, "nothing lost, nothing doubled"
@@ -141,12 +151,12 @@ def landed(lake: TestLake, *files: tuple[str, ...]) -> None:
 THREE = (("1,1,5", "2,1,50"), ("1,2,6", "3,1,60"), ("4,1,7", "2,2,8"))
 
 
-def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
-    strict = lake_of(landed_items, items_table(rules=SMALL))
+def test_full_refresh_and_replay_are_taken_back(make_lake: Lakes) -> None:
+    strict = make_lake(landed_items, items_table(rules=SMALL))
     landed(strict, *THREE[:2])
     before, waited = content(strict), waits(strict, "clean.items")
     strict.run(full_refresh=True, run="full")
-    planned = undo(strict, "full")
+    planned = roll_back(strict, "full")
     assert (planned.files_to_ingest, planned.missing_files, planned.tables_to_rebuild) == ((), (), {})
     assert (content(strict), waits(strict, "clean.items")) == (before, waited)
     assert {step.action for step in strict.plan().values()} == {"none"}
@@ -155,7 +165,7 @@ def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
     lake = strict.with_tables(landed_items, items_table())
     assert replay_rejects(lake.engine, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
     assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {"replayed": 2}
-    undo(lake, "replay")
+    roll_back(lake, "replay")
     assert (content(lake), waits(lake, "clean.items")) == (before, waited)
     assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {}
     adds_up(lake)
@@ -164,15 +174,15 @@ def test_full_refresh_and_replay_are_taken_back(lake_of: Lakes) -> None:
     adds_up(lake)
 
 
-def test_columns_that_a_run_added_go_back_with_it(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table())
+def test_columns_that_a_run_added_go_back_with_it(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table())
     landed(lake, THREE[0])
     before = content(lake)
     wider = lake.with_tables(landed_items, items_table(columns={**ITEM_TYPES, "more": "int"}, function=with_more))
     wider.land("raw.items", "2.csv", items_csv(*THREE[1]))
     wider.run(run="B")
     assert "more" in wider.open_log("clean.items").columns()
-    undo(lake, "B")
+    roll_back(lake, "B")
     assert content(lake) == before
     assert not lake.plan()["clean.items"].is_breaking
     assert lake.run(run="C")["clean.items"].step.action == "update"  # type: ignore[union-attr]
@@ -182,24 +192,24 @@ def with_more(items: DataFrame) -> DataFrame:
     return parse_items(items).withColumn("more", F.lit(1))
 
 
-def test_what_cannot_be_taken_back_is_told_and_nothing_touched(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table())
+def test_what_cannot_be_taken_back_is_told_and_nothing_touched(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table())
     with pytest.raises(RollbackError, match="No table has a commit of run 'A'; there is none"):
-        undo(lake, "A")
+        roll_back(lake, "A")
     landed(lake, *THREE)
     clean = DeltaTable(str(lake.lake.path("clean.items")))
     write_deltalake(clean, clean.to_pyarrow_table().slice(0, 1), mode="append")
     versions = lake.versions()
     with pytest.raises(RollbackError, match=r"commit of run 'Z'; the newest are C, B, A"):
-        undo(lake, "Z")
+        roll_back(lake, "Z")
     with pytest.raises(RollbackError, match=r"another writer since: version 3, WRITE") as told:
-        undo(lake, "B")
+        roll_back(lake, "B")
     assert "raw.items was written by C since" in str(told.value)
     for file in lake.lake.path("raw.items").glob("*.parquet"):
         file.unlink()
     with pytest.raises(RollbackError, match=r"another writer since"):
-        undo(lake, "C")
+        roll_back(lake, "C")
     clean.restore(2)  # by hand: another writer, too
     with pytest.raises(RollbackError, match=r"version 4, RESTORE"):
-        undo(lake, "C")
+        roll_back(lake, "C")
     assert lake.versions() == {**versions, "clean.items": 4}

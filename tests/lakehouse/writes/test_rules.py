@@ -22,8 +22,8 @@ Lakes = Callable[..., TestLake]
 WAYS = (Append(), Merge(newest_by=("at",)), History(effective_column="at"))
 
 
-def test_rejected_rows_keep_their_original_and_a_warning_keeps_the_row(lake_of: Lakes) -> None:
-    lake = lake_of(landed.orders, clean.orders)
+def test_rejected_rows_keep_their_original_and_a_warning_keeps_the_row(make_lake: Lakes) -> None:
+    lake = make_lake(landed.orders, clean.orders)
     lines = (
         "1,10,2024-01-01,2024-01-01 08:00:00,NEW,5",
         "2,10,2024-01-01,2024-01-01 08:00:00,NEW,20000",  # unusual, but written
@@ -74,7 +74,7 @@ def test_rejected_rows_keep_their_original_and_a_warning_keeps_the_row(lake_of: 
 
 
 @pytest.mark.parametrize("write", WAYS, ids=lambda write: type(write).__name__)
-def test_a_function_that_drops_or_doubles_rows_is_refused(lake_of: Lakes, write: Any) -> None:
+def test_a_function_that_drops_or_doubles_rows_is_refused(make_lake: Lakes, write: Any) -> None:
     def drops(items: DataFrame) -> DataFrame:
         return parse_items(items).where("value <> 6")
 
@@ -82,7 +82,7 @@ def test_a_function_that_drops_or_doubles_rows_is_refused(lake_of: Lakes, write:
         return parse_items(items).withColumn("value", F.explode(F.array("value", F.col("value") + 1)))
 
     key = {} if isinstance(write, Append) else {"key": ("id",)}
-    good = lake_of(landed_items, items_table(write, **{"key": (), **key}))
+    good = make_lake(landed_items, items_table(write, **{"key": (), **key}))
     good.land("raw.items", "1.csv", items_csv("1,1,5"))
     good.run()
     held, version = good.content(), good.version("clean.items")
@@ -98,36 +98,36 @@ def test_a_function_that_drops_or_doubles_rows_is_refused(lake_of: Lakes, write:
     assert [row[0] for row in good.rows("clean.items", "id")] == [1, 2, 3]
 
 
-def test_dropping_one_row_and_doubling_another_is_refused(lake_of: Lakes) -> None:
+def test_dropping_one_row_and_doubling_another_is_refused(make_lake: Lakes) -> None:
     def swaps(items: DataFrame) -> DataFrame:
         twice = F.when(F.col("value") == 6, F.array("id")).otherwise(F.array("id", F.col("id") + 100))
         return parse_items(items).where("value <> 5").withColumn("id", F.explode(twice))
 
-    lake = lake_of(landed_items, items_table(Merge(), swaps))
+    lake = make_lake(landed_items, items_table(Merge(), swaps))
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,6", "3,1,7"))
     assert "clean.items" in lake.attempt().errors
     assert lake.version("clean.items") is None
 
 
-def test_keys_that_share_a_hash_are_not_doubled(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_share_a_hash_are_not_doubled(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_key_hash", lambda _: F.lit(1))
-    lake = lake_of(landed_items, items_table())
+    lake = make_lake(landed_items, items_table())
     for file, lines, superseded in (("1.csv", ("1,1,1", "2,1,1"), 0), ("2.csv", ("3,1,1", "4,1,1", "4,2,2"), 1)):
         lake.land("raw.items", file, items_csv(*lines))
         counts = lake.run().counts("clean.items")
         assert counts == {"written": 2, "unchanged": 0, "superseded": superseded, "quarantined": 0}
 
 
-def test_a_look_up_that_is_empty_hides_no_dropped_rows(lake_of: Lakes) -> None:
+def test_a_look_up_that_is_empty_hides_no_dropped_rows(make_lake: Lakes) -> None:
     def joined(items: DataFrame, names: DataFrame) -> DataFrame:
         return (
             parse_items(items)
             .join(names.select(F.col("id").cast("bigint").alias("id")), "id")
-            .select(*ITEM_TYPES, "_unreadable", "_file_id", "_row")
+            .select(*ITEM_TYPES, "_unparsed", "_file_id", "_row")
         )
 
     names = source("raw.names", landing="names", columns=("id",))
-    lake = lake_of(landed_items, names, items_table(Append(), joined, key=(), names=lookup("raw.names")))
+    lake = make_lake(landed_items, names, items_table(Append(), joined, key=(), names=lookup("raw.names")))
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     lake.land("raw.names", "1.csv", "id\n")
     error = lake.attempt().errors["clean.items"]
@@ -135,22 +135,22 @@ def test_a_look_up_that_is_empty_hides_no_dropped_rows(lake_of: Lakes) -> None:
     assert lake.version("clean.items") is None
 
 
-def test_a_function_must_pass_the_landed_rows_name_through(lake_of: Lakes) -> None:
+def test_a_function_must_pass_the_landed_rows_name_through(make_lake: Lakes) -> None:
     def forgets(items: DataFrame) -> DataFrame:
         return parse_items(items).drop("_file_id", "_row")
 
-    lake = lake_of(landed_items, items_table(Merge(), forgets))
+    lake = make_lake(landed_items, items_table(Merge(), forgets))
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     error = lake.attempt().errors.get("clean.items", "")
     assert "_file_id" in error
     assert "_row" in error
 
 
-def test_a_function_that_returns_other_columns_is_told_all_of_them(lake_of: Lakes) -> None:
+def test_a_function_that_returns_other_columns_is_told_all_of_them(make_lake: Lakes) -> None:
     def other(items: DataFrame) -> DataFrame:
         return parse_items(items).drop("value").withColumns({"at": F.lit("now"), "more": F.lit(1)})
 
-    lake = lake_of(landed_items, items_table(Merge(), other))
+    lake = make_lake(landed_items, items_table(Merge(), other))
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     error = lake.attempt().errors["clean.items"]
     for said in ("value is missing", "at is string, declared int", "more is not declared"):
@@ -204,8 +204,8 @@ def by_value(items: DataFrame) -> DataFrame:
     return items.groupBy("value").agg(F.count("*").alias("items"))
 
 
-def test_whole_tables_set_rows_aside_by_rule_and_by_key(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, clean_dated, by_day, by_value)
+def test_whole_tables_set_rows_aside_by_rule_and_by_key(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, clean_dated, by_day, by_value)
     lake.land("raw.items", "1.csv", items_csv("1,0,5", "2,1,-5", "3,2,"))
     done = lake.run()
     assert done.counts("mart.days") == {"written": 1, "quarantined": 2}
@@ -214,10 +214,10 @@ def test_whole_tables_set_rows_aside_by_rule_and_by_key(lake_of: Lakes) -> None:
     assert lake.quarantine("mart.values", "rules") == [(["key_is_not_null"],)]
 
 
-def test_malformed_json_is_set_aside_line_by_line(lake_of: Lakes) -> None:
+def test_malformed_json_is_set_aside_line_by_line(make_lake: Lakes) -> None:
     told = source("raw.items", landing="items", format="json", columns={"id": "bigint", "at": "int", "value": "int"})
     merged = items_table(Merge(), as_landed)
-    lake = lake_of(told, merged)
+    lake = make_lake(told, merged)
     lines = ('{"id": 1, "at": 1, "value": 1}', '{"id": 2, "at": 1, "val', '{"id": "three", "at": 1, "value": 1}', "[]")
     lake.land("raw.items", "1.json", "\n".join(lines) + "\n")
     counts = lake.run().counts("clean.items")

@@ -50,8 +50,8 @@ LEFT_ALONE = (
 )
 
 
-def test_names_do_not_matter_and_unfinished_files_are_left_alone(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items)
+def test_names_do_not_matter_and_unfinished_files_are_left_alone(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items)
     for number, name in enumerate(NAMES):
         lake.land("raw.items", name, items_csv(f"{number},1,1", f"{number},2,1"))
     for name in LEFT_ALONE:
@@ -69,9 +69,9 @@ def test_names_do_not_matter_and_unfinished_files_are_left_alone(lake_of: Lakes)
     assert lake.run().counts("raw.items") == {"written": 1}
 
 
-def test_each_run_of_files_is_read_by_a_task_of_its_own(lake_of: Lakes) -> None:
+def test_each_run_of_files_is_read_by_a_task_of_its_own(make_lake: Lakes) -> None:
     """And makes a file of the table: Spark 4.1 by itself would have one task read a whole backfill."""
-    lake = lake_of(landed_items)
+    lake = make_lake(landed_items)
     for number in range(4):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1", f"{number},2,1"))
     lake.run()
@@ -83,9 +83,9 @@ def test_each_run_of_files_is_read_by_a_task_of_its_own(lake_of: Lakes) -> None:
     ]
 
 
-def test_small_files_have_nothing_else_read_in_pieces_as_small(lake_of: Lakes) -> None:
+def test_small_files_have_nothing_else_read_in_pieces_as_small(make_lake: Lakes) -> None:
     """Delta's logs above all: each is thousands of bytes long, a landed file here a few."""
-    lake = lake_of(landed_items, items_table())
+    lake = make_lake(landed_items, items_table())
     tracker = lake.spark.sparkContext.statusTracker()
     for number in range(3):
         before = set(tracker.getJobIdsForGroup())
@@ -98,8 +98,8 @@ def test_small_files_have_nothing_else_read_in_pieces_as_small(lake_of: Lakes) -
         assert max(tasks) <= 4, tasks
 
 
-def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table())
+def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table())
     good = items_csv("1,1,1", "2,1,1")
     packed = gzip.compress(items_csv(*[f"{n},1,{n * 7919 % 1000}" for n in range(100, 2000)]).encode())
     broken: dict[str, tuple[str | bytes, str]] = {
@@ -155,8 +155,8 @@ def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(lake
     assert ("1", "1") in mended.rows("raw.items", "id", "more")
 
 
-def test_broken_parquet_files_are_rejected_whole(lake_of: Lakes) -> None:
-    lake = lake_of(landed.payments)
+def test_broken_parquet_files_are_rejected_whole(make_lake: Lakes) -> None:
+    lake = make_lake(landed.payments)
     good = payments_file((1, 1, "2024-01-01", 1.0))
     fields = {"payment_id": pa.int64(), "order_id": pa.int64(), "paid_on": pa.date32(), "amount": pa.float64()}
     texts = pa.schema({**fields, "amount": pa.string()})
@@ -181,8 +181,8 @@ def test_broken_parquet_files_are_rejected_whole(lake_of: Lakes) -> None:
     assert lake.rows("raw.payments", "payment_id", "amount") == [(1, 1.0), (3, 3.0)]
 
 
-def test_broken_json_files_are_rejected_whole(lake_of: Lakes) -> None:
-    lake = lake_of(landed.customers)
+def test_broken_json_files_are_rejected_whole(make_lake: Lakes) -> None:
+    lake = make_lake(landed.customers)
     lake.land("raw.customers", "empty.json", "")
     lake.land("raw.customers", "latin1.json", '{"name": "caf\xe9"}'.encode("latin-1"))
     renamed = json_lines({"customer_id": 1, "full_name": "a"}, {"customer_id": 2, "town": "b"})
@@ -195,8 +195,8 @@ def test_broken_json_files_are_rejected_whole(lake_of: Lakes) -> None:
     assert lake.rows("raw.customers", "customer_id", "name") == [(1, None), (None, "caf\xe9")][::-1]
 
 
-def test_deliveries_again_and_under_other_names(lake_of: Lakes) -> None:
-    lake = lake_of(landed_items, items_table(Merge()))
+def test_deliveries_again_and_under_other_names(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(Merge()))
     lake.land("raw.items", "a.csv", items_csv("1,1,1", "2,1,1"))
     lake.run()
     # The same bytes under another name: another delivery, whose rows say nothing new.
@@ -228,8 +228,8 @@ def test_deliveries_again_and_under_other_names(lake_of: Lakes) -> None:
     assert set(lake.run().statuses.values()) == {"unchanged"}, "files that are gone do not hold up a run"
 
 
-def test_files_that_vanish_or_change_after_they_were_pinned(lake_of: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    lake = lake_of(landed_items)
+def test_files_that_vanish_or_change_after_they_were_pinned(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = make_lake(landed_items)
     for name in "abc":
         lake.land("raw.items", f"{name}.csv", items_csv(f"{ord(name)},1,1"))
 
@@ -254,9 +254,9 @@ def test_files_that_vanish_or_change_after_they_were_pinned(lake_of: Lakes, monk
 
 
 def test_a_full_refresh_left_unfinished_loses_no_file_that_vanished_meanwhile(
-    lake_of: Lakes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    lake = lake_of(landed_items)
+    lake = make_lake(landed_items)
     lake.land("raw.items", "a.csv", items_csv("1,1,1"))
     lake.land("raw.items", "b.csv", items_csv("2,1,1"))
     lake.run()

@@ -34,8 +34,8 @@ def kept(lake: TestLake, *columns: str) -> list[tuple[Any, ...]]:
     return [(*row, json.loads(text) if text else None) for *row, text in found]
 
 
-def test_csv_columns_are_kept_aside_and_read_by_name(lake_of: Lakes) -> None:
-    lake = lake_of(items(Contract(new_column="rescue", missing_column="ignore")), items_table())
+def test_csv_columns_are_kept_aside_and_read_by_name(make_lake: Lakes) -> None:
+    lake = make_lake(items(Contract(new_column="rescue", missing_column="ignore")), items_table())
     lake.land("raw.items", "a.csv", items_csv("1,1,1"))
     lake.land("raw.items", "b.csv", 'gate,value,id,at,"a, ""b"""\nA5,2,2,2,x\n,3,3,3,\n')
     lake.land("raw.items", "c.csv", "id,ID,value\n4,IV,4\n")
@@ -61,13 +61,13 @@ def test_csv_columns_are_kept_aside_and_read_by_name(lake_of: Lakes) -> None:
     assert len(kept(lake, "id")) == 4
 
 
-def test_new_columns_are_added_with_the_type_that_they_came_with(lake_of: Lakes) -> None:
+def test_new_columns_are_added_with_the_type_that_they_came_with(make_lake: Lakes) -> None:
     fields = {"id": pa.int64(), "at": pa.int32()}
     declared = source(
         "raw.items", landing="items", columns={"id": "bigint", "at": "int"}, format="parquet",
         contract=Contract(new_column="add", changed_type="rescue"),
     )  # fmt: skip
-    lake = lake_of(declared)
+    lake = make_lake(declared)
     lake.land("raw.items", "a", parquet([(1, 1)], pa.schema(fields)))
     lake.run()
     lake.land("raw.items", "b", parquet([(2, 2, 7)], pa.schema({**fields, "gate": pa.int32()})))
@@ -112,12 +112,12 @@ LOSSY = [
 ]  # fmt: skip
 
 
-def test_a_changed_type_is_read_where_nothing_is_lost(lake_of: Lakes) -> None:
+def test_a_changed_type_is_read_where_nothing_is_lost(make_lake: Lakes) -> None:
     declared = source(
         "raw.items", landing="items", columns={"id": "int", "value": "int"}, format="parquet",
         contract=Contract(changed_type="rescue"),
     )  # fmt: skip
-    lake = lake_of(declared)
+    lake = make_lake(declared)
     for number, (value, kind, *_) in enumerate(LOSSY):
         schema = pa.schema({"id": pa.int32(), "value": kind})
         lake.land("raw.items", f"{number:02}", parquet([(number, value)], schema))
@@ -131,9 +131,9 @@ ODD = ("_row", "_path", "_metadata", "_Malformed", "_rescued", "_at_0", "_c0", "
 
 
 @pytest.mark.parametrize("format", ["csv", "json", "parquet"])
-def test_columns_are_kept_aside_whatever_their_names(lake_of: Lakes, format: Any) -> None:
+def test_columns_are_kept_aside_whatever_their_names(make_lake: Lakes, format: Any) -> None:
     declared = source("raw.items", landing="items", columns=("id",), format=format, contract=Contract(new_column="add"))
-    lake = lake_of(declared)
+    lake = make_lake(declared)
     row = {"id": "1", **{name: f"it is {name}" for name in ODD}}
     content = {
         "csv": ",".join(row) + "\n" + ",".join(row.values()) + "\n",
@@ -146,12 +146,12 @@ def test_columns_are_kept_aside_whatever_their_names(lake_of: Lakes, format: Any
     assert kept(lake, "id", "_row") == [("1", 1, {name: row[name] for name in ODD})]
 
 
-def test_columns_without_values_or_of_unreadable_types(lake_of: Lakes) -> None:
+def test_columns_without_values_or_of_unreadable_types(make_lake: Lakes) -> None:
     declared = source(
         "raw.items", landing="items", columns={"id": "int", "value": "int"}, format="parquet",
         contract=Contract(new_column="add"),
     )  # fmt: skip
-    lake = lake_of(declared)
+    lake = make_lake(declared)
     fields = {"id": pa.int32(), "value": pa.null()}
     lake.land("raw.items", "a", parquet([(1, None, None)], pa.schema({**fields, "more": pa.null()})))
     lake.land("raw.items", "b", parquet([(2, None, 5)], pa.schema({**fields, "more": pa.int32()})))
@@ -167,8 +167,8 @@ def test_columns_without_values_or_of_unreadable_types(lake_of: Lakes) -> None:
     assert kept(lake, "id", "value", "more") == [(1, None, None, None), (2, None, 5, None)]
 
 
-def test_json_that_readers_take_for_other_records_is_rejected(lake_of: Lakes) -> None:
-    lake = lake_of(items(format="json"), items_table())
+def test_json_that_readers_take_for_other_records_is_rejected(make_lake: Lakes) -> None:
+    lake = make_lake(items(format="json"), items_table())
     whole = json_lines({"id": "1", "at": "1", "value": "1"})
     for name, line in (("list", '[{"id": "2", "zz": 2}]'), ("two", '{"id": "3"} {"id": "4"}')):
         lake.land("raw.items", name, f"{whole}{line}\n")
@@ -179,9 +179,9 @@ def test_json_that_readers_take_for_other_records_is_rejected(lake_of: Lakes) ->
     assert len(lake.quarantine("clean.items")) == 2
 
 
-def test_json_keys_are_kept_aside_as_they_were_written(lake_of: Lakes) -> None:
+def test_json_keys_are_kept_aside_as_they_were_written(make_lake: Lakes) -> None:
     declared = items(Contract(new_column="rescue"), format="json")
-    lake = lake_of(declared)
+    lake = make_lake(declared)
     lake.land("raw.items", "a.json", json_lines({"id": "1", "more": {"a": [1, 2]}, "ID": 3}, {"id": "2"}) + "{broken\n")
     lake.run()
     assert kept(lake, "id", "_malformed") == [
@@ -191,8 +191,8 @@ def test_json_keys_are_kept_aside_as_they_were_written(lake_of: Lakes) -> None:
     ]
 
 
-def test_without_a_contract_files_with_other_columns_are_rejected_and_planned_so(lake_of: Lakes) -> None:
-    lake = lake_of(items(), items_table())
+def test_without_a_contract_files_with_other_columns_are_rejected_and_planned_so(make_lake: Lakes) -> None:
+    lake = make_lake(items(), items_table())
     lake.land("raw.items", "a.csv", items_csv("1,1,1"))
     lake.land("raw.items", "b.csv", "id,at,value,gate\n2,1,1,A5\n")
     assert lake.plan()["raw.items"].drift == ("rejects items/b.csv: has an unknown column gate",)
@@ -206,14 +206,14 @@ def test_without_a_contract_files_with_other_columns_are_rejected_and_planned_so
     assert lake.with_tables(items(), items_table()).plan()["raw.items"].schema_changes.describe() == ("removes gate",)
 
 
-def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
+def test_rows_with_rescued_values_are_replayed_whole(make_lake: Lakes) -> None:
     from lakehouse.definitions.rules import Rule
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.writes.replay import replay_rejects
 
     contract = Contract(new_column="rescue")
     strict = items_table(rules=(Rule("small", "value < 5"),))
-    lake = lake_of(items(contract), strict)
+    lake = make_lake(items(contract), strict)
     lake.land("raw.items", "a.csv", "id,at,value,gate\n1,1,9,A5\n2,1,1,A6\n")
     lake.run()
     assert [one["_rescued"] for one in lake.originals("clean.items")] == ['{"gate":"A5"}']
@@ -222,7 +222,7 @@ def test_rows_with_rescued_values_are_replayed_whole(lake_of: Lakes) -> None:
     assert lake.rows("clean.items") == [(1, 1, 9), (2, 1, 1)]
 
 
-def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
+def test_what_a_contract_added_is_replayed_too(make_lake: Lakes) -> None:
     from lakehouse.definitions.rules import Rule
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.writes.replay import replay_rejects
@@ -236,7 +236,7 @@ def test_what_a_contract_added_is_replayed_too(lake_of: Lakes) -> None:
         return items_table(function=read, rules=(Rule("small", f"value < {most}"),))
 
     contract = Contract(new_column="add")
-    lake = lake_of(items(contract), gates(5))
+    lake = make_lake(items(contract), gates(5))
     lake.land("raw.items", "a.csv", "id,at,value,gate\n1,1,0,9\n2,1,0,1\n")
     lake.run()
     assert lake.rows("clean.items") == [(2, 1, 1)]
@@ -264,8 +264,8 @@ def total(kind: str) -> Any:
     return total
 
 
-def test_a_type_is_widened_by_a_rebuild_that_is_planned(lake_of: Lakes) -> None:
-    narrow = lake_of(items(), of_type("int"), total("int"))
+def test_a_type_is_widened_by_a_rebuild_that_is_planned(make_lake: Lakes) -> None:
+    narrow = make_lake(items(), of_type("int"), total("int"))
     narrow.land("raw.items", "a.csv", items_csv("1,1,1", f"2,1,{2**40}"))
     narrow.run()
     assert narrow.rows("clean.items") == [(1, 1, 1)]
@@ -286,7 +286,7 @@ def test_a_type_is_widened_by_a_rebuild_that_is_planned(lake_of: Lakes) -> None:
     assert narrow.plan()["clean.items"].is_breaking, "a type is never narrowed by itself"
 
 
-def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> None:
+def test_what_cannot_be_made_anew_is_not_widened_by_itself(make_lake: Lakes) -> None:
     def events(kind: str) -> Any:
         @table("mart.events", columns={"id": "bigint", "value": kind}, write=Append(), items="clean.items")
         def events(items: DataFrame) -> DataFrame:
@@ -294,7 +294,7 @@ def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> No
 
         return events
 
-    lake = lake_of(items(), items_table(), events("int"))
+    lake = make_lake(items(), items_table(), events("int"))
     lake.land("raw.items", "a.csv", items_csv("1,1,1"))
     lake.run()
     wide = lake.with_tables(items(), items_table(), events("bigint"))
@@ -305,12 +305,12 @@ def test_what_cannot_be_made_anew_is_not_widened_by_itself(lake_of: Lakes) -> No
 
 
 @pytest.mark.parametrize(("kind", "wider"), [("int", "bigint"), ("float", "double")])
-def test_a_sources_type_is_widened_from_its_files(lake_of: Lakes, kind: str, wider: str) -> None:
+def test_a_sources_type_is_widened_from_its_files(make_lake: Lakes, kind: str, wider: str) -> None:
     def of(declared: str) -> Source:
         return source("raw.items", landing="items", columns={"id": declared}, format="parquet")
 
     arrow = {"int": pa.int32(), "float": pa.float32()}[kind]
-    lake = lake_of(of(kind))
+    lake = make_lake(of(kind))
     file = lake.land("raw.items", "a", parquet([(1,)], pa.schema({"id": arrow})))
     lake.run()
     wide = lake.with_tables(of(wider))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse.engine.spark.session import read_properties, add_jvm_jars
+from lakehouse.engine.spark.session import add_jvm_jars, read_properties
 from tests.paths import CONF, PROJECT
 from tests.stack import skip_missing
 

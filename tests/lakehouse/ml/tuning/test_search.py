@@ -46,7 +46,7 @@ def test_a_study_finds_what_the_candidates_lack_and_mlflow_has_every_trial(
 
     assert len(result.trials) == 6
     assert result.trials[0].number != 0, "the candidate of two rounds is not the best"
-    briers = [one.metrics["choose_brier"] for one in result.trials if not one.error]
+    briers = [one.metrics["validation_brier"] for one in result.trials if not one.error]
     assert briers == sorted(briers)
     first = next(one for one in result.trials if one.number == 0)
     assert first.params == {"max_iter": 2, "max_depth": 3}, "the model's own candidate comes first"
@@ -56,13 +56,13 @@ def test_a_study_finds_what_the_candidates_lack_and_mlflow_has_every_trial(
     assert parent.data.tags["best_trial"] == str(result.best.number)
     assert json.loads(parent.data.tags["best_params"]) == result.best.params
     assert (parent.data.tags["delta_version"], parent.data.tags["trials"]) == ("0", "6")
-    assert parent.data.metrics["choose_brier"] == briers[0]
+    assert parent.data.metrics["validation_brier"] == briers[0]
     for run, trial in zip(below, sorted(result.trials, key=lambda one: one.number), strict=True):
         assert run.data.params == {name: str(value) for name, value in trial.params.items()}
         assert {name: run.data.metrics[name] for name in trial.metrics} == trial.metrics
         assert run.data.tags["revision"] == "abc123"
         assert 0 < run.info.end_time - run.info.start_time < 60_000
-        assert not [name for name in run.data.metrics if name.startswith("report")]
+        assert not [name for name in run.data.metrics if name.startswith("test_")]
     assert capfd.readouterr() == ("", "")
 
 
@@ -75,7 +75,7 @@ def test_the_spaces_of_the_example_hold_its_candidates() -> None:
 def test_a_trial_is_judged_as_training_judges(place: Place) -> None:
     result = tune(place, 3)
     trained = place.train(change_model(CANDIDATES=(result.best.params,)))
-    assert trained.metrics["brier"] == result.best.metrics["choose_brier"]
+    assert trained.metrics["brier"] == result.best.metrics["validation_brier"]
 
 
 def test_a_trial_that_fails_is_on_record_and_ends_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,11 @@ def test_two_tunings_of_one_study_do_not_mix(place: Place) -> None:
             {},
             r"space cannot be drawn from: ValueError: .*low.*high.* \(tuning/test_search.py, line",
         ),
-        (change_model(space=lambda trial: {}, ON_SPARK=True), {"on": "dask"}, "trees fits on Spark, .* tune it on threads"),
+        (
+            change_model(space=lambda trial: {}, ON_SPARK=True),
+            {"on": "dask"},
+            "trees fits on Spark, .* tune it on threads",
+        ),
         (change_model(space=lambda trial: {}, FEATURES=("weight",)), {}, "lacks what late_parcel reads: weight"),
     ],
 )
