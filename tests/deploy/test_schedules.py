@@ -23,12 +23,13 @@ CRONTAB = re.findall(r"```cron\n(.*?)```", PAGE, re.DOTALL)[0].splitlines()
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a folder like /srv/lakehouse, whose lakehouse prints its words and variables, and ends with STATUS."""
+    """Return a folder like /srv/lakehouse, whose lakehouse prints its words and variables. The file status has its exit status."""
     program = tmp_path / ".venv/bin/lakehouse"
     program.parent.mkdir(parents=True)
     (tmp_path / "data").mkdir()
     program.write_text(
-        f'#!{sys.executable}\nimport os, sys\nprint(sys.argv[1:], sorted(os.environ))\nsys.exit(int(open("status").read()))\n'
+        f"#!{sys.executable}\nimport os, sys\nprint(sys.argv[1:], sorted(os.environ))\n"
+        "sys.exit(int(open('status').read()))\n"
     )
     program.chmod(0o755)
     return tmp_path
