@@ -23,7 +23,7 @@ CRONTAB = re.findall(r"```cron\n(.*?)```", PAGE, re.DOTALL)[0].splitlines()
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a folder like /srv/lakehouse, whose lakehouse prints its words and variables. The file status has its exit status."""
+    """Return a folder like /srv/lakehouse. Its command prints its words and variables, and ends with `status`."""
     program = tmp_path / ".venv/bin/lakehouse"
     program.parent.mkdir(parents=True)
     (tmp_path / "data").mkdir()
