@@ -55,11 +55,13 @@ jars: setup-test
 programs: setup-test
 	$(BIN)/python -m deploy.programs
 
-check: setup-test  ## Lint, types, import directions.
+check: setup-test  ## Lint, types, import directions, GitHub's workflows.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/python -m deploy.workflows
 
 bench: setup-test  ## Measure the project against a hand-written script, polars, and itself on MinIO.
 	$(BIN)/python -m benchmarks
