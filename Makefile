@@ -55,12 +55,14 @@ jars: setup-test
 programs: setup-test
 	$(BIN)/python -m deploy.programs
 
-check: setup-test  ## Lint, types, import directions, the reference pages.
+check: setup-test  ## Lint, types, import directions, the reference pages, GitHub's workflows.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/python -m deploy.workflows
 
 reference: setup-test  ## Write docs/reference from the code.
 	$(BIN)/python -m docs.generate

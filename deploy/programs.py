@@ -22,7 +22,11 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH",
 # One version for both: the image's.
 MINIO = "github.com/minio/minio"
 MINIO_VERSION = re.findall(r"ARG MINIO_VERSION=(\S+)", (PROJECT / "deploy/minio.Dockerfile").read_text("utf-8"))[0]
-MINIO_BUILT = Path.home() / ".cache" / "lakehouse" / "bin" / f"minio-{MINIO_VERSION}"
+BUILT = Path.home() / ".cache" / "lakehouse" / "bin"
+MINIO_BUILT = BUILT / f"minio-{MINIO_VERSION}"
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint"
+ACTIONLINT_VERSION = "v1.7.12"
+ACTIONLINT_BUILT = BUILT / f"actionlint-{ACTIONLINT_VERSION}"
 OLDEST_POSTGRES = 15
 INITDB = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8")
 
@@ -38,28 +42,30 @@ def find(name: str, folder: Path) -> str:
     if found := shutil.which(name, path=PATH):
         return found
     if name == "minio":
-        return str(_built_minio())
+        return str(_built("MinIO", name, f"{MINIO}@{MINIO_VERSION}", MINIO_BUILT))
+    if name == "actionlint":
+        return str(_built(name, name, f"{ACTIONLINT}@{ACTIONLINT_VERSION}", ACTIONLINT_BUILT))
     raise StackError(f"{name} is not in {Path(sys.executable).parent}: run make stack, which installs it.")
 
 
-def _built_minio() -> Path:
-    if MINIO_BUILT.exists():
-        return MINIO_BUILT
+def _built(title: str, name: str, package: str, target: Path) -> Path:
+    if target.exists():
+        return target
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         raise StackError(
-            "MinIO is missing: put its program minio on the PATH, or install Go 1.24 or newer (go.dev/dl), "
-            f"with which {MINIO}@{MINIO_VERSION} is built."
+            f"{title} is missing: put its program {name} on the PATH, or install Go 1.24 or newer (go.dev/dl), "
+            f"with which {package} is built."
         )
-    print(f"MinIO is built once, into {MINIO_BUILT}; this takes some minutes.", flush=True)
-    MINIO_BUILT.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=MINIO_BUILT.parent) as built:
+    print(f"{title} is built once, into {target}; this takes some minutes.", flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as built:
         try:
-            subprocess.run([go, "install", f"{MINIO}@{MINIO_VERSION}"], env={**os.environ, "GOBIN": built}, check=True)
+            subprocess.run([go, "install", package], env={**os.environ, "GOBIN": built}, check=True)
         except subprocess.CalledProcessError as error:
-            raise StackError("MinIO could not be built; Go said why.") from error
-        os.replace(Path(built, "minio"), MINIO_BUILT)
-    return MINIO_BUILT
+            raise StackError(f"{title} could not be built; Go said why.") from error
+        os.replace(Path(built, name), target)
+    return target
 
 
 def _postgres_programs(data: Path) -> Path:

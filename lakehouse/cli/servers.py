@@ -29,7 +29,9 @@ def serve_predictions(
         # Imported by name: the platform does not depend on packages built on it.
         server: Any = importlib.import_module("serving.api.server")
         notify = _print_with_log(log)
-        server.serve(settings, task, host=host, port=port, canary=canary, refresh_seconds=refresh_seconds, tell=notify)
+        server.serve(
+            settings, task, host=host, port=port, canary=canary, refresh_seconds=refresh_seconds, announce=notify
+        )
 
 
 def serve_page(

@@ -214,14 +214,13 @@ def evaluate_test_split(
         changed = not all(k in known and math.isclose(known[k], v, rel_tol=1e-9) for k, v in values.items())
         if changed:
             days = f"{held.span[0]} to {held.span[1]}"
-            title = f"{task.name} version {champion.version}, test split: {days}, {held.rows:,} rows"
+            title = f"Calibration of {task.name} version {champion.version}\ntest split: {days}, {held.rows:,} rows"
             curves = {
-                f"model (Brier {metrics['brier']:.4f})": probability,
-                f"baseline (Brier {base_metrics['brier']:.4f})": base,
+                f"Model (Brier {metrics['brier']:.4f})": probability,
+                f"Baseline (Brier {base_metrics['brier']:.4f})": base,
             }
-            client.log_figure(
-                run.info.run_id, plots.plot_calibration(held.label, curves, title), "test_calibration.png"
-            )
+            figure = plots.draw_calibration(held.label, curves, title)
+            client.log_figure(run.info.run_id, figure, "test_calibration.png")
             client.set_tag(run.info.run_id, TEST_VERSION_TAG, str(features.version))
             for name, value in (values | {"test_rows": held.rows}).items():
                 client.log_metric(run.info.run_id, name, value)

@@ -1,8 +1,8 @@
-"""Training: every model can be made again from the exact table version that it saw.
+"""Train models so that each can be rebuilt from the exact table version that it read.
 
-Candidates are fitted on the train split and the one with the lowest Brier score on the validation split is kept; the test split is
-never read here (`lakehouse.ml.scoring.report` reads it). All of it goes to a folder of this machine first, from which
-`lakehouse.ml.registry` takes it to MLflow: a server that is down costs no training.
+Candidates are fitted on the train split. The one with the lowest Brier score on the validation split is used. The report
+split is never read here; `lakehouse.ml.scoring.report` reads it. All results go to a local folder first, and
+`lakehouse.ml.registry` logs them to MLflow. So a server that is down costs no training.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHUFFLES = 3
-# What is typical, and what the model goes by, is seen on so many held-out rows.
+# Typical values and importances are computed from this many rows of the validation split.
 SAMPLED_ROWS = 5_000
 
 
 @dataclass(frozen=True)
 class TunedParams:
-    """The only parameters to try: those that did best in a study of `lakehouse tune`, or without one the champion's."""
+    """The only parameters to try: the best of a study of `lakehouse tune`, or the champion's without a study."""
 
     study: str
     params: Mapping[str, Any]
@@ -52,7 +52,7 @@ class TunedParams:
 
 @dataclass(frozen=True)
 class FittedCandidate:
-    """A fitted model, the parameters it was fitted with, how well it does, and how it came to that by step."""
+    """A fitted model with its parameters, its metrics on both splits, and its metrics by step."""
 
     model: Any
     params: Mapping[str, Any]
@@ -76,45 +76,77 @@ def train(
     tuned: TunedParams | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Fit, choose, log and register ``models[learner]`` from its feature table at ``version`` (by default the latest).
+    """Fit, choose, log and register a model from its feature table.
 
-    ``revision`` is the code's. ``tuned`` parameters are the only candidate. ``progress`` is told, in words, what
-    happens next. A training stays in the folder ``kept``
-    until MLflow has it: one that waits there is registered first, and is the result where it is of the same code, table
-    version and seed. See `Registry.register` for what becomes champion.
+    A training that is not in MLflow yet is registered first. It is the result if its code, table version and seed are
+    the same. `Registry.register` decides which version becomes champion.
+
+    Args:
+        learner: Name of the model in ``models``.
+        revision: Revision of the code.
+        kept: Folder for trainings that are not in MLflow yet.
+        version: Version of the feature table; the latest by default.
+        tuned: Parameters that are the only candidate.
+        progress: Called with a text before each step.
 
     Raises:
-        ModelError: the table, the version or a column is missing, a split has no labelled rows, what was fitted cannot be
-            stored safely, or MLflow cannot be used.
+        ModelError: The table, the version or a column is missing, a split has no labelled rows, the fitted model cannot
+            be stored safely, or MLflow cannot be used.
     """
-    tell, model = progress or (lambda _: None), models[learner]
-    pending_folder = pending_folder / learner
+    tell, model, pending_folder = progress or (lambda _: None), models[learner], pending_folder / learner
     with _training_lock(pending_folder, tell):
         features = open_features(model.TASK, lake, columns_of(model), version)
-        bound_for = {"lake": str(lake), "registry": redact_password(registry.tracking_uri)}
-        made_from = {
-            "model": model.TASK.name, "learner": learner, "feature_table": model.TASK.feature_table,
-            "feature_table_id": features.table_id, "delta_version": features.version, "revision": revision, "seed": seed,
-            "declared": describe_declaration(model), "study": tuned.study if tuned else "",
-            "candidate_params": [dict(params) for params in ([tuned.params] if tuned else model.CANDIDATES)],
-        }  # fmt: skip
-        for earlier in find_pending(pending_folder, **bound_for):
-            try:
-                rows = earlier.open_rows(model, lake)
-            except ModelError as error:  # it can never be compared with the champion
-                logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.abandon(), error)
-                continue
-            tell("registering the training that waits for MLflow")
-            result = registry.register(earlier, models, rows, tell)
+        destination = {"lake": str(lake), "registry": redact_password(registry.tracking_uri)}
+        made_from = _describe_origin(learner, model, features, revision, seed, tuned)
+        for earlier, result in _register_waiting(pending_folder, destination, models, model, lake, registry, tell):
             if matches(earlier, made_from) and revision and not revision.endswith("dirty"):
                 return result
-        training = _fit_all(model, features, {**bound_for, **made_from}, pending_folder, tell)
+        training = _fit_all(model, features, {**destination, **made_from}, pending_folder, tell)
         return registry.register(training, models, training.open_rows(model, lake), tell)
+
+
+def _describe_origin(
+    learner: str, model: Model, features: FeatureTable, revision: str, seed: int, tuned: TunedParams | None
+) -> dict[str, Any]:
+    """Describe what a training starts from. Trainings of the same description give the same model."""
+    candidates = [tuned.params] if tuned else model.CANDIDATES
+    return {
+        "model": model.TASK.name,
+        "learner": learner,
+        "feature_table": model.TASK.feature_table,
+        "feature_table_id": features.table_id,
+        "delta_version": features.version,
+        "revision": revision,
+        "seed": seed,
+        "declared": describe_declaration(model),
+        "study": tuned.study if tuned else "",
+        "candidate_params": [dict(params) for params in candidates],
+    }
+
+
+def _register_waiting(
+    kept: Path,
+    destination: Mapping[str, str],
+    models: Mapping[str, Model],
+    model: Model,
+    lake: Location,
+    registry: Registry,
+    tell: Callable[[str], None],
+) -> Iterator[tuple[Training, TrainResult]]:
+    """Register the trainings that are not in MLflow yet, one at a time, the oldest first."""
+    for earlier in find_pending(kept, **destination):
+        try:
+            rows = earlier.open_rows(model, lake)
+        except ModelError as error:  # it can never be compared with the champion
+            logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.abandon(), error)
+            continue
+        tell("registering the training that waits for MLflow")
+        yield earlier, registry.register(earlier, models, rows, tell)
 
 
 @contextmanager
 def _training_lock(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
-    """One training of a model at a time on this machine, so that none registers what another is about to."""
+    """Run one training of a model at a time on this machine, so that no training is registered twice."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -135,72 +167,104 @@ def _fit_all(
     pending_folder: Path,
     progress: Callable[[str], None],
 ) -> Training:
-    """Fit the candidates and the baseline, and put what a training is into a folder of its own."""
+    """Fit the candidates and the baseline, and write the training to its own folder."""
     seed, began = made_from["seed"], time.time()
     progress(f"reading {features}")
     choose = features.split("validation", columns_of(model))
     train = features.split("train", columns_of(model))
-    # Where a fitting fails, MLflow may still write what it heard of it: that error must not hide the fitting's.
+    # After a failed fit MLflow may still write to the folder: an error of the cleanup must not hide the fit's.
     with tempfile.TemporaryDirectory(prefix=".", dir=pending_folder, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
         (shown := folder / "artifacts").mkdir()
-        fitted = []
         listening = make_autologger(Path(unfinished))
-        for place, params in enumerate(made_from["candidate_params"], start=1):
-            progress(f"fitting candidate {place} of {len(made_from['candidate_params'])}")
-            with listening(name := f"candidate_{place}") as heard:
-                found = fit(model, model.FEATURES, params, seed, train, choose)
-            fitted.append(replace(found, autologged=heard))
-            if heard.files.exists():
-                heard.files.rename(shown / name)
+        fitted = _fit_candidates(model, made_from["candidate_params"], seed, train, choose, listening, shown, progress)
         best = min(fitted, key=lambda one: one.validation["brier"])
         progress("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
         sample = choose.sample(SAMPLED_ROWS, seed)
         for name, one in {MODEL: best, BASELINE: base}.items():
-            (part := folder / name).mkdir()
-            model.save(one.model, part)
-            (part / LEARNER_FILE).write_text(json.dumps({"learner": made_from["learner"], "module": model.__name__}))
-            (part / TYPICAL_FILE).write_text(
-                json.dumps(_typical_values(sample[0][list(model.input_columns(one.model))]), indent=1)
-            )
+            _save_model(model, made_from["learner"], one.model, sample[0], folder / name)
         prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "validation": choose.fingerprint()}
-        _draw(shown, model, fitted, best, base, choose, _importance(model, best.model, *sample, seed))
+        importances = _measure_importance(model, best.model, *sample, seed)
+        _draw(shown, model, fitted, best, base, choose, importances)
         recipe = {**made_from, "params": dict(best.params), "fitted_on": describe_environment(model.REQUIREMENTS)}
         (shown / RECIPE_FILE).write_text(json.dumps(recipe, indent=1))
-        said = {
-            "id": uuid.uuid4().hex, "started_at": began, **made_from, "params": dict(best.params),
-            "rows": {"train": train.rows, "validation": choose.rows}, "metrics": best.validation, "baseline": base.validation,
+        record = {
+            **made_from,
+            "id": uuid.uuid4().hex,
+            "started_at": began,
+            "rows": {"train": train.rows, "validation": choose.rows},
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
-            **_describe_inputs(model, made_from, {"train": train, "validation": choose}, prints),
-            "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
-            "candidates": [_candidate_log(one) for one in fitted],
-        }  # fmt: skip
-        said["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
-        return Training(folder, said).save(pending_folder)
+            **_describe_data(model, made_from, {"train": train, "validation": choose}, prints),
+            **_describe_fits(fitted, best, base),
+        }
+        record["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
+        return Training(folder, record).save(pending_folder)
+
+
+def _fit_candidates(
+    model: Model,
+    candidates: Sequence[Mapping[str, Any]],
+    seed: int,
+    train: LabelledRows,
+    choose: LabelledRows,
+    listening: Callable[[str], AbstractContextManager[AutologResult]],
+    folder: Path,
+    tell: Callable[[str], None],
+) -> list[FittedCandidate]:
+    """Fit each candidate. The files of MLflow's autologging, ``listening``, are moved to ``folder``."""
+    fitted = []
+    for place, params in enumerate(candidates, start=1):
+        tell(f"fitting candidate {place} of {len(candidates)}")
+        with listening(name := f"candidate_{place}") as autologged:
+            candidate = fit(model, model.FEATURES, params, seed, train, choose)
+        fitted.append(replace(candidate, autologged=autologged))
+        if autologged.files.exists():
+            autologged.files.rename(folder / name)
+    return fitted
+
+
+def _save_model(model: Model, learner: str, fitted: Any, sample: pd.DataFrame, folder: Path) -> None:
+    """Write a fitted model, the code it needs and its typical values to a new folder."""
+    folder.mkdir()
+    model.save(fitted, folder)
+    (folder / LEARNER_FILE).write_text(json.dumps({"learner": learner, "module": model.__name__}))
+    typical = _find_typical_values(sample[list(model.input_columns(fitted))])
+    (folder / TYPICAL_FILE).write_text(json.dumps(typical, indent=1))
+
+
+def _describe_fits(fitted: list[FittedCandidate], best: FittedCandidate, base: FittedCandidate) -> dict[str, Any]:
+    """Collect the parameters and metrics of the chosen model, the baseline and the candidates."""
+    return {
+        "params": dict(best.params),
+        "metrics": best.validation,
+        "baseline": base.validation,
+        "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
+        "candidates": [_describe_candidate(one) for one in fitted],
+    }
 
 
 def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
-    """Its metrics on both splits, as MLflow names them."""
+    """Name a fitted model's metrics on both splits as MLflow has them."""
     splits = {"train": candidate.train, "validation": candidate.validation}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
-def _candidate_log(candidate: FittedCandidate) -> dict[str, Any]:
-    """What a candidate's own run in MLflow says."""
-    metrics = {name: [(0, value)] for name, value in named_metrics(candidate).items()} | dict(candidate.curves)
-    heard = candidate.autologged
-    assert heard
-    return {"params": {**heard.params, **candidate.params}, "metrics": heard.metrics | metrics}
+def _describe_candidate(one: FittedCandidate) -> dict[str, Any]:
+    """Collect the parameters and metrics of a candidate's own run in MLflow."""
+    metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
+    autologged = one.autologged
+    assert autologged
+    return {"params": {**autologged.params, **one.params}, "metrics": autologged.metrics | metrics}
 
 
-def _describe_inputs(
+def _describe_data(
     model: Model,
     made_from: Mapping[str, Any],
     splits: Mapping[str, LabelledRows],
     prints: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """What the model was made from: enough to make it again, and to check that it was the same rows."""
+    """Describe the training rows, so that the model can be rebuilt and its rows compared."""
     named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
     params = {name: made_from[name] for name in named} | {"features": len(model.FEATURES)}
     params |= {"study": made_from["study"]} if made_from["study"] else {}
@@ -222,7 +286,7 @@ def fit(
     train: LabelledRows,
     validation: LabelledRows,
 ) -> FittedCandidate:
-    """Fit once, and see how it does on both splits."""
+    """Fit a model once, and evaluate it on both splits."""
     curves: dict[str, list[tuple[int, float]]] = {}
 
     def curve(step: int, values: Mapping[str, float]) -> None:
@@ -241,35 +305,37 @@ def fit(
     )
 
 
-def _typical_values(frame: pd.DataFrame) -> dict[str, Any]:
-    """Of each column the median, or what occurs most often, and so a value that occurs; None where all are missing."""
+def _find_typical_values(frame: pd.DataFrame) -> dict[str, Any]:
+    """Find a value of each column that occurs: the median, or the most frequent; None if all are missing."""
     import pandas as pd
 
-    found: dict[str, Any] = {}
+    typical: dict[str, Any] = {}
     for name, column in frame.items():
         values = column.dropna()
         numbers = pd.api.types.is_numeric_dtype(values)
         middle = values.quantile(interpolation="lower") if numbers else next(iter(values.mode()), None)
-        found[str(name)] = None if pd.isna(middle) else middle
-    return found
+        typical[str(name)] = None if pd.isna(middle) else middle
+    return typical
 
 
-def _importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarray, seed: int) -> np.ndarray:
-    """How much the Brier score rises, a row per feature and a column per shuffle, on held-out rows."""
+def _measure_importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarray, seed: int) -> np.ndarray:
+    """Measure how much the Brier score rises when a feature is shuffled, on rows that were not trained on.
+
+    Returns:
+        One row for each feature and one column for each shuffle.
+    """
     import numpy as np
+    from sklearn.inspection import permutation_importance
 
-    random = np.random.default_rng(seed)
+    def negative_brier(model: Model, features: pd.DataFrame, label: np.ndarray) -> float:
+        return -float(np.mean((model.predict(fitted, features) - label) ** 2))
 
-    def brier(changed: pd.DataFrame) -> float:
-        return float(np.mean((model.predict(fitted, changed) - label) ** 2))
-
-    plain = brier(frame)
-    rise = np.empty((len(model.FEATURES), SHUFFLES))
-    for row, name in enumerate(model.FEATURES):
-        for column in range(SHUFFLES):
-            shuffled = frame[name].iloc[random.permutation(len(frame))].reset_index(drop=True)
-            rise[row, column] = brier(frame.assign(**{name: shuffled})) - plain
-    return rise
+    # The model's module is the estimator: fitted models of other libraries than scikit-learn lack its methods.
+    result = permutation_importance(
+        model, frame[list(model.FEATURES)], label, scoring=negative_brier, n_repeats=SHUFFLES, random_state=seed
+    )
+    importances: np.ndarray = result.importances
+    return importances
 
 
 def _draw(
@@ -279,9 +345,9 @@ def _draw(
     best: FittedCandidate,
     base: FittedCandidate,
     validation: LabelledRows,
-    rise: np.ndarray,
+    importances: np.ndarray,
 ) -> None:
-    """The files that a run shows: every candidate, how it learned, the calibration, what the model goes by."""
+    """Write the list of candidates and the plots that a run shows to ``folder``."""
     from lakehouse.ml import plots
 
     tried = [{"params": dict(one.params), "train": one.train, "validation": one.validation} for one in fitted]
@@ -289,13 +355,14 @@ def _draw(
     (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
     name, days = model.TASK.name, f"{validation.span[0]} to {validation.span[1]}"
     curves = {
-        f"model (Brier {best.validation['brier']:.4f})": best.probability,
-        f"baseline (Brier {base.validation['brier']:.4f})": base.probability,
+        f"Model (Brier {best.validation['brier']:.4f})": best.probability,
+        f"Baseline (Brier {base.validation['brier']:.4f})": base.probability,
     }
-    title = f"{name}, validation split: {days}, {validation.rows:,} rows"
-    plots.plot_calibration(validation.label, curves, title).savefig(folder / "validation_calibration.png")
+    title = f"Calibration of {name}\nvalidation split: {days}, {validation.rows:,} rows"
+    plots.draw_calibration(validation.label, curves, title).savefig(folder / "validation_calibration.png")
     rows = min(SAMPLED_ROWS, validation.rows)
-    title = f"{name}: {rows:,} rows of {days}, {SHUFFLES} shuffles"
-    plots.plot_importance(model.FEATURES, rise, title).savefig(folder / "validation_importance.png")
+    title = f"Permutation importance for {name}\n{rows:,} rows of the validation split: {days}, {SHUFFLES} shuffles"
+    plots.draw_importance(model.FEATURES, importances, title).savefig(folder / "validation_importance.png")
     if best.curves:
-        plots.plot_learning(best.curves, f"{name}: the chosen candidate").savefig(folder / "learning_curve.png")
+        title = f"Learning curve of {name}: the chosen candidate"
+        plots.draw_learning_curve(best.curves, title).savefig(folder / "learning_curve.png")

@@ -57,7 +57,7 @@ lake = Lake(graph.load({MODULES}), Path(sys.argv[1]))
 spark = small_session()
 zone = spark.sparkContext._jvm.java.util.TimeZone.getDefault().getID()
 report = run_tables(SparkEngine.of(spark), lake, lake.graph.select(), Request(), Run("run", ""), parallel=2)
-print([one.failure() for one in report.results if one.error] or zone)
+print([one.describe_failure() for one in report.results if one.error] or zone)
 spark.stop()
 """
 

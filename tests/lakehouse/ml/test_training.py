@@ -23,7 +23,8 @@ from lakehouse.ml.dataset import open_features
 from lakehouse.ml.metrics import METRICS, evaluate
 from lakehouse.ml.mlflow_client import tracking_client
 from lakehouse.ml.scoring import measure_quality
-from tests.parcels import TASK, Place, change_model, parcels
+from lakehouse.ml.training import _measure_importance
+from tests.parcels import FEATURES, TASK, Place, change_model, parcels
 
 
 def test_a_first_training_is_champion_and_says_what_it_saw(
@@ -79,6 +80,21 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
     assert told[0] == "reading gold.parcels version 0"
     assert "fitting candidate 2 of 2" in told
     assert capfd.readouterr() == ("", "")
+
+
+def test_importance_names_the_deciding_column(place: Place) -> None:
+    module, features = change_model(), open_features(TASK, place.lake, FEATURES)
+    train, choose = (features.split(name, FEATURES) for name in ("train", "validation"))
+    params = {"max_iter": 30}
+    fitted = module.fit(train, choose, features=FEATURES, params=params, seed=0, curve=lambda *_: None)
+    frame, label = choose.sample(60, 0)
+    before = frame.copy()
+    first, again = (_measure_importance(module, fitted, frame, label, 0) for _ in range(2))
+
+    assert first.shape == (len(FEATURES), 3)
+    assert first[0].min() > 0.1 > np.abs(first[1:]).max(), "the distance decides"
+    assert np.array_equal(first, again)
+    assert frame.equals(before)
 
 
 def test_making_the_database_prints_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""The recipes of docs/schedules.md."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import PROJECT
+from tests.stack import absent
+
+UNITS = sorted((PROJECT / "deploy/systemd").iterdir())
+DAG = PROJECT / "deploy/airflow/lakehouse_daily.py"
+PAGE = (PROJECT / "docs/schedules.md").read_text("utf-8")
+CRONTAB = re.findall(r"```cron\n(.*?)```", PAGE, re.DOTALL)[0].splitlines()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a folder like /srv/lakehouse. Its command prints its words and variables, and ends with `status`."""
+    program = tmp_path / ".venv/bin/lakehouse"
+    program.parent.mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    program.write_text(
+        f"#!{sys.executable}\nimport os, sys\nprint(sys.argv[1:], sorted(os.environ))\n"
+        "sys.exit(int(open('status').read()))\n"
+    )
+    program.chmod(0o755)
+    return tmp_path
+
+
+def test_systemd_accepts_the_units(project: Path) -> None:
+    if (analyze := shutil.which("systemd-analyze")) is None:
+        absent("systemd-analyze is missing (Debian, Ubuntu: apt-get install systemd)")
+    units = project / "units"
+    units.mkdir()
+    for unit in UNITS:
+        text = unit.read_text("utf-8").replace("/srv/lakehouse", str(project))
+        (units / unit.name).write_text(text.replace("/usr/bin/logger", "/bin/true"))
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", *units.iterdir()],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"},
+    )
+    assert (done.returncode, [line for line in done.stderr.splitlines() if str(units) in line]) == (0, []), done.stderr
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_the_crontab_line_reports_a_failure(project: Path, status: int) -> None:
+    (project / "status").write_text(str(status))
+    command = CRONTAB[-1].split(" ", 5)[5].replace("/srv/lakehouse", str(project))
+    done = subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True, text=True)
+    expected = f"lakehouse run: exit status {status}. Read {project}/data/cron.log.\n" if status else ""
+    assert (done.stdout, done.stderr) == (expected, "")
+    variables = "['HOME', 'LAKEHOUSE_LOCK_WAIT_SECONDS', 'PATH']"
+    words, given = (project / "data/cron.log").read_text().replace("'LC_CTYPE', ", "").strip().split("] ", 1)
+    assert (words + "]", given) == (f"['--project', '{project}', 'run']", variables)
+    assert "%" not in CRONTAB[-1]
+
+
+def test_the_real_command_starts_without_variables(tmp_path: Path) -> None:
+    lakehouse = [sys.executable, "-m", "lakehouse.cli.main", "--project", PROJECT, "status"]
+    variables = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "LAKEHOUSE_ROOT": str(tmp_path / "data")}
+    variables["PYTHONPATH"] = str(PROJECT)
+    done = subprocess.run(lakehouse, cwd=tmp_path, check=False, capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert "silver.flights" in done.stdout
+
+
+def test_the_dag_calls_the_command_once() -> None:
+    tree = ast.parse(DAG.read_text("utf-8"))
+    calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call)]
+    (operator,) = [one for one in calls if getattr(one.func, "id", "") == "BashOperator"]
+    given = {one.arg: ast.unparse(one.value) for one in operator.keywords}
+    assert given["bash_command"] == "f'{PROJECT}/.venv/bin/lakehouse --project {PROJECT} run'"
+    assert (given["append_env"], given["skip_on_exit_code"]) == ("True", "None")
+    assert "from airflow.sdk import DAG" in ast.unparse(tree)
