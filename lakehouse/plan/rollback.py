@@ -316,20 +316,22 @@ def _find_rebuilds(
         record = _get_record_after(states, rollbacks, name)
         if not isinstance(table, Table) or record is None:
             continue
-        for item in table.inputs.values():
-            before = record.inputs.get(item.table)
-            after = _get_record_after(states, rollbacks, item.table)
+        for input_ in table.inputs.values():
+            before = record.inputs.get(input_.table)
+            after = _get_record_after(states, rollbacks, input_.table)
             if before is None or after is None:
                 reasons.setdefault(name, "it has no rows after the rollback")
                 continue
-            entries = _get_entries_after(states, rollbacks, item.table)
+            entries = _get_entries_after(states, rollbacks, input_.table)
             current = table_log.resolve_version(entries, before)
-            can_rebuild = item.role == "incremental" or item.on_change == "rebuild"
-            differs = item.table in rollbacks and current.generation != after.generation
+            can_rebuild = input_.role == "incremental" or input_.on_change == "rebuild"
+            differs = input_.table in rollbacks and current.generation != after.generation
             if differs and (can_rebuild or table_log.is_rolled_back(entries, current.version)):
-                reasons.setdefault(name, f"it read rows of {item.table} that are removed{_describe_loss(lake, table)}")
-            elif item.table in reasons and can_rebuild:
-                reasons.setdefault(name, f"{item.table} is rebuilt{_describe_loss(lake, table)}")
+                reasons.setdefault(
+                    name, f"it read rows of {input_.table} that are removed{_describe_loss(lake, table)}"
+                )
+            elif input_.table in reasons and can_rebuild:
+                reasons.setdefault(name, f"{input_.table} is rebuilt{_describe_loss(lake, table)}")
     return reasons
 
 
