@@ -69,6 +69,7 @@ class Lake:
         return self.root.joinpath("lake", *name.split("."))
 
     def quarantine_path(self, name: str) -> Location:
+        """Return the path of the table with a table's quarantined rows."""
         return self.root.joinpath("lake", "quarantine", name)
 
     def outcomes_path(self, name: str) -> Location:
@@ -76,6 +77,7 @@ class Lake:
         return self.root.joinpath("lake", "outcomes", name)
 
     def landing_zone(self, source: Source) -> LandingZone:
+        """Return a source's landing zone. It reads the rolled back batches only when it needs them."""
         return LandingZone(
             source, self.root / "landing", self.root / "manifests", lambda: self._get_rolled_back_batches(source.name)
         )

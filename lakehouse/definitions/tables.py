@@ -95,6 +95,7 @@ class Table:
 
     @property
     def incremental_inputs(self) -> dict[str, Input]:
+        """The incremental inputs, by parameter of the function."""
         return {name: input_ for name, input_ in self.inputs.items() if input_.role == "incremental"}
 
     @property
@@ -133,14 +134,7 @@ def table(
     Raises:
         DeclarationError: An argument has a wrong type.
     """
-
-    refuse_text(name, key=key, stats=stats)
-    if not isinstance(columns, Mapping):
-        raise DeclarationError(
-            f"{name}: columns={columns!r} must map each column to its type, such as {{'id': 'bigint'}}."
-        )
-    if isinstance(rules, Rule):
-        raise DeclarationError(f"{name}: rules={rules!r} must be a list of rules, such as [Rule(...)].")
+    _check_arguments(name, columns, rules, key=key, stats=stats)
 
     def declare(function: Callable[..., DataFrame]) -> Table:
         return Table(
@@ -155,3 +149,18 @@ def table(
         )
 
     return declare
+
+
+def _check_arguments(name: str, columns: object, rules: object, **columns_by_parameter: object) -> None:
+    """Check the types of arguments before they are copied.
+
+    Raises:
+        DeclarationError: An argument has a wrong type.
+    """
+    refuse_text(name, **columns_by_parameter)
+    if not isinstance(columns, Mapping):
+        raise DeclarationError(
+            f"{name}: columns={columns!r} must map each column to its type, such as {{'id': 'bigint'}}."
+        )
+    if isinstance(rules, Rule):
+        raise DeclarationError(f"{name}: rules={rules!r} must be a list of rules, such as [Rule(...)].")

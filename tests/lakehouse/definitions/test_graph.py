@@ -30,7 +30,7 @@ from tests.orders import mart
 COLUMNS = {"id": "bigint", "day": "date"}
 
 
-def a_table(name: str, write: Any = None, *, columns: dict[str, str] | None = None, **more: Any) -> Table:
+def make_table(name: str, write: Any = None, *, columns: dict[str, str] | None = None, **more: Any) -> Table:
     def function(**inputs: DataFrame) -> DataFrame:
         return next(iter(inputs.values()))
 
@@ -40,29 +40,29 @@ def a_table(name: str, write: Any = None, *, columns: dict[str, str] | None = No
 RAW = source("raw.items", landing="items", columns=("id",))
 
 
-def problems(*declared: Declaration) -> str:
+def find_problems(*declared: Declaration) -> str:
     with pytest.raises(DeclarationError) as raised:
         graph.build(declared)
     return str(raised.value)
 
 
-def from_database(name: str, database: Database, **more: Any) -> Declaration:
+def make_database_source(name: str, database: Database, **more: Any) -> Declaration:
     columns = {"id": "bigint", "name": "string", "updated_at": "timestamp"}
     return source(name, landing=name, columns=columns, format=more.pop("format", "parquet"), database=database, **more)
 
 
 def test_problems_of_a_database_source() -> None:
     url, key = "jdbc:postgresql://${PGHOST}/sources", ("id",)
-    message = problems(
-        from_database("raw.csv", Database(url, "t", ()), format="csv"),
-        from_database("raw.snapshot", Database(url, "t", key)),
-        from_database("raw.time", Database(url, "t", key, "updated_at")),
-        from_database("raw.text", Database(url, "t", key, "name")),
-        from_database("raw.settled", Database(url, "t", key, "id", settle_seconds=60)),
-        from_database("raw.delayed", Database(url, "t", key, "id"), settle_seconds=60),
-        from_database("raw.secret", Database(f"{url}?user=me&Password=canary", "t", key, "id")),
-        from_database("raw.secrets", Database("jdbc:mysql://me:canary@host/sources", "t", key, "id")),
-        from_database("raw.typo", Database(url, "t", ("di",), "ids")),
+    message = find_problems(
+        make_database_source("raw.csv", Database(url, "t", ()), format="csv"),
+        make_database_source("raw.snapshot", Database(url, "t", key)),
+        make_database_source("raw.time", Database(url, "t", key, "updated_at")),
+        make_database_source("raw.text", Database(url, "t", key, "name")),
+        make_database_source("raw.settled", Database(url, "t", key, "id", settle_seconds=60)),
+        make_database_source("raw.delayed", Database(url, "t", key, "id"), settle_seconds=60),
+        make_database_source("raw.secret", Database(f"{url}?user=me&Password=canary", "t", key, "id")),
+        make_database_source("raw.secrets", Database("jdbc:mysql://me:canary@host/sources", "t", key, "id")),
+        make_database_source("raw.typo", Database(url, "t", ("di",), "ids")),
     )
     for expected in (
         "raw.csv: a CSV source lands as strings",
@@ -80,7 +80,7 @@ def test_problems_of_a_database_source() -> None:
     ):
         assert expected in message
     assert "canary" not in message
-    graph.build([from_database("raw.good", Database(url, "t", key, "updated_at", settle_seconds=60))])
+    graph.build([make_database_source("raw.good", Database(url, "t", key, "updated_at", settle_seconds=60))])
 
 
 def test_tables_are_ordered_by_their_inputs() -> None:
@@ -96,31 +96,31 @@ def test_tables_are_ordered_by_their_inputs() -> None:
 
 
 def test_a_decorated_function_is_still_called_like_one() -> None:
-    declared = a_table("clean.items", rows="raw.items")
+    declared = make_table("clean.items", rows="raw.items")
     assert declared(rows="any frame") == "any frame"
 
 
 def test_all_problems_are_reported_together() -> None:
-    message = problems(
+    message = find_problems(
         RAW,
         source("raw.items", landing="again", columns=("id",)),
         source("Raw", landing="x", columns=("a b",)),
         source("raw.out", landing="../elsewhere", columns=("id",)),
         source("raw.typed", landing="x", columns={"id": "bigint"}),
-        a_table("clean.items", Merge(), rows="raw.itmes"),
-        a_table("clean.history", History(effective_column="since"), rows="raw.items"),
-        a_table("clean.append", Append(), rows="raw.items", more="raw.items2"),
-        a_table("mart.days", Replace(partition="id"), rows="raw.items"),
-        a_table("mart.by", Replace(partition="day"), rows=incremental("clean.append", date_column="id")),
-        a_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
-        a_table("mart.own", rules=(Rule("parsed", "true"),), columns={"_Partition": "int"}, rows="raw.items"),
-        a_table("mart.one", rows="mart.two"),
-        a_table("mart.two", rows="mart.one"),
+        make_table("clean.items", Merge(), rows="raw.itmes"),
+        make_table("clean.history", History(effective_column="since"), rows="raw.items"),
+        make_table("clean.append", Append(), rows="raw.items", more="raw.items2"),
+        make_table("mart.days", Replace(partition="id"), rows="raw.items"),
+        make_table("mart.by", Replace(partition="day"), rows=incremental("clean.append", date_column="id")),
+        make_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
+        make_table("mart.own", rules=(Rule("parsed", "true"),), columns={"_Partition": "int"}, rows="raw.items"),
+        make_table("mart.one", rows="mart.two"),
+        make_table("mart.two", rows="mart.one"),
         source("raw.odd", landing="x", columns=("id",), format="xml", on_redelivery="add"),  # type: ignore[arg-type]
-        a_table("mart.level", rules=(Rule("a", "true", "drop"),), rows="raw.items"),  # type: ignore[arg-type]
-        a_table("mart.way", Merge, rows="raw.items"),
-        a_table("mart.newest", Merge(newest_by="day"), key=("id",), rows="raw.items"),  # type: ignore[arg-type]
-        a_table(
+        make_table("mart.level", rules=(Rule("a", "true", "drop"),), rows="raw.items"),  # type: ignore[arg-type]
+        make_table("mart.way", Merge, rows="raw.items"),
+        make_table("mart.newest", Merge(newest_by="day"), key=("id",), rows="raw.items"),  # type: ignore[arg-type]
+        make_table(
             "mart.type", columns={"id": "int64", "price": "decimal(10,2)", "tags": "array<string>"}, rows="raw.items"
         ),
     )
@@ -171,11 +171,11 @@ def test_text_in_place_of_columns(options: dict[str, Any], expected: str) -> Non
 
 
 def test_a_table_that_reads_itself_is_a_circle() -> None:
-    assert "circle: mart.one -> mart.one" in problems(a_table("mart.one", rows="mart.one"))
+    assert "circle: mart.one -> mart.one" in find_problems(make_table("mart.one", rows="mart.one"))
 
 
 def test_an_input_without_a_parameter_of_the_function() -> None:
-    message = problems(RAW, table("clean.items", columns=COLUMNS, write=Rebuild(), wrong="raw.items")(helper))
+    message = find_problems(RAW, table("clean.items", columns=COLUMNS, write=Rebuild(), wrong="raw.items")(helper))
     assert "clean.items: its function takes no parameter 'wrong'" in message
     assert "clean.items: its function's parameter 'rows' has no input" in message
 
@@ -201,9 +201,9 @@ def test_selectors(selectors: tuple[str, ...], expected: str) -> None:
 def build_five_tables() -> graph.Graph:
     return graph.build(
         [
-            a_table("mart.a", a="clean.a", b=lookup("clean.b")),
-            a_table("clean.b", rows="raw.b"),
-            a_table("clean.a", rows="raw.a"),
+            make_table("mart.a", a="clean.a", b=lookup("clean.b")),
+            make_table("clean.b", rows="raw.b"),
+            make_table("clean.a", rows="raw.a"),
             source("raw.b", landing="b", columns=("id",)),
             source("raw.a", landing="a", columns=("id",)),
         ]
@@ -238,7 +238,7 @@ def test_modules_with_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         sys.modules.pop(module, None)
 
 
-def test_a_table_imported_by_two_modules_is_declared_once() -> None:
+def test_a_table_imported_twice_is_declared_once() -> None:
     assert len(graph.load(["tests.orders", "tests.orders.clean"]).declarations) == 11
 
 
@@ -249,12 +249,12 @@ YEARS = range(2000, 2010)
 
 
 @cache
-def years() -> list[int]:
+def list_years() -> list[int]:
     return list(YEARS)
 
 
 def helper(rows: DataFrame) -> DataFrame:
-    return rows.where(f"id < {LIMIT}").where(F.col("year").isin(years())).where(F.col("age") < mart.LOOK_BACK_DAYS)
+    return rows.where(f"id < {LIMIT}").where(F.col("year").isin(list_years())).where(F.col("age") < mart.LOOK_BACK_DAYS)
 
 
 def first(rows: DataFrame) -> DataFrame:
@@ -266,7 +266,7 @@ def second(rows: DataFrame) -> DataFrame:
     return helper(rows).distinct()
 
 
-def hashed(function: Callable[..., DataFrame], **more: Any) -> str:
+def fingerprint_of(function: Callable[..., DataFrame], **more: Any) -> str:
     options: dict[str, Any] = {"columns": COLUMNS, "write": Rebuild(), "rows": "raw.items", **more}
     return compute_fingerprint(table("mart.items", **options)(function))
 
@@ -295,13 +295,16 @@ def test_comments_and_layout_do_not_change_a_fingerprint(tmp_path: Path, monkeyp
 
 
 def test_a_fingerprint_changes_with_code_and_constants(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = hashed(first)
-    assert hashed(first) == expected
-    assert hashed(second) != expected
-    assert hashed(first, write=Append()) != expected
-    assert hashed(first, rules=(Rule("a", "id > 1"),)) not in (expected, hashed(first, rules=(Rule("a", "id > 2"),)))
-    assert hashed(first, rows=incremental("raw.items", date_column="day")) != expected
-    assert hashed(first, columns={**COLUMNS, "more": "int"}) != expected
+    expected = fingerprint_of(first)
+    assert fingerprint_of(first) == expected
+    assert fingerprint_of(second) != expected
+    assert fingerprint_of(first, write=Append()) != expected
+    assert fingerprint_of(first, rules=(Rule("a", "id > 1"),)) not in (
+        expected,
+        fingerprint_of(first, rules=(Rule("a", "id > 2"),)),
+    )
+    assert fingerprint_of(first, rows=incremental("raw.items", date_column="day")) != expected
+    assert fingerprint_of(first, columns={**COLUMNS, "more": "int"}) != expected
     for place, name, value in (
         (sys.modules[__name__], "LIMIT", 6),
         (sys.modules[__name__], "YEARS", range(2000, 2011)),  # used by a cached function
@@ -309,8 +312,8 @@ def test_a_fingerprint_changes_with_code_and_constants(monkeypatch: pytest.Monke
     ):
         with monkeypatch.context() as patched:
             patched.setattr(place, name, value)
-            assert hashed(first) != expected, f"{name} is a constant of a called function"
-    assert hashed(first) == expected
+            assert fingerprint_of(first) != expected, f"{name} is a constant of a called function"
+    assert fingerprint_of(first) == expected
 
 
 def test_fingerprints_in_parallel_threads() -> None:
@@ -320,12 +323,12 @@ def test_fingerprints_in_parallel_threads() -> None:
         time.sleep(0)
 
     thresholds = gc.get_threshold()
-    expected = hashed(first)
+    expected = fingerprint_of(first)
     gc.callbacks.append(let_others_run)
     gc.set_threshold(10)
     try:
         with ThreadPoolExecutor(4) as threads:
-            assert {*threads.map(lambda _: hashed(first), range(400))} == {expected}
+            assert {*threads.map(lambda _: fingerprint_of(first), range(400))} == {expected}
     finally:
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(let_others_run)

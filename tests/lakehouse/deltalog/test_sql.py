@@ -79,7 +79,7 @@ def test_a_writing_query_is_an_error(lake: Path) -> None:
         assert query(lake, sql).num_rows
 
 
-def test_a_query_reads_and_writes_no_file_or_variable(lake: Path, tmp_path: Path) -> None:
+def test_a_query_reaches_no_file_or_variable(lake: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n")
     for sql in (

@@ -20,17 +20,17 @@ from tests.orders import clean, landed, mart
 Lakes = Callable[..., TestLake]
 
 
-def actions(lake: TestLake) -> dict[str, str]:
+def plan_actions(lake: TestLake) -> dict[str, str]:
     return {name: step.action for name, step in lake.plan().items()}
 
 
 def test_the_plan_in_each_state_of_a_lake(make_lake: Lakes) -> None:
     lake = make_lake(landed.payments, clean.payments, mart.daily_revenue)
-    assert actions(lake) == {"raw.payments": "none", "clean.payments": "blocked", "mart.daily_revenue": "blocked"}
+    assert plan_actions(lake) == {"raw.payments": "none", "clean.payments": "blocked", "mart.daily_revenue": "blocked"}
     assert set(lake.run().statuses.values()) == {"unchanged", "blocked"}
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 1.0), (2, 1, "2024-01-05", 1.0)))
     steps = lake.plan()
-    assert actions(lake) == {"raw.payments": "ingest", "clean.payments": "build", "mart.daily_revenue": "build"}
+    assert plan_actions(lake) == {"raw.payments": "ingest", "clean.payments": "build", "mart.daily_revenue": "build"}
     assert steps["mart.daily_revenue"].pending_inputs == ("clean.payments",)
     assert steps["raw.payments"].bytes == (lake.folder("raw.payments") / "a").stat().st_size
     assert steps["raw.payments"].rows == 2, "a Parquet file has its row count"
@@ -40,7 +40,7 @@ def test_the_plan_in_each_state_of_a_lake(make_lake: Lakes) -> None:
     lake.run("raw")
     assert lake.plan()["clean.payments"].rows == 2
     lake.run()
-    assert set(actions(lake).values()) == {"none"}
+    assert set(plan_actions(lake).values()) == {"none"}
 
     # A backfill recomputes a range of dates without any change.
     request = Request(since=date(2024, 1, 2), until=date(2024, 1, 5))
@@ -61,7 +61,7 @@ def test_the_plan_in_each_state_of_a_lake(make_lake: Lakes) -> None:
     lake.run(full_refresh=True)
     assert [lake.record(name).generation for name in lake.lake.graph.declarations] == [2, 2, 2]
     assert lake.content() == content
-    assert set(actions(lake).values()) == {"none"}
+    assert set(plan_actions(lake).values()) == {"none"}
 
     # A table is rebuilt if the files of the change feed are gone. The reason says so.
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 3.0)))
@@ -105,18 +105,18 @@ def test_added_and_conflicting_columns(make_lake: Lakes) -> None:
         "history": (History(effective_column="at"), ("id",)),
     }
 
-    def tables(function: Callable[[DataFrame], DataFrame], columns: dict[str, str]) -> list:
+    def declare_tables(function: Callable[[DataFrame], DataFrame], columns: dict[str, str]) -> list:
         return [
             table(f"clean.{name}", columns=columns, write=write, key=key, items="raw.items")(function)
             for name, (write, key) in write_modes.items()
         ]
 
-    lake = make_lake(landed_items, *tables(parse_items, ITEM_TYPES))
+    lake = make_lake(landed_items, *declare_tables(parse_items, ITEM_TYPES))
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
     lake.run()
     assert not any(step.is_code_changed for step in lake.plan().values())
 
-    added = lake.with_tables(landed_items, *tables(add_column, {**ITEM_TYPES, "twice": "int"}))
+    added = lake.with_tables(landed_items, *declare_tables(add_column, {**ITEM_TYPES, "twice": "int"}))
     for step in (added.plan()["clean.log"], added.plan()["clean.items"]):
         assert (step.schema_changes.describe(), step.is_breaking, step.is_code_changed) == (
             ("adds twice int",),
@@ -130,7 +130,7 @@ def test_added_and_conflicting_columns(make_lake: Lakes) -> None:
     assert added.rows("clean.log", "id", "twice") == [(1, None), (2, None), (2, 6), (3, 8)]
     assert not any(step.schema_changes.describe() for step in added.plan().values())
 
-    broken = lake.with_tables(landed_items, *tables(change_type, {**ITEM_TYPES, "value": "string"}))
+    broken = lake.with_tables(landed_items, *declare_tables(change_type, {**ITEM_TYPES, "value": "string"}))
     step = broken.plan()["clean.items"]
     assert step.is_breaking
     assert step.schema_changes.describe() == ("removes twice", "changes value from int to string")
@@ -172,11 +172,11 @@ def test_effects_of_a_changed_lookup(make_lake: Lakes) -> None:
 
     # The table gets a new input.
     @table("mart.lazy", **{**shared, "columns": {"id": "bigint", "name": "string"}}, names=lookup("raw.other_names"))
-    def renamed(items: DataFrame, names: DataFrame) -> DataFrame:
+    def lazy_with_other_names(items: DataFrame, names: DataFrame) -> DataFrame:
         return join_names(items, names)
 
     others = source("raw.other_names", landing="names", columns=("id", "name"))
-    changed = lake.with_tables(landed_items, names, others, items_table(), renamed, eager)
+    changed = lake.with_tables(landed_items, names, others, items_table(), lazy_with_other_names, eager)
     assert changed.plan()["mart.lazy"].reasons == ("raw.other_names will change",)
     changed.run()
     assert changed.record("mart.lazy").inputs.keys() == {"clean.items", "raw.other_names"}
