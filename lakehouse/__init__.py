@@ -1,4 +1,4 @@
-"""The names with which a project declares its tables. They load on first use: importing this package loads neither Spark nor MLflow."""
+"""The public names for declarations. They load on first use: importing this package loads neither Spark nor MLflow."""
 
 from __future__ import annotations
 

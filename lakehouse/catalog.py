@@ -1,4 +1,4 @@
-"""Where each table lies, which columns it has, and who reads it."""
+"""The catalog: location, columns and readers of each table."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Suites:
     """The project's suites of expectations.
 
     Attributes:
-        folder: the suites' files, <layer>/<table>.json.
-        data_docs: the folder of the validation results and their pages.
+        folder: The suites' files, <layer>/<table>.json.
+        data_docs: The folder of the validation results and their pages.
     """
 
     folder: Path
@@ -37,9 +37,10 @@ class Suites:
 
 @dataclass(frozen=True)
 class Lake:
-    """Where a graph's tables, landed files and manifests are, and the suites of expectations.
+    """The locations of a graph's tables, landed files and manifests, and the suites of expectations.
 
-    ``logs`` keeps those that were opened, in a lake that stands still.
+    Attributes:
+        log_cache: The logs that were opened; None where nothing is cached.
     """
 
     graph: Graph
@@ -48,14 +49,14 @@ class Lake:
     log_cache: dict[str, TableLog | None] | None = field(default=None, compare=False, repr=False)
 
     def cache_logs(self) -> Lake:
-        """The lake as it stands: each log is read once, when it is asked for first."""
+        """Return the same lake with a cache: each log is read once, at its first use."""
         return replace(self, log_cache={})
 
     def log(self, name: str) -> TableLog | None:
-        """A table's log; None where there is no table.
+        """Return a table's log; None where there is no table.
 
         Raises:
-            LedgerError: there is a table, but its log is damaged.
+            LedgerError: The table's log is damaged.
         """
         if self.log_cache is None:
             return open_log(self.path(name))
@@ -64,35 +65,38 @@ class Lake:
         return self.log_cache[name]
 
     def path(self, name: str) -> Location:
+        """Return the path of a table, which need not exist."""
         return self.root.joinpath("lake", *name.split("."))
 
     def quarantine_path(self, name: str) -> Location:
+        """Return the path of the table with a table's quarantined rows."""
         return self.root.joinpath("lake", "quarantine", name)
 
     def outcomes_path(self, name: str) -> Location:
-        """What became of the rejects of a table."""
+        """Return the path of the table with the outcomes of a table's quarantined rows."""
         return self.root.joinpath("lake", "outcomes", name)
 
     def landing_zone(self, source: Source) -> LandingZone:
+        """Return a source's landing zone. It reads the rolled back batches only when it needs them."""
         return LandingZone(
             source, self.root / "landing", self.root / "manifests", lambda: self._get_rolled_back_batches(source.name)
         )
 
     def _get_rolled_back_batches(self, name: str) -> tuple[int, ...]:
-        """The batches of landed files that a source's table no longer holds, as the runs that ingested them were taken back."""
-        opened = self.log(name)
-        last = opened.last if opened else None
+        """Return the batches of landed files that a source's table lost by a rollback of their runs."""
+        log = self.log(name)
+        last = log.last if log else None
         return last.record.rolled_back_batches if last and last.record else ()
 
     def find_unread_folders(self) -> list[str]:
-        """What lies in the landing zone and no source reads: most often a folder whose name was mistyped."""
-        read = {d.landing.split("/")[0] for d in self.graph.declarations.values() if isinstance(d, Source)}
+        """Return the names in the landing zone that no source reads. Most are typing mistakes in a folder's name."""
+        folders = {d.landing.split("/")[0] for d in self.graph.declarations.values() if isinstance(d, Source)}
         return [
-            name for name in location.list_names(self.root / "landing") if name not in read and not is_ignored(name)
+            name for name in location.list_names(self.root / "landing") if name not in folders and not is_ignored(name)
         ]
 
     def written_columns(self, name: str) -> dict[str, str]:
-        """The columns of the table as written: those declared, and what the platform adds."""
+        """Return the types of the table's written columns: the declared ones and those that the platform adds."""
         declared = self.graph.declarations[name]
         columns = dict(declared.columns)
         if isinstance(declared, Source):
@@ -102,28 +106,28 @@ class Lake:
         return columns | declared.write.added_columns(columns)
 
     def get_landed_source(self, table: Table) -> Source | None:
-        """The source whose rows a row-preserving table takes one by one; None where there is none."""
+        """Return the source with the rows that a row-preserving table takes one by one; None where there is none."""
         if table.write.is_row_preserving:
-            for one in table.incremental_inputs.values():
-                declared = self.graph.declarations[one.table]
+            for input_ in table.incremental_inputs.values():
+                declared = self.graph.declarations[input_.table]
                 if isinstance(declared, Source):
                     return declared
         return None
 
     def can_reread_all_rows(self, table: Table) -> bool:
-        """Whether a run may go through all landed rows of a table again, and not just the new ones."""
+        """Return whether a run may read all landed rows of a table again, and not only the new ones."""
         source = self.get_landed_source(table)
         return source is not None and (table.write.reads_all_rows or source.on_redelivery == "replace")
 
     def get_filter_columns(self, name: str) -> tuple[str, ...]:
-        """The columns that map this table's rows to partitions of others, which read it by them."""
-        return tuple(dict.fromkeys(one.date_column for one in self._find_incremental_uses(name) if one.date_column))
+        """Return the columns that map this table's rows to partitions of its readers."""
+        return tuple(dict.fromkeys(use.date_column for use in self._find_incremental_uses(name) if use.date_column))
 
     def has_incremental_readers(self, name: str) -> bool:
-        """Whether any table is driven by this one."""
+        """Return whether any table has this one as an incremental input."""
         return bool(self._find_incremental_uses(name))
 
     def _find_incremental_uses(self, name: str) -> list[Input]:
-        """The inputs of other tables that this table drives."""
+        """Return the inputs of other tables that read this table incrementally."""
         tables = (t for t in self.graph.declarations.values() if isinstance(t, Table))
-        return [one for t in tables for one in t.incremental_inputs.values() if one.table == name]
+        return [input_ for t in tables for input_ in t.incremental_inputs.values() if input_.table == name]

@@ -1,4 +1,4 @@
-"""The time, as the platform's records keep it."""
+"""The clock of the platform's records."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from datetime import UTC, datetime
 
 
 def now() -> str:
-    """The time, UTC, to the second, as records keep it."""
+    """Return the time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

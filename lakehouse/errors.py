@@ -1,29 +1,56 @@
-"""The project's errors. A user's mistake is reported as one of these, never as a stack trace."""
+"""Errors of the platform. A user's mistake is reported as one of them, never as a stack trace.
+
+LakehouseError
+├── SettingsError       a setting is unknown, missing or not allowed
+├── DeclarationError    the declared tables do not fit together
+├── StackError          a server does not start
+├── SessionError        Spark does not start
+├── LockError           another run holds the lake
+├── StorageError        the object store fails
+├── LedgerError         a table's log is damaged
+│
+│   input
+├── LandingError        the landing zone lacks recorded files
+├── SourceError         a source's database cannot be read
+│
+│   a write that stops before its commit
+├── SchemaError         columns differ from the declared ones
+├── RuleError           a row violates a rule that fails the run
+├── SuiteError          a batch violates its suite of expectations
+├── AccountingError     row counts do not add up
+│
+│   one command
+├── QueryError          a SQL query is wrong
+├── RollbackError       a run cannot be rolled back
+├── VacuumError         files cannot be removed
+└── ModelError          a model cannot be trained, found or scored
+"""
 
 import re
 import sysconfig
 import traceback
 from pathlib import Path
 
-# Where Python and the packages that are installed for it lie.
+# Folders of Python and of its installed packages.
 INSTALL_FOLDERS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
 
 def get_first_line(error: BaseException) -> str:
-    """The first line of an error's text; its kind where it has none."""
+    """Return the first line of an error's text, or its type where it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def redact_password(uri: str) -> str:
+    """Replace the user and password in a URI by asterisks."""
     return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def locate_error(error: BaseException) -> str:
-    """Where in the user's own code an error arose, in brackets; empty where it did not."""
+    """Return the place in the user's own code that raised an error, in brackets; empty where there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         places = [(Path(error.filename), error.lineno)]
     else:
-        places = [(Path(one.filename), one.lineno) for one in reversed(traceback.extract_tb(error.__traceback__))]
+        places = [(Path(frame.filename), frame.lineno) for frame in reversed(traceback.extract_tb(error.__traceback__))]
     for file, line in places:
         if file.is_file() and not {*INSTALL_FOLDERS, Path(__file__).parent} & {*file.parents} and file.suffix == ".py":
             return f" ({file.parent.name}/{file.name}, line {line})"
@@ -31,55 +58,58 @@ def locate_error(error: BaseException) -> str:
 
 
 class LakehouseError(Exception):
-    """Base of every error that the project raises on purpose; its text says what was wrong, where, and what to do."""
+    """Base of every error that the platform raises on purpose.
+
+    The text names the object, the problem and the next step.
+    """
 
 
 class SettingsError(LakehouseError):
-    """A setting is unknown, missing or has a value that is not allowed."""
+    """A setting is unknown or missing, or its value is not allowed."""
 
 
 class DeclarationError(LakehouseError):
-    """The declared tables do not fit together: all problems found are listed."""
+    """The declared tables do not fit together. Every problem is listed."""
 
 
 class SchemaError(LakehouseError):
-    """The columns that a function returned or that a table holds are not those declared."""
+    """The columns of a function's result or of a table differ from the declared ones."""
 
 
 class AccountingError(LakehouseError):
-    """Rows in do not equal rows written, unchanged, superseded and quarantined: nothing was committed."""
+    """Input rows do not equal written, unchanged, superseded and quarantined rows. Nothing was committed."""
 
 
 class RuleError(LakehouseError):
-    """A row broke a rule whose declared consequence is to fail the run: nothing was committed."""
+    """A row violates a rule that is declared to fail the run. Nothing was committed."""
 
 
 class SuiteError(LakehouseError):
-    """A batch does not meet its table's suite of expectations, or could not be validated: nothing was committed."""
+    """A batch violates its table's suite of expectations, or cannot be validated. Nothing was committed."""
 
 
 class LedgerError(LakehouseError):
-    """A table's log does not hold what the ledger needs: the commit just made is not there, or the log is damaged."""
+    """A table's log is damaged, or lacks a commit or a change that the ledger needs."""
 
 
 class StorageError(LakehouseError):
-    """The object store cannot be reached, refuses, or does not keep what the lake relies on."""
+    """The object store cannot be reached, rejects a request, or lacks a guarantee that the lake needs."""
 
 
 class SourceError(LakehouseError):
-    """A source's database cannot be read, or has rows that would be missed."""
+    """A source's database cannot be read, or has rows that an extract would miss."""
 
 
 class RollbackError(LakehouseError):
-    """A run cannot be taken back: nothing was touched, unless the text says so."""
+    """A run cannot be rolled back. Nothing was changed, unless the text says so."""
 
 
 class VacuumError(LakehouseError):
-    """Files cannot be removed, as a registered model needs them or may need them: nothing was."""
+    """Files cannot be removed, because a registered model needs them or may need them. Nothing was removed."""
 
 
 class LandingError(LakehouseError):
-    """The landing zone does not hold what a batch has on record."""
+    """The landing zone does not have the recorded files of a batch."""
 
 
 class LockError(LakehouseError):
@@ -87,7 +117,7 @@ class LockError(LakehouseError):
 
 
 class SessionError(LakehouseError):
-    """Spark could not be started."""
+    """Spark cannot be started."""
 
 
 class QueryError(LakehouseError):
@@ -99,4 +129,4 @@ class ModelError(LakehouseError):
 
 
 class StackError(LakehouseError):
-    """A server cannot be started, or did not come up."""
+    """A server cannot be started, or does not answer."""

@@ -1,4 +1,4 @@
-"""The project that commands and jobs work on: the nearest folder with conf/base.yml."""
+"""The project of a command or job: the nearest folder with conf/base.yml."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ def find_root(start: Path | None = None) -> Path:
     """Return the project's folder: the one that LAKEHOUSE_PROJECT names, else the nearest with conf/base.yml.
 
     Args:
-        start: The folder in which to look first, then in those above it. The working directory by default.
+        start: The first folder to search, before those above it. The working directory by default.
 
     Raises:
-        SettingsError: There is no such folder. The text says where it was looked for.
+        SettingsError: There is no such folder. The text says where the search began.
     """
-    if named := os.environ.get(VARIABLE):
-        root = Path(named).expanduser().resolve()
+    if value := os.environ.get(VARIABLE):
+        root = Path(value).expanduser().resolve()
         if not (root / BASE_FILE).is_file():
-            raise SettingsError(f"{VARIABLE}={named}: {root} has no {BASE_FILE}. Name the folder of a project.")
+            raise SettingsError(f"{VARIABLE}={value}: {root} has no {BASE_FILE}. Name the folder of a project.")
         return root
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / BASE_FILE).is_file():
             return folder
     raise SettingsError(
-        f"{start}: neither this folder nor one above it has {BASE_FILE}. Change to a project's folder, or name it by --project or {VARIABLE}."
+        f"{start}: neither this folder nor one above it has {BASE_FILE}. "
+        f"Change to a project's folder, or name it by --project or {VARIABLE}."
     )
 
 
 def activate(root: Path) -> None:
-    """Make a project that of this process and of those that it starts, and its packages importable."""
+    """Set the project of this process and of its child processes, and make the project's packages importable."""
     os.environ[VARIABLE] = str(root)
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))

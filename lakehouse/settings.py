@@ -1,4 +1,4 @@
-"""Settings: files in conf/ and LAKEHOUSE_* variables, read once into one typed object."""
+"""Settings: files in conf/ and LAKEHOUSE_* variables, parsed once into one typed object."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ from lakehouse.storage.s3 import S3Path
 
 PREFIX = "LAKEHOUSE_"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-# In a path: a delta-rs URL's own characters, and Spark's patterns.
+# Characters of a path that have a meaning in a URL of delta-rs or in a pattern of Spark.
 _RESERVED_CHARACTERS = set("%[]{}*?^|\\")
 
 
@@ -41,22 +39,22 @@ def _parse_location(text: str | Location, info: ValidationInfo) -> Location:
     if scheme in ("s3", "s3a"):
         return S3Path.parse(f"s3://{rest}")
     if scheme:
-        raise ValueError("a lake lies in a folder or in s3://bucket/prefix")
+        raise ValueError("a lake must be in a folder or in s3://bucket/prefix")
     folder = Path(info.data["project"], Path(text).expanduser()).resolve()
-    if odd := sorted({*str(folder)} & _RESERVED_CHARACTERS):
+    if reserved := sorted({*str(folder)} & _RESERVED_CHARACTERS):
         raise ValueError(
-            f"its path has {' '.join(odd)}, which readers of Delta tables take for something else: choose another"
+            f"the path has {' '.join(reserved)}, which readers of Delta tables interpret. Choose another path"
         )
     return folder
 
 
-# Names are data: what is imported, or becomes part of a table's or an experiment's name, is a name and nothing else.
+# Names are data. A module to import, or a part of a table's or an experiment's name, must match a strict pattern.
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\z")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\z")]
 
 
 class Settings(BaseSettings):
-    """The settings of one process; `load` reads them."""
+    """The settings of one process. `load` reads them."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -99,20 +97,20 @@ class Settings(BaseSettings):
     @classmethod
     def _check_spark(cls, name: str, info: ValidationInfo) -> str:
         folder = info.data["project"] / "conf" / "spark"
-        shipped = sorted(p.name for p in folder.glob("*.conf") if not p.name.startswith("gpu"))
-        if name not in shipped:
-            raise ValueError(f"not one of the files in conf/spark: {', '.join(shipped)}")
+        allowed = sorted(p.name for p in folder.glob("*.conf") if not p.name.startswith("gpu"))
+        if name not in allowed:
+            raise ValueError(f"not one of the files in conf/spark: {', '.join(allowed)}")
         return name
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Settings:
         if isinstance(self.root, S3Path) and not (self.log_folder and self.mlflow):
             raise ValueError(
-                "a root in a bucket needs log_folder, a local folder, and mlflow, a tracking server's address"
+                "a root in a bucket needs log_folder, a local folder, and mlflow, the address of a tracking server"
             )
         if self.gpu_training and self.spark_master and self.gpu != "on":
             raise ValueError(
-                "gpu_training on a cluster needs LAKEHOUSE_GPU=on as well, which hands its GPUs out to executors"
+                "gpu_training on a cluster needs LAKEHOUSE_GPU=on as well, which assigns the GPUs to executors"
             )
         return self
 
@@ -126,12 +124,12 @@ class Settings(BaseSettings):
 
     @property
     def logs(self) -> Path:
-        """A local folder for the log of each run, by default below the root."""
+        """The local folder for the log of each run, by default below the root."""
         return self.project / (self.log_folder or f"{self.root}/logs")
 
     @property
     def trainings(self) -> Path:
-        """A local folder for trainings that MLflow does not have yet."""
+        """The local folder for trainings that MLflow does not have yet."""
         return self.logs / "trainings"
 
     @property
@@ -148,40 +146,49 @@ class Settings(BaseSettings):
 
     @property
     def artifacts(self) -> str:
-        """The URI below which new experiments keep their files; empty where a tracking server decides."""
+        """The URI below which new experiments store their files; empty where a tracking server decides."""
         return "" if self.mlflow else Path(str(self.root), "mlartifacts").as_uri()
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        *sources: PydanticBaseSettingsSource,
+        **sources_by_name: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         profile = os.environ.get(f"{PREFIX}PROFILE", "local")
-        conf = Path(named["init_settings"]().get("project") or find_root(), "conf")
+        conf = Path(sources_by_name["init_settings"]().get("project") or find_root(), "conf")
         files = [conf / f"{profile}.yml", conf / "base.yml"]
         return (
-            named["init_settings"],
-            named["env_settings"],
+            sources_by_name["init_settings"],
+            sources_by_name["env_settings"],
             *(InitSettingsSource(settings_cls, _read_file(file)) for file in files if file.exists()),
         )
 
 
 def _read_file(file: Path) -> dict[str, Any]:
-    """A settings file, in whose values ${NAME} stands for a variable of the environment, without what the environment sets itself."""
-    said = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    said = {key: value for key, value in said.items() if f"{PREFIX}{key.upper()}" not in os.environ}
-    names = {name for value in said.values() if isinstance(value, str) for name in _VARIABLE.findall(value)}
+    """Read a settings file without the settings that the environment overrides.
+
+    In a value, ${NAME} stands for an environment variable.
+    """
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    values = {key: value for key, value in content.items() if f"{PREFIX}{key.upper()}" not in os.environ}
+    names = {name for value in values.values() if isinstance(value, str) for name in _VARIABLE.findall(value)}
     if missing := sorted(name for name in names if not os.environ.get(name)):
         raise SettingsError(
-            f"{file.name} needs {', '.join(missing)} in the environment or in .env (`make env` writes one)."
+            f"{file.name} needs {', '.join(missing)} in the environment or in .env. Set them, or run `make env`."
         )
-    return {k: _VARIABLE.sub(lambda one: os.environ[one[1]], v) if isinstance(v, str) else v for k, v in said.items()}
+    return {
+        key: _VARIABLE.sub(lambda match: os.environ[match[1]], value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
 
 
 def load(**overrides: Any) -> Settings:
-    """Read the settings, and for this process the variables in .env that the environment does not have.
+    """Read the settings. First set the variables of .env that the environment of this process lacks.
 
     Raises:
-        SettingsError: a profile or key is unknown, a value is missing or not allowed; every problem is listed.
+        SettingsError: A profile or key is unknown, or a value is missing or not allowed. Every problem is listed.
     """
     project = overrides.setdefault("project", find_root())
     load_dotenv(project / ".env")
@@ -197,7 +204,7 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(_explain(error.errors())) from None
-    # A settings file that is not YAML, a variable that is not the JSON it should be.
+    # A settings file is no YAML, or a variable is no JSON.
     except (ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"The settings cannot be read: {error}") from None
 
@@ -210,7 +217,7 @@ def _explain(errors: Iterable[Any]) -> str:
             lines.append(f"{key}: unknown setting; allowed: {', '.join(Settings.model_fields)}")
         elif error["type"] == "missing":
             lines.append(f"{key}: missing; set it in conf/base.yml or {PREFIX}{key.upper()}")
-        elif not key:  # of several settings together: their values may hold secrets
+        elif not key:  # The error concerns several settings. Their values may be secrets.
             lines.append(error["msg"])
         else:
             lines.append(f"{key}={redact_password(repr(error['input']))}: {error['msg']}")

@@ -1,1 +1,1 @@
-"""Declarations: sources, tables, how they are written, rules, contracts, and the graph that they make."""
+"""Declarations: sources, tables, write modes, rules, contracts, and the graph of all tables."""

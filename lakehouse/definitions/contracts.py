@@ -1,4 +1,4 @@
-"""Contracts: what becomes of a landed file whose columns differ from the declared ones."""
+"""Contracts: the policy for landed files with other columns than declared."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ OnChangedType = Literal["fail", "rescue"]
 
 @dataclass(frozen=True)
 class Contract:
-    """What becomes of a landed file whose columns are not those declared.
+    """Policy for landed files with other columns than declared.
 
-    To ``fail``, the default of each, rejects the file as a whole, on record, and no other. What is kept aside otherwise is in the
-    row's `_rescued`, a JSON object by column, so that no value is lost and no null is silent:
+    The default ``fail`` rejects the file, on record, and no other file. Otherwise, rescued values are in the row's
+    `_rescued`, a JSON object by column. No value is lost and no null is silent.
 
-    - ``new_column``: the column is ignored and its values kept aside (``rescue``), or added to the bronze table with the type that it
-      came with (``add``); one whose name differs from another's only in case, begins with an underscore, or is none for a table is
-      always kept aside.
-    - ``missing_column``: null in the file's rows (``ignore``), which say so in `_rescued` under `_missing`.
-    - ``changed_type`` (Parquet): values that the declared type can hold without loss are taken, others kept aside (``rescue``).
+    Attributes:
+        new_column: ``rescue`` ignores the column and rescues its values. ``add`` adds it to the bronze table with its
+            type. A column is always rescued if its name differs from another only in case, begins with an underscore,
+            or is not allowed in a table.
+        missing_column: ``ignore`` sets null in the file's rows and lists the column in `_rescued` under `_missing`.
+        changed_type: For Parquet. ``rescue`` casts the values that the declared type can represent without loss, and
+            rescues the others.
     """
 
     new_column: OnNewColumn = "fail"
@@ -30,5 +32,5 @@ class Contract:
 
     @property
     def has_rescued_column(self) -> bool:
-        """Whether files with other columns may be taken, and so whether the bronze table has a column `_rescued`."""
+        """True where files with other columns are accepted. The bronze table then has a column `_rescued`."""
         return self != Contract()

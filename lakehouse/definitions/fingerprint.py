@@ -1,4 +1,4 @@
-"""A hash of what a declaration says and its function does, so that a commit tells which code made it."""
+"""Fingerprints of declarations and their functions, by which a commit names its code."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.errors import INSTALL_FOLDERS
 
 HASH_LENGTH = 12
-# Python 3.11 before 3.11.8 counts the depth of a tree once for all threads: where a collection lets another thread in, two that parse fail
-# (github.com/python/cpython/issues/106905).
+# Python 3.11 before 3.11.8 has one counter of the tree's depth for all threads. If a garbage collection switches
+# threads, two parsers fail (github.com/python/cpython/issues/106905).
 PARSE_LOCK = threading.Lock()
 
 
 def compute_fingerprint(declared: Declaration) -> str:
-    """A short hash that changes with the declaration, its function, and the project's functions and constants these use.
+    """Compute a short hash of the declaration, its function, and the project's functions and constants that these use.
 
     Comments, docstrings and formatting do not count.
     """
-    # Without a contract it is what it was before there were contracts.
+    # A default contract is left out, as older fingerprints have none.
     data = {name: value for name, value in vars(declared).items() if name != "function" and value != Contract()}
     parts = [json.dumps(data, default=_to_plain_dict, sort_keys=True)]
     if isinstance(declared, Table):
@@ -38,12 +38,15 @@ def compute_fingerprint(declared: Declaration) -> str:
 
 
 def compute_code_fingerprint(function: Callable[..., Any]) -> str:
-    """The same for a function alone."""
+    """Compute the same hash for a function alone."""
     return hashlib.sha256("\n".join(sorted(_walk_sources(function, set()))).encode()).hexdigest()[:HASH_LENGTH]
 
 
 def can_read_column(table: Table, column: str) -> bool:
-    """Whether the table's function, or one that it uses, has the column's name in it: as a rule it reads it then."""
+    """Return whether the column's name is in the source of the table's function, or of one that it uses.
+
+    As a rule such a function reads the column.
+    """
     word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)")
     return any(word.search(source) for source in _walk_sources(table.function, set()))
 
@@ -54,11 +57,11 @@ def _to_plain_dict(value: Any) -> Any:
     return {"type": type(value).__name__, **vars(value)}
 
 
-def _walk_sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
-    """The function's syntax tree and, in turn, those of the functions of this project that it uses."""
-    if id(function) in seen or not isinstance(function, FunctionType):
+def _walk_sources(function: Callable[..., Any], visited: set[int]) -> Iterator[str]:
+    """Yield the function's syntax tree, and in turn those of the project's functions that it uses."""
+    if id(function) in visited or not isinstance(function, FunctionType):
         return
-    seen.add(id(function))
+    visited.add(id(function))
     text = textwrap.dedent(inspect.getsource(function))
     with PARSE_LOCK:
         tree = ast.parse(text)
@@ -69,24 +72,24 @@ def _walk_sources(function: Callable[..., Any], seen: set[int]) -> Iterator[str]
                 node.body = node.body[1:] or [ast.Pass()]
     yield ast.dump(tree)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        yield from _describe_use(name, cell.cell_contents, seen)
+        yield from _describe_use(name, cell.cell_contents, visited)
     names = _collect_names(function.__code__)
     for name in sorted(names):
         used = function.__globals__.get(name)
         if isinstance(used, ModuleType) and _is_in_project(used.__file__):
             for attribute in sorted(names & vars(used).keys()):
-                yield from _describe_use(f"{name}.{attribute}", vars(used)[attribute], seen)
+                yield from _describe_use(f"{name}.{attribute}", vars(used)[attribute], visited)
         else:
-            yield from _describe_use(name, used, seen)
+            yield from _describe_use(name, used, visited)
 
 
-def _describe_use(name: str, used: Any, seen: set[int]) -> Iterator[str]:
-    """What a function's use of a name says: a function's sources, a constant's value."""
-    used = inspect.unwrap(used) if callable(used) else used  # what @cache and the like wrap
+def _describe_use(name: str, used: Any, visited: set[int]) -> Iterator[str]:
+    """Yield the sources of a used function, or the value of a used constant."""
+    used = inspect.unwrap(used) if callable(used) else used  # Decorators such as @cache wrap a function.
     if isinstance(used, FunctionType) and _is_project_function(used):
-        yield from _walk_sources(used, seen)
+        yield from _walk_sources(used, visited)
     elif isinstance(used, Table):
-        yield from _walk_sources(used.function, seen)
+        yield from _walk_sources(used.function, visited)
     elif isinstance(used, set | frozenset):
         yield f"{name}={sorted(used, key=repr)!r}"
     elif isinstance(used, str | int | float | tuple | list | dict | range):

@@ -1,4 +1,4 @@
-"""The graph of declared tables: loaded from modules, checked whole, ordered, selected from."""
+"""The graph of declared tables: load, check, order and select."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ _SELECTOR = re.compile(r"(\+?)([a-z0-9_.]+?)(\+?)")
 
 @dataclass(frozen=True)
 class Graph:
-    """Declared sources and tables by name, in an order in which each comes after its inputs."""
+    """Declared sources and tables by name. Each comes after its inputs."""
 
     declarations: Mapping[str, Declaration]
 
     def inputs(self, name: str) -> tuple[str, ...]:
+        """Return the tables that ``name`` reads directly."""
         declared = self.declarations[name]
         if isinstance(declared, Source):
             return ()
-        return tuple(dict.fromkeys(one.table for one in declared.inputs.values()))
+        return tuple(dict.fromkeys(input_.table for input_ in declared.inputs.values()))
 
     def downstream(self, name: str) -> tuple[str, ...]:
-        """Every table that reads ``name``, directly or through others, in order."""
+        """Return every table that reads ``name``, directly or through others, in order."""
         reached = {name}
         for other in self.declarations:
             if reached & set(self.inputs(other)):
@@ -39,7 +40,7 @@ class Graph:
         return tuple(other for other in self.declarations if other in reached - {name})
 
     def upstream(self, name: str) -> tuple[str, ...]:
-        """Every table that ``name`` reads, directly or through others, in order."""
+        """Return every table that ``name`` reads, directly or through others, in order."""
         reached = {name}
         for other in reversed(list(self.declarations)):
             if other in reached:
@@ -47,13 +48,14 @@ class Graph:
         return tuple(other for other in self.declarations if other in reached - {name})
 
     def select(self, selectors: Iterable[str] = ()) -> tuple[str, ...]:
-        """The tables that the selectors name, in order; all without any.
+        """Return the selected tables, in order; all tables where there is no selector.
 
-        A selector is a table, ``+t`` for t and what it reads, ``t+`` for t and what reads it, ``+t+`` for both, or
-        a layer such as ``silver``.
+        Args:
+            selectors: A table or a layer such as ``silver``. ``+t`` adds the tables that t reads, ``t+`` the tables
+                that read t, ``+t+`` both.
 
         Raises:
-            DeclarationError: a selector names nothing; all such are listed, with the nearest names.
+            DeclarationError: Some selectors match nothing. All are listed, with the nearest names.
         """
         chosen: set[str] = set()
         problems = []
@@ -76,8 +78,8 @@ class Graph:
 
     def _suggest_names(self, text: str) -> str:
         layers = dict.fromkeys(name.split(".")[0] for name in self.declarations)
-        known = list(layers) if "." not in text else list(self.declarations)
-        near = difflib.get_close_matches(text.strip("+"), known, n=2, cutoff=0.6)
+        candidates = list(layers) if "." not in text else list(self.declarations)
+        near = difflib.get_close_matches(text.strip("+"), candidates, n=2, cutoff=0.6)
         return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(self.declarations)}"
 
 
@@ -85,23 +87,25 @@ def build(declarations: Iterable[Declaration]) -> Graph:
     """Check the declarations together and order them.
 
     Raises:
-        DeclarationError: names are doubled or unknown, tables read each other in a circle, or a declaration is wrong
-            by itself; every problem is listed.
+        DeclarationError: Names are duplicate or unknown, tables read each other in a circle, or a declaration is
+            wrong by itself. Every problem is listed.
     """
     by_name: dict[str, Declaration] = {}
     problems = []
-    for one in declarations:
-        if one.name in by_name:
-            problems.append(f"{one.name}: declared twice")
-        by_name[one.name] = one
-        problems += find_problems(one)
-    for one in by_name.values():
-        if isinstance(one, Table):
-            problems += _find_unknown_inputs(one, by_name) + _find_duplicating_appends(one, by_name)
+    for declared in declarations:
+        if declared.name in by_name:
+            problems.append(f"{declared.name}: declared twice")
+        by_name[declared.name] = declared
+        problems += find_problems(declared)
+    for declared in by_name.values():
+        if isinstance(declared, Table):
+            problems += _find_unknown_inputs(declared, by_name) + _find_duplicating_appends(declared, by_name)
     sorter = TopologicalSorter(
         {
-            name: sorted({i.table for i in one.inputs.values()} & by_name.keys()) if isinstance(one, Table) else []
-            for name, one in sorted(by_name.items())
+            name: sorted({i.table for i in declared.inputs.values()} & by_name.keys())
+            if isinstance(declared, Table)
+            else []
+            for name, declared in sorted(by_name.items())
         }
     )
     try:
@@ -113,47 +117,48 @@ def build(declarations: Iterable[Declaration]) -> Graph:
     return Graph({name: by_name[name] for name in order})
 
 
-def _find_duplicating_appends(table: Table, known: Mapping[str, Declaration]) -> list[str]:
+def _find_duplicating_appends(table: Table, declarations: Mapping[str, Declaration]) -> list[str]:
     return [
-        f"{table.name}: Append never takes a row back, but a file of {one.table} that is delivered again replaces the earlier one "
-        "(on_redelivery='replace'): its rows would be there twice; use Merge"
-        for one in table.incremental_inputs.values()
+        f"{table.name}: Append never removes a row, but a redelivered file of {input_.table} replaces the earlier one "
+        "(on_redelivery='replace'); its rows would be duplicated. Use Merge"
+        for input_ in table.incremental_inputs.values()
         if table.write.is_append_only
-        and isinstance(driver := known.get(one.table), Source)
-        and driver.on_redelivery == "replace"
+        and isinstance(source := declarations.get(input_.table), Source)
+        and source.on_redelivery == "replace"
     ]
 
 
-def _find_unknown_inputs(table: Table, known: Mapping[str, Declaration]) -> list[str]:
+def _find_unknown_inputs(table: Table, declarations: Mapping[str, Declaration]) -> list[str]:
     problems = []
-    for parameter, one in table.inputs.items():
-        if one.table not in known:
-            near = difflib.get_close_matches(one.table, known, n=1)
+    for parameter, input_ in table.inputs.items():
+        name, column = input_.table, input_.date_column
+        if name not in declarations:
+            near = difflib.get_close_matches(name, declarations, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            problems.append(f"{table.name}: its input {parameter}={one.table!r} is not declared{hint}")
-        elif one.date_column is not None and known[one.table].columns.get(one.date_column) != "date":
-            problems.append(f"{table.name}: {one.table} has no date column {one.date_column!r} to map to partitions")
+            problems.append(f"{table.name}: input {parameter}={name!r} is not declared{hint}")
+        elif column is not None and declarations[name].columns.get(column) != "date":
+            problems.append(f"{table.name}: {name} has no date column {column!r} to map to partitions")
     return problems
 
 
 def load(modules: Iterable[str]) -> Graph:
-    """The graph of everything that the named packages and modules declare.
+    """Load the graph of all declarations in the given packages and modules.
 
     Raises:
-        DeclarationError: a module cannot be imported, or the declarations do not fit together.
+        DeclarationError: A module cannot be imported, or the declarations do not fit together.
     """
-    found: dict[int, Declaration] = {}
+    declarations: dict[int, Declaration] = {}
     for name in modules:
         try:
             module = importlib.import_module(name)
             submodules = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
             for loaded in [module, *(importlib.import_module(sub.name) for sub in submodules)]:
-                found.update({id(v): v for v in vars(loaded).values() if isinstance(v, Source | Table)})
-        except Exception as error:  # whatever a mistake in a declaration raises
-            said = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
+                declarations.update({id(v): v for v in vars(loaded).values() if isinstance(v, Source | Table)})
+        except Exception as error:  # A mistake in a declaration can raise any type.
+            reason = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
             raise DeclarationError(
-                f"The declarations in {name!r} cannot be loaded: {said}{locate_error(error)}"
+                f"The declarations in {name!r} cannot be loaded: {reason}{locate_error(error)}"
             ) from error
-    if not found:
-        raise DeclarationError("No table is declared: check `declarations` in conf/base.yml.")
-    return build(found.values())
+    if not declarations:
+        raise DeclarationError("No table is declared. Check `declarations` in conf/base.yml.")
+    return build(declarations.values())

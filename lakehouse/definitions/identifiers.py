@@ -1,4 +1,4 @@
-"""Names of columns: which are allowed, and how SQL quotes them."""
+"""Column names: the allowed pattern, and quoting for SQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ COLUMN_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def refuse_text(name: str, **columns: object) -> None:
-    """Refuse ("id"), which is text and would be taken for columns i and d."""
+    """Check that no column list is plain text: ("id") would be read as the columns i and d.
+
+    Raises:
+        DeclarationError: A list is text. The message has the correct form.
+    """
     for parameter, value in columns.items():
         if isinstance(value, str):
             raise DeclarationError(
@@ -19,5 +23,5 @@ def refuse_text(name: str, **columns: object) -> None:
 
 
 def quote_identifier(name: str) -> str:
-    """A name as Spark's SQL says it, whatever it is made of."""
+    """Quote a name for Spark SQL. It may have any characters."""
     return "`" + name.replace("`", "``") + "`"

@@ -1,4 +1,4 @@
-"""Partitions by date: which days they cover, and the predicates that select them."""
+"""Partitions by date: their days, and the predicates that select them."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from lakehouse.definitions.write_modes import Replace
 
 
 def build_in_predicate(column: str, values: Collection[str]) -> str:
-    """A SQL predicate: the column has one of the values."""
+    """Build a SQL predicate: the column has one of the values."""
     quoted = ", ".join("'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" for value in sorted(values))
     return f"`{column}` IN ({quoted})"
 
 
 def truncate_to_partition(day: date, write: Replace) -> date:
+    """Return the first day of the partition that the day is in."""
     return day.replace(day=1) if write.unit == "month" else day
 
 
 def find_affected_partitions(days: set[date | None], affects_days: int, write: Replace) -> set[date]:
-    """The partitions that rows changed on these days influence."""
-    reached = {day + timedelta(days=n) for day in days if day is not None for n in range(affects_days + 1)}
-    return {truncate_to_partition(day, write) for day in reached}
+    """Return the partitions that rows changed on these days affect."""
+    affected = {day + timedelta(days=n) for day in days if day is not None for n in range(affects_days + 1)}
+    return {truncate_to_partition(day, write) for day in affected}
 
 
 def merge_into_ranges(partitions: Sequence[date], write: Replace) -> list[tuple[date, date]]:
-    """Runs of neighbouring partitions, each as its first and last day."""
-    found: list[tuple[date, date]] = []
+    """Merge neighbouring partitions into ranges, each with its first and last day."""
+    ranges: list[tuple[date, date]] = []
     for start in sorted(partitions):
         end = _get_last_day(start, write)
-        if found and (start - found[-1][1]).days == 1:
-            found[-1] = (found[-1][0], end)
+        if ranges and (start - ranges[-1][1]).days == 1:
+            ranges[-1] = (ranges[-1][0], end)
         else:
-            found.append((start, end))
-    return found
+            ranges.append((start, end))
+    return ranges
 
 
 def build_range_predicate(column: str, ranges: Sequence[tuple[date, date]], lookback_days: int = 0) -> str:
-    """A SQL predicate: the date column lies in one of the spans, each begun ``before`` days earlier."""
+    """Build a SQL predicate: the date column is in one of the ranges, each extended by the look-back days before it."""
     parts = [
         f"`{column}` BETWEEN DATE'{first - timedelta(days=lookback_days)}' AND DATE'{last}'" for first, last in ranges
     ]

@@ -1,22 +1,22 @@
-"""Rules: what a good row satisfies, and what happens to a row that breaks one."""
+"""Rules: predicates for good rows, and the action on a violation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-# Rules that no table declares: that a key is whole, a line has its shape, a value could be read.
+# Built-in rules: the key has no null, the line is well formed, every value can be parsed.
 KEY_RULE, MALFORMED_RULE, PARSED_RULE = "key_is_not_null", "well_formed", "parsed"
 OnViolation = Literal["warn", "quarantine", "fail"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a good row satisfies, as a SQL predicate over the table's columns.
+    """A SQL predicate over the table's columns that is true for every good row.
 
-    A row breaks the rule unless the predicate is true, so a predicate that is null counts as broken: say
-    ``x IS NULL OR x > 0`` where a missing value is fine. The predicate is text, so that reading a declaration needs no
-    Spark session and other engines can evaluate it.
+    A row violates the rule unless the predicate is true. A null counts as a violation: write ``x IS NULL OR x > 0``
+    where a value may be missing. The predicate is text. So a declaration needs no Spark session, and other engines can
+    evaluate the rule.
     """
 
     name: str

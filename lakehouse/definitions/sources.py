@@ -1,4 +1,4 @@
-"""Sources: how landed files look, where they come from, and which columns the platform adds to their rows."""
+"""Sources: the format and origin of landed files, and the columns that the platform adds to their rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Literal
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.identifiers import refuse_text
 
-# What the platform adds to every landed row. `_file_id` grows with the order of deliveries, `_row` counts the
-# file's records from 1, `_ingested_at` (UTC) is the batch's time, the same for each of its rows.
+# Columns that the platform adds to every landed row. `_file_id` grows with each delivery. `_row` counts the file's
+# records from 1. `_ingested_at` (UTC) is the time of the batch, the same for each of its rows.
 LANDING_COLUMNS: Mapping[str, str] = MappingProxyType(
     {
         "_file_id": "bigint",
@@ -22,11 +22,11 @@ LANDING_COLUMNS: Mapping[str, str] = MappingProxyType(
         "_ingested_at": "timestamp",
     }
 )
-# The landing columns that a row-preserving function passes through: they name the landed row it came from.
+# Landing columns that a row-preserving function passes through. They identify the landed row of each row.
 ORIGIN_COLUMNS = ("_file_id", "_row")
-# Where a CSV or JSON reader keeps a line that does not have the declared shape.
+# Column in which a CSV or JSON reader stores a line that does not have the declared shape.
 MALFORMED = "_malformed"
-# Where a source whose contract takes files with other columns keeps what no declared column holds, as a JSON object.
+# Column for values that no declared column has, as a JSON object. A contract that accepts other columns adds it.
 RESCUED = "_rescued"
 SECRET_IN_URL = re.compile(r"password|//[^/@]*@", re.IGNORECASE)
 Format = Literal["csv", "json", "parquet"]
@@ -35,15 +35,21 @@ OnRedelivery = Literal["upsert", "replace"]
 
 @dataclass(frozen=True)
 class Database:
-    """A table, or view, of a database that JDBC reaches, whose rows a run brings into the landing zone.
+    """A table or view of a database, read over JDBC. A run extracts its rows into the landing zone.
 
-    In ``url``, ``${NAME}`` stands for a variable of the environment; ``user`` and ``password`` name the variables that hold
-    these. Names are taken as they are, in the database's own case. ``key`` orders the rows of an extract. Without a ``cursor``
-    each extract is a snapshot of the whole, taken as a file of its day, where it differs from the one before; with it, the rows
-    whose cursor is greater than any extracted before: a column that every change sets to something greater, such as
-    `updated_at`. A row becomes visible when its transaction ends, perhaps after greater ones: where the cursor is a time,
-    rows younger than ``settle_seconds`` are left for later, which must be longer than any transaction; a cursor that is a
-    number must be given out by one writer at a time.
+    Names have the database's own case. Without a cursor, each extract is a full snapshot in a file of its day. It is
+    left out if it equals the one before. With a cursor, an extract has the rows with a greater cursor than any before.
+
+    A row becomes visible when its transaction ends, perhaps after rows with a greater cursor. If the cursor is a
+    number, only one writer at a time may assign it.
+
+    Attributes:
+        url: The JDBC URL. ``${NAME}`` stands for an environment variable.
+        key: The columns that order the rows of an extract.
+        cursor: A column that every change sets to a greater value, such as `updated_at`.
+        settle_seconds: Rows with a younger cursor wait for a later extract. It must be longer than any transaction.
+        user: Name of the environment variable with the user.
+        password: Name of the environment variable with the password.
     """
 
     url: str
@@ -58,13 +64,17 @@ class Database:
 
 @dataclass(frozen=True)
 class Source:
-    """How one source's files land; its bronze table holds one row per landed record, nothing cleaned.
+    """A source of landed files. Its bronze table has one row per landed record, uncleaned.
 
-    ``landing`` is the folder below the landing zone. ``columns`` maps each column to its Spark SQL type, in file order;
-    a CSV source's are all strings, as landed. ``relanded`` says what a file delivered again under its old name
-    means: its rows join the earlier delivery's (``upsert``), or take their place, missing rows included (``replace``).
-    ``settle_seconds`` leaves a file alone until it has not changed for that long. With a ``database`` its files, Parquet, are
-    made by the run. ``contract`` says what becomes of a file with other columns.
+    Attributes:
+        landing: The folder below the landing zone.
+        columns: Spark SQL type of each column, in file order. In a CSV source all are strings, as landed.
+        on_redelivery: Meaning of a file that is delivered again under its old name. ``upsert`` adds its rows to those
+            of the earlier delivery. ``replace`` replaces them; rows that the new file lacks are removed.
+        settle_seconds: A file is not read before it has been unchanged for that long.
+        stats: Columns by which readers filter: Delta stores their minimum and maximum per file. `_file_id` by default.
+        database: The database from which the run extracts the files, as Parquet.
+        contract: The policy for files with other columns.
     """
 
     name: str
@@ -80,7 +90,7 @@ class Source:
 
     @property
     def platform_columns(self) -> dict[str, str]:
-        """What the platform adds to its rows."""
+        """Columns that the platform adds to the source's rows, with their types."""
         malformed = {MALFORMED: "string"} if self.format != "parquet" else {}
         return {**malformed, **({RESCUED: "string"} if self.contract.has_rescued_column else {}), **LANDING_COLUMNS}
 
@@ -98,14 +108,14 @@ def source(
     database: Database | None = None,
     contract: Contract = Contract(),
 ) -> Source:
-    """Declare a source. Column names alone mean strings."""
+    """Declare a source. Columns without types are strings."""
     refuse_text(name, columns=columns, stats=stats)
-    typed = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
+    types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
     return Source(
         name,
         landing,
         format,
-        MappingProxyType(dict(typed)),
+        MappingProxyType(dict(types)),
         MappingProxyType(dict(options or {})),
         on_redelivery,
         settle_seconds,

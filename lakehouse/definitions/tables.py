@@ -1,7 +1,7 @@
 """Tables: frozen data beside the function that computes the rows.
 
-Importing a module that declares tables starts nothing and needs no session: a declaration is data, and the
-decorated function stays callable, so that a test can hand it small frames.
+Importing a module with declarations starts nothing and needs no session, because a declaration is data. The decorated
+function stays callable: a test can call it with small frames.
 """
 
 from __future__ import annotations
@@ -22,19 +22,29 @@ if TYPE_CHECKING:
 
     from lakehouse.definitions.write_modes import WriteMode
 
-# A function that types landed text may return this column (array of strings): the landed columns of the row that hold
-# something, but nothing of the wanted type. The platform sets such rows aside and never writes the column.
+# Optional column (array of strings) of a function that parses landed text: the row's landed columns with a value that
+# does not parse as the declared type. The platform quarantines such rows and never writes the column.
 UNPARSED = "_unparsed"
 TYPES = (
-    "string", "boolean", "tinyint", "smallint", "int", "bigint", "float", "double", "date", "timestamp", "timestamp_ntz",
+    "string",
+    "boolean",
+    "tinyint",
+    "smallint",
+    "int",
+    "bigint",
+    "float",
+    "double",
+    "date",
+    "timestamp",
+    "timestamp_ntz",
     "binary",
-)  # fmt: skip
+)
 OnLookupChange = Literal["rebuild", "ignore"]
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a table and what a change in it affects; made by `drives` and `looks_up`."""
+    """One input of a table, and the effect of its changes. Created by `incremental` and `lookup`."""
 
     table: str
     role: Literal["incremental", "lookup"]
@@ -45,23 +55,31 @@ class Input:
 
 
 def incremental(table: str, date_column: str | None = None, *, lookback_days: int = 0, affects_days: int = 0) -> Input:
-    """An input whose changed rows decide what is recomputed.
+    """Declare an incremental input: its changed rows decide which rows are recomputed.
 
-    For a table replaced by partition, ``by`` is the input's date column that says which partitions a row belongs to,
-    ``context_days`` how many days before a partition must be read to compute it, ``reach_days`` how many days
-    after a changed row it still influences.
+    The options are for a table that is replaced by partition.
+
+    Args:
+        date_column: The input's date column that maps its rows to partitions.
+        lookback_days: Days before a partition that must be read to compute it.
+        affects_days: Days after a changed row that the row still affects.
     """
     return Input(table, "incremental", date_column, lookback_days, affects_days)
 
 
 def lookup(table: str, on_change: OnLookupChange = "ignore") -> Input:
-    """An input that is read whole. A change in it affects everything, or nothing until the next touch."""
+    """Declare a lookup: an input that is read in full.
+
+    Args:
+        on_change: ``rebuild`` rebuilds the table after each change of the lookup. ``ignore`` applies a change only to
+            rows that are recomputed for another reason.
+    """
     return Input(table, "lookup", on_change=on_change)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A declared table; calling it calls its function."""
+    """A declared table. Calling it calls its function."""
 
     name: str
     function: Callable[..., DataFrame]
@@ -77,16 +95,17 @@ class Table:
 
     @property
     def incremental_inputs(self) -> dict[str, Input]:
-        return {name: one for name, one in self.inputs.items() if one.role == "incremental"}
+        """The incremental inputs, by parameter of the function."""
+        return {name: input_ for name, input_ in self.inputs.items() if input_.role == "incremental"}
 
     @property
     def incremental_input_table(self) -> str:
-        """The table that drives it, where only one does."""
+        """The first incremental input's table. Row-preserving tables have exactly one."""
         return next(iter(self.incremental_inputs.values())).table
 
     @property
     def partitioning(self) -> Replace | None:
-        """How the table is partitioned; None where it is not replaced by partition."""
+        """The partitioning; None where the table is not replaced by partition."""
         return self.write if isinstance(self.write, Replace) else None
 
 
@@ -105,19 +124,17 @@ def table(
 ) -> Callable[[Callable[..., DataFrame]], Table]:
     """Declare the decorated function as a table.
 
-    Each further keyword names a parameter of the function and the table it reads; a bare name is a driver. ``columns`` maps
-    the columns that the function returns to their Spark SQL types; a function driven by a source must also pass
-    `_file_id` and `_row` through. ``stats`` names the columns whose minimum and maximum Delta keeps per file: those that
-    readers filter by. The partition, the numbers, dates and times of the key, and a driver's ``by`` are always among them.
-    """
+    Args:
+        columns: Spark SQL type of each column that the function returns. A row-preserving function of a source must
+            also pass `_file_id` and `_row` through.
+        stats: Columns by which readers filter: Delta stores their minimum and maximum per file. The partition, the
+            numbers, dates and times of the key, and the ``date_column`` of a reader are always among them.
+        inputs: For each parameter of the function, the table to read. A bare name is an incremental input.
 
-    refuse_text(name, key=key, stats=stats)
-    if not isinstance(columns, Mapping):
-        raise DeclarationError(
-            f"{name}: columns={columns!r} must map each column to its type, such as {{'id': 'bigint'}}."
-        )
-    if isinstance(rules, Rule):
-        raise DeclarationError(f"{name}: rules={rules!r} must be a list of rules, such as [Rule(...)].")
+    Raises:
+        DeclarationError: An argument has a wrong type.
+    """
+    _check_arguments(name, columns, rules, key=key, stats=stats)
 
     def declare(function: Callable[..., DataFrame]) -> Table:
         return Table(
@@ -132,3 +149,18 @@ def table(
         )
 
     return declare
+
+
+def _check_arguments(name: str, columns: object, rules: object, **columns_by_parameter: object) -> None:
+    """Check the types of arguments before they are copied.
+
+    Raises:
+        DeclarationError: An argument has a wrong type.
+    """
+    refuse_text(name, **columns_by_parameter)
+    if not isinstance(columns, Mapping):
+        raise DeclarationError(
+            f"{name}: columns={columns!r} must map each column to its type, such as {{'id': 'bigint'}}."
+        )
+    if isinstance(rules, Rule):
+        raise DeclarationError(f"{name}: rules={rules!r} must be a list of rules, such as [Rule(...)].")

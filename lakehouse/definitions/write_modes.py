@@ -1,4 +1,4 @@
-"""The ways in which a table is written, and what the rest of the platform must know of each."""
+"""Write modes of tables, and the properties of each that the platform depends on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ VALIDITY_COLUMNS = ("valid_from", "valid_to", "is_current")
 
 @dataclass(frozen=True)
 class WriteMode:
-    """A way of writing.
+    """A write mode.
 
     Attributes:
         is_row_preserving: The function returns one row for each row of the table's one incremental input.
-        is_append_only: No row that was written is ever changed.
-        is_rebuilt: Any changed input rebuilds the whole table.
+        is_append_only: Existing rows are never changed.
+        is_rebuilt: A change of any input rebuilds the table.
         reads_all_rows: Each run reads all rows of the incremental input, not only the changed ones.
     """
 
@@ -42,7 +42,7 @@ class WriteMode:
 
 @dataclass(frozen=True)
 class Append(WriteMode):
-    """New rows of the incremental input are added; nothing written is ever changed."""
+    """Append new rows of the incremental input. Existing rows are never changed."""
 
     is_row_preserving = True
     is_append_only = True
@@ -53,10 +53,11 @@ class Append(WriteMode):
 
 @dataclass(frozen=True)
 class Merge(WriteMode):
-    """The newest row for each key.
+    """The newest row of each key.
 
-    ``newest_by`` names the columns that order rows of one key, most significant first: the source's own effective time
-    where it has one. Ties, and tables without such a time, go by delivery: `_file_id`, then `_row`.
+    Attributes:
+        newest_by: Columns that order the rows of a key, most significant first: the source's own effective time where
+            it has one. Rows with equal values are ordered by delivery: `_file_id`, then `_row`.
     """
 
     is_row_preserving = True
@@ -70,12 +71,14 @@ class Merge(WriteMode):
 class History(WriteMode):
     """Every version of each key (slowly changing dimension, type 2).
 
-    ``effective`` names the column that says when a row became known. The table gains `valid_from` (inclusive), `valid_to`
-    (exclusive, null while current) and `is_current`; rows that repeat what was known before add no version.
+    The table gets the columns `valid_from` (inclusive), `valid_to` (exclusive, null while current) and `is_current`.
+    A row that repeats the values of the version before adds no version.
 
-    With ``snapshots``, all rows of one time are a snapshot of the whole: a key that the next snapshot leaves out was
-    deleted then, and starts a new version where a later snapshot has it again. A quarantined row still counts as
-    present. A snapshot without any row is ignored.
+    Attributes:
+        effective_column: The column with the time from which a row is valid.
+        has_snapshots: All rows of one time are a full snapshot. A key that the next snapshot lacks was deleted then. It
+            starts a new version if a later snapshot has it again. A quarantined row counts as present. A snapshot
+            without rows is ignored.
     """
 
     is_row_preserving = True
@@ -93,10 +96,13 @@ class History(WriteMode):
 
 @dataclass(frozen=True)
 class Replace(WriteMode):
-    """Whole partitions, recomputed when an input touches them.
+    """Partitions that are recomputed when a change of an input affects them.
 
-    ``partition`` is a date column of the table; with ``unit="month"`` it holds the month's first day. Partitions are
-    logical: they are replaced by predicate, in one commit, and the files are not split by them.
+    Partitions are logical: they are replaced by predicate, in one commit. The files are not split by them.
+
+    Attributes:
+        partition: A date column of the table.
+        unit: With ``month``, the partition column has the month's first day.
     """
 
     partition: str
@@ -105,7 +111,7 @@ class Replace(WriteMode):
 
 @dataclass(frozen=True)
 class Rebuild(WriteMode):
-    """The whole table, recomputed when any input changed."""
+    """The table is rebuilt when any input has changed."""
 
     is_rebuilt = True
 

@@ -1,1 +1,1 @@
-"""Delta tables without Spark: their logs, the records in their commits, SQL over them."""
+"""Delta tables without Spark: logs, commit records, SQL queries."""

@@ -1,8 +1,8 @@
-"""The ledger: what each table has consumed, kept in its own commits.
+"""The ledger: the input versions that each table has consumed, recorded in the table's own commits.
 
-Every data commit carries a `Record` in Delta's commit userMetadata. A record is atomic with the rows that it speaks of, so
-there is no checkpoint to lose or to run ahead. Commits without a record (OPTIMIZE, ALTER, another writer's) are no
-new input: readers look for the last record.
+Every data commit carries a `Record` in Delta's commit userMetadata. A record is atomic with the rows of its commit.
+No separate checkpoint exists that could be lost or run ahead. Commits without a record (OPTIMIZE, ALTER, another
+writer's) are no new input: readers look for the last record.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from dataclasses import asdict, dataclass, field, fields
 from lakehouse.errors import LedgerError
 from lakehouse.storage.lease import Lease
 
-# Format of the records, and of all else that a lake keeps on disk: manifests, quarantines, trainings.
+# Format of the records and of all other files of a lake: manifests, quarantines, trainings.
 FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its id, which sorts by time, the revision of the code that it runs, and its hold of the lake."""
+    """One run of the pipeline.
+
+    Attributes:
+        id: Ids sort by time.
+        revision: Revision of the code.
+        lease: The run's lease on the lake.
+    """
 
     id: str
     revision: str
@@ -29,7 +35,7 @@ class Run:
 
 @dataclass(frozen=True)
 class InputVersion:
-    """A version of an input table, and the generation that it belonged to."""
+    """A version of an input table, and its generation."""
 
     version: int
     generation: int
@@ -37,17 +43,21 @@ class InputVersion:
 
 @dataclass(frozen=True)
 class Record:
-    """What one commit did.
+    """Record of one commit.
 
-    ``inputs`` is the full map of versions consumed so far, not only those of this commit. ``batch`` counts the table's
-    commits and never restarts; ``generation`` grows when the table was made anew (first build, full refresh), so
-    that a reader knows not to look for changes across it. ``contract`` says how the columns came to differ from those before, or from
-    those declared. ``asked`` are the first and the last of the partitions that were recomputed because a range of days was asked for.
-    ``at`` is UTC, ISO 8601.
-
-    A commit that took back a run says which (``undoes``) and the recorded version whose rows it put back (``restores``; -1:
-    there was none, and the table was emptied). ``undone`` are the batches of landed files that no longer count, in every
-    record of a source's table: what the table holds and which manifests stand for it change in one commit.
+    Attributes:
+        batch: Number of the commit among the table's. It never restarts.
+        generation: It grows with each rebuild (first build, full refresh, rollback). A reader does not look for changes
+            across two generations.
+        inputs: All input versions consumed so far, not only those of this commit.
+        rows: Row counts by outcome.
+        committed_at: UTC, ISO 8601.
+        column_changes: Differences from the earlier or the declared columns, in words.
+        backfill_range: First and last of the partitions that a backfill requested.
+        rolled_back_run: The run that this commit rolls back.
+        restored_version: The recorded version that the rollback restores. -1: there was none, and the table is emptied.
+        rolled_back_batches: Batches of landed files that no longer count, in every record of a source's table. Thus the
+            rows of the table and the manifests that count change in one commit.
     """
 
     run: str
@@ -79,12 +89,11 @@ class Record:
         try:
             value = json.loads(text or "")["lakehouse"]
             _check_format(value["format"])
-            inputs = {n: InputVersion(one["version"], one["generation"]) for n, one in value["inputs"].items()}
-            known = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
-            known |= {
-                name: tuple(known.get(name, ())) for name in ("column_changes", "backfill_range", "rolled_back_batches")
-            }
-            return cls(inputs=inputs, **known)
+            inputs = {n: InputVersion(item["version"], item["generation"]) for n, item in value["inputs"].items()}
+            data = {f.name: value[f.name] for f in fields(cls) if f.name in value and f.name != "inputs"}
+            lists = ("column_changes", "backfill_range", "rolled_back_batches")
+            data |= {name: tuple(data.get(name, ())) for name in lists}
+            return cls(inputs=inputs, **data)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -98,11 +107,10 @@ def _check_format(number: int) -> None:
     if number < FORMAT:
         raise LedgerError(
             f"The lake was written by an older version of lakehouse (format {number}; this version reads {FORMAT}). "
-            "To rebuild it from its landed files, move its folders `lake` and `manifests` away, then run "
-            "`lakehouse run`."
+            "To rebuild it from its landed files, move its folders `lake` and `manifests` away and run `lakehouse run`."
         )
 
 
 def build_application_id(table: str, generation: int) -> str:
-    """The id under which a table's batches are fenced (Delta's txnAppId): one that was used before is skipped."""
+    """Build the id that fences a table's batches (Delta's txnAppId). Delta skips a batch number that it has seen."""
     return f"lakehouse/{table}/{generation}"

@@ -1,4 +1,4 @@
-"""Reading tables without Spark: versions, records, sizes, changed values, from the Delta log by delta-rs."""
+"""Table logs by delta-rs: versions, records, sizes and changed values. Needs no Spark."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from lakehouse.errors import LedgerError, StorageError, get_first_line
 from lakehouse.storage import s3
 from lakehouse.storage.location import Location, build_delta_options, list_names, stat_files
 
-# How many versions are looked through, more each time: each is a file, and nearly always the newest has a record.
+# Limits on the versions to scan for a record. Each version is a file, and nearly always the newest has a record.
 SCAN_LIMITS = (1, 32, None)
-# What Delta does to a table without a change of its rows.
+# Delta operations that change no rows.
 MAINTENANCE_OPERATIONS = (
     "OPTIMIZE",
     "VACUUM",
@@ -44,8 +44,15 @@ _MERGE_METRICS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRow
 
 @dataclass(frozen=True)
 class Entry:
-    """One version of a table: when (UTC), what Delta did (a write's ``mode`` is Append or Overwrite), and the ledger's record
-    where it has one."""
+    """One version of a table.
+
+    Attributes:
+        committed_at: In UTC.
+        operation: Name of the Delta operation.
+        metrics: Delta's metrics of the operation.
+        record: The ledger's record; None where the commit has none.
+        mode: For a write, Append or Overwrite.
+    """
 
     version: int
     committed_at: datetime
@@ -56,17 +63,17 @@ class Entry:
 
     @property
     def rows_written(self) -> int:
-        """The rows that it wrote, by Delta's count; a replacement by predicate copies their neighbours in the same files."""
+        """Number of written rows, by Delta's count, without the rows of the same files that a replacement copies."""
         return int(self.metrics.get("numOutputRows", 0)) - int(self.metrics.get("numCopiedRows", 0))
 
     @property
     def rows(self) -> dict[str, int]:
-        """The record's row counts, with Delta's where rows are written without having been counted before."""
+        """Row counts of the record. Delta's count stands for written rows that the record does not count."""
         return {"written": self.rows_written, **(self.record.rows if self.record else {})}
 
 
 class TableLog:
-    """A table's log as it stood when opened."""
+    """A table's log at the version that was opened."""
 
     def __init__(self, path: Location, table: DeltaTable) -> None:
         self.path = path
@@ -77,7 +84,7 @@ class TableLog:
         return int(self.delta_table.version())
 
     def entries(self, limit: int | None = None) -> list[Entry]:
-        """Its versions, newest first."""
+        """Return the versions, newest first."""
         with _translate_store_errors(self.path):
             return [_parse_entry(commit) for commit in self.delta_table.history(limit)]
 
@@ -86,13 +93,13 @@ class TableLog:
         """The newest entry that carries a record."""
         for limit in SCAN_LIMITS:
             entries = self.entries(limit)
-            found = next((entry for entry in entries if entry.record), None)
-            if found or limit is None or len(entries) < limit:
-                return found
+            last = next((entry for entry in entries if entry.record), None)
+            if last or limit is None or len(entries) < limit:
+                return last
         return None
 
     def columns(self) -> dict[str, str]:
-        """Column names and Spark SQL types."""
+        """Return the column names with their Spark SQL types."""
         return {f["name"]: _to_sql_type(f["type"]) for f in json.loads(self.delta_table.schema().to_json())["fields"]}
 
     def count_rows(self) -> int:
@@ -102,20 +109,25 @@ class TableLog:
         return self.measure()[1]
 
     def measure(self, column: str | None = None, days: Sequence[tuple[date, date]] = ()) -> tuple[int, int]:
-        """The rows and bytes of its files: of all, or of those that may hold rows whose date in ``column`` is one of the days."""
+        """Return the rows and bytes of the table's files.
+
+        Args:
+            column: A date column. With it, only the files that may have rows of the days count.
+            days: Ranges of days, each as its first and last day.
+        """
         adds = self._add_actions
         if column is not None and f"min.{column}" in adds.column_names:
-            least, most = adds[f"min.{column}"].to_pylist(), adds[f"max.{column}"].to_pylist()
-            kept = [
+            minima, maxima = adds[f"min.{column}"].to_pylist(), adds[f"max.{column}"].to_pylist()
+            matches = [
                 low is None or high is None or any(low <= last and first <= high for first, last in days)
-                for low, high in zip(least, most, strict=True)
+                for low, high in zip(minima, maxima, strict=True)
             ]
-            adds = adds.filter(pa.array(kept, pa.bool_()))
+            adds = adds.filter(pa.array(matches, pa.bool_()))
         rows, size = (int(pc.sum(adds[c]).as_py() or 0) if adds.num_rows else 0 for c in ("num_records", "size_bytes"))
         return rows, size
 
     def measure_changes(self, after: int) -> tuple[int, int]:
-        """The rows that were written or deleted after a version, and the bytes of the files that hold them."""
+        """Return the number of rows that were written or deleted after a version, and the bytes of their files."""
         rows = size = 0
         for entry in self.entries(max(self.version - after, 0) or 1):
             if entry.version > after:
@@ -125,47 +137,62 @@ class TableLog:
         return rows, size
 
     def list_files(self) -> list[str]:
-        """Its files, below the table's folder, as its log names them."""
+        """Return the paths of the table's files below its folder, as its log has them."""
         return [str(path) for path in self._add_actions["path"].to_pylist()]
 
     def count_files(self) -> int:
         return int(self._add_actions.num_rows)
 
     def list_missing_files(self) -> list[str]:
-        """Those of its files that are no longer there, as a rule since a VACUUM."""
+        """Return the paths of the table's files that no longer exist, as a rule because of a VACUUM."""
         paths = [unquote(path) for path in self.list_files()]
-        there = stat_files(self.path, paths)
-        return [path for path in paths if isinstance(there[path], OSError)]
+        stats = stat_files(self.path, paths)
+        return [path for path in paths if isinstance(stats[path], OSError)]
 
     @cached_property
     def _add_actions(self) -> pa.Table:
         return pa.table(self.delta_table.get_add_actions(flatten=True))
 
     def has_change_feed(self) -> bool:
-        """Whether its change feed is on."""
+        """Return whether the table's change feed is on."""
         return str(self.delta_table.metadata().configuration.get("delta.enableChangeDataFeed")).lower() == "true"
 
     def read_changed_values(self, column: str, after: int, until: int) -> set[Any]:
-        """The values of ``column`` in every row inserted, deleted or updated (old and new image) in (after, until]."""
+        """Return the values of a column in all changed rows, in both images of an update.
+
+        Args:
+            after: The version after which changes count.
+            until: The last version with changes that count.
+
+        Raises:
+            LedgerError: The changes can no longer be read.
+        """
         batches = self._read_changes([column], after, until)
-        return {value for one in batches for value in pc.unique(one.column(column)).to_pylist()}
+        return {value for batch in batches for value in pc.unique(batch.column(column)).to_pylist()}
 
     def read_net_changed_values(self, column: str, after: int, until: int, ignored: Sequence[str]) -> set[Any]:
-        """The values of ``column`` in the rows that only one of two versions has, whatever they hold in the columns ``ignored``."""
+        """Return the values of a column in the rows that only one of two versions has.
+
+        Args:
+            ignored: Columns that do not count when rows are compared.
+
+        Raises:
+            LedgerError: The changes can no longer be read.
+        """
         import duckdb
 
-        found, kinds = set[Any](), set[str]()
-        for one in self._read_changes([column, _CHANGE_TYPE], after, until):
-            found.update(pc.unique(one.column(column)).to_pylist())
-            kinds.update(pc.unique(one.column(_CHANGE_TYPE)).to_pylist())
-        if len(kinds) < 2:
-            return found  # nothing that could be as it was
+        values, change_types = set[Any](), set[str]()
+        for batch in self._read_changes([column, _CHANGE_TYPE], after, until):
+            values.update(pc.unique(batch.column(column)).to_pylist())
+            change_types.update(pc.unique(batch.column(_CHANGE_TYPE)).to_pylist())
+        if len(change_types) < 2:
+            return values  # With one type of change, no change can cancel another.
         compared = [c for c in self.columns() if c not in ignored]
         names = ", ".join('"' + c.replace('"', '""') + '"' for c in compared)
         net = f"sum(CASE WHEN {_CHANGE_TYPE} IN ('insert', 'update_postimage') THEN 1 ELSE -1 END)"
         batches = self._read_changes([*compared, _CHANGE_TYPE], after, until)
         first = next(batches)
-        with duckdb.connect() as connection:  # which sums up what streams by, and needs not hold it
+        with duckdb.connect() as connection:  # DuckDB aggregates the stream and need not cache it.
             connection.register("changes", pa.RecordBatchReader.from_batches(first.schema, chain([first], batches)))
             differing = f"SELECT {names} FROM changes GROUP BY {names} HAVING {net} <> 0"
             return {
@@ -173,10 +200,10 @@ class TableLog:
             }
 
     def _read_changes(self, columns: list[str], after: int, until: int) -> Iterator[pa.RecordBatch]:
-        """These columns of every row inserted, deleted or updated in (after, until].
+        """Yield these columns of every row inserted, deleted or updated in (after, until].
 
         Raises:
-            LedgerError: they cannot be read any more.
+            LedgerError: The changes can no longer be read.
         """
         if after >= until:
             return
@@ -186,102 +213,112 @@ class TableLog:
                     starting_version=after + 1, ending_version=until, columns=columns
                 ):
                     yield pa.record_batch(batch)
-        except StorageError:  # says nothing of the changes
+        except StorageError:  # The store failed. The changes may exist.
             raise
-        except Exception as error:  # what reads the files lazily raises nothing more precise
-            raise LedgerError(f"{self.path}: its changes after version {after} cannot be read: {error}") from error
+        except Exception as error:  # The lazy reader of the files raises nothing more precise.
+            raise LedgerError(f"{self.path}: the changes after version {after} cannot be read: {error}") from error
 
 
 @contextmanager
 def _translate_store_errors(path: Location) -> Iterator[None]:
-    """Explain the store's faults in words, and name the table whose records have another format."""
+    """Translate the store's errors, and name the table of a record with another format."""
     try:
         yield
     except LedgerError as error:
         raise LedgerError(f"{path}: {error}") from error
-    except Exception as error:  # of whichever library reads
-        if said := s3.explain_error(error):
-            raise StorageError(f"{path}: {said}") from error
+    except Exception as error:  # The reading library decides the type.
+        if explanation := s3.explain_error(error):
+            raise StorageError(f"{path}: {explanation}") from error
         raise
 
 
 def open_log(path: Location, version: int | None = None) -> TableLog | None:
-    """The log of the table at ``path``; None where there is no table.
+    """Open the log of the table at a path.
+
+    Returns:
+        The log; None where there is no table.
 
     Raises:
-        LedgerError: there is a table, but its log is damaged or the version is gone.
+        LedgerError: The table's log is damaged, or the version no longer exists.
     """
     try:
         table = DeltaTable(str(path), version=version, storage_options=build_delta_options(path))
-        opened = TableLog(path, table)
-        _check_complete(opened)
-        return opened
+        log = TableLog(path, table)
+        _check_complete(log)
+        return log
     except (DeltaError, OSError, ValueError) as error:
-        # A first write that failed leaves the folder, with nothing committed in it.
+        # A failed first write leaves a folder without any commit.
         if isinstance(error, TableNotFoundError) and not any(
             _COMMIT_FILE.search(n) for n in list_names(path / "_delta_log")
         ):
             return None
-        if said := s3.explain_error(error):
-            raise StorageError(f"{path}: {said}") from error
+        if explanation := s3.explain_error(error):
+            raise StorageError(f"{path}: {explanation}") from error
         raise LedgerError(
-            f"{path}: the Delta log cannot be read ({get_first_line(error)}). Nothing was changed; restore the missing log files."
+            f"{path}: the Delta log cannot be read ({get_first_line(error)}). "
+            "Nothing was changed; restore the missing log files."
         ) from error
 
 
-def _check_complete(opened: TableLog) -> None:
-    """Refuse a log that a power cut left short at the end of a line: readers take what is there for all there is.
+def _check_complete(log: TableLog) -> None:
+    """Check that no power cut left the log short at the end of a line. Readers would take it for complete.
 
-    Delta's writer says beside most commits how many files the table then has. In a bucket a file is there whole or not at all.
+    Beside most commits, Delta's writer records how many files the table then has. In a bucket a file is never partial.
 
     Raises:
-        ValueError: files are missing, or are there that were removed.
+        ValueError: The log lacks files, or has files that were removed.
     """
-    if not isinstance(opened.path, Path):
+    if not isinstance(log.path, Path):
         return
-    commit = opened.path / "_delta_log" / f"{opened.version:020d}.json"
+    commit = log.path / "_delta_log" / f"{log.version:020d}.json"
     if commit.is_file() and not commit.stat().st_size:
         raise ValueError(f"{commit.name} is empty")
     try:
-        said = json.loads(commit.with_suffix(".crc").read_text(encoding="utf-8"))
-        wanted = (said["numFiles"], said["tableSizeBytes"])
-    except (OSError, ValueError, KeyError):  # it is written after the commit, and need not be
+        checksum = json.loads(commit.with_suffix(".crc").read_text(encoding="utf-8"))
+        expected = (checksum["numFiles"], checksum["tableSizeBytes"])
+    except (OSError, ValueError, KeyError):  # The file is optional, and is written after the commit.
         return
-    if wanted != (opened.count_files(), opened.count_bytes()):
-        raise ValueError(f"it names {opened.count_files()} files of other sizes than the {wanted[0]} that were written")
+    actual = (log.count_files(), log.count_bytes())
+    if expected != actual:
+        raise ValueError(
+            f"expected {expected[0]} files of {expected[1]} bytes, and the log names {actual[0]} of {actual[1]} bytes"
+        )
 
 
 def rows_written(path: Location) -> int:
     """Return the rows that the table's last recorded commit wrote, by Delta's own count."""
-    table = open_log(path)
-    return table.last.rows_written if table and table.last else 0
+    log = open_log(path)
+    return log.last.rows_written if log and log.last else 0
 
 
 def read_last_record(path: Location) -> Record | None:
+    """Read the newest record of the table at a path; None where there is none."""
     log = open_log(path)
     entry = log.last if log else None
     return entry.record if entry else None
 
 
 def filter_effective(entries: Sequence[Entry]) -> list[Entry]:
-    """The recorded commits that the table's rows come from, newest first: without those that were taken back, and without the
-    commits that took them back."""
-    found: list[Entry] = []
-    below: int | None = None
+    """Return the recorded commits that the table's rows come from, newest first.
+
+    Commits that were rolled back are left out, and so are the rollbacks.
+    """
+    effective: list[Entry] = []
+    restored_version: int | None = None
     for entry in entries:
-        if entry.record is None or (below is not None and entry.version > below):
+        if entry.record is None or (restored_version is not None and entry.version > restored_version):
             continue
         if entry.record.rolled_back_run:
-            below = entry.record.restored_version
+            restored_version = entry.record.restored_version
         else:
-            found.append(entry)
-    return found
+            effective.append(entry)
+    return effective
 
 
 def resolve_version(entries: Sequence[Entry], input_version: InputVersion) -> InputVersion:
-    """The version at which the rows of a consumed one stand now: the commit that put the very same rows back, if any did.
+    """Return the current version with the same rows as a consumed one: that of the rollback that restored them, if any.
 
-    So a reader that has seen nothing of a run that was taken back goes on from there, across the new generation.
+    A reader that has read nothing of the rolled back run continues from there, across the new generation.
     """
     for entry in reversed(entries):
         if entry.record and entry.record.rolled_back_run and entry.record.restored_version == input_version.version:
@@ -290,16 +327,16 @@ def resolve_version(entries: Sequence[Entry], input_version: InputVersion) -> In
 
 
 def resolve_current_version(log: TableLog | None, input_version: InputVersion) -> InputVersion:
-    """`standing` in a log, which is read through only where the table is of another generation by now."""
+    """Resolve a version as `resolve_version` does. The log is scanned only where the table's generation has changed."""
     record = log.last.record if log and log.last else None
-    anew = log and record and record.generation != input_version.generation
-    return resolve_version(log.entries(), input_version) if log and anew else input_version
+    is_same = record is None or record.generation == input_version.generation
+    return input_version if log is None or is_same else resolve_version(log.entries(), input_version)
 
 
 def is_rolled_back(entries: Sequence[Entry], version: int) -> bool:
-    """Whether the commit of that version was taken back since."""
-    undos = (e for e in entries if e.record and e.record.rolled_back_run)
-    return any(e.record.restored_version < version < e.version for e in undos if e.record)
+    """Return whether a later commit rolled that version back."""
+    rollbacks = (e for e in entries if e.record and e.record.rolled_back_run)
+    return any(e.record.restored_version < version < e.version for e in rollbacks if e.record)
 
 
 def _parse_entry(commit: dict[str, Any]) -> Entry:
@@ -318,7 +355,7 @@ _SPARK_NAMES = {"long": "bigint", "integer": "int", "short": "smallint", "byte":
 
 
 def _to_sql_type(kind: Any) -> str:
-    """A Delta schema type in Spark SQL's words."""
+    """Return the Spark SQL name of a Delta schema type."""
     if isinstance(kind, str):
         return _SPARK_NAMES.get(kind, kind)
     if kind["type"] == "array":

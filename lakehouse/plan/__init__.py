@@ -1,1 +1,1 @@
-"""What the next run does to each table, and why, without an engine."""
+"""Plans: the steps of the next run, backfills and rollbacks. Needs no engine."""

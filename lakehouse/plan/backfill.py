@@ -1,4 +1,4 @@
-"""Partitions by date: those that a backfill asks for and has done already, in which pieces it is done, and the gaps between them."""
+"""Backfills: the requested partitions by date, those that are completed, their commits by year, and gaps in a table."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lakehouse.deltalog.table_log import TableLog
 
 
 def iterate_days(since: date, until: date) -> Iterator[date]:
-    """Every day of a range, its last included."""
+    """Yield every day of a range, its last day included."""
     for number in range((until - since).days + 1):
         yield since + timedelta(number)
 
 
 def select_backfill_partitions(table: Table, since: date | None, until: date | None) -> set[date]:
-    """The partitions that a range of days asks for; none of a table that has none."""
+    """Return the partitions that a range of days covers; none where the table has no partitions."""
     write = table.partitioning
     if write is None or since is None or until is None:
         return set()
@@ -33,38 +33,46 @@ def select_backfill_partitions(table: Table, since: date | None, until: date | N
 def find_completed_backfill(
     table: Table, log: TableLog, requested: set[date], inputs: Mapping[str, InputVersion]
 ) -> set[date]:
-    """Those of the partitions asked for that were recomputed for being asked for, and would be the same now.
+    """Return the requested partitions that were backfilled before and need no second backfill.
 
-    That is since the code and the look-ups are as they are; what changed in a driver since is recomputed for that. Another writer's
-    commit ends the search, as its changes may have to be put right, and so does the undo of a run.
+    Those were computed with the current code and the current lookups. Later changes of an incremental input are no
+    reason for a second one, because every run recomputes the affected partitions. The search ends at another writer's
+    commit, as a backfill may have to correct its changes, and at a rollback.
     """
-    found: set[date] = set()
-    definition = compute_fingerprint(table)
-    looked_up = {one.table for one in table.inputs.values() if one.role == "lookup"}
+    completed: set[date] = set()
+    fingerprint = compute_fingerprint(table)
+    lookups = {input_.table for input_ in table.inputs.values() if input_.role == "lookup"}
     for entry in log.entries():
         record = entry.record
-        if record is None or record.rolled_back_run or record.fingerprint != definition:
+        if record is None or record.rolled_back_run or record.fingerprint != fingerprint:
             break
-        if not _has_same_inputs(record, looked_up, inputs):
+        if not _has_same_inputs(record, lookups, inputs):
             break
         if record.backfill_range:
             first, last = map(date.fromisoformat, record.backfill_range)
-            found |= {one for one in requested if first <= one <= last}
-    return found
+            completed |= {day for day in requested if first <= day <= last}
+    return completed
 
 
 def _has_same_inputs(record: Record, lookups: set[str], inputs: Mapping[str, InputVersion]) -> bool:
     return all(
-        record.inputs.get(name) == now if name in lookups else record.inputs[name].generation == now.generation
-        for name, now in inputs.items()
+        record.inputs.get(name) == version if name in lookups else record.inputs[name].generation == version.generation
+        for name, version in inputs.items()
         if name in lookups or name in record.inputs
     )
 
 
 def split_by_year(affected: set[date], requested: set[date]) -> list[tuple[set[date], set[date]]]:
-    """The commits in which partitions are replaced, each with those of them that were only asked for: a calendar year's at a time.
+    """Split the partitions to replace into commits: one for each calendar year of the requested partitions.
 
-    All that changes touched is in the first, as it says which changes were consumed.
+    All affected partitions are in the first commit, because its record says which changes were consumed.
+
+    Args:
+        affected: Partitions that changed input rows affect.
+        requested: Partitions that only a backfill requests.
+
+    Returns:
+        For each commit, its partitions and those of them that only the backfill requests.
     """
     first, *rest = [set(group) for _, group in groupby(sorted(requested), key=lambda day: day.year)]
     return [(affected | first, first), *((year, year) for year in rest)]
@@ -75,7 +83,11 @@ def split_by_year(affected: set[date], requested: set[date]) -> list[tuple[set[d
 
 @dataclass(frozen=True)
 class Gap:
-    """Neighbouring partitions between a table's first and its last that have no row, and the drivers that have rows of these days."""
+    """Neighbouring partitions without rows, between a table's first and last partition.
+
+    Attributes:
+        inputs_with_rows: The incremental inputs with rows of these days.
+    """
 
     first: date
     last: date
@@ -83,33 +95,36 @@ class Gap:
     inputs_with_rows: tuple[str, ...] = ()
 
 
-def find_gaps(table: Table, opened: TableLog, input_logs: Mapping[str, TableLog | None]) -> list[Gap]:
-    """The gaps of a table replaced by partition. Reads the column of dates, and that of the drivers where there is a gap."""
+def find_gaps(table: Table, log: TableLog, input_logs: Mapping[str, TableLog | None]) -> list[Gap]:
+    """Return the gaps of a table that is replaced by partition.
+
+    Only date columns are read: the table's, and where there is a gap those of the incremental inputs.
+    """
     write = table.partitioning
     if write is None:
         return []
-    there = _read_dates(opened, write.partition)
-    if not there:
+    existing = _read_dates(log, write.partition)
+    if not existing:
         return []
-    expected = {truncate_to_partition(day, write) for day in iterate_days(min(there), max(there))}
-    missing = sorted(expected - there)
+    expected = {truncate_to_partition(day, write) for day in iterate_days(min(existing), max(existing))}
+    missing = sorted(expected - existing)
     if not missing:
         return []
-    known = {
-        one.table: {truncate_to_partition(day, write) for day in _read_dates(log, one.date_column)}
-        for one in table.incremental_inputs.values()
-        if one.date_column is not None and (log := input_logs[one.table]) is not None
+    days_by_input = {
+        input_.table: {truncate_to_partition(day, write) for day in _read_dates(input_log, input_.date_column)}
+        for input_ in table.incremental_inputs.values()
+        if input_.date_column is not None and (input_log := input_logs[input_.table]) is not None
     }
-    return [_build_gap(first, last, missing, known) for first, last in merge_into_ranges(missing, write)]
+    return [_build_gap(first, last, missing, days_by_input) for first, last in merge_into_ranges(missing, write)]
 
 
 def _build_gap(first: date, last: date, missing: Sequence[date], days_by_input: Mapping[str, set[date]]) -> Gap:
-    inside = {one for one in missing if first <= one <= last}
-    return Gap(first, last, len(inside), tuple(name for name, there in days_by_input.items() if there & inside))
+    partitions = {day for day in missing if first <= day <= last}
+    return Gap(first, last, len(partitions), tuple(name for name, days in days_by_input.items() if days & partitions))
 
 
-def _read_dates(opened: TableLog, column: str) -> set[date]:
-    found: set[date] = set()
-    for batch in opened.delta_table.to_pyarrow_dataset().to_batches(columns=[column]):
-        found.update(pc.unique(batch.column(column)).to_pylist())
-    return found - {None}
+def _read_dates(log: TableLog, column: str) -> set[date]:
+    dates: set[date] = set()
+    for batch in log.delta_table.to_pyarrow_dataset().to_batches(columns=[column]):
+        dates.update(pc.unique(batch.column(column)).to_pylist())
+    return dates - {None}

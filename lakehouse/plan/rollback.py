@@ -1,8 +1,9 @@
-"""What it would take to take back a run: which tables go back to which version, and what the next run then does. Without Spark.
+"""Plan the rollback of a run: the version to restore for each table, and the effects on the next run. Needs no Spark.
 
-A run is on record in the commits that it made. Where none but it has written a table since, the table goes back to what it was
-before: a new version, of a new generation, whose record says which run it undoes. Landed files of the run's batches count as new
-again, as the record of their source's table says so (`lakehouse.deltalog.commit_record`); evidence, in the quarantine, stays.
+A run is on record in its commits. Where no other run has written a table since, the version before the run is
+restored. The restoring commit is a new version of a new generation, and its record names the run that is rolled back.
+By the record of their source's table, the landed files of the run's batches count as new again
+(`lakehouse.deltalog.commit_record`). Evidence in the quarantine stays.
 """
 
 from __future__ import annotations
@@ -27,19 +28,26 @@ if TYPE_CHECKING:
     from lakehouse.deltalog.table_log import Entry, TableLog
     from lakehouse.landing.manifest import Manifest
 
-# Evidence, which stays: what was set aside, and what became of it.
+# Evidence is never rolled back: the quarantined rows and their outcomes.
 EVIDENCE_LAYERS = ("quarantine", "outcomes")
-# What a run does to a table before its own commit, without a record.
+# Operations by which a run prepares a table before its own commit. They carry no record.
 _PREPARATION_OPERATIONS = ("ADD COLUMNS", "SET TBLPROPERTIES")
 _MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class TableRollback:
-    """The way of a table back to before ``run``, from version ``now`` to ``to``; without one it is emptied, as the run made it.
+    """Rollback of one table.
 
-    ``then`` is the record of the rows that it gets back, of version ``restores``, ``last`` its newest. ``undone`` are the
-    batches of landed files that count no longer, ``batch`` the number that the commit takes.
+    Attributes:
+        run: The run that is rolled back.
+        current_version: The table's newest version.
+        target_version: The version to restore. None where the run created the table: then it is emptied.
+        last_record: The table's newest record.
+        target_record: The record of the restored rows. None where there is none.
+        restored_version: The version to write into the new record (see `Record.restored_version`).
+        batch: The batch number of the restoring commit.
+        rolled_back_batches: All batches of landed files that no longer count.
     """
 
     table: str
@@ -57,11 +65,14 @@ class TableRollback:
 
 @dataclass(frozen=True)
 class RollbackPlan:
-    """What taking back a run would do.
+    """Plan to roll back a run.
 
-    ``tables`` are in the order in which they go back: readers first, so that no table ever holds rows that what it was made from
-    has lost. ``done`` went back in an earlier attempt. ``files`` are landed files that the next run ingests again, ``gone`` those
-    whose rows do not come back as the landing zone no longer has them, ``anew`` the tables that it makes anew, and why.
+    Attributes:
+        tables: In the order of their rollback. Readers come first, because no table may hold rows that its inputs lost.
+        completed_tables: Tables that an earlier attempt rolled back.
+        files_to_ingest: Landed files that the next run ingests again.
+        missing_files: Landed files that the landing zone no longer has. The next run cannot ingest their rows again.
+        tables_to_rebuild: The tables that the next run rebuilds, with the reason.
     """
 
     run: str
@@ -74,7 +85,7 @@ class RollbackPlan:
 
 @dataclass(frozen=True)
 class _TableState:
-    """A table with its commits, newest first, and those of them that its rows come from."""
+    """A table with its commits, newest first, and those of the commits that its rows come from."""
 
     name: str
     log: TableLog
@@ -82,79 +93,95 @@ class _TableState:
     effective_entries: Sequence[Entry]
 
     def list_commits_of(self, run: str) -> list[Entry]:
-        return [one for one in self.effective_entries if one.record and one.record.run == run]
+        return [entry for entry in self.effective_entries if entry.record and entry.record.run == run]
+
+    def has_record_of(self, run: str) -> bool:
+        return any(entry.record and entry.record.run == run for entry in self.entries)
 
 
 def plan_rollback(lake: Lake, run: str) -> RollbackPlan:
-    """What taking back the run would do.
+    """Plan the rollback of a run, without changing anything.
 
     Raises:
-        RollbackError: there is no such run, or it cannot be taken back: every reason is listed.
-        LedgerError: a log is damaged.
+        RollbackError: The run does not exist or cannot be rolled back. Every reason is listed.
+        LedgerError: A log is damaged.
     """
-    seen = _read_tables(lake)
-    _check_run(seen, run)
-    held = [one for one in seen if one.list_commits_of(run)]
-    if problems := [said for one in held for said in _find_conflicts(one, run)]:
+    states = _read_tables(lake)
+    _check_run(states, run)
+    written = [state for state in states if state.list_commits_of(run)]
+    if problems := [problem for state in written for problem in _find_conflicts(state, run)]:
         raise _build_error(run, problems)
-    backs, problems = [], []
-    for one in held:
+    rollbacks, problems = [], []
+    for state in written:
         try:
-            backs.append(_plan_table(lake, one, run))
+            rollbacks.append(_plan_table(lake, state, run))
         except LakehouseError as error:
             problems.append(str(error))
     if problems:
         raise _build_error(run, problems)
-    done = [one.name for one in seen if one not in held and any(e.record and e.record.run == run for e in one.entries)]
-    files, gone = _classify_files(lake, backs)
-    anew = _find_rebuilds(lake, {one.name: one for one in seen}, {one.table: one for one in backs})
-    return RollbackPlan(run, tuple(backs), tuple(done), files, gone, anew)
+    completed = [state.name for state in states if state not in written and state.has_record_of(run)]
+    new_files, missing_files = _classify_files(lake, rollbacks)
+    rebuilds = _find_rebuilds(lake, {state.name: state for state in states}, {back.table: back for back in rollbacks})
+    return RollbackPlan(run, tuple(rollbacks), tuple(completed), new_files, missing_files, rebuilds)
 
 
 def _build_error(run: str, problems: Sequence[str]) -> RollbackError:
-    said = "".join(f"\n  - {one}" for one in dict.fromkeys(problems))
-    return RollbackError(f"Run {run} cannot be taken back, and nothing was touched:{said}")
+    lines = "".join(f"\n  - {problem}" for problem in dict.fromkeys(problems))
+    return RollbackError(f"Run {run} cannot be rolled back. Nothing was changed:{lines}")
 
 
 def _read_tables(lake: Lake) -> list[_TableState]:
-    """Every table that holds rows, readers before what they read: first what no graph names, such as scores."""
-    there = sql.find_tables(lake.root / "lake")
-    declared = [name for name in reversed(list(lake.graph.declarations)) if name in there]
-    others = [name for name in there if name not in declared and name.split(".")[0] not in EVIDENCE_LAYERS]
+    """Read the log of every table with rows, readers before their inputs.
 
-    def see(name: str) -> _TableState | None:
-        opened = table_log.open_log(there[name])
-        entries = opened.entries() if opened else []
-        return _TableState(name, opened, entries, table_log.filter_effective(entries)) if opened else None
+    Tables that no graph declares, such as scores, come first.
+    """
+    paths = sql.find_tables(lake.root / "lake")
+    declared = [name for name in reversed(list(lake.graph.declarations)) if name in paths]
+    others = [name for name in paths if name not in declared and name.split(".")[0] not in EVIDENCE_LAYERS]
+
+    def read(name: str) -> _TableState | None:
+        log = table_log.open_log(paths[name])
+        entries = log.entries() if log else []
+        return _TableState(name, log, entries, table_log.filter_effective(entries)) if log else None
 
     with ThreadPoolExecutor() as pool:
-        return [one for one in pool.map(see, [*others, *declared]) if one]
+        return [state for state in pool.map(read, [*others, *declared]) if state]
 
 
 def _check_run(states: Sequence[_TableState], run: str) -> None:
-    """
+    """Check that the run has commits and is not itself a rollback.
+
     Raises:
-        RollbackError: no table has a commit of that run, or it is an undo.
+        RollbackError: No table has a commit of the run, or the run is a rollback.
     """
-    records = [e.record for one in states for e in one.entries if e.record]
-    ours = [record for record in records if record.run == run]
-    if any(record.rolled_back_run for record in ours):
+    records = [entry.record for state in states for entry in state.entries if entry.record]
+    run_records = [record for record in records if record.run == run]
+    if any(record.rolled_back_run for record in run_records):
         raise RollbackError(
-            f"Run {run} took back run {ours[0].rolled_back_run}, and cannot be taken back: `lakehouse run` goes on."
+            f"Run {run}: it rolled back run {run_records[0].rolled_back_run} and cannot be rolled back. "
+            "Run `lakehouse run` to continue from there."
         )
-    if not ours:
-        newest = {e.record.run: e.record.committed_at for one in states for e in one.effective_entries if e.record}
-        known = sorted(newest, key=lambda one: (newest[one], one), reverse=True)[:_MAX_SHOWN]
-        said = f"the newest are {', '.join(known)}" if known else "there is none"
-        raise RollbackError(f"No table has a commit of run {run!r}; {said} (`lakehouse history TABLE`).")
+    if not run_records:
+        newest = {
+            entry.record.run: entry.record.committed_at
+            for state in states
+            for entry in state.effective_entries
+            if entry.record
+        }
+        names = sorted(newest, key=lambda name: (newest[name], name), reverse=True)[:_MAX_SHOWN]
+        hint = f"the newest are {', '.join(names)}" if names else "there is none"
+        raise RollbackError(f"No table has a commit of run {run!r}; {hint}. List them with `lakehouse history TABLE`.")
 
 
 def _find_conflicts(state: _TableState, run: str) -> Iterator[str]:
-    """What was done to the table since the run, and would be lost."""
+    """Yield the changes that others made to the table since the run. A rollback would lose them."""
     first = state.list_commits_of(run)[-1]
-    since = [e for e in state.effective_entries if e.version > first.version and e.record and e.record.run != run]
-    if later := list(dict.fromkeys(e.record.run for e in since if e.record)):
-        yield f"{state.name} was written by {', '.join(later)} since: take back first, newest first, `lakehouse rollback {later[0]}`"
+    records = [entry.record for entry in state.effective_entries if entry.version > first.version]
+    if later := list(dict.fromkeys(record.run for record in records if record and record.run != run)):
+        yield (
+            f"{state.name} was written by {', '.join(later)} since. "
+            f"Roll back the later runs first, newest first: `lakehouse rollback {later[0]}`."
+        )
     for entry in reversed(state.entries):
         if (
             entry.version > first.version
@@ -165,161 +192,189 @@ def _find_conflicts(state: _TableState, run: str) -> Iterator[str]:
 
 
 def _plan_table(lake: Lake, state: _TableState, run: str) -> TableRollback:
-    """
+    """Plan the rollback of one table.
+
     Raises:
-        RollbackError: the version before the run can no longer be had.
+        RollbackError: The version before the run is no longer available.
     """
-    first, last = state.list_commits_of(run)[-1], next(e.record for e in state.entries if e.record)
-    assert last is not None
-    to = _find_version_before(state, first)
-    before = next((e for e in state.entries if to is not None and e.version <= to and e.record), None)
-    then = before.record if before else None
-    restores = before.version if before else -1 if to is None else to
-    between = [e for e in state.entries if before and to and before.version < e.version <= to]
-    if to is not None and any(e.operation not in table_log.MAINTENANCE_OPERATIONS for e in between):
-        restores = to  # another writer changed its rows then: readers of the version before have not seen that
-    undone, batch = _find_rolled_back_batches(lake, state.name, last, then)
-    rows_then = 0 if to is None else _count_rows(state, to)
-    rows = state.log.count_rows()
-    return TableRollback(state.name, run, state.log.version, to, last, then, restores, rows, rows_then, batch, undone)
+    first, last_record = state.list_commits_of(run)[-1], next(entry.record for entry in state.entries if entry.record)
+    assert last_record is not None
+    target = _find_version_before(state, first)
+    before = next((e for e in state.entries if target is not None and e.version <= target and e.record), None)
+    target_record = before.record if before else None
+    restored = before.version if before else -1 if target is None else target
+    between = [e for e in state.entries if before and target and before.version < e.version <= target]
+    if target is not None and any(e.operation not in table_log.MAINTENANCE_OPERATIONS for e in between):
+        restored = target  # Another writer changed rows after the recorded version. Its readers have not read those.
+    batches, batch = _find_rolled_back_batches(lake, state.name, last_record, target_record)
+    return TableRollback(
+        table=state.name,
+        run=run,
+        current_version=state.log.version,
+        target_version=target,
+        last_record=last_record,
+        target_record=target_record,
+        restored_version=restored,
+        current_rows=state.log.count_rows(),
+        target_rows=0 if target is None else _count_rows(state, target),
+        batch=batch,
+        rolled_back_batches=batches,
+    )
 
 
 def _find_version_before(state: _TableState, first: Entry) -> int | None:
-    """The version before the run's first commit, and before the columns that it added for that; None where there is none.
+    """Return the version before the run's first commit and before the columns that the run added for that commit.
+
+    Returns:
+        The version; None where there is none.
 
     Raises:
-        RollbackError: it is gone from the log.
+        RollbackError: The log no longer has it.
     """
-    older = [e for e in state.entries if e.version < first.version]
+    older = [entry for entry in state.entries if entry.version < first.version]
     if not older and first.version > 0:
-        raise RollbackError(f"{state.name}: its log no longer reaches back to before version {first.version}")
-    to: int | None = first.version - 1 if older else None
+        raise RollbackError(f"{state.name}: the log no longer has the versions before {first.version}")
+    version: int | None = first.version - 1 if older else None
     for entry in older:
         if entry.record is not None or entry.operation not in _PREPARATION_OPERATIONS:
             break
-        to = entry.version - 1 if entry.operation == "ADD COLUMNS" else to
-    return to
+        version = entry.version - 1 if entry.operation == "ADD COLUMNS" else version
+    return version
 
 
 def _count_rows(state: _TableState, version: int) -> int:
-    """The rows of a version, all of whose files are there.
+    """Count the rows of a version after checking that all of its files exist.
 
     Raises:
-        RollbackError: some are not.
+        RollbackError: Some files are missing.
     """
-    opened = table_log.open_log(state.log.path, version)
-    assert opened is not None
-    if gone := opened.list_missing_files():
+    log = table_log.open_log(state.log.path, version)
+    assert log is not None
+    if missing := log.list_missing_files():
         raise RollbackError(
-            f"{state.name}: {len(gone)} of the {opened.count_files()} files of version {version} are gone (VACUUM)"
+            f"{state.name}: {len(missing)} of the {log.count_files()} files of version {version} are gone (VACUUM)"
         )
-    return opened.count_rows()
+    return log.count_rows()
 
 
 def _find_rolled_back_batches(
     lake: Lake, name: str, last_record: Record, target_record: Record | None
 ) -> tuple[tuple[int, ...], int]:
-    """The batches of landed files that count no longer once the table is as it was ``then``, and the next batch's number.
+    """Return the batches of landed files that no longer count after the rollback, and the next batch's number.
 
-    Those are all after it: also what a later run has pinned and not ingested, and what runs before were taken back.
+    All batches after the target record's are among them: also a batch that a later run pinned and did not ingest, and
+    the batches of runs that were rolled back before.
     """
-    listed = (file.removesuffix(".json") for file in location.list_names(lake.root.joinpath("manifests", name)))
-    batches = [int(number) for number in listed if number.isdigit()]
-    kept, undone = (target_record.batch, target_record.rolled_back_batches) if target_record else (0, ())
-    return tuple(sorted({*undone, *(n for n in batches if n > kept)})), max([last_record.batch, *batches]) + 1
+    stems = (file.removesuffix(".json") for file in location.list_names(lake.root.joinpath("manifests", name)))
+    batches = [int(stem) for stem in stems if stem.isdigit()]
+    target_batch, earlier = (target_record.batch, target_record.rolled_back_batches) if target_record else (0, ())
+    rolled_back = {*earlier, *(batch for batch in batches if batch > target_batch)}
+    return tuple(sorted(rolled_back)), max([last_record.batch, *batches]) + 1
 
 
-# --- what the next run then does ------------------------------------------------------------------------------------
+# --- effects on the next run ----------------------------------------------------------------------------------------
 
 
 def _classify_files(lake: Lake, rollbacks: Sequence[TableRollback]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the files in the batches that go back: those that are new again, and those that are no longer there."""
-    again: list[str] = []
-    gone: list[str] = []
-    for back in rollbacks:
-        source = lake.graph.declarations.get(back.table)
+    """Return, of the files in the rolled back batches, those that are new again and those that are missing."""
+    new: list[str] = []
+    missing: list[str] = []
+    for rollback in rollbacks:
+        source = lake.graph.declarations.get(rollback.table)
         if not isinstance(source, Source):
             continue
         landing = lake.landing_zone(source)
-        after = landing.read_history_without(back.rolled_back_batches)
-        held = {(one.path, one.identity) for manifest in after for one in manifest.files}
-        taken = [
-            one
-            for one in landing.read_manifests()
-            if one.batch in back.rolled_back_batches and one.batch not in back.last_record.rolled_back_batches
+        remaining = landing.read_history_without(rollback.rolled_back_batches)
+        ingested = {(file.path, file.identity) for manifest in remaining for file in manifest.files}
+        rolled_back = [
+            manifest
+            for manifest in landing.read_manifests()
+            if manifest.batch in rollback.rolled_back_batches
+            and manifest.batch not in rollback.last_record.rolled_back_batches
         ]
-        pending = {one.path for one in landing.find_new_files(after, compute_fingerprint(source))}
-        again += [path for path in _list_paths(taken) if path in pending]
-        lost = {one.path for m in taken for one in m.files if (one.path, one.identity) not in held}
-        gone += sorted(lost - pending)
-    return tuple(again), tuple(gone)
+        pending = {file.path for file in landing.find_new_files(remaining, compute_fingerprint(source))}
+        new += [path for path in _list_paths(rolled_back) if path in pending]
+        files = [file for manifest in rolled_back for file in manifest.files]
+        missing += sorted({file.path for file in files if (file.path, file.identity) not in ingested} - pending)
+    return tuple(new), tuple(missing)
 
 
 def _list_paths(manifests: Sequence[Manifest]) -> list[str]:
-    whole = {one.path for manifest in manifests for one in manifest.files}
-    return sorted(whole | {one.path for manifest in manifests for one in manifest.rejected_files})
+    files = {file.path for manifest in manifests for file in manifest.files}
+    return sorted(files | {file.path for manifest in manifests for file in manifest.rejected_files})
 
 
 def _find_rebuilds(
     lake: Lake, states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback]
 ) -> dict[str, str]:
-    """The tables that the next run makes anew, and why: the same that its plan will say once all has gone back."""
-    found: dict[str, str] = {}
+    """Return the tables that the next run rebuilds, with the reason.
+
+    After the rollback the planner decides the same.
+    """
+    reasons: dict[str, str] = {}
     for name, table in lake.graph.declarations.items():
         record = _get_record_after(states, rollbacks, name)
         if not isinstance(table, Table) or record is None:
             continue
-        for one in table.inputs.values():
-            before = record.inputs.get(one.table)
-            after = _get_record_after(states, rollbacks, one.table)
+        for input_ in table.inputs.values():
+            before = record.inputs.get(input_.table)
+            after = _get_record_after(states, rollbacks, input_.table)
             if before is None or after is None:
-                found.setdefault(name, "it has no rows then")
+                reasons.setdefault(name, "it has no rows after the rollback")
                 continue
-            entries = _get_entries_after(states, rollbacks, one.table)
-            stands, matters = (
-                table_log.resolve_version(entries, before),
-                one.role == "incremental" or one.on_change == "rebuild",
-            )
-            differs = one.table in rollbacks and stands.generation != after.generation
-            if differs and (matters or table_log.is_rolled_back(entries, stands.version)):
-                found.setdefault(name, f"of what it read in {one.table}, not all is left{_describe_loss(lake, table)}")
-            elif one.table in found and matters:
-                found.setdefault(name, f"{one.table} is made anew{_describe_loss(lake, table)}")
-    return found
+            entries = _get_entries_after(states, rollbacks, input_.table)
+            current = table_log.resolve_version(entries, before)
+            can_rebuild = input_.role == "incremental" or input_.on_change == "rebuild"
+            differs = input_.table in rollbacks and current.generation != after.generation
+            if differs and (can_rebuild or table_log.is_rolled_back(entries, current.version)):
+                reasons.setdefault(
+                    name, f"it read rows of {input_.table} that are removed{_describe_loss(lake, table)}"
+                )
+            elif input_.table in reasons and can_rebuild:
+                reasons.setdefault(name, f"{input_.table} is rebuilt{_describe_loss(lake, table)}")
+    return reasons
 
 
 def _describe_loss(lake: Lake, table: Table) -> str:
     if not table.write.is_append_only or lake.get_landed_source(table):
         return ""
-    return ", and what it had appended of rows that are no longer there is lost"
+    return "; appended rows that its inputs no longer have are lost"
 
 
 def _get_record_after(
     states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback], name: str
 ) -> Record | None:
+    """Return a table's newest record after the rollback."""
     if name in rollbacks:
         return build_record(rollbacks[name], Run("", ""))
-    return next((e.record for e in states[name].entries if e.record), None) if name in states else None
+    return next((entry.record for entry in states[name].entries if entry.record), None) if name in states else None
 
 
 def _get_entries_after(
     states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback], name: str
 ) -> list[Entry]:
-    """A table's commits once it has gone back."""
+    """Return a table's commits after the rollback, newest first."""
     entries = list(states[name].entries)
     if name not in rollbacks:
         return entries
-    back = rollbacks[name]
-    return [
-        table_log.Entry(back.current_version + 1, datetime.now(UTC), "RESTORE", {}, build_record(back, Run("", ""))),
-        *entries,
-    ]
+    rollback = rollbacks[name]
+    record = build_record(rollback, Run("", ""))
+    return [table_log.Entry(rollback.current_version + 1, datetime.now(UTC), "RESTORE", {}, record), *entries]
 
 
 def build_record(rollback: TableRollback, run: Run) -> Record:
-    """The record of the commit by which a run takes a table back; it has consumed what the table's rows were made from."""
+    """Build the record of the commit by which a run rolls a table back. Its inputs are those of the restored rows."""
     base = rollback.target_record or replace(rollback.last_record, inputs={})
     return Record(
-        run=run.id, batch=rollback.batch, generation=rollback.last_record.generation + 1, inputs=base.inputs, rows={"restored": rollback.target_rows},
-        revision=run.revision, fingerprint=base.fingerprint, committed_at=now(), rolled_back_run=rollback.run, restored_version=rollback.restored_version, rolled_back_batches=rollback.rolled_back_batches,
-    )  # fmt: skip
+        run=run.id,
+        batch=rollback.batch,
+        generation=rollback.last_record.generation + 1,
+        inputs=base.inputs,
+        rows={"restored": rollback.target_rows},
+        revision=run.revision,
+        fingerprint=base.fingerprint,
+        committed_at=now(),
+        rolled_back_run=rollback.run,
+        restored_version=rollback.restored_version,
+        rolled_back_batches=rollback.rolled_back_batches,
+    )

@@ -1,4 +1,4 @@
-"""Steps: what a run does to each table, one dataclass per action, and what the user asked of the run."""
+"""Steps of a run, one dataclass per action, and the user's request."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Action = Literal["none", "ingest", "build", "update", "blocked"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a run does to one table, and why.
+    """The action of a run on one table, and the reasons.
 
     Attributes:
-        reasons: Why, in words for the user.
+        reasons: The reasons, in words for the user.
         inputs: The version of each input that the step reads.
-        since: The version of each input that the table consumed last.
+        previous_versions: The version of each input that the table consumed last.
         batch: Number of the batch that the step commits.
-        generation: Number of times that the table was built from whole inputs, this step included.
-        changes: How the declared columns differ from those of the table.
-        columns_changed: Columns of the table that readers may miss, or find with another type.
+        generation: Number of times that the table was built from all rows of its inputs, this step included.
+        schema_changes: Differences between the declared and the existing columns.
+        changed_columns: Existing columns that readers may miss, or may read with another type.
         is_breaking: The differences cannot be applied without a full refresh.
         is_code_changed: The table's function or declaration changed since the last commit.
-        after: Inputs that the run changes first. Until then the sizes are not known.
+        pending_inputs: Inputs that the run changes first. Until then the sizes are not known.
     """
 
     action: ClassVar[Action] = "none"
@@ -63,9 +63,9 @@ class WriteStep(Step):
     """A step that writes a table.
 
     Attributes:
-        rows: Rows to read; None where that is not known (CSV and JSON files that nobody has read yet).
+        rows: Rows to read; None where the number is unknown (CSV and JSON files before they are read).
         bytes: Bytes to read.
-        full_refresh: The user asked for the whole table.
+        is_full_refresh: The user requested a rebuild of the table.
     """
 
     has_work = True
@@ -80,7 +80,7 @@ class Ingest(WriteStep):
 
     Attributes:
         manifest: The batch's manifest, where an earlier run pinned the batch and did not finish it.
-        drift: What happens to files with other columns than declared.
+        drift: Files with other columns than declared, and their outcome, in words.
     """
 
     action = "ingest"
@@ -91,14 +91,14 @@ class Ingest(WriteStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Build(WriteStep):
-    """Make the table from whole inputs."""
+    """Build the table from all rows of its inputs."""
 
     action = "build"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update(WriteStep):
-    """Apply the rows of the inputs that changed between ``since`` and ``inputs``."""
+    """Apply the input rows that changed between ``previous_versions`` and ``inputs``."""
 
     action = "update"
 
@@ -109,7 +109,7 @@ class UpdatePartitions(Update):
 
     Attributes:
         partitions: First days of the partitions, in order.
-        backfilled: Those partitions that no change touched and only a range of days asked for.
+        backfilled: Those of the partitions that no change affects and only a backfill requests.
     """
 
     partitions: tuple[date, ...]
@@ -118,7 +118,7 @@ class UpdatePartitions(Update):
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked of a run beyond the ordinary."""
+    """Options of a run: tables to rebuild, and days to backfill."""
 
     full_refresh: frozenset[str] = frozenset()
     since: date | None = None

@@ -21,7 +21,7 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
     assert before is not None
     DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day <= '2023-12-31'")
     step = filled_days.plan(request=RANGE)["mart.days"]
-    assert (len(step.partitions), step.reasons) == (1126, ("asked for by date",))
+    assert (len(step.partitions), step.reasons) == (1126, ("backfill",))
 
     pieces, whole = [], executor._write_whole
 
@@ -39,7 +39,7 @@ def test_a_range_is_recomputed_by_years_and_resumed_where_it_was_cut_off(
 
     step = filled_days.plan(request=RANGE)["mart.days"]
     assert (step.partitions[0], step.partitions[-1]) == (date(2023, 1, 1), date(2024, 1, 31))
-    assert step.reasons == ("asked for by date", "730 partitions asked for by date done already")
+    assert step.reasons == ("backfill", "730 partitions backfilled already")
     done = filled_days.run(request=RANGE, run="resumed")
     assert done["mart.days"].outcome.partitions == 396  # type: ignore[union-attr]
     assert done.counts("mart.days") == {"written": 2, "quarantined": 0}

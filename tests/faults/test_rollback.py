@@ -37,7 +37,8 @@ def test_one_after_the_other_down_to_nothing(make_lake: Lakes) -> None:
         states.append((content(lake), waits(lake, "clean.items")))
     end = content(lake, bronze=False)["clean.items"]
     with pytest.raises(
-        RollbackError, match=r"clean.items was written by C, B since: take back first.*`lakehouse rollback C`"
+        RollbackError,
+        match=r"clean.items was written by C, B since. Roll back the later runs first.*`lakehouse rollback C`",
     ):
         roll_back(lake, "A")
     for number in (2, 1):
@@ -55,7 +56,7 @@ def test_one_after_the_other_down_to_nothing(make_lake: Lakes) -> None:
     ids = {row[0] for row in lake.rows("raw.items", "_file_id")}
     assert ids == {4, 5, 6}, "no number is given twice"
     adds_up(lake)
-    with pytest.raises(RollbackError, match="Run rollback-B took back run B, and cannot be taken back"):
+    with pytest.raises(RollbackError, match="Run rollback-B: it rolled back run B and cannot be rolled back"):
         roll_back(lake, "rollback-B")
 
 

@@ -1,4 +1,4 @@
-"""The platform's tests use nothing of the example project, so that they prove the platform for any project."""
+"""The platform's tests use nothing of the example project, and thus prove the platform for any project."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ FOLDERS = ("lakehouse", "deploy", "faults", "servers", "serving", "orders")
 
 
 @cache
-def imported_by(file: Path) -> tuple[str, ...]:
+def list_imports(file: Path) -> tuple[str, ...]:
     """Return the dotted names that a file imports, also inside functions."""
     names: list[str] = []
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            # `from tests import fleet` names a module, `from tests.fleet import HEADER` does not: both are tried.
+            # `from tests import fleet` names a module, and `from tests.fleet import HEADER` does not. Try both.
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return tuple(names)
 
 
-def files_of(name: str, root: Path) -> Iterator[Path]:
+def find_files(name: str, root: Path) -> Iterator[Path]:
     """Yield the files below the root that run when a name is imported."""
     parts = name.split(".")
     for length in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:length])
-        yield from (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists())
+        path = root.joinpath(*parts[:length])
+        yield from (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists())
 
 
-def example_imports(file: Path, root: Path) -> list[str]:
+def find_example_imports(file: Path, root: Path) -> list[str]:
     """Return the example's names that a file imports, itself or by way of other files below the root."""
     problems, files = set(), [file]
-    for reached in files:  # grows while it is read
-        for name in imported_by(reached):
+    for file_to_read in files:  # The list grows during the loop.
+        for name in list_imports(file_to_read):
             if name.partition(".")[0] in EXAMPLE:
-                way = "" if reached == file else f" by way of {reached.relative_to(root)}"
-                problems.add(f"{file.relative_to(root)} imports {name}{way}")
+                via = "" if file_to_read == file else f" by way of {file_to_read.relative_to(root)}"
+                problems.add(f"{file.relative_to(root)} imports {name}{via}")
             else:
-                files += [one for one in files_of(name, root) if one not in files]
+                files += [imported for imported in find_files(name, root) if imported not in files]
     return sorted(problems)
 
 
 def test_platform_tests_import_nothing_of_the_example() -> None:
     files = sorted([*TESTS.glob("*.py"), *(file for folder in FOLDERS for file in (TESTS / folder).rglob("*.py"))])
     assert TESTS / "lakehouse" / "test_independence.py" in files
-    problems = [problem for file in files for problem in example_imports(file, PROJECT)]
+    problems = [problem for file in files for problem in find_example_imports(file, PROJECT)]
     assert not problems, "\n".join(problems)
 
 
@@ -72,4 +72,4 @@ def test_direct_and_indirect_imports_are_found(tmp_path: Path, line: str, proble
     (tmp_path / "tests" / "support.py").write_text("from flights import clock\nimport test_x\n")
     file = tmp_path / "test_x.py"
     file.write_text(f"{line}\n")
-    assert example_imports(file, tmp_path) == ([f"test_x.py {problem}"] if problem else [])
+    assert find_example_imports(file, tmp_path) == ([f"test_x.py {problem}"] if problem else [])

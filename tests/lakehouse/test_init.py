@@ -1,4 +1,4 @@
-"""The names that `lakehouse` offers."""
+"""The public names of `lakehouse`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import lakehouse
 HEAVY = {"pyspark", "mlflow", "duckdb", "delta", "deltalake"}
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert {name for name in lakehouse.__all__ if getattr(lakehouse, name) is None} == set()
     assert sorted(lakehouse._MODULE_OF) == sorted(lakehouse.__all__)
     with pytest.raises(AttributeError, match="no attribute 'tabel'"):
@@ -21,5 +21,5 @@ def test_every_public_name_is_there() -> None:
 
 def test_declaring_a_source_loads_no_engine() -> None:
     code = "import sys, lakehouse; lakehouse.source, lakehouse.Merge, lakehouse.Rule; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert HEAVY & {name.partition(".")[0] for name in done.stdout.split()} == set()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert HEAVY & {name.partition(".")[0] for name in process.stdout.split()} == set()

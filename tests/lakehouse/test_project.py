@@ -17,7 +17,7 @@ from tests.paths import PROJECT
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of two sources in a folder of its own, with a folder below it."""
+    """Create a project with one source in a temporary folder, with folders below it."""
     for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
         monkeypatch.delenv(name)
     root = tmp_path / "shop"
@@ -26,8 +26,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "conf" / "base.yml").write_text("root: data\nspark: local.conf\ndeclarations: [shop_sources]\n")
     (root / "conf" / "local.yml").touch()
     (root / "conf" / "spark" / "local.conf").touch()
-    declared = "from lakehouse.definitions.sources import source\nitems = source('raw.items', landing='items', columns=('id',))\n"
-    (root / "shop_sources.py").write_text(declared)
+    (root / "shop_sources.py").write_text(
+        "from lakehouse.definitions.sources import source\n"
+        "items = source('raw.items', landing='items', columns=('id',))\n"
+    )
     return root
 
 
@@ -35,11 +37,11 @@ def test_the_nearest_folder_above_is_the_project(project: Path, monkeypatch: pyt
     assert find_root(project / "reports" / "daily") == project
     monkeypatch.chdir(project / "reports")
     assert find_root() == project
-    found = settings.load()
-    assert (found.root, found.spark_conf) == (project / "data", project / "conf" / "spark" / "local.conf")
+    loaded = settings.load()
+    assert (loaded.root, loaded.spark_conf) == (project / "data", project / "conf" / "spark" / "local.conf")
 
 
-def test_the_variable_comes_before_the_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_overrides_the_working_directory(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     monkeypatch.setenv("LAKEHOUSE_PROJECT", str(PROJECT))
     assert find_root() == settings.load().project == PROJECT
@@ -53,30 +55,35 @@ def test_a_missing_project_is_named(project: Path, tmp_path: Path, monkeypatch: 
         find_root(project)
 
 
-@pytest.mark.parametrize("options", [[], ["--project", "{project}"]], ids=["from below", "by its option"])
+@pytest.mark.parametrize("options", [[], ["--project", "{project}"]], ids=["from a folder below", "by its option"])
 def test_a_command_works_on_its_project(project: Path, tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path if options else project / "reports"
     command = [
         sys.executable,
         "-m",
         "lakehouse.cli.main",
-        *(one.format(project=project) for one in options),
+        *(option.format(project=project) for option in options),
         "plan",
         "--json",
     ]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
-    done = subprocess.run(
-        command, cwd=folder, env=clean | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=False
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    process = subprocess.run(
+        command, cwd=folder, env=environment | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert '"raw.items"' in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert '"raw.items"' in process.stdout
 
 
 def test_help_needs_no_project(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lakehouse.cli.main", "run", "--help"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=clean | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=False
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    process = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Bring tables up to date" in done.stdout
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "Bring tables up to date" in process.stdout

@@ -1,4 +1,4 @@
-"""Settings: read once, every mistake told by name."""
+"""Settings are read once, and every mistake is reported by name."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from tests.paths import CONF, PROJECT
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the developer's variables nor their .env."""
+    """Remove the developer's variables, and ignore .env."""
     for name in [name for name in os.environ if name.startswith(("LAKEHOUSE_", "MLFLOW_", "SPARK_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(settings_module, "load_dotenv", lambda file: False)
 
 
-def test_variables_come_before_the_profile_and_the_profile_before_the_base(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_variables_override_profile_and_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     (conf / "spark").mkdir(parents=True)
-    for name, said in {
+    for name, content in {
         "base": {"root": "base", "spark": "a.conf", "declarations": ["one", "two"], "parallel_tables": 2},
         "local": {"profile": "local"},
         "other": {"profile": "other", "root": "other", "parallel_tables": 3},
     }.items():
-        (conf / f"{name}.yml").write_text(yaml.safe_dump(said))
+        (conf / f"{name}.yml").write_text(yaml.safe_dump(content))
     (conf / "spark" / "a.conf").touch()
     monkeypatch.chdir(conf)
     assert load().root == tmp_path / "base"
@@ -41,8 +39,8 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
     assert (load().root, load().parallel_tables, load().profile) == (tmp_path / "other", 3, "other")
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path / "mine"))
     monkeypatch.setenv("LAKEHOUSE_DECLARATIONS", '["tests.orders"]')
-    found = load()
-    assert (found.root, found.lake, found.declarations) == (
+    settings = load()
+    assert (settings.root, settings.lake, settings.declarations) == (
         tmp_path / "mine",
         tmp_path / "mine" / "lake",
         ("tests.orders",),
@@ -65,7 +63,7 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "expected"),
     [
         ("LAKEHOUSE_ROOOT", "x", "Unknown setting LAKEHOUSE_ROOOT; allowed: LAKEHOUSE_DASK, LAKEHOUSE_DECLARATIONS"),
         ("LAKEHOUSE_", "x", "Unknown setting LAKEHOUSE_;"),
@@ -78,20 +76,20 @@ def test_variables_come_before_the_profile_and_the_profile_before_the_base(
         ("LAKEHOUSE_DECLARATIONS", '["bronze; import os"]', "declarations.0='bronze; import os'"),
         ("LAKEHOUSE_DECLARATIONS", '["../bronze"]', "declarations.0='../bronze'"),
         ("LAKEHOUSE_DECLARATIONS", '["bronze\\n"]', "declarations.0='bronze\\n'"),
-        ("LAKEHOUSE_ROOT", "data/[1] 20%", "its path has % [ ], which readers of Delta tables take for something else"),
+        ("LAKEHOUSE_ROOT", "data/[1] 20%", "the path has % [ ], which readers of Delta tables interpret"),
         ("LAKEHOUSE_EXAMPLE", "jobs/example", "example='jobs/example'"),
         ("LAKEHOUSE_MODELS", '{"it\'s": "models.late_arrival"}', "models.it's"),
         ("LAKEHOUSE_MODELS", '{"late": "models late"}', "models.late='models late'"),
     ],
 )
-def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as raised:
         load()
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
 
 
-def test_several_wrong_values_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_wrong_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_PARALLEL_TABLES", "99")
     monkeypatch.setenv("LAKEHOUSE_SPARK", "none.conf")
     with pytest.raises(SettingsError) as raised:
@@ -100,44 +98,45 @@ def test_several_wrong_values_are_told_together(monkeypatch: pytest.MonkeyPatch)
     assert "spark='none.conf'" in str(raised.value)
 
 
-def test_a_lake_in_a_bucket_has_its_log_and_its_tracking_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_needs_log_folder_and_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ROOT", "s3://acme-data/lake/")
     with pytest.raises(
-        SettingsError, match="needs log_folder, a local folder, and mlflow, a tracking server's address"
+        SettingsError, match="needs log_folder, a local folder, and mlflow, the address of a tracking server"
     ):
         load()
     monkeypatch.setenv("LAKEHOUSE_LOG_FOLDER", "data/logs")
     monkeypatch.setenv("LAKEHOUSE_MLFLOW", "http://127.0.0.1:5000")
-    found = load()
-    assert (str(found.landing), str(found.lake)) == ("s3://acme-data/lake/landing", "s3://acme-data/lake/lake")
-    assert (found.logs, found.tracking_uri, found.artifacts) == (PROJECT / "data/logs", "http://127.0.0.1:5000", "")
+    settings = load()
+    assert (str(settings.landing), str(settings.lake)) == ("s3://acme-data/lake/landing", "s3://acme-data/lake/lake")
+    assert settings.logs == PROJECT / "data/logs"
+    assert (settings.tracking_uri, settings.artifacts) == ("http://127.0.0.1:5000", "")
 
 
-def test_a_bucket_may_be_named_as_spark_does_and_no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schemes_of_a_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_LOG_FOLDER", "data/logs")
     monkeypatch.setenv("LAKEHOUSE_MLFLOW", "http://127.0.0.1:5000")
     monkeypatch.setenv("LAKEHOUSE_ROOT", "s3a://acme-data/lake")
     assert str(load().root) == "s3://acme-data/lake"
     monkeypatch.setenv("LAKEHOUSE_ROOT", "gs://acme-data/lake")
-    with pytest.raises(SettingsError, match="a lake lies in a folder or in s3://bucket/prefix"):
+    with pytest.raises(SettingsError, match="a lake must be in a folder or in s3://bucket/prefix"):
         load()
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "spark").glob("*.conf")), ids=lambda file: file.stem)
-def test_every_profile_keeps_times_in_utc_and_commits_apart(file: Path) -> None:
-    # A GPU's are on top of a profile's.
-    below = read_properties(CONF / "spark" / "local.conf") if file.stem.startswith("gpu") else {}
-    found = below | read_properties(file)
-    options = {name: value for name, value in found.items() if name.endswith(".extraJavaOptions")}
+def test_profiles_use_utc_and_the_log_store(file: Path) -> None:
+    # A GPU's properties extend a profile's.
+    base = read_properties(CONF / "spark" / "local.conf") if file.stem.startswith("gpu") else {}
+    properties = base | read_properties(file)
+    options = {name: value for name, value in properties.items() if name.endswith(".extraJavaOptions")}
     assert options
     assert all("-Duser.timezone=UTC -Dfile.encoding=UTF-8" in value for value in options.values())
-    assert found["spark.sql.session.timeZone"] == "UTC"
-    assert found["spark.sql.parquet.outputTimestampType"] == "TIMESTAMP_MICROS"
-    assert not {name for name in found if name.startswith("spark.hadoop.fs.s3a") and "performance" in name}
-    assert found.get("spark.delta.logStore.s3a.impl", LOG_STORE) == LOG_STORE
+    assert properties["spark.sql.session.timeZone"] == "UTC"
+    assert properties["spark.sql.parquet.outputTimestampType"] == "TIMESTAMP_MICROS"
+    assert not {name for name in properties if name.startswith("spark.hadoop.fs.s3a") and "performance" in name}
+    assert properties.get("spark.delta.logStore.s3a.impl", LOG_STORE) == LOG_STORE
 
 
-def test_no_password_is_told_with_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ROOT", "s3://acme-data/lake")
     monkeypatch.setenv("LAKEHOUSE_MLFLOW", "https://me:canary@mlflow.example")
     with pytest.raises(SettingsError, match="needs log_folder") as raised:
@@ -149,7 +148,7 @@ def test_no_password_is_told_with_a_wrong_setting(monkeypatch: pytest.MonkeyPatc
     assert "canary" not in str(raised.value)
 
 
-def test_a_profile_names_the_variables_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_names_its_missing_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_PROFILE", "minio")
     with pytest.raises(SettingsError, match="minio.yml needs MLFLOW_TRACKING_URI in the environment or in .env"):
         load()
@@ -157,15 +156,15 @@ def test_a_profile_names_the_variables_that_it_needs(monkeypatch: pytest.MonkeyP
     assert load().tracking_uri == "http://127.0.0.1:5001"
 
 
-def test_a_profile_needs_no_variable_for_what_the_environment_sets_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overridden_setting_needs_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_PROFILE", "cluster")
     monkeypatch.setenv("LAKEHOUSE_SPARK_MASTER", "k8s://https://kubernetes.default.svc")
     monkeypatch.setenv("LAKEHOUSE_MLFLOW", "https://mlflow.example")
-    found = load()
-    assert (found.spark_master, found.spark) == ("k8s://https://kubernetes.default.svc", "cluster.conf")
+    settings = load()
+    assert (settings.spark_master, settings.spark) == ("k8s://https://kubernetes.default.svc", "cluster.conf")
 
 
-def test_the_shipped_profiles_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_profiles_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     monkeypatch.setenv("SPARK_MASTER_PORT", "7077")
     for file in CONF.glob("*.yml"):

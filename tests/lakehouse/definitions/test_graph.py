@@ -30,7 +30,7 @@ from tests.orders import mart
 COLUMNS = {"id": "bigint", "day": "date"}
 
 
-def a_table(name: str, write: Any = None, *, columns: dict[str, str] | None = None, **more: Any) -> Table:
+def make_table(name: str, write: Any = None, *, columns: dict[str, str] | None = None, **more: Any) -> Table:
     def function(**inputs: DataFrame) -> DataFrame:
         return next(iter(inputs.values()))
 
@@ -40,50 +40,50 @@ def a_table(name: str, write: Any = None, *, columns: dict[str, str] | None = No
 RAW = source("raw.items", landing="items", columns=("id",))
 
 
-def problems(*declared: Declaration) -> str:
+def find_problems(*declared: Declaration) -> str:
     with pytest.raises(DeclarationError) as raised:
         graph.build(declared)
     return str(raised.value)
 
 
-def from_database(name: str, database: Database, **more: Any) -> Declaration:
+def make_database_source(name: str, database: Database, **more: Any) -> Declaration:
     columns = {"id": "bigint", "name": "string", "updated_at": "timestamp"}
     return source(name, landing=name, columns=columns, format=more.pop("format", "parquet"), database=database, **more)
 
 
-def test_a_source_in_a_database_says_what_would_lose_rows_or_tell_a_secret() -> None:
+def test_problems_of_a_database_source() -> None:
     url, key = "jdbc:postgresql://${PGHOST}/sources", ("id",)
-    said = problems(
-        from_database("raw.csv", Database(url, "t", ()), format="csv"),
-        from_database("raw.snapshot", Database(url, "t", key)),
-        from_database("raw.time", Database(url, "t", key, "updated_at")),
-        from_database("raw.text", Database(url, "t", key, "name")),
-        from_database("raw.settled", Database(url, "t", key, "id", settle_seconds=60)),
-        from_database("raw.waits", Database(url, "t", key, "id"), settle_seconds=60),
-        from_database("raw.secret", Database(f"{url}?user=me&Password=canary", "t", key, "id")),
-        from_database("raw.secrets", Database("jdbc:mysql://me:canary@host/sources", "t", key, "id")),
-        from_database("raw.typo", Database(url, "t", ("di",), "ids")),
+    message = find_problems(
+        make_database_source("raw.csv", Database(url, "t", ()), format="csv"),
+        make_database_source("raw.snapshot", Database(url, "t", key)),
+        make_database_source("raw.time", Database(url, "t", key, "updated_at")),
+        make_database_source("raw.text", Database(url, "t", key, "name")),
+        make_database_source("raw.settled", Database(url, "t", key, "id", settle_seconds=60)),
+        make_database_source("raw.delayed", Database(url, "t", key, "id"), settle_seconds=60),
+        make_database_source("raw.secret", Database(f"{url}?user=me&Password=canary", "t", key, "id")),
+        make_database_source("raw.secrets", Database("jdbc:mysql://me:canary@host/sources", "t", key, "id")),
+        make_database_source("raw.typo", Database(url, "t", ("di",), "ids")),
     )
-    for one in (
+    for expected in (
         "raw.csv: a CSV source lands as strings",
-        "raw.csv: what comes from a database lands as format='parquet'",
-        "raw.csv: its database needs a key",
-        "raw.snapshot: a second snapshot of a day replaces the first: give on_redelivery='replace'",
-        "raw.time: rows with an earlier updated_at may become visible later: give Database(settle_seconds=...)",
-        "raw.text: its cursor name is a string, which is neither a number nor a timestamp",
-        "raw.settled: settle_seconds need a cursor that is a timestamp, not a bigint",
-        "raw.waits: settle_seconds would hold back its own extracts",
-        "raw.secret: its database's url holds a password",
-        "raw.secrets: its database's url holds a password",
-        "raw.typo: its database's di is none of its columns",
-        "raw.typo: its database's ids is none of its columns",
+        "raw.csv: extracts of a database land as format='parquet'",
+        "raw.csv: the database needs a key",
+        "raw.snapshot: a second snapshot of a day replaces the first; use on_redelivery='replace'",
+        "raw.time: rows with an earlier updated_at may become visible later; use Database(settle_seconds=...)",
+        "raw.text: the cursor name is a string, which is neither a number nor a timestamp",
+        "raw.settled: settle_seconds needs a cursor that is a timestamp, not a bigint",
+        "raw.delayed: settle_seconds would delay the source's own extracts",
+        "raw.secret: the database's url has a password",
+        "raw.secrets: the database's url has a password",
+        "raw.typo: the database's column di is not declared",
+        "raw.typo: the database's column ids is not declared",
     ):
-        assert one in said
-    assert "canary" not in said
-    graph.build([from_database("raw.good", Database(url, "t", key, "updated_at", settle_seconds=60))])
+        assert expected in message
+    assert "canary" not in message
+    graph.build([make_database_source("raw.good", Database(url, "t", key, "updated_at", settle_seconds=60))])
 
 
-def test_the_orders_example_is_ordered_by_its_inputs() -> None:
+def test_tables_are_ordered_by_their_inputs() -> None:
     orders = graph.load(["tests.orders"])
     names = list(orders.declarations)
     assert len(names) == 11
@@ -96,68 +96,68 @@ def test_the_orders_example_is_ordered_by_its_inputs() -> None:
 
 
 def test_a_decorated_function_is_still_called_like_one() -> None:
-    declared = a_table("clean.items", rows="raw.items")
+    declared = make_table("clean.items", rows="raw.items")
     assert declared(rows="any frame") == "any frame"
 
 
-def test_problems_are_told_all_at_once() -> None:
-    said = problems(
+def test_all_problems_are_reported_together() -> None:
+    message = find_problems(
         RAW,
         source("raw.items", landing="again", columns=("id",)),
         source("Raw", landing="x", columns=("a b",)),
         source("raw.out", landing="../elsewhere", columns=("id",)),
         source("raw.typed", landing="x", columns={"id": "bigint"}),
-        a_table("clean.items", Merge(), rows="raw.itmes"),
-        a_table("clean.history", History(effective_column="since"), rows="raw.items"),
-        a_table("clean.append", Append(), rows="raw.items", more="raw.items2"),
-        a_table("mart.days", Replace(partition="id"), rows="raw.items"),
-        a_table("mart.by", Replace(partition="day"), rows=incremental("clean.append", date_column="id")),
-        a_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
-        a_table("mart.own", rules=(Rule("parsed", "true"),), columns={"_Partition": "int"}, rows="raw.items"),
-        a_table("mart.one", rows="mart.two"),
-        a_table("mart.two", rows="mart.one"),
+        make_table("clean.items", Merge(), rows="raw.itmes"),
+        make_table("clean.history", History(effective_column="since"), rows="raw.items"),
+        make_table("clean.append", Append(), rows="raw.items", more="raw.items2"),
+        make_table("mart.days", Replace(partition="id"), rows="raw.items"),
+        make_table("mart.by", Replace(partition="day"), rows=incremental("clean.append", date_column="id")),
+        make_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
+        make_table("mart.own", rules=(Rule("parsed", "true"),), columns={"_Partition": "int"}, rows="raw.items"),
+        make_table("mart.one", rows="mart.two"),
+        make_table("mart.two", rows="mart.one"),
         source("raw.odd", landing="x", columns=("id",), format="xml", on_redelivery="add"),  # type: ignore[arg-type]
-        a_table("mart.level", rules=(Rule("a", "true", "drop"),), rows="raw.items"),  # type: ignore[arg-type]
-        a_table("mart.way", Merge, rows="raw.items"),
-        a_table("mart.newest", Merge(newest_by="day"), key=("id",), rows="raw.items"),  # type: ignore[arg-type]
-        a_table(
+        make_table("mart.level", rules=(Rule("a", "true", "drop"),), rows="raw.items"),  # type: ignore[arg-type]
+        make_table("mart.way", Merge, rows="raw.items"),
+        make_table("mart.newest", Merge(newest_by="day"), key=("id",), rows="raw.items"),  # type: ignore[arg-type]
+        make_table(
             "mart.type", columns={"id": "int64", "price": "decimal(10,2)", "tags": "array<string>"}, rows="raw.items"
         ),
     )
-    for one in (
+    for expected in (
         "raw.items: declared twice",
         "'Raw': a table's name is layer.table",
         "Raw: column 'a b' is not a plain name",
         "raw.out: landing='../elsewhere' is not a folder below the landing zone",
         "raw.typed: a CSV source lands as strings",
-        "clean.items: its input rows='raw.itmes' is not declared; did you mean raw.items?",
-        "clean.items: this way of writing needs a key",
-        "clean.history: this way of writing needs a key",
-        "clean.history: column 'since' is named but not declared",
-        "clean.append: Append needs exactly one driver, got 2",
-        "clean.append: its input more='raw.items2' is not declared",
-        "mart.days: the partition 'id' must be one of its date columns",
-        "mart.days: driver raw.items must say by which date column",
+        "clean.items: input rows='raw.itmes' is not declared; did you mean raw.items?",
+        "clean.items: Merge needs a key",
+        "clean.history: History needs a key",
+        "clean.history: column 'since' is not declared",
+        "clean.append: Append needs exactly one incremental input, got 2",
+        "clean.append: input more='raw.items2' is not declared",
+        "mart.days: the partition 'id' must be a declared date column",
+        "mart.days: incremental input raw.items needs a date column",
         "mart.by: clean.append has no date column 'id' to map to partitions",
         "mart.rules: two rules are called 'a'",
         "mart.own: rule parsed is the platform's own name",
         "mart.own: column _Partition is the platform's own name",
-        "mart.rules: column 'nothing' is named but not declared",
+        "mart.rules: column 'nothing' is not declared",
         "tables read each other in a circle: mart.",
         "raw.odd: format='xml' is not one of csv, json, parquet",
         "raw.odd: on_redelivery='add' is not one of upsert, replace",
-        "mart.level: rule a is to 'drop', which is not one of warn, quarantine, fail",
+        "mart.level: rule a has on_violation='drop', which is not one of warn, quarantine, fail",
         "mart.way: write=<class 'lakehouse.definitions.write_modes.Merge'> is not one of Append(), Merge()",
         "mart.newest: newest_by='day' is text, not columns; write ('day',)",
         "mart.type: column id has type 'int64', which is none of Spark SQL's",
     ):
-        assert one in said
-    assert "column price" not in said
-    assert "column tags" not in said
+        assert expected in message
+    assert "column price" not in message
+    assert "column tags" not in message
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"key": "id"}, r"mart.items: key='id' is text, not columns; write key=\('id',\)"),
         ({"stats": "id"}, "mart.items: stats='id' is text"),
@@ -165,23 +165,23 @@ def test_problems_are_told_all_at_once() -> None:
         ({"rules": Rule("a", "true")}, "must be a list of rules"),
     ],
 )
-def test_text_where_columns_are_meant_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(DeclarationError, match=said):
+def test_text_in_place_of_columns(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(DeclarationError, match=expected):
         table("mart.items", **{"columns": COLUMNS, "write": Rebuild(), "rows": "raw.items", **options})
 
 
 def test_a_table_that_reads_itself_is_a_circle() -> None:
-    assert "circle: mart.one -> mart.one" in problems(a_table("mart.one", rows="mart.one"))
+    assert "circle: mart.one -> mart.one" in find_problems(make_table("mart.one", rows="mart.one"))
 
 
-def test_inputs_that_the_function_does_not_take_are_told() -> None:
-    said = problems(RAW, table("clean.items", columns=COLUMNS, write=Rebuild(), wrong="raw.items")(helper))
-    assert "clean.items" in said
-    assert "'wrong'" in said
+def test_an_input_without_a_parameter_of_the_function() -> None:
+    message = find_problems(RAW, table("clean.items", columns=COLUMNS, write=Rebuild(), wrong="raw.items")(helper))
+    assert "clean.items: its function takes no parameter 'wrong'" in message
+    assert "clean.items: its function's parameter 'rows' has no input" in message
 
 
 @pytest.mark.parametrize(
-    ("selectors", "chosen"),
+    ("selectors", "expected"),
     [
         ((), "raw.a raw.b clean.a clean.b mart.a"),
         (("raw",), "raw.a raw.b"),
@@ -192,72 +192,73 @@ def test_inputs_that_the_function_does_not_take_are_told() -> None:
         (("clean.b", "raw.a"), "raw.a clean.b"),
     ],
 )
-def test_selectors(selectors: tuple[str, ...], chosen: str) -> None:
-    assert set(five().select(selectors)) == set(chosen.split())
-    assert five().select(selectors) == tuple(n for n in five().declarations if n in chosen.split())
+def test_selectors(selectors: tuple[str, ...], expected: str) -> None:
+    five = build_five_tables()
+    assert set(five.select(selectors)) == set(expected.split())
+    assert five.select(selectors) == tuple(name for name in five.declarations if name in expected.split())
 
 
-def five() -> graph.Graph:
+def build_five_tables() -> graph.Graph:
     return graph.build(
         [
-            a_table("mart.a", a="clean.a", b=lookup("clean.b")),
-            a_table("clean.b", rows="raw.b"),
-            a_table("clean.a", rows="raw.a"),
+            make_table("mart.a", a="clean.a", b=lookup("clean.b")),
+            make_table("clean.b", rows="raw.b"),
+            make_table("clean.a", rows="raw.a"),
             source("raw.b", landing="b", columns=("id",)),
             source("raw.a", landing="a", columns=("id",)),
         ]
     )
 
 
-def test_selectors_that_name_nothing_are_told_with_the_nearest_names() -> None:
+def test_unmatched_selectors_are_reported_with_near_names() -> None:
     with pytest.raises(DeclarationError) as raised:
-        five().select(["clean.aa", "zzz", "CLEAN", "raw.a", "clean.a\n", "clean.a; DROP"])
-    said = str(raised.value)
-    assert "'clean.aa' names no table; did you mean clean.a" in said
-    assert "'zzz' names no table; known are" in said
+        build_five_tables().select(["clean.aa", "zzz", "CLEAN", "raw.a", "clean.a\n", "clean.a; DROP"])
+    message = str(raised.value)
+    assert "'clean.aa' names no table; did you mean clean.a" in message
+    assert "'zzz' names no table; known are" in message
     for name in ("CLEAN", "clean.a\\n", "clean.a; DROP"):
-        assert f"'{name}' names no table" in said
+        assert f"'{name}' names no table" in message
 
 
-def test_modules_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_with_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_tables.py").write_text("import nothing_of_this_name\n")
     (tmp_path / "unfinished_tables.py").write_text("def (\n")
     (tmp_path / "no_tables.py").write_text("x = 1\n")
     (tmp_path / "nameless_tables.py").write_text("\norders = source('raw.orders')\n")
-    for module, said in (
+    for module, expected in (
         ("broken_tables", "nothing_of_this_name"),
         ("unfinished_tables", r"cannot be loaded.*unfinished_tables.py, line 1\)"),
         ("nameless_tables", r"name 'source' is not defined \(.*/nameless_tables.py, line 2\)"),
         ("no_tables", "No table is declared"),
         ("not_there_at_all", "cannot be loaded"),
     ):
-        with pytest.raises(DeclarationError, match=said):
+        with pytest.raises(DeclarationError, match=expected):
             graph.load([module])
         sys.modules.pop(module, None)
 
 
-def test_a_table_imported_by_two_modules_is_declared_once() -> None:
+def test_a_table_imported_twice_is_declared_once() -> None:
     assert len(graph.load(["tests.orders", "tests.orders.clean"]).declarations) == 11
 
 
-# --- the hash of a declaration --------------------------------------------------------------------------------------
+# --- fingerprints ---------------------------------------------------------------------------------------------------
 
 LIMIT = 5
 YEARS = range(2000, 2010)
 
 
 @cache
-def years() -> list[int]:
+def list_years() -> list[int]:
     return list(YEARS)
 
 
 def helper(rows: DataFrame) -> DataFrame:
-    return rows.where(f"id < {LIMIT}").where(F.col("year").isin(years())).where(F.col("age") < mart.LOOK_BACK_DAYS)
+    return rows.where(f"id < {LIMIT}").where(F.col("year").isin(list_years())).where(F.col("age") < mart.LOOK_BACK_DAYS)
 
 
 def first(rows: DataFrame) -> DataFrame:
-    """Says something."""
+    """Return the rows of the helper."""
     return helper(rows)
 
 
@@ -265,13 +266,13 @@ def second(rows: DataFrame) -> DataFrame:
     return helper(rows).distinct()
 
 
-def hashed(function: Callable[..., DataFrame], **more: Any) -> str:
+def fingerprint_of(function: Callable[..., DataFrame], **more: Any) -> str:
     options: dict[str, Any] = {"columns": COLUMNS, "write": Rebuild(), "rows": "raw.items", **more}
     return compute_fingerprint(table("mart.items", **options)(function))
 
 
-def written(folder: Path, text: str) -> str:
-    """The definition of a table whose function is written so."""
+def fingerprint_of_code(folder: Path, text: str) -> str:
+    """Return the fingerprint of a table with this code as its function."""
     (folder / "written_tables.py").write_text(
         "from lakehouse.definitions.tables import table; from lakehouse.definitions.write_modes import Rebuild\n"
         "@table('mart.items', columns={'id': 'bigint'}, write=Rebuild(), rows='raw.items')\n" + text
@@ -284,47 +285,50 @@ def written(folder: Path, text: str) -> str:
     return compute_fingerprint(importlib.import_module("written_tables").items)
 
 
-def test_words_and_layout_do_not_change_a_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_and_layout_do_not_change_a_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    said = written(tmp_path, "def items(rows):\n    return rows.where('id > 1')\n")
-    assert said == written(
+    expected = fingerprint_of_code(tmp_path, "def items(rows):\n    return rows.where('id > 1')\n")
+    assert expected == fingerprint_of_code(
         tmp_path, 'def items(rows):\n    """Doc."""\n    # why\n    return rows.where(\n"id > 1",)\n'
     )
-    assert said != written(tmp_path, "def items(rows):\n    return rows.where('id > 2')\n")
+    assert expected != fingerprint_of_code(tmp_path, "def items(rows):\n    return rows.where('id > 2')\n")
 
 
-def test_a_definition_changes_with_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = hashed(first)
-    assert hashed(first) == said
-    assert hashed(second) != said
-    assert hashed(first, write=Append()) != said
-    assert hashed(first, rules=(Rule("a", "id > 1"),)) not in (said, hashed(first, rules=(Rule("a", "id > 2"),)))
-    assert hashed(first, rows=incremental("raw.items", date_column="day")) != said
-    assert hashed(first, columns={**COLUMNS, "more": "int"}) != said
+def test_a_fingerprint_changes_with_code_and_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = fingerprint_of(first)
+    assert fingerprint_of(first) == expected
+    assert fingerprint_of(second) != expected
+    assert fingerprint_of(first, write=Append()) != expected
+    assert fingerprint_of(first, rules=(Rule("a", "id > 1"),)) not in (
+        expected,
+        fingerprint_of(first, rules=(Rule("a", "id > 2"),)),
+    )
+    assert fingerprint_of(first, rows=incremental("raw.items", date_column="day")) != expected
+    assert fingerprint_of(first, columns={**COLUMNS, "more": "int"}) != expected
     for place, name, value in (
         (sys.modules[__name__], "LIMIT", 6),
-        (sys.modules[__name__], "YEARS", range(2000, 2011)),  # by way of a function that is cached
-        (mart, "LOOK_BACK_DAYS", 3),  # by way of a module
+        (sys.modules[__name__], "YEARS", range(2000, 2011)),  # used by a cached function
+        (mart, "LOOK_BACK_DAYS", 3),  # used as an attribute of its module
     ):
         with monkeypatch.context() as patched:
             patched.setattr(place, name, value)
-            assert hashed(first) != said, f"{name}, a constant of a function that it calls"
-    assert hashed(first) == said
+            assert fingerprint_of(first) != expected, f"{name} is a constant of a called function"
+    assert fingerprint_of(first) == expected
 
 
-def test_tables_are_hashed_side_by_side() -> None:
-    """Where Python collects what is no longer used while it parses, other threads have their turn, as with a JVM's objects to let go."""
+def test_fingerprints_in_parallel_threads() -> None:
+    """A garbage collection during parsing lets other threads run, as the release of a JVM's objects does."""
 
-    def others_turn(phase: str, info: dict[str, int]) -> None:
+    def let_others_run(phase: str, info: dict[str, int]) -> None:
         time.sleep(0)
 
     thresholds = gc.get_threshold()
-    said = hashed(first)
-    gc.callbacks.append(others_turn)
+    expected = fingerprint_of(first)
+    gc.callbacks.append(let_others_run)
     gc.set_threshold(10)
     try:
         with ThreadPoolExecutor(4) as threads:
-            assert {*threads.map(lambda _: hashed(first), range(400))} == {said}
+            assert {*threads.map(lambda _: fingerprint_of(first), range(400))} == {expected}
     finally:
         gc.set_threshold(*thresholds)
-        gc.callbacks.remove(others_turn)
+        gc.callbacks.remove(let_others_run)

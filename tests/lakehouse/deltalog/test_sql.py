@@ -1,4 +1,4 @@
-"""SQL over a lake that delta-rs wrote: its tables, and nothing else."""
+"""SQL queries on a lake that delta-rs wrote. They read its tables and nothing else."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def lake(tmp_path: Path) -> Path:
 
 def test_tables_join_and_times_are_utc(lake: Path) -> None:
     DeltaTable(lake / "gold" / "days").delete("id = 3")
-    found = query(
+    result = query(
         lake, 'SELECT n.name, CAST(d.at AS VARCHAR) AS at FROM gold.days d JOIN "gold"."names" n USING (id) ORDER BY 1'
     )
-    assert found.to_pylist() == [
+    assert result.to_pylist() == [
         {"name": "Ada", "at": "2024-01-01 12:00:00+00"},
         {"name": None, "at": "2024-01-01 12:00:00+00"},
     ]
@@ -57,7 +57,7 @@ def test_the_quarantine_is_a_table_too(lake: Path) -> None:
     assert query(lake, 'SELECT count(*) AS n FROM quarantine."clean.items"').to_pylist() == [{"n": 2}]
 
 
-def test_a_wrong_query_is_told_with_the_tables_there_are(lake: Path, tmp_path: Path) -> None:
+def test_a_query_error_lists_the_tables(lake: Path, tmp_path: Path) -> None:
     for sql in ("SELECT * FROM gold.nothing", "SELEC 1", "SELECT nothing FROM gold.days"):
         with pytest.raises(QueryError, match=r'Tables: gold\.days, gold\.names, quarantine\."clean\.items"'):
             query(lake, sql)
@@ -65,21 +65,21 @@ def test_a_wrong_query_is_told_with_the_tables_there_are(lake: Path, tmp_path: P
         query(tmp_path / "no_lake", "SELECT * FROM gold.days")
 
 
-def test_a_query_without_a_result_is_told(lake: Path) -> None:
+def test_a_query_without_a_result_is_an_error(lake: Path) -> None:
     for sql in ("", "-- nothing"):
         with pytest.raises(QueryError):
             query(lake, sql)
 
 
-def test_a_query_that_would_write_is_told_who_writes(lake: Path) -> None:
+def test_a_writing_query_is_an_error(lake: Path) -> None:
     for sql in ("CREATE TABLE t AS SELECT 1", "select 1; DROP VIEW gold.days", "DELETE FROM gold.days"):
-        with pytest.raises(QueryError, match="Queries only read here: `lakehouse run` writes"):
+        with pytest.raises(QueryError, match="The query writes, and queries can only read. `lakehouse run` writes"):
             query(lake, sql)
     for sql in ("PIVOT gold.days ON id USING count(*)", "CREATE TEMP VIEW v AS FROM gold.days; FROM v"):
         assert query(lake, sql).num_rows
 
 
-def test_a_query_sees_no_file_writes_none_and_sees_no_variable(lake: Path, tmp_path: Path) -> None:
+def test_a_query_reaches_no_file_or_variable(lake: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n")
     for sql in (

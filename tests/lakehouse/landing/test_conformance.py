@@ -142,7 +142,7 @@ def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
     )
     assert changes.affected_columns == ("name", "id", "amount")
     assert schema_diff.compare_schemas({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).describe() == (
-        "adds Gate, which is there as gate",
+        "adds Gate, which exists as gate",
     )
 
 

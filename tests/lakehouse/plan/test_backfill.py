@@ -1,4 +1,4 @@
-"""Days from the past: late and corrected files reach the partitions that they concern, a range asked for is resumed, gaps are told."""
+"""Past days: late and corrected files affect their partitions, backfills resume, and gaps are reported."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def order(number: int, day: str, amount: float, updated: str = "") -> str:
     return f"{number},1,{day},{updated or day} 08:00:00,NEW,{amount}"
 
 
-def changed(lake: TestLake, name: str, before: int | None) -> set[date]:
-    """The days or months whose rows stand otherwise than at a version."""
+def find_changed_partitions(lake: TestLake, name: str, version: int | None) -> set[date]:
+    """Return the days or months with other rows than at a version."""
     column = lake.lake.graph.declarations[name].write.partition  # type: ignore[union-attr]
     path = str(lake.lake.path(name))
-    then = DeltaTable(path, version=before).to_pyarrow_table().to_pylist()
-    now = DeltaTable(path).to_pyarrow_table().to_pylist()
-    return {row[column] for row in [*then, *now] if (row in then) != (row in now)}
+    earlier = DeltaTable(path, version=version).to_pyarrow_table().to_pylist()
+    current = DeltaTable(path).to_pyarrow_table().to_pylist()
+    return {row[column] for row in [*earlier, *current] if (row in earlier) != (row in current)}
 
 
-def test_late_and_corrected_files_reach_their_partitions_and_only_those(make_lake: Lakes) -> None:
+def test_late_and_corrected_files_change_only_their_partitions(make_lake: Lakes) -> None:
     shop = graph.load(["tests.orders"])
     lake = make_lake(
         *[
@@ -54,46 +54,49 @@ def test_late_and_corrected_files_reach_their_partitions_and_only_those(make_lak
         lake.land("raw.payments", f"{month:02}", payments_file(*rows))
     lake.run()
 
-    def touched(*wanted: tuple[str, set[date]]) -> None:
-        before = lake.versions()
-        planned = lake.plan()
-        done = lake.run()
-        for name, days in wanted:
-            assert changed(lake, name, before[name]) == days, name
-            outcome = done[name].outcome
+    def check_run_changes(*expected: tuple[str, set[date]]) -> None:
+        versions = lake.versions()
+        steps = lake.plan()
+        results = lake.run()
+        for name, days in expected:
+            assert find_changed_partitions(lake, name, versions[name]) == days, name
+            outcome = results[name].outcome
             assert outcome is not None
-            partitions = getattr(done[name].step, "partitions", ())  # none where nothing changed
-            assert planned[name].action == "update"
+            partitions = getattr(results[name].step, "partitions", ())  # Without a change, a step has none.
+            assert steps[name].action == "update"
             assert set(partitions) >= days
             assert len(partitions) == (outcome.partitions or 0) <= 4
 
-    # An event of months ago, in a file that came just now.
+    # An event of months ago, in a file that has just landed.
     lake.land("raw.orders", "late.csv", orders_csv(order(900, "2024-02-11", 7)))
-    touched(("mart.monthly_orders", {date(2024, 2, 1)}))
-    # A file with an old date of its own that came just now.
+    check_run_changes(("mart.monthly_orders", {date(2024, 2, 1)}))
+    # A file with an old timestamp that has just landed.
     set_age(lake.land("raw.payments", "old", payments_file((901, 30, "2024-03-10", 2.0))), 300 * 86400)
-    touched(("mart.daily_revenue", {date(2024, 3, 10)}))
-    # A corrected file under its old name: one row moved to another month, one has another amount.
+    check_run_changes(("mart.daily_revenue", {date(2024, 3, 10)}))
+    # A corrected file under its old name: a row moved to another month, and a row has another amount.
     moved = orders_csv(order(40, "2024-09-03", 5, "2024-12-30"), order(41, "2024-04-20", 6, "2024-12-30"))
     lake.land("raw.orders", "04.csv", moved)
-    touched(("mart.monthly_orders", {date(2024, 4, 1), date(2024, 9, 1)}))
+    check_run_changes(("mart.monthly_orders", {date(2024, 4, 1), date(2024, 9, 1)}))
     corrected = payments_file((50, 50, "2024-05-03", 5.0), (51, 51, "2024-05-21", 5.0))
     lake.land("raw.payments", "05", corrected)
-    touched(("mart.daily_revenue", {date(2024, 5, 20), date(2024, 5, 21)}))
-    # The same bytes once more, under a new time: nothing.
+    check_run_changes(("mart.daily_revenue", {date(2024, 5, 20), date(2024, 5, 21)}))
+    # The same bytes under a new timestamp change nothing.
     os.utime(lake.land("raw.payments", "05", corrected))
     assert set(lake.run().statuses.values()) == {"unchanged"}
 
 
-def years(rate: float = 1.0, prices: bool = False) -> list[Any]:
-    """Items by day over some years, made of landed orders; with prices, a look-up beside them."""
+def declare_days(rate: float = 1.0, prices: bool = False) -> list[Any]:
+    """Declare the amounts of landed orders by day; with prices, also a lookup."""
     from tests.orders import clean, landed
 
     @table(
-        "mart.days", columns={"day": "date", "amount": "double"}, write=Replace(partition="day"), key=("day",),
+        "mart.days",
+        columns={"day": "date", "amount": "double"},
+        write=Replace(partition="day"),
+        key=("day",),
         orders=incremental("clean.orders", date_column="order_date"),
         **({"customers": lookup("clean.customers")} if prices else {}),
-    )  # fmt: skip
+    )
     def by_day(orders: DataFrame, customers: DataFrame | None = None) -> DataFrame:
         return orders.groupBy(F.col("order_date").alias("day")).agg((F.sum("amount") * rate).alias("amount"))
 
@@ -106,45 +109,45 @@ RANGE = Request(since=date(2021, 1, 1), until=date(2024, 1, 31))
 
 @pytest.fixture
 def filled_days(make_lake: Lakes) -> TestLake:
-    lake = make_lake(*years())
+    lake = make_lake(*declare_days())
     lake.land("raw.orders", "1.csv", orders_csv(*[order(n, day, 5) for n, day in enumerate(DAYS)]))
     lake.run()
     return lake
 
 
-def test_what_is_asked_for_is_recomputed_where_it_could_be_otherwise(filled_days: TestLake) -> None:
+def test_a_backfill_skips_partitions_that_are_current(filled_days: TestLake) -> None:
     filled_days.run(request=RANGE)
 
-    def pending(lake: TestLake) -> int:
+    def count_pending(lake: TestLake) -> int:
         return len(lake.plan(request=RANGE)["mart.days"].partitions or ())
 
-    assert pending(filled_days) == 0
-    assert pending(filled_days.with_tables(*years(rate=2))) == 1126, "other code"
+    assert count_pending(filled_days) == 0
+    assert count_pending(filled_days.with_tables(*declare_days(rate=2))) == 1126, "the code changed"
     filled_days.land("raw.orders", "2.csv", orders_csv(order(9, "2022-03-01", 5)))
     filled_days.run()
     assert filled_days.rows("mart.days")[1] == (date(2022, 3, 1), 10.0)
-    assert pending(filled_days) == 0, "changes of a driver are applied as they come"
+    assert count_pending(filled_days) == 0, "every run applies the changes of an incremental input"
     DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day = '2022-03-02'")
-    assert pending(filled_days) == 1126, "another writer was there"
+    assert count_pending(filled_days) == 1126, "another writer changed the table"
     filled_days.run(request=RANGE)
     assert [day.isoformat() for (day,) in filled_days.rows("mart.days", "day")] == [*DAYS]
 
 
-def test_gaps_are_told_by_interval(filled_days: TestLake) -> None:
+def test_gaps_are_reported_as_ranges(filled_days: TestLake) -> None:
     DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day in ('2022-03-01', '2022-03-02')")
     console = Console(record=True, width=200)
     print_status(console, filled_days.lake, as_json=False)
-    said = console.export_text()
-    assert "gap mart.days 2022-01-01 to 2023-05-31: 516 partitions without rows; rows exist in clean.orders" in said
-    assert "gap mart.days 2023-06-02 to 2023-12-31: 213 partitions without rows; its inputs have no rows" in said
+    output = console.export_text()
+    assert "gap mart.days 2022-01-01 to 2023-05-31: 516 partitions without rows; rows exist in clean.orders" in output
+    assert "gap mart.days 2023-06-02 to 2023-12-31: 213 partitions without rows; its inputs have no rows" in output
     filled_days.run(request=Request(since=date(2022, 3, 1), until=date(2022, 3, 2)))
-    [entry] = [one for one in _status(filled_days) if one["table"] == "mart.days"]
-    assert [(one["first"], one["last"], one["inputs_with_rows"]) for one in entry["gaps"]] == [
+    [entry] = [entry for entry in list_status_entries(filled_days) if entry["table"] == "mart.days"]
+    assert [(gap["first"], gap["last"], gap["inputs_with_rows"]) for gap in entry["gaps"]] == [
         ("2022-01-01", "2022-02-28", ()),
         ("2022-03-03", "2023-05-31", ()),
         ("2023-06-02", "2023-12-31", ()),
     ]
 
 
-def _status(lake: TestLake) -> list[dict[str, Any]]:
+def list_status_entries(lake: TestLake) -> list[dict[str, Any]]:
     return [status_entry(lake.lake, name) for name in lake.lake.graph.declarations]

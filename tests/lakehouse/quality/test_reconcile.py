@@ -54,7 +54,7 @@ def test_every_landed_row_is_somewhere(reconciled: TestLake) -> None:
 @pytest.mark.parametrize("relanded", ["upsert", "replace"])
 def test_every_way_of_taking_rows_adds_up(make_lake: Lakes, write: Any, relanded: str) -> None:
     if isinstance(write, Append) and relanded == "replace":
-        with pytest.raises(DeclarationError, match="Append never takes a row back"):
+        with pytest.raises(DeclarationError, match="Append never removes a row"):
             make_lake(replace(landed_items, on_redelivery=relanded), items_table(write, key=()))
         return
     more = {"key": ()} if isinstance(write, Append) else {}

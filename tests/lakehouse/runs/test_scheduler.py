@@ -95,7 +95,7 @@ def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     lake.run("clean", full_refresh=True)
     record = lake.record("clean.items")
     assert (record.batch, record.generation) == (5, 2)
-    assert lake.plan()["mart.copies"].reasons == ("clean.items was made anew",)
+    assert lake.plan()["mart.copies"].reasons == ("clean.items was rebuilt",)
     lake.run()
     assert lake.rows("mart.copies") == lake.rows("clean.items")
     assert len(lake.rows("mart.copies")) == 4

@@ -276,7 +276,7 @@ def test_a_type_is_widened_by_a_rebuild_that_is_planned(make_lake: Lakes) -> Non
     assert step.reasons == ("a column's type is widened",)
     assert step.schema_changes.describe() == ("widens value from int to bigint",)
     assert step.changed_columns == ("value",)
-    assert steps["mart.total"].reasons == ("clean.items will be made anew",)
+    assert steps["mart.total"].reasons == ("clean.items will be rebuilt",)
     wide.run()
     assert wide.rows("clean.items") == [(1, 1, 1), (2, 1, 2**40)]
     assert wide.rows("mart.total") == [(2**40 + 1,)]
