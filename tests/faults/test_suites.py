@@ -34,7 +34,7 @@ def test_whatever_breaks_what_is_published_stays(
     lake.land("raw.items", "2.csv", items_csv("3,1,5"))
     assert lake.lake.suites is not None
     if broken is None:
-        monkeypatch.setattr(expectations, "_run_validation", lambda *_: 1 / 0)
+        monkeypatch.setattr(expectations, "_evaluate", lambda *_: 1 / 0)
     elif isinstance(broken, str):
         lake.lake.suites.get_path("clean.items").write_text(broken)
     else:

@@ -146,7 +146,7 @@ def test_every_way_of_writing_is_validated_as_a_whole(
 def test_results_are_kept_shown_in_a_browser_and_pruned(
     make_lake: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "MAX_RESULTS", 2)
+    monkeypatch.setattr(report, "RESULTS_PER_TABLE", 2)
     lake = expecting(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
     for number in range(4):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,{number * 20}"))
@@ -159,16 +159,18 @@ def test_results_are_kept_shown_in_a_browser_and_pruned(
     lake.attempt(run="run-3")
     assert len(list(docs.glob("results/clean/items/*"))) == 2
     asked: list[str] = []
-    with open_page(report.index(docs), asked) as page:
+    with open_page(report.index_path(docs), asked) as page:
         assert page.locator("tr").all_inner_texts()[1:] == ["run-3\tclean.items\tnot met\t1 of 2"]
         page.get_by_text("run-3").click()
-        said = page.inner_text("body")
-        assert "Status: Failed" in " ".join(said.split())
-        assert "mean must be less than or equal to 10.0." in said
-        assert page.locator(".fa-times:visible").count() == 2, "of the whole and of the mean"
-        assert page.locator(".fa-check-circle:visible").count() == 1
+        text = page.inner_text("body")
+        assert "Status: Failed" in " ".join(text.split())
+        assert "value mean must be less than or equal to 10.0." in text
+        assert 'expect_column_mean_to_be_between\n\ncolumn = "value" max_value = 10.0' in text
+        assert page.locator("dl").all_inner_texts() == ["value\n44.0", "value\n5"], "what is not met comes first"
+        assert page.locator(".failed:visible").count() == 2, "of the suite and of the mean"
+        assert page.locator(".met:visible").count() == 1
         assert page.locator("a:visible").all_inner_texts() == ["All results"]
         page.get_by_text("All results").click()
         assert page.locator("tr").count() == 2
     assert asked
-    assert all(address.startswith("file:") for address in asked), "whoever looks at a result tells nobody"
+    assert all(address.startswith("file:") for address in asked), "the browser asks no other host"
