@@ -75,7 +75,7 @@ def vacuum_table(
 
     Raises:
         DeclarationError: there is no such table.
-        VacuumError: a pinned version needs some of the files, or the retention of the table is longer. Nothing was removed.
+        VacuumError: a pinned version needs some of the files, or the table has a longer retention. Nothing was removed.
         LockError: another run holds the lake.
     """
     tables = sql.find_tables(settings.lake)

@@ -27,7 +27,7 @@ TWO_ROWS = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_valu
 
 
 @pytest.fixture
-def add_suite(tmp_path: Path) -> Callable[..., TestLake]:
+def expecting(tmp_path: Path) -> Callable[..., TestLake]:
     """Return a function that adds a suite of expectations for one table to a lake."""
 
     def add(lake: TestLake, *expectations: dict[str, Any], name: str = "clean.items") -> TestLake:
@@ -39,8 +39,8 @@ def add_suite(tmp_path: Path) -> Callable[..., TestLake]:
     return add
 
 
-def test_no_reader_sees_a_failed_batch(make_lake: Lakes, add_suite: Callable[..., TestLake]) -> None:
-    lake = add_suite(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+def test_no_reader_sees_a_failed_batch(make_lake: Lakes, expecting: Callable[..., TestLake]) -> None:
+    lake = expecting(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     error = lake.attempt().errors["clean.items"]
     assert error.startswith(
@@ -64,8 +64,8 @@ def test_no_reader_sees_a_failed_batch(make_lake: Lakes, add_suite: Callable[...
     assert lake.rows("clean.items") == [(1, 3, 1), (2, 1, 5)]
 
 
-def test_unchanged_rows_count_in_a_mean(make_lake: Lakes, add_suite: Callable[..., TestLake]) -> None:
-    lake = add_suite(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+def test_unchanged_rows_count_in_a_mean(make_lake: Lakes, expecting: Callable[..., TestLake]) -> None:
+    lake = expecting(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
     lake.land("raw.items", "1.csv", items_csv(*(f"{n},1,5" for n in range(9))))
     lake.run()
     lake.land("raw.items", "2.csv", items_csv("0,2,40"))
@@ -74,9 +74,9 @@ def test_unchanged_rows_count_in_a_mean(make_lake: Lakes, add_suite: Callable[..
 
 
 def test_only_critical_expectations_stop_a_table(
-    make_lake: Lakes, add_suite: Callable[..., TestLake], caplog: pytest.LogCaptureFixture
+    make_lake: Lakes, expecting: Callable[..., TestLake], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lake = add_suite(make_lake(landed_items, items_table()), {**TWO_ROWS, "severity": "warning"}, MEAN_BELOW_10)
+    lake = expecting(make_lake(landed_items, items_table()), {**TWO_ROWS, "severity": "warning"}, MEAN_BELOW_10)
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5)]
@@ -123,9 +123,9 @@ def sum_by_day(write: WriteMode) -> Table:
     ids=["Append", "Merge", "History", "Replace", "Rebuild"],
 )
 def test_every_write_mode_validates_the_whole_table(
-    make_lake: Lakes, add_suite: Callable[..., TestLake], name: str, tables: list[Table]
+    make_lake: Lakes, expecting: Callable[..., TestLake], name: str, tables: list[Table]
 ) -> None:
-    lake = add_suite(make_lake(days, *tables), MEAN_BELOW_10, name=name)
+    lake = expecting(make_lake(days, *tables), MEAN_BELOW_10, name=name)
     lake.land("raw.days", "1.csv", "day,id,value\n2024-01-01,1,1\n2024-01-02,2,2\n")
     lake.run()
     lake.land("raw.days", "2.csv", "day,id,value\n2024-01-03,3,20\n")
@@ -144,10 +144,10 @@ def test_every_write_mode_validates_the_whole_table(
 
 
 def test_data_docs_show_the_newest_results(
-    make_lake: Lakes, add_suite: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch
+    make_lake: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "RESULTS_PER_TABLE", 2)
-    lake = add_suite(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
+    lake = expecting(make_lake(landed_items, items_table()), MEAN_BELOW_10, TWO_ROWS)
     for number in range(4):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,{number * 20}"))
         lake.attempt(run=f"run-{number}")
