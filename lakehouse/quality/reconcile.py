@@ -159,7 +159,7 @@ def _reconcile_table(lake: Lake, table: Table, log: table_log.TableLog) -> Recon
         connection.execute(f"CREATE TABLE pending AS {query}")
         replay_runs = _read_replay_runs(connection) if outcomes else set()
         (input_rows,) = _fetch_row(connection, "SELECT count(*) FROM bronze")
-        (kept,) = _fetch_row(connection, "SELECT count(*) FROM (SELECT DISTINCT _file_id, _row FROM target)")
+        (origins,) = _fetch_row(connection, "SELECT count(*) FROM (SELECT DISTINCT _file_id, _row FROM target)")
         (rows,) = _fetch_row(connection, "SELECT count(*) FROM target")
         (quarantined,) = _fetch_row(connection, "SELECT count(*) FROM pending SEMI JOIN bronze USING (_file_id, _row)")
         differences = [
@@ -167,14 +167,14 @@ def _reconcile_table(lake: Lake, table: Table, log: table_log.TableLog) -> Recon
             *_find_duplicate_keys(connection, table),
             *_find_unaccounted_rows(log, rows),
         ]
-    duplicates = input_rows - kept - quarantined
+    duplicates = input_rows - origins - quarantined
     recorded = _sum_recorded_duplicates(lake, log, table, replay_runs)
     if recorded is not None and recorded != duplicates:
         differences.append(
-            f"misses {duplicates - recorded:,} rows: {input_rows:,} landed rows less {kept:,} kept and {quarantined:,} "
+            f"misses {duplicates - recorded:,} rows: {input_rows:,} landed rows less {origins:,} kept and {quarantined:,} "
             f"in quarantine leave {duplicates:,} duplicates, but the runs counted {recorded:,}"
         )
-    row_counts = {"kept": kept, "duplicates": duplicates, "quarantined": quarantined}
+    row_counts = {"kept": origins, "duplicates": duplicates, "quarantined": quarantined}
     return Reconciliation(table.name, input_rows, row_counts, tuple(differences))
 
 

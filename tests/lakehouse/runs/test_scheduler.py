@@ -15,7 +15,7 @@ from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, Merge
-from lakehouse.deltalog.commit_record import InputVersion, Run, build_application_id
+from lakehouse.deltalog.commit_record import InputVersion, Record, Run, build_application_id
 from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import LedgerError, SessionError
@@ -34,6 +34,41 @@ Lakes = Callable[..., TestLake]
 def copies(items: DataFrame) -> DataFrame:
     """One row per item."""
     return items.select(*ITEM_TYPES)
+
+
+@table("mart.behind", columns=ITEM_TYPES, write=Append(), items="mart.broken")
+def second(items: DataFrame) -> DataFrame:
+    return items
+
+
+@table("mart.further", columns=ITEM_TYPES, write=Append(), items="mart.behind")
+def third(items: DataFrame) -> DataFrame:
+    return items
+
+
+def assert_batches_are_fenced(lake: TestLake, record: Record) -> None:
+    # A run that has not seen the third batch fails to commit it again. Its rows are not written.
+    rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
+    target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
+    late = Commit("clean.items", replace(record, run="late"))
+    assert late.transaction == (build_application_id("clean.items", 1), 3)
+    tables = lake.engine.isolate()
+    content_before = lake.content()
+    for attempt in (
+        lambda: tables.append(rows, target, late),
+        lambda: tables.merge(rows, target, late, ("id",), "", None),
+        lambda: tables.replace(rows, target, late, "id = 9"),
+        lambda: tables.overwrite(rows, target, late),
+    ):
+        with pytest.raises(LedgerError, match="batch 3 was not committed by this run"):
+            attempt()
+    assert lake.content() == content_before
+
+    # A merge leaves no transaction in the session. Otherwise Delta would skip the next write.
+    tables.merge(rows, target, Commit("clean.items", replace(record, run="fourth", batch=4)), ("id",), "", None)
+    for name in ("commitInfo.userMetadata", "write.txnAppId", "write.txnVersion"):
+        assert tables.spark.conf.get(f"spark.databricks.delta.{name}", None) is None
+    assert (9, 9, 9) in lake.rows("clean.items")
 
 
 def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
@@ -68,28 +103,7 @@ def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     record = lake.record("clean.items")
     assert (record.batch, record.generation) == (3, 1)
 
-    # A run that has not seen the third batch fails to commit it again. Its rows are not written.
-    rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
-    target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
-    late = Commit("clean.items", replace(record, run="late"))
-    assert late.transaction == (build_application_id("clean.items", 1), 3)
-    tables = lake.engine.isolate()
-    content_before = lake.content()
-    for attempt in (
-        lambda: tables.append(rows, target, late),
-        lambda: tables.merge(rows, target, late, ("id",), "", None),
-        lambda: tables.replace(rows, target, late, "id = 9"),
-        lambda: tables.overwrite(rows, target, late),
-    ):
-        with pytest.raises(LedgerError, match="batch 3 was not committed by this run"):
-            attempt()
-    assert lake.content() == content_before
-
-    # A merge leaves no transaction in the session. Otherwise Delta would skip the next write.
-    tables.merge(rows, target, Commit("clean.items", replace(record, run="fourth", batch=4)), ("id",), "", None)
-    for name in ("commitInfo.userMetadata", "write.txnAppId", "write.txnVersion"):
-        assert tables.spark.conf.get(f"spark.databricks.delta.{name}", None) is None
-    assert (9, 9, 9) in lake.rows("clean.items")
+    assert_batches_are_fenced(lake, record)
 
     # A rebuild increases the generation and the batch number. Readers are rebuilt, too.
     lake.run("clean", full_refresh=True)
@@ -110,14 +124,6 @@ def test_a_failure_stops_only_dependent_tables(make_lake: Lakes) -> None:
         return items.select(*ITEM_TYPES)
 
     broken = table("mart.broken", columns=ITEM_TYPES, write=Append(), items="clean.items")(fragile)
-
-    @table("mart.behind", columns=ITEM_TYPES, write=Append(), items="mart.broken")
-    def second(items: DataFrame) -> DataFrame:
-        return items
-
-    @table("mart.further", columns=ITEM_TYPES, write=Append(), items="mart.behind")
-    def third(items: DataFrame) -> DataFrame:
-        return items
 
     lake = make_lake(landed_items, landed.orders, items_table(), copies, broken, second, third)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
