@@ -1,4 +1,4 @@
-"""What commands and jobs do: runs on the lake that the settings describe."""
+"""The functions behind commands and jobs, on the lake of the settings."""
 
 from __future__ import annotations
 
@@ -26,20 +26,24 @@ if TYPE_CHECKING:
 
 
 def run_pipeline(
-    settings: Settings, selectors: Iterable[str] = (), request: Request | None = None, listener: RunListener | None = None,
-    run: Run | None = None, log: Path | None = None,
-) -> RunReport:  # fmt: skip
-    """Bring the selected tables up to date, under the lake's lock, on a session of its own."""
+    settings: Settings,
+    selectors: Iterable[str] = (),
+    request: Request | None = None,
+    listener: RunListener | None = None,
+    run: Run | None = None,
+    log: Path | None = None,
+) -> RunReport:
+    """Bring the selected tables up to date, under the lake's lock, in a new session."""
     lake = open_lake(settings)
     names = lake.graph.select(tuple(selectors))
     run = run or create_run()
     with engine_for(settings, run, log) as engine:
-        traced = lineage.add_lineage(settings, lake, run, listener)
-        return run_tables(engine, lake, names, request or Request(), run, settings.parallel_tables, traced)
+        listener = lineage.add_lineage(settings, lake, run, listener)
+        return run_tables(engine, lake, names, request or Request(), run, settings.parallel_tables, listener)
 
 
 def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
-    """What of the selected tables' plans would run on a GPU, on a session of its own."""
+    """Report which parts of the selected tables' plans would run on a GPU, in a new session."""
     from lakehouse.gpu.report import report_tables
 
     lake = open_lake(settings).cache_logs()
@@ -48,21 +52,21 @@ def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path 
 
 
 def replay(settings: Settings, table: str, run: Run, log: Path | None, dry_run: bool) -> ReplayResult:
-    """Replay a table's rejects, under the lake's lock, on a session of its own."""
+    """Replay a table's rejects, under the lake's lock, in a new session."""
     from lakehouse.writes.replay import ReplayResult, replay_rejects
 
     lake = open_lake(settings)
-    if not quarantine.find_pending_rejects(lake, table):  # no JVM to say so
+    if not quarantine.find_pending_rejects(lake, table):  # An empty result needs no JVM.
         return ReplayResult(table)
     with engine_for(settings, run, log) as engine:
         return engine.retry_on_conflict(table, lambda: replay_rejects(engine, lake, table, run, dry_run=dry_run))
 
 
 def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None) -> None:
-    """Take back a run as planned, under the lake's lock, on a session of its own.
+    """Roll back a run as planned, under the lake's lock, in a new session.
 
     Raises:
-        RollbackError: the lake is not as it was planned for.
+        RollbackError: the lake has changed since the plan was made.
     """
     from lakehouse.plan.rollback import plan_rollback
     from lakehouse.writes.rollback import roll_back_tables
@@ -70,39 +74,45 @@ def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None
     lake = open_lake(settings)
     with engine_for(settings, run, log) as engine:
         if plan_rollback(lake, plan.run).tables != plan.tables:
-            raise RollbackError("The lake was written meanwhile, so nothing was touched: see again what would go back.")
+            raise RollbackError(
+                f"Run {plan.run}: the lake has changed since the plan, so nothing was rolled back. Check the new plan."
+            )
         roll_back_tables(engine, lake, plan, run)
 
 
 def vacuum(
     settings: Settings, table: str, run: Run, *, keep_days: int | None, forget: Sequence[str], dry_run: bool
 ) -> VacuumResult:
-    """Remove the files that only versions older than ``keep_days`` need; by default than the table itself says.
+    """Remove the files that only versions older than ``keep_days`` need.
 
     Args:
+        keep_days: the retention in days; by default the retention of the table.
         forget: versions of registered models, such as late_arrival:3, that need not be reproducible any longer.
 
     Raises:
         DeclarationError: there is no such table.
-        VacuumError: a registered model needs some of the files, MLflow cannot be asked which do, or the table keeps its files
-            for longer: nothing was removed.
+        VacuumError: a registered model needs some of the files, MLflow does not answer, or the retention of the table
+            is longer. Nothing was removed.
         LockError: another run holds the lake.
     """
     from lakehouse.ml.retention import pinned_versions
     from lakehouse.runs.vacuum import vacuum_table
 
     return vacuum_table(
-        settings, table, run, lambda log: pinned_versions(settings.tracking_uri, table, log, forget),
-        keep_days=keep_days, dry_run=dry_run,
-    )  # fmt: skip
+        settings,
+        table,
+        run,
+        lambda log: pinned_versions(settings.tracking_uri, table, log, forget),
+        keep_days=keep_days,
+        dry_run=dry_run,
+    )
 
 
 def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:
-    """What the user asked of a run.
+    """Build the request of a run from the user's options.
 
     Raises:
-        DeclarationError: a range of dates was asked for, but is not whole, ends before it begins, or none of the selected tables
-            is replaced by partition.
+        DeclarationError: a range of dates lacks an end or is reversed, or no selected table is replaced by partition.
     """
     if (since is None) != (until is None):
         raise DeclarationError("A range needs both --from and --to.")
@@ -111,6 +121,6 @@ def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: 
     declared = (lake.graph.declarations[name] for name in names)
     if since is not None and not any(isinstance(t, Table) and t.partitioning for t in declared):
         raise DeclarationError(
-            "--from and --to recompute tables replaced by partition; none of the selected tables is."
+            "--from and --to: none of the selected tables is replaced by partition. Select one, or omit the range."
         )
     return Request(frozenset(names) if full_refresh else frozenset(), since, until)

@@ -1,1 +1,1 @@
-"""The landing zone: which files are new, whether they are whole, and which columns they have."""
+"""The landing zone: new files, their inspection, and their columns."""

@@ -1,4 +1,4 @@
-"""How a landed file's columns differ from those declared, and what the source's contract makes of that. Without Spark."""
+"""Compare the columns of a landed file with the declared ones, by the contract of the source. Without Spark."""
 
 from __future__ import annotations
 
@@ -14,24 +14,30 @@ from lakehouse.definitions.sources import RESCUED, Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# The wider types that Spark's Parquet reader can give a column without loss.
+# The types to which Spark's Parquet reader can widen a type without loss.
 _WIDER_TYPES = {
     "tinyint": ("smallint", "int", "bigint"),
     "smallint": ("int", "bigint"),
     "int": ("bigint",),
     "float": ("double",),
 }
-# A Parquet column of which the file has no value, nor a type.
+# The type of a Parquet column that has no value in its file.
 VOID = "void"
 _MAX_SHOWN = 5
-# Spark's own Arrow files mark a struct that is one of these, by the metadata of its fields.
+# Keys in the metadata of a struct's fields. Spark's own Arrow files mark structs of these types with them.
 _MARKS = {b"variant", b"geometry", b"geography"}
 
 
 @dataclass(frozen=True)
 class SchemaDrift:
-    """The columns of a file that are not declared, those that are and that it misses, those of another type, and the undeclared
-    ones that could be a table's column only if upper and lower case told columns apart, each with the one that it is like."""
+    """The differences between the columns of a file and the declared ones.
+
+    Attributes:
+        new_columns: columns of the file that are not declared.
+        missing_columns: declared columns that the file lacks.
+        changed_types: declared columns that have a type in the file which cannot be read as the declared one.
+        case_variants: new columns that differ from another column only in case, each with that column.
+    """
 
     new_columns: tuple[str, ...]
     missing_columns: tuple[str, ...]
@@ -40,7 +46,7 @@ class SchemaDrift:
 
 
 def detect_drift(source: Source, file_columns: Mapping[str, str]) -> SchemaDrift:
-    """How the columns of a file differ from the declared ones."""
+    """Compare the columns of a file with the declared ones."""
     new = tuple(c for c in file_columns if c not in source.columns)
     first = {c.lower(): c for c in reversed([*source.columns, *new])}
     return SchemaDrift(
@@ -52,76 +58,83 @@ def detect_drift(source: Source, file_columns: Mapping[str, str]) -> SchemaDrift
 
 
 def has_declared_schema(source: Source, file_columns: Mapping[str, str]) -> bool:
-    """Whether a file can be read with the declared schema. A CSV file's columns count in their order."""
+    """Return whether a file can be read with the declared schema. The order of columns matters in a CSV file."""
     in_order = source.format != "csv" or list(file_columns) == list(source.columns)
     typed = VOID not in file_columns.values() and not detect_drift(source, file_columns).changed_types
     return in_order and {*file_columns} == {*source.columns} and typed
 
 
 def explain_rejection(source: Source, file_columns: Mapping[str, str]) -> str | None:
-    """Why the source's contract rejects a file with these columns; None where it takes it."""
+    """Return the reason why the contract rejects a file with these columns; None if it accepts the file."""
     contract, drift = source.contract, detect_drift(source, file_columns)
-    said: list[str] = []
+    reasons: list[str] = []
     if contract.missing_column == "fail":
-        said += [f"misses column {c}" for c in drift.missing_columns]
+        reasons += [f"misses column {c}" for c in drift.missing_columns]
     if contract.new_column == "fail":
-        said += [f"has an unknown column {c}{_describe_case_variant(drift, c)}" for c in drift.new_columns]
+        reasons += [f"has an unknown column {c}{_describe_case_variant(drift, c)}" for c in drift.new_columns]
     if contract.changed_type == "fail":
-        said += [f"has column {c} as {file_columns[c]}, declared {source.columns[c]}" for c in drift.changed_types]
-    return "; ".join(said) or None
+        reasons += [f"has column {c} as {file_columns[c]}, declared {source.columns[c]}" for c in drift.changed_types]
+    return "; ".join(reasons) or None
 
 
 def find_added_columns(source: Source, file_columns: Mapping[str, str]) -> dict[str, str]:
-    """The new columns of a file that the contract adds to the bronze table, with the types that they came with."""
+    """Return the new columns of a file that the contract adds to the bronze table, with the types of the file."""
     if source.contract.new_column != "add":
         return {}
     drift = detect_drift(source, file_columns)
-    # What begins with an underscore is the platform's own.
-    good = (
+    # A leading underscore is reserved for columns of the platform.
+    valid = (
         c
         for c in drift.new_columns
         if COLUMN_PATTERN.fullmatch(c) and c not in drift.case_variants and not c.startswith("_")
     )
-    return {c: file_columns[c] for c in good if file_columns[c] != VOID}
+    return {c: file_columns[c] for c in valid if file_columns[c] != VOID}
 
 
 def describe_drift(source: Source, file_columns: Mapping[str, str]) -> Iterator[str]:
-    """What becomes of a taken file's columns, in words."""
-    drift, adds = detect_drift(source, file_columns), find_added_columns(source, file_columns)
+    """Yield in words each difference of an accepted file and its effect."""
+    drift, added = detect_drift(source, file_columns), find_added_columns(source, file_columns)
     for c in (c for c in drift.new_columns if file_columns[c] != VOID):
-        yield f"adds {c} {adds[c]}" if c in adds else f"keeps {c}{_describe_case_variant(drift, c)} in {RESCUED}"
+        yield f"adds {c} {added[c]}" if c in added else f"keeps {c}{_describe_case_variant(drift, c)} in {RESCUED}"
     for c in drift.missing_columns:
-        yield f"leaves {c} null, which the files miss"
+        yield f"leaves {c} null, as the files lack it"
     for c in drift.changed_types:
-        yield f"reads {c}, {file_columns[c]} in the files, as {source.columns[c]}; what that cannot hold is kept in {RESCUED}"
+        yield f"reads {c} ({file_columns[c]} in the files) as {source.columns[c]}, and keeps other values in {RESCUED}"
 
 
 def summarize_drift(source: Source, files: Iterable[Mapping[str, str] | None]) -> tuple[str, ...]:
-    """What becomes of the columns of a batch's files, each text once, with the number of files."""
-    said = Counter(text for found in files if found for text in describe_drift(source, found))
-    return tuple(f"{text} ({count} file{'s' if count > 1 else ''})" for text, count in said.items())
+    """Describe the differences of a batch's accepted files, each text once with its number of files."""
+    counts = Counter(text for columns in files if columns for text in describe_drift(source, columns))
+    return tuple(f"{text} ({count} file{'s' if count > 1 else ''})" for text, count in counts.items())
 
 
 def preview_drift(
     source: Source, files: Iterable[tuple[str, str | None, Mapping[str, str] | None]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What will become of files, each with the reason to reject it or its columns, in words, and the declared columns that will not
-    hold what they held."""
+    """Describe the effect of files before they are read.
+
+    Args:
+        files: for each file its path, the reason for its rejection, and its columns if they are not the declared ones.
+
+    Returns:
+        The texts, and the declared columns that are missing or have another type in an accepted file.
+    """
     files = list(files)
-    taken = [found for _, reason, found in files if found and not reason]
-    said = [f"rejects {path}: {reason}" for path, reason, _ in files if reason]
-    shown = [*said[:_MAX_SHOWN], *([f"rejects {len(said) - _MAX_SHOWN} more files"] if len(said) > _MAX_SHOWN else [])]
-    drifts = [detect_drift(source, found) for found in taken]
-    changed = dict.fromkeys(c for one in drifts for c in (*one.missing_columns, *one.changed_types))
-    return (*summarize_drift(source, taken), *shown), tuple(changed)
+    accepted = [columns for _, reason, columns in files if columns and not reason]
+    rejections = [f"rejects {path}: {reason}" for path, reason, _ in files if reason]
+    more = len(rejections) - _MAX_SHOWN
+    shown = [*rejections[:_MAX_SHOWN], *([f"rejects {more} more files"] if more > 0 else [])]
+    drifts = [detect_drift(source, columns) for columns in accepted]
+    changed = dict.fromkeys(c for drift in drifts for c in (*drift.missing_columns, *drift.changed_types))
+    return (*summarize_drift(source, accepted), *shown), tuple(changed)
 
 
 def _describe_case_variant(drift: SchemaDrift, column: str) -> str:
-    return f" (like {drift.case_variants[column]} but for case)" if column in drift.case_variants else ""
+    return f" (differs from {drift.case_variants[column]} only in case)" if column in drift.case_variants else ""
 
 
 def can_read_as(file_type: str, declared_type: str) -> bool:
-    """Whether every value of one type is one of the other; of a column without any value that is so."""
+    """Return whether the declared type holds every value of the file's type. The void type fits all types."""
     return file_type in (declared_type, VOID) or declared_type in _WIDER_TYPES.get(file_type, ())
 
 

@@ -1,4 +1,4 @@
-"""A landed file before it is read: whether it is whole, readable and has columns that its source's contract takes."""
+"""Inspect a landed file before Spark reads it: complete, readable, with columns that the contract accepts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def open_decompressed(path: Location) -> BinaryIO:
-    """A file's content, unpacked where its name says that it is packed."""
+    """Open a file, and decompress it if its name ends in .gz."""
     content = path.open("rb")
     return cast(BinaryIO, gzip.open(content, "rb")) if path.suffix == ".gz" else content
 
@@ -36,8 +36,12 @@ def _read_chunks(path: Location) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Why a file cannot be taken, None where it can; and its columns in their order, with their types, where they are not those
-    declared."""
+    """The result of an inspection.
+
+    Attributes:
+        reason: the reason to reject the file, or None.
+        columns: the columns in order with their types, if they are not the declared ones.
+    """
 
     reason: str | None
     columns: Mapping[str, str] | None = None
@@ -45,7 +49,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _TextSummary:
-    """A text file, of which the whole is there and is UTF-8: its first chunk, its end, and how often it has a quote."""
+    """The first chunk, the last character and the number of quotes of a complete text file in UTF-8."""
 
     head: str
     last_character: str
@@ -68,35 +72,40 @@ def _inspect_csv(path: Location, source: Source) -> Inspection:
     text = _scan_text(path)
     if not text.head:
         return Inspection("is empty: not even a header")
-    found, reason = _check_header(text.head, source)
+    columns, reason = _read_header(text.head, source)
     if reason is None and text.last_character not in ("\n", "\r"):
-        reason = "does not end with a line end, as if it were cut: its last value may be half of one"
+        reason = "does not end with a line end; it may be cut within its last value"
     if reason is None and text.quote_count and not {"quote", "escape"} & source.options.keys():
         reason = _find_open_quote(path, source, odd=text.quote_count % 2 == 1)
-    return Inspection(reason, found)
+    return Inspection(reason, columns)
 
 
-def _check_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, str | None]:
-    """The columns that a text's first line names, where they are not the declared ones, and why it cannot be taken."""
+def _read_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, str | None]:
+    """Read the first line of a text.
+
+    Returns:
+        The columns if they are not the declared ones, and the reason to reject the file.
+    """
     header = next(csv.reader(io.StringIO(head), delimiter=source.options.get("sep", ",")), [])
     if header == list(source.columns):
         return None, None
     if not {*header} & {*source.columns}:
         return None, f"has no header: its first line is {','.join(header)[:80]!r}"
-    if doubled := sorted({c for c in header if header.count(c) > 1}):
-        return None, f"has column {doubled[0]} twice"
-    found = dict.fromkeys(header, "string")
-    if {*found} == {*source.columns} and not source.contract.has_rescued_column:
+    if duplicates := sorted({c for c in header if header.count(c) > 1}):
+        return None, f"has column {duplicates[0]} twice"
+    columns = dict.fromkeys(header, "string")
+    if {*columns} == {*source.columns} and not source.contract.has_rescued_column:
         return None, f"has its columns in another order: {','.join(header)}"
-    return found, conformance.explain_rejection(source, found)
+    return columns, conformance.explain_rejection(source, columns)
 
 
 def _find_open_quote(path: Location, source: Source, odd: bool) -> str | None:
-    """Whether a quote opens a value and nothing closes it: what follows, to the next quote or the end, would be read as that value.
+    """Return the line of a quote that opens a value and is never closed; or None.
 
-    Where quotes are even in number the next one may open a value, too: then text follows the one that seems to close.
+    A reader would take all text up to the next quote or the end as one value. If the number of quotes is even, the
+    next quote opens another value. Then text follows the quote that seems to close the first value.
     """
-    csv.field_size_limit(sys.maxsize)  # a value may be as long as it likes
+    csv.field_size_limit(sys.maxsize)  # the length of a value has no limit
     with io.TextIOWrapper(open_decompressed(path), "utf-8", newline="") as lines:
         reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
         before = 0
@@ -113,33 +122,37 @@ def _find_open_quote(path: Location, source: Source, odd: bool) -> str | None:
 
 def _inspect_json(path: Location, source: Source) -> Inspection:
     with io.TextIOWrapper(open_decompressed(path), "utf-8-sig") as lines:
-        found, reason = _collect_keys(lines)
-    if found is None:
+        keys, reason = _collect_keys(lines)
+    if keys is None:
         return Inspection("is empty")
-    return Inspection(reason) if reason else _apply_contract(source, _build_json_columns(source, found))
+    return Inspection(reason) if reason else _apply_contract(source, _build_json_columns(source, keys))
 
 
 def _collect_keys(lines: Iterable[str]) -> tuple[dict[str, None] | None, str | None]:
-    """The keys of the records, None where there is no line; and what is wrong with a line that Spark would read otherwise."""
-    found: dict[str, None] = {}
+    """Collect the keys of the records.
+
+    Returns:
+        The keys, or None for a text without lines; and the problem of a line that Spark would read differently.
+    """
+    keys: dict[str, None] = {}
     number = 0
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             if error.msg == "Extra data" and line[: error.pos].lstrip().startswith(("{", "[")):
-                return found, f"has more than one record in line {number}"
-            continue  # set aside as a row
+                return keys, f"has more than one record in line {number}"
+            continue  # The row is quarantined later.
         except ValueError:
             continue
         if isinstance(record, list) and record:
-            return found, f"has a list in line {number}, where there is to be one record"
-        found.update(dict.fromkeys(record if isinstance(record, dict) else ()))
-    return (found if number else None), None
+            return keys, f"has a list in line {number} instead of one record"
+        keys.update(dict.fromkeys(record if isinstance(record, dict) else ()))
+    return (keys if number else None), None
 
 
 def _build_json_columns(source: Source, keys: Collection[str]) -> dict[str, str]:
-    """A file's columns: the declared ones, as a record may leave out what is null, and the others as text."""
+    """Return all declared columns, as a record may omit nulls, and the other keys as strings."""
     return {**source.columns, **{key: "string" for key in keys if key not in source.columns}}
 
 
@@ -147,34 +160,35 @@ def _inspect_parquet(path: Location, source: Source) -> Inspection:
     import pyarrow.parquet as pq
 
     with path.open("rb") as content, pq.ParquetFile(content, page_checksum_verification=True) as file:
-        judged = _check_parquet_schema(file, source)
-        if judged.reason is None:
-            for _ in file.iter_batches():  # a damaged page shows only when it is read
+        inspection = _inspect_parquet_schema(file, source)
+        if inspection.reason is None:
+            for _ in file.iter_batches():  # only a read detects a damaged page
                 pass
-    return judged
+    return inspection
 
 
-def _check_parquet_schema(file: Any, source: Source) -> Inspection:
+def _inspect_parquet_schema(file: Any, source: Source) -> Inspection:
     names = file.schema_arrow.names
-    if doubled := sorted({c for c in names if names.count(c) > 1}):
-        return Inspection(f"has column {doubled[0]} twice")
+    if duplicates := sorted({c for c in names if names.count(c) > 1}):
+        return Inspection(f"has column {duplicates[0]} twice")
     types = {field.name: field.type for field in file.schema_arrow}
-    found = {name: conformance.to_sql_type(kind) for name, kind in types.items()}
-    judged = _apply_contract(source, found)
-    if judged.reason is None:
-        # What is read although it is not as declared must have a type that every reader knows.
-        odd = [
+    columns = {name: conformance.to_sql_type(kind) for name, kind in types.items()}
+    inspection = _apply_contract(source, columns)
+    if inspection.reason is None:
+        # A column with another type than the declared one needs a type that every reader knows.
+        unsupported = [
             c
-            for c, kind in found.items()
+            for c, kind in columns.items()
             if kind not in (source.columns.get(c), conformance.VOID) and not _is_readable(types[c])
         ]
-        if odd:
-            return Inspection(f"has column {odd[0]} as {found[odd[0]]}, which cannot be read", judged.columns)
-    return judged
+        if unsupported:
+            c = unsupported[0]
+            return Inspection(f"has column {c} as {columns[c]}, which cannot be read", inspection.columns)
+    return inspection
 
 
 def _is_readable(kind: Any) -> bool:
-    """Return whether every reader knows an Arrow type: it can be declared, and the fields of its structs have plain names."""
+    """Return whether every reader knows an Arrow type: it can be declared, and its structs have plain field names."""
     import pyarrow.types as arrow
 
     if arrow.is_struct(kind):
@@ -195,13 +209,13 @@ def _apply_contract(source: Source, file_columns: Mapping[str, str]) -> Inspecti
 
 
 def count_parquet_rows(path: Location) -> int:
-    """The rows that a Parquet file says it has; none where it cannot be read."""
+    """Return the number of rows in the metadata of a Parquet file; 0 if the file cannot be read."""
     import pyarrow.parquet as pq
 
     try:
         with path.open("rb") as content:
             return int(pq.read_metadata(content).num_rows)
-    except (OSError, ValueError):  # pyarrow's errors are kinds of these
+    except (OSError, ValueError):  # pyarrow's errors are subclasses of these
         return 0
 
 
@@ -209,12 +223,14 @@ _INSPECTORS = {"csv": _inspect_csv, "json": _inspect_json, "parquet": _inspect_p
 
 
 def inspect_file(path: Location, source: Source) -> Inspection:
-    """Whether a file can be taken, and its columns."""
+    """Read a whole file, and return the reason to reject it and its columns."""
     return _INSPECTORS[source.format](path, source)
 
 
 def preview_file(path: Location, source: Source) -> Inspection:
-    """What a file's beginning (Parquet: its end) tells of its columns. What cannot be read tells nothing: a run looks at the whole.
+    """Inspect the columns in the first bytes of a file, or in the footer of a Parquet file.
+
+    An unreadable file gives an empty result, as a run inspects the whole file later.
 
     Raises:
         StorageError: the store cannot be reached.
@@ -224,14 +240,14 @@ def preview_file(path: Location, source: Source) -> Inspection:
     try:
         if source.format == "parquet":
             with path.open("rb") as content, pq.ParquetFile(content) as file:
-                return _check_parquet_schema(file, source)
+                return _inspect_parquet_schema(file, source)
         head = codecs.getincrementaldecoder("utf-8")().decode(next(_read_chunks(path), b"")).removeprefix("\ufeff")
         if source.format == "csv":
-            found, reason = _check_header(head, source) if head else (None, "is empty: not even a header")
-            return Inspection(reason, found)
-        keys, reason = _collect_keys(head.splitlines()[:-1])  # the last may be cut
+            columns, reason = _read_header(head, source) if head else (None, "is empty: not even a header")
+            return Inspection(reason, columns)
+        keys, reason = _collect_keys(head.splitlines()[:-1])  # the last line may be incomplete
         return Inspection(reason) if reason else _apply_contract(source, _build_json_columns(source, keys or ()))
     except StorageError:
         raise
-    except Exception:  # whatever a reader raises on a broken file
+    except Exception:  # A reader may raise anything on a damaged file.
         return Inspection(None)

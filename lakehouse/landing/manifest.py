@@ -1,7 +1,7 @@
 """The manifest of a batch of landed files.
 
-A delivery is a path with its size and its identity (a hash of its content, in a bucket its ETag): the same name with new bytes
-is a new delivery.
+A delivery is a path with its size and its identity: a hash of its content, or its ETag in a bucket. The same name with
+other bytes is a new delivery.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One landed file: its path below the landing zone, its identity, its place in the order of deliveries.
+    """One landed file.
 
-    ``columns`` are its own, in their order, with their types, where they are not those declared and the contract takes them.
+    Attributes:
+        path: the path below the landing zone.
+        identity: a hash of the content, or the ETag; empty until it is computed.
+        file_id: the place in the order of deliveries.
+        columns: its columns in order with their types, if they are not the declared ones and the contract accepts them.
     """
 
     path: str
@@ -27,7 +31,7 @@ class LandedFile:
 
 @dataclass(frozen=True)
 class RejectedFile:
-    """A file that was set aside as a whole, and why."""
+    """A file that was rejected as a whole, with the reason."""
 
     path: str
     size: int
@@ -38,9 +42,12 @@ class RejectedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of one batch of one source. ``at`` is UTC; a ``full`` batch takes the place of all before it.
+    """The files of one batch of one source.
 
-    ``undone`` are the files of a batch that was taken back: they count for nothing but the numbers that they had.
+    Attributes:
+        created_at: the time in UTC.
+        is_full: the batch replaces all earlier ones.
+        rolled_back_files: the files of a batch that was rolled back. Only their numbers stay in use.
     """
 
     source: str
@@ -53,4 +60,5 @@ class Manifest:
     rolled_back_files: tuple[LandedFile, ...] = ()
 
     def mark_rolled_back(self) -> Manifest:
+        """Return the manifest as it counts after its batch was rolled back."""
         return replace(self, files=(), rejected_files=(), is_full=False, rolled_back_files=self.files)

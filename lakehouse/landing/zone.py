@@ -1,8 +1,8 @@
-"""The landing zone: which files are new, whether they are whole, and the manifest that pins a batch before it is read.
+"""The landing zone: its new files, their inspection, and the manifest that pins a batch before it is read.
 
-Batch N's exact list of files is written to manifests/<source>/<N>.json, once, before Spark reads any of them; a batch that a
-killed run left unfinished is finished with that same list. Files that turn out broken are rejected as a whole, with the
-reason, beside the manifest, and do not block the rest.
+The list of files of batch N is written once to manifests/<source>/<N>.json, before Spark reads any of them. If a run
+is killed, the next run finishes the batch with the same list. A damaged file is rejected as a whole and does not block
+the rest. The reason is stored in the manifest, or beside it if the file is rejected later.
 """
 
 from __future__ import annotations
@@ -22,15 +22,22 @@ from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
 from lakehouse.storage import location
 from lakehouse.storage.location import FileInfo, Location
 
-# Names that a writer gives to files it has not finished.
+# Suffixes of unfinished files.
 TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".inprogress", ".crdownload", "~")
 COMPRESSED_SUFFIXES = (".bz2", ".deflate", ".lz4", ".snappy", ".zst", ".zstd", ".xz", ".zip")
-# A file changed this shortly before it was listed may have changed again under the same time stamp: hash it once more.
+# A file that changed just before it was listed may change again under the same time stamp. Its content is hashed again.
 REHASH_SECONDS = 2.0
 
 
 class LandingZone:
-    """One source's landing folder and manifests; ``undone`` says which batches its table has taken back."""
+    """The landing folder and the manifests of one source.
+
+    Args:
+        source: the declared source.
+        landing: the folder of all landing folders.
+        manifests: the folder of all manifests.
+        get_rolled_back_batches: returns the batches that the bronze table has rolled back.
+    """
 
     def __init__(
         self,
@@ -46,85 +53,92 @@ class LandingZone:
         self.get_rolled_back_batches = get_rolled_back_batches
 
     def read_history(self) -> list[Manifest]:
-        """Every manifest, oldest first; one whose batch was taken back has no files."""
+        """Return every manifest, oldest first. The manifest of a batch that was rolled back has no files."""
         return self.read_history_without(self.get_rolled_back_batches())
 
     def read_history_without(self, batches: Collection[int]) -> list[Manifest]:
-        """The manifests as they stand when these batches are taken back."""
-        return [one.mark_rolled_back() if one.batch in batches else one for one in self.read_manifests()]
+        """Return every manifest as if the given batches were rolled back."""
+        return [
+            manifest.mark_rolled_back() if manifest.batch in batches else manifest for manifest in self.read_manifests()
+        ]
 
     def read_manifests(self) -> list[Manifest]:
-        """The manifests as written, oldest first, with what was rejected after that taken into account."""
-        there = location.list_names(self.manifest_folder)
-        batches = [int(name.removesuffix(".json")) for name in there if name.removesuffix(".json").isdigit()]
+        """Return the manifests as written, oldest first. Files that were rejected later count as rejected."""
+        names = location.list_names(self.manifest_folder)
+        batches = [int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit()]
         with ThreadPoolExecutor() as pool:
             return list(
-                pool.map(lambda batch: self._read_manifest(batch, f"{batch:08d}.rejected.json" in there), batches)
+                pool.map(lambda batch: self._read_manifest(batch, f"{batch:08d}.rejected.json" in names), batches)
             )
 
     def list_files(self) -> list[LandedFile]:
-        """The files that are there and finished, by path, not yet hashed."""
+        """Return the finished files by path, without an identity where the store has none."""
         settled_ns = time.time_ns() - int(self.source.settle_seconds * 1e9)
-        found = [
-            LandedFile(f"{self.source.landing}/{one.path}", one.size, one.modified_ns, one.identity)
-            for one in location.walk(self.folder, is_ignored)
-            if not self.source.settle_seconds or one.modified_ns <= settled_ns
+        files = [
+            LandedFile(f"{self.source.landing}/{info.path}", info.size, info.modified_ns, info.identity)
+            for info in location.walk(self.folder, is_ignored)
+            if not self.source.settle_seconds or info.modified_ns <= settled_ns
         ]
-        return sorted(found, key=lambda one: one.path)
+        return sorted(files, key=lambda file: file.path)
 
     def find_new_files(self, history: Sequence[Manifest], fingerprint: str) -> list[LandedFile]:
-        """The files that no batch has taken yet: new paths, and known ones with other bytes.
+        """Return the files that no batch has read: new paths, and earlier paths with other bytes.
 
-        A rejected file counts as taken until its bytes or the source's declaration change.
+        A rejected file is new again when its bytes or the declaration of the source change.
         """
-        taken, refused = _find_effective_files(history), dict[str, tuple[RejectedFile, str]]()
+        deliveries, rejections = _find_effective_files(history), dict[str, tuple[RejectedFile, str]]()
         for manifest in history:
-            for one in manifest.rejected_files:
-                if one.identity and manifest.fingerprint == fingerprint:
-                    refused[one.path] = (one, manifest.created_at)
-                else:  # it could not be read then, or another declaration refused it
-                    refused.pop(one.path, None)
+            for file in manifest.rejected_files:
+                if file.identity and manifest.fingerprint == fingerprint:
+                    rejections[file.path] = (file, manifest.created_at)
+                else:  # The file could not be read, or another declaration rejected it.
+                    rejections.pop(file.path, None)
         return [
-            one
-            for one in self.list_files()
-            if not (self._is_known(one, taken.get(one.path)) or self._is_known(one, refused.get(one.path)))
+            file
+            for file in self.list_files()
+            if not self._has_same_content(file, deliveries.get(file.path))
+            and not self._has_same_content(file, rejections.get(file.path))
         ]
 
     def find_rejected_files(self, history: Iterable[Manifest]) -> list[RejectedFile]:
-        """The rejected files that still wait for somebody: neither delivered again nor taken away since."""
-        waiting: dict[str, RejectedFile] = {}
+        """Return the rejected files that still need attention: neither delivered again nor removed since."""
+        rejections: dict[str, RejectedFile] = {}
         for manifest in history:
-            waiting.update((one.path, one) for one in manifest.rejected_files)
-            for one in manifest.files:
-                waiting.pop(one.path, None)
-        there = location.stat_files(self.root, waiting)
-        return [one for path, one in waiting.items() if not isinstance(there[path], OSError)]
+            rejections.update((rejected.path, rejected) for rejected in manifest.rejected_files)
+            for file in manifest.files:
+                rejections.pop(file.path, None)
+        states = location.stat_files(self.root, rejections)
+        return [rejected for path, rejected in rejections.items() if not isinstance(states[path], OSError)]
 
     def count_rows(self, files: Iterable[LandedFile]) -> int | None:
-        """The rows of files that say how many they have (Parquet), as far as they can be read; None for others."""
+        """Return the number of rows that the metadata of readable Parquet files gives; None for other formats."""
         if self.source.format != "parquet":
             return None
-        return sum(count_parquet_rows(self.root / one.path) for one in files)
+        return sum(count_parquet_rows(self.root / file.path) for file in files)
 
     def preview_files(self, files: Iterable[LandedFile]) -> list[tuple[str, str | None, Mapping[str, str] | None]]:
-        """Of each file its path, why it will be rejected, and its columns where they are not those declared; as far as its
-        beginning tells."""
-        with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda one: (one.path, preview_file(self.root / one.path, self.source)), files)
-            return [(path, seen.reason, seen.columns) for path, seen in found]
+        """Inspect the beginning of each file.
 
-    def _is_known(self, one: LandedFile, taken: tuple[LandedFile | RejectedFile, str] | None) -> bool:
-        if taken is None or taken[0].size != one.size:
+        Returns:
+            For each file its path, the reason for its rejection, and its columns if they are not the declared ones.
+        """
+        with ThreadPoolExecutor() as pool:
+            previews = pool.map(lambda file: (file.path, preview_file(self.root / file.path, self.source)), files)
+            return [(path, inspection.reason, inspection.columns) for path, inspection in previews]
+
+    def _has_same_content(self, file: LandedFile, earlier: tuple[LandedFile | RejectedFile, str] | None) -> bool:
+        """Return whether a file has the content of an earlier delivery, which comes with the time of its manifest."""
+        if earlier is None or earlier[0].size != file.size:
             return False
-        before, at = taken
-        if one.identity:
-            return one.identity == before.identity
-        same_time = before.modified_ns == one.modified_ns
-        if same_time and before.modified_ns / 1e9 < _to_epoch(at) - REHASH_SECONDS:
+        delivery, created_at = earlier
+        if file.identity:
+            return file.identity == delivery.identity
+        same_time = delivery.modified_ns == file.modified_ns
+        if same_time and delivery.modified_ns / 1e9 < _to_epoch(created_at) - REHASH_SECONDS:
             return True
         try:
-            return bool(before.identity) and location.compute_identity(self.root / one.path) == before.identity
-        except OSError:  # what cannot be read is looked at, and rejected, by the next batch
+            return bool(delivery.identity) and location.compute_identity(self.root / file.path) == delivery.identity
+        except OSError:  # The next batch inspects and rejects the unreadable file.
             return False
 
     def write_manifest(
@@ -135,209 +149,219 @@ class LandingZone:
         files: Iterable[LandedFile],
         is_full: bool = False,
     ) -> Manifest:
-        """Inspect the files, then write the batch's manifest: whole files numbered, the others rejected.
+        """Inspect the files, then write the manifest of the batch. Accepted files get numbers, the others are rejected.
+
+        Args:
+            is_full: the batch replaces all earlier batches.
 
         Raises:
-            LandingError: the manifest is there already, written by another run; or the batch takes the place of all before it
-                and files on record would not be in it.
+            LandingError: another run wrote the manifest, or a full batch would lose files of earlier manifests.
         """
-        last_id = max((one.file_id for m in history for one in (*m.files, *m.rolled_back_files)), default=0)
-        taken = {path: one for path, (one, _) in _find_effective_files(history).items()}
-        if is_full:  # the order in which they were delivered is what makes one row newer than another
-            files = sorted(files, key=lambda one: taken[one.path].file_id if one.path in taken else last_id + 1)
+        last_id = max((file.file_id for m in history for file in (*m.files, *m.rolled_back_files)), default=0)
+        deliveries = {path: delivery for path, (delivery, _) in _find_effective_files(history).items()}
+        if is_full:  # The order of delivery decides which of two rows is newer.
+            numbers = {path: delivery.file_id for path, delivery in deliveries.items()}
+            files = sorted(files, key=lambda file: numbers.get(file.path, last_id + 1))
         with ThreadPoolExecutor() as pool:
             inspected = list(pool.map(self._inspect, files))
-        whole: list[LandedFile] = []
-        for one in inspected:
-            if not isinstance(one, LandedFile):
-                continue
-            before = taken.get(one.path)
-            if before and before.identity == one.identity and not is_full:
-                continue  # the delivery that the table has already
-            last_id += 1
-            whole.append(replace(one, file_id=last_id))
-        rejected = tuple(one for one in inspected if isinstance(one, RejectedFile))
-        if is_full and (lost := sorted(taken.keys() - {one.path for one in whole})):
-            reasons = {one.path: one.reason for one in rejected}
+        accepted = [file for file in inspected if isinstance(file, LandedFile)]
+        if not is_full:  # The table has the rows of a repeated delivery.
+            identities = {path: delivery.identity for path, delivery in deliveries.items()}
+            accepted = [file for file in accepted if identities.get(file.path) != file.identity]
+        numbered = tuple(replace(file, file_id=number) for number, file in enumerate(accepted, start=last_id + 1))
+        rejected = tuple(file for file in inspected if isinstance(file, RejectedFile))
+        if is_full and (lost := sorted(deliveries.keys() - {file.path for file in numbered})):
+            reasons = {file.path: file.reason for file in rejected}
             raise _build_refresh_error(
-                self.source, [f"{p} {reasons.get(p, 'has not settled or is gone')}" for p in lost]
+                self.source, [f"{path} {reasons.get(path, 'has not settled or is gone')}" for path in lost]
             )
-        manifest = Manifest(self.source.name, batch, now(), fingerprint, tuple(whole), rejected, is_full)
-        try:
-            said = {name: value for name, value in asdict(manifest).items() if name != "rolled_back_files"}
-            location.create(self._get_manifest_path(batch), json.dumps(said, indent=1).encode())
-        except FileExistsError:
-            raise LandingError(
-                f"{self._get_manifest_path(batch)} exists: another run took this batch. Run again."
-            ) from None
+        manifest = Manifest(self.source.name, batch, now(), fingerprint, numbered, rejected, is_full)
+        self._create_manifest(manifest)
         return manifest
 
-    def verify_manifest(self, manifest: Manifest, fingerprint: str) -> Manifest:
-        """The manifest less the files that vanished or changed since it was written; these go on record as rejected.
+    def _create_manifest(self, manifest: Manifest) -> None:
+        file = self._get_manifest_path(manifest.batch)
+        fields = {name: value for name, value in asdict(manifest).items() if name != "rolled_back_files"}
+        try:
+            location.create(file, json.dumps(fields, indent=1).encode())
+        except FileExistsError:
+            raise LandingError(f"{file}: another run took this batch. Run again.") from None
 
-        Where the source was declared otherwise then, files that do not fit its declaration now are rejected, too.
+    def verify_manifest(self, manifest: Manifest, fingerprint: str) -> Manifest:
+        """Return the manifest without files that vanished or changed after it was written. Record these as rejected.
+
+        If the declaration of the source has changed since, files that do not fit it any more are rejected, too.
 
         Raises:
-            LandingError: the batch takes the place of all before it, and would lose the rows of such a file. Its
-                manifest is put away, so that the next run goes on from what the table holds.
+            LandingError: a full batch would lose the rows of such a file. Its manifest is renamed, and the next run
+                continues from the rows of the table.
         """
-        there = location.stat_files(self.root, [one.path for one in manifest.files])
-        gone, columns = [], {one.path: one.columns for one in manifest.files}
-        for one in manifest.files:
-            found = there[one.path]
-            if isinstance(found, OSError):
-                gone.append(RejectedFile(one.path, one.size, one.modified_ns, "", f"cannot be read: {found.strerror}"))
-            elif not self._is_unchanged(one, found):
-                gone.append(
-                    RejectedFile(one.path, one.size, one.modified_ns, "", "changed while its batch was under way")
-                )
-            elif manifest.fingerprint != fingerprint:
-                inspected = self._inspect(one)
-                if isinstance(inspected, RejectedFile):
-                    gone.append(replace(inspected, identity=""))
-                else:
-                    columns[one.path] = inspected.columns
-        if gone and manifest.is_full:
-            location.put(
-                self._get_manifest_path(manifest.batch, ".abandoned"),
-                self._get_manifest_path(manifest.batch).read_bytes(),
-            )
-            self._get_manifest_path(manifest.batch).unlink()
-            raise _build_refresh_error(self.source, [f"{one.path} {one.reason}" for one in gone])
-        if gone:
-            # No hash: whatever lies at that path next is a new delivery.
-            later = [
-                *manifest.rejected_files[len(self._read_original_manifest(manifest.batch).rejected_files) :],
-                *gone,
-            ]
-            said = json.dumps([asdict(one) for one in later], indent=1)
-            location.put(self._get_manifest_path(manifest.batch, ".rejected"), said.encode())
-            manifest = self._read_manifest(manifest.batch, True)
-        return replace(manifest, files=tuple(replace(one, columns=columns[one.path]) for one in manifest.files))
+        is_same_declaration = manifest.fingerprint == fingerprint
+        states = location.stat_files(self.root, [file.path for file in manifest.files])
+        rejected, columns = list[RejectedFile](), dict[str, Mapping[str, str] | None]()
+        for file in manifest.files:
+            result = self._verify_file(file, states[file.path], is_same_declaration)
+            if isinstance(result, RejectedFile):
+                rejected.append(result)
+            else:
+                columns[file.path] = result.columns
+        if rejected and manifest.is_full:
+            path = self._get_manifest_path(manifest.batch)
+            location.put(self._get_manifest_path(manifest.batch, ".abandoned"), path.read_bytes())
+            path.unlink()
+            raise _build_refresh_error(self.source, [f"{file.path} {file.reason}" for file in rejected])
+        if rejected:
+            manifest = self._record_rejected_files(manifest, rejected)
+        return replace(manifest, files=tuple(replace(file, columns=columns[file.path]) for file in manifest.files))
 
-    def _is_unchanged(self, one: LandedFile, found: FileInfo) -> bool:
-        if not found.identity and (found.size, found.modified_ns) == (one.size, one.modified_ns):
+    def _verify_file(
+        self, file: LandedFile, state: FileInfo | OSError, is_same_declaration: bool
+    ) -> LandedFile | RejectedFile:
+        """Return the file, or its rejection without a hash: the next file at the same path is a new delivery."""
+        if isinstance(state, OSError):
+            return RejectedFile(file.path, file.size, file.modified_ns, "", f"cannot be read: {state.strerror}")
+        if not self._is_unchanged(file, state):
+            return RejectedFile(file.path, file.size, file.modified_ns, "", "changed while its batch was under way")
+        if is_same_declaration:
+            return file
+        result = self._inspect(file)
+        return replace(result, identity="") if isinstance(result, RejectedFile) else result
+
+    def _record_rejected_files(self, manifest: Manifest, rejected: Sequence[RejectedFile]) -> Manifest:
+        """Add files to the later rejections of a manifest, and return the manifest without these files."""
+        original_count = len(self._read_original_manifest(manifest.batch).rejected_files)
+        later = [*manifest.rejected_files[original_count:], *rejected]
+        content = json.dumps([asdict(file) for file in later], indent=1)
+        location.put(self._get_manifest_path(manifest.batch, ".rejected"), content.encode())
+        return self._read_manifest(manifest.batch, True)
+
+    def _is_unchanged(self, file: LandedFile, state: FileInfo) -> bool:
+        if not state.identity and (state.size, state.modified_ns) == (file.size, file.modified_ns):
             return True
-        return (found.identity or location.compute_identity(self.root / one.path)) == one.identity
+        return (state.identity or location.compute_identity(self.root / file.path)) == file.identity
 
     def check_refresh(self, history: Sequence[Manifest]) -> None:
-        """Check that a full refresh finds everything on record in the landing zone, with the same bytes.
+        """Check that the landing zone still has every file of the manifests, with the same bytes.
 
         Raises:
-            LandingError: it would lose rows.
+            LandingError: a full refresh would lose rows.
         """
-        wanted: dict[str, list[LandedFile]] = {}
+        expected: dict[str, list[LandedFile]] = {}
         for manifest in history:
-            for one in manifest.files:
+            for file in manifest.files:
                 if self.source.on_redelivery == "replace":
-                    wanted[one.path] = [one]
+                    expected[file.path] = [file]
                 else:
-                    wanted.setdefault(one.path, []).append(one)
+                    expected.setdefault(file.path, []).append(file)
         problems = []
-        there = location.stat_files(self.root, wanted)
-        for path, deliveries in wanted.items():
-            found = there[path]
-            known = "" if isinstance(found, OSError) else found.identity or location.compute_identity(self.root / path)
-            for one in {d.identity: d for d in deliveries}.values():
-                if not known:
+        states = location.stat_files(self.root, expected)
+        for path, deliveries in expected.items():
+            state = states[path]
+            identity = (
+                "" if isinstance(state, OSError) else state.identity or location.compute_identity(self.root / path)
+            )
+            for delivery in {delivery.identity: delivery for delivery in deliveries}.values():
+                if not identity:
                     problems.append(f"{path} is gone")
-                elif known != one.identity:
-                    problems.append(f"{path} holds other bytes than delivery {one.file_id}")
+                elif identity != delivery.identity:
+                    problems.append(f"{path} holds other bytes than delivery {delivery.file_id}")
         if problems:
             raise _build_refresh_error(self.source, problems)
 
-    def _inspect(self, one: LandedFile) -> LandedFile | RejectedFile:
-        path = self.root / one.path
-        identity, columns = one.identity, None
+    def _inspect(self, file: LandedFile) -> LandedFile | RejectedFile:
+        path = self.root / file.path
+        identity, columns = file.identity, None
         try:
             identity = identity or location.compute_identity(path)
-            reason = _check_name(one.path)
+            reason = _find_name_problem(file.path)
             if reason is None:
-                seen = inspect_file(path, self.source)
-                reason, columns = seen.reason, seen.columns
+                inspection = inspect_file(path, self.source)
+                reason, columns = inspection.reason, inspection.columns
         except EOFError:
             reason = "ends before its compressed data does"
         except UnicodeDecodeError as error:
             reason = f"is not UTF-8 text (byte {error.start} of a part: {error.reason})"
-        except StorageError:  # says nothing of the file
+        except StorageError:  # The store failed, not the file.
             raise
-        except Exception as error:  # whatever a reader raises on a broken file: it must not block the others
+        except Exception as error:  # A damaged file must not block the others, whatever its reader raises.
             reason = f"cannot be read: {get_first_line(error)}"
         if reason:
-            return RejectedFile(one.path, one.size, one.modified_ns, identity, reason)
-        return replace(one, identity=identity, columns=columns and dict(columns))
+            return RejectedFile(file.path, file.size, file.modified_ns, identity, reason)
+        return replace(file, identity=identity, columns=columns and dict(columns))
 
     def _get_manifest_path(self, batch: int, suffix: str = "") -> Location:
         return self.manifest_folder / f"{batch:08d}{suffix}.json"
 
-    def _read_manifest(self, batch: int, has_later: bool) -> Manifest:
+    def _read_manifest(self, batch: int, has_later_rejections: bool) -> Manifest:
         manifest = self._read_original_manifest(batch)
-        if not has_later:
+        if not has_later_rejections:
             return manifest
-        later = tuple(
-            RejectedFile(**one)
-            for one in json.loads(self._get_manifest_path(batch, ".rejected").read_text(encoding="utf-8"))
-        )
-        gone = {one.path for one in later}
-        kept = tuple(one for one in manifest.files if one.path not in gone)
-        return replace(manifest, files=kept, rejected_files=manifest.rejected_files + later)
+        content = self._get_manifest_path(batch, ".rejected").read_text(encoding="utf-8")
+        later = tuple(RejectedFile(**fields) for fields in json.loads(content))
+        paths = {rejected.path for rejected in later}
+        files = tuple(file for file in manifest.files if file.path not in paths)
+        return replace(manifest, files=files, rejected_files=manifest.rejected_files + later)
 
     def _read_original_manifest(self, batch: int) -> Manifest:
         file = self._get_manifest_path(batch)
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
-            files = tuple(LandedFile(**one) for one in value.pop("files"))
-            rejected = tuple(RejectedFile(**one) for one in value.pop("rejected_files"))
+            files = tuple(LandedFile(**fields) for fields in value.pop("files"))
+            rejected = tuple(RejectedFile(**fields) for fields in value.pop("rejected_files"))
             return Manifest(**value, files=files, rejected_files=rejected)
         except (ValueError, TypeError, KeyError) as error:
-            raise LandingError(f"{file}: not a manifest ({error}); restore it from a backup of the lake.") from error
+            raise LandingError(f"{file}: not a manifest ({error}). Restore it from a backup of the lake.") from error
 
 
 def deliver(
     landing: Location, source: Source, files: Iterable[Path], progress: Callable[[int], None] | None = None
 ) -> list[Location]:
-    """Put copies of files into a source's landing folder, each whole; ``progress`` is told of bytes sent to a bucket.
+    """Copy files into the landing folder of a source. A reader never sees half of a file.
+
+    Args:
+        progress: receives the number of bytes with each part that is sent to a bucket.
 
     Raises:
-        LandingError: a file is not there, or its name is one that the landing zone leaves alone; nothing is delivered.
+        LandingError: a file does not exist, or the landing zone ignores its name. Nothing is delivered then.
     """
     files = list(files)
     problems = [f"{file} is not a file" for file in files if not file.is_file()]
     problems += [
-        f"{file.name} has a name that is left alone (_, . or a temporary suffix)"
-        for file in files
-        if is_ignored(file.name)
+        f"{file.name} has an ignored name (_, . or a temporary suffix)" for file in files if is_ignored(file.name)
     ]
     names = [file.name for file in files]
     problems += [f"two files are called {name}" for name in sorted({n for n in names if names.count(n) > 1})]
     if problems:
-        raise LandingError("Nothing was delivered: " + "; ".join(problems) + ".")
-    delivered: list[Location] = [landing.joinpath(source.landing, name) for name in names]
-    for file, target in zip(files, delivered, strict=True):
+        raise LandingError(f"{source.name}: nothing was delivered: {'; '.join(problems)}. Correct the list of files.")
+    targets: list[Location] = [landing.joinpath(source.landing, name) for name in names]
+    for file, target in zip(files, targets, strict=True):
         location.put_if_changed(target, file, progress)
-    return delivered
+    return targets
 
 
 def _find_effective_files(history: Iterable[Manifest]) -> dict[str, tuple[LandedFile, str]]:
-    """The last delivery of each path whose rows the table holds, and when: a full batch took the place of all before it."""
-    taken: dict[str, tuple[LandedFile, str]] = {}
+    """Return by path the last delivery with rows in the table, and the time of its manifest.
+
+    A full batch replaces all earlier ones.
+    """
+    deliveries: dict[str, tuple[LandedFile, str]] = {}
     for manifest in history:
         if manifest.is_full:
-            taken.clear()
-        taken.update((one.path, (one, manifest.created_at)) for one in manifest.files)
-    return taken
+            deliveries.clear()
+        deliveries.update((file.path, (file, manifest.created_at)) for file in manifest.files)
+    return deliveries
 
 
 def _build_refresh_error(source: Source, problems: Sequence[str]) -> LandingError:
     more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
     return LandingError(
-        f"{source.name}: a full refresh would lose rows, so nothing was done: {'; '.join(problems[:5])}{more}. "
-        "Put the files back as they were delivered, fitting the declaration, and run --full-refresh again."
+        f"{source.name}: a full refresh would lose rows, so nothing was changed: {'; '.join(problems[:5])}{more}. "
+        "Restore the files as delivered, make the declaration fit, and run --full-refresh again."
     )
 
 
-def _check_name(path: str) -> str | None:
-    """Why Spark's readers cannot take a file of this name, or would read something else than was inspected."""
+def _find_name_problem(path: str) -> str | None:
+    """Return the reason why Spark cannot read a path, or would read other bytes than were inspected; or None."""
     if ":" in path:
         return "has a colon in its path, which Spark cannot read"
     if path.endswith(COMPRESSED_SUFFIXES):
@@ -350,11 +374,11 @@ def _check_name(path: str) -> str | None:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether the name is that of a file or folder which its writer has not finished, or hides."""
+    """Return whether a name marks a file or folder as hidden or unfinished."""
     return name.startswith(("_", ".")) or name.endswith(TEMPORARY_SUFFIXES)
 
 
-def _to_epoch(at: str) -> float:
+def _to_epoch(timestamp: str) -> float:
     from datetime import datetime
 
-    return datetime.fromisoformat(at).timestamp()
+    return datetime.fromisoformat(timestamp).timestamp()

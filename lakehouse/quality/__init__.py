@@ -1,1 +1,1 @@
-"""Expectations, the quarantine, and the recount of every row, without an engine."""
+"""Data quality: suites of expectations, the quarantine, and reconciliation."""

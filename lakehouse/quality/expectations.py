@@ -1,7 +1,7 @@
 """Validate a table with its Great Expectations suite before a reader can see a changed row.
 
-A suite is a file in Great Expectations' own JSON, conf/expectations/<layer>/<table>.json. Great Expectations is imported where it
-is used, as the import takes seconds.
+A suite is a file in Great Expectations' own JSON, conf/expectations/<layer>/<table>.json. The import of Great
+Expectations takes seconds, so it is local to its functions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VALIDATION_LOCK = Lock()
 def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:
     """Validate a table's staged rows with its suite, and add the result to Data Docs.
 
-    An expectation that is not met stops the table if its severity is critical, which is the default. Others are logged.
+    A failed expectation of severity critical, which is the default, stops the table. Others are logged.
 
     Args:
         rows: the whole table as it would be after the write.
@@ -42,13 +42,15 @@ def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:
         try:
             result = _evaluate(table, expectations, rows, run)
             page = report.add_result(suites.data_docs, table, run, result)
-        except Exception as error:  # whatever fails inside, the published version stays
+        except Exception as error:  # The published version stays, whatever fails inside.
+            reason = f"{type(error).__name__}: {get_first_line(error)}"
             raise SuiteError(
-                f"{table}: Great Expectations could not validate it: {type(error).__name__}: {get_first_line(error)}. Nothing was written."
+                f"{table}: Great Expectations could not validate the table: {reason}. Nothing was written."
             ) from error
     if failed := list(_describe_failed(result, "critical")):
         raise SuiteError(
-            f"{table}: its suite {suites.get_path(table)} is not met: {'; '.join(failed)}. Nothing was written; see {page}."
+            f"{table}: the suite {suites.get_path(table)} is not met: {'; '.join(failed)}. "
+            f"Nothing was written; see {page}."
         )
     for description in _describe_failed(result, "warning"):
         logger.warning("%s: %s", table, description)
@@ -76,18 +78,18 @@ def _evaluate(
     )
     from great_expectations.expectations.registry import get_expectation_impl
 
-    for expectation in expectations:  # a suite drops unknown types silently; this raises
+    for expectation in expectations:  # A suite would drop unknown types silently.
         get_expectation_impl(expectation["type"])
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
-        analytics_enabled=False,  # otherwise each use is reported to Great Expectations' makers
+        analytics_enabled=False,  # Otherwise each use is reported to the makers of Great Expectations.
         progress_bars=ProgressBarsConfig(globally=False),
     )
     context = gx.get_context(mode="ephemeral", project_config=config)
     suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations))
     asset = context.data_sources.add_spark("staged", persist=False).add_dataframe_asset(table)
     batch = asset.add_batch_definition_whole_dataframe("batch").get_batch({"dataframe": rows})
-    # BASIC: without the jobs that would collect all rows which do not meet an expectation.
+    # BASIC starts no jobs to collect all rows that do not meet an expectation.
     result = batch.validate(suite, result_format="BASIC")
     result.meta["run_id"] = RunIdentifier(run_name=run)
     return result
@@ -100,7 +102,7 @@ def _describe_failed(result: Any, severity: str) -> Iterator[str]:
 
 
 def _describe(expectation: Any) -> str:
-    """Describe an expectation that is not met in a few words."""
+    """Describe a failed expectation in a few words."""
     config = expectation.expectation_config
     arguments = {name: value for name, value in config.kwargs.items() if name != "batch_id" and value is not None}
     call = f"{config.type}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"

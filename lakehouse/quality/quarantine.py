@@ -1,7 +1,7 @@
-"""The quarantine as people see it: what waits in it, and what became of it. Without Spark.
+"""List the rejects in quarantine and the outcomes of replays. Without Spark.
 
-A reject waits until a replay wrote down what became of it (`lakehouse.writes.replay`), in a table beside the quarantine. Nothing is ever
-taken out of either.
+A reject is pending until a replay (`lakehouse.writes.replay`) records its outcome in a table beside the quarantine.
+No row is ever deleted from either table.
 """
 
 from __future__ import annotations
@@ -20,17 +20,30 @@ if TYPE_CHECKING:
     from lakehouse.catalog import Lake
     from lakehouse.storage.location import Location
 
-# What became of a reject: which one, the outcome, why, and the run that found it out (``at`` is UTC).
+# The outcome of a reject, its reason, and the run that recorded it (``at`` is UTC).
 OUTCOME_COLUMNS = {
-    "_file_id": "bigint", "_row": "bigint", "generation": "bigint", "batch": "bigint", "outcome": "string", "reason": "string",
-    "run": "string", "at": "timestamp",
-}  # fmt: skip
+    "_file_id": "bigint",
+    "_row": "bigint",
+    "generation": "bigint",
+    "batch": "bigint",
+    "outcome": "string",
+    "reason": "string",
+    "run": "string",
+    "at": "timestamp",
+}
 _IDENTITY_COLUMNS = ("_file_id", "_row", "generation")
 
 
 @dataclass(frozen=True)
 class QuarantineSummary:
-    """A table's quarantine: the rejects that wait, by the rules that they broke, and how many were replayed or discarded."""
+    """The quarantine of one table.
+
+    Attributes:
+        pending: the number of pending rejects.
+        rules: the number of pending rejects by violated rule.
+        outcomes: the number of other rejects by outcome, replayed or discarded.
+        last_quarantined_at: the time of the newest reject in UTC.
+    """
 
     table: str
     pending: int
@@ -40,89 +53,96 @@ class QuarantineSummary:
 
 
 def summarize_quarantines(lake: Lake) -> list[QuarantineSummary]:
-    """One for each table that ever set a row aside."""
-    found = []
+    """Summarize the quarantine of each table that has ever rejected a row."""
+    summaries = []
     for name in (n for n, d in lake.graph.declarations.items() if isinstance(d, Table)):
         rejects = _read_rows(lake.quarantine_path(name), ("quarantined_at",))
         if not rejects:
             continue
-        waits = find_pending_rejects(lake, name)
-        settled = {_get_identity(one): one["outcome"] for one in _read_outcomes(lake, name)}
-        found.append(
+        pending = find_pending_rejects(lake, name)
+        outcomes = {_get_identity(row): row["outcome"] for row in _read_outcomes(lake, name)}
+        summaries.append(
             QuarantineSummary(
-                name, len(waits), dict(Counter(rule for one in waits for rule in one["rules"])),
-                dict(Counter(settled.values())), max(one["quarantined_at"] for one in rejects).isoformat(timespec="seconds"),
+                name,
+                len(pending),
+                dict(Counter(rule for reject in pending for rule in reject["rules"])),
+                dict(Counter(outcomes.values())),
+                max(reject["quarantined_at"] for reject in rejects).isoformat(timespec="seconds"),
             )
-        )  # fmt: skip
-    return found
+        )
+    return summaries
 
 
 def find_pending_rejects(lake: Lake, name: str) -> list[dict[str, Any]]:
-    """The rejects of a table's newest generation of which nothing has become yet, in the order in which they were landed.
+    """Return the rejects without an outcome in a table's newest generation, in the order in which they were landed.
 
-    Those of a batch that the table has not committed do not count: its retry finds them again. Nor do those that a later run took
-    in, as it goes through all rows of a table that is worked out from all of them.
+    Rejects of an uncommitted batch are left out, as its retry finds them again. A table that rereads all its rows may
+    have accepted a reject in a later run. Such a reject is not pending either.
 
     Raises:
         DeclarationError: there is no such table.
     """
     table = lake.graph.declarations.get(name)
     if not isinstance(table, Table):
-        known = [n for n, d in lake.graph.declarations.items() if isinstance(d, Table)]
-        raise DeclarationError(f"{name!r} is no table with a quarantine; there are {', '.join(known)}.")
+        tables = [n for n, d in lake.graph.declarations.items() if isinstance(d, Table)]
+        raise DeclarationError(f"{name!r} is not a table with a quarantine. Choose one of {', '.join(tables)}.")
     record = table_log.read_last_record(lake.path(name))
     if record is None:
         return []
-    settled = _read_settled_batches(lake, name)
+    settled_batches = _read_settled_batches(lake, name)
     rows = _read_rows(
         lake.quarantine_path(name),
         ("rules", "original", *_IDENTITY_COLUMNS, "_source_file", "batch", "run", "quarantined_at"),
     )
-    ours = [
-        one for one in rows
-        if one["generation"] == record.generation and settled.get(_get_identity(one), 0) < one["batch"] <= record.batch
-    ]  # fmt: skip
+    pending = [
+        row
+        for row in rows
+        if row["generation"] == record.generation
+        and settled_batches.get(_get_identity(row), 0) < row["batch"] <= record.batch
+    ]
     if lake.can_reread_all_rows(table):
-        taken = _read_origins(lake, name, {one["_file_id"] for one in ours})
-        ours = [one for one in ours if (one["_file_id"], one["_row"]) not in taken]
-    return sorted(ours, key=lambda one: (one["_file_id"] or 0, one["_row"] or 0, one["original"]))
+        accepted = _read_origins(lake, name, {row["_file_id"] for row in pending})
+        pending = [row for row in pending if (row["_file_id"], row["_row"]) not in accepted]
+    return sorted(pending, key=lambda row: (row["_file_id"] or 0, row["_row"] or 0, row["original"]))
 
 
 def _read_outcomes(lake: Lake, name: str) -> list[dict[str, Any]]:
-    """What became of rejects, but for the replays that were taken back."""
-    found = _read_rows(lake.outcomes_path(name), tuple(OUTCOME_COLUMNS))
-    opened = table_log.open_log(lake.path(name)) if found else None
-    entries = opened.entries() if opened else []
-    kept = {one.version for one in table_log.filter_effective(entries)}
-    gone = {
-        one.record.batch for one in entries if one.record and not one.record.rolled_back_run and one.version not in kept
+    """Return the outcomes of rejects, without those of replays that were rolled back."""
+    outcomes = _read_rows(lake.outcomes_path(name), tuple(OUTCOME_COLUMNS))
+    log = table_log.open_log(lake.path(name)) if outcomes else None
+    entries = log.entries() if log else []
+    effective = {entry.version for entry in table_log.filter_effective(entries)}
+    rolled_back = {
+        entry.record.batch
+        for entry in entries
+        if entry.record and not entry.record.rolled_back_run and entry.version not in effective
     }
-    return [one for one in found if one["batch"] not in gone]
+    return [row for row in outcomes if row["batch"] not in rolled_back]
 
 
 def _read_settled_batches(lake: Lake, name: str) -> dict[tuple[Any, ...], int]:
-    """The batch of the replay in which something became of a reject: one of a later batch waits again."""
-    found: dict[tuple[Any, ...], int] = {}
-    for one in _read_rows(lake.outcomes_path(name), (*_IDENTITY_COLUMNS, "batch")):
-        found[_get_identity(one)] = max(found.get(_get_identity(one), 0), one["batch"])
-    return found
+    """Return by reject the newest batch with an outcome. A reject of a later batch is pending again."""
+    batches: dict[tuple[Any, ...], int] = {}
+    for row in _read_rows(lake.outcomes_path(name), (*_IDENTITY_COLUMNS, "batch")):
+        batches[_get_identity(row)] = max(batches.get(_get_identity(row), 0), row["batch"])
+    return batches
 
 
 def _read_origins(lake: Lake, name: str, files: set[int]) -> set[tuple[int, int]]:
-    """The landed rows of these files that the table holds."""
+    """Return the file and row number of each row in the table that came from one of the files."""
     import pyarrow.compute as pc
 
-    opened = table_log.open_log(lake.path(name))
-    if opened is None or not files:
+    log = table_log.open_log(lake.path(name))
+    if log is None or not files:
         return set()
-    there = opened.delta_table.to_pyarrow_dataset().to_table(
+    rows = log.delta_table.to_pyarrow_dataset().to_table(
         [*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files))
     )
-    return {(row["_file_id"], row["_row"]) for row in there.to_pylist()}
+    return {(row["_file_id"], row["_row"]) for row in rows.to_pylist()}
 
 
 def list_reject_columns(lake: Lake, name: str) -> tuple[str, ...]:
-    """The columns of a table's rejects that say something: those of the landed rows, or its own."""
+    """Return the columns of the landed rows that became rejects; without a landed source, the table's own."""
     table = lake.graph.declarations[name]
     assert isinstance(table, Table)
     source = lake.get_landed_source(table)
@@ -130,15 +150,15 @@ def list_reject_columns(lake: Lake, name: str) -> tuple[str, ...]:
 
 
 def parse_original(original: str, columns: Any) -> dict[str, Any]:
-    """A landed row's own values, as they were landed."""
-    said = json.loads(original)
-    return {name: said[name] for name in columns if name in said}
+    """Return the landed values of the given columns."""
+    values = json.loads(original)
+    return {name: values[name] for name in columns if name in values}
 
 
-def _get_identity(one: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(one[name] for name in _IDENTITY_COLUMNS)
+def _get_identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _IDENTITY_COLUMNS)
 
 
-def _read_rows(place: Location, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    opened = table_log.open_log(place)
-    return opened.delta_table.to_pyarrow_table(columns=list(columns)).to_pylist() if opened else []
+def _read_rows(path: Location, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    log = table_log.open_log(path)
+    return log.delta_table.to_pyarrow_table(columns=list(columns)).to_pylist() if log else []

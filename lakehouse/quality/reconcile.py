@@ -1,7 +1,7 @@
-"""Recomputing the accounting from what lies in the lake: landed files, their bronze rows, the tables made of them, the quarantine.
+"""Recount the rows of landed files, bronze tables, the tables that read them, and the quarantine. Without Spark.
 
-Files are counted again, rows are matched by the file and row that they came from (`_file_id`, `_row`), with DuckDB over delta-rs,
-without Spark; what is left over are duplicates, whose number is compared with what the runs found.
+DuckDB over delta-rs matches rows by their origin, a file and a row number (`_file_id`, `_row`). Rows without a match
+count as duplicates. Their number is compared with the number that the runs recorded.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ _MAX_SHOWN = 3
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """A table's rows by where they are, and what does not add up.
+    """The rows of one table by place.
 
-    ``came_in`` are the landed rows that it was made of, ``unseen`` the landed files that could not be counted again.
+    Attributes:
+        input_rows: the number of landed rows that the table has read.
+        row_counts: the number of rows by place.
+        differences: descriptions of numbers that do not add up.
+        uncounted_files: the number of landed files that could not be counted again.
     """
 
     table: str
@@ -47,88 +51,89 @@ class Reconciliation:
 
 
 def reconcile(lake: Lake) -> list[Reconciliation]:
-    """One account for each bronze table, and each table that takes landed rows one by one."""
-    found = []
+    """Recount the rows of each bronze table, and of each table that takes landed rows one by one."""
+    reconciliations = []
     for name, declared in lake.graph.declarations.items():
         try:
-            opened = table_log.open_log(lake.path(name))
-            if opened is None or opened.last is None or opened.last.record is None:
+            log = table_log.open_log(lake.path(name))
+            if log is None or log.last is None or log.last.record is None:
                 continue
             if isinstance(declared, Source):
-                found.append(_reconcile_source(lake, declared, opened))
-            elif lake.get_landed_source(declared) and declared.incremental_input_table in opened.last.record.inputs:
-                found.append(_reconcile_table(lake, declared, opened))
-        except Exception as error:  # a damaged file, a missing version: it says nothing of the other tables
-            found.append(Reconciliation(name, 0, {}, (f"cannot be reconciled: {get_first_line(error)}",)))
-    return found
+                reconciliations.append(_reconcile_source(lake, declared, log))
+            elif lake.get_landed_source(declared) and declared.incremental_input_table in log.last.record.inputs:
+                reconciliations.append(_reconcile_table(lake, declared, log))
+        except Exception as error:  # A damaged file or a missing version must not block the other tables.
+            reconciliations.append(Reconciliation(name, 0, {}, (f"cannot be reconciled: {get_first_line(error)}",)))
+    return reconciliations
 
 
 # --- landed files and bronze ----------------------------------------------------------------------------------------
 
 
-def _reconcile_source(lake: Lake, source: Source, opened: table_log.TableLog) -> Reconciliation:
-    """Files landed = rows in bronze."""
+def _reconcile_source(lake: Lake, source: Source, log: table_log.TableLog) -> Reconciliation:
+    """Compare the rows of landed files with those in bronze."""
     landing = lake.landing_zone(source)
-    assert opened.last is not None
-    assert opened.last.record is not None
-    deliveries = _find_effective_files(source, landing.read_history(), opened.last.record.batch)
-    with _connect(bronze=opened) as found:
+    assert log.last is not None
+    assert log.last.record is not None
+    deliveries = _find_effective_files(source, landing.read_history(), log.last.record.batch)
+    with _connect(bronze=log) as connection:
         query = "SELECT _file_id, count(*), count(DISTINCT _row), min(_row) FROM bronze GROUP BY 1"
-        there = {row[0]: row[1:] for row in found.execute(query).fetchall()}
-    counted = _count_files(source, landing.root, deliveries)
+        bronze_counts = {row[0]: row[1:] for row in connection.execute(query).fetchall()}
+    file_counts = _count_files(source, landing.root, deliveries)
     differences = [
-        f"has {there[one][0]:,} rows of delivery {one}, which no manifest names"
-        for one in there
-        if one not in deliveries
+        f"has {counts[0]:,} rows of delivery {number}, which no manifest names"
+        for number, counts in bronze_counts.items()
+        if number not in deliveries
     ]
-    for number, one in deliveries.items():
-        rows, distinct, least = there.get(number, (0, 0, 1))
-        wanted = counted.get(number)
+    for number, file in deliveries.items():
+        rows, distinct, least = bronze_counts.get(number, (0, 0, 1))
+        expected = file_counts.get(number)
         if rows != distinct or (rows and least != 1):
-            differences.append(f"has rows of {one.path} (delivery {number}) twice, or not from its first on")
-        if wanted is not None and wanted != rows:
-            differences.append(f"has {rows:,} rows of {one.path} (delivery {number}), whose file has {wanted:,}")
-    total = sum(rows for rows, _, _ in there.values())
+            differences.append(f"has duplicate rows of {file.path} (delivery {number}), or lacks its first row")
+        if expected is not None and expected != rows:
+            differences.append(f"has {rows:,} rows of {file.path} (delivery {number}), but its file has {expected:,}")
+    total = sum(rows for rows, _, _ in bronze_counts.values())
     return Reconciliation(
         source.name,
         total,
         {"files": len(deliveries), "rows": total},
         tuple(differences),
-        len(deliveries) - len(counted),
+        len(deliveries) - len(file_counts),
     )
 
 
-def _find_effective_files(source: Source, history: Sequence[Manifest], committed: int) -> dict[int, LandedFile]:
-    """The deliveries whose rows the table holds, by number."""
-    held: dict[int, LandedFile] = {}
-    for manifest in (one for one in history if one.batch <= committed):
+def _find_effective_files(source: Source, history: Sequence[Manifest], last_batch: int) -> dict[int, LandedFile]:
+    """Return by number the deliveries with rows in the table."""
+    deliveries: dict[int, LandedFile] = {}
+    for manifest in (manifest for manifest in history if manifest.batch <= last_batch):
         if manifest.is_full:
-            held.clear()
-        for one in manifest.files:
+            deliveries.clear()
+        for file in manifest.files:
             if source.on_redelivery == "replace":
-                held = {number: other for number, other in held.items() if other.path != one.path}
-            held[one.file_id] = one
-    return held
+                deliveries = {number: other for number, other in deliveries.items() if other.path != file.path}
+            deliveries[file.file_id] = file
+    return deliveries
 
 
 def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFile]) -> dict[int, int]:
-    """The records of the landed files that still hold the bytes that were delivered, by delivery."""
-    there = location.stat_files(root, [one.path for one in deliveries.values()])
+    """Count the records of each landed file that still has its delivered bytes."""
+    states = location.stat_files(root, [file.path for file in deliveries.values()])
 
-    def count(number: int, one: LandedFile) -> tuple[int, int | None]:
-        found = there[one.path]
-        if isinstance(found, OSError) or (found.identity or location.compute_identity(root / one.path)) != one.identity:
+    def count(number: int, file: LandedFile) -> tuple[int, int | None]:
+        state, path = states[file.path], root / file.path
+        if isinstance(state, OSError) or (state.identity or location.compute_identity(path)) != file.identity:
             return number, None
-        return number, None if source.options.keys() - {"sep"} else _count_records(root / one.path, source)
+        return number, None if source.options.keys() - {"sep"} else _count_records(path, source)
 
     with ThreadPoolExecutor() as pool:
-        return {n: rows for n, rows in pool.map(lambda item: count(*item), deliveries.items()) if rows is not None}
+        counts = pool.map(lambda item: count(*item), deliveries.items())
+        return {number: rows for number, rows in counts if rows is not None}
 
 
 def _count_records(file: Location, source: Source) -> int:
     if source.format == "parquet":
         return count_parquet_rows(file)
-    csv.field_size_limit(sys.maxsize)  # a value may be as long as it likes
+    csv.field_size_limit(sys.maxsize)  # the length of a value has no limit
     with open_decompressed(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
         if source.format == "json":
             return sum(bool(line.strip()) for line in text)
@@ -139,43 +144,38 @@ def _count_records(file: Location, source: Source) -> int:
 # --- tables that take landed rows one by one ------------------------------------------------------------------------
 
 
-def _reconcile_table(lake: Lake, table: Table, opened: table_log.TableLog) -> Reconciliation:
-    """Rows in bronze, as consumed = rows in the table + duplicates + quarantine."""
-    entry = opened.last
+def _reconcile_table(lake: Lake, table: Table, log: table_log.TableLog) -> Reconciliation:
+    """Compare the rows in bronze, at the version read, with the rows in the table, duplicates and quarantine."""
+    entry = log.last
     assert entry is not None
     assert entry.record is not None
-    bronze = table_log.open_log(
-        lake.path(table.incremental_input_table), entry.record.inputs[table.incremental_input_table].version
-    )
-    aside, settled = (
-        table_log.open_log(lake.quarantine_path(table.name)),
-        table_log.open_log(lake.outcomes_path(table.name)),
-    )
-    with _connect(bronze=bronze, made=opened, aside=aside, settled=settled) as found:
-        again = lake.can_reread_all_rows(table)
-        waiting = _build_pending_query(entry.record.generation, entry.record.batch, aside, settled, again)
-        found.execute(f"CREATE TABLE waiting AS {waiting}")
-        settled_by = (
-            {run for (run,) in found.execute("SELECT DISTINCT run FROM settled").fetchall()} if settled else set()
-        )
-        (came_in,) = _fetch_row(found, "SELECT count(*) FROM bronze")
-        (kept,) = _fetch_row(found, "SELECT count(*) FROM (SELECT DISTINCT _file_id, _row FROM made)")
-        (rows,) = _fetch_row(found, "SELECT count(*) FROM made")
-        (quarantined,) = _fetch_row(found, "SELECT count(*) FROM waiting SEMI JOIN bronze USING (_file_id, _row)")
+    input_name = table.incremental_input_table
+    bronze = table_log.open_log(lake.path(input_name), entry.record.inputs[input_name].version)
+    rejects = table_log.open_log(lake.quarantine_path(table.name))
+    outcomes = table_log.open_log(lake.outcomes_path(table.name))
+    with _connect(bronze=bronze, target=log, rejects=rejects, outcomes=outcomes) as connection:
+        rereads = lake.can_reread_all_rows(table)
+        query = _build_pending_query(entry.record.generation, entry.record.batch, rejects, outcomes, rereads)
+        connection.execute(f"CREATE TABLE pending AS {query}")
+        replay_runs = _read_replay_runs(connection) if outcomes else set()
+        (input_rows,) = _fetch_row(connection, "SELECT count(*) FROM bronze")
+        (origins,) = _fetch_row(connection, "SELECT count(*) FROM (SELECT DISTINCT _file_id, _row FROM target)")
+        (rows,) = _fetch_row(connection, "SELECT count(*) FROM target")
+        (quarantined,) = _fetch_row(connection, "SELECT count(*) FROM pending SEMI JOIN bronze USING (_file_id, _row)")
         differences = [
-            *_find_misplaced_rows(found),
-            *_find_duplicate_keys(found, table),
-            *_find_unaccounted_rows(opened, table, rows),
+            *_find_misplaced_rows(connection),
+            *_find_duplicate_keys(connection, table),
+            *_find_unaccounted_rows(log, rows),
         ]
-    duplicates = came_in - kept - quarantined
-    said = _sum_recorded_duplicates(lake, opened, table, settled_by)
-    if said is not None and said != duplicates:
+    duplicates = input_rows - origins - quarantined
+    recorded = _sum_recorded_duplicates(lake, log, table, replay_runs)
+    if recorded is not None and recorded != duplicates:
         differences.append(
-            f"misses {duplicates - said:,} rows: {came_in:,} landed rows less {kept:,} kept and {quarantined:,} in quarantine "
-            f"leave {duplicates:,} duplicates, where the runs found {said:,}"
+            f"misses {duplicates - recorded:,} rows: {input_rows:,} landed rows less {origins:,} kept and {quarantined:,} "
+            f"in quarantine leave {duplicates:,} duplicates, but the runs counted {recorded:,}"
         )
-    parts = {"kept": kept, "duplicates": duplicates, "quarantined": quarantined}
-    return Reconciliation(table.name, came_in, parts, tuple(differences))
+    row_counts = {"kept": origins, "duplicates": duplicates, "quarantined": quarantined}
+    return Reconciliation(table.name, input_rows, row_counts, tuple(differences))
 
 
 def _build_pending_query(
@@ -185,101 +185,113 @@ def _build_pending_query(
     outcomes_log: table_log.TableLog | None,
     can_reread_all_rows: bool,
 ) -> str:
-    """SQL: the rejects of a generation of which nothing has become."""
+    """Return the SQL query of a generation's rejects without an outcome."""
     if quarantine_log is None:
         return "SELECT 0 AS _file_id, 0 AS _row LIMIT 0"
-    rows = f"SELECT DISTINCT _file_id, _row FROM aside WHERE generation = {generation} AND batch <= {batch}"
+    rows = f"SELECT DISTINCT _file_id, _row FROM rejects WHERE generation = {generation} AND batch <= {batch}"
     if outcomes_log:
-        later = "SELECT 1 FROM settled s WHERE (s._file_id, s._row, s.generation) = (aside._file_id, aside._row, aside.generation)"
-        rows += f" AND NOT EXISTS ({later} AND s.batch >= aside.batch)"
-    # A table that is worked out from all its rows may have taken them in since.
-    return f"{rows} EXCEPT SELECT _file_id, _row FROM made" if can_reread_all_rows else rows
+        rows += """ AND NOT EXISTS (
+            SELECT 1 FROM outcomes o
+            WHERE (o._file_id, o._row, o.generation) = (rejects._file_id, rejects._row, rejects.generation)
+            AND o.batch >= rejects.batch
+        )"""
+    # A table that rereads all its rows may have accepted rejects since.
+    return f"{rows} EXCEPT SELECT _file_id, _row FROM target" if can_reread_all_rows else rows
+
+
+def _read_replay_runs(connection: DuckDBPyConnection) -> set[str]:
+    """Return the runs that recorded outcomes."""
+    return {run for (run,) in connection.execute("SELECT DISTINCT run FROM outcomes").fetchall()}
 
 
 def _find_misplaced_rows(connection: DuckDBPyConnection) -> Iterator[str]:
-    strange = "SELECT _file_id, _row FROM made ANTI JOIN bronze USING (_file_id, _row)"
-    yield from _describe_rows(connection, strange, "rows that come from no landed row")
-    twice = "SELECT DISTINCT made._file_id, made._row FROM made SEMI JOIN waiting USING (_file_id, _row)"
-    yield from _describe_rows(connection, twice, "rows that are in its quarantine, too")
+    unknown = "SELECT _file_id, _row FROM target ANTI JOIN bronze USING (_file_id, _row)"
+    yield from _describe_rows(connection, unknown, "rows that come from no landed row")
+    duplicates = "SELECT DISTINCT target._file_id, target._row FROM target SEMI JOIN pending USING (_file_id, _row)"
+    yield from _describe_rows(connection, duplicates, "rows that are in its quarantine, too")
 
 
 def _find_duplicate_keys(connection: DuckDBPyConnection, table: Table) -> Iterator[str]:
     key = table.write.identity_columns(table.key)
     columns = ", ".join(f'"{c}"' for c in key)
-    query = f"SELECT {columns} FROM made GROUP BY {columns} HAVING count(*) > 1"
+    query = f"SELECT {columns} FROM target GROUP BY {columns} HAVING count(*) > 1"
     yield from _describe_rows(connection, query, f"keys ({', '.join(key)}) more than once")
 
 
-def _describe_rows(connection: DuckDBPyConnection, query: str, what: str) -> Iterator[str]:
+def _describe_rows(connection: DuckDBPyConnection, query: str, description: str) -> Iterator[str]:
     (count,) = _fetch_row(connection, f"SELECT count(*) FROM ({query})")
     if count:
-        some = connection.execute(f"SELECT * FROM ({query}) ORDER BY ALL LIMIT {_MAX_SHOWN}").fetchall()
-        yield f"has {count:,} {what}, such as {', '.join('/'.join(map(str, row)) for row in some)}"
+        examples = connection.execute(f"SELECT * FROM ({query}) ORDER BY ALL LIMIT {_MAX_SHOWN}").fetchall()
+        yield f"has {count:,} {description}, such as {', '.join('/'.join(map(str, row)) for row in examples)}"
 
 
-def _find_unaccounted_rows(opened: table_log.TableLog, table: Table, rows: int) -> Iterator[str]:
-    """Commits of others, and rows that there are although no commit wrote them."""
-    expected: int | None = None  # until a commit wrote the whole table: earlier ones may be gone from the log
-    since = -1  # the version that did
-    left: dict[int, tuple[int | None, int]] = {}
+def _find_unaccounted_rows(log: table_log.TableLog, rows: int) -> Iterator[str]:
+    """Describe the commits of other writers, and a number of rows that differs from the sum of all commits."""
+    expected: int | None = None  # None before the first full write, as the log may lack earlier commits
+    full_version = -1  # the version of the last full write
+    states: dict[int, tuple[int | None, int]] = {}
     foreign: list[table_log.Entry] = []
-    for entry in reversed(opened.entries()):
+    for entry in reversed(log.entries()):
         if entry.record is None:
             foreign += [entry] if entry.operation not in table_log.MAINTENANCE_OPERATIONS else []
             continue
         if entry.record.rolled_back_run:
-            expected, since = left.get(entry.record.restored_version, (None, entry.version))
+            expected, full_version = states.get(entry.record.restored_version, (None, entry.version))
             expected = entry.record.rows.get("restored") if expected is None else expected
         elif entry.mode == "Overwrite":
-            expected, since = entry.rows_written, entry.version
+            expected, full_version = entry.rows_written, entry.version
         elif expected is not None:
-            expected += _count_growth(entry)
-        left[entry.version] = (expected, since)
+            expected += _count_added_rows(entry)
+        states[entry.version] = (expected, full_version)
     for entry in foreign:
-        if entry.version > since:
+        if entry.version > full_version:
             yield f"was changed by another writer: version {entry.version}, {entry.operation}"
     if expected is not None and expected != rows:
-        yield f"has {rows:,} rows where its commits left {expected:,}"
+        yield f"has {rows:,} rows, but its commits left {expected:,}"
 
 
-def _count_growth(entry: table_log.Entry) -> int:
-    """The rows by which a commit made its table grow."""
+def _count_added_rows(entry: table_log.Entry) -> int:
+    """Return the number of rows that a commit inserted, less those that it deleted."""
     if entry.operation != "MERGE":
         return entry.rows_written
     metrics = {name: int(entry.metrics.get(f"numTargetRows{name}", 0)) for name in ("Inserted", "Deleted")}
     return metrics["Inserted"] - metrics["Deleted"]
 
 
-def _sum_recorded_duplicates(lake: Lake, opened: table_log.TableLog, table: Table, settled_by: set[str]) -> int | None:
-    """The landed rows that the runs found to be repeated, or to be replaced by newer ones; None where they are counted anew."""
+def _sum_recorded_duplicates(lake: Lake, log: table_log.TableLog, table: Table, replay_runs: set[str]) -> int | None:
+    """Return the number of landed rows that the runs recorded as repeated or superseded.
+
+    Returns:
+        None if the table rereads all its rows, or if the log lacks the first commits.
+    """
     source = lake.get_landed_source(table)
     if source is None or source.on_redelivery == "replace" or table.write.reads_all_rows:
         return None
-    repeated = 0
-    for entry in table_log.filter_effective(opened.entries()):
+    duplicates = 0
+    for entry in table_log.filter_effective(log.entries()):
         record = entry.record
         assert record is not None
-        # A replay that was cut short is counted by the one that finished it.
-        if "replayed" not in record.rows or record.run in settled_by:
-            repeated += record.rows.get("unchanged", 0) + record.rows.get("superseded", 0)
-        repeated += int(entry.metrics.get("numTargetRowsUpdated", 0))
-        if entry.mode == "Overwrite":  # of the whole
-            return repeated
-    return None  # its beginning is gone from the log
+        # The run that finishes an interrupted replay counts its rows.
+        if "replayed" not in record.rows or record.run in replay_runs:
+            duplicates += record.rows.get("unchanged", 0) + record.rows.get("superseded", 0)
+        duplicates += int(entry.metrics.get("numTargetRowsUpdated", 0))
+        if entry.mode == "Overwrite":  # a full write
+            return duplicates
+    return None
 
 
 # --- DuckDB ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _connect(**tables: table_log.TableLog | None) -> Iterator[DuckDBPyConnection]:
-    """A connection with the tables as views."""
+def _connect(**logs: table_log.TableLog | None) -> Iterator[DuckDBPyConnection]:
+    """Open a connection with the tables as views."""
     import duckdb
 
     with duckdb.connect() as connection:
-        for name, opened in tables.items():
-            if opened is not None:
-                connection.register(name, opened.delta_table.to_pyarrow_dataset())
+        for name, log in logs.items():
+            if log is not None:
+                connection.register(name, log.delta_table.to_pyarrow_dataset())
         yield connection
 
 

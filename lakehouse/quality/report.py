@@ -1,7 +1,7 @@
 """Write Data Docs: a page for each validation result, and an index of the newest results.
 
-The pages are made from the results' JSON and one template. A browser that shows them runs no script and asks no other host, unlike
-with Great Expectations' own pages. Jinja is imported where it is used, as `lakehouse status` needs only the index's path.
+Each page is rendered from the JSON of a result with one template. Unlike the pages of Great Expectations, it contains
+no script and loads nothing from other hosts. The import of Jinja is local, as `lakehouse status` needs only a path.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import jinja2
     from great_expectations.core import ExpectationSuiteValidationResult
 
-# Results of each table that are kept.
+# Number of stored results for each table.
 RESULTS_PER_TABLE = 30
-# Characters of a value, a sentence or an error that a page shows. The JSON has all.
+# Longest value, sentence or error on a page, in characters. The JSON has the full text.
 SHOWN_CHARACTERS = 400
-# Fields of an expectation's result, with the share that belongs to a count.
+# Fields of an expectation's result, each with its label and the field of its percentage.
 _OBSERVED = {
     "observed_value": ("value", None),
     "element_count": ("rows", None),
@@ -35,24 +35,24 @@ _OBSERVED = {
 
 
 def add_result(folder: Path, table: str, run: str, result: ExpectationSuiteValidationResult) -> Path:
-    """Write a result's JSON and page, remove the table's oldest ones, and write the index.
+    """Write the JSON and page of a result, remove the oldest results of the table, and write the index.
 
     Returns:
-        The result's page.
+        The path of the page.
     """
     results = folder.joinpath("results", *table.split("."))
     pages = folder.joinpath("pages", *table.split("."))
     for expectation in result.results:
-        expectation.render()  # adds a sentence to the JSON
+        expectation.render()  # This adds a sentence to the JSON.
     document = {"table": table, "run": run, **result.to_json_dict()}  # type: ignore[no-untyped-call]
     content = json.dumps(document, indent=1)
     page = pages / f"{run}.html"
-    for place in (results, pages):
-        place.mkdir(parents=True, exist_ok=True)
+    for directory in (results, pages):
+        directory.mkdir(parents=True, exist_ok=True)
     location.put(results / f"{run}.json", content.encode())
     location.put(page, _render_result(json.loads(content)).encode())
-    for place in (results, pages):
-        for file in sorted(place.glob("[!.]*"))[:-RESULTS_PER_TABLE]:  # run ids sort by time
+    for directory in (results, pages):
+        for file in sorted(directory.glob("[!.]*"))[:-RESULTS_PER_TABLE]:  # run ids sort by time
             file.unlink(missing_ok=True)
     location.put(index_path(folder), _render_index(folder).encode())
     return page
@@ -64,13 +64,13 @@ def index_path(folder: Path) -> Path:
 
 
 def error_messages(exception_info: dict[str, Any]) -> list[str]:
-    """Return why an expectation could not be evaluated: one message, or one for each of its metrics."""
+    """Return the errors of an expectation that could not be evaluated: one message, or one for each metric."""
     entries = [exception_info] if "raised_exception" in exception_info else exception_info.values()
     return [entry["exception_message"] for entry in entries if entry.get("raised_exception")]
 
 
 @cache
-def _template() -> jinja2.Template:
+def _load_template() -> jinja2.Template:
     from jinja2 import Environment, StrictUndefined
 
     text = files("lakehouse.quality").joinpath("data_docs.html").read_text(encoding="utf-8")
@@ -79,17 +79,17 @@ def _template() -> jinja2.Template:
 
 def _render_result(document: dict[str, Any]) -> str:
     failed_first = sorted(map(_summarize, document["results"]), key=lambda entry: bool(entry["is_met"]))
-    return _template().render(result=document, expectations=failed_first)
+    return _load_template().render(result=document, expectations=failed_first)
 
 
 def _render_index(folder: Path) -> str:
     entries = [entry for file in folder.glob("results/*/*/[!.]*.json") if (entry := _read_result(file))]
     newest_first = sorted(entries, key=lambda entry: (entry["run"], entry["table"]), reverse=True)
-    return _template().render(result=None, results=newest_first, limit=RESULTS_PER_TABLE)
+    return _load_template().render(result=None, results=newest_first, limit=RESULTS_PER_TABLE)
 
 
 def _read_result(file: Path) -> dict[str, Any] | None:
-    """Read what the index shows of a result. A damaged or missing file is no reason to reject another result."""
+    """Read the entry of a result for the index; None if the file is damaged or missing."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         statistics = document["statistics"]
@@ -105,24 +105,24 @@ def _read_result(file: Path) -> dict[str, Any] | None:
 
 
 def _summarize(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return what a page shows of one expectation's result."""
+    """Return the fields of one expectation's result for the page."""
     config = entry["expectation_config"]
     arguments = {name: value for name, value in config["kwargs"].items() if name != "batch_id" and value is not None}
     notes = config.get("notes") or []
     return {
         "type": config["type"],
         "arguments": {name: _to_text(value) for name, value in arguments.items()},
-        "sentence": _shorten(_sentence(config["rendered_content"])),
+        "sentence": _shorten(_build_sentence(config["rendered_content"])),
         "severity": config["severity"],
         "notes": [notes] if isinstance(notes, str) else notes,
         "is_met": entry["success"],
-        "observed": _observed(entry["result"]),
+        "observed": _collect_observed(entry["result"]),
         "errors": [_shorten(message) for message in error_messages(entry["exception_info"] or {})],
     }
 
 
-def _observed(result: dict[str, Any]) -> dict[str, list[str]]:
-    """Return an expectation's result as labels, each with its values as text."""
+def _collect_observed(result: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the observed values of an expectation as text, by label."""
     observed = {}
     for field, (label, share) in _OBSERVED.items():
         if field not in result or result[field] == []:
@@ -134,8 +134,8 @@ def _observed(result: dict[str, Any]) -> dict[str, list[str]]:
     return observed
 
 
-def _sentence(rendered_content: list[dict[str, Any]]) -> str:
-    """Return the sentence by which Great Expectations describes an expectation; of a table of ranges, its heading."""
+def _build_sentence(rendered_content: list[dict[str, Any]]) -> str:
+    """Return the sentence that Great Expectations writes for an expectation; for a table of ranges, its heading."""
     content = rendered_content[0]["value"] if rendered_content else {}
     content = content.get("header", {}).get("value", content)
     values = {name: parameter["value"] for name, parameter in content.get("params", {}).items()}

@@ -1,1 +1,1 @@
-"""Runs of the graph: their order, their logs, their lineage, and what they leave behind."""
+"""Runs of the graph: their order, their logs, their lineage, and the removal of old files."""

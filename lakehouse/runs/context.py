@@ -1,4 +1,4 @@
-"""The lake that the settings describe, and the engine that a run works with."""
+"""The lake of the settings, and the engine of a run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lakehouse.engine.base import Engine
 from lakehouse.settings import Settings
 from lakehouse.storage.lock import lock_lake, record_jvms
 
-# YARN sets it for a driver that it runs itself, and fails one that starts no session, or starts it late.
+# YARN sets this variable for a Spark driver in its cluster. A driver without an early session fails there.
 YARN_DRIVER: Final = "SPARK_YARN_STAGING_DIR"
 
 
 def open_lake(settings: Settings) -> Lake:
-    """The declared tables at the place that the settings name.
+    """Open the lake of the settings with its declared tables.
 
     Raises:
-        DeclarationError: the declarations cannot be loaded or do not fit together.
+        DeclarationError: the declarations cannot be loaded, or contradict each other.
     """
     suites = Suites(settings.conf / "expectations", settings.logs / "data_docs")
     return Lake(graph.load(settings.declarations), settings.root, suites)
@@ -32,7 +32,7 @@ def open_lake(settings: Settings) -> Lake:
 
 @contextmanager
 def engine_for(settings: Settings, run: Run, log: Path | None) -> Iterator[Engine]:
-    """Hold the lake's lock, with an engine for this run that starts on first use."""
+    """Lock the lake and yield an engine for this run. The engine starts on first use."""
     with lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease):
         engine = open_engine(settings, log, lambda: record_jvms(settings.root, run.id))
         try:

@@ -1,7 +1,7 @@
-"""Lineage: which version of which table was made from which, as OpenLineage events while a run works, and drawn from the ledger.
+"""Lineage: the versions of the inputs behind each version of a table, as OpenLineage events of a run and as a tree.
 
-Events come from the declared graph and the ledger, not from Spark's plans, which lose the inputs of a merge. They go to a file of
-this machine, or to an OpenLineage server where the setting `lineage` names one. What became of an event never stops a run.
+Events come from the declared graph and the ledger, as Spark's plans lose the inputs of a merge. They are written to a
+local file, or sent to the OpenLineage server in the setting `lineage`. A failed event never stops a run.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ _EVENT_TYPES = {
 
 
 def add_lineage(settings: Settings, lake: Lake, run: Run, listener: RunListener | None = None) -> RunListener:
-    """The watcher, which also tells where lineage goes of each table as it begins and ends."""
-    listener, events = listener or RunListener(), _EventSender(settings, lake, run)
+    """Return a listener that sends an event when a table starts or ends, and then calls the given listener."""
+    inner, events = listener or RunListener(), _EventSender(settings, lake, run)
 
-    def started(table: str) -> None:
+    def on_start(table: str) -> None:
         events.send(table, "START", None)
-        listener.on_table_start(table)
+        inner.on_table_start(table)
 
-    def done(result: TableResult) -> None:
+    def on_end(result: TableResult) -> None:
         events.send(result.table, _EVENT_TYPES[result.status], result)
-        listener.on_table_end(result)
+        inner.on_table_end(result)
 
-    return RunListener(started, done)
+    return RunListener(on_start, on_end)
 
 
 class _EventSender:
-    """Sends a run's events, until one cannot be sent."""
+    """Sender of a run's events, until the first failure."""
 
     def __init__(self, settings: Settings, lake: Lake, run: Run) -> None:
         self._settings, self._lake, self._run = settings, lake, run
@@ -77,10 +77,11 @@ class _EventSender:
         try:
             self._emit = self._emit or _create_emitter(self._settings)
             self._emit(build_event(self._lake, self._run, table, state, result))
-        except Exception as error:  # whatever a server or a disk does: the run goes on
+        except Exception as error:  # The run continues, whatever a server or a disk does.
             self._has_failed = True
-            where = redact_password(self._settings.lineage) or self._settings.logs / FILE
-            logger.warning("no more lineage of this run goes to %s: %s", where, redact_password(get_first_line(error)))
+            target = redact_password(self._settings.lineage) or self._settings.logs / FILE
+            reason = redact_password(get_first_line(error))
+            logger.warning("run %s: no more lineage events are sent to %s: %s", self._run.id, target, reason)
 
 
 def _create_emitter(settings: Settings) -> Callable[[dict[str, Any]], object]:
@@ -88,7 +89,7 @@ def _create_emitter(settings: Settings) -> Callable[[dict[str, Any]], object]:
     if not settings.lineage:
         settings.logs.mkdir(parents=True, exist_ok=True)
         return partial(_append, settings.logs / FILE)
-    # Slow to import, and only a server needs it.
+    # Slow to import, and needed for a server only.
     from openlineage.client.transport.http import HttpConfig, HttpTransport
 
     key = os.environ.get(API_KEY)
@@ -105,7 +106,7 @@ def _append(file: Path, event: dict[str, Any]) -> None:
 
 
 def build_event(lake: Lake, run: Run, table: str, state: str, result: TableResult | None) -> dict[str, Any]:
-    """The OpenLineage event of a table that begins or ends in a run."""
+    """Build the OpenLineage event for the start or end of a table in a run."""
     parent = {"run": {"runId": _make_uuid(run.id)}, "job": {"namespace": NAMESPACE, "name": "run"}}
     facets = {"parent": _build_facet("1-2-0/ParentRunFacet", **parent)}
     if result and result.error:
@@ -125,7 +126,7 @@ def build_event(lake: Lake, run: Run, table: str, state: str, result: TableResul
 
 
 def _build_facet(schema: str, **fields: Any) -> dict[str, Any]:
-    """A facet by its version and name, as OpenLineage's specification has them."""
+    """Build a facet. Its schema is a version and a name in OpenLineage's specification."""
     url = f"{SPEC}/facets/{schema}.json#/$defs/{schema.partition('/')[2]}"
     return {"_producer": PRODUCER, "_schemaURL": url, **fields}
 
@@ -148,40 +149,40 @@ def _build_inputs(lake: Lake, table: str, result: TableResult | None) -> list[di
 def _build_output(lake: Lake, table: str, result: TableResult | None) -> dict[str, Any]:
     fields = [{"name": name, "type": kind} for name, kind in lake.written_columns(table).items()]
     facets = {"schema": _build_facet("1-2-0/SchemaDatasetFacet", fields=fields)}
-    counted: dict[str, Any] = {}
+    output_facets: dict[str, Any] = {}
     if result and result.outcome and result.outcome.is_committed:
-        opened = table_log.open_log(lake.path(table))
-        facets |= _build_version_facet(opened.last.version) if opened and opened.last else {}
+        log = table_log.open_log(lake.path(table))
+        facets |= _build_version_facet(log.last.version) if log and log.last else {}
         written = result.outcome.rows.get("written", 0)
-        counted["outputStatistics"] = _build_facet("1-0-2/OutputStatisticsOutputDatasetFacet", rowCount=written)
-    return {**_build_dataset(lake.path(table), facets), "outputFacets": counted}
+        output_facets["outputStatistics"] = _build_facet("1-0-2/OutputStatisticsOutputDatasetFacet", rowCount=written)
+    return {**_build_dataset(lake.path(table), facets), "outputFacets": output_facets}
 
 
 def _build_version_facet(number: int) -> dict[str, Any]:
     return {"version": _build_facet("1-0-1/DatasetVersionDatasetFacet", datasetVersion=str(number))}
 
 
-def _build_dataset(place: Location, facets: dict[str, Any]) -> dict[str, Any]:
-    """A dataset with its namespace and name, by OpenLineage's naming rules (openlineage.io/docs/spec/naming)."""
-    namespace, name = (f"s3://{place.bucket}", place.key) if isinstance(place, S3Path) else ("file", str(place))
+def _build_dataset(path: Location, facets: dict[str, Any]) -> dict[str, Any]:
+    """Build a dataset, named by OpenLineage's naming rules (openlineage.io/docs/spec/naming)."""
+    namespace, name = (f"s3://{path.bucket}", path.key) if isinstance(path, S3Path) else ("file", str(path))
     return {"namespace": namespace, "name": name, "facets": facets}
 
 
-# --- drawn from the ledger ------------------------------------------------------------------------------------------
+# --- the tree, from the ledger ----------------------------------------------------------------------------------------
 
 
 def build_tree(lake: Lake, name: str) -> Tree:
-    """What a table was made from, each with the version that it consumed, and below it the tables that read it.
+    """Build a tree of a table's inputs and readers, each with the version that was read.
 
     Raises:
         DeclarationError: there is no such table.
     """
     if name not in lake.graph.declarations:
-        raise DeclarationError(f"{name!r} is not declared; known are {', '.join(lake.graph.declarations)}.")
+        raise DeclarationError(f"{name!r} is not declared. Choose one of {', '.join(lake.graph.declarations)}.")
     root = Tree(f"[bold]{name}[/] {_describe_version(lake, name)}")
-    _add_inputs(root.add("made from"), lake, name)
+    _add_inputs(root.add("inputs"), lake, name)
     readers = [n for n in lake.graph.declarations if name in lake.graph.inputs(n)]
-    branch = root.add("read by")
+    branch = root.add("readers")
     for reader in readers:
         branch.add(f"{reader} {_describe_consumed_version(lake, reader, name)}")
     if not readers:
@@ -195,15 +196,15 @@ def _add_inputs(branch: Tree, lake: Lake, name: str) -> None:
         branch.add(f"landing/{declared.landing}" + (f", from {declared.database.table}" if declared.database else ""))
         return
     assert isinstance(declared, Table)
-    for one in dict.fromkeys(i.table for i in declared.inputs.values()):
-        roles = {i.role for i in declared.inputs.values() if i.table == one}
-        looked_up = "" if "incremental" in roles else " (looked up)"
-        _add_inputs(branch.add(f"{one} {_describe_consumed_version(lake, name, one)}{looked_up}"), lake, one)
+    for table in dict.fromkeys(i.table for i in declared.inputs.values()):
+        roles = {i.role for i in declared.inputs.values() if i.table == table}
+        suffix = "" if "incremental" in roles else " (lookup)"
+        _add_inputs(branch.add(f"{table} {_describe_consumed_version(lake, name, table)}{suffix}"), lake, table)
 
 
 def _describe_version(lake: Lake, name: str) -> str:
-    opened = table_log.open_log(lake.path(name))
-    entry = opened.last if opened else None
+    log = table_log.open_log(lake.path(name))
+    entry = log.last if log else None
     return f"version {entry.version}, {entry.committed_at:%Y-%m-%d %H:%M} UTC" if entry else "not written yet"
 
 

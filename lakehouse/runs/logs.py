@@ -1,4 +1,4 @@
-"""The log of a run."""
+"""The log file of a run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import LakehouseError, get_first_line
 from lakehouse.settings import Settings
 
-# A server that runs for months must not fill the disk.
+# The log of a server that runs for months must not fill the disk.
 LOG_BYTES: Final = 100_000_000
 LOG_FILES: Final = 5
 
 
 def start_log(settings: Settings, run: Run) -> Path:
-    """Send this process's log to a file of its own; returns the file."""
+    """Write the log of this process to a file of the run, and return the file."""
     from lakehouse.engine import redirect_query_logs
 
     settings.logs.mkdir(parents=True, exist_ok=True)
     file = settings.logs / f"{run.id}.log"
     handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason to fill the console
+    logging.raiseExceptions = False  # A failed write, as on a full disk, must not fill the console.
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("py4j", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -37,10 +37,10 @@ def start_log(settings: Settings, run: Run) -> Path:
 
 @contextmanager
 def log_run(settings: Settings, run: Run) -> Iterator[Path]:
-    """The run's log file; an error that ends the run meanwhile names it, and one that nobody expected is kept in it.
+    """Yield the log file of a run. An error that ends the run names the file in a note; an unexpected error is logged.
 
     Raises:
-        LakehouseError: in place of an error that is none of the project's.
+        LakehouseError: replaces an unexpected error.
     """
     file = start_log(settings, run)
     try:
@@ -50,6 +50,6 @@ def log_run(settings: Settings, run: Run) -> Iterator[Path]:
         raise
     except Exception as error:
         logging.getLogger(__name__).exception("run %s failed", run.id)
-        said = LakehouseError(f"{type(error).__name__}: {get_first_line(error)}")
-        said.add_note(f"The log is {file}.")
-        raise said from error
+        replacement = LakehouseError(f"{type(error).__name__}: {get_first_line(error)}")
+        replacement.add_note(f"The log is {file}.")
+        raise replacement from error

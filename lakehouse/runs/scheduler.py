@@ -1,4 +1,4 @@
-"""Running the graph: each table when its inputs are done, independent ones side by side."""
+"""Run the graph: each table after its inputs, independent tables in parallel."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TableResult:
-    """What became of one table in a run."""
+    """Result of one table in a run."""
 
     table: str
     status: Status
@@ -43,13 +43,13 @@ class TableResult:
     error: str = ""
 
     def describe_failure(self) -> str:
-        """The error with the table's name before it, once: some errors begin with it."""
+        """Return the error after the name of the table. An error that begins with the name does not repeat it."""
         return f"{self.table}: {self.error.removeprefix(f'{self.table}: ')}"
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did; it failed if any table did."""
+    """Results of a run's tables."""
 
     run: str
     results: tuple[TableResult, ...]
@@ -57,32 +57,31 @@ class RunReport:
 
     @property
     def has_failed(self) -> bool:
-        return any(one.status in ("failed", "skipped") for one in self.results)
+        """Return whether any table failed or was skipped."""
+        return any(result.status in ("failed", "skipped") for result in self.results)
 
 
 @dataclass
 class RunListener:
-    """What is told of a run while it works: a table started, a table is done."""
+    """Callbacks for the progress of a run: the start and the end of each table."""
 
     on_table_start: Callable[[str], None] = field(default=lambda table: None)
     on_table_end: Callable[[TableResult], None] = field(default=lambda result: None)
 
 
 def create_run() -> Run:
-    """A run id that sorts by time (UTC), and the code's revision."""
+    """Create a run with an id that sorts by time (UTC), and the revision of the code."""
     return Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", get_revision())
 
 
 def get_revision() -> str:
-    """The commit that is checked out, marked where files differ from it; empty where there is no git."""
+    """Return the commit of the working tree, with a mark if files differ from it; empty without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        said = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=find_root(), capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
+        result = subprocess.run(command, cwd=find_root(), capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return said.stdout.strip() if said.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def run_tables(
@@ -94,28 +93,28 @@ def run_tables(
     parallel: int,
     listener: RunListener | None = None,
 ) -> RunReport:
-    """Bring the tables up to date. A table's failure stops only those that depend on it."""
+    """Bring the tables up to date. A failed table stops only the tables that depend on it."""
     listener = listener or RunListener()
     began = time.monotonic()
-    # First what the most tables wait for: what nothing waits for fills the gaps.
-    waiting = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
+    # Tables with the most dependents come first. Tables without any fill the gaps.
+    pending = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
     results: dict[str, TableResult] = {}
-    under_way: dict[Future[TableResult], str] = {}
-    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancel_on_error(engine, under_way):
-        while waiting or under_way:
-            for name in _find_ready_tables(lake, waiting, under_way.values())[: parallel - len(under_way)]:
-                waiting.remove(name)
-                blocked = [
+    running: dict[Future[TableResult], str] = {}
+    with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancel_on_error(engine, running):
+        while pending or running:
+            for name in _find_ready_tables(lake, pending, running.values())[: parallel - len(running)]:
+                pending.remove(name)
+                failed_inputs = [
                     i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")
                 ]
-                if blocked:
-                    results[name] = TableResult(name, "skipped", error=f"{', '.join(blocked)} failed")
+                if failed_inputs:
+                    results[name] = TableResult(name, "skipped", error=f"{', '.join(failed_inputs)} failed")
                     listener.on_table_end(results[name])
                     continue
                 listener.on_table_start(name)
-                under_way[pool.submit(_run_table, engine, lake, name, request, run)] = name
-            for future in engine.wait(under_way) if under_way else ():
-                name = under_way.pop(future)
+                running[pool.submit(_run_table, engine, lake, name, request, run)] = name
+            for future in engine.wait(running) if running else ():
+                name = running.pop(future)
                 results[name] = future.result()
                 listener.on_table_end(results[name])
     ordered = tuple(results[name] for name in lake.graph.declarations if name in results)
@@ -124,43 +123,43 @@ def run_tables(
 
 @contextmanager
 def _cancel_on_error(engine: Engine, running: Mapping[Future[TableResult], str]) -> Iterator[None]:
-    """Cancel the tables under way when an error or an interrupt ends the run, as a rule before their commits.
+    """Cancel the running tables when an error or an interrupt ends the run, usually before their commits.
 
-    Again and again, as each may be between two of its jobs.
+    Cancel repeatedly, as a table may be between two of its jobs.
     """
     try:
         yield
-    except BaseException:  # whatever it is: a table that waits for the session would wait for ever
+    except BaseException:  # On any error, a table that waits for the session must not wait forever.
         while wait(running, timeout=0.2).not_done:
-            with suppress(Exception):  # the JVM may have been interrupted, too
+            with suppress(Exception):  # The JVM may have been interrupted, too.
                 engine.cancel()
         raise
 
 
-def _find_ready_tables(lake: Lake, waiting: list[str], running: Iterable[str]) -> list[str]:
-    """The tables all of whose inputs are done or not part of this run, in order."""
-    pending = {*waiting, *running}
-    return [name for name in waiting if not pending.intersection(lake.graph.inputs(name))]
+def _find_ready_tables(lake: Lake, pending: list[str], running: Iterable[str]) -> list[str]:
+    """Return the pending tables without a pending or running input, in order."""
+    unfinished = {*pending, *running}
+    return [name for name in pending if not unfinished.intersection(lake.graph.inputs(name))]
 
 
 def _run_table(engine: Engine, lake: Lake, name: str, request: Request, run: Run) -> TableResult:
     began = time.monotonic()
     try:
-        done = engine.retry_on_conflict(name, lambda: _attempt(engine, lake, name, request, run))
-        return replace(done, seconds=time.monotonic() - began) if done.outcome else done
+        result = engine.retry_on_conflict(name, lambda: _attempt(engine, lake, name, request, run))
+        return replace(result, seconds=time.monotonic() - began) if result.outcome else result
     except LakehouseError as error:
-        said = str(error)
-    except Exception as error:  # one table's failure, whatever it is, must not take the others with it
+        message = str(error)
+    except Exception as error:  # No failure of one table may stop independent tables.
         logger.exception("%s failed", name)
-        said = s3.explain_error(error) or _shorten_error(error)
-    return TableResult(name, "failed", seconds=time.monotonic() - began, error=said)
+        message = s3.explain_error(error) or _shorten_error(error)
+    return TableResult(name, "failed", seconds=time.monotonic() - began, error=message)
 
 
 def _attempt(engine: Engine, lake: Lake, name: str, request: Request, run: Run) -> TableResult:
     run.lease.check()
     step = _decide_or_refuse(lake, name, request)
     declared = lake.graph.declarations[name]
-    # What is pinned comes first: an extract might take the place of one of its files.
+    # A pinned manifest is finished first, as an extract might replace one of its files.
     if isinstance(declared, Source) and declared.database and not (isinstance(step, Ingest) and step.manifest):
         _extract(engine, lake, declared, run)
         step = _decide_or_refuse(lake, name, request)
@@ -174,16 +173,19 @@ def _attempt(engine: Engine, lake: Lake, name: str, request: Request, run: Run) 
 
 
 def _backfill(engine: Engine, lake: Lake, run: Run, step: UpdatePartitions) -> Outcome:
-    """Replace the partitions that were asked for in pieces, each a commit: a run that is cut off is resumed behind the last."""
-    asked = {*step.backfilled}
+    """Replace the partitions of a backfill in pieces, with a commit for each.
+
+    An interrupted run is resumed after its last commit.
+    """
+    backfilled = {*step.backfilled}
     outcomes = []
-    for number, (partitions, years) in enumerate(split_by_year({*step.partitions} - asked, asked)):
+    for number, (partitions, years) in enumerate(split_by_year({*step.partitions} - backfilled, backfilled)):
         run.lease.check()
         piece = replace(
             step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)), batch=step.batch + number
         )
         outcomes.append(execute_step(TableWriter(engine, lake, run, piece)))
-        step = replace(step, schema_changes=SchemaChanges())  # the first piece adapted the columns
+        step = replace(step, schema_changes=SchemaChanges())  # The first piece adapts the columns.
     return sum_outcomes(outcomes)
 
 
@@ -192,22 +194,23 @@ def _extract(engine: Engine, lake: Lake, declared: Source, run: Run) -> None:
 
 
 def _decide_or_refuse(lake: Lake, name: str, request: Request) -> Step:
-    """What to do now.
+    """Decide the step of a table.
 
     Raises:
-        SchemaError: the declared columns break with the table's.
+        SchemaError: the declared columns break with the columns of the table.
     """
     step = decide_step(lake, name, request)
     if step.is_breaking:
+        changes = "; ".join(step.schema_changes.describe())
         raise SchemaError(
-            f"{name}: the declared columns break with the table's ({'; '.join(step.schema_changes.describe())}). "
-            f"Run `lakehouse run --full-refresh --select {name}+` to make it anew, or take the change back."
+            f"{name}: the declared columns break with those of the table ({changes}). "
+            f"Run `lakehouse run --full-refresh --select {name}+` to rebuild the table, or revert the declaration."
         )
     return step
 
 
 def _shorten_error(error: Exception) -> str:
-    """The first lines of an error, without the query plan and the JVM's stack trace, and where in the user's code it arose."""
-    told = str(error).split("\n'", 1)[0].split("\n==", 1)[0]
-    lines = [line for line in told.splitlines() if line.strip() and not line.lstrip().startswith("at ")]
+    """Return the first lines of an error and its place in the user's code, without query plan and JVM stack trace."""
+    text = str(error).split("\n'", 1)[0].split("\n==", 1)[0]
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("at ")]
     return (" ".join(lines[:3])[:600] or type(error).__name__) + locate_error(error)

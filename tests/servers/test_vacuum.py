@@ -48,7 +48,7 @@ def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         train(LEARNER, {LEARNER: change_model()}, lake=bucket / "lake", registry=registry, **training)
         settings = load(root="s3://lake", log_folder=tmp_path / "logs", mlflow=place.tracking_uri)
         with pytest.raises(
-            VacuumError, match="late_parcel version 1 was trained on version 0, 1 files of which would go"
+            VacuumError, match="late_parcel version 1 was trained on version 0, which would lose 1 files"
         ):
             clean(settings)
         assert len(parquet(at)) == 2

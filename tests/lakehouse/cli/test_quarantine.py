@@ -32,7 +32,7 @@ def test_show_prints_rows_as_landed(quarantined: Command) -> None:
     [reject] = quarantined.json("quarantine", "show", "clean.orders")
     assert (reject["_row"], reject["original"]["amount"]) == (2, "-1")
     assert "amount='-1'" in quarantined("quarantine", "show", "clean.orders")
-    assert "'clean.x' is no table with a quarantine" in quarantined("quarantine", "show", "clean.x", exit_code=2)
+    assert "'clean.x' is not a table with a quarantine" in quarantined("quarantine", "show", "clean.x", exit_code=2)
 
 
 def test_replay_reports_rows_that_remain(quarantined: Command) -> None:

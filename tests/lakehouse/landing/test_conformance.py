@@ -1,4 +1,4 @@
-"""How a file's columns differ from the declared ones and what a contract makes of it; how a table's do. Without Spark."""
+"""Differences between the columns of a file or table and the declared ones. Without Spark."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ def items(contract: Contract = STRICT, columns: Mapping[str, str] = COLUMNS) -> 
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    ("columns", "reason"),
     [
         (COLUMNS, None),
         ({"id": "int", "name": "string", "amount": "float"}, None),
         ({**COLUMNS, "gate": "string"}, "has an unknown column gate"),
-        ({**COLUMNS, "Name": "string"}, "has an unknown column Name (like name but for case)"),
+        ({**COLUMNS, "Name": "string"}, "has an unknown column Name (differs from name only in case)"),
         ({"id": "bigint", "name": "string"}, "misses column amount"),
         ({**COLUMNS, "amount": "string"}, "has column amount as string, declared double"),
         (
             {"id": "bigint", "Name": "string", "amount": "double"},
-            "misses column name; has an unknown column Name (like name but for case)",
+            "misses column name; has an unknown column Name (differs from name only in case)",
         ),
     ],
 )
-def test_without_a_contract_a_file_with_other_columns_is_rejected(found: dict[str, str], reason: str | None) -> None:
-    assert conformance.explain_rejection(items(), found) == reason
-    assert conformance.explain_rejection(items(LENIENT), found) is None
+def test_default_contract_rejects_other_columns(columns: dict[str, str], reason: str | None) -> None:
+    assert conformance.explain_rejection(items(), columns) == reason
+    assert conformance.explain_rejection(items(LENIENT), columns) is None
 
 
 @pytest.mark.parametrize(
-    ("contract", "found", "reason"),
+    ("contract", "columns", "reason"),
     [
         (Contract(new_column="rescue"), {"id": "bigint", "name": "string", "x": "int"}, "misses column amount"),
         (Contract(missing_column="ignore"), {"id": "bigint", "name": "string", "x": "int"}, "has an unknown column x"),
         (Contract(changed_type="rescue"), {**COLUMNS, "amount": "string", "x": "int"}, "has an unknown column x"),
     ],
 )
-def test_each_difference_has_a_policy_of_its_own(contract: Contract, found: dict[str, str], reason: str) -> None:
-    assert conformance.explain_rejection(items(contract), found) == reason
+def test_each_difference_has_its_own_policy(contract: Contract, columns: dict[str, str], reason: str) -> None:
+    assert conformance.explain_rejection(items(contract), columns) == reason
 
 
-def test_only_what_can_be_a_tables_column_is_added() -> None:
-    found = {
+def test_only_valid_column_names_are_added() -> None:
+    columns = {
         **COLUMNS,
         "gate": "string",
         "Gate": "string",
@@ -67,36 +67,38 @@ def test_only_what_can_be_a_tables_column_is_added() -> None:
         "_row": "int",
         "x`y": "int",
     }
-    assert conformance.find_added_columns(items(LENIENT), found) == {"gate": "string"}
-    assert list(conformance.describe_drift(items(LENIENT), found)) == [
+    assert conformance.find_added_columns(items(LENIENT), columns) == {"gate": "string"}
+    assert list(conformance.describe_drift(items(LENIENT), columns)) == [
         "adds gate string",
-        "keeps Gate (like gate but for case) in _rescued",
-        "keeps Name (like name but for case) in _rescued",
+        "keeps Gate (differs from gate only in case) in _rescued",
+        "keeps Name (differs from name only in case) in _rescued",
         "keeps two words in _rescued",
         "keeps _row in _rescued",
         "keeps x`y in _rescued",
     ]
-    assert conformance.find_added_columns(items(Contract(new_column="rescue")), found) == {}
+    assert conformance.find_added_columns(items(Contract(new_column="rescue")), columns) == {}
 
 
-def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
+def test_preview_names_missing_and_changed_columns() -> None:
     files = {
         "a": {"id": "bigint", "name": "string"},
         "b": {**COLUMNS, "amount": "string"},
         "c": {**COLUMNS, "gate": "int"},
         "d": {**COLUMNS, "gate": "int", "name": "void", "more": "void"},
     }
-    seen = [(path, conformance.explain_rejection(items(LENIENT), found), found) for path, found in files.items()]
-    said, changed = conformance.preview_drift(items(LENIENT), [*seen, ("e", "is empty", None), ("f", None, None)])
-    assert said == (
-        "leaves amount null, which the files miss (1 file)",
-        "reads amount, string in the files, as double; what that cannot hold is kept in _rescued (1 file)",
+    accepted = [
+        (path, conformance.explain_rejection(items(LENIENT), columns), columns) for path, columns in files.items()
+    ]
+    texts, changed = conformance.preview_drift(items(LENIENT), [*accepted, ("e", "is empty", None), ("f", None, None)])
+    assert texts == (
+        "leaves amount null, as the files lack it (1 file)",
+        "reads amount (string in the files) as double, and keeps other values in _rescued (1 file)",
         "adds gate int (2 files)",
         "rejects e: is empty",
     )
     assert changed == ("amount",)
-    refused = [(path, conformance.explain_rejection(items(), found), found) for path, found in files.items()]
-    assert conformance.preview_drift(items(), refused)[0] == (
+    rejected = [(path, conformance.explain_rejection(items(), columns), columns) for path, columns in files.items()]
+    assert conformance.preview_drift(items(), rejected)[0] == (
         "rejects a: misses column amount",
         "rejects b: has column amount as string, declared double",
         "rejects c: has an unknown column gate",
@@ -124,16 +126,16 @@ def test_what_is_foreseen_names_the_columns_that_readers_miss() -> None:
         ("string", "decimal(38,0)", False),
     ],
 )
-def test_a_type_is_wider_if_it_holds_every_value_of_the_other(old: str, new: str, wider: bool) -> None:
+def test_a_wider_type_holds_every_value(old: str, new: str, wider: bool) -> None:
     assert schema_diff.can_widen(old, new) is wider
 
 
-def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
-    there = {**COLUMNS, "gate": "string", "_rescued": "string"}
-    assert schema_diff.compare_schemas(COLUMNS, there, items()).describe() == ("removes gate",)
-    assert schema_diff.compare_schemas(COLUMNS, there, items(LENIENT)).describe() == ()
-    wanted = {"id": "bigint", "amount": "string", "more": "int"}
-    changes = schema_diff.compare_schemas(wanted, {"id": "int", "name": "string", "amount": "double"}, items())
+def test_columns_added_by_a_contract_are_no_change() -> None:
+    existing = {**COLUMNS, "gate": "string", "_rescued": "string"}
+    assert schema_diff.compare_schemas(COLUMNS, existing, items()).describe() == ("removes gate",)
+    assert schema_diff.compare_schemas(COLUMNS, existing, items(LENIENT)).describe() == ()
+    declared = {"id": "bigint", "amount": "string", "more": "int"}
+    changes = schema_diff.compare_schemas(declared, {"id": "int", "name": "string", "amount": "double"}, items())
     assert changes.describe() == (
         "adds more int",
         "widens id from int to bigint",
@@ -141,7 +143,7 @@ def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
         "changes amount from double to string",
     )
     assert changes.affected_columns == ("name", "id", "amount")
-    assert schema_diff.compare_schemas({**COLUMNS, "Gate": "string"}, there, items(LENIENT)).describe() == (
+    assert schema_diff.compare_schemas({**COLUMNS, "Gate": "string"}, existing, items(LENIENT)).describe() == (
         "adds Gate, which exists as gate",
     )
 
@@ -155,46 +157,82 @@ def test_what_a_contract_put_into_the_table_is_no_contradiction() -> None:
         ({"a b": "int"}, "raw.items: column 'a b' is not a plain name"),
     ],
 )
-def test_names_that_would_be_taken_for_others_are_refused(columns: dict[str, str], problem: str) -> None:
+def test_ambiguous_column_names_are_refused(columns: dict[str, str], problem: str) -> None:
     assert find_problems(items(columns=columns)) == [problem]
 
 
-def test_a_policy_that_there_is_not_is_refused() -> None:
+def test_an_unknown_policy_is_refused() -> None:
     assert find_problems(items(Contract(new_column="drop"))) == [  # type: ignore[arg-type]
         "raw.items: new_column='drop' is not one of fail, rescue, add"
     ]
 
 
-def test_a_record_keeps_what_became_of_the_columns() -> None:
+def test_a_record_keeps_column_changes() -> None:
     record = Record("run", 1, 1, {}, {}, "", "", "2024-01-01T00:00:00+00:00", column_changes=("adds gate string",))
     assert Record.from_json(record.to_json()) == record
 
 
-SPARK_HAS = [
-    pa.null(), pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(),
-    pa.decimal32(5, 2), pa.decimal64(12, 0), pa.decimal128(38, 10), pa.decimal256(50, 3),
-    pa.string(), pa.large_string(), pa.binary(), pa.binary(16), pa.large_binary(), pa.date32(),
+SUPPORTED_TYPES = [
+    pa.null(),
+    pa.bool_(),
+    pa.int8(),
+    pa.int16(),
+    pa.int32(),
+    pa.int64(),
+    pa.float32(),
+    pa.float64(),
+    pa.decimal32(5, 2),
+    pa.decimal64(12, 0),
+    pa.decimal128(38, 10),
+    pa.decimal256(50, 3),
+    pa.string(),
+    pa.large_string(),
+    pa.binary(),
+    pa.binary(16),
+    pa.large_binary(),
+    pa.date32(),
     *(pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "UTC", "America/New_York")),
-    *(pa.time64(unit) for unit in ("us", "ns")), *(pa.duration(unit) for unit in ("s", "ms", "us", "ns")),
-    pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.int8()), pa.list_(pa.int8(), 3), pa.large_list(pa.date32()),
-    pa.map_(pa.string(), pa.list_(pa.float32())), pa.struct({}),
+    *(pa.time64(unit) for unit in ("us", "ns")),
+    *(pa.duration(unit) for unit in ("s", "ms", "us", "ns")),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.list_(pa.int8()),
+    pa.list_(pa.int8(), 3),
+    pa.large_list(pa.date32()),
+    pa.map_(pa.string(), pa.list_(pa.float32())),
+    pa.struct({}),
     pa.struct({"a b": pa.decimal128(10, 2), "c": pa.struct({"d": pa.timestamp("us"), "E": pa.null()})}),
-]  # fmt: skip
-SPARK_LACKS = [
-    pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64(), pa.float16(), pa.date64(), pa.time32("s"), pa.time32("ms"),
-    pa.month_day_nano_interval(), pa.string_view(), pa.binary_view(), pa.list_view(pa.int8()), pa.large_list_view(pa.int8()),
-    pa.run_end_encoded(pa.int32(), pa.string()), pa.dense_union([pa.field("a", pa.int8())]), pa.uuid(),
-    pa.dictionary(pa.int32(), pa.uint8()), pa.list_(pa.uint8()), pa.map_(pa.string(), pa.uint8()), pa.struct({"a": pa.uint8()}),
-]  # fmt: skip
+]
+UNSUPPORTED_TYPES = [
+    pa.uint8(),
+    pa.uint16(),
+    pa.uint32(),
+    pa.uint64(),
+    pa.float16(),
+    pa.date64(),
+    pa.time32("s"),
+    pa.time32("ms"),
+    pa.month_day_nano_interval(),
+    pa.string_view(),
+    pa.binary_view(),
+    pa.list_view(pa.int8()),
+    pa.large_list_view(pa.int8()),
+    pa.run_end_encoded(pa.int32(), pa.string()),
+    pa.dense_union([pa.field("a", pa.int8())]),
+    pa.uuid(),
+    pa.dictionary(pa.int32(), pa.uint8()),
+    pa.list_(pa.uint8()),
+    pa.map_(pa.string(), pa.uint8()),
+    pa.struct({"a": pa.uint8()}),
+]
 
 
-@pytest.mark.parametrize("kind", SPARK_HAS, ids=str)
-def test_arrow_types_have_the_names_that_spark_gives(kind: pa.DataType) -> None:
+@pytest.mark.parametrize("kind", SUPPORTED_TYPES, ids=str)
+def test_arrow_types_have_sparks_names(kind: pa.DataType) -> None:
     assert conformance.to_sql_type(kind) == from_arrow_type(kind).simpleString()
 
 
-@pytest.mark.parametrize("kind", SPARK_LACKS, ids=str)
-def test_arrow_types_that_spark_lacks_are_errors(kind: pa.DataType) -> None:
+@pytest.mark.parametrize("kind", UNSUPPORTED_TYPES, ids=str)
+def test_arrow_types_unknown_to_spark_are_errors(kind: pa.DataType) -> None:
     with pytest.raises(PySparkTypeError):
         from_arrow_type(kind)
     with pytest.raises(TypeError, match="Spark SQL has no type for"):
@@ -202,7 +240,7 @@ def test_arrow_types_that_spark_lacks_are_errors(kind: pa.DataType) -> None:
 
 
 @pytest.mark.parametrize("mark", ["variant", "geometry", "geography"])
-def test_structs_that_spark_marks_are_errors(mark: str) -> None:
-    marked = pa.struct([pa.field("wkb", pa.binary(), metadata={mark: "true"}), pa.field("srid", pa.int32())])
+def test_structs_with_sparks_marks_are_errors(mark: str) -> None:
+    kind = pa.struct([pa.field("wkb", pa.binary(), metadata={mark: "true"}), pa.field("srid", pa.int32())])
     with pytest.raises(TypeError, match="Spark SQL has no type for"):
-        conformance.to_sql_type(marked)
+        conformance.to_sql_type(kind)

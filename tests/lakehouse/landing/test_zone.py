@@ -1,4 +1,4 @@
-"""The landing zone without Spark: what is new, what is whole, what a manifest keeps."""
+"""The landing zone without Spark: new files, damaged files, manifests."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GOOD = b"id,value\n1,1\n"
 
 @pytest.fixture
 def landing(tmp_path: Path) -> LandingZone:
-    return make(tmp_path, ITEMS)
+    return create_zone(tmp_path, ITEMS)
 
 
-def make(root: Path, declared: Source) -> LandingZone:
+def create_zone(root: Path, declared: Source) -> LandingZone:
     (root / "landing" / declared.landing).mkdir(parents=True, exist_ok=True)
     return LandingZone(declared, root / "landing", root / "manifests")
 
@@ -35,13 +35,13 @@ def put(landing: LandingZone, name: str, content: bytes = GOOD, hours_ago: float
     file = landing.folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
-    then = time.time() - hours_ago * 3600
-    os.utime(file, (then, then))
+    modified = time.time() - hours_ago * 3600
+    os.utime(file, (modified, modified))
     return file
 
 
 def pending(landing: LandingZone, definition: str = "one") -> list[str]:
-    return [one.path for one in landing.find_new_files(landing.read_history(), definition)]
+    return [file.path for file in landing.find_new_files(landing.read_history(), definition)]
 
 
 def take(landing: LandingZone, definition: str = "one") -> Manifest:
@@ -49,44 +49,46 @@ def take(landing: LandingZone, definition: str = "one") -> Manifest:
     return landing.write_manifest(len(history) + 1, definition, history, landing.find_new_files(history, definition))
 
 
-def test_an_absent_folder_lists_nothing(tmp_path: Path) -> None:
+def test_a_missing_folder_lists_nothing(tmp_path: Path) -> None:
     landing = LandingZone(ITEMS, tmp_path / "landing", tmp_path / "manifests")
     assert (landing.list_files(), landing.read_history(), pending(landing)) == ([], [], [])
 
 
-def test_files_are_taken_once_in_the_order_of_their_paths(landing: LandingZone) -> None:
+def test_files_are_taken_once_by_path(landing: LandingZone) -> None:
     for name in ("b.csv", "a.csv", "sub/c.csv", "_x.csv", ".x.csv", "x.csv.tmp", "x.csv.crdownload", "_sub/x.csv"):
         put(landing, name)
     first = take(landing)
-    assert [(one.path, one.file_id) for one in first.files] == [
-        ("items/a.csv", 1), ("items/b.csv", 2), ("items/sub/c.csv", 3),
-    ]  # fmt: skip
+    assert [(file.path, file.file_id) for file in first.files] == [
+        ("items/a.csv", 1),
+        ("items/b.csv", 2),
+        ("items/sub/c.csv", 3),
+    ]
     assert pending(landing) == []
     put(landing, "d.csv")
     put(landing, "a.csv", GOOD + b"2,2\n")
     assert pending(landing) == ["items/a.csv", "items/d.csv"]
     second = take(landing)
-    assert [(one.path, one.file_id) for one in second.files] == [("items/a.csv", 4), ("items/d.csv", 5)]
+    assert [(file.path, file.file_id) for file in second.files] == [("items/a.csv", 4), ("items/d.csv", 5)]
     assert landing.read_history() == [first, second]
 
 
-def test_a_rejected_file_waits_until_it_is_delivered_again_or_taken_away(landing: LandingZone) -> None:
+def test_rejected_files_stay_until_redelivered_or_removed(landing: LandingZone) -> None:
     put(landing, "mended.csv", b"")
     withdrawn = put(landing, "withdrawn.csv", b"")
     put(landing, "broken.csv", b"")
     take(landing)
 
-    def waiting() -> list[str]:
-        return [one.path for one in landing.find_rejected_files(landing.read_history())]
+    def rejected() -> list[str]:
+        return [file.path for file in landing.find_rejected_files(landing.read_history())]
 
-    assert waiting() == ["items/broken.csv", "items/mended.csv", "items/withdrawn.csv"]
+    assert rejected() == ["items/broken.csv", "items/mended.csv", "items/withdrawn.csv"]
     put(landing, "mended.csv")
     withdrawn.unlink()
     take(landing)
-    assert waiting() == ["items/broken.csv"]
+    assert rejected() == ["items/broken.csv"]
 
 
-def test_new_bytes_of_the_same_length_and_time_are_seen_where_the_time_says_little(landing: LandingZone) -> None:
+def test_new_bytes_with_same_size_and_time(landing: LandingZone) -> None:
     file = put(landing, "a.csv", hours_ago=0)
     take(landing)
     stat = file.stat()
@@ -102,36 +104,36 @@ def test_a_touched_file_is_no_new_delivery(landing: LandingZone) -> None:
     assert pending(landing) == []
 
 
-def test_a_rejected_file_is_tried_again_with_other_bytes_or_another_declaration(landing: LandingZone) -> None:
+def test_new_bytes_or_declaration_retry_rejected_files(landing: LandingZone) -> None:
     put(landing, "a.csv", b"wrong\n")
     manifest = take(landing)
-    assert [one.path for one in manifest.rejected_files] == ["items/a.csv"]
+    assert [file.path for file in manifest.rejected_files] == ["items/a.csv"]
     assert manifest.files == ()
     assert pending(landing) == []
     assert pending(landing, "two") == ["items/a.csv"]
     put(landing, "a.csv")
     assert pending(landing) == ["items/a.csv"]
-    assert [one.file_id for one in take(landing).files] == [1]
+    assert [file.file_id for file in take(landing).files] == [1]
 
 
-def test_a_delivered_file_that_comes_again_broken_and_then_as_it_was(landing: LandingZone) -> None:
+def test_a_file_returns_damaged_then_unchanged(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
     put(landing, "a.csv", b"")
     assert take(landing).rejected_files[0].reason.startswith("is empty")
     put(landing, "a.csv")
-    assert pending(landing) == [], "the table has these bytes already"
+    assert pending(landing) == [], "the table already has these bytes"
     assert take(landing).files == ()
 
 
-def test_a_settling_file_is_left_alone(tmp_path: Path) -> None:
-    landing = make(tmp_path, replace(ITEMS, settle_seconds=60.0))
+def test_a_settling_file_is_ignored(tmp_path: Path) -> None:
+    landing = create_zone(tmp_path, replace(ITEMS, settle_seconds=60.0))
     put(landing, "new.csv", hours_ago=0)
     put(landing, "old.csv", hours_ago=1)
     assert pending(landing) == ["items/old.csv"]
 
 
-def test_what_is_no_file_is_left_alone(landing: LandingZone) -> None:
+def test_a_named_pipe_is_ignored(landing: LandingZone) -> None:
     put(landing, "a.csv")
     os.mkfifo(landing.folder / "pipe.csv")
     assert pending(landing) == ["items/a.csv"]
@@ -155,7 +157,7 @@ def test_a_damaged_manifest_is_named(landing: LandingZone) -> None:
             landing.read_history()
 
 
-def test_files_that_vanish_or_change_after_they_were_pinned_are_rejected_on_record(landing: LandingZone) -> None:
+def test_pinned_files_that_change_are_rejected(landing: LandingZone) -> None:
     for name in ("a.csv", "b.csv", "c.csv"):
         put(landing, name)
     manifest = take(landing)
@@ -163,27 +165,30 @@ def test_files_that_vanish_or_change_after_they_were_pinned_are_rejected_on_reco
     put(landing, "b.csv", b"id,value\n9,9\n", hours_ago=0)
     os.utime(landing.folder / "c.csv")
     verified = landing.verify_manifest(manifest, "one")
-    assert [one.path for one in verified.files] == ["items/c.csv"]
+    assert [file.path for file in verified.files] == ["items/c.csv"]
     assert landing.read_history() == [verified]
     assert landing.verify_manifest(verified, "one") == verified
-    assert [(one.path, one.reason[:14]) for one in verified.rejected_files] == [
-        ("items/a.csv", "cannot be read"), ("items/b.csv", "changed while "),
-    ]  # fmt: skip
+    assert [(file.path, file.reason[:14]) for file in verified.rejected_files] == [
+        ("items/a.csv", "cannot be read"),
+        ("items/b.csv", "changed while "),
+    ]
     (landing.folder / "c.csv").unlink()
     assert landing.verify_manifest(verified, "one").files == ()
     assert len(landing.read_history()[0].rejected_files) == 3
     assert pending(landing) == ["items/b.csv"]
 
 
-@pytest.mark.parametrize("relanded", ["upsert", "replace"])
-def test_what_a_full_refresh_would_miss(tmp_path: Path, relanded: str) -> None:
-    landing = make(tmp_path, source("raw.items", landing="items", columns=("id", "value"), on_redelivery=relanded))
+@pytest.mark.parametrize("redelivery", ["upsert", "replace"])
+def test_check_refresh_names_lost_files(tmp_path: Path, redelivery: str) -> None:
+    landing = create_zone(
+        tmp_path, source("raw.items", landing="items", columns=("id", "value"), on_redelivery=redelivery)
+    )
     for name in ("a.csv", "b.csv"):
         put(landing, name)
     take(landing)
     put(landing, "a.csv", GOOD * 2)
     take(landing)
-    if relanded == "replace":
+    if redelivery == "replace":
         landing.check_refresh(landing.read_history())
     else:
         with pytest.raises(LandingError, match=r"would lose rows.*items/a\.csv holds other bytes than delivery 1"):
@@ -193,26 +198,28 @@ def test_what_a_full_refresh_would_miss(tmp_path: Path, relanded: str) -> None:
         landing.check_refresh(landing.read_history())
 
 
-def test_a_full_refresh_that_would_reject_a_file_on_record_is_refused(landing: LandingZone) -> None:
+def test_a_full_refresh_must_not_lose_files(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
-    wider = make(landing.root.parent, replace(ITEMS, columns={"id": "string", "value": "string", "more": "string"}))
+    wider = create_zone(
+        landing.root.parent, replace(ITEMS, columns={"id": "string", "value": "string", "more": "string"})
+    )
     with pytest.raises(LandingError, match=r"items/a\.csv misses column more"):
         wider.write_manifest(2, "two", wider.read_history(), wider.list_files(), is_full=True)
     assert len(wider.read_history()) == 1
-    settling = make(landing.root.parent, replace(ITEMS, settle_seconds=1e6))
+    settling = create_zone(landing.root.parent, replace(ITEMS, settle_seconds=1e6))
     with pytest.raises(LandingError, match=r"items/a\.csv has not settled"):
         settling.write_manifest(2, "one", settling.read_history(), settling.list_files(), is_full=True)
 
 
-def test_a_pinned_file_that_no_longer_fits_the_declaration_is_rejected(landing: LandingZone) -> None:
+def test_pinned_files_must_fit_the_new_declaration(landing: LandingZone) -> None:
     put(landing, "a.csv")
     manifest = take(landing)
-    renamed = make(landing.root.parent, replace(ITEMS, columns={"id": "string", "amount": "string"}))
+    renamed = create_zone(landing.root.parent, replace(ITEMS, columns={"id": "string", "amount": "string"}))
     verified = renamed.verify_manifest(manifest, "two")
     assert verified.files == ()
     assert verified.rejected_files[0].reason == "misses column amount; has an unknown column value"
-    assert pending(renamed, "two") == ["items/a.csv"], "and is looked at again"
+    assert pending(renamed, "two") == ["items/a.csv"], "the file is inspected again"
 
 
 def test_a_full_refresh_keeps_the_order_of_deliveries(landing: LandingZone) -> None:
@@ -222,19 +229,19 @@ def test_a_full_refresh_keeps_the_order_of_deliveries(landing: LandingZone) -> N
     take(landing)
     put(landing, "0.csv")  # not delivered yet
     manifest = landing.write_manifest(3, "one", landing.read_history(), landing.list_files(), is_full=True)
-    ordered = sorted(manifest.files, key=lambda one: one.file_id)
-    assert [one.path for one in ordered] == ["items/b.csv", "items/a.csv", "items/0.csv"]
+    ordered = sorted(manifest.files, key=lambda file: file.file_id)
+    assert [file.path for file in ordered] == ["items/b.csv", "items/a.csv", "items/0.csv"]
 
 
-def test_delivering(tmp_path: Path) -> None:
-    landing = make(tmp_path, ITEMS)
+def test_deliver_copies_whole_files(tmp_path: Path) -> None:
+    landing = create_zone(tmp_path, ITEMS)
     good, hidden = tmp_path / "a.csv", tmp_path / "_b.csv"
     good.write_bytes(GOOD)
     hidden.write_bytes(GOOD)
     with pytest.raises(LandingError) as raised:
         deliver(landing.root, ITEMS, [good, hidden, tmp_path / "c.csv", tmp_path])
-    for said in ("_b.csv has a name that is left alone", "c.csv is not a file", f"{tmp_path} is not a file"):
-        assert said in str(raised.value)
+    for problem in ("_b.csv has an ignored name", "c.csv is not a file", f"{tmp_path} is not a file"):
+        assert problem in str(raised.value)
     assert list(landing.folder.iterdir()) == []
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.csv").write_bytes(GOOD * 2)
@@ -274,32 +281,36 @@ def test_delivering(tmp_path: Path) -> None:
         ("a", b'id,value\n1,"' + b"long\n" * 50_000 + b'"\n', None),
     ],
 )
-def test_inspecting_csv(landing: LandingZone, name: str, content: bytes, reason: str | None) -> None:
+def test_csv_files_are_inspected(landing: LandingZone, name: str, content: bytes, reason: str | None) -> None:
     put(landing, name, content)
     manifest = take(landing)
-    found = manifest.rejected_files[0].reason if manifest.rejected_files else None
-    assert found is None if reason is None else reason in (found or "")
+    actual = manifest.rejected_files[0].reason if manifest.rejected_files else None
+    assert actual is None if reason is None else reason in (actual or "")
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "named.snappy", "named.lz4", "named.deflate", "named.zst", "named.csv.bz2",  # Spark would unpack what is not packed
-        "2024-01-01T00:00.csv",  # Hadoop takes no colon
-        os.fsdecode(b"latin-\xe9.csv"),  # no text in UTF-8
+        "named.snappy",
+        "named.lz4",
+        "named.deflate",
+        "named.zst",
+        "named.csv.bz2",  # Spark would decompress these by name
+        "2024-01-01T00:00.csv",  # Hadoop accepts no colon
+        os.fsdecode(b"latin-\xe9.csv"),  # not UTF-8
     ],
-)  # fmt: skip
-def test_a_name_that_spark_cannot_read_is_rejected(landing: LandingZone, name: str) -> None:
+)
+def test_names_that_spark_cannot_read_are_rejected(landing: LandingZone, name: str) -> None:
     put(landing, "good.csv")
     put(landing, name)
     manifest = take(landing)
-    assert [one.path for one in manifest.files] == ["items/good.csv"]
-    assert [one.path for one in manifest.rejected_files] == [f"items/{name}"]
+    assert [file.path for file in manifest.files] == ["items/good.csv"]
+    assert [file.path for file in manifest.rejected_files] == [f"items/{name}"]
     assert landing.read_history() == [manifest]
 
 
-def test_a_file_is_told_by_its_bytes_even_where_the_separator_differs(tmp_path: Path) -> None:
-    landing = make(tmp_path, source("raw.items", landing="items", columns=("id", "value"), options={"sep": ";"}))
+def test_the_header_is_read_with_the_separator(tmp_path: Path) -> None:
+    landing = create_zone(tmp_path, source("raw.items", landing="items", columns=("id", "value"), options={"sep": ";"}))
     put(landing, "a.csv", b"id;value\n")
     assert len(take(landing).files) == 1
 
@@ -307,26 +318,26 @@ def test_a_file_is_told_by_its_bytes_even_where_the_separator_differs(tmp_path: 
 def test_manifests_are_readable_text(landing: LandingZone) -> None:
     put(landing, "blåbær.csv")
     take(landing)
-    said = json.loads((landing.manifest_folder / "00000001.json").read_text())
-    assert said["files"][0]["path"] == "items/blåbær.csv"
-    assert said["batch"] == 1
+    manifest = json.loads((landing.manifest_folder / "00000001.json").read_text())
+    assert manifest["files"][0]["path"] == "items/blåbær.csv"
+    assert manifest["batch"] == 1
 
 
-def sized(*sizes: int) -> list[LandedFile]:
+def create_files(*sizes: int) -> list[LandedFile]:
     return [LandedFile(f"f{i:03}", size, 0) for i, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize(
     ("files", "size", "counts"),
     [
-        (sized(5), 10, [1]),
-        (sized(5, 5), 10, [1, 1]),
-        (sized(0, 0, 0), 10, [3]),
-        (sized(*[1] * 30), 10, [10, 10, 10]),
-        (sized(100, 1, 1), 10, [1, 2]),
+        (create_files(5), 10, [1]),
+        (create_files(5, 5), 10, [1, 1]),
+        (create_files(0, 0, 0), 10, [3]),
+        (create_files(*[1] * 30), 10, [10, 10, 10]),
+        (create_files(100, 1, 1), 10, [1, 2]),
     ],
 )
-def test_runs_of_files(files: list[LandedFile], size: int, counts: list[int]) -> None:
-    found = split_into_chunks(files, size)
-    assert [len(chunk) for chunk in found] == counts
-    assert [one for chunk in found for one in chunk] == files
+def test_files_are_split_into_chunks(files: list[LandedFile], size: int, counts: list[int]) -> None:
+    chunks = split_into_chunks(files, size)
+    assert [len(chunk) for chunk in chunks] == counts
+    assert [file for chunk in chunks for file in chunk] == files

@@ -1,4 +1,4 @@
-"""The accounting is recomputed from what lies in the lake, and every difference is named."""
+"""Reconciliation recounts the rows of a lake and names every difference."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.lakes import TestLake, items_csv, items_table, landed_items
 Lakes = Callable[..., TestLake]
 
 
-def accounts(lake: TestLake) -> dict[str, Reconciliation]:
-    return {one.table: one for one in reconcile(lake.lake)}
+def reconcile_tables(lake: TestLake) -> dict[str, Reconciliation]:
+    return {result.table: result for result in reconcile(lake.lake)}
 
 
 def differences(lake: TestLake, table: str = "clean.items") -> str:
-    return "; ".join(accounts(lake)[table].differences)
+    return "; ".join(reconcile_tables(lake)[table].differences)
 
 
 @pytest.fixture
@@ -37,57 +37,55 @@ def reconciled(make_lake: Lakes) -> TestLake:
     return lake
 
 
-def test_every_landed_row_is_somewhere(reconciled: TestLake) -> None:
-    assert accounts(reconciled) == {
+def test_every_landed_row_is_counted(reconciled: TestLake) -> None:
+    assert reconcile_tables(reconciled) == {
         "raw.items": Reconciliation("raw.items", 8, {"files": 2, "rows": 8}),
         "clean.items": Reconciliation("clean.items", 8, {"kept": 3, "duplicates": 3, "quarantined": 2}),
     }
     reconciled.run(full_refresh=True)
-    assert [one.differences for one in accounts(reconciled).values()] == [(), ()]
+    assert [result.differences for result in reconcile_tables(reconciled).values()] == [(), ()]
     (reconciled.folder("raw.items") / "1.csv").write_text(items_csv("9,9,9"))
-    assert accounts(reconciled)["raw.items"] == Reconciliation("raw.items", 8, {"files": 2, "rows": 8}, (), 1)
+    assert reconcile_tables(reconciled)["raw.items"] == Reconciliation("raw.items", 8, {"files": 2, "rows": 8}, (), 1)
 
 
 @pytest.mark.parametrize(
     "write", [Append(), Merge(newest_by=("at",)), History(effective_column="at")], ids=lambda w: type(w).__name__
 )
-@pytest.mark.parametrize("relanded", ["upsert", "replace"])
-def test_every_way_of_taking_rows_adds_up(make_lake: Lakes, write: Any, relanded: str) -> None:
-    if isinstance(write, Append) and relanded == "replace":
+@pytest.mark.parametrize("redelivery", ["upsert", "replace"])
+def test_every_write_mode_adds_up(make_lake: Lakes, write: Any, redelivery: str) -> None:
+    if isinstance(write, Append) and redelivery == "replace":
         with pytest.raises(DeclarationError, match="Append never removes a row"):
-            make_lake(replace(landed_items, on_redelivery=relanded), items_table(write, key=()))
+            make_lake(replace(landed_items, on_redelivery=redelivery), items_table(write, key=()))
         return
     more = {"key": ()} if isinstance(write, Append) else {}
-    lake = make_lake(replace(landed_items, on_redelivery=relanded), items_table(write, **more))
+    lake = make_lake(replace(landed_items, on_redelivery=redelivery), items_table(write, **more))
     for lines in (["1,1,5", "2,1,x"], ["1,1,5", "1,2,6", "3,1,1"], ["3,2,2"]):
         lake.land("raw.items", "same.csv", items_csv(*lines))
         lake.run()
-        assert [one.differences for one in accounts(lake).values()] == [(), ()]
+        assert [result.differences for result in reconcile_tables(lake).values()] == [(), ()]
 
 
-def test_rows_that_were_lost_doubled_or_added_are_named(reconciled: TestLake) -> None:
+def test_lost_duplicate_and_foreign_rows_are_named(reconciled: TestLake) -> None:
     clean, raw = str(reconciled.lake.path("clean.items")), str(reconciled.lake.path("raw.items"))
     DeltaTable(clean).delete("id = 4")
-    said = differences(reconciled)
-    assert "was changed by another writer: version 2, DELETE" in said
-    assert "has 2 rows where its commits left 3" in said
-    assert (
-        "misses 1 rows: 8 landed rows less 2 kept and 2 in quarantine leave 4 duplicates, where the runs found 3"
-        in said
-    )
-    there = DeltaTable(clean).to_pyarrow_table()
-    write_deltalake(clean, there.slice(0, 1), mode="append")
+    text = differences(reconciled)
+    assert "was changed by another writer: version 2, DELETE" in text
+    assert "has 2 rows, but its commits left 3" in text
+    expected = "misses 1 rows: 8 landed rows less 2 kept and 2 in quarantine leave 4 duplicates, but the runs counted 3"
+    assert expected in text
+    rows = DeltaTable(clean).to_pyarrow_table()
+    write_deltalake(clean, rows.slice(0, 1), mode="append")
     assert "has 1 keys (id) more than once, such as 1" in differences(reconciled)
-    stranger = there.slice(0, 1).set_column(there.schema.get_field_index("_row"), "_row", pa.array([99], pa.int64()))
+    stranger = rows.slice(0, 1).set_column(rows.schema.get_field_index("_row"), "_row", pa.array([99], pa.int64()))
     write_deltalake(clean, stranger, mode="append")
     assert "has 1 rows that come from no landed row, such as 2/99" in differences(reconciled)
 
     write_deltalake(raw, DeltaTable(raw).to_pyarrow_table().slice(0, 1), mode="append")
-    assert "twice, or not from its first on" in differences(reconciled, "raw.items")
-    assert "whose file has" in differences(reconciled, "raw.items")
+    assert "has duplicate rows of" in differences(reconciled, "raw.items")
+    assert "but its file has" in differences(reconciled, "raw.items")
 
 
-def test_ordinary_upkeep_is_no_difference(reconciled: TestLake) -> None:
+def test_maintenance_is_no_difference(reconciled: TestLake) -> None:
     clean = DeltaTable(str(reconciled.lake.path("clean.items")))
     clean.optimize.compact()
     clean.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)

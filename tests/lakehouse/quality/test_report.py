@@ -1,4 +1,4 @@
-"""Data Docs of results that Great Expectations made from a pandas frame, shown in a browser."""
+"""Data Docs in a browser, for results of Great Expectations on a pandas frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
 from lakehouse.quality import report
-from tests.browser import browsing
+from tests.browser import open_page
 
 SCRIPT = "<script src='https://example.com/x.js'></script>"
 IN_SET: dict[str, Any] = {
@@ -24,7 +24,7 @@ IN_SET: dict[str, Any] = {
 UNKNOWN_COLUMN = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "vaule", "max_value": 1}}
 
 
-def validated(*expectations: dict[str, Any]) -> Any:
+def validate(*expectations: dict[str, Any]) -> Any:
     config = DataContextConfig(store_backend_defaults=InMemoryStoreBackendDefaults(), analytics_enabled=False)
     context = gx.get_context(mode="ephemeral", project_config=config)
     suite = context.suites.add(gx.ExpectationSuite(name="clean.items", expectations=list(expectations)))
@@ -37,8 +37,8 @@ def validated(*expectations: dict[str, Any]) -> Any:
 
 
 def test_markup_in_data_is_shown_as_text(tmp_path: Path) -> None:
-    requested: list[str] = []
-    with browsing(report.add(tmp_path, "clean.items", "run-1", validated(IN_SET)), requested) as page:
+    requests: list[str] = []
+    with open_page(report.add_result(tmp_path, "clean.items", "run-1", validate(IN_SET)), requests) as page:
         rows, missing, unexpected, examples = page.locator("dd").all_inner_texts()
         assert (rows, missing, unexpected) == ("4", "1 (25 %)", "2 (66.7 %)")
         assert SCRIPT in examples
@@ -48,18 +48,18 @@ def test_markup_in_data_is_shown_as_text(tmp_path: Path) -> None:
         assert "<b>origin values must belong to this set: EWR JFK." in cells[1]
         assert "New York's <i>airports</i>." in cells[1]
         assert page.locator("script, b, i").count() == 0
-    assert requested == [(tmp_path / "pages" / "clean" / "items" / "run-1.html").as_uri()]
+    assert requests == [(tmp_path / "pages" / "clean" / "items" / "run-1.html").as_uri()]
 
 
 def test_an_error_of_an_expectation_is_shown(tmp_path: Path) -> None:
-    with browsing(report.add(tmp_path, "clean.items", "run-1", validated(UNKNOWN_COLUMN))) as page:
+    with open_page(report.add_result(tmp_path, "clean.items", "run-1", validate(UNKNOWN_COLUMN))) as page:
         assert page.locator(".error").all_inner_texts() == ['Error: The column "vaule" in BatchData does not exist.']
 
 
 def test_a_narrow_window_needs_no_sideways_scrolling(tmp_path: Path) -> None:
-    result = report.add(tmp_path, "clean.items", "run-1", validated(IN_SET, UNKNOWN_COLUMN))
+    result = report.add_result(tmp_path, "clean.items", "run-1", validate(IN_SET, UNKNOWN_COLUMN))
     for file in (result, report.index_path(tmp_path)):
-        with browsing(file, width=360) as page:
+        with open_page(file, width=360) as page:
             assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
@@ -68,6 +68,6 @@ def test_damaged_results_do_not_stop_the_index(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for number, content in enumerate(("{}", "[]", "{", json.dumps({"statistics": None}))):
         (folder / f"run-{number}.json").write_text(content)
-    report.add(tmp_path, "clean.items", "run-9", validated(IN_SET))
-    with browsing(report.index_path(tmp_path)) as page:
+    report.add_result(tmp_path, "clean.items", "run-9", validate(IN_SET))
+    with open_page(report.index_path(tmp_path)) as page:
         assert page.locator("tbody tr").all_inner_texts() == ["run-9\tclean.items\tnot met\t0 of 1"]

@@ -1,4 +1,4 @@
-"""Lineage: every event has the inputs and versions that the ledger has, and none can stop a run."""
+"""Lineage events have the inputs and versions of the ledger, and never stop a run."""
 
 from __future__ import annotations
 
@@ -26,52 +26,59 @@ from tests.lakes import TestLake, items_csv, items_table, landed_items
 Lakes = Callable[..., TestLake]
 
 
-def settings(folder: Path, **more: Any) -> Settings:
+def create_settings(folder: Path, **more: Any) -> Settings:
     return Settings(root=folder, spark="local.conf", declarations=("tests.orders",), log_folder=folder / "logs", **more)
 
 
-def traced(lake: TestLake, made: Settings, run: str = "one") -> None:
-    identity = Run(run, "")
-    watcher = lineage.add_lineage(made, lake.lake, identity)
-    run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), identity, 1, watcher)
+def run_with_lineage(lake: TestLake, settings: Settings, run_id: str = "one") -> None:
+    run = Run(run_id, "")
+    listener = lineage.add_lineage(settings, lake.lake, run)
+    run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), run, 1, listener)
 
 
-def events(made: Settings) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (made.logs / lineage.FILE).read_text().splitlines()]
+def read_events(settings: Settings) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (settings.logs / lineage.FILE).read_text().splitlines()]
 
 
-def test_a_merge_keeps_its_inputs_and_each_event_its_versions(make_lake: Lakes, tmp_path: Path) -> None:
-    lake, made = make_lake(landed_items, items_table(), copies), settings(tmp_path)
+def test_events_name_inputs_and_versions(make_lake: Lakes, tmp_path: Path) -> None:
+    lake, settings = make_lake(landed_items, items_table(), copies), create_settings(tmp_path)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
-    traced(lake, made)
+    run_with_lineage(lake, settings)
     lake.land("raw.items", "2.csv", items_csv("1,2,2", "2,1,1"))
-    traced(lake, made, "two")
-    found = events(made)
-    assert [(one["job"]["name"], one["eventType"]) for one in found] == [
-        (table, state) for _ in range(2) for table in ("raw.items", "clean.items", "mart.copies") for state in ("START", "COMPLETE")
-    ]  # fmt: skip
-    last = next(one for one in reversed(found) if one["job"]["name"] == "clean.items")
-    (came_from,), (made_of,) = last["inputs"], last["outputs"]
-    assert (came_from["namespace"], came_from["name"]) == ("file", str(lake.lake.path("raw.items")))
-    assert came_from["facets"]["version"]["datasetVersion"] == "1"
-    assert made_of["facets"]["version"]["datasetVersion"] == "1"
-    assert [one["name"] for one in made_of["facets"]["schema"]["fields"]] == ["id", "at", "value", "_file_id", "_row"]
-    assert made_of["outputFacets"]["outputStatistics"]["rowCount"] == 2
-    assert {one["run"]["facets"]["parent"]["run"]["runId"] for one in found[:6]} == {
-        found[0]["run"]["facets"]["parent"]["run"]["runId"]
+    run_with_lineage(lake, settings, "two")
+    events = read_events(settings)
+    assert [(event["job"]["name"], event["eventType"]) for event in events] == [
+        (table, state)
+        for _ in range(2)
+        for table in ("raw.items", "clean.items", "mart.copies")
+        for state in ("START", "COMPLETE")
+    ]
+    last = next(event for event in reversed(events) if event["job"]["name"] == "clean.items")
+    (source,), (target,) = last["inputs"], last["outputs"]
+    assert (source["namespace"], source["name"]) == ("file", str(lake.lake.path("raw.items")))
+    assert source["facets"]["version"]["datasetVersion"] == "1"
+    assert target["facets"]["version"]["datasetVersion"] == "1"
+    assert [field["name"] for field in target["facets"]["schema"]["fields"]] == [
+        "id",
+        "at",
+        "value",
+        "_file_id",
+        "_row",
+    ]
+    assert target["outputFacets"]["outputStatistics"]["rowCount"] == 2
+    assert {event["run"]["facets"]["parent"]["run"]["runId"] for event in events[:6]} == {
+        events[0]["run"]["facets"]["parent"]["run"]["runId"]
     }
-    assert len({one["run"]["runId"] for one in found}) == 6, "a table's start and end are of one run"
+    assert len({event["run"]["runId"] for event in events}) == 6, "a table's start and end are of one run"
 
 
-def test_a_failure_and_what_it_stops_are_told(make_lake: Lakes, tmp_path: Path) -> None:
-    lake, made = (
-        make_lake(landed_items, items_table(rules=(Rule("none", "false", "fail"),)), copies),
-        settings(tmp_path),
-    )
+def test_failed_and_skipped_tables_have_events(make_lake: Lakes, tmp_path: Path) -> None:
+    lake = make_lake(landed_items, items_table(rules=(Rule("none", "false", "fail"),)), copies)
+    settings = create_settings(tmp_path)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
-    traced(lake, made)
-    ends = {one["job"]["name"]: one for one in events(made)}
-    assert {name: one["eventType"] for name, one in ends.items()} == {
+    run_with_lineage(lake, settings)
+    ends = {event["job"]["name"]: event for event in read_events(settings)}
+    assert {name: event["eventType"] for name, event in ends.items()} == {
         "raw.items": "COMPLETE",
         "clean.items": "FAIL",
         "mart.copies": "ABORT",
@@ -79,15 +86,15 @@ def test_a_failure_and_what_it_stops_are_told(make_lake: Lakes, tmp_path: Path) 
     assert "rows broke rules that fail the run" in ends["clean.items"]["run"]["facets"]["errorMessage"]["message"]
 
 
-def test_events_go_to_a_server_with_its_key_and_none_that_is_down_stops_a_run(
+def test_events_go_to_a_server(
     make_lake: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    got: list[tuple[str, str, dict[str, Any]]] = []
+    requests: list[tuple[str, str, dict[str, Any]]] = []
 
     class Server(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            got.append((self.path, self.headers["Authorization"], body))
+            requests.append((self.path, self.headers["Authorization"], body))
             self.send_response(201)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -101,28 +108,28 @@ def test_events_go_to_a_server_with_its_key_and_none_that_is_down_stops_a_run(
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with caplog.at_level(logging.DEBUG):
-            traced(lake, settings(tmp_path, lineage=f"http://127.0.0.1:{server.server_port}"))
+            run_with_lineage(lake, create_settings(tmp_path, lineage=f"http://127.0.0.1:{server.server_port}"))
         server.shutdown()
-    assert [(path, key, body["eventType"]) for path, key, body in got] == [
+    assert [(path, key, body["eventType"]) for path, key, body in requests] == [
         ("/api/v1/lineage", "Bearer canary", state) for _ in range(2) for state in ("START", "COMPLETE")
     ]
     assert "canary" not in caplog.text
     lake.land("raw.items", "2.csv", items_csv("2,1,1"))
-    traced(lake, settings(tmp_path, lineage="http://127.0.0.1:9"), "two")
+    run_with_lineage(lake, create_settings(tmp_path, lineage="http://127.0.0.1:9"), "two")
     assert lake.rows("clean.items", "id") == [(1,), (2,)]
-    assert caplog.text.count("no more lineage of this run goes to http://127.0.0.1:9") == 1
+    assert caplog.text.count("no more lineage events are sent to http://127.0.0.1:9") == 1
     with pytest.raises(ValueError, match="lineage"):
-        settings(tmp_path, lineage="http://me:canary@127.0.0.1:9")
+        create_settings(tmp_path, lineage="http://me:canary@127.0.0.1:9")
 
 
-def test_a_table_is_drawn_down_to_its_files(make_lake: Lakes) -> None:
+def test_the_tree_ends_at_landed_files(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(), copies)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run("raw.items", "clean.items")
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(lineage.build_tree(lake.lake, "clean.items"))
-    said = console.export_text()
+    text = console.export_text()
     for line in ("clean.items version 0, ", "raw.items version 0", "landing/items", "mart.copies not read yet"):
-        assert line in said
-    with pytest.raises(DeclarationError, match="'clean.itmes' is not declared; known are raw.items"):
+        assert line in text
+    with pytest.raises(DeclarationError, match="'clean.itmes' is not declared. Choose one of raw.items"):
         lineage.build_tree(lake.lake, "clean.itmes")

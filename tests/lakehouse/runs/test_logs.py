@@ -1,4 +1,4 @@
-"""What commands and jobs share: the log of a run, and errors that name it."""
+"""The log of a run, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -27,28 +27,24 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 
 @pytest.mark.parametrize("kind", ["SQL", "DataFrame"])
-def test_spark_tells_of_a_querys_error_in_the_log_alone(
-    settings: Settings, capfd: pytest.CaptureFixture[str], kind: str
-) -> None:
+def test_query_errors_are_only_in_the_log(settings: Settings, capfd: pytest.CaptureFixture[str], kind: str) -> None:
     file = start_log(settings, Run("one", ""))
     PySparkLogger.getLogger(f"{kind}QueryContextLogger").exception("no such column", errorClass="UNRESOLVED")
     assert "no such column" in file.read_text()
     assert capfd.readouterr().err == ""
 
 
-def test_an_error_names_the_log_and_one_that_nobody_expected_is_kept_in_it(settings: Settings) -> None:
-    with pytest.raises(ModelError, match="no model") as told, log_run(settings, Run("one", "")):
+def test_errors_name_the_log(settings: Settings) -> None:
+    with pytest.raises(ModelError, match="no model") as expected, log_run(settings, Run("one", "")):
         raise ModelError("no model")
-    assert told.value.__notes__ == [f"The log is {settings.logs / 'one.log'}."]
-    with pytest.raises(LakehouseError, match="KeyError: 'x'") as told_too, log_run(settings, Run("two", "")):
+    assert expected.value.__notes__ == [f"The log is {settings.logs / 'one.log'}."]
+    with pytest.raises(LakehouseError, match="KeyError: 'x'") as unexpected, log_run(settings, Run("two", "")):
         raise KeyError("x")
-    assert told_too.value.__notes__ == [f"The log is {settings.logs / 'two.log'}."]
+    assert unexpected.value.__notes__ == [f"The log is {settings.logs / 'two.log'}."]
     assert "Traceback" in (settings.logs / "two.log").read_text()
 
 
-def test_without_java_both_the_command_and_make_say_how_to_get_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_java_names_its_package(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for tool in ("sh", "bash"):
         (tmp_path / tool).symlink_to(f"/bin/{tool}")
     make = shutil.which("make") or "make"
@@ -56,7 +52,7 @@ def test_without_java_both_the_command_and_make_say_how_to_get_it(
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nothing"))
     with pytest.raises(SessionError, match="openjdk-17-jre-headless"), spark_session(settings):
         pass
-    said = subprocess.run([make, "java"], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert said.returncode != 0
-    assert "openjdk-17-jre-headless" in said.stdout
-    assert '"$(brew --prefix openjdk@17)"' in said.stdout
+    result = subprocess.run([make, "java"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "openjdk-17-jre-headless" in result.stdout
+    assert '"$(brew --prefix openjdk@17)"' in result.stdout

@@ -1,4 +1,4 @@
-"""What a run records, what stops it and what does not, and what goes on after it."""
+"""Runs: their records, failures, interruption and resumption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, Merge
-from lakehouse.deltalog.commit_record import InputVersion, Run, build_application_id
+from lakehouse.deltalog.commit_record import InputVersion, Record, Run, build_application_id
 from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import LedgerError, SessionError
@@ -36,6 +36,41 @@ def copies(items: DataFrame) -> DataFrame:
     return items.select(*ITEM_TYPES)
 
 
+@table("mart.behind", columns=ITEM_TYPES, write=Append(), items="mart.broken")
+def second(items: DataFrame) -> DataFrame:
+    return items
+
+
+@table("mart.further", columns=ITEM_TYPES, write=Append(), items="mart.behind")
+def third(items: DataFrame) -> DataFrame:
+    return items
+
+
+def assert_batches_are_fenced(lake: TestLake, record: Record) -> None:
+    # A run that has not seen the third batch fails to commit it again. Its rows are not written.
+    rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
+    target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
+    late = Commit("clean.items", replace(record, run="late"))
+    assert late.transaction == (build_application_id("clean.items", 1), 3)
+    tables = lake.engine.isolate()
+    content_before = lake.content()
+    for attempt in (
+        lambda: tables.append(rows, target, late),
+        lambda: tables.merge(rows, target, late, ("id",), "", None),
+        lambda: tables.replace(rows, target, late, "id = 9"),
+        lambda: tables.overwrite(rows, target, late),
+    ):
+        with pytest.raises(LedgerError, match="batch 3 was not committed by this run"):
+            attempt()
+    assert lake.content() == content_before
+
+    # A merge leaves no transaction in the session. Otherwise Delta would skip the next write.
+    tables.merge(rows, target, Commit("clean.items", replace(record, run="fourth", batch=4)), ("id",), "", None)
+    for name in ("commitInfo.userMetadata", "write.txnAppId", "write.txnVersion"):
+        assert tables.spark.conf.get(f"spark.databricks.delta.{name}", None) is None
+    assert (9, 9, 9) in lake.rows("clean.items")
+
+
 def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     items = items_table()
     lake = make_lake(landed_items, items, copies)
@@ -49,7 +84,7 @@ def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     assert record.rows == {"written": 2, "unchanged": 0, "superseded": 1, "quarantined": 0}
     assert record.fingerprint == compute_fingerprint(items)
 
-    # Maintenance has no record and is no news; the next change is read across it.
+    # Maintenance commits have no record and cause no update. The next update reads across them.
     lake.land("raw.items", "2.csv", items_csv("3,1,1"))
     lake.run(run="second")
     DeltaTable.forPath(lake.spark, str(lake.lake.path("raw.items"))).optimize().executeCompaction()
@@ -62,36 +97,15 @@ def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     assert lake.versions() == versions
     assert lake.record("clean.items").run == "second"
     lake.land("raw.items", "3.csv", items_csv("3,2,2", "4,1,1"))
-    done = lake.run(run="third")
-    assert done.counts("clean.items") == {"written": 2, "unchanged": 0, "superseded": 0, "quarantined": 0}
+    report = lake.run(run="third")
+    assert report.counts("clean.items") == {"written": 2, "unchanged": 0, "superseded": 0, "quarantined": 0}
     assert lake.rows("mart.copies") == lake.rows("clean.items") == [(1, 1, 1), (2, 1, 1), (3, 2, 2), (4, 1, 1)]
     record = lake.record("clean.items")
     assert (record.batch, record.generation) == (3, 1)
 
-    # A run that did not see the third batch and commits it once more is told; its rows are not there.
-    rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
-    target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
-    late = Commit("clean.items", replace(record, run="late"))
-    assert late.transaction == (build_application_id("clean.items", 1), 3)
-    tables = lake.engine.isolate()
-    held = lake.content()
-    for attempt in (
-        lambda: tables.append(rows, target, late),
-        lambda: tables.merge(rows, target, late, ("id",), "", None),
-        lambda: tables.replace(rows, target, late, "id = 9"),
-        lambda: tables.overwrite(rows, target, late),
-    ):
-        with pytest.raises(LedgerError, match="batch 3 was not committed by this run"):
-            attempt()
-    assert lake.content() == held
+    assert_batches_are_fenced(lake, record)
 
-    # A session that merged leaves no transaction behind that would make its next write vanish.
-    tables.merge(rows, target, Commit("clean.items", replace(record, run="fourth", batch=4)), ("id",), "", None)
-    for name in ("commitInfo.userMetadata", "write.txnAppId", "write.txnVersion"):
-        assert tables.spark.conf.get(f"spark.databricks.delta.{name}", None) is None
-    assert (9, 9, 9) in lake.rows("clean.items")
-
-    # Made anew: the generation grows, batch numbers go on, and what reads it is built from the whole.
+    # A rebuild increases the generation and the batch number. Readers are rebuilt, too.
     lake.run("clean", full_refresh=True)
     record = lake.record("clean.items")
     assert (record.batch, record.generation) == (5, 2)
@@ -101,55 +115,55 @@ def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     assert len(lake.rows("mart.copies")) == 4
 
 
-def test_a_failure_stops_only_what_depends_on_it_and_is_resumed(make_lake: Lakes) -> None:
-    bad = {"on": True}
+def test_a_failure_stops_only_dependent_tables(make_lake: Lakes) -> None:
+    switch = {"fails": True}
 
     def fragile(items: DataFrame) -> DataFrame:
-        if bad["on"]:
+        if switch["fails"]:
             raise ZeroDivisionError("the code is wrong")
         return items.select(*ITEM_TYPES)
 
     broken = table("mart.broken", columns=ITEM_TYPES, write=Append(), items="clean.items")(fragile)
 
-    @table("mart.behind", columns=ITEM_TYPES, write=Append(), items="mart.broken")
-    def behind(items: DataFrame) -> DataFrame:
-        return items
-
-    @table("mart.further", columns=ITEM_TYPES, write=Append(), items="mart.behind")
-    def further(items: DataFrame) -> DataFrame:
-        return items
-
-    lake = make_lake(landed_items, landed.orders, items_table(), copies, broken, behind, further)
+    lake = make_lake(landed_items, landed.orders, items_table(), copies, broken, second, third)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
-    heard: list[str] = []
-    watcher = RunListener(
-        lambda name: heard.append(f"start {name}"), lambda result: heard.append(f"{result.status} {result.table}")
+    events: list[str] = []
+    listener = RunListener(
+        lambda name: events.append(f"start {name}"), lambda result: events.append(f"{result.status} {result.table}")
     )
-    report = run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, watcher)
-    statuses = {one.table: one.status for one in report.results}
+    report = run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, listener)
+    statuses = {result.table: result.status for result in report.results}
     assert report.has_failed
     assert statuses == {
-        "raw.items": "written", "raw.orders": "unchanged", "clean.items": "written", "mart.copies": "written",
-        "mart.broken": "failed", "mart.behind": "skipped", "mart.further": "skipped",
-    }  # fmt: skip
-    errors = {one.table: one.error for one in report.results if one.error}
+        "raw.items": "written",
+        "raw.orders": "unchanged",
+        "clean.items": "written",
+        "mart.copies": "written",
+        "mart.broken": "failed",
+        "mart.behind": "skipped",
+        "mart.further": "skipped",
+    }
+    errors = {result.table: result.error for result in report.results if result.error}
     assert errors == {
         "mart.broken": f"the code is wrong (runs/test_scheduler.py, line {fragile.__code__.co_firstlineno + 2})",
-        "mart.behind": "mart.broken failed", "mart.further": "mart.behind failed",
-    }  # fmt: skip
-    assert "failed mart.broken" in heard
-    assert "start mart.behind" not in heard
+        "mart.behind": "mart.broken failed",
+        "mart.further": "mart.behind failed",
+    }
+    assert "failed mart.broken" in events
+    assert "start mart.behind" not in events
 
-    bad["on"] = False
-    done = lake.run(parallel=1)
-    assert {name for name, status in done.statuses.items() if status == "written"} == {
-        "mart.broken", "mart.behind", "mart.further",
-    }  # fmt: skip
+    switch["fails"] = False
+    resumed = lake.run(parallel=1)
+    assert {name for name, status in resumed.statuses.items() if status == "written"} == {
+        "mart.broken",
+        "mart.behind",
+        "mart.further",
+    }
     assert lake.rows("mart.further") == [(1, 1, 1)]
 
 
 @pytest.mark.parametrize("error", [SessionError("no Java"), KeyboardInterrupt()])
-def test_a_session_that_does_not_start_ends_the_run(make_lake: Lakes, error: BaseException) -> None:
+def test_a_session_that_cannot_start_ends_the_run(make_lake: Lakes, error: BaseException) -> None:
     def start() -> AbstractContextManager[SparkSession]:
         raise error
 
@@ -171,20 +185,20 @@ def test_a_session_that_does_not_start_ends_the_run(make_lake: Lakes, error: Bas
     assert set(lake.run().statuses.values()) == {"written"}
 
 
-def test_a_table_that_waits_for_the_session_ends_with_the_run(make_lake: Lakes) -> None:
+def test_waiting_tables_end_with_the_run(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, landed.orders)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
-    began: list[str] = []
+    started: list[str] = []
 
-    def started(name: str) -> None:
-        began.append(name)
-        if len(began) == 2:
-            raise BrokenPipeError("nobody reads the progress")
+    def on_start(name: str) -> None:
+        started.append(name)
+        if len(started) == 2:
+            raise BrokenPipeError("the progress has no reader")
 
     session = SparkEngine(lambda: pytest.fail("Spark was started"))
     with pytest.raises(BrokenPipeError):
-        run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, RunListener(started))
-    assert began == ["raw.items", "raw.orders"]
+        run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, RunListener(on_start))
+    assert started == ["raw.items", "raw.orders"]
 
 
 def test_only_the_selected_tables_are_written(make_lake: Lakes) -> None:
@@ -198,18 +212,18 @@ def test_only_the_selected_tables_are_written(make_lake: Lakes) -> None:
     assert set(lake.run("+mart.copies").statuses.values()) == {"written"}
 
 
-def test_what_most_tables_wait_for_starts_first(make_lake: Lakes) -> None:
+def test_tables_with_most_dependents_start_first(make_lake: Lakes) -> None:
     lake = make_lake(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
     names, started = lake.lake.graph.select(), list[str]()
-    watcher = RunListener(on_table_start=started.append)
-    run_tables(lake.engine, lake.lake, names, Request(), Run("run", ""), parallel=1, listener=watcher)
+    listener = RunListener(on_table_start=started.append)
+    run_tables(lake.engine, lake.lake, names, Request(), Run("run", ""), parallel=1, listener=listener)
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
 
 
 def test_a_killed_run_is_resumed(make_lake: Lakes, runs: Runs) -> None:
     lake, undisturbed = (make_lake(modules=("tests.orders",), name=name) for name in ("killed", "undisturbed"))
-    for one in (lake, undisturbed):
-        land(one, FIRST)
+    for target in (lake, undisturbed):
+        land(target, FIRST)
     killed = runs(Order(str(lake.root), ("tests.orders",), strike="kill", when="after", skip=4))
     assert killed.code == -signal.SIGKILL
     resumed = runs.completed(Order(str(lake.root), ("tests.orders",)))

@@ -123,9 +123,11 @@ def test_a_table_worked_out_from_all_its_rows_is_made_anew(make_lake: Lakes) -> 
 
 def test_what_cannot_be_replayed_is_told(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table())
-    with pytest.raises(DeclarationError, match=r"'clean.itmes' is no table with a quarantine; there are clean.items"):
+    with pytest.raises(
+        DeclarationError, match=r"'clean.itmes' is not a table with a quarantine. Choose one of clean.items"
+    ):
         replayed(lake, "clean.itmes")
-    with pytest.raises(DeclarationError, match=r"'raw.items' is no table with a quarantine"):
+    with pytest.raises(DeclarationError, match=r"'raw.items' is not a table with a quarantine"):
         replayed(lake, "raw.items")
     with pytest.raises(LedgerError, match=r"clean.items has not been written yet"):
         replayed(lake)

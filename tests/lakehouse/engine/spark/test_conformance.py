@@ -43,8 +43,8 @@ def test_csv_columns_are_kept_aside_and_read_by_name(make_lake: Lakes) -> None:
     assert planned.drift == (
         "keeps gate in _rescued (1 file)",
         'keeps a, "b" in _rescued (1 file)',
-        "keeps ID (like id but for case) in _rescued (1 file)",
-        "leaves at null, which the files miss (1 file)",
+        "keeps ID (differs from id only in case) in _rescued (1 file)",
+        "leaves at null, as the files lack it (1 file)",
     )
     assert planned.changed_columns == ("at",)
     done = lake.run()
