@@ -144,7 +144,7 @@ def list_layout() -> Iterator[str]:
     modules = [importlib.import_module(name) for name in read_code("bronze", "silver", "gold")]
     for table in [value for module in modules for value in vars(module).values() if hasattr(value, "stats")]:
         facts = {name: value for name, value in vars(table).items() if name not in ("name", "function", "inputs")}
-        facts["hash"] = load_definition("definition_of")(table)
+        facts["hash"] = load_definition("compute_fingerprint")(table)
         yield from (f"{table.name} {name}: {value}" for name, value in facts.items())
 
 

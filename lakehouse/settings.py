@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from dotenv import load_dotenv
 from pydantic import (
     Field,
     PlainValidator,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -55,6 +57,21 @@ ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\z")]
 
 
+@dataclass(frozen=True)
+class SparkAdditions:
+    """What an entry point adds to the Spark properties of the profile.
+
+    Attributes:
+        overlays: Property files on top of the profile's, in order: later ones win.
+        properties: Properties on top of all files.
+        before_session: Called before a session starts; they raise SessionError if the session could not work.
+    """
+
+    overlays: tuple[Path, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+    before_session: tuple[Callable[[], object], ...] = ()
+
+
 class Settings(BaseSettings):
     """The settings of one process; `load` reads them."""
 
@@ -77,6 +94,7 @@ class Settings(BaseSettings):
     lock_wait_seconds: float = Field(default=0, ge=0)
     lineage: str = Field(default="", pattern="^(https?://[^@]*)?$")
     dask: str = Field(default="", pattern=r"^((tcp|tls)://[^@\s]+)?$")
+    _spark_additions: SparkAdditions = PrivateAttr(default_factory=SparkAdditions)
 
     @field_validator("spark")
     @classmethod
@@ -124,6 +142,16 @@ class Settings(BaseSettings):
     @property
     def spark_conf(self) -> Path:
         return self.conf / "spark" / self.spark
+
+    @property
+    def spark_additions(self) -> SparkAdditions:
+        return self._spark_additions
+
+    def with_spark(self, additions: SparkAdditions) -> Settings:
+        """Return a copy with these additions in place of those that an earlier call made."""
+        copy = self.model_copy()
+        copy._spark_additions = additions
+        return copy
 
     @property
     def tracking_uri(self) -> str:

@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 REST = ("servers", "faults", "example")
 # The longest first: two files run side by side, and none may be left alone at the end.
 SHARES = (
-    ("servers/test_profiles.py", "faults/test_rollback.py", "faults/test_boundaries.py", "faults/test_suites.py", "faults/test_reproduce.py",
+    ("servers/test_profiles.py", "faults/test_undo.py", "faults/test_boundaries.py", "faults/test_suites.py", "faults/test_reproduce.py",
      "faults/test_promoting.py", "faults/test_together.py", "faults/test_quality.py", "faults/test_backfill.py", "faults/test_run.py"),
     ("servers/test_store.py", "servers/test_s3_writers.py", "servers/test_stack.py", "servers/test_vacuum.py", "servers/test_journal.py",
      "servers/test_backup.py", "faults/test_names.py"),

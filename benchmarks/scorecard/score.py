@@ -144,7 +144,7 @@ def look(lake: Lake) -> Found:
     rejected = {
         one.path: one.reason
         for one in lake.landing_zone(source).find_rejected_files(lake.landing_zone(source).read_history())
-    }
+    }  # type: ignore[arg-type]
     opened = {
         "bronze": table_log.open_log(lake.path("bronze.flights")), "made": table_log.open_log(lake.path("silver.flights")),
         "aside": table_log.open_log(lake.quarantine_path("silver.flights")),

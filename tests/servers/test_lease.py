@@ -89,7 +89,7 @@ def test_a_paused_holder_stops_and_has_smaller_fences(root: S3Path, monkeypatch:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
     monkeypatch.setattr("lakehouse.storage.lock._has_ended", lambda record: False)
     paused, successor = Lease(), Lease(token=0)  # a clock that is behind
-    with lock_lake(root, "paused", hold=paused):
+    with lock_lake(root, "paused", run_lease=paused):
         paused.check()
         fence = paused.issue_fencing_token()
         monkeypatch.setattr(lease, "RENEWALS_PER_LEASE", 1e-3)  # no renewal comes in time
@@ -156,7 +156,7 @@ def test_a_lost_answer_does_not_lose_the_lock(root: S3Path, monkeypatch: pytest.
 
         between.rule = loses
         hold = Lease()
-        with lock_lake(root, "one", hold=hold):
+        with lock_lake(root, "one", run_lease=hold):
             losses[".run.lock"] = 1  # of a renewal
             time.sleep(2.5)
             assert not any(losses.values())

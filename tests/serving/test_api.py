@@ -299,7 +299,7 @@ def test_a_row_of_more_columns_than_there_are_is_refused_as_a_whole(client: http
             "/predict", json={kind: [FULL_ROW, row] if kind == "features" else [{"parcel": 1}, row]}
         ).json()
         (fault,) = said["faults"]
-        assert fault == {"at": f"{kind}.1", "said": f"There are {len(row)} columns, and the table has 7."}
+        assert fault == {"location": f"{kind}.1", "message": f"There are {len(row)} columns, and the table has 7."}
     many = client.post("/predict", json=row)
     assert (many.status_code, many.json()["detail"]) == (422, "Give either `features` or `keys`.")
 

@@ -140,7 +140,7 @@ def test_problems_are_told_all_at_once() -> None:
         "mart.days: driver raw.items must say by which date column",
         "mart.by: clean.append has no date column 'id' to map to partitions",
         "mart.rules: two rules are called 'a'",
-        "mart.own: rule readable is the platform's own name",
+        "mart.own: rule parsed is the platform's own name",
         "mart.own: column _Partition is the platform's own name",
         "mart.rules: column 'nothing' is named but not declared",
         "tables read each other in a circle: mart.",

@@ -113,9 +113,9 @@ def test_an_error_releases_the_lock(tmp_path: Path) -> None:
 
 def test_fences_grow_even_if_the_clock_goes_back(tmp_path: Path) -> None:
     before, after = Lease(), Lease(token=1)  # a later run whose clock shows an earlier time
-    with lock_lake(tmp_path, "one", hold=before):
+    with lock_lake(tmp_path, "one", run_lease=before):
         fences = [before.issue_fencing_token() for _ in range(3)]
-    with lock_lake(tmp_path, "two", hold=after):
+    with lock_lake(tmp_path, "two", run_lease=after):
         assert after.issue_fencing_token() > max(fences)
 
 
