@@ -27,8 +27,9 @@ from benchmarks import data, submitted
 from benchmarks.compare import differences
 from benchmarks.measure import machine
 from deploy.env import PROJECT
-from lakehouse.engine.spark import rapids
 from lakehouse.errors import LakehouseError, SessionError
+from lakehouse.gpu.device import require_device
+from lakehouse.gpu.plugin import PLUGIN
 from lakehouse.runs import lineage
 from lakehouse.runs.scheduler import get_revision
 
@@ -95,7 +96,7 @@ def report(results: dict[str, Any]) -> str:
     parts = [
         "# The medallion by CPU and by GPU",
         f"Measured on {results['date']}{at} on {found['cores']} cores of {found['cpu']}, "
-        f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}, {rapids.PLUGIN}. One table at a time, heap and "
+        f"{found['memory_gib']} GiB memory, {results['device'] or 'no GPU'}; {versions}, {PLUGIN}. One table at a time, heap and "
         "shuffle partitions by the size of the machine; of several rounds the median.",
     ]
     if results["no_device"]:
@@ -151,7 +152,7 @@ def _cost(runs: dict[str, list[Seconds]], prices: dict[str, float]) -> str:
 def device() -> tuple[str, str]:
     """The GPUs' names; or why there is none."""
     try:
-        rapids.require_device()
+        require_device()
     except SessionError as error:
         return "", str(error)
     named = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]

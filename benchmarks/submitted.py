@@ -14,8 +14,9 @@ import pyspark
 
 from benchmarks.measure import Measured, measure
 from deploy.env import PROJECT
-from lakehouse.engine.spark.session import JVM_VARIABLES, compose_properties
-from lakehouse.settings import PREFIX, load
+from lakehouse import api
+from lakehouse.engine.spark.session import JVM_VARIABLES
+from lakehouse.settings import PREFIX
 
 # What Spark puts around operators, and computes nothing itself.
 _AROUND = re.compile(
@@ -53,7 +54,8 @@ def run(root: Path, mode: str, sized: Mapping[str, str], **settings: str) -> Mea
         "spark.eventLog.enabled": "true", "spark.eventLog.dir": events.as_uri(),
         "spark.eventLog.rolling.enabled": "false", "spark.eventLog.compress": "false",
     }  # fmt: skip
-    told = {**compose_properties(load(gpu=mode, spark="local.conf")), **sized, **telling}
+    profile = api.spark_properties(api.load_settings(gpu=mode, spark="local.conf"))
+    told = {**profile, **sized, **telling}
     (conf := root.with_suffix(".conf")).write_text("\n".join(map(" ".join, told.items())), encoding="utf-8")
     env = environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=mode, PYSPARK_PYTHON=sys.executable, **settings)
     submit = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")

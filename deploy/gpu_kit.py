@@ -25,9 +25,9 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filename
 
 from deploy.env import PROJECT
-from lakehouse.engine.spark import rapids
 from lakehouse.engine.spark.session import read_properties
 from lakehouse.errors import LakehouseError, StackError
+from lakehouse.gpu.plugin import error_line, fetch_jar, fetch_packages
 from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import load
 
@@ -59,7 +59,7 @@ def make(kit: Path, training: bool = False) -> None:
         )
     _require_own(kit)
     java = _java_home()
-    plugin = rapids.fetch_plugin_jar(load())
+    plugin = fetch_jar(load())
     extras = "kit,torch,rapids" if training else "kit"
     unfinished = kit.with_name(f".{kit.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -176,9 +176,9 @@ def _java(home: Path, target: Path) -> None:
 def _jars(ivy: Path) -> None:
     """Have Spark resolve the packages of the profile local into a folder of their own."""
     packages = read_properties(PROJECT / "conf" / "spark" / "local.conf")["spark.jars.packages"]
-    done = rapids.resolve(packages, ivy)
+    done = fetch_packages(packages, ivy)
     if done.returncode:
-        raise StackError(f"The jars of Spark's packages cannot be fetched: {rapids.find_error_line(done)}")
+        raise StackError(f"The jars of Spark's packages cannot be fetched: {error_line(done)}")
 
 
 def _sum(folder: Path) -> None:

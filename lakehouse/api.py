@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from lakehouse.catalog import Lake
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark.session import spark_session
+from lakehouse.engine.spark.session import compose_properties, spark_session
 from lakehouse.errors import DeclarationError, RollbackError
 from lakehouse.plan.steps import Request
 from lakehouse.quality import quarantine
 from lakehouse.runs import lineage
 from lakehouse.runs.context import engine_for, open_lake
 from lakehouse.runs.scheduler import RunListener, RunReport, create_run, run_tables
-from lakehouse.settings import Settings
+from lakehouse.settings import Settings, load
 
 if TYPE_CHECKING:
-    from lakehouse.gpu.report import TableReport
+    from lakehouse.gpu.explanation import TableReport
     from lakehouse.plan.rollback import RollbackPlan
     from lakehouse.runs.vacuum import VacuumResult
     from lakehouse.writes.replay import ReplayResult
@@ -42,12 +42,41 @@ def run_pipeline(
         return run_tables(engine, lake, names, request or Request(), run, settings.parallel_tables, listener)
 
 
+def load_settings(**overrides: Any) -> Settings:
+    """Load the settings for work that may start Spark or train, with what LAKEHOUSE_GPU adds to them.
+
+    Raises:
+        SettingsError: a profile or key is unknown, a value is missing or not allowed; every problem is listed.
+    """
+    settings = load(**overrides)
+    if not settings.gpu:
+        return settings
+    from lakehouse.gpu.spark_properties import configure_spark
+
+    return configure_spark(settings)
+
+
+def spark_properties(settings: Settings) -> dict[str, str]:
+    """Return the Spark properties of the settings for spark-submit; fetch the GPU's plugin if they name it.
+
+    Raises:
+        SessionError: the plugin cannot be fetched.
+    """
+    if settings.gpu:
+        from lakehouse.gpu.plugin import fetch_jar
+
+        fetch_jar(settings)
+    return compose_properties(settings)
+
+
 def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
     """Report which parts of the selected tables' plans would run on a GPU, in a new session."""
     from lakehouse.gpu.report import report_tables
+    from lakehouse.gpu.spark_properties import configure_spark
 
     lake = open_lake(settings).cache_logs()
-    with spark_session(settings.model_copy(update={"gpu": "explain"}), log) as spark:
+    explaining = configure_spark(settings.model_copy(update={"gpu": "explain"}))
+    with spark_session(explaining, log) as spark:
         return report_tables(spark, lake, lake.graph.select(tuple(selectors)))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from dotenv import load_dotenv
 from pydantic import (
     Field,
     PlainValidator,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -51,6 +53,21 @@ def _parse_location(text: str | Location, info: ValidationInfo) -> Location:
 # Names are data. A module to import, or a part of a table's or an experiment's name, must match a strict pattern.
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\z")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\z")]
+
+
+@dataclass(frozen=True)
+class SparkAdditions:
+    """What an entry point adds to the Spark properties of the profile.
+
+    Attributes:
+        overlays: Property files on top of the profile's, in order: later ones win.
+        properties: Properties on top of all files.
+        before_session: Called before a session starts; they raise SessionError if the session could not work.
+    """
+
+    overlays: tuple[Path, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+    before_session: tuple[Callable[[], object], ...] = ()
 
 
 class Settings(BaseSettings):
@@ -92,6 +109,7 @@ class Settings(BaseSettings):
     """The address of an OpenLineage server. By default events go to `lineage.jsonl` beside the logs."""
     dask: str = Field(default="", pattern=r"^((tcp|tls)://[^@\s]+)?$")
     """The address of a Dask scheduler for `lakehouse tune --on dask`. By default workers start on this machine."""
+    _spark_additions: SparkAdditions = PrivateAttr(default_factory=SparkAdditions)
 
     @field_validator("spark")
     @classmethod
@@ -139,6 +157,16 @@ class Settings(BaseSettings):
     @property
     def spark_conf(self) -> Path:
         return self.conf / "spark" / self.spark
+
+    @property
+    def spark_additions(self) -> SparkAdditions:
+        return self._spark_additions
+
+    def with_spark(self, additions: SparkAdditions) -> Settings:
+        """Return a copy with these additions in place of those that an earlier call made."""
+        copy = self.model_copy()
+        copy._spark_additions = additions
+        return copy
 
     @property
     def tracking_uri(self) -> str:

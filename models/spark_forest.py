@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lakehouse.gpu import training
+from lakehouse.ml.estimators import load_estimator
 from models._spark_nodes import (
     FittedTrees,
     distribute,
@@ -67,7 +67,8 @@ def fit(
 
 
 def estimator(bins: int, params: Mapping[str, Any], seed: int) -> Any:
-    return training.random_forest()(featuresCol="vector", labelCol=TASK.label_column, maxBins=bins, seed=seed, **params)
+    forest = load_estimator("pyspark.ml.regression.RandomForestRegressor")
+    return forest(featuresCol="vector", labelCol=TASK.label_column, maxBins=bins, seed=seed, **params)
 
 
 def _means(sums: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks.scorecard.measure import Scorecard
 from benchmarks.scorecard.page import page
 from deploy.env import PROJECT
+from lakehouse.api import load_settings
 from lakehouse.engine.spark.session import spark_session
 from lakehouse.runs.scheduler import get_revision
-from lakehouse.settings import load
 
 PAGE = PROJECT / "docs" / "scorecard.md"
 EACH = 20
@@ -30,7 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     scratch = arguments.scratch.resolve()
     when = f"Measured on {datetime.now(UTC):%Y-%m-%d} at revision {get_revision() or 'unknown'}."
-    with spark_session(load(root=scratch), scratch / "spark.log") as spark:
+    with spark_session(load_settings(root=scratch), scratch / "spark.log") as spark:
         card = Scorecard(spark, scratch)
         untouched, planted, spoiled = card.untouched(), card.planted(arguments.each), card.all_spoiled()
     text = page(untouched, planted, spoiled, when)

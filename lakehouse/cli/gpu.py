@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lakehouse import api
-from lakehouse import settings as settings_module
 from lakehouse.cli.options import AsJson, Select
 from lakehouse.cli.terminal import console
 from lakehouse.runs import logs
@@ -17,7 +16,7 @@ def report_coverage(select: Select = None, as_json: AsJson = False) -> None:
     """
     from lakehouse.cli.render.gpu import print_coverage
 
-    settings = settings_module.load()
+    settings = api.load_settings()
     with logs.log_run(settings, create_run()) as log, console.status("asking the plugin"):
         reports = api.report_gpu_coverage(settings, select or (), log)
     print_coverage(console, reports, as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lakehouse import settings as settings_module
+from lakehouse import api
 from lakehouse.cli.example import load_example
 from lakehouse.cli.options import FirstDay, LastDay, as_dates
 from lakehouse.cli.render.runs import show_upload
@@ -24,7 +24,7 @@ def land_files(
     until: LastDay = None,
 ) -> None:
     """Deliver files to a source's landing folder, each atomically. Without a source, deliver the example's data."""
-    settings = settings_module.load()
+    settings = api.load_settings()
     if source is None:
         load_example(settings).land(settings, console, *as_dates(since, until))
         return

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lakehouse import settings as settings_module
+from lakehouse import api
 from lakehouse.cli.options import FirstDay, LastDay, TaskName, as_dates
 from lakehouse.cli.render.models import print_reproduction, print_scoring, print_search, print_training
 from lakehouse.cli.terminal import console, print_error
@@ -67,7 +67,7 @@ def score_days(
     """Score a range of days into the table of predictions. Without dates, score the test split of its task."""
     from lakehouse.ml import pipeline
 
-    settings = settings_module.load()
+    settings = api.load_settings()
     run = create_run()
     with logs.log_run(settings, run) as log, console.status("scoring"):
         result = pipeline.score(settings, task, *as_dates(since, until), run, log, alias)
@@ -87,7 +87,7 @@ def monitor_champion(
     from lakehouse.cli.render.monitoring import print_advice, print_monitoring, print_retraining
     from lakehouse.ml import pipeline
 
-    settings = load_training_settings() if retrain else settings_module.load()
+    settings = load_training_settings() if retrain else api.load_settings()
     run = create_run()
     with logs.log_run(settings, run) as log, console.status("watching"):
         result = pipeline.monitor(settings, task, *as_dates(since, until), run, log)
@@ -110,6 +110,6 @@ def load_training_settings() -> Settings:
     """Load the settings for a command that trains, before it imports a library that trains."""
     from lakehouse.gpu import training
 
-    settings = settings_module.load()
+    settings = api.load_settings()
     training.accelerate(settings)
     return settings

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from lakehouse import api
-from lakehouse import settings as settings_module
 from lakehouse.cli.options import AsJson, Limit
 from lakehouse.cli.render.quarantine import print_rejects, print_replay, print_summaries
 from lakehouse.cli.terminal import console
@@ -21,13 +20,13 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Quarantin
 @group.command("list")
 def list_quarantines(as_json: AsJson = False) -> None:
     """Count each table's quarantined rows by violated rule, and those replayed or discarded."""
-    print_summaries(console, quarantine.summarize_quarantines(context.open_lake(settings_module.load())), as_json)
+    print_summaries(console, quarantine.summarize_quarantines(context.open_lake(api.load_settings())), as_json)
 
 
 @group.command("show")
 def show_rejects(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
     """Show a table's quarantined rows: their file, the violated rules, the values as landed."""
-    lake = context.open_lake(settings_module.load())
+    lake = context.open_lake(api.load_settings())
     rows = quarantine.find_pending_rejects(lake, table)
     print_rejects(console, rows, quarantine.list_reject_columns(lake, table), limit, as_json)
 
@@ -37,7 +36,7 @@ def replay_rejects(
     table: str, dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the replay would do.")] = False
 ) -> None:
     """Run a table's quarantined rows through today's code and rules. The outcome of each row is recorded."""
-    settings = settings_module.load()
+    settings = api.load_settings()
     run = create_run()
     with logs.log_run(settings, run) as log, console.status("replaying"):
         result = api.replay(settings, table, run, log, dry_run)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from lakehouse import api
-from lakehouse import settings as settings_module
 from lakehouse.cli.render.rollback import print_outcome, print_plan
 from lakehouse.cli.terminal import console
 from lakehouse.errors import RollbackError
@@ -29,7 +28,7 @@ def undo_run(
     """
     from lakehouse.plan.rollback import plan_rollback
 
-    settings = settings_module.load()
+    settings = api.load_settings()
     plan = plan_rollback(context.open_lake(settings), run)
     print_plan(console, plan)
     if dry_run or not plan.tables:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lakehouse import settings as settings_module
+from lakehouse import api
 from lakehouse.cli.options import TaskName
 from lakehouse.cli.terminal import console
 from lakehouse.runs import logs
@@ -24,7 +24,7 @@ def serve_predictions(
     refresh_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two checks of the registry.")] = 10,
 ) -> None:
     """Answer requests for predictions over HTTP with the champion. Callers must send the key in SERVING_API_KEY."""
-    settings = settings_module.load()
+    settings = api.load_settings()
     with logs.log_run(settings, create_run()) as log:
         # Imported by name: the platform does not depend on packages built on it.
         server: Any = importlib.import_module("serving.api.server")
@@ -38,7 +38,7 @@ def serve_page(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at, on 127.0.0.1.")] = 8501,
 ) -> None:
     """Serve the page about the example's flights. It asks the API at SERVING_API_URL, by default that of `serve`."""
-    settings = settings_module.load()
+    settings = api.load_settings()
     with logs.log_run(settings, create_run()) as log:
         server: Any = importlib.import_module("serving.app.server")
         server.serve(port, log, _print_with_log(log))

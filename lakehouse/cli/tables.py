@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from lakehouse import api
-from lakehouse import settings as settings_module
 from lakehouse.cli.options import AsJson, FirstDay, FullRefresh, LastDay, Limit, Select, as_dates
 from lakehouse.cli.render.lake import print_history, print_rows, print_status, print_tables
 from lakehouse.cli.render.models import print_vacuum
@@ -29,7 +28,7 @@ def show_plan(
     """Show what the next run would do to each table, and why. Exits with 1 on a breaking schema change."""
     from lakehouse.plan import planner
 
-    lake = context.open_lake(settings_module.load())
+    lake = context.open_lake(api.load_settings())
     names = lake.graph.select(select or ())
     request = api.make_request(lake, names, full_refresh, *as_dates(since, until))
     steps = planner.plan_steps(lake, names, request)
@@ -42,7 +41,7 @@ def run_tables(
     select: Select = None, full_refresh: FullRefresh = False, since: FirstDay = None, until: LastDay = None
 ) -> None:
     """Bring tables up to date. Exits with 1 if a table failed."""
-    settings = settings_module.load()
+    settings = api.load_settings()
     lake = context.open_lake(settings)
     names = lake.graph.select(select or ())
     request = api.make_request(lake, names, full_refresh, *as_dates(since, until))
@@ -56,21 +55,21 @@ def run_tables(
 
 def show_status(as_json: AsJson = False) -> None:
     """Show each table's state: last run, row counts, pending work, rejected files."""
-    print_status(console, context.open_lake(settings_module.load()), as_json)
+    print_status(console, context.open_lake(api.load_settings()), as_json)
 
 
 def show_lineage(table: str) -> None:
     """Show a table's inputs by version, down to the landed files, and the tables that read it."""
     from lakehouse.runs import lineage
 
-    console.print(lineage.build_tree(context.open_lake(settings_module.load()), table), highlight=False)
+    console.print(lineage.build_tree(context.open_lake(api.load_settings()), table), highlight=False)
 
 
 def reconcile_lake(as_json: AsJson = False) -> None:
     """Recount the rows of landed files, bronze, tables and quarantine. Exits with 1 on a difference."""
     from lakehouse.quality.reconcile import reconcile
 
-    accounts = reconcile(context.open_lake(settings_module.load()))
+    accounts = reconcile(context.open_lake(api.load_settings()))
     print_accounts(console, accounts, as_json)
     if any(account.differences for account in accounts):
         raise typer.Exit(1)
@@ -78,19 +77,19 @@ def reconcile_lake(as_json: AsJson = False) -> None:
 
 def list_tables(as_json: AsJson = False) -> None:
     """List the tables with rows, size and version."""
-    print_tables(console, context.open_lake(settings_module.load()), as_json)
+    print_tables(console, context.open_lake(api.load_settings()), as_json)
 
 
 def show_history(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
     """List a table's versions: time, run, inputs and rows written."""
-    print_history(console, context.open_lake(settings_module.load()), table, limit, as_json)
+    print_history(console, context.open_lake(api.load_settings()), table, limit, as_json)
 
 
 def query_tables(text: Annotated[str, typer.Argument(metavar="QUERY")], as_json: AsJson = False) -> None:
     """Query the tables by name (DuckDB): lakehouse sql 'select * from gold.airport_daily limit 5'."""
     from lakehouse.deltalog.sql import query
 
-    print_rows(console, query(settings_module.load().lake, text), as_json)
+    print_rows(console, query(api.load_settings().lake, text), as_json)
 
 
 def vacuum_table(
@@ -104,7 +103,7 @@ def vacuum_table(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
 ) -> None:
     """Remove a table's files that only older versions need. Refuses where a registered model needs one of them."""
-    settings = settings_module.load()
+    settings = api.load_settings()
     run = create_run()
     with logs.log_run(settings, run), console.status("looking for unused files"):
         result = api.vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)

@@ -1,1 +1,1 @@
-"""RAPIDS: training on a GPU, and what of a plan would run on one."""
+"""RAPIDS: Spark and training on NVIDIA GPUs. Entry points configure it; nothing below them imports this package."""

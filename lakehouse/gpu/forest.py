@@ -1,4 +1,4 @@
-"""Spark RAPIDS ML's random forest in the place of MLlib's."""
+"""The random forest of Spark RAPIDS ML, with the interface of MLlib's."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from spark_rapids_ml import regression
 
 
 class RandomForestRegressor(regression.RandomForestRegressor):  # type: ignore[misc]
-    """Grown by cuML, each GPU its share of the trees from its share of the rows."""
+    """A random forest that cuML grows: each GPU grows its share of the trees from its share of the rows."""
 
     def __init__(self, **params: Any) -> None:
-        # Doubles, as MLlib has them: rounded to 32 bits, a split's number would send the rows that have it the other way.
+        # Doubles, as in MLlib: a split's threshold rounded to 32 bits would send rows that equal it to the other side.
         super().__init__(float32_inputs=False, **params)
 
-    def _get_cuml_fit_func(self, *arguments: Any, **more: Any) -> Callable[..., dict[str, Any]]:
-        """What fits in Spark's workers. Spark RAPIDS ML 26.6, the newest, passes on what cuML 26.10 no longer takes."""
-        fit = super()._get_cuml_fit_func(*arguments, **more)
+    def _get_cuml_fit_func(self, *arguments: Any, **options: Any) -> Callable[..., dict[str, Any]]:
+        """Return the function that fits in Spark's workers.
 
-        def fitted(*given: Any) -> dict[str, Any]:
+        Spark RAPIDS ML 26.6, the newest, passes an argument that cuML 26.10 no longer takes. The function drops it.
+        """
+        fit = super()._get_cuml_fit_func(*arguments, **options)
+
+        def fit_without_convert_dtype(*inputs: Any) -> dict[str, Any]:
             from cuml import RandomForestRegressor as Forest
 
-            takes = Forest.fit
+            original = Forest.fit
 
-            def without_convert_dtype(forest: Any, rows: Any, label: Any, convert_dtype: bool = False) -> Any:
-                return takes(forest, rows, label)
+            def drop_convert_dtype(forest: Any, rows: Any, label: Any, convert_dtype: bool = False) -> Any:
+                return original(forest, rows, label)
 
-            Forest.fit = without_convert_dtype
+            Forest.fit = drop_convert_dtype
             try:
-                found: dict[str, Any] = fit(*given)
+                model: dict[str, Any] = fit(*inputs)
             finally:
-                Forest.fit = takes
-            return found
+                Forest.fit = original
+            return model
 
-        return fitted
+        return fit_without_convert_dtype

@@ -1,17 +1,14 @@
-"""What would run on a GPU: the RAPIDS plugin asked about each table's plan and its write, without one.
+"""Report which operators of each table's plans would run on a GPU. Needs no GPU.
 
-The plugin looks at a plan as Spark made it, before it runs (its `ExplainPlan.explainPotentialGpuPlan`), so that nothing is computed
-and nothing written. How Delta reads its own log is left out: the plugin leaves that to the CPU.
+The RAPIDS plugin explains a plan as Spark made it, before it is executed: nothing is computed or written.
+The plans by which Delta reads its own log are left out, as the plugin leaves them to the CPU.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from lakehouse.catalog import Lake
 from lakehouse.definitions.identifiers import quote_identifier
@@ -20,7 +17,9 @@ from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.definitions.write_modes import Append, History, Merge, Replace
 from lakehouse.deltalog.commit_record import InputVersion
 from lakehouse.engine.spark.engine import SparkEngine
-from lakehouse.engine.spark.rapids import explain_on_gpu
+from lakehouse.engine.spark.unexecuted import UnexecutedPlan, explain_with, plan_rows, plan_save, plan_statement
+from lakehouse.errors import SessionError
+from lakehouse.gpu.explanation import Plan, TableReport, parse_explanation
 from lakehouse.plan.steps import Build
 from lakehouse.runs.scheduler import create_run
 from lakehouse.storage.location import to_spark_uri
@@ -32,244 +31,150 @@ if TYPE_CHECKING:
 
     from lakehouse.engine.spark.tables import SparkTables
 
-# As the plugin marks them. A `^` expression is computed on the CPU within an operator that stays on the GPU, a `#` operator is left out
-# of a GPU's plan: a sort before a join that needs none there.
-_LINE: Final = re.compile(r"^\s*([*!@#$^])(\w*) <([^>]+)> (.*)$")
-_REASON: Final = re.compile(r" because (.*)$")
-ON_GPU, CPU_BRIDGE, IGNORED = "*", "^", "#"
-_OPERATORS: Final = ("Exec", "Command")
-
-
-@dataclass(frozen=True)
-class Node:
-    """An operator or expression of a plan, and what would become of it."""
-
-    mark: str
-    kind: str
-    name: str
-    reason: str = ""
-
-    @property
-    def is_operator(self) -> bool:
-        return self.kind in _OPERATORS
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One of a table's plans: what makes its rows (``build``), counts them (``audit``), compares them with the table (``compare``) or
-    commits them (``write``)."""
-
-    name: str
-    nodes: tuple[Node, ...]
-
-    def operators(self) -> list[Node]:
-        return [node for node in self.nodes if node.is_operator and node.mark != IGNORED]
-
-    def gpu_operators(self) -> int:
-        return sum(node.mark == ON_GPU for node in self.operators())
-
-    def expressions(self) -> Mapping[str, int]:
-        """How many expressions have each mark."""
-        return Counter(node.mark for node in self.nodes if not node.is_operator)
-
-    def fallbacks(self) -> Mapping[tuple[str, str], int]:
-        """What does not run on the GPU, by name and reason; not what would, if something else did."""
-        return Counter((one.name, one.reason) for one in self.nodes if one.mark == "!")
-
-    def cpu_bridges(self) -> Mapping[tuple[str, str], int]:
-        """The expressions that the CPU computes within a GPU's operator, those that are the cause."""
-        found = (one for one in self.nodes if one.mark == CPU_BRIDGE and "avoids excess" not in one.reason)
-        return Counter((one.name, one.reason) for one in found)
-
-
-@dataclass(frozen=True)
-class TableReport:
-    """A table's plans. ``held``: its rows are kept while its suite is checked; that the CPU reads them then is in none of the plans."""
-
-    table: str
-    plans: tuple[Plan, ...]
-    missing: str = ""
-    is_cached: bool = False
-
-    @property
-    def operator_count(self) -> int:
-        return sum(len(plan.operators()) for plan in self.plans)
-
-    @property
-    def gpu_operator_count(self) -> int:
-        return sum(plan.gpu_operators() for plan in self.plans)
-
-
-def coverage(reports: Iterable[TableReport]) -> float | None:
-    """The share of operators that would run on the GPU; None where there are none."""
-    found = list(reports)
-    operators = sum(one.operator_count for one in found)
-    return sum(one.gpu_operator_count for one in found) / operators if operators else None
+_EXPLAINER: Final = "com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan"
+NamedPlans = Iterator[tuple[str, UnexecutedPlan]]
 
 
 def report_tables(spark: SparkSession, lake: Lake, names: Iterable[str]) -> list[TableReport]:
-    """What would become of each of these tables, on a session that has the plugin's classes; the lake must hold their inputs."""
-    spark.conf.set("spark.rapids.sql.explain", "NONE")  # it would print each plan, too
+    """Report on tables whose inputs are built.
+
+    Args:
+        spark: A session with the plugin on its class path.
+        lake: The lake.
+        names: The tables' names.
+    """
+    spark.conf.set("spark.rapids.sql.explain", "NONE")  # otherwise the plugin also logs each plan
     return [_report_table(spark, lake, lake.graph.declarations[name]) for name in names]
 
 
 def _report_table(spark: SparkSession, lake: Lake, declared: Declaration) -> TableReport:
     inputs = (
-        {} if isinstance(declared, Source) else {one.table: lake.log(one.table) for one in declared.inputs.values()}
+        {} if isinstance(declared, Source) else {use.table: lake.log(use.table) for use in declared.inputs.values()}
     )
-    if absent := [name for name, log in inputs.items() if log is None]:
-        return TableReport(declared.name, (), f"{', '.join(absent)} is not built yet")
+    if missing := [name for name, log in inputs.items() if log is None]:
+        return TableReport(declared.name, (), f"{', '.join(missing)} is not built yet")
     pinned = {name: InputVersion(log.version, 1) for name, log in inputs.items() if log}
     work = TableWriter(SparkEngine.of(spark), lake, create_run(), Build(table=declared.name, inputs=pinned))
-    found = dict[str, list[str]]()
-    # One by one: a plan reads what is kept from where it is kept, once it is.
-    for name, plan in _source_plans(work, declared) if isinstance(declared, Source) else _table_plans(work, declared):
-        found.setdefault(name, []).append(explain_on_gpu(_session_of(work), plan))
-    if not found:
+    explanations = dict[str, list[str]]()
+    # Each plan is explained before the next is made: a plan made after rows were cached reads them from the cache.
+    for name, plan in _plan_source(work, declared) if isinstance(declared, Source) else _plan_table(work, declared):
+        explanations.setdefault(name, []).append(_explain(_session_of(work), plan))
+    if not explanations:
         return TableReport(declared.name, (), "nothing was landed yet")
-    held = isinstance(declared, Table) and work.has_suite(declared)
-    plans = tuple(Plan(name, parse_nodes("\n".join(said))) for name, said in found.items())
-    return TableReport(declared.name, plans, is_cached=held)
+    plans = tuple(Plan(name, parse_explanation("\n".join(texts))) for name, texts in explanations.items())
+    has_suite = isinstance(declared, Table) and work.has_suite(declared)
+    return TableReport(declared.name, plans, cached_for_suite=has_suite)
 
 
-def _source_plans(work: TableWriter, source: Source) -> Iterator[tuple[str, Any]]:
+def _explain(spark: SparkSession, plan: UnexecutedPlan) -> str:
+    """Return the plugin's text: one line for each operator and expression.
+
+    Where the plugin cannot analyze the plan, one line in the same form says that all of it runs on the CPU.
+    """
+    try:
+        return explain_with(spark, _EXPLAINER, plan, "ALL")
+    except SessionError as error:
+        return f"!Exec <Plan> all of it cannot run on GPU because {error}"
+
+
+def _plan_source(work: TableWriter, source: Source) -> NamedPlans:
     landing = work.lake.landing_zone(source)
-    landed = [one for one in landing.read_history() if one.files]
-    if landed:
-        rows = work.tables.read_landed(source, landed[-1], landing.root, {})
-        yield "build", rows._jdf
-        yield from _write_plans(work, source, rows)
+    batches = [batch for batch in landing.read_history() if batch.files]
+    if batches:
+        rows = work.tables.read_landed(source, batches[-1], landing.root, {})
+        yield "build", plan_rows(rows)
+        yield from _plan_writes(work, source, rows)
 
 
-def _table_plans(work: TableWriter, table: Table) -> Iterator[tuple[str, Any]]:
+def _plan_table(work: TableWriter, table: Table) -> NamedPlans:
     if not table.write.is_row_preserving:
         rows = rules.stop_on_violation(table, executor.compute_rows(work, table, None))
-        yield "build", rows._jdf
-        yield from _write_plans(work, table, rows)
+        yield "build", plan_rows(rows)
+        yield from _plan_writes(work, table, rows)
         return
     batch = work.stage_batch(table, work.read_snapshot(table.incremental_input_table))
     if isinstance(table.write, History):
-        yield from _history_plans(work, table, table.write, batch)
+        yield from _plan_history(work, table, table.write, batch)
     else:
-        yield from _keyed_plans(work, table, batch)
+        yield from _plan_keyed(work, table, batch)
     if work.lake.get_landed_source(table):
-        yield "audit", batch.count_input()._jdf
+        yield "audit", plan_rows(batch.count_input())
 
 
-def _keyed_plans(work: TableWriter, table: Table, batch: Batch) -> Iterator[tuple[str, Any]]:
-    """Append and merge: a first build, then an update."""
-    merged = not table.write.is_append_only
+def _plan_keyed(work: TableWriter, table: Table, batch: Batch) -> NamedPlans:
+    """Plan a first build, then an update, of a table with append or merge."""
+    is_merge = not table.write.is_append_only
     rows = rules.stop_on_violation(table, batch.staged).select(*work.written_columns(batch.staged))
-    yield "build", rows._jdf
-    yield from _write_plans(work, table, rows)
-    yield "audit", audit.aggregate_batch(table, batch.staged, merged, has_rules=False)._jdf
-    if not merged:
-        yield "audit", audit.aggregate_batch(table, batch.staged, False)._jdf
+    yield "build", plan_rows(rows)
+    yield from _plan_writes(work, table, rows)
+    yield "audit", plan_rows(audit.aggregate_batch(table, batch.staged, is_merge, has_rules=False))
+    if not is_merge:
+        yield "audit", plan_rows(audit.aggregate_batch(table, batch.staged, False))
         return
     with _cached(batch.staged) as staged:
-        yield "audit", audit.aggregate_batch(table, staged)._jdf
+        yield "audit", plan_rows(audit.aggregate_batch(table, staged))
         if work.lake.log(table.name):
-            there, columns = work.tables.read_latest(work.path), work.written_columns(staged)
-            yield "compare", transforms.classify(table, transforms.newest_per_key(table, staged), there, columns)._jdf
+            existing, columns = work.tables.read_latest(work.path), work.written_columns(staged)
+            yield (
+                "compare",
+                plan_rows(transforms.classify(table, transforms.newest_per_key(table, staged), existing, columns)),
+            )
 
 
-def _history_plans(work: TableWriter, table: Table, history: History, batch: Batch) -> Iterator[tuple[str, Any]]:
-    yield "build", batch.staged._jdf
+def _plan_history(work: TableWriter, table: Table, history: History, batch: Batch) -> NamedPlans:
+    yield "build", plan_rows(batch.staged)
     with _cached(batch.staged) as staged:
-        told = keyed.compute_versions(work, table, history, staged, batch.input_rows)
-        yield "build", told._jdf
-        yield from _write_plans(work, table, told)
-        yield "audit", audit.aggregate_batch(keyed.observation_table(table, history), staged)._jdf
+        versions = keyed.compute_versions(work, table, history, staged, batch.input_rows)
+        yield "build", plan_rows(versions)
+        yield from _plan_writes(work, table, versions)
+        yield "audit", plan_rows(audit.aggregate_batch(keyed.observation_table(table, history), staged))
         if work.lake.log(table.name):
-            there = work.tables.read_latest(work.path).select(*told.columns)
-            with _cached(told) as rows:
-                yield "compare", transforms.differences(rows, there, (*table.key, "valid_from"), "_delete")._jdf
+            existing = work.tables.read_latest(work.path).select(*versions.columns)
+            with _cached(versions) as rows:
+                differences = transforms.differences(rows, existing, (*table.key, "valid_from"), "_delete")
+                yield "compare", plan_rows(differences)
 
 
 @contextmanager
 def _cached(rows: DataFrame) -> Iterator[DataFrame]:
-    """The rows as `keyed` keeps them; nothing computes them here."""
-    kept = rows.persist()
+    """Mark the rows as cached, as `keyed` does in a run. Nothing computes them here."""
+    cached = rows.persist()
     try:
-        yield kept
+        yield cached
     finally:
-        kept.unpersist()
+        cached.unpersist()
 
 
-def _write_plans(work: TableWriter, declared: Declaration, rows: DataFrame) -> Iterator[tuple[str, Any]]:
-    for command in _commands(work, declared, rows):
-        yield "write", _plan_command(_session_of(work), command)
+def _plan_writes(work: TableWriter, declared: Declaration, rows: DataFrame) -> NamedPlans:
+    """Plan each command by which `lakehouse.engine.spark.tables` may commit the rows.
 
-
-def _commands(work: TableWriter, declared: Declaration, rows: DataFrame) -> Iterator[Any]:
-    """The commands by which `lakehouse.engine.spark.tables` commits such a table's rows, each way that there is; a merge where the table is there.
-
-    The plugin looks at a command's own settings, not at its rows: those of a merge are the table's own here.
+    A merge is planned only for an existing table. Its source here is the table itself: the plugin looks at a command's
+    own settings, not at its rows.
     """
-    write = declared.write if isinstance(declared, Table) else Append()
-    yield _save(work, rows, "Overwrite", overwriteSchema="true")
+    write, path = declared.write if isinstance(declared, Table) else Append(), to_spark_uri(work.path)
+    yield "write", plan_save(rows, "Overwrite", path, overwriteSchema="true")
     if isinstance(write, Append | Merge):
-        yield _save(work, rows, "Append", mergeSchema="false")
+        yield "write", plan_save(rows, "Append", path, mergeSchema="false")
     if isinstance(declared, Source) and declared.on_redelivery == "replace":
-        yield _save(work, rows, "Overwrite", replaceWhere="_batch_id IS NULL", mergeSchema="false")
+        yield "write", plan_save(rows, "Overwrite", path, replaceWhere="_batch_id IS NULL", mergeSchema="false")
     if isinstance(write, Replace):
-        yield _save(work, rows, "Overwrite", replaceWhere=f"`{write.partition}` IS NULL", mergeSchema="false")
+        condition = f"`{write.partition}` IS NULL"
+        yield "write", plan_save(rows, "Overwrite", path, replaceWhere=condition, mergeSchema="false")
     if isinstance(declared, Table) and isinstance(write, Merge | History) and work.lake.log(declared.name):
-        on = " AND ".join(f"t.`{c}` = s.`{c}`" for c in declared.key)
-        name, gone = f"delta.{quote_identifier(to_spark_uri(work.path))}", f"s.`{declared.key[0]}` IS NULL"
-        deletes = f"WHEN MATCHED AND {gone} THEN DELETE" if isinstance(write, History) else ""
-        yield (
-            _session_of(work)
-            ._jsparkSession.sessionState()
-            .sqlParser()
-            .parsePlan(
-                f"MERGE INTO {name} t USING {name} s ON {on} {deletes} "
-                f"WHEN MATCHED AND NOT {gone} THEN UPDATE SET * WHEN NOT MATCHED AND NOT {gone} THEN INSERT *"
-            )
-        )
+        yield "write", plan_statement(_session_of(work), _merge_statement(declared, path))
 
 
-def _save(work: TableWriter, rows: DataFrame, mode: str, **options: str) -> Any:
-    jvm = _session_of(work)._jvm
-    assert jvm
-    told = jvm.java.util.HashMap()
-    for name, value in {"path": to_spark_uri(work.path), **options}.items():
-        told.put(name, value)
-    return jvm.org.apache.spark.sql.execution.datasources.SaveIntoDataSourceCommand(
-        rows._jdf.logicalPlan(),
-        jvm.org.apache.spark.sql.delta.sources.DeltaDataSource(),
-        jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(told),
-        getattr(jvm.org.apache.spark.sql.SaveMode, mode),
+def _merge_statement(table: Table, path: str) -> str:
+    name, key = f"delta.{quote_identifier(path)}", table.key
+    condition = " AND ".join(f"t.`{column}` = s.`{column}`" for column in key)
+    is_deleted = f"s.`{key[0]}` IS NULL"
+    delete = f"WHEN MATCHED AND {is_deleted} THEN DELETE" if isinstance(table.write, History) else ""
+    return (
+        f"MERGE INTO {name} t USING {name} s ON {condition} {delete} "
+        f"WHEN MATCHED AND NOT {is_deleted} THEN UPDATE SET * WHEN NOT MATCHED AND NOT {is_deleted} THEN INSERT *"
     )
 
 
-def _plan_command(spark: SparkSession, command: Any) -> Any:
-    """A command as a Dataset that was planned and not carried out."""
-    jvm = spark._jvm
-    assert jvm
-    skip = jvm.org.apache.spark.sql.execution.CommandExecutionMode.SKIP()
-    planned = spark._jsparkSession.sessionState().executePlan(command, skip)
-    encoder = jvm.org.apache.spark.sql.catalyst.encoders.ExpressionEncoder.apply(planned.analyzed().schema())
-    return jvm.org.apache.spark.sql.classic.Dataset(planned, encoder)
-
-
-def parse_nodes(text: str) -> tuple[Node, ...]:
-    """What the plugin said of a plan; a text within the plan may go over several lines."""
-    lines = list[str]()
-    for line in filter(None, text.splitlines()):
-        if _LINE.match(line) or not lines:
-            lines.append(line)
-        else:
-            lines[-1] += f" {line}"
-    return tuple(_make_node(*match.groups()) for match in map(_LINE.match, lines) if match)
-
-
-def _make_node(mark: str, kind: str, name: str, text: str) -> Node:
-    reason = _REASON.search(text) if mark != ON_GPU else None
-    # It has no kind for what it does not know.
-    return Node(mark, kind or ("Exec" if name.endswith("Exec") else "Expression"), name, reason[1] if reason else "")
-
-
 def _session_of(work: TableWriter) -> SparkSession:
-    """Return the work's own session: the plugin explains plans of Spark alone."""
+    """Return the session of the table's write: the plugin explains plans of Spark alone."""
     return cast("SparkTables", work.tables).spark

@@ -1,4 +1,4 @@
-"""RAPIDS trains models on a GPU."""
+"""Train models on a GPU by RAPIDS."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import os
 import sys
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final
 
-from lakehouse.engine.spark.rapids import GPU_HINT, GpuRequirement, require_device
 from lakehouse.errors import SessionError, get_first_line
+from lakehouse.gpu import device
+from lakehouse.ml.estimators import replace_estimator
 from lakehouse.settings import Settings
 
-TRAINING_REQUIREMENT: Final = GpuRequirement("training with RAPIDS", 580, 7.5)
-TRAINING_PACKAGES: Final = ("cudf", "cuml", "spark_rapids_ml")
-# Has cuML put itself into every Python where it is set.
-_CHILDREN: Final = "CUML_ACCEL_ENABLED"
+PACKAGES: Final = ("cudf", "cuml", "spark_rapids_ml")
+# While it is set, cuML installs itself into every Python that starts.
+_CUML_IN_CHILDREN: Final = "CUML_ACCEL_ENABLED"
 
 
 def accelerate(settings: Settings) -> None:
-    """Have pandas, scikit-learn and `random_forest` compute on the GPU what RAPIDS can, in all of this process: LAKEHOUSE_GPU_TRAINING=on.
+    """Have RAPIDS compute what it can of pandas, scikit-learn and MLlib in this process: LAKEHOUSE_GPU_TRAINING=on.
 
-    To be called before anything imports pandas or scikit-learn: whoever did so would go on with what it has.
+    Call it before anything imports pandas or scikit-learn: code that imported them would keep the CPU's.
 
     Raises:
-        SessionError: there is no device for it or none of its memory is left, a package is missing, or one was imported too early.
+        SessionError: There is no GPU, the GPU has no memory left, a package is missing, or one was imported too early.
     """
     if settings.gpu_training:
         _accelerate()
@@ -32,16 +32,23 @@ def accelerate(settings: Settings) -> None:
 
 @cache
 def _accelerate() -> None:
-    if missing := [name for name in TRAINING_PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise SessionError(
-            f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {GPU_HINT}"
+            f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {device.CPU_HINT}"
         )
-    require_device(TRAINING_REQUIREMENT)
+    device.require_device(device.TRAINING_REQUIREMENT)
     if early := [name for name in ("pandas", "sklearn") if name in sys.modules]:
         raise SessionError(
-            f"{', '.join(early)} is imported already and cannot be moved to the GPU: call lakehouse.gpu.training.accelerate before."
+            f"{', '.join(early)} is imported already and cannot be moved to the GPU. "
+            "Call lakehouse.gpu.training.accelerate before."
         )
-    # By default cuDF takes most of the device's memory for itself, which Spark's workers and PyTorch need as well.
+    _install_cudf()
+    _install_cuml()
+    replace_estimator("pyspark.ml.regression.RandomForestRegressor", "lakehouse.gpu.forest.RandomForestRegressor")
+
+
+def _install_cudf() -> None:
+    # By default cuDF takes most of the GPU's memory for itself, which Spark's workers and PyTorch need as well.
     os.environ.setdefault("CUDF_PANDAS_RMM_MODE", "async")
     import cudf.pandas
 
@@ -49,28 +56,20 @@ def _accelerate() -> None:
         cudf.pandas.install()
     except (RuntimeError, MemoryError) as error:
         raise SessionError(
-            f"The GPU cannot be used: {get_first_line(error)}. Where its memory is out, another process has it, as Spark's plugin takes all: "
-            f"nvidia-smi names it. {GPU_HINT}"
+            f"The GPU cannot be used: {get_first_line(error)}. Where its memory is out, another process has it, as Spark's "
+            f"plugin takes all: nvidia-smi names it. {device.CPU_HINT}"
         ) from error
-    # Before cuML, whose classes skops would take for scikit-learn's: it would trust them, and no longer those that files name.
+
+
+def _install_cuml() -> None:
+    # skops trusts the classes that it finds in scikit-learn: after cuML they are cuML's, and not those that files name.
     import skops.io  # noqa: F401
 
-    before = os.environ.get(_CHILDREN)
+    before = os.environ.get(_CUML_IN_CHILDREN)
     import cuml.accel
 
     cuml.accel.install()
-    # It would be put into every Python that this one starts: into Spark's daemon, too, which must not touch the GPU before it forks.
-    os.environ.pop(_CHILDREN, None)
+    # Spark's daemon is such a child, and must not touch the GPU before it forks.
+    os.environ.pop(_CUML_IN_CHILDREN, None)
     if before is not None:
-        os.environ[_CHILDREN] = before
-
-
-def random_forest() -> Any:
-    """MLlib's random forest of numbers, or the one of Spark RAPIDS ML where this process was put on the GPU: estimators alike."""
-    if _accelerate.cache_info().currsize:
-        from lakehouse.gpu import forest
-
-        return forest.RandomForestRegressor
-    from pyspark.ml.regression import RandomForestRegressor
-
-    return RandomForestRegressor
+        os.environ[_CUML_IN_CHILDREN] = before

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lakehouse.cli.render.printing import escape_text, format_count, make_grid, print_json
-from lakehouse.gpu.report import CPU_BRIDGE, ON_GPU, Plan, TableReport, coverage
+from lakehouse.gpu.explanation import BRIDGED, ON_GPU, Plan, TableReport, compute_coverage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,19 +33,19 @@ def print_coverage(console: Console, reports: Sequence[TableReport], as_json: bo
     """Print which parts of the tables' plans a GPU would run."""
     if as_json:
         entries = [_as_entry(report) for report in reports]
-        print_json(console, {"coverage": coverage(reports), "tables": entries})
+        print_json(console, {"coverage": compute_coverage(reports), "tables": entries})
         return
     grid = make_grid(*COLUMNS)
     for report in reports:
         _add_plans(grid, report)
     console.print(grid)
     _print_reasons(console, reports, "falls back to the CPU", Plan.fallbacks)
-    _print_reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.cpu_bridges)
+    _print_reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.bridged)
     for layer in sorted({report.table.split(".")[0] for report in reports if report.plans}):
         share = _format_share([report for report in reports if report.table.startswith(f"{layer}.")])
         console.print(f"{layer}: {share} of the operators would run on a GPU", highlight=False)
     console.print(f"total: {_format_share(reports)}", highlight=False)
-    if cached := ", ".join(report.table for report in reports if report.is_cached):
+    if cached := ", ".join(report.table for report in reports if report.cached_for_suite):
         console.print(f"Not counted: the CPU reads rows cached for validation by a suite ({cached}).", highlight=False)
 
 
@@ -53,16 +53,16 @@ def _add_plans(grid: Grid, report: TableReport) -> None:
     for index, plan in enumerate(report.plans):
         share = "" if index else _format_share([report])
         expressions, operators = plan.expressions(), len(plan.operators())
-        style = "" if plan.gpu_operators() == operators else "yellow"
-        counts = [operators, plan.gpu_operators(), sum(expressions.values())]
-        counts += [expressions.get(ON_GPU, 0), expressions.get(CPU_BRIDGE, 0)]
+        style = "" if plan.on_gpu() == operators else "yellow"
+        counts = [operators, plan.on_gpu(), sum(expressions.values())]
+        counts += [expressions.get(ON_GPU, 0), expressions.get(BRIDGED, 0)]
         grid.add_row(report.table, share, plan.name, *map(format_count, counts), style=style)
     if report.missing:
         grid.add_row(report.table, "", report.missing, style="dim")
 
 
 def _format_share(reports: Sequence[TableReport]) -> str:
-    share = coverage(reports)
+    share = compute_coverage(reports)
     return "no plan yet" if share is None else f"{share:.1%}"
 
 
@@ -83,10 +83,10 @@ def _print_reasons(console: Console, reports: Sequence[TableReport], title: str,
 def _as_entry(report: TableReport) -> Mapping[str, Any]:
     return {
         "table": report.table,
-        "coverage": coverage([report]),
+        "coverage": compute_coverage([report]),
         "plans": [_plan_entry(plan) for plan in report.plans],
         "missing": report.missing,
-        "is_cached": report.is_cached,
+        "is_cached": report.cached_for_suite,
     }
 
 
@@ -94,10 +94,10 @@ def _plan_entry(plan: Plan) -> dict[str, Any]:
     return {
         "plan": plan.name,
         "operators": len(plan.operators()),
-        "on_gpu": plan.gpu_operators(),
+        "on_gpu": plan.on_gpu(),
         "expressions": dict(plan.expressions()),
         "fallbacks": _list_reasons(plan.fallbacks()),
-        "cpu_bridges": _list_reasons(plan.cpu_bridges()),
+        "cpu_bridges": _list_reasons(plan.bridged()),
     }
 
 

@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError, get_first_line
 from lakehouse.settings import Settings
 from lakehouse.storage.s3 import S3Path
@@ -60,18 +59,17 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     Where spark-submit started this process, what it was told comes before the profile's properties. With ``log``, what the JVM prints (Spark's and Ivy's chatter) goes to that file.
 
     Raises:
-        SessionError: Java is missing or Spark did not start.
+        SessionError: Java is missing, Spark did not start, or what an entry point requires of it is missing.
     """
     java_home = os.environ.get("JAVA_HOME")
     if shutil.which("java") is None and not (java_home and Path(java_home, "bin", "java").exists()):
         raise SessionError(f"No Java was found. {JAVA_HINT}")
     from pyspark.sql import SparkSession
 
-    # A cluster's executors look for their own.
-    if settings.gpu == "on" and (not settings.spark_master or settings.spark_master.startswith("local")):
-        rapids.require_device()
     if not _is_submitted():
         _ignore_environment()
+    for prepare in settings.spark_additions.before_session:
+        prepare()
     builder = SparkSession.builder
     for key, value in _profile_properties(settings).items():
         if key == "spark.jars":
@@ -193,21 +191,13 @@ def local_file_properties(class_path: str | None = None) -> dict[str, str]:
 
 
 def compose_properties(settings: Settings) -> dict[str, str]:
-    """The profile's properties, with those of a GPU where one is asked for.
-
-    Raises:
-        SessionError: the GPU's plugin cannot be had.
-    """
+    """Return the profile's properties, with the property files and properties that an entry point added to the settings."""
     found = read_properties(settings.spark_conf)
     if settings.spark_master:
         found["spark.master"] = settings.spark_master
-    for overlay in rapids.find_overlays(settings):
+    for overlay in settings.spark_additions.overlays:
         found |= read_properties(overlay)
-    if settings.gpu:
-        # By the class path: a jar of spark.jars.packages is copied, all of its gigabyte, whenever a session starts.
-        jar = str(rapids.fetch_plugin_jar(settings))
-        found |= {"spark.driver.extraClassPath": jar, "spark.executor.extraClassPath": jar}
-    return found
+    return {**found, **settings.spark_additions.properties}
 
 
 def add_jvm_jars(jars: str, root: Path) -> None:

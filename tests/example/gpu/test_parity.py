@@ -1,4 +1,4 @@
-"""Tables made with a GPU are those that a CPU makes. Without a device the same is done with the plugin in explain-only mode."""
+"""A GPU builds the same tables as a CPU. Without a device the plugin runs in explain-only mode."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.compare import differences
 from benchmarks.submitted import carried_out
-from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError
-from tests.example.gpu.parity import through
+from lakehouse.gpu.device import require_device
+from tests.example.gpu.parity import run_spans
 
 pytestmark = pytest.mark.timeout(1200)  # four runs of commands as users start them
 # The first builds every table, the second updates them.
@@ -22,33 +22,33 @@ SPANS = (("2013-01-01", "2013-01-03"), ("2013-01-04", "2013-01-05"))
 @pytest.fixture(scope="module")
 def by_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cpu")
-    through(root, SPANS)
+    run_spans(root, SPANS)
     return root
 
 
 def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -> None:
-    both = through(tmp_path, SPANS, gpu="explain")
+    outputs = run_spans(tmp_path, SPANS, gpu="explain")
     assert differences(by_cpu / "lake", tmp_path / "lake") == []
-    for said in both:
-        assert "<SaveIntoDataSourceCommand> will run on GPU" in said
-        # As of any plan that counts what passes by (CollectMetrics).
-        assert "Failed to apply GPU overrides" not in said
-        # Of all operators that it knows in all plans that ran, adaptive execution's and Delta's reading of its log among them.
-        marks = Counter(re.findall(r"^ *([*!])(?:Exec|Command) <", said, re.MULTILINE))
+    for output in outputs:
+        assert "<SaveIntoDataSourceCommand> will run on GPU" in output
+        # As for any plan with DataFrame.observe (CollectMetrics).
+        assert "Failed to apply GPU overrides" not in output
+        # All operators that the plugin knows in all executed plans, with adaptive execution's and those of Delta's log.
+        marks = Counter(re.findall(r"^ *([*!])(?:Exec|Command) <", output, re.MULTILINE))
         assert marks["*"] > 0.8 * marks.total(), marks
-    ran = carried_out(tmp_path)
-    assert [on_gpu for on_gpu, _ in ran] == [0, 0], "explain-only leaves all to the CPU"
-    assert all(operators > 100 for _, operators in ran), ran
+    executed = carried_out(tmp_path)
+    assert [on_gpu for on_gpu, _ in executed] == [0, 0], "explain-only leaves all to the CPU"
+    assert all(operators > 100 for _, operators in executed), executed
 
 
 def test_every_table_is_the_same_by_gpu(by_cpu: Path, tmp_path: Path) -> None:
     try:
-        rapids.require_device()
+        require_device()
     except SessionError as error:
         pytest.skip(str(error))
-    through(tmp_path, SPANS, gpu="on")
+    run_spans(tmp_path, SPANS, gpu="on")
     assert differences(by_cpu / "lake", tmp_path / "lake") == []
-    # A plan that the plugin fails to make runs on the CPU, without a failure.
+    # Where the plugin fails to make a plan, the CPU runs it without an error.
     for on_gpu, operators in carried_out(tmp_path):
-        # Up to half of them are Delta's own, which look at its log.
+        # Up to half of the operators read Delta's own log.
         assert on_gpu > operators / 3, f"of {operators} operators {on_gpu} were the GPU's"
