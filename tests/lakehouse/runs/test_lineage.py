@@ -76,7 +76,7 @@ def test_a_failure_and_what_it_stops_are_told(make_lake: Lakes, tmp_path: Path) 
         "clean.items": "FAIL",
         "mart.copies": "ABORT",
     }
-    assert "rows broke rules that fail the run" in ends["clean.items"]["run"]["facets"]["errorMessage"]["message"]
+    assert "rows violate rules that fail the run" in ends["clean.items"]["run"]["facets"]["errorMessage"]["message"]
 
 
 def test_events_go_to_a_server_with_its_key_and_none_that_is_down_stops_a_run(
