@@ -1,7 +1,7 @@
 """Replays of rejects: today's code and rules over quarantined landed rows, with the outcome of each reject recorded.
 
-A table that takes landed rows one by one (Append, Merge) takes the rejects that pass now, in one commit. A reject that a
-newer row of its key replaces is discarded, and the reason is recorded. Any other table is rebuilt, because it is
+A table that takes landed rows one by one (Append, Merge) takes the rejects that pass now, in one commit. A reject that
+a newer row of its key replaces is discarded, and the reason is recorded. Any other table is rebuilt, because it is
 computed from all of its rows. A second replay finds nothing left to do.
 """
 
