@@ -99,8 +99,8 @@ class _DatabaseTable:
         assert bounds is not None
         if bounds["missing"]:
             raise SourceError(
-                f"{self.source.name}: {bounds['missing']} rows of {self.database.table} have no {self.database.cursor}: "
-                f"an extract by cursor would miss them. Set {self.database.cursor} in every row, "
+                f"{self.source.name}: {bounds['missing']} rows of {self.database.table} have no "
+                f"{self.database.cursor}: an extract by cursor would miss them. Set {self.database.cursor} in every row, "
                 "or declare the source without a cursor."
             )
         if bounds["until"] is None:
