@@ -98,9 +98,10 @@ class _DatabaseTable:
         ).first()
         assert bounds is not None
         if bounds["missing"]:
+            column = self.database.cursor
             raise SourceError(
-                f"{self.source.name}: {bounds['missing']} rows of {self.database.table} have no "
-                f"{self.database.cursor}: an extract by cursor would miss them. Set {self.database.cursor} in every row, "
+                f"{self.source.name}: {bounds['missing']} rows of {self.database.table} have no {column}: "
+                f"an extract by cursor would miss them. Set {column} in every row, "
                 "or declare the source without a cursor."
             )
         if bounds["until"] is None:
