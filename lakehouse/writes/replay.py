@@ -96,7 +96,7 @@ def _make_step(lake: Lake, table: Table, record: Record) -> Update:
     if planned.is_breaking or isinstance(planned, Build):
         causes = "; ".join((*planned.schema_changes.describe(), *planned.reasons))
         raise SchemaError(
-            f"{table.name}: the next run must rebuild the table and its quarantine ({causes}). "
+            f"{table.name}: the next run must rebuild the table, with its rejects ({causes}). "
             "Run `lakehouse run`, with --full-refresh where columns changed."
         )
     # Lookups are read at their newest version: the error that was corrected may have been in a lookup.

@@ -55,10 +55,10 @@ def effective_rules(table: Table) -> tuple[Rule, ...]:
 
 
 def violates_any(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
-    """Return a condition for the rows that violate a rule.
+    """Return a condition for the rows that violate a rule that quarantines.
 
     Args:
-        also: Consequences of the rules to test beside "quarantine".
+        also: Further consequences: rules with one of them are tested, too.
     """
     conditions = [is_violated(rule) for rule in effective_rules(table) if rule.on_violation in ("quarantine", *also)]
     if UNPARSED in staged.columns:
@@ -70,10 +70,10 @@ def violates_any(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
 
 
 def violated_rules(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
-    """Return the names of the rules that a row violates.
+    """Return the names of the quarantining rules that a row violates.
 
     Args:
-        also: Consequences of the rules to test beside "quarantine".
+        also: Further consequences: rules with one of them are tested, too.
     """
     rules = [rule for rule in effective_rules(table) if rule.on_violation in ("quarantine", *also)]
     names = [F.when(is_violated(rule), F.lit(rule.name)) for rule in rules]
@@ -87,7 +87,8 @@ def stop_on_violation(table: Table, staged: DataFrame) -> DataFrame:
     """Make the write of the staged rows stop at a row that violates a rule.
 
     This saves a pass over the rows, because violations are rare. `is_violation_stop` recognizes the error.
-    `count_warnings` counts the rules that only warn after the write: a GPU runs no plan that counts rows on the way.
+    After the write, `count_warnings` counts violations of rules that only warn: a plan that counts rows while it
+    writes them cannot run on a GPU.
     """
     bad = violates_any(table, staged, "fail")
     first = next(iter(table.columns))
@@ -106,7 +107,7 @@ def passing_rows(table: Table, staged: DataFrame, *also: OnViolation) -> DataFra
     """Keep the staged rows that no rule quarantines.
 
     Args:
-        also: Consequences of the rules to test beside "quarantine".
+        also: Further consequences: rules with one of them are tested, too.
     """
     # The partition's number keeps Spark from pushing the filter down, which would compute its columns twice.
     computed = staged.withColumn(_PARTITION, F.spark_partition_id())

@@ -113,12 +113,8 @@ def test_a_run_is_rolled_back_and_repeated(shop: Lakes) -> None:
 
     plan = plan_rollback(lake.lake, "B")
     assert {rollback.table for rollback in plan.tables} == set(before)
-    assert set(plan.files_to_ingest) == {
-        "orders/2.csv",
-        "orders/broken.csv",
-        "payments/1.parquet",
-        "customers/2.json",
-    }
+    files = {"orders/2.csv", "orders/broken.csv", "payments/1.parquet", "customers/2.json"}
+    assert set(plan.files_to_ingest) == files
     assert (plan.missing_files, plan.tables_to_rebuild) == ((), {})
     roll_back_tables(lake.engine, lake.lake, plan, Run("rollback-B", "revision"))
     assert content(lake) == before
@@ -130,12 +126,8 @@ def test_a_run_is_rolled_back_and_repeated(shop: Lakes) -> None:
     assert {file.path for step in ingests for file in step.files} == set(plan.files_to_ingest)
     assert {step.action for name, step in steps.items() if name.startswith("raw.")} == {"ingest"}
     record = lake.record("raw.orders")
-    assert (record.run, record.rolled_back_run, record.restored_version, record.rolled_back_batches) == (
-        "rollback-B",
-        "B",
-        0,
-        (2,),
-    )
+    assert (record.run, record.rolled_back_run) == ("rollback-B", "B")
+    assert (record.restored_version, record.rolled_back_batches) == (0, (2,))
 
     results = lake.run(run="C")
     assert content(lake, bronze=False) == after, "no row is lost or duplicated"

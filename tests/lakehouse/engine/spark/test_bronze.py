@@ -125,11 +125,10 @@ def test_other_reads_are_not_split_like_small_files(make_lake: Lakes) -> None:
         assert max(tasks) <= 4, tasks
 
 
-def test_broken_csv_files_are_rejected_until_corrected(make_lake: Lakes) -> None:
-    lake = make_lake(landed_items, items_table())
-    good = items_csv("1,1,1", "2,1,1")
+def broken_csv_files() -> dict[str, tuple[str | bytes, str]]:
+    """Return broken files by name: the content, and a part of the reason for which each is rejected."""
     compressed = gzip.compress(items_csv(*[f"{n},1,{n * 7919 % 1000}" for n in range(100, 2000)]).encode())
-    broken: dict[str, tuple[str | bytes, str]] = {
+    return {
         "empty.csv": ("", "empty"),
         "headless.csv": ("1,1,1\n", "no header"),
         "order.csv": ("id,value,at\n1,1,1\n", "another order"),
@@ -143,6 +142,12 @@ def test_broken_csv_files_are_rejected_until_corrected(make_lake: Lakes) -> None
         "cut.csv": (items_csv("1,1,1", "2,1,1500")[:-3], "does not end with a line end"),
         "open_quote.csv": ('id,at,value\n1,1,1\n2,1,"2\n3,1,3\n', "a quote that nothing closes after line 2"),
     }
+
+
+def test_broken_csv_files_are_rejected_until_corrected(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table())
+    good = items_csv("1,1,1", "2,1,1")
+    broken = broken_csv_files()
     lake.land("raw.items", "good.csv", good)
     lake.land("raw.items", "header_only.csv", items_csv())
     lake.land("raw.items", "byte_order_mark.csv", "\ufeff" + items_csv("3,1,1"))
