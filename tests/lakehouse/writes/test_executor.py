@@ -29,27 +29,26 @@ from tests.orders import clean, landed, mart
 Lakes = Callable[..., TestLake]
 
 
+SOURCES = (landed.orders, landed.customers)
+TABLES = (clean.order_log, clean.orders, clean.customers, mart.monthly_orders, mart.top_customers)
+FIRST_ORDERS = (
+    "1,10,2024-01-31,2024-01-31 08:00:00,NEW,5",
+    "1,10,2024-01-31,2024-01-31 09:00:00,PAID,6",
+    "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",
+    "3,11,2024-02-01,2024-02-01 08:00:00,NEW,-7",
+)
+SECOND_ORDERS = (
+    "1,10,2024-01-31,2024-01-31 08:30:00,OLD,1",  # older than the existing row
+    "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",  # a repeated row
+    "2,11,2024-03-01,2024-02-01 07:00:00,OLD,7",  # older, from another month
+    "4,12,2024-02-29,2024-02-29 08:00:00,NEW,8",
+)
+
+
 def test_each_write_mode_run_after_run(make_lake: Lakes) -> None:
-    lake = make_lake(
-        landed.orders,
-        landed.customers,
-        clean.order_log,
-        clean.orders,
-        clean.customers,
-        mart.monthly_orders,
-        mart.top_customers,
-    )
+    lake = make_lake(*SOURCES, *TABLES)
     lake.land("raw.customers", "1.json", json_lines(customer(10, "Ada", "Oslo", "2024-01-01")))
-    lake.land(
-        "raw.orders",
-        "1.csv",
-        orders_csv(
-            "1,10,2024-01-31,2024-01-31 08:00:00,NEW,5",
-            "1,10,2024-01-31,2024-01-31 09:00:00,PAID,6",
-            "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",
-            "3,11,2024-02-01,2024-02-01 08:00:00,NEW,-7",
-        ),
-    )
+    lake.land("raw.orders", "1.csv", orders_csv(*FIRST_ORDERS))
     first = lake.run()
     assert set(first.statuses.values()) == {"written"}
     assert first.counts("clean.orders") == {"written": 2, "unchanged": 0, "superseded": 1, "quarantined": 1}
@@ -63,16 +62,7 @@ def test_each_write_mode_run_after_run(make_lake: Lakes) -> None:
     assert set(idle.statuses.values()) == {"unchanged"}
     assert lake.versions() == versions, "nothing landed, so nothing was written"
 
-    lake.land(
-        "raw.orders",
-        "2.csv",
-        orders_csv(
-            "1,10,2024-01-31,2024-01-31 08:30:00,OLD,1",  # older than the existing row
-            "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",  # a repeated row
-            "2,11,2024-03-01,2024-02-01 07:00:00,OLD,7",  # older, from another month
-            "4,12,2024-02-29,2024-02-29 08:00:00,NEW,8",
-        ),
-    )
+    lake.land("raw.orders", "2.csv", orders_csv(*SECOND_ORDERS))
     second = lake.run()
     assert second.counts("clean.orders") == {"written": 1, "unchanged": 1, "superseded": 2, "quarantined": 0}
     assert second.counts("clean.order_log") == {"written": 4, "unchanged": 0, "superseded": 0, "quarantined": 0}

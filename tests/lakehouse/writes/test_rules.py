@@ -61,8 +61,11 @@ def test_rejects_keep_their_original_and_warnings_the_row(make_lake: Lakes) -> N
     assert set(originals[3]) == {*landed.orders.columns, *platform_columns}
     [(at,)] = set(lake.quarantine("clean.orders", "quarantined_at"))
     assert abs((datetime.now(UTC) - at).total_seconds()) < 3600
+    check_failing_batch(lake)
 
-    # A row violates a rule that fails the run: its batch is rejected, and every later attempt, too.
+
+def check_failing_batch(lake: TestLake) -> None:
+    """Check that a batch fails with a row that violates a failing rule, and that every later attempt fails, too."""
     before, version = lake.content(), lake.version("clean.orders")
     future = lake.land("raw.orders", "2.csv", orders_csv("9,10,2100-01-01,2024-01-01 08:00:00,NEW,5"))
     failed = lake.attempt()

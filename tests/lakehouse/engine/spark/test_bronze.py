@@ -145,10 +145,8 @@ def broken_csv_files() -> dict[str, tuple[str | bytes, str]]:
 
 
 def test_broken_csv_files_are_rejected_until_corrected(make_lake: Lakes) -> None:
-    lake = make_lake(landed_items, items_table())
-    good = items_csv("1,1,1", "2,1,1")
-    broken = broken_csv_files()
-    lake.land("raw.items", "good.csv", good)
+    lake, broken = make_lake(landed_items, items_table()), broken_csv_files()
+    lake.land("raw.items", "good.csv", items_csv("1,1,1", "2,1,1"))
     lake.land("raw.items", "header_only.csv", items_csv())
     lake.land("raw.items", "byte_order_mark.csv", "\ufeff" + items_csv("3,1,1"))
     lake.land("raw.items", "crlf.csv", items_csv("4,1,1").replace("\n", "\r\n"))
