@@ -1,4 +1,4 @@
-"""A lake in a test's folder: land files, run tables on it, read them back without Spark."""
+"""A lake in a test's folder: land files, run tables, read tables without Spark."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ ORDERS_HEADER = "order_id,customer_id,order_date,updated_at,status,amount"
 
 
 def orders_csv(*lines: str) -> str:
-    """A file of orders; a line gives order, customer, date, updated at, status, amount."""
+    """Return a file of orders. A line has order, customer, date, updated at, status, amount."""
     return "\n".join([ORDERS_HEADER, *lines]) + "\n"
 
 
 def json_lines(*records: Mapping[str, Any]) -> str:
-    return "".join(json.dumps(one) + "\n" for one in records)
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def customer(number: int, name: str, city: str, as_of: str) -> dict[str, Any]:
@@ -54,37 +54,38 @@ def customer(number: int, name: str, city: str, as_of: str) -> dict[str, Any]:
 
 
 def parquet(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> bytes:
-    held = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(zip(schema.names, r, strict=True)) for r in rows], schema), held)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    records = [dict(zip(schema.names, row, strict=True)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(records, schema), buffer)
+    return buffer.getvalue()
 
 
 def payments_file(*rows: tuple[int, int, str, float]) -> bytes:
-    """A file of payments; a row gives payment, order, day, amount."""
+    """Return a file of payments. A row has payment, order, day, amount."""
     return parquet([(p, o, date.fromisoformat(day), amount) for p, o, day, amount in rows], PAYMENTS)
 
 
 def snapshot_date() -> Column:
-    """Return the date at the end of a snapshot's file name; null where it has none."""
+    """Return the date at the end of a snapshot's file name, or null without a date."""
     return F.regexp_extract("_source_file", r"_(\d{4}-\d{2}-\d{2})\.[a-z]+$", 1).try_cast("date")
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A report with its results by table."""
+    """Report of a run, with its results by table."""
 
     report: RunReport
 
     def __getitem__(self, name: str) -> TableResult:
-        return next(one for one in self.report.results if one.table == name)
+        return next(result for result in self.report.results if result.table == name)
 
     @property
     def statuses(self) -> dict[str, str]:
-        return {one.table: one.status for one in self.report.results}
+        return {result.table: result.status for result in self.report.results}
 
     @property
     def errors(self) -> dict[str, str]:
-        return {one.table: one.error for one in self.report.results if one.error}
+        return {result.table: result.error for result in self.report.results if result.error}
 
     def counts(self, name: str) -> dict[str, int]:
         outcome = self[name].outcome
@@ -94,7 +95,7 @@ class RunResults:
 
 @dataclass(frozen=True)
 class TestLake:
-    """A lake with the tables of a graph; `declaring` gives the same folder with others."""
+    """Lake with the tables of a graph. `with_tables` returns the same folder with other tables."""
 
     __test__ = False
 
@@ -118,63 +119,61 @@ class TestLake:
         return self.root / "landing" / declared.landing
 
     def land(self, source: str, name: str, content: str | bytes) -> Path:
-        """Put a file in place whole, packed where its name says so."""
+        """Land a complete file, compressed if its name ends with .gz."""
         file = self.folder(source) / name
         file.parent.mkdir(parents=True, exist_ok=True)
         data = content.encode() if isinstance(content, str) else content
-        location.put_if_changed(
-            file, gzip.compress(data, mtime=0) if name.endswith(".gz") and isinstance(content, str) else data
-        )
+        is_compressed = name.endswith(".gz") and isinstance(content, str)
+        location.put_if_changed(file, gzip.compress(data, mtime=0) if is_compressed else data)
         return file
 
     def plan(self, *selectors: str, request: Request | None = None) -> dict[str, Step]:
-        return {s.table: s for s in plan_steps(self.lake, self.lake.graph.select(selectors), request or Request())}
+        names = self.lake.graph.select(selectors)
+        return {step.table: step for step in plan_steps(self.lake, names, request or Request())}
 
     def attempt(
         self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2
     ) -> RunResults:
-        """A run, whatever becomes of it."""
-        names = self.lake.graph.select(selectors)
-        return RunResults(
-            run_tables(self.engine, self.lake, names, request or Request(), Run(run, "revision"), parallel)
-        )
+        """Run tables, and return the results also of a failed run."""
+        names, attempt = self.lake.graph.select(selectors), Run(run, "revision")
+        return RunResults(run_tables(self.engine, self.lake, names, request or Request(), attempt, parallel))
 
     def run(self, *selectors: str, full_refresh: bool = False, **more: Any) -> RunResults:
-        """A run that must not fail."""
+        """Run tables, and check that the run does not fail."""
         if full_refresh:
             more["request"] = Request(frozenset(self.lake.graph.select(selectors)))
-        done = self.attempt(*selectors, **more)
-        assert not done.report.has_failed, done.errors
-        return done
+        results = self.attempt(*selectors, **more)
+        assert not results.report.has_failed, results.errors
+        return results
 
     # --- reading without Spark --------------------------------------------------------------------------------------
 
     def version(self, name: str) -> int | None:
-        opened = table_log.open_log(self.lake.path(name))
-        return opened.version if opened else None
+        log = table_log.open_log(self.lake.path(name))
+        return log.version if log else None
 
     def open_log(self, name: str) -> table_log.TableLog:
-        opened = table_log.open_log(self.lake.path(name))
-        assert opened is not None, name
-        return opened
+        log = table_log.open_log(self.lake.path(name))
+        assert log is not None, name
+        return log
 
     def versions(self) -> dict[str, int | None]:
         return {name: self.version(name) for name in self.lake.graph.declarations}
 
     def record(self, name: str) -> Record:
-        found = table_log.read_last_record(self.lake.path(name))
-        assert found is not None
-        return found
+        record = table_log.read_last_record(self.lake.path(name))
+        assert record is not None
+        return record
 
     def rows(self, name: str, *columns: str) -> list[tuple[Any, ...]]:
-        """A table's rows in order, of the declared columns unless told."""
-        return _rows(self.lake.path(name), columns or self.columns(name))
+        """Read a table's rows in order: the named columns, or else the declared columns."""
+        return read_rows(self.lake.path(name), columns or self.columns(name))
 
     def rows_changed(self, name: str, column: str, version: int) -> set[Any]:
-        """The values of a column in the rows that stand otherwise since the version before."""
-        table = DeltaTable(str(self.lake.path(name)), version=version).to_pyarrow_table().to_pylist()
+        """Return the values of a column in the rows that a version changed."""
+        after = DeltaTable(str(self.lake.path(name)), version=version).to_pyarrow_table().to_pylist()
         before = DeltaTable(str(self.lake.path(name)), version=version - 1).to_pyarrow_table().to_pylist()
-        return {row[column] for row in table if row not in before} | {row[column] for row in before if row not in table}
+        return {row[column] for row in after if row not in before} | {row[column] for row in before if row not in after}
 
     def columns(self, name: str) -> tuple[str, ...]:
         declared = self.lake.graph.declarations[name]
@@ -183,13 +182,13 @@ class TestLake:
         return (*declared.columns, *(added if history else ()))
 
     def content(self) -> dict[str, list[tuple[Any, ...]]]:
-        """The rows of every table that there is, bronze left out: its rows say when they came."""
+        """Read the rows of every existing table but bronze, where the rows have times of ingestion."""
         tables = (n for n, d in self.lake.graph.declarations.items() if isinstance(d, Table))
         return {name: self.rows(name) for name in tables if self.version(name) is not None}
 
     def quarantine(self, name: str, *columns: str) -> list[tuple[Any, ...]]:
         path = self.lake.quarantine_path(name)
-        return _rows(path, columns or tuple(rules.QUARANTINE_COLUMNS)) if path.exists() else []
+        return read_rows(path, columns or tuple(rules.QUARANTINE_COLUMNS)) if path.exists() else []
 
     def originals(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(text) for (text,) in self.quarantine(name, "original")]
@@ -200,13 +199,13 @@ class TestLake:
         return self.lake.landing_zone(declared).read_history()
 
     def rejected(self, source: str) -> dict[str, str]:
-        """The reasons for which files were rejected, by name below the source's folder."""
+        """Return the reason of each rejected file, by its name below the source's folder."""
         folder = self.folder(source).relative_to(self.root / "landing").as_posix()
-        found = (one for manifest in self.history(source) for one in manifest.rejected_files)
-        return {one.path.removeprefix(f"{folder}/"): one.reason for one in found}
+        files = (file for manifest in self.history(source) for file in manifest.rejected_files)
+        return {file.path.removeprefix(f"{folder}/"): file.reason for file in files}
 
 
-def _rows(path: Path, columns: Iterable[str]) -> list[tuple[Any, ...]]:
+def read_rows(path: Path, columns: Iterable[str]) -> list[tuple[Any, ...]]:
     table = DeltaTable(str(path)).to_pyarrow_table(columns=list(columns))
     return sorted(((tuple(row.values())) for row in table.to_pylist()), key=lambda row: [_sortable(v) for v in row])
 
@@ -228,7 +227,7 @@ landed_items = source("raw.items", landing="items", columns=tuple(ITEM_TYPES))
 
 
 def items_csv(*lines: str) -> str:
-    """A file of items; a line gives id, at, value."""
+    """Return a file of items. A line has id, at, value."""
     return "\n".join(["id,at,value", *lines]) + "\n"
 
 
@@ -241,7 +240,7 @@ def parse_items(items: DataFrame) -> DataFrame:
 def items_table(
     write: WriteMode | None = None, function: Callable[[DataFrame], DataFrame] = parse_items, **more: Any
 ) -> Table:
-    """A table of items driven by the landed ones."""
+    """Declare a table of items, with the landed items as its incremental input."""
     write = write or Merge(newest_by=("at",))
     options = {"columns": ITEM_TYPES, "key": ("id",), "items": "raw.items", **more}
     return table("clean.items", write=write, **options)(function)

@@ -1,4 +1,4 @@
-"""The Spark session of the tests, and of the processes that they start."""
+"""The Spark session of the tests and of their processes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from pyspark.sql import SparkSession
 from lakehouse.engine.spark.session import add_jvm_jars, archive_options, local_file_properties, read_properties
 from tests.paths import CONF, PROJECT
 
-# Spark's own workers, too, run in the environment of the tests.
+# Spark's workers run in the environment of the tests, too.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 SMALL = {
-    "spark.sql.adaptive.enabled": "false",  # which makes a job of each stage; commands, which tests start as well, have it
+    "spark.sql.adaptive.enabled": "false",  # it makes a job of each stage; the commands under test enable it
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.driver.extraJavaOptions": f"{archive_options()} -XX:+UseSerialGC",  # several such processes share two cores
+    "spark.driver.extraJavaOptions": f"{archive_options()} -XX:+UseSerialGC",  # several JVMs share two cores
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.sql.ui.explainMode": "simple",  # nobody looks at the plans that Spark describes for its page
+    "spark.sql.ui.explainMode": "simple",  # the tests do not use the plans of Spark's web page
     **local_file_properties(),
 }
 
 
 def small_session(*, compiled: bool = False) -> SparkSession:
-    """A local session for small tables: to interpret a query of ten rows is quicker than to compile it, as Spark does."""
+    """Start a local session for small tables.
+
+    Args:
+        compiled: Compile queries. For ten rows it is faster to interpret them.
+    """
     builder = (
         SparkSession.builder.config(map=SMALL)
         .master("local[2]")
@@ -35,8 +39,10 @@ def small_session(*, compiled: bool = False) -> SparkSession:
         .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-        .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")  # a vacuum lists with so many tasks
-        # A collector that does nothing in between: what goes on beside the tests takes from their two cores.
+        .config(
+            "spark.sql.sources.parallelPartitionDiscovery.parallelism", "2"
+        )  # the number of tasks that list files for a vacuum
+        # This collector does no work in the background, because that slows down tests on two cores.
         .config("spark.driver.extraJavaOptions", f"{archive_options()} -XX:+UseParallelGC")
         .config("spark.sql.codegen.wholeStage", str(compiled).lower())
         .config("spark.sql.codegen.factoryMode", "CODEGEN_ONLY" if compiled else "NO_CODEGEN")
@@ -48,7 +54,7 @@ def small_session(*, compiled: bool = False) -> SparkSession:
 
 
 def small_s3_session(**others: str) -> SparkSession:
-    """A session of the profile minio for small tables; the environment says where the store is."""
+    """Start a session of the profile minio for small tables. The environment has the address of the store."""
     settings = read_properties(CONF / "spark" / "minio.conf") | SMALL | others
     settings |= {"spark.master": "local[2]", "spark.driver.memory": "700m"}
     add_jvm_jars(settings.pop("spark.jars"), PROJECT)
@@ -58,5 +64,5 @@ def small_s3_session(**others: str) -> SparkSession:
     return builder.getOrCreate()
 
 
-if __name__ == "__main__":  # fetch every jar once, before processes side by side would: Ivy does not lock its cache
+if __name__ == "__main__":  # fetch every jar once, before parallel processes do: Ivy does not lock its cache
     small_s3_session().stop()

@@ -1,4 +1,4 @@
-"""A shop's suppliers and products kept in PostgreSQL: suppliers by a cursor, products as snapshots."""
+"""A shop's suppliers and products in PostgreSQL: suppliers by cursor, products as snapshots."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def clean_suppliers(suppliers: DataFrame) -> DataFrame:
     products="raw.products",
 )
 def clean_products(products: DataFrame) -> DataFrame:
-    """One row per product and time for which it had the same name and stock."""
+    """One row per product and time span with the same name and stock."""
     stock = parse("stock", "int").alias("stock")
     day = snapshot_date().alias("snapshot_date")
     return products.select("sku", "name", stock, day, unparsed({"stock": "int"}), *ORIGIN_COLUMNS)

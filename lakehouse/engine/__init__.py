@@ -1,4 +1,4 @@
-"""Engines: what computes tables and writes them. The rooms above open one here and know only its protocol."""
+"""Engines that compute and write tables. The packages above open an engine here and know only its protocol."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def open_engine(settings: Settings, log: Path | None = None, on_start: Callable[[], None] | None = None) -> Engine:
-    """Return the engine that the settings name; whoever opens it stops it.
+    """Return the engine that the settings name. The caller stops it.
 
     Args:
-        log: A file for what the engine's own process prints.
+        log: A file for the output of the engine's own process.
         on_start: Called once, after the engine has started.
     """
     from lakehouse.engine.spark.engine import SparkEngine
@@ -25,9 +25,9 @@ def open_engine(settings: Settings, log: Path | None = None, on_start: Callable[
 
 
 def running_engine() -> Engine:
-    """Return the engine that this process runs already; with none, one that starts with its defaults.
+    """Return the engine that this process already runs, or else an engine that starts with its defaults.
 
-    It is not bound to the active session, which may belong to other code that sets it up for its own reads.
+    It is not bound to the active session: that may belong to other code, which configures it for its own reads.
     """
     from lakehouse.engine.spark.engine import SparkEngine
 
@@ -35,7 +35,7 @@ def running_engine() -> Engine:
 
 
 def redirect_query_logs(handler: logging.Handler) -> None:
-    """Send what an engine's Python client logs of failed queries to the handler alone."""
+    """Send the log of failed queries from an engine's Python client to the handler alone."""
     from lakehouse.engine.spark.session import redirect_query_loggers
 
     redirect_query_loggers(handler)

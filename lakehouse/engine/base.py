@@ -1,7 +1,7 @@
-"""The seam between the platform and its engines: what computes tables and writes them.
+"""Protocols of the engines that compute and write tables.
 
-The rooms above work with these protocols and with the DataFrame API alone. An engine need not have Spark's `newSession`,
-its context, nor Delta's own writer.
+The packages above work with these protocols and with the DataFrame API alone. An engine needs neither Spark's
+`newSession`, nor its context, nor Delta's own writer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lakehouse.landing.zone import LandingZone
 
 T = TypeVar("T")
-# How long a table's past stays readable: change feed and time travel need both the log and the removed files.
+# Time for which a table's past stays readable. Change feed and time travel need both the log and the removed files.
 RETENTION = {
     "delta.logRetentionDuration": "interval 365 days",
     "delta.deletedFileRetentionDuration": "interval 30 days",
@@ -55,11 +55,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit's record, and the transaction id that keeps its batch from being written twice.
+    """Record of a commit, with the transaction id that keeps its batch from being written twice.
 
     Attributes:
-        fence: Number of the lake's lock (`lakehouse.storage.lease`). With it the same batch may be written again, but by
-            no process that held the lock earlier.
+        fence: Number of the lake's lock (`lakehouse.storage.lease`). With it the same batch may be written again, but
+            not by a process that held an earlier lock.
     """
 
     table: str
@@ -75,39 +75,46 @@ class Commit:
 
 
 class Tables(Protocol):
-    """Reads tables and writes one of them, isolated from the writes of other tables.
+    """Reader of tables and writer of one table, isolated from the writes of other tables.
 
-    Each write is one commit with its record. It is checked after it was made.
+    Each write is one commit with its record, and is verified after the commit.
 
     Raises:
         LedgerError: Another writer used the batch's number (any write).
     """
 
     def read(self, path: Location, version: int) -> DataFrame:
-        """Read a table as it was at a version."""
+        """Read a version of a table."""
 
     def read_latest(self, path: Location) -> DataFrame:
-        """Read a table as it is."""
+        """Read the latest version of a table."""
 
     def read_changes(self, path: Location, after: int, until: int) -> DataFrame:
-        """Read the rows inserted, updated (old and new image) and deleted in versions (after, until]; see `_change_type`."""
+        """Read the change feed of the versions after ``after``, up to ``until``.
+
+        Column `_change_type` marks inserted rows, deleted rows and both images of updated rows.
+        """
 
     def read_landed(self, source: Source, manifest: Manifest, root: Location, existing: Mapping[str, str]) -> DataFrame:
         """Read the records of a batch of landed files, with the landing columns.
 
         Args:
             root: The landing zone.
-            existing: The columns of the source's table with their types; a column that a contract added keeps its type.
+            existing: Columns of the source's table with their types. A column that a contract added keeps its type.
         """
 
     def from_arrow(self, rows: pa.Table) -> DataFrame:
-        """Make a frame of rows in memory."""
+        """Make a frame from rows in memory."""
 
     def prepare(self, target: Target, added: Mapping[str, str]) -> None:
-        """Add columns (null in the rows written before) to an existing table, and its change feed where it lacks one."""
+        """Add columns to an existing table, null in its rows, and add its change feed if it lacks one."""
 
     def append(self, rows: DataFrame, target: Target, commit: Commit, *, can_add_columns: bool = False) -> None:
-        """Append rows. A table that ``grows`` gets the columns that only the rows have."""
+        """Append rows.
+
+        Args:
+            can_add_columns: Add the columns that only the rows have to the table.
+        """
 
     def overwrite(self, rows: DataFrame, target: Target, commit: Commit) -> None:
         """Replace all rows and the schema."""
@@ -115,7 +122,12 @@ class Tables(Protocol):
     def replace(
         self, rows: DataFrame, target: Target, commit: Commit, predicate: str, *, can_add_columns: bool = False
     ) -> None:
-        """Replace the rows that the predicate (SQL) selects, in one commit; see `append` for ``grows``."""
+        """Replace the rows that the predicate selects, in one commit.
+
+        Args:
+            predicate: A SQL condition.
+            can_add_columns: See `append`.
+        """
 
     def merge(
         self, rows: DataFrame, target: Target, commit: Commit, key: Sequence[str], prune: str, delete: str | None
@@ -123,25 +135,25 @@ class Tables(Protocol):
         """Update and insert rows by key, in one commit.
 
         Args:
-            prune: A SQL condition on the target (alias t) that every matching row meets: files outside are skipped.
-            delete: A boolean column of the rows; where it is true, the table's row of that key is deleted.
+            prune: A SQL condition on the target (alias t) that every matching row meets. Files outside are skipped.
+            delete: A boolean column of the rows. Where it is true, the table's row of that key is deleted.
         """
 
     def restore(self, target: Target, commit: Commit, version: int) -> None:
-        """Make the table, its columns and properties what they were at a version, as a new version."""
+        """Restore the rows, columns and properties of a version, as a new version."""
 
     def empty(self, target: Target, commit: Commit) -> None:
-        """Delete all rows; columns and properties stay."""
+        """Delete all rows. Columns and properties stay."""
 
 
 class Engine(Protocol):
-    """Computes and writes tables. It starts on first use."""
+    """Engine that computes and writes tables. It starts on first use."""
 
     def start(self) -> None:
         """Start now."""
 
     def isolate(self) -> Tables:
-        """Return what reads and writes for one table's write. Starts the engine where that has not happened.
+        """Return the reader and writer of one table. Start the engine if it has not started.
 
         Raises:
             SessionError: The engine did not start.
@@ -155,13 +167,13 @@ class Engine(Protocol):
         """
 
     def retry_on_conflict(self, table: str, attempt: Callable[[], T]) -> T:
-        """Attempt a commit, and again from its decision on where another writer's commit came between."""
+        """Attempt a commit. After a conflict with another writer's commit, attempt it again from its decision."""
 
     def wait(self, futures: Collection[Future[T]]) -> set[Future[T]]:
-        """Wait until some of the futures are done, and return these."""
+        """Wait until at least one future is done, and return the futures that are."""
 
     def cancel(self) -> None:
-        """Cancel all that the engine computes. An engine that has not started never will."""
+        """Cancel all computations. An engine that has not started then never starts."""
 
     def stop(self) -> None:
         """Stop the engine if it was started."""

@@ -1,4 +1,4 @@
-"""Counts of a staged batch, and whether they add up."""
+"""Counts of a staged batch, and checks that they add up."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ RANGED_TYPES = ("date", "timestamp", "int", "bigint")
 
 @dataclass(frozen=True)
 class RuleCounts:
-    """What one pass over a staged batch counted.
+    """Counts of one pass over a staged batch.
 
-    ``broken`` has the rows that broke each rule (one that only warns counts those that are kept), ``key_range`` the least
-    and greatest value of the key columns that have an order worth skipping files by, as text in UTC, ``origins`` sums up
-    which landed rows they came from.
+    Attributes:
+        duplicates: Number of rows beyond one per key.
+        violations: Number of rows that violate each rule. A rule that only warns counts rows that are not rejected.
+        key_ranges: Least and greatest value of each key column in `range_columns`, as text in UTC.
+        origins: Hash of the set of landed rows that the staged rows come from.
     """
 
     rows: int
@@ -38,62 +40,69 @@ class RuleCounts:
 
 
 def range_columns(table: Table) -> list[str]:
-    """The key's columns that have an order worth skipping files by."""
+    """Return the key columns with an order by which a merge can skip files."""
     return [c for c in table.key if table.columns[c] in RANGED_TYPES]
 
 
 def count_batch(
     table: Table, staged: DataFrame, can_have_duplicates: bool = True, *, has_rules: bool = True
 ) -> RuleCounts:
-    """Count a staged batch in one pass; without ``rules`` every row counts as good, and only the keys need to be computed."""
+    """Count a staged batch in one pass.
+
+    Args:
+        has_rules: If False, every row passes, and only the keys need to be computed.
+    """
     row = aggregate_batch(table, staged, can_have_duplicates, has_rules=has_rules).first()
     assert row is not None
-    seen = row.asDict()
-    broken = {rule.name: int(seen.get(f"rule_{i}") or 0) for i, rule in enumerate(effective_rules(table))}
-    if seen.get("unreadable"):
-        broken[PARSED_RULE] = int(seen["unreadable"])
+    values = row.asDict()
+    violations = {rule.name: int(values.get(f"rule_{i}") or 0) for i, rule in enumerate(effective_rules(table))}
+    if values.get("unreadable"):
+        violations[PARSED_RULE] = int(values["unreadable"])
+    bounds = [(c, values.get(f"min_{i}"), values.get(f"max_{i}")) for i, c in enumerate(range_columns(table))]
+    duplicates = 0
+    if values.get("extra"):
+        duplicates = _count_duplicates(table, passing_rows(table, staged) if has_rules else staged)
     return RuleCounts(
-        rows=int(seen["rows"] or 0),
-        rejected=int(seen["rejected"] or 0),
-        duplicates=_count_duplicates(table, passing_rows(table, staged) if has_rules else staged)
-        if seen.get("extra")
-        else 0,
-        violations={name: count for name, count in broken.items() if count},
-        key_ranges={
-            c: (seen[f"min_{i}"], seen[f"max_{i}"]) for i, c in enumerate(range_columns(table)) if seen.get(f"min_{i}")
-        },
-        origins=seen.get("origins"),
+        rows=int(values["rows"] or 0),
+        rejected=int(values["rejected"] or 0),
+        duplicates=duplicates,
+        violations={name: count for name, count in violations.items() if count},
+        key_ranges={c: (low, high) for c, low, high in bounds if low and high},
+        origins=values.get("origins"),
     )
 
 
 def aggregate_batch(
     table: Table, staged: DataFrame, can_have_duplicates: bool = True, *, has_rules: bool = True
 ) -> DataFrame:
-    """One row for `audit`: rows, rejects, rows per broken rule, origins, key ranges and, where asked, rows beyond one per key's hash.
+    """Aggregate a staged batch to one row: rows, rejects, violations by rule, origins and key ranges.
 
-    Plain aggregates: what counts what passes by (`observe`) cannot run on a GPU, and is interpreted on a CPU.
+    These are plain aggregates. An observed metric (`observe`) cannot run on a GPU, and a CPU interprets it.
+
+    Args:
+        can_have_duplicates: Also count the rows beyond one per hash of a key.
     """
     rejected = violates_any(table, staged) if has_rules else F.lit(False)
-    # What is counted of the rows, and what makes one of what several groups counted.
-    found = {"rows": (F.count(F.lit(1)), F.sum), "rejected": (F.count_if(rejected), F.sum)}
+    # Each aggregate of the rows, with the aggregate that combines the values of several groups.
+    aggregates = {"rows": (F.count(F.lit(1)), F.sum), "rejected": (F.count_if(rejected), F.sum)}
     if set(ORIGIN_COLUMNS) <= set(staged.columns):
-        found["origins"] = (hash_origins(), F.bit_xor)
+        aggregates["origins"] = (hash_origins(), F.bit_xor)
     if has_rules:
-        found |= {
-            f"rule_{i}": (_count_violations(rule, rejected), F.sum) for i, rule in enumerate(effective_rules(table))
-        }
-        found |= {f"min_{i}": (F.min(column), F.min) for i, column in enumerate(range_columns(table))}
-        found |= {f"max_{i}": (F.max(column), F.max) for i, column in enumerate(range_columns(table))}
+        for i, rule in enumerate(effective_rules(table)):
+            aggregates[f"rule_{i}"] = (_count_violations(rule, rejected), F.sum)
+        for i, column in enumerate(range_columns(table)):
+            aggregates[f"min_{i}"] = (F.min(column), F.min)
+            aggregates[f"max_{i}"] = (F.max(column), F.max)
         if UNPARSED in staged.columns:
-            found["unreadable"] = (F.count_if(F.size(UNPARSED) > 0), F.sum)
-    counts = [count.alias(name) for name, (count, _) in found.items()]
+            aggregates["unreadable"] = (F.count_if(F.size(UNPARSED) > 0), F.sum)
+    counts = [count.alias(name) for name, (count, _) in aggregates.items()]
     if can_have_duplicates:
-        # By the hash of a key, which is much less to shuffle; all rejects have the same one, as theirs do not count.
+        # The hash of a key is much less to shuffle than the key. Rejects are no duplicates: they share one null hash.
         staged = staged.groupBy(F.when(~rejected, _key_hash(table)).alias("hash")).agg(*counts)
-        counts = [summed(name).alias(name) for name, (_, summed) in found.items()]
+        counts = [combine(name).alias(name) for name, (_, combine) in aggregates.items()]
         counts.append(F.sum(F.when(F.col("hash").isNotNull(), F.col("rows") - 1)).alias("extra"))
-    ends = [name for name in found if name.startswith(("min_", "max_"))]
-    return staged.agg(*counts).withColumns({name: F.col(name).cast("string") for name in ends})
+    bounds = [name for name in aggregates if name.startswith(("min_", "max_"))]
+    return staged.agg(*counts).withColumns({name: F.col(name).cast("string") for name in bounds})
 
 
 def _key_hash(table: Table) -> Column:
@@ -101,78 +110,85 @@ def _key_hash(table: Table) -> Column:
 
 
 def _count_duplicates(table: Table, rows: DataFrame) -> int:
-    """The rows beyond one per key, by the keys themselves: of billions, two may share a hash."""
+    """Count the rows beyond one per key, by the keys themselves: among billions of keys, two may share a hash."""
     per_key = rows.groupBy(*table.key).agg((F.count(F.lit(1)) - 1).alias("beyond"))
     return int(per_key.agg(F.sum("beyond")).first()[0] or 0)  # type: ignore[index]
 
 
-def raise_on_failures(table: Table, counted: RuleCounts) -> None:
-    """Raise where a rule that fails the run was broken.
+def raise_on_failures(table: Table, rule_counts: RuleCounts) -> None:
+    """Raise an error if rows violate a rule that fails the run.
 
     Raises:
-        RuleError: names each such rule, its predicate and the rows that broke it.
+        RuleError: Rows violate such a rule. Each rule is listed with its predicate and its number of rows.
     """
-    fatal = [
-        rule for rule in effective_rules(table) if rule.on_violation == "fail" and counted.violations.get(rule.name)
-    ]
+    violations = rule_counts.violations
+    fatal = [rule for rule in effective_rules(table) if rule.on_violation == "fail" and violations.get(rule.name)]
     if fatal:
-        said = "; ".join(f"{rule.name} ({rule.predicate}): {counted.violations[rule.name]} rows" for rule in fatal)
-        raise RuleError(f"{table.name}: rows broke rules that fail the run: {said}. Nothing was written.")
+        listing = "; ".join(f"{rule.name} ({rule.predicate}): {violations[rule.name]} rows" for rule in fatal)
+        raise RuleError(
+            f"{table.name}: rows violate rules that fail the run, and nothing was written: {listing}. "
+            "Correct the rows or the rules, then run again."
+        )
 
 
 def check_accounting(table: str, rows_in: int, counts: Mapping[str, int]) -> None:
-    """Check that every row that came in is accounted for.
+    """Check that the counts account for every input row.
 
     Raises:
-        AccountingError: rows in differ from written + unchanged + superseded + quarantined.
+        AccountingError: The number of input rows is not written + unchanged + superseded + quarantined.
     """
     total = sum(counts.values())
     if rows_in != total:
         parts = " + ".join(f"{count} {name}" for name, count in counts.items())
         raise AccountingError(
-            f"{table}: {rows_in} rows came in, but {parts} = {total}. Nothing was written. Its function must return "
-            "one row for each row of its driver: look for a filter, an explode or a join that drops or doubles rows."
+            f"{table}: {rows_in} rows came in, but {parts} = {total}, and nothing was written. "
+            "Return one row for each row of the incremental input: look for a filter, an explode or a join "
+            "that drops or duplicates rows."
         )
 
 
-def warning_counts(table: Table, counted: RuleCounts) -> dict[str, int]:
-    """The rows that broke each rule that only warns."""
-    warned = {rule.name for rule in table.rules if rule.on_violation == "warn"}
-    return {name: count for name, count in counted.violations.items() if name in warned}
+def warning_counts(table: Table, rule_counts: RuleCounts) -> dict[str, int]:
+    """Return the number of rows that violate each rule that only warns."""
+    names = {rule.name for rule in table.rules if rule.on_violation == "warn"}
+    return {name: count for name, count in rule_counts.violations.items() if name in names}
 
 
 def check_origins(table: str, input_origins: int | None, output_origins: int | None) -> None:
-    """Check that the rows that a function returned come from the very rows that it was given.
+    """Check that the rows of a function's output come from exactly its input rows.
 
     Raises:
-        AccountingError: it dropped some and returned as many twice, or changed `_file_id` or `_row`.
+        AccountingError: The function dropped rows and duplicated as many, or changed `_file_id` or `_row`.
     """
     if input_origins != output_origins:
         raise AccountingError(
-            f"{table}: as many rows came out as came in, but not one for each: its function dropped some and doubled "
-            "others, or changed _file_id or _row. Nothing was written."
+            f"{table}: as many rows came out as came in, but not one for each, and nothing was written. "
+            "Correct the table's function: it drops rows and duplicates others, or changes _file_id or _row."
         )
 
 
 def hash_origins(rows: Column | None = None) -> Column:
-    """What tells one set of landed rows from another of the same size: the exclusive or of their names' hashes."""
-    named = F.xxhash64(*ORIGIN_COLUMNS)
-    return F.bit_xor(named if rows is None else F.when(rows, named)).alias("origins")
+    """Return the hash of a set of landed rows: the exclusive or of the hashes of their origins.
+
+    Args:
+        rows: A condition for the rows to hash. Without it all are hashed.
+    """
+    origin = F.xxhash64(*ORIGIN_COLUMNS)
+    return F.bit_xor(origin if rows is None else F.when(rows, origin)).alias("origins")
 
 
-def check_written(table: str, counted: int, written: int) -> None:
-    """Check that a commit wrote the rows that the audit before it announced.
+def check_written(table: str, expected: int, written: int) -> None:
+    """Check that a commit wrote as many rows as the audit before it counted.
 
     Raises:
-        AccountingError: it did not: the table's function gives other rows each time it is called.
+        AccountingError: The numbers differ, because the table's function returns other rows on each call.
     """
-    if counted != written:
+    if expected != written:
         raise AccountingError(
-            f"{table}: {counted} rows were audited, {written} written. Its function must give the same rows each time: "
-            "look for the clock or random numbers in it, then run --full-refresh."
+            f"{table}: {expected} rows were audited, but {written} written: the table's function returns other rows on "
+            "each call. Remove the clock or random numbers from the function, then run --full-refresh."
         )
 
 
 def _count_violations(rule: Rule, rejected: Column) -> Column:
-    broken = is_violated(rule)
-    return F.count_if(broken & ~rejected if rule.on_violation == "warn" else broken)
+    violated = is_violated(rule)
+    return F.count_if(violated & ~rejected if rule.on_violation == "warn" else violated)

@@ -1,4 +1,4 @@
-"""Carrying out a step: each way of writing, one commit."""
+"""Execution of a step: the write mode of the table decides how, and the result is one commit."""
 
 from __future__ import annotations
 
@@ -25,161 +25,166 @@ if TYPE_CHECKING:
 Span = tuple[date, date]
 
 
-def execute_step(work: TableWriter) -> Outcome:
-    """Do what the step says.
+def execute_step(writer: TableWriter) -> Outcome:
+    """Execute the step.
 
     Raises:
-        LakehouseError: the batch was refused; nothing of it is in the table.
+        LakehouseError: The batch was rejected. The table has none of its rows.
     """
-    declared, step = work.lake.graph.declarations[work.step.table], work.step
+    declared, step = writer.lake.graph.declarations[writer.step.table], writer.step
     assert isinstance(step, WriteStep)
     if isinstance(declared, Source):
         assert isinstance(step, Ingest)
-        return _ingest(work, declared, step)
-    _prepare(work, declared, step)
+        return _ingest(writer, declared, step)
+    _prepare(writer, declared, step)
     match declared.write, step:
         case ((Replace() | Rebuild()), _):
-            return _write_whole(work, declared)
+            return _write_whole(writer, declared)
         case History() as history, _:
-            return keyed.write_history(work, declared, history)
+            return keyed.write_history(writer, declared, history)
         case _, Build():
-            return keyed.rebuild(work, declared)
+            return keyed.rebuild(writer, declared)
         case Append(), _:
-            return keyed.append(work, declared)
+            return keyed.append(writer, declared)
         case _:
-            return keyed.merge(work, declared)
+            return keyed.merge(writer, declared)
 
 
-def _prepare(work: TableWriter, declared: Declaration, step: WriteStep) -> None:
+def _prepare(writer: TableWriter, declared: Declaration, step: WriteStep) -> None:
     if not step.is_full_refresh:
-        work.tables.prepare(work.make_target(declared), step.schema_changes.added_columns)
+        writer.tables.prepare(writer.make_target(declared), step.schema_changes.added_columns)
 
 
-def _ingest(work: TableWriter, source: Source, step: Ingest) -> Outcome:
-    """One batch of landed files, by its manifest."""
-    landing = work.lake.landing_zone(source)
+def _ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
+    """Ingest one batch of landed files by its manifest."""
+    landing = writer.lake.landing_zone(source)
     history, manifest = landing.read_history(), step.manifest
-    known = len(manifest.rejected_files) if manifest else 0
+    reported_count = len(manifest.rejected_files) if manifest else 0
     if manifest is None:
         manifest = _pin_manifest(step, source, landing, history)
-    work.run.lease.check()
+    writer.run.lease.check()
     manifest = landing.verify_manifest(manifest, compute_fingerprint(source))
-    rejected = manifest.rejected_files[known:]
+    rejected = manifest.rejected_files[reported_count:]
     if not manifest.files:
         return Outcome({}, rejected_files=rejected, is_committed=False)
-    _prepare(work, source, step)
-    opened = None if manifest.is_full else work.lake.log(source.name)
-    rows = work.tables.read_landed(source, manifest, landing.root, opened.columns() if opened else {})
-    contract = conformance.summarize_drift(source, (one.columns for one in manifest.files))
-    undone = [one.batch for one in history if one.rolled_back_files]
-    commit = work.make_commit(source, {}, files=len(manifest.files), contract=contract, undone=undone)
-    target = work.make_target(source, source.stats or ("_file_id",))
-    paths = {one.path for one in manifest.files}
-    grows = source.contract.new_column == "add"
-    again = paths & {one.path for m in history for one in m.files if m.batch < manifest.batch}
+    _prepare(writer, source, step)
+    log = None if manifest.is_full else writer.lake.log(source.name)
+    rows = writer.tables.read_landed(source, manifest, landing.root, log.columns() if log else {})
+    contract = conformance.summarize_drift(source, (file.columns for file in manifest.files))
+    rolled_back = [earlier.batch for earlier in history if earlier.rolled_back_files]
+    commit = writer.make_commit(
+        source, {}, files=len(manifest.files), contract=contract, rolled_back_batches=rolled_back
+    )
+    target = writer.make_target(source, source.stats or ("_file_id",))
+    can_add_columns = source.contract.new_column == "add"
+    redelivered = _find_redelivered(manifest, history)
     if manifest.is_full:
-        work.tables.overwrite(rows, target, commit)
-    elif source.on_redelivery == "replace" and again:
+        writer.tables.overwrite(rows, target, commit)
+    elif source.on_redelivery == "replace" and redelivered:
         # The predicate covers the earlier deliveries of these files and the batch itself, and no other row.
-        work.tables.replace(
-            rows,
-            target,
-            commit,
-            f"{partitions.build_in_predicate('_source_file', again)} OR _batch_id = {manifest.batch}",
-            can_add_columns=grows,
-        )
+        predicate = f"{partitions.build_in_predicate('_source_file', redelivered)} OR _batch_id = {manifest.batch}"
+        writer.tables.replace(rows, target, commit, predicate, can_add_columns=can_add_columns)
     else:
-        work.tables.append(rows, target, commit, can_add_columns=grows)
+        writer.tables.append(rows, target, commit, can_add_columns=can_add_columns)
     return Outcome({"written": table_log.rows_written(target.path)}, rejected_files=rejected, contract=contract)
 
 
+def _find_redelivered(manifest: Manifest, history: list[Manifest]) -> set[str]:
+    """Find the paths of a batch that earlier batches delivered, too."""
+    earlier = {file.path for past in history for file in past.files if past.batch < manifest.batch}
+    return earlier & {file.path for file in manifest.files}
+
+
 def _pin_manifest(step: Ingest, source: Source, landing: LandingZone, history: list[Manifest]) -> Manifest:
-    """The batch's manifest, written before any of its files is read.
+    """Write the batch's manifest before any of its files is read.
 
     Raises:
-        LandingError: a full refresh would lose rows.
+        LandingError: A full refresh would lose rows.
     """
     if step.is_full_refresh:
         landing.check_refresh(history)
     return landing.write_manifest(step.batch, compute_fingerprint(source), history, step.files, step.is_full_refresh)
 
 
-def _write_whole(work: TableWriter, table: Table) -> Outcome:
-    """Rebuild, and replace by partition: the function's output takes the place of what was there.
+def _write_whole(writer: TableWriter, table: Table) -> Outcome:
+    """Replace the whole table, or the partitions of the step, by the function's output.
 
-    It is written in one pass that stops at the first row which breaks a rule; only then is it gone through with care.
+    The output is written in one pass that stops at the first row that violates a rule. After such a stop a second
+    pass counts the violations and quarantines those rows.
     """
-    spans = _partition_spans(work, table)
-    with work.cached_for_validation(table, compute_rows(work, table, spans)) as staged:
-        kept = f"NOT {_predicate(table, spans)}" if spans else ""
-        work.validate(table, rules.passing_rows(table, staged), (lambda there: there.where(kept)) if kept else None)
-        return _write_staged(work, table, staged, spans)
+    spans = _partition_spans(writer, table)
+    with writer.cached_for_validation(table, compute_rows(writer, table, spans)) as staged:
+        others = f"NOT {_predicate(table, spans)}" if spans else ""
+        retain = (lambda target: target.where(others)) if others else None
+        writer.validate(table, rules.passing_rows(table, staged), retain)
+        return _write_staged(writer, table, staged, spans)
 
 
-def _write_staged(work: TableWriter, table: Table, staged: DataFrame, spans: list[Span] | None) -> Outcome:
+def _write_staged(writer: TableWriter, table: Table, staged: DataFrame, spans: list[Span] | None) -> Outcome:
     rows = rules.stop_on_violation(table, staged)
-    work.clear_stale_rejects(table)
+    writer.clear_stale_rejects(table)
     try:
-        written = _commit_rows(work, table, rows, spans, {"quarantined": 0})
-        rejected, warned = 0, rules.count_warnings(table, _read_written(work, table, spans))
+        written = _commit_rows(writer, table, rows, spans, {"quarantined": 0})
+        rejected, warnings = 0, rules.count_warnings(table, _read_written(writer, table, spans))
     except Exception as error:
         if not rules.is_violation_stop(error):
             raise
-        counted = audit.count_batch(table, staged, can_have_duplicates=False)
-        audit.raise_on_failures(table, counted)
-        rejected, warned = counted.rejected, audit.warning_counts(table, counted)
-        work.write_quarantine(table, rules.rejected_rows(table, staged, None), rejected)
-        written = _commit_rows(work, table, rules.passing_rows(table, staged), spans, {"quarantined": rejected})
-    partitions = len(work.step.partitions) if isinstance(work.step, UpdatePartitions) else None
-    return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warned)
+        rule_counts = audit.count_batch(table, staged, can_have_duplicates=False)
+        audit.raise_on_failures(table, rule_counts)
+        rejected, warnings = rule_counts.rejected, audit.warning_counts(table, rule_counts)
+        writer.write_quarantine(table, rules.rejected_rows(table, staged, None), rejected)
+        written = _commit_rows(writer, table, rules.passing_rows(table, staged), spans, {"quarantined": rejected})
+    partitions = len(writer.step.partitions) if isinstance(writer.step, UpdatePartitions) else None
+    return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warnings)
 
 
-def _partition_spans(work: TableWriter, table: Table) -> list[Span] | None:
-    """The days of the partitions to replace; None where the whole table is."""
-    if not isinstance(work.step, UpdatePartitions) or table.partitioning is None:
+def _partition_spans(writer: TableWriter, table: Table) -> list[Span] | None:
+    """Return the days of the partitions to replace, or None to replace the whole table."""
+    if not isinstance(writer.step, UpdatePartitions) or table.partitioning is None:
         return None
-    return partitions.merge_into_ranges(work.step.partitions, table.partitioning)
+    return partitions.merge_into_ranges(writer.step.partitions, table.partitioning)
 
 
-def compute_rows(work: TableWriter, table: Table, spans: list[Span] | None) -> DataFrame:
-    """The function's output, for these days of its inputs and what it needs before them.
+def compute_rows(writer: TableWriter, table: Table, spans: list[Span] | None) -> DataFrame:
+    """Run the table's function for these days of its inputs, with the lookback days before them.
 
-    A row of an input without its day is in no partition, whether some of them are computed or all.
+    An input row without a date is in no partition, even when all partitions are computed.
     """
     inputs = {}
-    for name, one in table.inputs.items():
-        inputs[name] = work.read_snapshot(one.table)
-        if one.date_column is not None:
-            days = (
-                f"`{one.date_column}` IS NOT NULL"
-                if spans is None
-                else partitions.build_range_predicate(one.date_column, spans, one.lookback_days)
-            )
-            inputs[name] = inputs[name].where(days)
-    staged = work.apply(table, inputs)
+    for name, table_input in table.inputs.items():
+        inputs[name] = writer.read_snapshot(table_input.table)
+        column = table_input.date_column
+        if column is None:
+            continue
+        if spans is None:
+            days = f"`{column}` IS NOT NULL"
+        else:
+            days = partitions.build_range_predicate(column, spans, table_input.lookback_days)
+        inputs[name] = inputs[name].where(days)
+    staged = writer.apply(table, inputs)
     if spans is None:
         return staged
     assert table.partitioning is not None
-    # A row without its partition stays: it is quarantined, as it is when all partitions are computed.
+    # A row without a partition stays, so that it is quarantined, as in a rebuild of all partitions.
     return staged.where(f"{_predicate(table, spans)} OR `{table.partitioning.partition}` IS NULL")
 
 
 def _commit_rows(
-    work: TableWriter, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]
+    writer: TableWriter, table: Table, rows: DataFrame, spans: list[Span] | None, counts: Mapping[str, int]
 ) -> int:
-    """Write the rows in one commit; returns how many there were."""
-    target, commit = work.make_target(table), work.make_commit(table, counts)
+    """Write the rows in one commit and return their number."""
+    target, commit = writer.make_target(table), writer.make_commit(table, counts)
     rows = rows.select(*table.columns)
     if spans is None:
-        work.tables.overwrite(rows, target, commit)
+        writer.tables.overwrite(rows, target, commit)
     else:
-        work.tables.replace(rows, target, commit, _predicate(table, spans))
+        writer.tables.replace(rows, target, commit, _predicate(table, spans))
     return table_log.rows_written(target.path)
 
 
-def _read_written(work: TableWriter, table: Table, spans: list[Span] | None) -> DataFrame:
-    there = work.tables.read_latest(work.path)
-    return there.where(_predicate(table, spans)) if spans else there
+def _read_written(writer: TableWriter, table: Table, spans: list[Span] | None) -> DataFrame:
+    rows = writer.tables.read_latest(writer.path)
+    return rows.where(_predicate(table, spans)) if spans else rows
 
 
 def _predicate(table: Table, spans: list[Span]) -> str:

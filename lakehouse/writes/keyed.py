@@ -1,8 +1,8 @@
-"""Append, merge and history: tables whose rows come from their driver's rows one by one."""
+"""Append, merge and history: writes of tables with one row for each row of their incremental input."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,225 +24,249 @@ _FEED = ("_change_type", "_commit_version", "_commit_timestamp")
 _DELETE = "_delete"
 
 
-def rebuild(work: TableWriter, table: Table) -> Outcome:
-    """Append and merge from a whole driver: nothing to compare with, and never held.
+def rebuild(writer: TableWriter, table: Table) -> Outcome:
+    """Rebuild an append or merge table from its whole input, without a comparison and without a cache.
 
-    First only its keys are gone through; the write then stops at a row that breaks a rule, and all is gone through with care.
+    The first pass counts keys only, and its write stops at a row that violates a rule. A second pass then counts
+    the violations and quarantines those rows.
     """
     try:
-        return _rebuild_batch(work, table, rules=False)
+        return _rebuild_batch(writer, table, rules=False)
     except Exception as error:
         if not row_rules.is_violation_stop(error):
             raise
-    return _rebuild_batch(work, table, rules=True)
+    return _rebuild_batch(writer, table, rules=True)
 
 
-def _rebuild_batch(work: TableWriter, table: Table, *, rules: bool) -> Outcome:
-    batch = work.stage_batch(table, work.read_snapshot(table.incremental_input_table))
-    with work.cached_for_validation(table, batch.staged) as staged:
-        return _write_rebuilt(work, table, replace(batch, staged=staged), rules)
+def _rebuild_batch(writer: TableWriter, table: Table, *, rules: bool) -> Outcome:
+    batch = writer.stage_batch(table, writer.read_snapshot(table.incremental_input_table))
+    with writer.cached_for_validation(table, batch.staged) as staged:
+        return _write_rebuilt(writer, table, replace(batch, staged=staged), rules)
 
 
-def _write_rebuilt(work: TableWriter, table: Table, batch: Batch, rules: bool) -> Outcome:
-    counted = audit.count_batch(table, batch.staged, not table.write.is_append_only, has_rules=rules)
-    written = counted.rows - counted.rejected - counted.duplicates
-    counts = {"written": written, "unchanged": 0, "superseded": counted.duplicates, "quarantined": counted.rejected}
-    counts = work.check_counts(table, batch, counted, counts)
-    work.quarantine_batch(table, counted, batch)
+def _write_rebuilt(writer: TableWriter, table: Table, batch: Batch, rules: bool) -> Outcome:
+    rule_counts = audit.count_batch(table, batch.staged, not table.write.is_append_only, has_rules=rules)
+    written = rule_counts.rows - rule_counts.rejected - rule_counts.duplicates
+    counts = {
+        "written": written,
+        "unchanged": 0,
+        "superseded": rule_counts.duplicates,
+        "quarantined": rule_counts.rejected,
+    }
+    counts = writer.check_counts(table, batch, rule_counts, counts)
+    writer.quarantine_batch(table, rule_counts, batch)
     rows = batch.staged
-    if work.has_suite(table):
-        good = row_rules.passing_rows(table, rows)
-        work.validate(table, transforms.newest_of_duplicates(table, good) if counted.duplicates else good)
+    if writer.has_suite(table):
+        passing = row_rules.passing_rows(table, rows)
+        newest = transforms.newest_of_duplicates(table, passing) if rule_counts.duplicates else passing
+        writer.validate(table, newest)
     if not rules:
         rows = row_rules.stop_on_violation(table, rows)
-    rows = _newest_passing_rows(table, rows, counted)
-    target = work.make_target(table)
-    work.tables.overwrite(rows.select(*work.written_columns(rows)), target, work.make_commit(table, counts))
+    rows = _newest_passing_rows(table, rows, rule_counts)
+    target = writer.make_target(table)
+    writer.tables.overwrite(rows.select(*writer.written_columns(rows)), target, writer.make_commit(table, counts))
     audit.check_written(table.name, written, table_log.rows_written(target.path))
     if rules:
-        return Outcome(counts, warnings=audit.warning_counts(table, counted))
-    return Outcome(counts, warnings=row_rules.count_warnings(table, work.tables.read_latest(work.path)))
+        return Outcome(counts, warnings=audit.warning_counts(table, rule_counts))
+    return Outcome(counts, warnings=row_rules.count_warnings(table, writer.tables.read_latest(writer.path)))
 
 
-def append(work: TableWriter, table: Table) -> Outcome:
-    """The rows that were added to the driver."""
-    feed = work.read_changes(table.incremental_input_table)
-    batch = work.stage_batch(table, feed.where("_change_type = 'insert'").drop(*_FEED))
-    counted = audit.count_batch(table, batch.staged, can_have_duplicates=False)
-    written = counted.rows - counted.rejected
-    counts = {"written": written, "unchanged": 0, "superseded": 0, "quarantined": counted.rejected}
-    counts = work.check_counts(table, batch, counted, counts)
-    work.quarantine_batch(table, counted, batch)
-    rows = _passing_rows(table, batch.staged, counted)
-    work.validate(table, rows, lambda there: there)
-    work.tables.append(
-        rows.select(*work.written_columns(rows)), work.make_target(table), work.make_commit(table, counts)
+def append(writer: TableWriter, table: Table) -> Outcome:
+    """Append the rows that were added to the incremental input."""
+    feed = writer.read_changes(table.incremental_input_table)
+    batch = writer.stage_batch(table, feed.where("_change_type = 'insert'").drop(*_FEED))
+    rule_counts = audit.count_batch(table, batch.staged, can_have_duplicates=False)
+    written = rule_counts.rows - rule_counts.rejected
+    counts = {"written": written, "unchanged": 0, "superseded": 0, "quarantined": rule_counts.rejected}
+    counts = writer.check_counts(table, batch, rule_counts, counts)
+    writer.quarantine_batch(table, rule_counts, batch)
+    rows = _passing_rows(table, batch.staged, rule_counts)
+    writer.validate(table, rows, lambda target: target)
+    writer.tables.append(
+        rows.select(*writer.written_columns(rows)), writer.make_target(table), writer.make_commit(table, counts)
     )
-    return Outcome(counts, warnings=audit.warning_counts(table, counted))
+    return Outcome(counts, warnings=audit.warning_counts(table, rule_counts))
 
 
-def merge(work: TableWriter, table: Table) -> Outcome:
-    """The driver's changed rows, held while they are compared with the table's rows of the same keys."""
-    feed = work.read_changes(table.incremental_input_table)
-    if _has_removed_rows(work, table, feed):
-        return _merge_recomputed(work, table, feed)
-    batch = work.stage_batch(table, feed.drop(*_FEED))
+def merge(writer: TableWriter, table: Table) -> Outcome:
+    """Merge the changed rows of the incremental input, cached while they are compared with the table."""
+    feed = writer.read_changes(table.incremental_input_table)
+    if _has_removed_rows(writer, table, feed):
+        return _merge_recomputed(writer, table, feed)
+    batch = writer.stage_batch(table, feed.drop(*_FEED))
     batch = replace(batch, staged=batch.staged.persist())
     try:
-        return _merge_batch(work, table, batch, audit.count_batch(table, batch.staged))
+        return _merge_batch(writer, table, batch, audit.count_batch(table, batch.staged))
     finally:
         batch.staged.unpersist()
 
 
-def _merge_batch(work: TableWriter, table: Table, batch: Batch, counted: RuleCounts) -> Outcome:
-    prune = transforms.key_range_predicate(table, counted.key_ranges)
-    newest = _passing_rows(table, batch.staged, counted)
-    if counted.duplicates:
+def _merge_batch(writer: TableWriter, table: Table, batch: Batch, rule_counts: RuleCounts) -> Outcome:
+    prune = transforms.key_range_predicate(table, rule_counts.key_ranges)
+    newest = _passing_rows(table, batch.staged, rule_counts)
+    if rule_counts.duplicates:
         newest = transforms.newest_per_key(table, newest)
-    columns = work.written_columns(newest)
-    there = work.tables.read_latest(work.path).alias("t")
-    held = transforms.classify(table, newest, there.where(prune) if prune else there, columns).persist()
+    columns = writer.written_columns(newest)
+    existing = writer.tables.read_latest(writer.path).alias("t")
+    existing = existing.where(prune) if prune else existing
+    classified = transforms.classify(table, newest, existing, columns).persist()
     try:
-        found = {row["_class"]: int(row["count"]) for row in held.groupBy("_class").count().collect()}
+        classes = {row["_class"]: int(row["count"]) for row in classified.groupBy("_class").count().collect()}
         counts = {
-            "written": found.get("new", 0) + found.get("newer", 0),
-            "unchanged": found.get("same", 0),
-            "superseded": counted.duplicates + found.get("older", 0),
-            "quarantined": counted.rejected,
+            "written": classes.get("new", 0) + classes.get("newer", 0),
+            "unchanged": classes.get("same", 0),
+            "superseded": rule_counts.duplicates + classes.get("older", 0),
+            "quarantined": rule_counts.rejected,
         }
-        counts = work.check_counts(table, batch, counted, counts)
-        work.quarantine_batch(table, counted, batch)
-        rows = held.where(F.col("_class").isin("new", "newer")).select(*columns)
+        counts = writer.check_counts(table, batch, rule_counts, counts)
+        writer.quarantine_batch(table, rule_counts, batch)
+        rows = classified.where(F.col("_class").isin("new", "newer")).select(*columns)
         if counts["written"]:
-            work.validate(table, rows, lambda there: transforms.anti_join(there, rows, table.key))
-        target, commit = work.make_target(table), work.make_commit(table, counts)
-        if found.get("newer"):
-            work.tables.merge(rows, target, commit, table.key, prune, None)
+            writer.validate(table, rows, lambda target: transforms.anti_join(target, rows, table.key))
+        target, commit = writer.make_target(table), writer.make_commit(table, counts)
+        if classes.get("newer"):
+            writer.tables.merge(rows, target, commit, table.key, prune, None)
         else:
-            work.tables.append(rows, target, commit)
-        return Outcome(counts, warnings=audit.warning_counts(table, counted))
+            writer.tables.append(rows, target, commit)
+        return Outcome(counts, warnings=audit.warning_counts(table, rule_counts))
     finally:
-        held.unpersist()
+        classified.unpersist()
 
 
-def _merge_recomputed(work: TableWriter, table: Table, feed: DataFrame) -> Outcome:
-    """Rows left the driver, so what it held before of their keys counts again: its whole is asked, and the difference merged.
+def _merge_recomputed(writer: TableWriter, table: Table, feed: DataFrame) -> Outcome:
+    """Compute the table's rows from its whole input again, and merge the difference.
 
-    A driver that is a table is asked only for the keys that its changed rows have or had.
+    Rows left the input, so that older rows of their keys count again. If the input is a table and not a source,
+    only the keys of its changed rows are computed, before and after the change.
     """
-    batch = work.stage_batch(table, work.read_snapshot(table.incremental_input_table))
-    staged, there = batch.staged, work.tables.read_latest(work.path)
-    if work.lake.get_landed_source(table) is None:
-        keys = work.apply_to(table, feed.drop(*_FEED)).select(*table.key).distinct()
-        staged, there = (transforms.semi_join(rows, keys, table.key) for rows in (staged, there))
+    batch = writer.stage_batch(table, writer.read_snapshot(table.incremental_input_table))
+    staged, existing = batch.staged, writer.tables.read_latest(writer.path)
+    if writer.lake.get_landed_source(table) is None:
+        keys = writer.apply_to(table, feed.drop(*_FEED)).select(*table.key).distinct()
+        staged, existing = (transforms.semi_join(rows, keys, table.key) for rows in (staged, existing))
         batch = replace(batch, staged=staged)
-    counted = audit.count_batch(table, staged)
-    told = _newest_passing_rows(table, staged, counted)
-    told = told.select(*work.written_columns(told))
-    return _merge_expected(work, table, batch, counted, told, there, table.key)
+    rule_counts = audit.count_batch(table, staged)
+    expected = _newest_passing_rows(table, staged, rule_counts)
+    expected = expected.select(*writer.written_columns(expected))
+    return _merge_expected(writer, table, batch, rule_counts, expected, existing, table.key)
 
 
-def write_history(work: TableWriter, table: Table, history: History) -> Outcome:
-    """Type 2: the versions that all observations ever made tell; what differs from the table is merged into it."""
-    batch = work.stage_batch(table, work.read_snapshot(table.incremental_input_table))
+def write_history(writer: TableWriter, table: Table, history: History) -> Outcome:
+    """Compute the type 2 versions of all observations, and merge what differs from the table."""
+    batch = writer.stage_batch(table, writer.read_snapshot(table.incremental_input_table))
     batch = replace(batch, staged=batch.staged.persist())
     observed = observation_table(table, history)
     try:
-        counted = audit.count_batch(observed, batch.staged)
-        good = _passing_rows(observed, batch.staged, counted)
-        told = compute_versions(work, table, history, good, batch.input_rows)
-        there = None if isinstance(work.step, Build) else work.tables.read_latest(work.path)
-        return _merge_expected(work, observed, batch, counted, told, there, (*table.key, "valid_from"))
+        rule_counts = audit.count_batch(observed, batch.staged)
+        passing = _passing_rows(observed, batch.staged, rule_counts)
+        expected = compute_versions(writer, table, history, passing, batch.input_rows)
+        existing = None if isinstance(writer.step, Build) else writer.tables.read_latest(writer.path)
+        return _merge_expected(writer, observed, batch, rule_counts, expected, existing, (*table.key, "valid_from"))
     finally:
         batch.staged.unpersist()
 
 
 def observation_table(table: Table, history: History) -> Table:
-    """The table as its rows are audited: by the observation, not by the version."""
+    """Return the table keyed by observation, not by version: the rules apply to observations."""
     return replace(table, key=(*table.key, history.effective_column))
 
 
 def compute_versions(
-    work: TableWriter, table: Table, history: History, good: DataFrame, driver: DataFrame
+    writer: TableWriter, table: Table, history: History, passing: DataFrame, input_rows: DataFrame
 ) -> DataFrame:
-    """The versions that good observations tell, as they are written; ``driver`` has those that were set aside, too."""
+    """Compute the versions to write from the observations that pass.
+
+    Args:
+        input_rows: All rows of the incremental input, with the rows that a rule quarantines.
+    """
     if history.has_snapshots:
-        told = transforms.snapshot_versions(table, history, good, work.apply_to(table, driver))
+        expected = transforms.snapshot_versions(table, history, passing, writer.apply_to(table, input_rows))
     else:
-        told = transforms.versions(table, history, good)
-    return told.select(*work.written_columns(told))
+        expected = transforms.versions(table, history, passing)
+    return expected.select(*writer.written_columns(expected))
 
 
 def _merge_expected(
-    work: TableWriter,
+    writer: TableWriter,
     observed: Table,
     batch: Batch,
-    counted: RuleCounts,
+    rule_counts: RuleCounts,
     expected: DataFrame,
     existing: DataFrame | None,
     key: Sequence[str],
 ) -> Outcome:
-    """Make the table hold what is told in place of the rows ``there``, in one commit that touches only what differs.
+    """Replace the existing rows by the expected rows, in one commit that touches only rows that differ.
 
-    ``observed`` is the table as its rows were audited, ``key`` tells the rows of the table apart.
+    Args:
+        observed: The table with the key by which its rows were counted.
+        existing: The table's rows to replace. Without them the expected rows become the whole table.
+        key: Columns that identify a row of the table.
     """
-    table = work.lake.graph.declarations[observed.name]
-    assert isinstance(table, Table)
     expected = expected.persist()
     differing = None
     try:
-        written, deleted = expected.count(), 0
-        kept = counted.rows - counted.rejected - counted.duplicates
-        unchanged = kept - written  # in a history, what repeats what was known adds no version
+        row_count = expected.count()  # before the comparison, so that its plan knows the size of the cache
         if existing is not None:
             differing = transforms.differences(expected, existing.select(*expected.columns), key, _DELETE).persist()
-            found = {row[_DELETE]: int(row["count"]) for row in differing.groupBy(_DELETE).count().collect()}
-            unchanged, written, deleted = (
-                unchanged + written - found.get(False, 0),
-                found.get(False, 0),
-                found.get(True, 0),
-            )
+        written, deleted = (row_count, 0) if differing is None else _count_changes(differing)
+        passing = rule_counts.rows - rule_counts.rejected - rule_counts.duplicates
         counts = {
             "written": written,
-            "unchanged": unchanged,
-            "superseded": counted.duplicates,
-            "quarantined": counted.rejected,
+            "unchanged": passing - written,  # with observations of a history that add no version
+            "superseded": rule_counts.duplicates,
+            "quarantined": rule_counts.rejected,
         }
-        counts = work.check_counts(observed, batch, counted, counts)
-        work.quarantine_batch(observed, counted, batch, is_full_input=work.lake.get_landed_source(observed) is not None)
+        counts = writer.check_counts(observed, batch, rule_counts, counts)
+        has_source = writer.lake.get_landed_source(observed) is not None
+        writer.quarantine_batch(observed, rule_counts, batch, is_full_input=has_source)
         counts |= {"deleted": deleted} if deleted else {}
-        if differing is None:
-            work.validate(table, expected)
-        elif written or deleted:
-            changed = differing
-            work.validate(
-                table, changed.where(f"NOT `{_DELETE}`"), lambda there: transforms.anti_join(there, changed, key)
-            )
-        target, commit = work.make_target(table), work.make_commit(table, counts)
-        if differing is None:
-            work.tables.overwrite(expected, target, commit)
-        else:
-            work.tables.merge(differing, target, commit, key, "", _DELETE)
-        return Outcome(counts, warnings=audit.warning_counts(observed, counted))
+        _commit_expected(writer, expected, differing, counts, key)
+        return Outcome(counts, warnings=audit.warning_counts(observed, rule_counts))
     finally:
         expected.unpersist()
         if differing is not None:
             differing.unpersist()
 
 
-def _passing_rows(table: Table, staged: DataFrame, counted: RuleCounts) -> DataFrame:
-    """The rows that no rule sets aside; without a filter to compute where there are none."""
-    return row_rules.passing_rows(table, staged) if counted.rejected else staged
+def _count_changes(differing: DataFrame) -> tuple[int, int]:
+    """Count the rows to upsert and the rows to delete."""
+    counts = {row[_DELETE]: int(row["count"]) for row in differing.groupBy(_DELETE).count().collect()}
+    return counts.get(False, 0), counts.get(True, 0)
 
 
-def _newest_passing_rows(table: Table, staged: DataFrame, counted: RuleCounts) -> DataFrame:
-    rows = _passing_rows(table, staged, counted)
-    return transforms.newest_of_duplicates(table, rows) if counted.duplicates else rows
+def _commit_expected(
+    writer: TableWriter,
+    expected: DataFrame,
+    differing: DataFrame | None,
+    counts: Mapping[str, int],
+    key: Sequence[str],
+) -> None:
+    """Validate and commit the differing rows, or all expected rows where nothing was compared."""
+    table = writer.lake.graph.declarations[writer.step.table]
+    assert isinstance(table, Table)
+    if differing is None:
+        writer.validate(table, expected)
+        writer.tables.overwrite(expected, writer.make_target(table), writer.make_commit(table, counts))
+        return
+    if counts["written"] or counts.get("deleted"):
+        upserts = differing.where(f"NOT `{_DELETE}`")
+        writer.validate(table, upserts, lambda target: transforms.anti_join(target, differing, key))
+    writer.tables.merge(differing, writer.make_target(table), writer.make_commit(table, counts), key, "", _DELETE)
 
 
-def _has_removed_rows(work: TableWriter, table: Table, feed: DataFrame) -> bool:
-    """Whether rows left the driver, or stand there otherwise now."""
-    source = work.lake.get_landed_source(table)
+def _passing_rows(table: Table, staged: DataFrame, rule_counts: RuleCounts) -> DataFrame:
+    """Return the rows that no rule quarantines. Without rejects there is no filter to compute."""
+    return row_rules.passing_rows(table, staged) if rule_counts.rejected else staged
+
+
+def _newest_passing_rows(table: Table, staged: DataFrame, rule_counts: RuleCounts) -> DataFrame:
+    rows = _passing_rows(table, staged, rule_counts)
+    return transforms.newest_of_duplicates(table, rows) if rule_counts.duplicates else rows
+
+
+def _has_removed_rows(writer: TableWriter, table: Table, feed: DataFrame) -> bool:
+    """Return True if rows of the incremental input were deleted or updated."""
+    source = writer.lake.get_landed_source(table)
     if source is not None and source.on_redelivery == "upsert":
-        return False  # nothing ever leaves such a table
+        return False  # such a source never deletes rows
     return not feed.where("_change_type <> 'insert'").isEmpty()

@@ -1,8 +1,8 @@
-"""Replaying rejects: today's code and rules over the landed rows that were set aside, and on record what became of each.
+"""Replays of rejects: today's code and rules over quarantined landed rows, with the outcome of each reject recorded.
 
-A table that takes landed rows one by one (Append, Merge) takes those that pass now, in one commit; what a newer row of the same key
-makes superfluous is discarded, on record with the reason. Any other table is made anew, as it is worked out from all of its rows.
-Replaying once more finds nothing left to do.
+A table that takes landed rows one by one (Append, Merge) takes the rejects that pass now, in one commit. A reject that
+a newer row of its key replaces is discarded, and the reason is recorded. Any other table is rebuilt, because it is
+computed from all of its rows. A second replay finds nothing left to do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lakehouse.deltalog.commit_record import Record, Run
     from lakehouse.engine.base import Engine
 
-# How a reject that passes now stands to the table, and what becomes of it.
+# Classes of passing rejects that are written, and the reason recorded for each class that is discarded.
 WRITTEN_CLASSES = ("new", "newer")
 DISCARD_REASONS = {
     "older": "the table has a newer row of its key",
@@ -46,7 +46,14 @@ DISCARD_REASONS = {
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay did, or would do: rejects replayed, discarded by reason, and those that still wait by the rules they break."""
+    """Result of a replay, or of its dry run.
+
+    Attributes:
+        replayed: Number of rejects that pass now.
+        discarded: Number of discarded rejects by reason.
+        blocked: Number of rejects that still break a rule, by rule.
+        is_rebuilt: True where the whole table is rebuilt.
+    """
 
     table: str
     replayed: int = 0
@@ -56,73 +63,82 @@ class ReplayResult:
 
 
 def replay_rejects(engine: Engine, lake: Lake, name: str, run: Run, *, dry_run: bool = False) -> ReplayResult:
-    """Replay a table's rejects; ``dry`` writes nothing.
+    """Replay a table's rejects.
+
+    Args:
+        dry_run: Count the outcomes and write nothing.
 
     Raises:
-        DeclarationError: there is no such table.
-        LedgerError: the table has not been written yet.
+        DeclarationError: The table is not declared.
+        LedgerError: The table has not been written yet, or cannot be rebuilt without losing rows.
+        SchemaError: The next run must rebuild the table.
     """
-    waiting = quarantine.find_pending_rejects(lake, name)
+    pending = quarantine.find_pending_rejects(lake, name)
     table, record = lake.graph.declarations[name], table_log.read_last_record(lake.path(name))
     assert isinstance(table, Table)
     if record is None:
-        raise LedgerError(f"{name} has not been written yet: run `lakehouse run` first.")
-    if not waiting:
+        raise LedgerError(f"{name}: the table has not been written yet. Run `lakehouse run` first.")
+    if not pending:
         return ReplayResult(name)
     if table.write.is_append_only and lake.get_landed_source(table) is None:
         raise LedgerError(
-            f"{name} cannot be made anew without losing what its driver no longer has: replay what {name} reads."
+            f"{name}: a rebuild would lose rows that its incremental input no longer has. "
+            f"Replay the inputs of {name} instead."
         )
     if lake.get_landed_source(table) is None or table.write.reads_all_rows:
-        return _rebuild_table(engine, lake, table, run, len(waiting), dry_run)
-    now = decide_step(lake, name, Request())
-    if now.is_breaking or isinstance(now, Build):
+        return _rebuild_table(engine, lake, table, run, len(pending), dry_run)
+    return _RowReplay(TableWriter(engine, lake, run, _make_step(lake, table, record)), table).run(dry_run)
+
+
+def _make_step(lake: Lake, table: Table, record: Record) -> Update:
+    """Make the step that replays rejects into the table as its last record describes it."""
+    planned = decide_step(lake, table.name, Request())
+    if planned.is_breaking or isinstance(planned, Build):
+        causes = "; ".join((*planned.schema_changes.describe(), *planned.reasons))
         raise SchemaError(
-            f"{name} is to be made anew ({'; '.join((*now.schema_changes.describe(), *now.reasons))}): run `lakehouse run`, with --full-refresh where "
-            "its columns changed. That goes through its rejects, too."
+            f"{table.name}: the next run must rebuild the table, with its rejects ({causes}). "
+            "Run `lakehouse run`, with --full-refresh where columns changed."
         )
-    inputs = {
-        **now.inputs,
-        table.incremental_input_table: record.inputs[table.incremental_input_table],
-    }  # look-ups as they are now: they may be what was mended
-    step = Update(
-        table=name,
+    # Lookups are read at their newest version: the error that was corrected may have been in a lookup.
+    incremental_input = table.incremental_input_table
+    return Update(
+        table=table.name,
         reasons=("replay",),
-        inputs=inputs,
+        inputs={**planned.inputs, incremental_input: record.inputs[incremental_input]},
         batch=record.batch + 1,
         generation=record.generation,
-        schema_changes=SchemaChanges(added_columns=now.schema_changes.added_columns),
+        schema_changes=SchemaChanges(added_columns=planned.schema_changes.added_columns),
     )
-    return _RowReplay(TableWriter(engine, lake, run, step), table).run(dry_run)
 
 
-def _rebuild_table(engine: Engine, lake: Lake, table: Table, run: Run, waiting: int, dry_run: bool) -> ReplayResult:
-    """Work the table out anew: it holds what passes now, and its new generation's quarantine what does not."""
+def _rebuild_table(engine: Engine, lake: Lake, table: Table, run: Run, pending: int, dry_run: bool) -> ReplayResult:
+    """Rebuild the table. Rows that still break a rule enter the quarantine of the new generation."""
     if dry_run:
-        return ReplayResult(table.name, waiting, is_rebuilt=True)
-    work = TableWriter(engine, lake, run, decide_step(lake, table.name, Request(full_refresh=frozenset({table.name}))))
-    still = int(execute_step(work).rows.get("quarantined", 0))
+        return ReplayResult(table.name, pending, is_rebuilt=True)
+    step = decide_step(lake, table.name, Request(full_refresh=frozenset({table.name})))
+    writer = TableWriter(engine, lake, run, step)
+    blocked = int(execute_step(writer).rows.get("quarantined", 0))
     if lake.get_landed_source(table):
-        _record_rebuilt(work, table, work.step.generation - 1)
-    return ReplayResult(
-        table.name, max(waiting - still, 0), None, {"its rules": still} if still else None, is_rebuilt=True
-    )
+        _record_rebuilt(writer, table, writer.step.generation - 1)
+    by_rule = {"its rules": blocked} if blocked else None
+    return ReplayResult(table.name, max(pending - blocked, 0), None, by_rule, is_rebuilt=True)
 
 
-def _record_rebuilt(work: TableWriter, table: Table, generation: int) -> None:
-    """Put on record that landed rows which waited before a table was made anew are not set aside any more."""
-    record = table_log.read_last_record(work.path)
+def _record_rebuilt(writer: TableWriter, table: Table, generation: int) -> None:
+    """Record the rejects of the generation before a rebuild that the rebuild no longer quarantines."""
+    record = table_log.read_last_record(writer.path)
     assert record is not None
-    aside = work.tables.read_latest(work.lake.quarantine_path(table.name))
-    waited = work.exclude_settled(table, aside.where(f"generation = {generation}")).select(*ORIGIN_COLUMNS).distinct()
-    still = aside.where(f"generation = {record.generation}")
-    taken = transforms.anti_join(waited, still, ORIGIN_COLUMNS).withColumn("_class", F.lit("rebuilt"))
-    _record_outcomes(work, table, taken, replace(record, generation=generation))
+    rejects = writer.tables.read_latest(writer.lake.quarantine_path(table.name))
+    pending = writer.exclude_settled(table, rejects.where(f"generation = {generation}"))
+    pending = pending.select(*ORIGIN_COLUMNS).distinct()
+    blocked = rejects.where(f"generation = {record.generation}")
+    rebuilt = transforms.anti_join(pending, blocked, ORIGIN_COLUMNS).withColumn("_class", F.lit("rebuilt"))
+    _record_outcomes(writer, table, rebuilt, replace(record, generation=generation))
 
 
 @dataclass(frozen=True)
 class _RowReplay:
-    """The rejects of a table that takes landed rows one by one."""
+    """Replay of the rejects of a table that takes landed rows one by one."""
 
     writer: TableWriter
     table: Table
@@ -130,112 +146,111 @@ class _RowReplay:
     def run(self, dry_run: bool) -> ReplayResult:
         landed = self._read_landed().persist()
         staged = self.writer.stage(self.table, landed).persist()
-        placed = self._classify(row_rules.passing_rows(self.table, staged, "fail")).persist()
+        classified = self._classify(row_rules.passing_rows(self.table, staged, "fail")).persist()
         try:
             self._check_accounting(landed, staged)
-            found = {row["_class"]: int(row["count"]) for row in placed.groupBy("_class").count().collect()}
-            waits = self._count_blocked(landed, staged)
+            counts = {row["_class"]: int(row["count"]) for row in classified.groupBy("_class").count().collect()}
+            blocked = self._count_blocked(landed, staged)
             if not dry_run:
-                self._write(placed, found, sum(waits.values()))
+                self._write(classified, counts, sum(blocked.values()))
         finally:
-            for frame in (placed, staged, landed):
+            for frame in (classified, staged, landed):
                 frame.unpersist()
-        discarded = {DISCARD_REASONS[kind]: count for kind, count in found.items() if kind in DISCARD_REASONS}
-        return ReplayResult(self.table.name, sum(found.values()) - sum(discarded.values()), discarded, waits)
+        discarded = {DISCARD_REASONS[name]: count for name, count in counts.items() if name in DISCARD_REASONS}
+        return ReplayResult(self.table.name, sum(counts.values()) - sum(discarded.values()), discarded, blocked)
 
     def _check_accounting(self, landed: DataFrame, staged: DataFrame) -> None:
-        """Check that each landed row is one of the staged rows, as for a batch that a run takes in."""
-        whole = landed.where(F.col(MALFORMED).isNull()) if MALFORMED in landed.columns else landed
+        """Check that each well-formed landed row is one staged row, as in a run's batch."""
+        well_formed = landed.where(F.col(MALFORMED).isNull()) if MALFORMED in landed.columns else landed
         counts = [F.count(F.lit(1)).alias("rows"), audit.hash_origins()]
-        came_in, went_out = (frame.agg(*counts).collect()[0] for frame in (whole, staged))
-        audit.check_accounting(self.table.name, came_in["rows"], {"staged": went_out["rows"]})
-        audit.check_origins(self.table.name, came_in["origins"], went_out["origins"])
+        before, after = (frame.agg(*counts).collect()[0] for frame in (well_formed, staged))
+        audit.check_accounting(self.table.name, before["rows"], {"staged": after["rows"]})
+        audit.check_origins(self.table.name, before["origins"], after["origins"])
 
     def _read_landed(self) -> DataFrame:
-        """The rejects that wait, as they were landed."""
-        work, name = self.writer, self.table.name
-        driver = work.lake.log(self.table.incremental_input_table)
-        assert driver is not None
-        columns = {
-            **driver.columns(),
-            **work.lake.written_columns(self.table.incremental_input_table),
-        }  # also what its contract added
-        rows = work.tables.read_latest(work.lake.quarantine_path(name))
-        rows = rows.where(f"generation = {work.step.generation} AND batch < {work.step.batch}")
-        rows = work.exclude_settled(self.table, rows)
-        schema = ", ".join(f"`{c}` {kind}" for c, kind in columns.items())
+        """Read the pending rejects in the form in which they were landed."""
+        writer, source = self.writer, self.table.incremental_input_table
+        log = writer.lake.log(source)
+        assert log is not None
+        columns = {**log.columns(), **writer.lake.written_columns(source)}  # with columns that the contract added
+        rows = writer.tables.read_latest(writer.lake.quarantine_path(self.table.name))
+        rows = rows.where(f"generation = {writer.step.generation} AND batch < {writer.step.batch}")
+        rows = writer.exclude_settled(self.table, rows)
+        schema = ", ".join(f"`{column}` {data_type}" for column, data_type in columns.items())
         return rows.dropDuplicates([*ORIGIN_COLUMNS]).select(F.from_json("original", schema).alias("_")).select("_.*")
 
     def _count_blocked(self, landed: DataFrame, staged: DataFrame) -> dict[str, int]:
-        """The rejects that do not pass, by the first rule that they break."""
+        """Count the rejects that do not pass, by the first rule that each breaks."""
         rules = row_rules.violated_rules(self.table, staged, "fail")
-        broken = (
-            staged.where(row_rules.violates_any(self.table, staged, "fail")).groupBy(rules[0].alias("rule")).count()
-        )
-        waits = {str(row["rule"]): int(row["count"]) for row in broken.collect()}
+        violating = staged.where(row_rules.violates_any(self.table, staged, "fail"))
+        by_rule = violating.groupBy(rules[0].alias("rule")).count()
+        blocked = {str(row["rule"]): int(row["count"]) for row in by_rule.collect()}
         malformed = landed.where(F.col(MALFORMED).isNotNull()).count() if MALFORMED in landed.columns else 0
-        return {**waits, **({MALFORMED_RULE: malformed} if malformed else {})}
+        return {**blocked, **({MALFORMED_RULE: malformed} if malformed else {})}
 
-    def _classify(self, good: DataFrame) -> DataFrame:
-        """The rejects that pass, and how each stands to the table and to the others (`_class`)."""
-        work, table = self.writer, self.table
-        good = good.select(*work.written_columns(good))
-        there = work.tables.read_latest(work.path)
-        there = there.withColumns(
-            {c: F.lit(None).cast(kind) for c, kind in work.step.schema_changes.added_columns.items()}
-        )
-        driver = work.tables.read(
-            work.lake.path(self.table.incremental_input_table),
-            work.step.inputs[self.table.incremental_input_table].version,
-        )
-        origins = [*ORIGIN_COLUMNS]
-        landed = good.join(driver.select(origins), origins, "left_semi")
-        gone = good.join(driver.select(origins), origins, "left_anti").withColumn("_class", F.lit("removed"))
+    def _classify(self, passing: DataFrame) -> DataFrame:
+        """Add column `_class`: how each passing reject compares to the table and to the other rejects."""
+        writer, table, origins = self.writer, self.table, [*ORIGIN_COLUMNS]
+        passing = passing.select(*writer.written_columns(passing))
+        added = writer.step.schema_changes.added_columns
+        existing = writer.tables.read_latest(writer.path)
+        existing = existing.withColumns({column: F.lit(None).cast(kind) for column, kind in added.items()})
+        landed_origins = writer.read_snapshot(table.incremental_input_table).select(origins)
+        landed = passing.join(landed_origins, origins, "left_semi")
+        removed = passing.join(landed_origins, origins, "left_anti").withColumn("_class", F.lit("removed"))
         if table.write.is_append_only:
-            stands = landed.withColumn("_class", F.lit("new"))
+            classified = landed.withColumn("_class", F.lit("new"))
         else:
             newest = transforms.newest_per_key(table, landed)
-            doubled = landed.join(newest.select(origins), origins, "left_anti").withColumn("_class", F.lit("duplicate"))
-            stands = transforms.classify(table, newest, there, newest.columns).unionByName(doubled)
-        # A replay that was cut short after its commit left its rows in the table.
-        own = there.select(*origins, F.lit("own").alias("_own"))
-        stands = stands.join(own, origins, "left").withColumn("_class", F.coalesce("_own", "_class"))
-        return stands.select(*gone.columns).unionByName(gone)
+            duplicates = landed.join(newest.select(origins), origins, "left_anti")
+            duplicates = duplicates.withColumn("_class", F.lit("duplicate"))
+            classified = transforms.classify(table, newest, existing, newest.columns).unionByName(duplicates)
+        # A replay that stopped after its commit left its rows in the table.
+        own = existing.select(*origins, F.lit("own").alias("_own"))
+        classified = classified.join(own, origins, "left").withColumn("_class", F.coalesce("_own", "_class"))
+        return classified.select(*removed.columns).unionByName(removed)
 
-    def _write(self, placed: DataFrame, found: dict[str, int], blocked: int) -> None:
-        """The rows that the table takes, in one commit, then what became of each."""
-        work, table = self.writer, self.table
-        written = sum(found.get(kind, 0) for kind in WRITTEN_CLASSES)
+    def _write(self, classified: DataFrame, classes: dict[str, int], blocked: int) -> None:
+        """Write the rows for the table in one commit, then record the outcome of each reject."""
+        writer, table = self.writer, self.table
+        written = sum(classes.get(name, 0) for name in WRITTEN_CLASSES)
         counts = {
-            "replayed": sum(found.values()) + blocked, "written": written, "unchanged": found.get("same", 0),
-            "superseded": sum(found.get(kind, 0) for kind in DISCARD_REASONS), "quarantined": blocked,
-        }  # fmt: skip
-        commit = work.make_commit(table, counts)
-        if not found:
+            "replayed": sum(classes.values()) + blocked,
+            "written": written,
+            "unchanged": classes.get("same", 0),
+            "superseded": sum(classes.get(name, 0) for name in DISCARD_REASONS),
+            "quarantined": blocked,
+        }
+        commit = writer.make_commit(table, counts)
+        if not classes:
             return
-        work.clear_stale_rejects(table)  # of a batch that was not committed, whose number this commit takes
-        work.tables.prepare(work.make_target(table), work.step.schema_changes.added_columns)
-        rows = placed.where(F.col("_class").isin(*WRITTEN_CLASSES)).drop("_class")
+        writer.clear_stale_rejects(table)  # of an uncommitted batch, which had the number of this commit
+        writer.tables.prepare(writer.make_target(table), writer.step.schema_changes.added_columns)
+        rows = classified.where(F.col("_class").isin(*WRITTEN_CLASSES)).drop("_class")
         if written:
             key = () if table.write.is_append_only else table.key
-            work.validate(table, rows, lambda there: transforms.anti_join(there, rows, key) if key else there)
-        if found.get("newer"):
-            work.tables.merge(rows, work.make_target(table), commit, table.key, "", None)
-        else:  # also where there are no rows: what was found is on record
-            work.tables.append(rows, work.make_target(table), commit)
-        _record_outcomes(work, table, placed, commit.record)
+            writer.validate(table, rows, lambda target: transforms.anti_join(target, rows, key) if key else target)
+        if classes.get("newer"):
+            writer.tables.merge(rows, writer.make_target(table), commit, table.key, "", None)
+        else:  # also without rows, so that the outcomes have a commit
+            writer.tables.append(rows, writer.make_target(table), commit)
+        _record_outcomes(writer, table, classified, commit.record)
 
 
-def _record_outcomes(work: TableWriter, table: Table, placed: DataFrame, record: Record) -> None:
-    """Put what became of each on record, which the commit with this record made of it."""
+def _record_outcomes(writer: TableWriter, table: Table, classified: DataFrame, record: Record) -> None:
+    """Append the outcome of each classified reject, under the record of the commit that settled it."""
     reason = F.lit("")
-    for kind, text in (*DISCARD_REASONS.items(), ("rebuilt", "the table was rebuilt")):
-        reason = F.when(F.col("_class") == kind, text).otherwise(reason)
+    for name, text in (*DISCARD_REASONS.items(), ("rebuilt", "the table was rebuilt")):
+        reason = F.when(F.col("_class") == name, text).otherwise(reason)
     values = {
-        "generation": F.lit(record.generation).cast("bigint"), "batch": F.lit(record.batch).cast("bigint"),
+        "generation": F.lit(record.generation).cast("bigint"),
+        "batch": F.lit(record.batch).cast("bigint"),
         "outcome": F.when(F.col("_class").isin(*DISCARD_REASONS), "discarded").otherwise("replayed"),
-        "reason": reason, "run": F.lit(record.run), "at": F.lit(datetime.fromisoformat(record.committed_at)),
-    }  # fmt: skip
-    target = Target(f"the outcomes of {table.name}", work.lake.outcomes_path(table.name), change_feed=False)
-    named = placed.withColumns(values).select(*quarantine.OUTCOME_COLUMNS)
-    work.tables.append(named, target, Commit(f"outcomes/{table.name}", record, work.run.lease.issue_fencing_token()))
+        "reason": reason,
+        "run": F.lit(record.run),
+        "at": F.lit(datetime.fromisoformat(record.committed_at)),
+    }
+    target = Target(f"the outcomes of {table.name}", writer.lake.outcomes_path(table.name), change_feed=False)
+    outcomes = classified.withColumns(values).select(*quarantine.OUTCOME_COLUMNS)
+    commit = Commit(f"outcomes/{table.name}", record, writer.run.lease.issue_fencing_token())
+    writer.tables.append(outcomes, target, commit)

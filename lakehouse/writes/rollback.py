@@ -1,8 +1,8 @@
-"""Taking back a run, as planned (`lakehouse.plan.rollback`): each table goes back in one commit, readers before what they read.
+"""Rollback of a run by its plan (`lakehouse.plan.rollback`): one commit for each table, readers before their inputs.
 
-An attempt that was cut short leaves tables that went back, and others that did not: the lake can be read, a run goes on from there,
-and taking the run back once more does what is left. Rejects that waited before the run are put into the quarantine again, under
-the new generation, before their table goes back: until it has, they do not count.
+An interrupted rollback leaves some tables rolled back and others not. The lake can still be read, a run continues from
+that state, and a second rollback does the rest. Rejects that were pending before the run are first written to the
+quarantine again, under the new generation. They do not count until their table is rolled back.
 """
 
 from __future__ import annotations
@@ -23,48 +23,52 @@ if TYPE_CHECKING:
 
 
 def roll_back_tables(engine: Engine, lake: Lake, plan: RollbackPlan, run: Run) -> None:
-    """Do what is planned; ``run`` is on record for it.
+    """Roll back each table of the plan.
+
+    Args:
+        run: The run that the commits record.
 
     Raises:
-        RollbackError: another writer came between; what went back before stays so.
-        LockError: the lake may be another's by now.
+        RollbackError: Another writer changed a table. Tables before it stay rolled back.
+        LockError: The run's lease on the lake expired; another run may hold it.
     """
-    for back in plan.tables:
-        _roll_back_table(engine.isolate(), lake, back, run)
+    for rollback in plan.tables:
+        _roll_back_table(engine.isolate(), lake, rollback, run)
 
 
-def _roll_back_table(tables: Tables, lake: Lake, back: TableRollback, run: Run) -> None:
+def _roll_back_table(tables: Tables, lake: Lake, rollback: TableRollback, run: Run) -> None:
     run.lease.check()
-    record, path = build_record(back, run), lake.path(back.table)
-    _restore_rejects(tables, lake, back, record, run)
-    opened = table_log.open_log(path)
-    if opened is None or opened.version != back.current_version:
+    record, path = build_record(rollback, run), lake.path(rollback.table)
+    _restore_rejects(tables, lake, rollback, record, run)
+    log = table_log.open_log(path)
+    if log is None or log.version != rollback.current_version:
         raise RollbackError(
-            f"{back.table} was written meanwhile, and did not go back; others may have. Take the run back again."
+            f"{rollback.table}: the table was written meanwhile and not rolled back; other tables may be. "
+            "Roll back the run again."
         )
     run.lease.check()
-    target, commit = Target(back.table, path), Commit(back.table, record)
-    if back.target_version is None:
+    target, commit = Target(rollback.table, path), Commit(rollback.table, record)
+    if rollback.target_version is None:
         tables.empty(target, commit)
     else:
-        tables.restore(target, commit, back.target_version)
+        tables.restore(target, commit, rollback.target_version)
 
 
-def _restore_rejects(tables: Tables, lake: Lake, back: TableRollback, record: Record, run: Run) -> None:
-    """Have the rejects that waited before the run wait again; nothing is taken out of the quarantine."""
-    place = lake.quarantine_path(back.table)
-    before = table_log.read_last_record(place)
-    if before is None:
+def _restore_rejects(tables: Tables, lake: Lake, rollback: TableRollback, record: Record, run: Run) -> None:
+    """Make the rejects pending again that were pending before the run. The quarantine loses no row."""
+    path = lake.quarantine_path(rollback.table)
+    last = table_log.read_last_record(path)
+    if last is None:
         return
-    rows = tables.read_latest(place)
-    if back.target_record is None:
-        waited = rows.limit(0)
+    rows, restored = tables.read_latest(path), rollback.target_record
+    if restored is None:
+        pending = rows.limit(0)
     else:
-        waited = rows.where(f"generation = {back.target_record.generation} AND batch <= {back.target_record.batch}")
-        waited = exclude_settled(tables, lake.outcomes_path(back.table), waited, back.target_record.batch)
-    # Those of a batch that was never committed are in the way of this one's number.
-    if before.batch < record.batch and waited.isEmpty():
+        pending = rows.where(f"generation = {restored.generation} AND batch <= {restored.batch}")
+        pending = exclude_settled(tables, lake.outcomes_path(rollback.table), pending, restored.batch)
+    # Rejects of an uncommitted batch with this commit's number have to go.
+    if last.batch < record.batch and pending.isEmpty():
         return
-    commit = Commit(f"quarantine/{back.table}", record, run.lease.issue_fencing_token())
-    target = Target(f"the quarantine of {back.table}", place, ("batch",), change_feed=False)
-    tables.replace(rules.add_audit_columns(waited, record), target, commit, f"batch >= {record.batch}")
+    commit = Commit(f"quarantine/{rollback.table}", record, run.lease.issue_fencing_token())
+    target = Target(f"the quarantine of {rollback.table}", path, ("batch",), change_feed=False)
+    tables.replace(rules.add_audit_columns(pending, record), target, commit, f"batch >= {record.batch}")

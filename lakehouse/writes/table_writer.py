@@ -1,4 +1,4 @@
-"""One table's write: the session, the step, and what every way of writing does with them."""
+"""The write of one table: its session, its step and the work that all write modes share."""
 
 from __future__ import annotations
 
@@ -32,8 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step: rows by what happened to them, partitions replaced, files rejected, rules that only warn, what the
-    contract made of files with other columns."""
+    """Result of one step.
+
+    Attributes:
+        rows: Row counts by outcome (written, unchanged, ...).
+        partitions: Number of replaced partitions.
+        rejected_files: Files that the step rejected.
+        warnings: Violations of each rule that only warns.
+        is_committed: False where the step had nothing to commit.
+        contract: Changes that the source's contract made for files with other columns.
+    """
 
     rows: Mapping[str, int]
     partitions: int | None = None
@@ -44,19 +52,21 @@ class Outcome:
 
 
 def sum_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
-    """What became of a step that was carried out in several commits."""
+    """Sum the outcomes of a step that took several commits."""
     rows, warnings = Counter[str](), Counter[str]()
-    for one in outcomes:
-        rows.update(one.rows)
-        warnings.update(one.warnings)
-    return replace(outcomes[0], rows=rows, warnings=warnings, partitions=sum(one.partitions or 0 for one in outcomes))
+    for outcome in outcomes:
+        rows.update(outcome.rows)
+        warnings.update(outcome.warnings)
+    partitions = sum(outcome.partitions or 0 for outcome in outcomes)
+    return replace(outcomes[0], rows=rows, warnings=warnings, partitions=partitions)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A row-preserving table's staged rows, and where they came from.
+    """Staged rows of a row-preserving table, with the input rows that they come from.
 
-    ``counts`` are of the driver's rows and the malformed among them, and sum up which rows they are.
+    Attributes:
+        counts: Aggregates of the input rows: all rows, malformed rows and the hash of their origins.
     """
 
     staged: DataFrame
@@ -68,7 +78,7 @@ class Batch:
         return self.count_input().first().asDict()  # type: ignore[union-attr]
 
     def count_input(self) -> DataFrame:
-        """One row with the counts."""
+        """Count the input rows in a frame of one row."""
         return self.input_rows.agg(*self.counts)
 
     def rows_in(self) -> int:
@@ -82,7 +92,7 @@ class Batch:
 
 
 class TableWriter:
-    """One table's write, on a session of its own."""
+    """Write of one table, on a session of its own."""
 
     def __init__(self, engine: Engine, lake: Lake, run: Run, step: Step) -> None:
         self.engine = engine
@@ -98,73 +108,79 @@ class TableWriter:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def read_snapshot(self, name: str) -> DataFrame:
-        """An input as it was at the pinned version."""
+        """Read an input at its pinned version."""
         return self.tables.read(self.lake.path(name), self.step.inputs[name].version)
 
     def read_changes(self, name: str) -> DataFrame:
-        """An input's change feed from the version consumed to the pinned one."""
+        """Read an input's change feed after the consumed version, up to the pinned version."""
         return self.tables.read_changes(
             self.lake.path(name), self.step.previous_versions[name], self.step.inputs[name].version
         )
 
     def apply(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
-        """The function's output, checked against the declared columns."""
-        needed = ORIGIN_COLUMNS if self.lake.get_landed_source(table) else ()
-        made = table(**inputs)
-        if made is None:
-            raise SchemaError(f"{table.name}: its function returned nothing; it must return a DataFrame.")
-        return transforms.select_declared(table.name, table.columns, needed, (UNPARSED,), made)
+        """Run the table's function and check its output against the declared columns.
+
+        Raises:
+            SchemaError: The function returned no frame, or other columns than declared.
+        """
+        required = ORIGIN_COLUMNS if self.lake.get_landed_source(table) else ()
+        output = table(**inputs)
+        if output is None:
+            raise SchemaError(f"{table.name}: the table's function returned nothing. Return a DataFrame.")
+        return transforms.select_declared(table.name, table.columns, required, (UNPARSED,), output)
 
     def apply_to(self, table: Table, rows: DataFrame) -> DataFrame:
-        """The function's output for these rows of its driver, look-ups being whole."""
-        return self.apply(
-            table,
-            {
-                n: rows if one.role == "incremental" else self.read_snapshot(one.table)
-                for n, one in table.inputs.items()
-            },
-        )
+        """Run the table's function on the given rows of its incremental input. Lookups are read in full."""
+        inputs = {
+            name: rows if table_input.role == "incremental" else self.read_snapshot(table_input.table)
+            for name, table_input in table.inputs.items()
+        }
+        return self.apply(table, inputs)
 
     def stage(self, table: Table, rows: DataFrame) -> DataFrame:
-        """The function's output for the driver's well-formed rows."""
+        """Run the table's function on the well-formed rows of its incremental input."""
         return self.apply_to(table, rows.where(_is_well_formed(rows)))
 
     def stage_batch(self, table: Table, rows: DataFrame) -> Batch:
-        """The same, with a count of what it came from."""
+        """Stage the well-formed rows as a batch that also counts its input rows."""
         counts = [F.count(F.lit(1)).alias("rows")]
-        whole = _is_well_formed(rows)
         if MALFORMED in rows.columns:
             counts.append(F.count(MALFORMED).alias("malformed"))
         if self.lake.get_landed_source(table):
-            counts.append(audit.hash_origins(whole))
+            counts.append(audit.hash_origins(_is_well_formed(rows)))
         return Batch(self.stage(table, rows), rows, counts)
 
     # --- quality ----------------------------------------------------------------------------------------------------
 
     def check_counts(
-        self, table: Table, batch: Batch, counted: audit.RuleCounts, counts: dict[str, int]
+        self, table: Table, batch: Batch, rule_counts: audit.RuleCounts, counts: dict[str, int]
     ) -> dict[str, int]:
-        """The counts, once they add up to the rows that came in, where the table takes landed rows one by one."""
+        """Add the malformed rows to the counts and return them.
+
+        Raises:
+            AccountingError: The table takes landed rows one by one, and the counts do not add up to its input rows.
+        """
         counts["quarantined"] += batch.malformed()
         if self.lake.get_landed_source(table):
             audit.check_accounting(table.name, batch.rows_in(), counts)
-            audit.check_origins(table.name, batch.origins(), counted.origins)
+            audit.check_origins(table.name, batch.origins(), rule_counts.origins)
         return counts
 
     def quarantine_batch(
-        self, table: Table, counted: audit.RuleCounts, batch: Batch, *, is_full_input: bool = False
+        self, table: Table, rule_counts: audit.RuleCounts, batch: Batch, *, is_full_input: bool = False
     ) -> None:
-        """Refuse the batch, or write its rejects: before the table, so that none is lost; a retry replaces them.
+        """Write the batch's rejects before the table is written: none is lost, and a retry replaces them.
 
-        A batch that goes through the ``whole`` driver again adds what this generation has not set aside before.
+        Args:
+            is_full_input: The batch reads its whole input again, and adds only rejects new in this generation.
 
         Raises:
-            RuleError: a rule that fails the run was broken.
+            RuleError: A rule that fails the run was broken.
         """
-        audit.raise_on_failures(table, counted)
+        audit.raise_on_failures(table, rule_counts)
         landed = batch.input_rows if self.lake.get_landed_source(table) else None
         parts = []
-        if counted.rejected:
+        if rule_counts.rejected:
             parts.append(rules.rejected_rows(table, batch.staged, landed))
         if batch.malformed():
             parts.append(rules.malformed_rows(batch.input_rows))
@@ -173,70 +189,74 @@ class TableWriter:
         for part in parts[1:]:
             parts[0] = parts[0].unionByName(part)
         if parts:
-            self.write_quarantine(table, parts[0], counted.rejected + batch.malformed(), is_full_input=is_full_input)
+            self.write_quarantine(
+                table, parts[0], rule_counts.rejected + batch.malformed(), is_full_input=is_full_input
+            )
 
     def has_suite(self, table: Table) -> bool:
         return self.lake.suites is not None and self.lake.suites.has_suite(table.name)
 
     def validate(self, table: Table, rows: DataFrame, retain: Callable[[DataFrame], DataFrame] | None = None) -> None:
-        """Validate the table as it is about to be with its suite, where it has one.
+        """Validate the table's content after this write with its suite, if it has one.
 
-        That is the rows to write and, of those that the table holds, what ``stays`` makes of them: none without it.
+        Args:
+            rows: The rows to write.
+            retain: Selects the existing rows that the write keeps. Without it the write keeps none.
 
         Raises:
-            SuiteError: they do not meet it, or it could not be told.
+            SuiteError: The content does not meet the suite, or could not be validated.
         """
         if self.lake.suites is None or not self.has_suite(table):
             return
         columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
-        whole = rows.select(*[c for c in columns if c in rows.columns])
+        content = rows.select(*[c for c in columns if c in rows.columns])
         if retain is not None:
-            there = retain(self.tables.read_latest(self.path))
-            whole = whole.unionByName(there.select(*whole.columns))
-        expectations.validate(self.lake.suites, table.name, whole, self.run.id)
+            retained = retain(self.tables.read_latest(self.path))
+            content = content.unionByName(retained.select(*content.columns))
+        expectations.validate(self.lake.suites, table.name, content, self.run.id)
 
     @contextmanager
     def cached_for_validation(self, table: Table, rows: DataFrame) -> Iterator[DataFrame]:
-        """The rows, kept while they are validated and then written, where the table has a suite: they are computed once."""
+        """Cache the rows while a suite runs, so that they are computed once."""
         if not self.has_suite(table):
             yield rows
             return
-        kept = rows.persist()
+        cached = rows.persist()
         try:
-            yield kept
+            yield cached
         finally:
-            kept.unpersist()
+            cached.unpersist()
 
     def has_stale_rejects(self, table: Table) -> bool:
-        """Whether an attempt at this batch that did not reach its commit left rejects behind.
+        """Return True if an earlier attempt at this batch left rejects and made no commit.
 
-        A quarantine that was copied later than its table has rejects of later batches, too.
+        A quarantine that was copied later than its table also has rejects of later batches.
         """
         record = table_log.read_last_record(self.lake.quarantine_path(table.name))
         return record is not None and record.batch >= self.step.batch and record.rows.get("quarantined") != 0
 
     def clear_stale_rejects(self, table: Table) -> None:
-        """Take away what `left_rejects` tells of: its batch is about to be another."""
+        """Delete stale rejects, because another batch is about to take their batch number."""
         if self.has_stale_rejects(table):
-            self.write_quarantine(table, self.tables.read_latest(self.lake.quarantine_path(table.name)).limit(0), 0)
+            rejects = self.tables.read_latest(self.lake.quarantine_path(table.name))
+            self.write_quarantine(table, rejects.limit(0), 0)
 
     def write_quarantine(self, table: Table, rows: DataFrame, count: int, *, is_full_input: bool = False) -> None:
-        """Put a batch's rejects in the place of those that an earlier attempt at it left."""
+        """Write a batch's rejects in place of those of an earlier attempt at the batch."""
         record = self.make_commit(table, {"quarantined": count}).record
         commit = Commit(f"quarantine/{table.name}", record, self.run.lease.issue_fencing_token())
-        named = rules.add_audit_columns(rows, record)
+        rejects = rules.add_audit_columns(rows, record)
         path = self.lake.quarantine_path(table.name)
         if is_full_input and table_log.open_log(path):
-            before = self.tables.read_latest(path).where(
-                f"generation = {record.generation} AND batch <> {record.batch}"
-            )
-            before = self.exclude_settled(table, before)
-            named = transforms.anti_join(named, before, [*ORIGIN_COLUMNS, "rules"])
+            existing = self.tables.read_latest(path)
+            existing = existing.where(f"generation = {record.generation} AND batch <> {record.batch}")
+            existing = self.exclude_settled(table, existing)
+            rejects = transforms.anti_join(rejects, existing, [*ORIGIN_COLUMNS, "rules"])
         target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
-        self.tables.replace(named, target, commit, f"batch >= {record.batch}")
+        self.tables.replace(rejects, target, commit, f"batch >= {record.batch}")
 
     def exclude_settled(self, table: Table, rejected: DataFrame) -> DataFrame:
-        """The rejects of which no replay found anything to become since."""
+        """Keep the rejects without an outcome of a later replay."""
         return exclude_settled(self.tables, self.lake.outcomes_path(table.name), rejected)
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -245,11 +265,10 @@ class TableWriter:
         return [c for c in self.lake.written_columns(self.step.table) if c in rows.columns]
 
     def make_target(self, declared: Declaration, stats: Sequence[str] = ()) -> Target:
-        """The table to write, with statistics on what readers filter by."""
+        """Make the target of the write, with file statistics on the columns that readers filter by."""
         if isinstance(declared, Table):
             partition = (declared.partitioning.partition,) if declared.partitioning else ()
-            ordered = audit.range_columns(declared)
-            stats = (*ordered, *partition, *declared.stats)
+            stats = (*audit.range_columns(declared), *partition, *declared.stats)
         stats = tuple(dict.fromkeys((*stats, *self.lake.get_filter_columns(declared.name))))
         return Target(declared.name, self.path, stats, self.lake.has_incremental_readers(declared.name))
 
@@ -259,12 +278,12 @@ class TableWriter:
         rows: Mapping[str, int],
         files: int = 0,
         contract: tuple[str, ...] = (),
-        undone: Sequence[int] = (),
+        rolled_back_batches: Sequence[int] = (),
     ) -> Commit:
-        """The record of this step's commit.
+        """Make this step's commit with its record.
 
         Raises:
-            LockError: the lake may be another's by now.
+            LockError: The run's lease on the lake expired; another run may hold it.
         """
         self.run.lease.check()
         record = Record(
@@ -279,24 +298,29 @@ class TableWriter:
             files=files,
             column_changes=(*self.step.schema_changes.describe(), *contract),
             backfill_range=_backfilled_range(self.step),
-            rolled_back_batches=tuple(undone),
+            rolled_back_batches=tuple(rolled_back_batches),
         )
         return Commit(declared.name, record)
 
 
 def exclude_settled(tables: Tables, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:
-    """The rejects of which no replay found anything to become since, up to a batch where one is given."""
+    """Keep the rejects without an outcome of a later replay.
+
+    Args:
+        outcomes: The table of outcomes beside the quarantine.
+        until: Ignore outcomes of later batches than this one.
+    """
     if table_log.open_log(outcomes) is None:
         return rejected
-    named = [*ORIGIN_COLUMNS, "generation"]
-    found = tables.read_latest(outcomes)
-    found = found if until is None else found.where(f"batch <= {until}")
-    settled = found.groupBy(*named).agg(F.max("batch").alias("_settled"))
-    return rejected.join(settled, named, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
+    identity = [*ORIGIN_COLUMNS, "generation"]
+    rows = tables.read_latest(outcomes)
+    rows = rows if until is None else rows.where(f"batch <= {until}")
+    settled = rows.groupBy(*identity).agg(F.max("batch").alias("_settled"))
+    return rejected.join(settled, identity, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
 
 
 def _backfilled_range(step: Step) -> tuple[str, ...]:
-    """Return the first and the last backfilled partition; nothing where a step backfills none."""
+    """Return the first and the last backfilled partition, or nothing where the step backfills none."""
     days = step.backfilled if isinstance(step, UpdatePartitions) else ()
     return (str(days[0]), str(days[-1])) if days else ()
 

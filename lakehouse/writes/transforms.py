@@ -1,4 +1,4 @@
-"""Frames in, frames out: what the ways of writing share and a test can call with small tables."""
+"""Transformations that the write modes share: frames in, frames out, and no other effect."""
 
 from __future__ import annotations
 
@@ -18,48 +18,55 @@ if TYPE_CHECKING:
 
 
 def select_declared(
-    name: str, columns: Mapping[str, str], needed: Sequence[str], allowed: Sequence[str], frame: DataFrame
+    name: str, columns: Mapping[str, str], required: Sequence[str], allowed: Sequence[str], frame: DataFrame
 ) -> DataFrame:
-    """The frame with the declared columns in their order, those also ``needed``, and those of ``allowed`` that it has.
+    """Select the declared columns in their order.
+
+    Args:
+        columns: The declared columns with their types.
+        required: Further columns that the frame must have.
+        allowed: Further columns that the frame may have.
 
     Raises:
-        SchemaError: a declared column is missing or of another type, or there is an undeclared one; all are listed.
+        SchemaError: A column is missing, undeclared or of another type. All such columns are listed.
     """
-    found = {field.name: field.dataType.simpleString() for field in frame.schema}
-    problems = [f"{c} is missing" for c in (*columns, *needed) if c not in found]
-    problems += [f"{c} is {found[c]}, declared {t}" for c, t in columns.items() if c in found and found[c] != t]
-    problems += [f"{c} is not declared" for c in found if c not in (*columns, *needed, *allowed)]
+    types = {field.name: field.dataType.simpleString() for field in frame.schema}
+    problems = [f"{c} is missing" for c in (*columns, *required) if c not in types]
+    problems += [f"{c} is {types[c]}, declared {t}" for c, t in columns.items() if c in types and types[c] != t]
+    problems += [f"{c} is not declared" for c in types if c not in (*columns, *required, *allowed)]
     if problems:
-        raise SchemaError(f"{name}: its function returned other columns than declared: {'; '.join(problems)}.")
-    return frame.select(*columns, *needed, *[c for c in allowed if c in found])
+        raise SchemaError(
+            f"{name}: the table's function returned other columns than declared: {'; '.join(problems)}. "
+            "Change the function or the declaration."
+        )
+    return frame.select(*columns, *required, *[c for c in allowed if c in types])
 
 
 def newest_order(table: Table, columns: Sequence[str]) -> Column:
-    """What makes a row of a key newer than another, as one comparable struct."""
+    """Return the order of the rows of a key as one comparable struct: the greatest is the newest."""
     parts = [c for c in (*table.write.order_columns(), *ORIGIN_COLUMNS) if c in columns]
     return F.struct(*parts) if parts else F.struct(F.lit(0).alias("none"))
 
 
 def newest_per_key(table: Table, rows: DataFrame) -> DataFrame:
-    """One row for each key: the newest."""
+    """Keep the newest row of each key."""
     window = Window.partitionBy(*table.key).orderBy(newest_order(table, rows.columns).desc())
     return rows.withColumn("_rank", F.row_number().over(window)).where("_rank = 1").drop("_rank")
 
 
 def versions(table: Table, history: History, rows: DataFrame) -> DataFrame:
-    """The versions of each key that a table of observations tells, with the time for which each held.
+    """Compute the versions of each key from its observations, with the time span of each version.
 
-    Of several observations of a key with one effective time the last delivered counts; one that repeats what was
-    known before adds no version. Whatever order they were delivered in, the result is the same.
+    Among observations of a key with one effective time, the last delivered counts. An observation that repeats the
+    values before it adds no version. The order of delivery does not change the result.
     """
     effective = history.effective_column
-    told = [c for c in table.columns if c not in (*table.key, effective)]
     same_time = Window.partitionBy(*table.key, effective).orderBy(newest_order(table, rows.columns).desc())
     by_time = Window.partitionBy(*table.key).orderBy(effective)
-    last_told = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
-    content = F.struct(*told)
+    last_delivered = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
+    content = F.struct(*[c for c in table.columns if c not in (*table.key, effective)])
     changed = ~F.lag(content).over(by_time).eqNullSafe(content) | F.lag(F.lit(1)).over(by_time).isNull()
-    starts = last_told.withColumn("_changed", changed).where("_changed").drop("_changed")
+    starts = last_delivered.withColumn("_changed", changed).where("_changed").drop("_changed")
     until = F.lead(effective).over(by_time)
     return (
         starts.withColumn("valid_from", F.col(effective))
@@ -69,34 +76,37 @@ def versions(table: Table, history: History, rows: DataFrame) -> DataFrame:
 
 
 def snapshot_versions(table: Table, history: History, rows: DataFrame, observed: DataFrame) -> DataFrame:
-    """`versions`, where the rows of one time are a snapshot of the whole: what the next one leaves out ended with it.
+    """Compute the versions of each key, where the rows of one effective time are a complete snapshot.
 
-    ``seen`` are all rows with the key and the time, those set aside and the malformed among them: a row that cannot be read deletes
-    nothing, and one whose key cannot be told may have been anybody's, so that its snapshot deletes nothing at all.
+    A key that the next snapshot lacks ends with that snapshot. A row that cannot be read deletes nothing. A row
+    without a readable key may belong to any key, and so its snapshot deletes nothing at all.
+
+    Args:
+        rows: The observations that pass.
+        observed: All rows with key and time, with the quarantined and malformed rows.
     """
     effective, key = history.effective_column, [*table.key]
     observed = observed.select(*key, effective).where(F.col(effective).isNotNull()).distinct()
-    nameless = observed.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
+    keyless = observed.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
     observed = observed.dropna()
-    observed = observed.unionByName(observed.select(*key).distinct().crossJoin(nameless)).distinct()
+    observed = observed.unionByName(observed.select(*key).distinct().crossJoin(keyless)).distinct()
     times = observed.select(effective).distinct()
     following = times.withColumn("_next", F.lead(effective).over(Window.orderBy(effective)))
     same_time = Window.partitionBy(*key, effective).orderBy(newest_order(table, rows.columns).desc())
-    last_told = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
-    told = F.struct(*[c for c in table.columns if c not in (*key, effective)])
-    present = observed.join(last_told.withColumn("_expected", told), [*key, effective], "left")
+    last_delivered = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
+    content = F.struct(*[c for c in table.columns if c not in (*key, effective)])
+    present = observed.join(last_delivered.withColumn("_expected", content), [*key, effective], "left")
     present = present.join(F.broadcast(following), effective)
     by_time = Window.partitionBy(*key).orderBy(effective)
-    # Snapshots in a row that have the key.
+    # A stay is an unbroken series of snapshots that have the key.
     gap = F.coalesce(F.lag("_next").over(by_time) != F.col(effective), F.lit(False))
     stays = present.withColumn("_gap", gap).withColumn("_stay", F.sum(F.col("_gap").cast("int")).over(by_time))
     in_stay = Window.partitionBy(*key, "_stay").orderBy(effective)
-    # In two steps, as a GPU looks for a last value only up to the row itself.
-    known = F.last("_expected", ignorenulls=True).over(
-        in_stay.rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    )
+    # In two steps, because a GPU computes a last value only up to the row itself.
+    until_row = in_stay.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    last_known = F.last("_expected", ignorenulls=True).over(until_row)
     ends = F.last("_next").over(in_stay.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
-    stays = stays.withColumns({"_known": known, "_ends": ends})
+    stays = stays.withColumns({"_known": last_known, "_ends": ends})
     changed = F.col("_expected").isNotNull() & ~F.col("_expected").eqNullSafe(F.lag("_known").over(in_stay))
     starts = stays.withColumn("_changed", changed).where("_changed")
     return (
@@ -107,7 +117,7 @@ def snapshot_versions(table: Table, history: History, rows: DataFrame, observed:
 
 
 def has_same_content(columns: Sequence[str], left: str, right: str) -> Column:
-    """True where two aliased rows agree on every column, nulls included."""
+    """Return a condition for two aliased rows that agree on every column, nulls included."""
     same = F.lit(True)
     for c in columns:
         same = same & F.col(f"{left}.{c}").eqNullSafe(F.col(f"{right}.{c}"))
@@ -115,24 +125,25 @@ def has_same_content(columns: Sequence[str], left: str, right: str) -> Column:
 
 
 def newest_of_duplicates(table: Table, rows: DataFrame) -> DataFrame:
-    """One row for each key, at the cost of ordering only the keys that come more than once."""
+    """Keep the newest row of each key. Only keys with more than one row are ordered."""
     key = list(table.key)
-    doubled = rows.groupBy(*key).count().where("count > 1").drop("count")
-    alone = rows.join(doubled, key, "left_anti")
-    return alone.unionByName(newest_per_key(table, rows.join(doubled, key, "left_semi")))
+    duplicate_keys = rows.groupBy(*key).count().where("count > 1").drop("count")
+    single = rows.join(duplicate_keys, key, "left_anti")
+    return single.unionByName(newest_per_key(table, rows.join(duplicate_keys, key, "left_semi")))
 
 
 def classify(
     table: Table, batch: DataFrame, existing: DataFrame, columns: Sequence[str], ignored: Sequence[str] = ()
 ) -> DataFrame:
-    """The batch's rows, each with how it stands to the table's row of the same key: new, newer, same or older.
+    """Add column `_class` to the batch: each row is new, newer, same or older than the table's row of its key.
 
-    A difference in the ``ignored`` columns alone is none.
+    Args:
+        ignored: Columns that are not compared.
     """
     content = [c for c in table.columns if c not in (*table.key, *ignored)]
     ordered = [c for c in (*table.write.order_columns(), *ORIGIN_COLUMNS) if c in columns]
     ours, theirs = (F.struct(*[F.col(f"{side}.{c}") for c in ordered]) if ordered else F.lit(0) for side in "st")
-    stands = (
+    row_class = (
         F.when(F.col(f"t.{table.key[0]}").isNull(), "new")
         .when(has_same_content(content, "s", "t"), "same")
         .when((ours <= theirs) if ordered else F.lit(False), "older")
@@ -140,28 +151,35 @@ def classify(
     )
     matched = [F.col(f"s.{c}") == F.col(f"t.{c}") for c in table.key]
     joined = batch.alias("s").join(existing.alias("t"), matched, "left")
-    return joined.select(*[F.col(f"s.{c}").alias(c) for c in columns], stands.alias("_class"))
+    return joined.select(*[F.col(f"s.{c}").alias(c) for c in columns], row_class.alias("_class"))
 
 
 def key_range_predicate(table: Table, ranges: Mapping[str, tuple[str, str]]) -> str:
-    """A condition on the target (alias t) that every row with one of a batch's keys meets: files outside are skipped."""
-    found = ((c, table.columns[c], *ranges[c]) for c in table.key if c in ranges)
-    return " AND ".join(f"t.`{c}` BETWEEN CAST('{low}' AS {t}) AND CAST('{high}' AS {t})" for c, t, low, high in found)
+    """Return a SQL condition on the target (alias t) that every row with a key of the batch meets.
+
+    Delta skips files outside of it.
+    """
+    bounds = ((c, table.columns[c], *ranges[c]) for c in table.key if c in ranges)
+    return " AND ".join(f"t.`{c}` BETWEEN CAST('{low}' AS {t}) AND CAST('{high}' AS {t})" for c, t, low, high in bounds)
 
 
 def semi_join(rows: DataFrame, keys: DataFrame, key: Sequence[str]) -> DataFrame:
-    """The rows that have one of the keys, a null being like another null."""
+    """Keep the rows that have one of the keys. Nulls are equal."""
     same = [F.col(f"s.{c}").eqNullSafe(F.col(f"k.{c}")) for c in key]
     return rows.alias("s").join(keys.alias("k"), same, "left_semi")
 
 
 def anti_join(existing: DataFrame, rows: DataFrame, key: Sequence[str]) -> DataFrame:
-    """The table's rows less those that have the key of one of the rows."""
+    """Drop the existing rows that have the key of one of the rows."""
     return existing.join(rows.select(*key), list(key), "left_anti")
 
 
 def differences(expected: DataFrame, existing: DataFrame, key: Sequence[str], delete: str) -> DataFrame:
-    """The rows to upsert so that a table holds what is told, and those to take away, marked by column ``delete``."""
+    """Compute the rows to upsert and to delete so that a table holds the expected rows.
+
+    Args:
+        delete: Name of the boolean column that marks a row to delete.
+    """
     content = [c for c in expected.columns if c not in key]
     ours, theirs = expected.alias("s"), existing.alias("t")
     on = [F.col(f"s.{c}").eqNullSafe(F.col(f"t.{c}")) for c in key]

@@ -99,7 +99,7 @@ def test_a_row_without_its_cursor_stops_the_extract(lake: TestLake, database: ps
     database.execute("ALTER TABLE suppliers ALTER changed DROP NOT NULL")
     database.execute("INSERT INTO suppliers (code, changed) VALUES ('LOST', NULL)")
     said = lake.attempt("raw.suppliers").errors["raw.suppliers"]
-    assert said.startswith("raw.suppliers: 1 rows of suppliers have no changed, so that no extract would find them.")
+    assert said.startswith("raw.suppliers: 1 rows of suppliers have no changed: an extract by cursor would miss them.")
     assert lake.version("raw.suppliers") is None
 
 
@@ -112,7 +112,7 @@ def test_undeclared_columns_follow_the_contract(lake: TestLake, database: psycop
     database.execute('ALTER TABLE suppliers RENAME name TO "Name"')
     database.execute("INSERT INTO suppliers (code) VALUES ('ZZ')")
     said = lenient.attempt().errors["raw.suppliers"]
-    assert said.startswith("raw.suppliers: suppliers has a column Name, declared as name: declare it as it is there.")
+    assert said.startswith("raw.suppliers: suppliers has a column Name, declared as name. Declare the column as Name.")
     database.execute('ALTER TABLE suppliers RENAME "Name" TO name')
     assert lenient.run().counts("raw.suppliers") == {"written": 1}, "it goes on once that is mended"
 
@@ -141,7 +141,7 @@ def test_an_unreadable_database_is_reported_without_the_password(
         assert "refused" in said
     with monkeypatch.context() as changed:
         changed.delenv("PGUSER")
-        assert "its database needs PGUSER" in lake.attempt("raw.products").errors["raw.products"]
+        assert "the database needs PGUSER" in lake.attempt("raw.products").errors["raw.products"]
     assert lake.run("raw.products").counts("raw.products")["written"] == 5
 
 
@@ -160,7 +160,7 @@ def test_a_hanging_database_ends_the_run_in_time(
     finally:
         for one in members:
             one.resume()
-    assert "its database (jdbc:postgresql:" in said
+    assert "the database (jdbc:postgresql:" in said
     assert lake.run("raw.products").statuses == {"raw.products": "unchanged"}
 
 
@@ -254,7 +254,7 @@ def test_a_connection_lost_while_reading_lands_nothing(
     said = lake.attempt("raw.products").errors["raw.products"]
     ended.set()
     cutting.join()
-    assert "its database" in said
+    assert "the database" in said
     assert "terminating connection" in said
     assert location.list_names(lake.folder("raw.products")) == []
     database.execute("DROP VIEW products")

@@ -1,8 +1,8 @@
-"""Makes Java's archive of the classes that a session loads, by which later sessions start sooner (JEP 350).
+"""Java's archive of the classes that a session loads, with which later sessions start sooner (JEP 350).
 
     python -m lakehouse.engine.spark.class_archive
 
-`make setup` does so. Java leaves aside an archive that another Java or another Spark has made.
+`make setup` makes the archive with this command. Java ignores an archive of another Java or another Spark.
 """
 
 from __future__ import annotations
@@ -27,39 +27,47 @@ from lakehouse.project import find_root
 
 
 def make_archive() -> None:
-    """Make the archive, by a session that does a little of what a run does.
+    """Make the archive by a session that does a little of each kind of work in a run.
 
     Raises:
-        SessionError: the session did not end well, or this Java makes no archive.
+        SessionError: The session failed, or this Java makes no archive.
     """
     root = find_root()
-    conf = root / "conf" / "spark" / "local.conf"
     ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ARCHIVE.parent) as folder:
         new = Path(folder, ARCHIVE.name)
-        java = f'{read_properties(conf)["spark.driver.extraJavaOptions"]} "-XX:ArchiveClassesAtExit={new}" {ARCHIVE_IS_SILENT}'
-        own = {"spark.driver.extraJavaOptions": java, **local_file_properties()}
-        told = [
-            "--properties-file",
-            str(conf),
-            *(f"--conf={name}={value}" for name, value in own.items()),
-            "pyspark-shell",
-        ]
-        clean = {name: value for name, value in os.environ.items() if name not in JVM_VARIABLES}
-        done = subprocess.run(  # until nobody writes to its output any more: the JVM outlives it, and writes the archive
-            [sys.executable, "-m", "lakehouse.engine.spark.class_archive", folder], cwd=root, capture_output=True, text=True, check=False,
-            env=clean | {"SPARK_CONF_DIR": NO_FOLDER, "PYSPARK_SUBMIT_ARGS": shlex.join(told)},
-        )  # fmt: skip
-        if done.returncode or not new.exists():
-            said = (done.stdout + done.stderr).strip().splitlines()[-20:]
+        # Returns once the output is closed: the JVM writes the archive after Python ends.
+        process = subprocess.run(
+            [sys.executable, "-m", "lakehouse.engine.spark.class_archive", folder],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_make_environment(root / "conf" / "spark" / "local.conf", new),
+        )
+        if process.returncode or not new.exists():
+            output = (process.stdout + process.stderr).strip().splitlines()[-20:]
             raise SessionError(
-                "\n".join(["No archive of Spark's classes was made; all works without, and starts later.", *said])
+                "\n".join(["Spark's class archive was not made: sessions work without it, but start later.", *output])
             )
         new.replace(ARCHIVE)
 
 
+def _make_environment(conf: Path, archive: Path) -> dict[str, str]:
+    """Return an environment in which a session of the profile writes the archive when it ends."""
+    java_options = read_properties(conf)["spark.driver.extraJavaOptions"]
+    properties = {
+        "spark.driver.extraJavaOptions": f'{java_options} "-XX:ArchiveClassesAtExit={archive}" {ARCHIVE_IS_SILENT}',
+        **local_file_properties(),
+    }
+    options = [f"--conf={name}={value}" for name, value in properties.items()]
+    arguments = shlex.join(["--properties-file", str(conf), *options, "pyspark-shell"])
+    inherited = {name: value for name, value in os.environ.items() if name not in JVM_VARIABLES}
+    return inherited | {"SPARK_CONF_DIR": NO_FOLDER, "PYSPARK_SUBMIT_ARGS": arguments}
+
+
 def _run_sample_workload(folder: Path) -> None:
-    """Land, read, window, join, write, merge and aggregate a few rows, for their classes."""
+    """Land, read, window, join, write, merge and aggregate a few rows, to load the classes for this."""
     from delta.tables import DeltaTable
     from pyspark.sql import SparkSession, Window
     from pyspark.sql import functions as F

@@ -1,4 +1,4 @@
-"""What a contract makes of the rows of a file whose columns are not those declared. Frame in, frame out."""
+"""Conformance of the rows of files with other columns than declared, by the source's contract. Frame in, frame out."""
 
 from __future__ import annotations
 
@@ -14,52 +14,58 @@ from lakehouse.spark import MICROSECOND_FORMATS
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-# In `_rescued`: the declared columns that the row's file misses.
+# Key in `_rescued` for the declared columns that the row's file misses.
 MISSING = "_missing"
 _NESTED = ("array", "map", "struct")
 _NUMBERS = ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal")
 
 
-def conform_rows(source: Source, found: Mapping[str, str], added: Mapping[str, str], rows: DataFrame) -> DataFrame:
-    """The rows of files with these columns, which ``rows`` has by position, as the bronze table has them: those declared, those that
-    the contract adds, and `_rescued` with what none of them holds.
+def conform_rows(
+    source: Source, file_columns: Mapping[str, str], added: Mapping[str, str], rows: DataFrame
+) -> DataFrame:
+    """Turn the rows of files into rows of the bronze table.
 
-    A value is taken as another type only where that type gives the same value back.
+    The result has the declared columns, the columns that the contract adds, and `_rescued` with all other values.
+    A value is cast to another type only if the cast back gives the same value.
+
+    Args:
+        file_columns: Columns of the files with their types.
+        added: Columns that the contract adds, with their types.
+        rows: Rows of the files, with columns named by position.
     """
-    wanted = {**source.columns, **added}
-    places = {
+    target_types = {**source.columns, **added}
+    columns = {
         name: F.col(positional_name(number))
-        for number, (name, kind) in enumerate(found.items())
+        for number, (name, kind) in enumerate(file_columns.items())
         if kind != conformance.VOID
     }
     values: dict[str, Column] = {}
-    kept: dict[str, Column] = {}
-    for name, kind in wanted.items():
-        if name not in places:
+    rescued: dict[str, Column] = {}
+    for name, kind in target_types.items():
+        if name not in columns:
             values[name] = F.lit(None).cast(kind)
-        elif conformance.can_read_as(found[name], kind):
-            values[name] = places[name].cast(kind)
+        elif conformance.can_read_as(file_columns[name], kind):
+            values[name] = columns[name].cast(kind)
         else:
-            values[name] = _cast_lossless(places[name], found[name], kind)
-            kept[name] = F.when(values[name].isNull(), _to_text(places[name], found[name]))
-    kept |= {name: _to_text(place, found[name]) for name, place in places.items() if name not in wanted}
-    whole = [MALFORMED] if MALFORMED in rows.columns else []
-    rescued = (
-        [_rescued_json(kept, conformance.detect_drift(source, found).missing_columns)]
-        if source.contract.has_rescued_column
-        else []
-    )
-    return rows.select(*[value.alias(name) for name, value in values.items()], *whole, "_path", "_row", *rescued)
+            values[name] = _cast_lossless(columns[name], file_columns[name], kind)
+            rescued[name] = F.when(values[name].isNull(), _to_text(columns[name], file_columns[name]))
+    undeclared = {name: column for name, column in columns.items() if name not in target_types}
+    rescued |= {name: _to_text(column, file_columns[name]) for name, column in undeclared.items()}
+    further: list[str | Column] = [MALFORMED] if MALFORMED in rows.columns else []
+    further += ["_path", "_row"]
+    if source.contract.has_rescued_column:
+        further.append(_rescued_json(rescued, conformance.detect_drift(source, file_columns).missing_columns))
+    return rows.select(*[value.alias(name) for name, value in values.items()], *further)
 
 
 def positional_name(number: int) -> str:
-    """The name of a file's column while its rows are read."""
+    """Return the name of a file's column while its rows are read."""
     return f"_at_{number}"
 
 
-def _rescued_json(kept: Mapping[str, Column], missing: tuple[str, ...]) -> Column:
-    """The values kept aside as a JSON object; null where there are none."""
-    fields = [value.alias(name) for name, value in kept.items()]
+def _rescued_json(rescued: Mapping[str, Column], missing: tuple[str, ...]) -> Column:
+    """Return the rescued values as a JSON object, or null if there are none."""
+    fields = [value.alias(name) for name, value in rescued.items()]
     if missing:
         fields.append(F.array(*map(F.lit, missing)).alias(MISSING))
     if not fields:
@@ -67,16 +73,16 @@ def _rescued_json(kept: Mapping[str, Column], missing: tuple[str, ...]) -> Colum
     return F.nullif(F.to_json(F.struct(*fields)), F.lit("{}")).alias(RESCUED)
 
 
-def _cast_lossless(value: Column, found: str, kind: str) -> Column:
-    """The value as another type where that gives the same value back, null elsewhere."""
-    if found.startswith(_NESTED) or kind.startswith(_NESTED):
+def _cast_lossless(value: Column, file_type: str, kind: str) -> Column:
+    """Cast a value where the cast back gives the same value. Return null elsewhere."""
+    if file_type.startswith(_NESTED) or kind.startswith(_NESTED):
         return F.lit(None).cast(kind)
-    if found.startswith(_NUMBERS) and kind.startswith(_NUMBERS):
+    if file_type.startswith(_NUMBERS) and kind.startswith(_NUMBERS):
         cast = value.try_cast(kind)
-        return F.when(cast.try_cast(found) == value, cast)
-    # By way of text, as not every pair of types has a cast.
+        return F.when(cast.try_cast(file_type) == value, cast)
+    # Cast by way of text, because not every pair of types has a cast.
     cast = value.cast("string").try_cast(kind)
-    return F.when(cast.cast("string").try_cast(found) == value, cast)
+    return F.when(cast.cast("string").try_cast(file_type) == value, cast)
 
 
 def _to_text(value: Column, kind: str) -> Column:

@@ -1,4 +1,4 @@
-"""The Spark engine: a session that starts when a step needs it, and one session more for each table's write."""
+"""The Spark engine: a session that starts when a step needs it, and a further session for each table's write."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-# How often a commit is attempted again after a conflict, each time after up to so many seconds.
+# Number of further attempts at a commit after a conflict, and the longest wait before each of them.
 CONFLICT_RETRIES = 3
 CONFLICT_SECONDS = 2.0
 
 
 class SparkEngine:
-    """`lakehouse.engine.base.Engine` on Spark; a run without work starts no JVM.
+    """`lakehouse.engine.base.Engine` on Spark. A run without work starts no JVM.
 
-    The session starts in the thread that made this object: as a rule the main thread, which alone receives Ctrl-C. Other
-    threads wait in `session` while that thread is in `wait`.
+    The session starts in the thread that made this object. That is usually the main thread, which alone receives
+    Ctrl-C. Other threads wait in `session` while that thread is in `wait`.
     """
 
     def __init__(self, start: Callable[[], AbstractContextManager[SparkSession]]) -> None:
@@ -49,7 +49,7 @@ class SparkEngine:
 
     @classmethod
     def open(cls, settings: Settings, log: Path | None, on_start: Callable[[], None] | None) -> SparkEngine:
-        """Return an engine with a session of its own; see `lakehouse.engine.open_engine`."""
+        """Return an engine with a session of its own. See `lakehouse.engine.open_engine`."""
 
         @contextmanager
         def start() -> Iterator[SparkSession]:
@@ -62,18 +62,18 @@ class SparkEngine:
 
     @classmethod
     def of(cls, spark: SparkSession) -> SparkEngine:
-        """Wrap a running session; whoever started it stops it."""
+        """Wrap a running session. The caller stops it."""
         return cls(lambda: nullcontext(spark))
 
     @classmethod
     def running(cls) -> SparkEngine:
-        """Wrap the process's session; see `lakehouse.engine.running_engine`."""
+        """Wrap the process's session. See `lakehouse.engine.running_engine`."""
         from pyspark.sql import SparkSession
 
         return cls.of(SparkSession.builder.getOrCreate())
 
     def session(self) -> SparkSession:
-        """Return the session; start it on the first call.
+        """Return the session. Start it on the first call.
 
         Raises:
             SessionError: Spark did not start, or the run was cancelled before.
@@ -107,11 +107,13 @@ class SparkEngine:
                 return attempt()
             except CONFLICTS as error:
                 logger.warning("%s: another writer committed first (%s). Deciding again.", table, get_first_line(error))
-                time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # nobody gains by guessing it
+                time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # not a secret
         return attempt()
 
     def wait(self, futures: Collection[Future[T]]) -> set[Future[T]]:
-        """Wait until some of the futures are done, and return these; start the session where another thread requests it.
+        """Wait until at least one future is done, and return the futures that are.
+
+        Start the session if another thread requests it.
 
         Raises:
             SessionError: Spark did not start.

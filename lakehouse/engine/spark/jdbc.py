@@ -1,8 +1,8 @@
-"""Sources kept in a database: what a run finds there becomes a file of the landing zone, and is ingested as one.
+"""Sources in a database: a run writes new rows to a file in the landing zone, and ingests it as any other file.
 
-So a batch is pinned, finished after a crash, and made anew in a full refresh as that of any other source, whatever has become of
-the database since. An extract by cursor has its bounds on record (manifests/<source>/extracts/<N>.json) before its rows are read:
-one that was cut short is carried out again with the same bounds, into the same file.
+So a batch is pinned, finished after a crash and rebuilt in a full refresh as that of any other source, without the
+database. The bounds of an extract by cursor are recorded (manifests/<source>/extracts/<N>.json) before its rows are
+read. An interrupted extract is repeated with the same bounds, into the same file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 CONNECT_SECONDS = 10
-# How long the database may send nothing: it looks through the whole table for a new value of the cursor.
+# Longest silence of the database: it scans the whole table for a new value of the cursor.
 READ_SECONDS = 600
 LOCK_SECONDS = 60
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -38,7 +38,12 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Extract:
-    """Extract N of a source by cursor: the rows after one value of it (all without one), up to another, into one file."""
+    """Extract number N of a source by cursor: the rows between two values of the cursor, in one file.
+
+    Attributes:
+        after: The rows have greater values than this one. None in the first extract.
+        until: The greatest value of the rows.
+    """
 
     number: int
     after: str | None
@@ -47,148 +52,164 @@ class Extract:
 
 
 def extract(spark: SparkSession, source: Source, landing: LandingZone, scratches: Location, run: Run) -> None:
-    """Bring what the database has and the landing zone has not into the source's landing folder.
+    """Write the database's new rows to a file in the source's landing folder.
 
     Raises:
-        SourceError: the database cannot be read, or has rows that no extract by cursor would find.
-        LockError: the lake may be another run's by now, and this extract with it.
+        SourceError: The database cannot be read, or has rows that an extract by cursor would miss.
+        LockError: The run's lease on the lake expired; another run may hold it and repeat this extract.
     """
     assert source.database is not None
-    asked = _DatabaseTable(spark, source, source.database)
+    table = _DatabaseTable(spark, source, source.database)
     run.lease.check()
-    location.remove(scratches)  # what runs that were cut short left behind
+    location.remove(scratches)  # files of interrupted runs
     scratch = scratches / run.id
     if source.database.cursor is None:
-        there = [name for name in location.list_names(landing.folder) if not is_ignored(name)]
-        before = landing.folder / there[-1] if there else None
-        file = landing.folder / f"{_file_stem(source)}_{_today()}.parquet"
-        with _write_extract(asked.read_rows(None), scratch) as part:
-            if before is None or not _has_same_rows(part, before):
-                run.lease.check()
-                location.move(part, file)
+        _land_snapshot(table, landing, scratch, run)
         return
     folder = landing.manifest_folder / "extracts"
     last = _last_extract(folder)
     if last is not None and not _has_landed(landing, last):
-        _land_extract(asked, landing, last, scratch, run)
-    new = asked.next_extract(last)
+        _land_extract(table, landing, last, scratch, run)
+    new = table.next_extract(last)
     if new is not None:
         location.create(folder / f"{new.number:08d}.json", json.dumps(asdict(new), indent=1).encode())
-        _land_extract(asked, landing, new, scratch, run)
+        _land_extract(table, landing, new, scratch, run)
 
 
 @dataclass(frozen=True)
 class _DatabaseTable:
-    """A source's table in its database."""
+    """Table of a source in its database."""
 
     spark: SparkSession
     source: Source
     database: Database
 
     def next_extract(self, last: Extract | None) -> Extract | None:
-        """The next extract; None where nothing is new."""
+        """Plan the next extract. Return None if the table has no new rows."""
         assert self.database.cursor is not None
         cursor, settle = _quote_name(self.database.cursor), self.database.settle_seconds
         where = [f"{cursor} > {_quote_value(last.until)}"] if last else []
         if settle:
             where.append(f"{cursor} <= current_timestamp - interval '{settle:g} seconds'")
         table = _quote_name(self.database.table)
-        found = self._read(
+        bounds = self._read(
             f"SELECT CAST(max({cursor}) AS varchar(64)) AS until, "
             f"(SELECT count(*) FROM {table} WHERE {cursor} IS NULL) AS missing FROM {table}{_where_clause(where)}"
         ).first()
-        assert found is not None
-        if found["missing"]:
+        assert bounds is not None
+        if bounds["missing"]:
+            column = self.database.cursor
             raise SourceError(
-                f"{self.source.name}: {found['missing']} rows of {self.database.table} have no {self.database.cursor}, so that no extract would "
-                "find them. Give them one, or declare the source without a cursor."
+                f"{self.source.name}: {bounds['missing']} rows of {self.database.table} have no {column}: "
+                f"an extract by cursor would miss them. Set {column} in every row, "
+                "or declare the source without a cursor."
             )
-        if found["until"] is None:
+        if bounds["until"] is None:
             return None
         number = last.number + 1 if last else 1
-        return Extract(
-            number,
-            last.until if last else None,
-            found["until"],
-            f"{_file_stem(self.source)}_{number:08d}_{_today()}.parquet",
-        )
+        file = f"{_file_stem(self.source)}_{number:08d}_{_today()}.parquet"
+        return Extract(number, last.until if last else None, bounds["until"], file)
 
     def read_rows(self, extract: Extract | None) -> DataFrame:
-        """The rows of an extract, or all, in the order of the key."""
+        """Read the rows of an extract in the order of the key.
+
+        Args:
+            extract: Without it all rows of the table are read.
+        """
         where = []
         if extract:
             cursor = _quote_name(str(self.database.cursor))
             where += [f"{cursor} > {_quote_value(extract.after)}"] if extract.after is not None else []
             where += [f"{cursor} <= {_quote_value(extract.until)}"]
-        also = self.source.contract.new_column != "fail"
-        named = "*" if also else ", ".join(map(_quote_name, self.source.columns))
-        read = self._read(f"SELECT {named} FROM {_quote_name(self.database.table)}{_where_clause(where)}")
-        self._check_columns(read.columns)
-        others = [F.col(quote_identifier(name)) for name in read.columns if name not in self.source.columns]
-        typed = read.select(
-            *[F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()], *others
-        )
-        return typed.coalesce(1).sortWithinPartitions(*self.database.key)
+        takes_new_columns = self.source.contract.new_column != "fail"
+        columns = "*" if takes_new_columns else ", ".join(map(_quote_name, self.source.columns))
+        rows = self._read(f"SELECT {columns} FROM {_quote_name(self.database.table)}{_where_clause(where)}")
+        self._check_columns(rows.columns)
+        declared = [F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()]
+        others = [F.col(quote_identifier(name)) for name in rows.columns if name not in self.source.columns]
+        return rows.select(*declared, *others).coalesce(1).sortWithinPartitions(*self.database.key)
 
-    def _check_columns(self, found: Sequence[str]) -> None:
-        """
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        """Check that the columns have the declared case.
+
         Raises:
-            SourceError: a column differs only in case from a declared one, for which Spark would take it.
+            SourceError: A column differs only in case from a declared one. Spark would read it as the declared one.
         """
         declared = {name.lower(): name for name in self.source.columns}
-        if odd := [name for name in found if declared.get(name.lower(), name) != name]:
-            raise SourceError(
-                f"{self.source.name}: {self.database.table} has a column {odd[0]}, declared as {declared[odd[0].lower()]}: "
-                "declare it as it is there."
-            )
+        for name in columns:
+            if (declared_name := declared.get(name.lower(), name)) != name:
+                raise SourceError(
+                    f"{self.source.name}: {self.database.table} has a column {name}, declared as {declared_name}. "
+                    f"Declare the column as {name}."
+                )
 
     def _read(self, query: str) -> DataFrame:
-        url = _VARIABLE.sub(lambda one: self._read_variable(one[1]), self.database.url)
+        url = _VARIABLE.sub(lambda match: self._read_variable(match[1]), self.database.url)
         options = {
-            "url": url, "driver": self.database.driver, "query": query, "fetchsize": "10000",
-            "user": self._read_variable(self.database.user), "password": self._read_variable(self.database.password),
-        }  # fmt: skip
+            "url": url,
+            "driver": self.database.driver,
+            "query": query,
+            "fetchsize": "10000",
+            "user": self._read_variable(self.database.user),
+            "password": self._read_variable(self.database.password),
+        }
         if url.startswith("jdbc:postgresql:"):  # other drivers count in milliseconds
             options |= {
-                "connectTimeout": str(CONNECT_SECONDS), "loginTimeout": str(CONNECT_SECONDS), "socketTimeout": str(READ_SECONDS),
-                "options": f"-c lock_timeout={LOCK_SECONDS}s", "tcpKeepAlive": "true",
-            }  # fmt: skip
+                "connectTimeout": str(CONNECT_SECONDS),
+                "loginTimeout": str(CONNECT_SECONDS),
+                "socketTimeout": str(READ_SECONDS),
+                "options": f"-c lock_timeout={LOCK_SECONDS}s",
+                "tcpKeepAlive": "true",
+            }
         return self.spark.read.format("jdbc").options(**options).load()
 
     def _read_variable(self, name: str) -> str:
         value = os.environ.get(name)
         if not value:
-            raise SourceError(f"{self.source.name}: its database needs {name} in the environment or in .env.")
+            raise SourceError(
+                f"{self.source.name}: the database needs {name}. Set {name} in the environment or in .env."
+            )
         return value
+
+
+def _land_snapshot(table: _DatabaseTable, landing: LandingZone, scratch: Location, run: Run) -> None:
+    """Land all rows of the table, unless the last file has the same rows."""
+    files = [name for name in location.list_names(landing.folder) if not is_ignored(name)]
+    last = landing.folder / files[-1] if files else None
+    file = landing.folder / f"{_file_stem(table.source)}_{_today()}.parquet"
+    with _write_extract(table.read_rows(None), scratch) as part:
+        if last is None or not _has_same_rows(part, last):
+            run.lease.check()
+            location.move(part, file)
 
 
 def _land_extract(table: _DatabaseTable, landing: LandingZone, planned: Extract, scratch: Location, run: Run) -> None:
     with _write_extract(table.read_rows(planned), scratch) as part:
         run.lease.check()
-        # A file that lies there, put by whoever came between, may be in a table already.
+        # Never replace a file that another run landed meanwhile: a table may have its rows.
         with suppress(FileExistsError):
             if not _has_landed(landing, planned):
                 location.move_new(part, landing.folder / planned.file)
 
 
 def explain_error(source: Source, error: Exception) -> SourceError | None:
-    """An error that came from the database in words; None for any other."""
+    """Return an error of the database as a SourceError, or None for any other error."""
     database = source.database
-    said = re.search(r"(?:org\.postgresql|java\.sql)[\w.]*Exception: ([^\n]+)", str(error))
-    if database is None or said is None:
+    match = re.search(r"(?:org\.postgresql|java\.sql)[\w.]*Exception: ([^\n]+)", str(error))
+    if database is None or match is None:
         return None
     names = [*_VARIABLE.findall(database.url), database.user, database.password]
-    resolved = _VARIABLE.sub(lambda one: os.environ.get(one[1], one[0]), database.url)
+    resolved = _VARIABLE.sub(lambda variable: os.environ.get(variable[1], variable[0]), database.url)
     url = database.url if SECRET_IN_URL.search(resolved) else resolved
     return SourceError(
-        f"{source.name}: its database ({url}) cannot be read: {said[1]} Check that it runs and that "
+        f"{source.name}: the database ({url}) cannot be read: {match[1]} Check that the database runs and that "
         f"{', '.join(names)} are right, then run again."
     )
 
 
 @contextmanager
 def _write_extract(rows: DataFrame, scratch: Location) -> Iterator[Location]:
-    """The rows as one file, which is gone in the end."""
+    """Write the rows to one temporary file, and delete it in the end."""
     try:
         rows.write.mode("overwrite").parquet(to_spark_uri(scratch))
         (part,) = [scratch / name for name in location.list_names(scratch) if name.endswith(".parquet")]
@@ -197,27 +218,30 @@ def _write_extract(rows: DataFrame, scratch: Location) -> Iterator[Location]:
         location.remove(scratch)
 
 
-def _has_same_rows(one: Location, other: Location) -> bool:
-    """Whether two Parquet files hold the same rows in the same order; their bytes may differ from one JVM to the next."""
+def _has_same_rows(first: Location, second: Location) -> bool:
+    """Return True if two Parquet files hold the same rows in the same order.
+
+    The bytes of the files may differ from one JVM to the next.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with one.open("rb") as left, other.open("rb") as right:
-            ours, theirs = pq.ParquetFile(left), pq.ParquetFile(right)
-            if ours.schema_arrow != theirs.schema_arrow or ours.metadata.num_rows != theirs.metadata.num_rows:
+        with first.open("rb") as first_file, second.open("rb") as second_file:
+            left, right = pq.ParquetFile(first_file), pq.ParquetFile(second_file)
+            if left.schema_arrow != right.schema_arrow or left.metadata.num_rows != right.metadata.num_rows:
                 return False
-            pairs = zip(ours.iter_batches(), theirs.iter_batches(), strict=True)
-            # By their bytes, too: of numbers that are none (NaN) no two are equal.
-            return all(mine.equals(yours) or mine.serialize() == yours.serialize() for mine, yours in pairs)
-    except (pa.ArrowInvalid, OSError):  # what lies there is damaged: it is replaced
+            pairs = zip(left.iter_batches(), right.iter_batches(), strict=True)
+            # The bytes are compared too, because NaN does not equal NaN.
+            return all(a.equals(b) or a.serialize() == b.serialize() for a, b in pairs)
+    except (pa.ArrowInvalid, OSError):  # a damaged file is replaced
         return False
 
 
 def _has_landed(landing: LandingZone, extract: Extract) -> bool:
     path = f"{landing.source.landing}/{extract.file}"
-    taken = any(one.path == path for manifest in landing.read_history() for one in manifest.files)
-    return taken or not isinstance(location.stat_files(landing.root, [path])[path], OSError)
+    is_ingested = any(file.path == path for manifest in landing.read_history() for file in manifest.files)
+    return is_ingested or not isinstance(location.stat_files(landing.root, [path])[path], OSError)
 
 
 def _last_extract(folder: Location) -> Extract | None:
@@ -238,10 +262,10 @@ def _where_clause(conditions: Sequence[str]) -> str:
 
 
 def _quote_name(name: str) -> str:
-    """A column, a table or schema.table as SQL says it, whatever the word means otherwise: user, order."""
+    """Quote a column, a table or schema.table for SQL, also where the name is a keyword (user, order)."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
 
 
 def _quote_value(value: str) -> str:
-    """A value as SQL says it; the database compares it as what the column is."""
+    """Quote a value for SQL. The database compares it by the column's type."""
     return "'" + value.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""Delta tables on Spark: read, changes, append, overwrite, replace, merge, each write a fenced, recorded commit."""
+"""Delta tables on Spark: each write is one fenced and recorded commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import delta.exceptions.captured  # raises conflicts as what they are
+import delta.exceptions.captured  # turns Delta's conflicts into Python's exceptions
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.identifiers import quote_identifier
@@ -27,12 +27,15 @@ _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _TXN_APP = "spark.databricks.delta.write.txnAppId"
 _TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 
-# What Delta raises where another writer's commit came between; the kinds have no base of their own.
+# Delta's errors after a conflict with another writer's commit. The classes have no common base of their own.
 CONFLICTS = tuple(getattr(delta.exceptions, name) for name in delta.exceptions.__all__)
 
 
 class SparkTables:
-    """`lakehouse.engine.base.Tables` on a Spark session of its own: what a merge sets for its commit must not reach another's."""
+    """`lakehouse.engine.base.Tables` on a Spark session of its own.
+
+    A merge puts its commit's record into the session's settings, which must not reach another table's commit.
+    """
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
@@ -94,10 +97,10 @@ class SparkTables:
         _verify(target, commit)
 
     def restore(self, target: Target, commit: Commit, version: int) -> None:
-        """Make the table what it was at a version.
+        """Restore a version of the table.
 
-        RESTORE takes the record from the session, but no transaction id. Doing it twice is harmless, and Delta refuses it
-        where another commit comes between.
+        RESTORE takes the record from the session, but no transaction id. A second restore is harmless, and Delta
+        rejects a restore that conflicts with another commit.
         """
         from delta.tables import DeltaTable
 
@@ -106,8 +109,8 @@ class SparkTables:
         _verify(target, commit)
 
     def empty(self, target: Target, commit: Commit) -> None:
-        none = self.read_latest(target.path).limit(0)
-        none.write.format("delta").mode("overwrite").options(**_options(commit)).save(to_spark_uri(target.path))
+        no_rows = self.read_latest(target.path).limit(0)
+        no_rows.write.format("delta").mode("overwrite").options(**_options(commit)).save(to_spark_uri(target.path))
         _verify(target, commit)
 
     def _write(self, rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
@@ -117,14 +120,14 @@ class SparkTables:
 
     @contextmanager
     def _commit_settings(self, commit: Commit) -> Iterator[None]:
-        """Put the commit's record and transaction id into the session's settings, for what has no writer options."""
+        """Set the commit's record and transaction id in the session, for commands without writer options."""
         settings = dict(zip((_METADATA, _TXN_APP, _TXN_VERSION), _options(commit).values(), strict=True))
         try:
             for name, value in settings.items():
                 self.spark.conf.set(name, value)
             yield
         finally:
-            # A transaction setting that is left behind makes later writes of the session vanish.
+            # With a transaction setting that stays, Delta would skip later writes of the session.
             for name in settings:
                 self.spark.conf.unset(name)
 
@@ -135,11 +138,12 @@ def _options(commit: Commit) -> dict[str, str]:
 
 
 def _verify(target: Target, commit: Commit) -> None:
-    """Check that the commit was made: Delta skips a used transaction version without a word."""
+    """Check that the commit was made: Delta skips a used transaction version without an error."""
     table = table_log.open_log(target.path)
     record = table.last.record if table and table.last else None
     if record is None or (record.run, record.batch) != (commit.record.run, commit.record.batch):
+        batch = commit.record.batch
         raise LedgerError(
-            f"{target.name}: batch {commit.record.batch} was not committed by this run; another writer used its number. "
-            "Run again to continue from what the table holds."
+            f"{target.name}: batch {batch} was not committed by this run; another writer used its number. "
+            "Run again to continue from the table's latest version."
         )

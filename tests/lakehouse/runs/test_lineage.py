@@ -83,7 +83,7 @@ def test_failed_and_skipped_tables_have_events(make_lake: Lakes, tmp_path: Path)
         "clean.items": "FAIL",
         "mart.copies": "ABORT",
     }
-    assert "rows broke rules that fail the run" in ends["clean.items"]["run"]["facets"]["errorMessage"]["message"]
+    assert "rows violate rules that fail the run" in ends["clean.items"]["run"]["facets"]["errorMessage"]["message"]
 
 
 def test_events_go_to_a_server(

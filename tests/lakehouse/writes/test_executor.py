@@ -1,4 +1,4 @@
-"""Each way of writing over real tables: the first run, the second, and the one that finds nothing to do."""
+"""Each write mode over real tables: a first run, a second run and a run with nothing to do."""
 
 from __future__ import annotations
 
@@ -23,28 +23,32 @@ from tests.lakes import (
     orders_csv,
     parse_items,
     payments_file,
-)  # fmt: skip
+)
 from tests.orders import clean, landed, mart
 
 Lakes = Callable[..., TestLake]
 
 
-def test_append_merge_month_and_rebuild_run_after_run(make_lake: Lakes) -> None:
-    lake = make_lake(
-        landed.orders, landed.customers, clean.order_log, clean.orders, clean.customers, mart.monthly_orders,
-        mart.top_customers,
-    )  # fmt: skip
+SOURCES = (landed.orders, landed.customers)
+TABLES = (clean.order_log, clean.orders, clean.customers, mart.monthly_orders, mart.top_customers)
+FIRST_ORDERS = (
+    "1,10,2024-01-31,2024-01-31 08:00:00,NEW,5",
+    "1,10,2024-01-31,2024-01-31 09:00:00,PAID,6",
+    "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",
+    "3,11,2024-02-01,2024-02-01 08:00:00,NEW,-7",
+)
+SECOND_ORDERS = (
+    "1,10,2024-01-31,2024-01-31 08:30:00,OLD,1",  # older than the existing row
+    "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",  # a repeated row
+    "2,11,2024-03-01,2024-02-01 07:00:00,OLD,7",  # older, from another month
+    "4,12,2024-02-29,2024-02-29 08:00:00,NEW,8",
+)
+
+
+def test_each_write_mode_run_after_run(make_lake: Lakes) -> None:
+    lake = make_lake(*SOURCES, *TABLES)
     lake.land("raw.customers", "1.json", json_lines(customer(10, "Ada", "Oslo", "2024-01-01")))
-    lake.land(
-        "raw.orders",
-        "1.csv",
-        orders_csv(
-            "1,10,2024-01-31,2024-01-31 08:00:00,NEW,5",
-            "1,10,2024-01-31,2024-01-31 09:00:00,PAID,6",
-            "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",
-            "3,11,2024-02-01,2024-02-01 08:00:00,NEW,-7",
-        ),
-    )
+    lake.land("raw.orders", "1.csv", orders_csv(*FIRST_ORDERS))
     first = lake.run()
     assert set(first.statuses.values()) == {"written"}
     assert first.counts("clean.orders") == {"written": 2, "unchanged": 0, "superseded": 1, "quarantined": 1}
@@ -58,16 +62,7 @@ def test_append_merge_month_and_rebuild_run_after_run(make_lake: Lakes) -> None:
     assert set(idle.statuses.values()) == {"unchanged"}
     assert lake.versions() == versions, "nothing landed, so nothing was written"
 
-    lake.land(
-        "raw.orders",
-        "2.csv",
-        orders_csv(
-            "1,10,2024-01-31,2024-01-31 08:30:00,OLD,1",  # older than what is there
-            "2,11,2024-02-01,2024-02-01 08:00:00,NEW,7",  # the same again
-            "2,11,2024-03-01,2024-02-01 07:00:00,OLD,7",  # older, from another month
-            "4,12,2024-02-29,2024-02-29 08:00:00,NEW,8",
-        ),
-    )
+    lake.land("raw.orders", "2.csv", orders_csv(*SECOND_ORDERS))
     second = lake.run()
     assert second.counts("clean.orders") == {"written": 1, "unchanged": 1, "superseded": 2, "quarantined": 0}
     assert second.counts("clean.order_log") == {"written": 4, "unchanged": 0, "superseded": 0, "quarantined": 0}
@@ -80,20 +75,22 @@ def test_append_merge_month_and_rebuild_run_after_run(make_lake: Lakes) -> None:
     lake.land("raw.customers", "2.json", json_lines(customer(12, "Cy", "Rom", "2024-01-01")))
     third = lake.run()
     assert {name for name, status in third.statuses.items() if status == "written"} == {
-        "raw.customers", "clean.customers", "mart.top_customers",
-    }  # fmt: skip
+        "raw.customers",
+        "clean.customers",
+        "mart.top_customers",
+    }
     assert (12, "Cy", 8.0) in lake.rows("mart.top_customers")
 
 
-def test_history_is_the_same_whenever_a_snapshot_comes(make_lake: Lakes) -> None:
+def test_history_does_not_depend_on_delivery_order(make_lake: Lakes) -> None:
     lake = make_lake(landed.customers, clean.customers)
     january = [customer(1, "Ada", "Oslo", "2024-01-01"), customer(2, "Bo", "Rom", "2024-01-01")]
     march = [customer(1, "Ada", "Oslo", "2024-03-01"), customer(2, "Bo", "Rom", "2024-03-01")]
     lake.land("raw.customers", "1.json", json_lines(*january))
     lake.run()
     lake.land("raw.customers", "3.json", json_lines(*march))
-    done = lake.run()
-    assert done.counts("clean.customers") == {"written": 0, "unchanged": 4, "superseded": 0, "quarantined": 0}
+    results = lake.run()
+    assert results.counts("clean.customers") == {"written": 0, "unchanged": 4, "superseded": 0, "quarantined": 0}
     assert lake.rows("clean.customers", "customer_id", "valid_from", "valid_to", "is_current") == [
         (1, date(2024, 1, 1), None, True),
         (2, date(2024, 1, 1), None, True),
@@ -107,12 +104,12 @@ def test_history_is_the_same_whenever_a_snapshot_comes(make_lake: Lakes) -> None
         (1, "Oslo", date(2024, 3, 1), None, True),
         (2, "Rom", date(2024, 1, 1), None, True),
     ]
-    held = lake.content()
+    before = lake.content()
     lake.run(full_refresh=True)
-    assert lake.content() == held
+    assert lake.content() == before
 
 
-def test_history_sets_aside_a_row_without_its_time(make_lake: Lakes) -> None:
+def test_history_quarantines_a_row_without_its_time(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(History(effective_column="at")))
     lake.land("raw.items", "1.csv", items_csv("1,,5", "2,1,5"))
     counts = lake.run().counts("clean.items")
@@ -133,46 +130,49 @@ def paid(payments: DataFrame) -> DataFrame:
     return payments.select("payment_id", "amount")
 
 
-def test_late_files_and_withdrawn_rows_reach_the_days_they_touch(make_lake: Lakes) -> None:
+def test_late_and_withdrawn_rows_update_affected_days(make_lake: Lakes) -> None:
     lake = make_lake(landed.payments, clean.payments, mart.daily_revenue, paid)
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 1.0), (2, 1, "2024-01-03", 2.0)))
     lake.land("raw.payments", "b", payments_file((3, 1, "2024-01-10", 4.0), (4, 1, "2024-01-20", 8.0)))
     lake.run()
     first, third, tenth, twentieth = (date(2024, 1, d) for d in (1, 3, 10, 20))
     assert lake.rows("mart.daily_revenue") == [
-        (first, 1.0, 1.0), (third, 2.0, 3.0), (tenth, 4.0, 4.0), (twentieth, 8.0, 8.0),
-    ]  # fmt: skip
+        (first, 1.0, 1.0),
+        (third, 2.0, 3.0),
+        (tenth, 4.0, 4.0),
+        (twentieth, 8.0, 8.0),
+    ]
 
-    # A late file for the second: the two days that look back on it are computed again, and no other.
+    # A late file for the second: only the two days with it in their lookback are computed again.
     second, fourth = date(2024, 1, 2), date(2024, 1, 4)
     lake.land("raw.payments", "late", payments_file((5, 1, "2024-01-02", 16.0)))
-    done = lake.run()
-    assert done["mart.daily_revenue"].step.partitions == (second, third, fourth)
+    results = lake.run()
+    assert results["mart.daily_revenue"].step.partitions == (second, third, fourth)
     assert changed_days(lake) == {second, third}
     assert lake.rows("mart.daily_revenue")[:3] == [(first, 1.0, 1.0), (second, 16.0, 17.0), (third, 2.0, 19.0)]
 
-    # File a comes again without payment 1, and with payment 2 moved to the tenth.
+    # File a is delivered again without payment 1, and with payment 2 on the tenth.
     lake.land("raw.payments", "a", payments_file((2, 1, "2024-01-10", 2.0)))
-    done = lake.run()
-    assert done.counts("raw.payments") == {"written": 1}
+    results = lake.run()
+    assert results.counts("raw.payments") == {"written": 1}
     assert lake.rows("raw.payments", "payment_id") == [(2,), (3,), (4,), (5,)]
     assert lake.rows("clean.payments", "payment_id", "paid_on") == [(2, tenth), (3, tenth), (4, twentieth), (5, second)]
     assert lake.rows("mart.paid", "payment_id") == [(2,), (3,), (4,), (5,)]
     assert lake.rows("mart.daily_revenue") == [(second, 16.0, 16.0), (tenth, 6.0, 6.0), (twentieth, 8.0, 8.0)]
-    held = lake.content()
+    before = lake.content()
     lake.run(full_refresh=True)
-    assert lake.content() == held
+    assert lake.content() == before
 
 
 def changed_days(lake: TestLake) -> set[date]:
-    opened = table_log.open_log(lake.lake.path("mart.daily_revenue"))
-    assert opened is not None
-    entry = opened.last
+    log = table_log.open_log(lake.lake.path("mart.daily_revenue"))
+    assert log is not None
+    entry = log.last
     assert entry is not None
     return lake.rows_changed("mart.daily_revenue", "day", entry.version)
 
 
-def test_withdrawn_rows_bring_back_what_an_earlier_delivery_said(make_lake: Lakes) -> None:
+def test_withdrawn_rows_restore_those_of_earlier_deliveries(make_lake: Lakes) -> None:
     withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
     lake = make_lake(withdrawable, items_table(Merge()))
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,5"))
@@ -180,12 +180,12 @@ def test_withdrawn_rows_bring_back_what_an_earlier_delivery_said(make_lake: Lake
     lake.land("raw.items", "it's 2.csv", items_csv("1,2,6", "3,1,1"))
     lake.run()
     assert lake.rows("clean.items", "id", "value") == [(1, 6), (2, 5), (3, 1)]
-    lake.land("raw.items", "it's 2.csv", items_csv())  # a header and no rows: everything it said is withdrawn
+    lake.land("raw.items", "it's 2.csv", items_csv())  # a header and no rows: all rows of the file are withdrawn
     lake.run()
     assert lake.rows("clean.items", "id", "value") == [(1, 5), (2, 5)]
 
 
-# --- tables driven by tables ----------------------------------------------------------------------------------------
+# --- tables read from tables --------------------------------------------------------------------------------------
 
 
 @table("mart.same", columns=ITEM_TYPES, write=Merge(), key=("id",), items="clean.items")
@@ -200,7 +200,7 @@ def latest(items: DataFrame) -> DataFrame:
     return items.select(*ITEM_TYPES)
 
 
-def test_a_merge_behind_by_several_commits_takes_the_rows_as_they_stand(make_lake: Lakes) -> None:
+def test_a_merge_over_several_commits_takes_latest_rows(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(), same)
     lake.land("raw.items", "1.csv", items_csv("1,1,10", "2,1,10"))
     lake.run()
@@ -211,25 +211,25 @@ def test_a_merge_behind_by_several_commits_takes_the_rows_as_they_stand(make_lak
     assert lake.rows("mart.same") == lake.rows("clean.items") == [(1, 3, 30), (2, 3, 87)]
 
 
-def test_a_key_that_several_rows_of_the_driver_share_survives_the_newest_of_them(make_lake: Lakes) -> None:
+def test_a_shared_key_survives_its_newest_row(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(), latest)
     lake.land("raw.items", "1.csv", items_csv("1,1,7", "2,2,7"))
     lake.run()
     assert lake.rows("mart.latest", "id", "value") == [(2, 7)]
     lake.land("raw.items", "2.csv", items_csv("2,3,8"))  # item 2 has another value now
     lake.run()
-    held = lake.rows("mart.latest", "id", "value")
+    before = lake.rows("mart.latest", "id", "value")
     lake.run("mart", full_refresh=True)
-    assert held == lake.rows("mart.latest", "id", "value") == [(1, 7), (2, 8)]
+    assert before == lake.rows("mart.latest", "id", "value") == [(1, 7), (2, 8)]
 
 
 @table("mart.arrivals", columns=ITEM_TYPES, write=Append(), items="clean.items")
 def arrivals(items: DataFrame) -> DataFrame:
-    """One row per item that became known."""
+    """One row per new item."""
     return items.select(*ITEM_TYPES)
 
 
-def test_an_append_adds_no_row_twice_when_its_driver_is_computed_anew(make_lake: Lakes) -> None:
+def test_an_append_after_a_rebuild_adds_no_duplicates(make_lake: Lakes) -> None:
     withdrawable = source("raw.items", landing="items", columns=tuple(ITEM_TYPES), on_redelivery="replace")
     lake = make_lake(withdrawable, items_table(), arrivals)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
@@ -259,15 +259,15 @@ def dated(items: DataFrame) -> DataFrame:
     return items.select(F.col("id").try_cast("bigint").alias("id"), day.alias("day"), "_file_id", "_row")
 
 
-def test_rows_without_a_day_are_in_no_partition_however_they_come(make_lake: Lakes) -> None:
+def test_rows_without_a_day_are_in_no_partition(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, dated, days)
     lake.land("raw.items", "1.csv", items_csv("1,0,1", "2,,1"))
     lake.run()
     lake.land("raw.items", "2.csv", items_csv("3,0,1", "4,,1"))
     lake.run()
-    held = lake.content()
+    before = lake.content()
     lake.run("mart", full_refresh=True)
-    assert lake.content() == held
+    assert lake.content() == before
 
 
 def test_an_empty_first_delivery_makes_empty_tables(make_lake: Lakes) -> None:
@@ -278,8 +278,8 @@ def test_an_empty_first_delivery_makes_empty_tables(make_lake: Lakes) -> None:
 
     lake = make_lake(landed_items, items_table(), everything)
     lake.land("raw.items", "1.csv", items_csv())
-    done = lake.run()
-    assert sum(done.counts("clean.items").values()) == 0
+    results = lake.run()
+    assert sum(results.counts("clean.items").values()) == 0
     assert lake.content() == {"clean.items": [], "mart.all": []}
     lake.land("raw.items", "2.csv", items_csv())
     lake.land("raw.items", "3.csv", items_csv("1,1,1"))
@@ -287,7 +287,7 @@ def test_an_empty_first_delivery_makes_empty_tables(make_lake: Lakes) -> None:
     assert lake.content() == {"clean.items": [(1, 1, 1)], "mart.all": [(1, 1, 1)]}
 
 
-def test_without_a_time_of_the_source_the_last_delivery_counts_also_after_a_full_refresh(make_lake: Lakes) -> None:
+def test_without_order_columns_the_last_delivery_counts(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(Merge(), parse_items))
     lake.land("raw.items", "b.csv", items_csv("1,1,1"))
     lake.run()

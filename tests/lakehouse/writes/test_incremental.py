@@ -1,4 +1,4 @@
-"""Whatever the order and the batches in which files come, the tables hold what one run over all of them makes."""
+"""Files in any order and in any batches give the same tables as one run over all files."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ DELIVERIES: tuple[Delivery, ...] = (
 
 
 def deliver(lake: TestLake, deliveries: tuple[Delivery, ...] | list[Delivery]) -> None:
-    for one in deliveries:
-        lake.land(*one)
+    for delivery in deliveries:
+        lake.land(*delivery)
 
 
-def test_any_order_and_batches_end_in_the_same_tables(shop: Callable[..., TestLake]) -> None:
+def test_any_order_and_batches_give_the_same_tables(shop: Callable[..., TestLake]) -> None:
     whole = shop("whole")
     deliver(whole, DELIVERIES)
     whole.run()
-    wanted = whole.content()
-    assert all(wanted.values()), "every table has rows to compare"
+    expected = whole.content()
+    assert all(expected.values()), "every table has rows to compare"
     for seed, batches in ((1, 2), (2, 3)):
         lake = shop(f"in_batches_{seed}")
         shuffled = random.Random(seed).sample(DELIVERIES, len(DELIVERIES))
@@ -73,6 +73,6 @@ def test_any_order_and_batches_end_in_the_same_tables(shop: Callable[..., TestLa
         for first, last in zip([0, *cuts], [*cuts, len(DELIVERIES)], strict=True):
             deliver(lake, shuffled[first:last])
             lake.run()
-        assert lake.content() == wanted, f"delivered as {[one[:2] for one in shuffled]}, cut at {cuts}"
+        assert lake.content() == expected, f"delivered as {[delivery[:2] for delivery in shuffled]}, cut at {cuts}"
     lake.run(full_refresh=True)
-    assert lake.content() == wanted
+    assert lake.content() == expected

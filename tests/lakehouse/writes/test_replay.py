@@ -1,4 +1,4 @@
-"""Rejects are replayed through today's code and rules; what became of each stays on record, and no evidence is deleted."""
+"""Rejects are replayed through today's code and rules. The outcome of each is recorded, and no evidence is deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lakehouse.quality import quarantine
 from lakehouse.quality.reconcile import reconcile
 from lakehouse.spark import parse
 from lakehouse.writes.replay import ReplayResult, replay_rejects
-from tests.lakes import ITEM_TYPES, TestLake, _rows, items_csv, items_table, landed_items
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, parquet, read_rows
 
 Lakes = Callable[..., TestLake]
 SMALL = (Rule("value_is_small", "value < 10"),)
@@ -30,10 +30,10 @@ def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, ru
 
 
 def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]:
-    return _rows(lake.lake.outcomes_path(name), ("_file_id", "_row", "outcome", "reason"))
+    return read_rows(lake.lake.outcomes_path(name), ("_file_id", "_row", "outcome", "reason"))
 
 
-def test_rows_are_replayed_once_the_rule_is_mended(make_lake: Lakes) -> None:
+def test_rejects_are_replayed_after_a_rule_changes(make_lake: Lakes) -> None:
     strict = make_lake(landed_items, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "3,1,x", "4,1", "5,1,60"))
     strict.run()
@@ -44,15 +44,15 @@ def test_rows_are_replayed_once_the_rule_is_mended(make_lake: Lakes) -> None:
     (summary,) = quarantine.summarize_quarantines(strict.lake)
     assert (summary.pending, summary.outcomes) == (6, {})
     assert summary.rules == {"value_is_small": 5, "readable: value": 1, "well_formed": 1}
-    assert [(one["_source_file"], one["_row"]) for one in quarantine.find_pending_rejects(strict.lake, "clean.items")] == [
-        *(("items/1.csv", row) for row in (2, 3, 4, 5)), *(("items/2.csv", row) for row in (2, 3)),
-    ]  # fmt: skip
+    pending = quarantine.find_pending_rejects(strict.lake, "clean.items")
+    assert [(reject["_source_file"], reject["_row"]) for reject in pending] == [
+        *(("items/1.csv", row) for row in (2, 3, 4, 5)),
+        *(("items/2.csv", row) for row in (2, 3)),
+    ]
 
     lake = strict.with_tables(landed_items, items_table())
-    expected = ReplayResult(
-        "clean.items", 2, {"the table has a newer row of its key": 1, "a newer reject of its key was replayed": 1},
-        {"readable: value": 1, "well_formed": 1},
-    )  # fmt: skip
+    discarded = {"the table has a newer row of its key": 1, "a newer reject of its key was replayed": 1}
+    expected = ReplayResult("clean.items", 2, discarded, {"readable: value": 1, "well_formed": 1})
     before = lake.version("clean.items")
     assert replayed(lake, dry=True) == expected
     assert (lake.version("clean.items"), lake.lake.outcomes_path("clean.items").exists()) == (before, False)
@@ -65,16 +65,17 @@ def test_rows_are_replayed_once_the_rule_is_mended(make_lake: Lakes) -> None:
         (2, 2, "discarded", "a newer reject of its key was replayed"),
         (2, 3, "replayed", ""),
     ]
-    assert lake.quarantine("clean.items") == evidence, "nothing is ever taken out"
+    assert lake.quarantine("clean.items") == evidence, "the quarantine loses no row"
     record = lake.record("clean.items")
     assert (record.run, record.batch) == ("replay-1", 3)
     assert record.rows == {"replayed": 6, "written": 2, "unchanged": 0, "superseded": 2, "quarantined": 2}
+    entry = reconcile(lake.lake)[1]
+    assert (entry.row_counts, entry.differences) == ({"kept": 3, "duplicates": 3, "quarantined": 2}, ())
+    check_second_replay(lake)
 
-    assert [(one.row_counts, one.differences) for one in reconcile(lake.lake)][1] == (
-        {"kept": 3, "duplicates": 3, "quarantined": 2},
-        (),
-    )
-    # Once more there is nothing to do; what waits still waits, and later runs go on.
+
+def check_second_replay(lake: TestLake) -> None:
+    """Check that a second replay has nothing to do: blocked rejects stay pending, and later runs work."""
     version = lake.version("clean.items")
     assert replayed(lake) == ReplayResult("clean.items", 0, {}, {"readable: value": 1, "well_formed": 1})
     assert (lake.version("clean.items"), len(outcomes(lake))) == (version, 4)
@@ -84,7 +85,7 @@ def test_rows_are_replayed_once_the_rule_is_mended(make_lake: Lakes) -> None:
     assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {"replayed": 2, "discarded": 2}
 
 
-def test_code_that_reads_what_it_could_not_before(make_lake: Lakes) -> None:
+def test_corrected_code_parses_earlier_rejects(make_lake: Lakes) -> None:
     def lenient(items: DataFrame) -> DataFrame:
         value = F.coalesce(parse("value", "int"), F.length("value"))
         return items.select(
@@ -105,7 +106,7 @@ def mart(items: DataFrame) -> DataFrame:
     return items.select(*ITEM_TYPES)
 
 
-def test_a_table_worked_out_from_all_its_rows_is_made_anew(make_lake: Lakes) -> None:
+def test_replay_rebuilds_a_history_table(make_lake: Lakes) -> None:
     strict = make_lake(landed_items, items_table(History(effective_column="at"), rules=SMALL), mart)
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50", "1,3,x"))
     strict.run()
@@ -116,12 +117,12 @@ def test_a_table_worked_out_from_all_its_rows_is_made_anew(make_lake: Lakes) -> 
     assert replayed(lake) == ReplayResult("clean.items", 1, None, {"its rules": 1}, is_rebuilt=True)
     assert lake.rows("clean.items", "value", "is_current") == [(5, False), (50, True)]
     assert all(row in lake.quarantine("clean.items") for row in evidence)
-    assert outcomes(lake) == [(1, 2, "replayed", "the table was made anew")]
+    assert outcomes(lake) == [(1, 2, "replayed", "the table was rebuilt")]
     [summary] = quarantine.summarize_quarantines(lake.lake)
     assert (summary.pending, summary.outcomes) == (1, {"replayed": 1})
 
 
-def test_what_cannot_be_replayed_is_told(make_lake: Lakes) -> None:
+def test_replay_names_tables_that_it_cannot_replay(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table())
     with pytest.raises(
         DeclarationError, match=r"'clean.itmes' is not a table with a quarantine. Choose one of clean.items"
@@ -129,29 +130,29 @@ def test_what_cannot_be_replayed_is_told(make_lake: Lakes) -> None:
         replayed(lake, "clean.itmes")
     with pytest.raises(DeclarationError, match=r"'raw.items' is not a table with a quarantine"):
         replayed(lake, "raw.items")
-    with pytest.raises(LedgerError, match=r"clean.items has not been written yet"):
+    with pytest.raises(LedgerError, match=r"clean.items: the table has not been written yet"):
         replayed(lake)
 
 
-def test_history_keeps_the_evidence_of_rows_that_pass_later(make_lake: Lakes) -> None:
+def test_history_keeps_the_evidence_of_later_passes(make_lake: Lakes) -> None:
     strict = make_lake(landed_items, items_table(History(effective_column="at"), rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "1,2,50"))
     strict.run()
     strict.land("raw.items", "2.csv", items_csv("2,1,60"))
     strict.run()
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2], (
-        "each once, in the batch that found it"
+        "each reject once, in its first batch"
     )
     lake = strict.with_tables(landed_items, items_table(History(effective_column="at")))
     lake.land("raw.items", "3.csv", items_csv("3,1,7"))
     lake.run()
     assert len(lake.quarantine("clean.items")) == 2
     assert lake.engine.isolate().read_latest(lake.lake.path("clean.items")).count() == 4
-    assert quarantine.find_pending_rejects(lake.lake, "clean.items") == [], "the run took them in"
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert quarantine.find_pending_rejects(lake.lake, "clean.items") == [], "the run wrote them"
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
 
-def test_a_reject_that_breaks_a_rule_again_waits_again(make_lake: Lakes) -> None:
+def test_a_second_violation_makes_a_reject_pending_again(make_lake: Lakes) -> None:
     from dataclasses import replace
 
     source = replace(landed_items, on_redelivery="replace")
@@ -162,21 +163,18 @@ def test_a_reject_that_breaks_a_rule_again_waits_again(make_lake: Lakes) -> None
     assert quarantine.find_pending_rejects(strict.lake, "clean.items") == []
     strict.land("raw.items", "2.csv", items_csv("3,1,6"))
     strict.run()
-    strict.land("raw.items", "2.csv", items_csv("3,1,7"))  # goes through all rows again, by the strict rule
+    strict.land("raw.items", "2.csv", items_csv("3,1,7"))  # the run checks all rows again, by the strict rule
     strict.run()
     assert strict.rows("clean.items") == [(1, 1, 5), (3, 1, 7)]
-    assert [(one["_file_id"], one["_row"]) for one in quarantine.find_pending_rejects(strict.lake, "clean.items")] == [
-        (1, 2)
-    ]
-    assert [one.differences for one in reconcile(strict.lake)] == [(), ()]
+    pending = quarantine.find_pending_rejects(strict.lake, "clean.items")
+    assert [(reject["_file_id"], reject["_row"]) for reject in pending] == [(1, 2)]
+    assert [entry.differences for entry in reconcile(strict.lake)] == [(), ()]
 
 
-def test_code_with_one_more_column_and_times_to_the_microsecond(make_lake: Lakes) -> None:
-    import io
+def test_replay_adds_columns_and_keeps_microseconds(make_lake: Lakes) -> None:
     from datetime import UTC, datetime
 
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from lakehouse.definitions.sources import source
 
@@ -189,7 +187,7 @@ def test_code_with_one_more_column_and_times_to_the_microsecond(make_lake: Lakes
         def function(times: DataFrame) -> DataFrame:
             return times.select(*columns, *[F.lit(1).alias(c) for c in more], *ORIGIN_COLUMNS)
 
-        made = table(
+        declare = table(
             "clean.times",
             columns={**columns, **more},
             write=Merge(newest_by=("at",)),
@@ -197,18 +195,12 @@ def test_code_with_one_more_column_and_times_to_the_microsecond(make_lake: Lakes
             rules=rules,
             times="raw.times",
         )
-        return made(function)
+        return declare(function)
 
     strict = make_lake(times, clean({}, SMALL))
     at = datetime(2024, 1, 1, 12, 0, 0, 123456, UTC)
-    held = io.BytesIO()
-    pq.write_table(
-        pa.table(
-            {"id": [1, 2], "at": pa.array([at, at], pa.timestamp("us", "UTC")), "value": pa.array([5, 50], pa.int32())}
-        ),
-        held,
-    )
-    strict.land("raw.times", "1.parquet", held.getvalue())
+    types = pa.schema([("id", pa.int64()), ("at", pa.timestamp("us", "UTC")), ("value", pa.int32())])
+    strict.land("raw.times", "1.parquet", parquet([(1, at, 5), (2, at, 50)], types))
     strict.run()
     lake = strict.with_tables(times, clean({"extra": "int"}, ()))
     assert replayed(lake, "clean.times", dry=True).replayed == 1

@@ -1,4 +1,4 @@
-"""A run is taken back across tables: content, quarantine and pending files are as before it, and the next run does it all again."""
+"""A rollback restores content, quarantine and pending files across tables, and the next run repeats the work."""
 
 from __future__ import annotations
 
@@ -38,111 +38,110 @@ SMALL = (Rule("value_is_small", "value < 10"),)
 
 
 def roll_back(lake: TestLake, run: str, by: str = "") -> RollbackPlan:
-    planned = plan_rollback(lake.lake, run)
-    roll_back_tables(lake.engine, lake.lake, planned, Run(by or f"rollback-{run}", "revision"))
-    return planned
+    plan = plan_rollback(lake.lake, run)
+    roll_back_tables(lake.engine, lake.lake, plan, Run(by or f"rollback-{run}", "revision"))
+    return plan
 
 
 def content(lake: TestLake, *, bronze: bool = True) -> dict[str, Any]:
-    """What every table holds, by delta-rs; of bronze only what does not say when it came."""
-    stamps = ("_batch_id", "_ingested_at") if bronze else ("_batch_id", "_ingested_at", "_file_id")
-    found = {}
+    """Read the rows of every table by delta-rs, without the ingestion columns of bronze."""
+    ingestion_columns = ("_batch_id", "_ingested_at") if bronze else ("_batch_id", "_ingested_at", "_file_id")
+    rows = {}
     for name in lake.lake.graph.declarations:
         if lake.version(name) is not None:
-            columns = [c for c in lake.open_log(name).columns() if c not in stamps]
-            found[name] = lake.rows(name, *columns)
-    return found
+            columns = [c for c in lake.open_log(name).columns() if c not in ingestion_columns]
+            rows[name] = lake.rows(name, *columns)
+    return rows
 
 
 def by_spark(lake: TestLake) -> dict[str, list[str]]:
-    there = [name for name in lake.lake.graph.declarations if lake.version(name) is not None]
+    tables = [name for name in lake.lake.graph.declarations if lake.version(name) is not None]
     return {
         name: sorted(map(str, lake.engine.isolate().read_latest(lake.lake.path(name)).toJSON().collect()))
-        for name in there
+        for name in tables
     }
 
 
 def waits(lake: TestLake, name: str) -> list[tuple[Any, ...]]:
-    return [(one["_file_id"], one["_row"], one["original"]) for one in quarantine.find_pending_rejects(lake.lake, name)]
+    rejects = quarantine.find_pending_rejects(lake.lake, name)
+    return [(reject["_file_id"], reject["_row"], reject["original"]) for reject in rejects]
 
 
-def values(waiting: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """The rejects without what says when they came."""
-    return [{k: v for k, v in json.loads(one[2]).items() if not k.startswith("_")} for one in waiting]
+def values(pending: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Return the originals of the rejects without the platform's columns."""
+    originals = [json.loads(original) for _, _, original in pending]
+    return [{name: value for name, value in row.items() if not name.startswith("_")} for row in originals]
 
 
 def adds_up(lake: TestLake) -> None:
-    assert {one.table: one.differences for one in reconcile(lake.lake) if one.differences} == {}
+    assert {entry.table: entry.differences for entry in reconcile(lake.lake) if entry.differences} == {}
 
 
 def first_day(lake: TestLake) -> None:
-    lake.land("raw.orders", "1.csv", orders_csv(
-        "1,7,2024-01-01,2024-01-01T08:00:00Z,NEW,10", "2,7,2024-01-02,2024-01-02T08:00:00Z,NEW,20",
-        "3,8,2024-02-01,2024-02-01T08:00:00Z,NEW,-1"))  # fmt: skip
+    orders = (
+        "1,7,2024-01-01,2024-01-01T08:00:00Z,NEW,10",
+        "2,7,2024-01-02,2024-01-02T08:00:00Z,NEW,20",
+        "3,8,2024-02-01,2024-02-01T08:00:00Z,NEW,-1",
+    )
+    lake.land("raw.orders", "1.csv", orders_csv(*orders))
     lake.land("raw.customers", "1.json", json_lines(customer(7, "Ann", "Kiel", "2024-01-01")))
     lake.land("raw.payments", "1.parquet", payments_file((1, 1, "2024-01-03", 10.0), (2, 2, "2024-01-04", 5.0)))
 
 
 def second_day(lake: TestLake) -> None:
-    """Updates, a reject, a file delivered again with other rows, and one that cannot be read."""
-    lake.land("raw.orders", "2.csv", orders_csv(
-        "2,7,2024-01-02,2024-01-05T08:00:00Z,PAID,25", "4,8,2024-02-03,2024-02-03T08:00:00Z,NEW,40",
-        "5,8,2024-02-03,2024-02-03T08:00:00Z,NEW,-5"))  # fmt: skip
+    """Land updates, a reject, a redelivered file with other rows, and a file that cannot be read."""
+    orders = (
+        "2,7,2024-01-02,2024-01-05T08:00:00Z,PAID,25",
+        "4,8,2024-02-03,2024-02-03T08:00:00Z,NEW,40",
+        "5,8,2024-02-03,2024-02-03T08:00:00Z,NEW,-5",
+    )
+    lake.land("raw.orders", "2.csv", orders_csv(*orders))
     lake.land("raw.customers", "2.json", json_lines(customer(7, "Ann", "Bonn", "2024-02-01")))
     lake.land("raw.payments", "1.parquet", payments_file((1, 1, "2024-01-03", 11.0), (3, 2, "2024-01-09", 7.0)))
     lake.land("raw.orders", "broken.csv", "order_id\n1\n")
 
 
-def test_a_run_is_taken_back_and_done_again(shop: Lakes) -> None:
+def test_a_run_is_rolled_back_and_repeated(shop: Lakes) -> None:
     lake = shop()
     first_day(lake)
     lake.run(run="A")
-    before, seen, waited = content(lake), by_spark(lake), waits(lake, "clean.orders")
+    before, before_by_spark, pending = content(lake), by_spark(lake), waits(lake, "clean.orders")
     second_day(lake)
     lake.run(run="B")
-    after, waited_after = content(lake, bronze=False), waits(lake, "clean.orders")
+    after, pending_after = content(lake, bronze=False), waits(lake, "clean.orders")
     assert {name for name in before if content(lake)[name] == before[name]} == set(), "B changed every table"
 
-    planned = plan_rollback(lake.lake, "B")
-    assert {one.table for one in planned.tables} == set(before)
-    assert set(planned.files_to_ingest) == {
-        "orders/2.csv",
-        "orders/broken.csv",
-        "payments/1.parquet",
-        "customers/2.json",
-    }
-    assert (planned.missing_files, planned.tables_to_rebuild) == ((), {})
-    roll_back_tables(lake.engine, lake.lake, planned, Run("rollback-B", "revision"))
+    plan = plan_rollback(lake.lake, "B")
+    assert {rollback.table for rollback in plan.tables} == set(before)
+    files = {"orders/2.csv", "orders/broken.csv", "payments/1.parquet", "customers/2.json"}
+    assert set(plan.files_to_ingest) == files
+    assert (plan.missing_files, plan.tables_to_rebuild) == ((), {})
+    roll_back_tables(lake.engine, lake.lake, plan, Run("rollback-B", "revision"))
     assert content(lake) == before
-    assert by_spark(lake) == seen
-    assert waits(lake, "clean.orders") == waited != waited_after
+    assert by_spark(lake) == before_by_spark
+    assert waits(lake, "clean.orders") == pending != pending_after
     adds_up(lake)
     steps = lake.plan()
-    assert {
-        path for step in steps.values() if isinstance(step, Ingest) for path in (one.path for one in step.files)
-    } == set(planned.files_to_ingest)
+    ingests = [step for step in steps.values() if isinstance(step, Ingest)]
+    assert {file.path for step in ingests for file in step.files} == set(plan.files_to_ingest)
     assert {step.action for name, step in steps.items() if name.startswith("raw.")} == {"ingest"}
     record = lake.record("raw.orders")
-    assert (record.run, record.rolled_back_run, record.restored_version, record.rolled_back_batches) == (
-        "rollback-B",
-        "B",
-        0,
-        (2,),
-    )
+    assert (record.run, record.rolled_back_run) == ("rollback-B", "B")
+    assert (record.restored_version, record.rolled_back_batches) == (0, (2,))
 
-    done = lake.run(run="C")
-    assert content(lake, bronze=False) == after, "nothing lost, nothing doubled"
-    assert values(waits(lake, "clean.orders")) == values(waited_after)
+    results = lake.run(run="C")
+    assert content(lake, bronze=False) == after, "no row is lost or duplicated"
+    assert values(waits(lake, "clean.orders")) == values(pending_after)
     assert set(lake.rejected("raw.orders")) == {"broken.csv"}
-    actions = {name: done[name].step.action for name in before}  # type: ignore[union-attr]
-    anew = {"mart.top_customers", "mart.receipts"}  # as in any run in which what they read changes
-    assert {name for name, action in actions.items() if action == "build"} == anew
+    actions = {name: results[name].step.action for name in before}  # type: ignore[union-attr]
+    rebuilt = {"mart.top_customers", "mart.receipts"}  # as in any run with changed inputs
+    assert {name for name, action in actions.items() if action == "build"} == rebuilt
     adds_up(lake)
     assert {step.action for step in lake.plan().values()} == {"none"}
 
 
 def landed(lake: TestLake, *files: tuple[str, ...]) -> None:
-    """Land and run: A, B, C ..., a file each."""
+    """Land each file in a run of its own: A, B, C ..."""
     for number, lines in enumerate(files):
         lake.land("raw.items", f"{number + 1}.csv", items_csv(*lines))
         lake.run(run="ABCDEF"[number])
@@ -151,14 +150,14 @@ def landed(lake: TestLake, *files: tuple[str, ...]) -> None:
 THREE = (("1,1,5", "2,1,50"), ("1,2,6", "3,1,60"), ("4,1,7", "2,2,8"))
 
 
-def test_full_refresh_and_replay_are_taken_back(make_lake: Lakes) -> None:
+def test_full_refresh_and_replay_are_rolled_back(make_lake: Lakes) -> None:
     strict = make_lake(landed_items, items_table(rules=SMALL))
     landed(strict, *THREE[:2])
-    before, waited = content(strict), waits(strict, "clean.items")
+    before, pending = content(strict), waits(strict, "clean.items")
     strict.run(full_refresh=True, run="full")
-    planned = roll_back(strict, "full")
-    assert (planned.files_to_ingest, planned.missing_files, planned.tables_to_rebuild) == ((), (), {})
-    assert (content(strict), waits(strict, "clean.items")) == (before, waited)
+    plan = roll_back(strict, "full")
+    assert (plan.files_to_ingest, plan.missing_files, plan.tables_to_rebuild) == ((), (), {})
+    assert (content(strict), waits(strict, "clean.items")) == (before, pending)
     assert {step.action for step in strict.plan().values()} == {"none"}
     adds_up(strict)
 
@@ -166,7 +165,7 @@ def test_full_refresh_and_replay_are_taken_back(make_lake: Lakes) -> None:
     assert replay_rejects(lake.engine, lake.lake, "clean.items", Run("replay", "revision")).replayed == 2
     assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {"replayed": 2}
     roll_back(lake, "replay")
-    assert (content(lake), waits(lake, "clean.items")) == (before, waited)
+    assert (content(lake), waits(lake, "clean.items")) == (before, pending)
     assert quarantine.summarize_quarantines(lake.lake)[0].outcomes == {}
     adds_up(lake)
     assert replay_rejects(lake.engine, lake.lake, "clean.items", Run("replay-2", "revision")).replayed == 2
@@ -174,7 +173,7 @@ def test_full_refresh_and_replay_are_taken_back(make_lake: Lakes) -> None:
     adds_up(lake)
 
 
-def test_columns_that_a_run_added_go_back_with_it(make_lake: Lakes) -> None:
+def test_rollback_removes_the_columns_of_the_run(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table())
     landed(lake, THREE[0])
     before = content(lake)
@@ -192,7 +191,7 @@ def with_more(items: DataFrame) -> DataFrame:
     return parse_items(items).withColumn("more", F.lit(1))
 
 
-def test_what_cannot_be_taken_back_is_told_and_nothing_touched(make_lake: Lakes) -> None:
+def test_a_rejected_rollback_changes_nothing(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table())
     with pytest.raises(RollbackError, match="No table has a commit of run 'A'; there is none"):
         roll_back(lake, "A")
@@ -202,9 +201,9 @@ def test_what_cannot_be_taken_back_is_told_and_nothing_touched(make_lake: Lakes)
     versions = lake.versions()
     with pytest.raises(RollbackError, match=r"commit of run 'Z'; the newest are C, B, A"):
         roll_back(lake, "Z")
-    with pytest.raises(RollbackError, match=r"another writer since: version 3, WRITE") as told:
+    with pytest.raises(RollbackError, match=r"another writer since: version 3, WRITE") as raised:
         roll_back(lake, "B")
-    assert "raw.items was written by C since" in str(told.value)
+    assert "raw.items was written by C since" in str(raised.value)
     for file in lake.lake.path("raw.items").glob("*.parquet"):
         file.unlink()
     with pytest.raises(RollbackError, match=r"another writer since"):

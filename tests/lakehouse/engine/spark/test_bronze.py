@@ -1,4 +1,4 @@
-"""Files of every kind and name: each is read whole or rejected whole, on record, and none blocks the others."""
+"""Files of every kind and name: each is read or rejected as a whole, and no file blocks the others."""
 
 from __future__ import annotations
 
@@ -26,20 +26,47 @@ from tests.lakes import (
     landed_items,
     parquet,
     payments_file,
-)  # fmt: skip
+)
 from tests.orders import landed
 
 Lakes = Callable[..., TestLake]
 
 NAMES = (
-    "plain.csv", "no_extension", "UPPER.CSV", "with space.csv", " leading.csv", "trailing.csv ", "quote's.csv",
-    'double"quote.csv', "per%cent.csv", "per%20cent.csv", "100%", "hash#tag.csv", "question?.csv", "star*.csv",
-    "[ab].csv", "{a,b}.csv", "back\\slash.csv", "semi;colon,comma.csv", "a+b&c=d.csv", "blåbær 日本 😀.csv",
-    "decomposed e\u0301.csv", "line\nbreak.csv", "dollar$caret^.csv", "pipe|<angle>`tick`.csv", "(round)!.csv",
-    "tab\tbed.csv", "day=2024-01-01/part.csv", "day=2024-01-02/part.csv", "deep/er.dir/x.csv", "packed.csv.gz",
-    "-dash.csv", "tilde~1.csv", "@at.csv",
-)  # fmt: skip
-LEFT_ALONE = (
+    "plain.csv",
+    "no_extension",
+    "UPPER.CSV",
+    "with space.csv",
+    " leading.csv",
+    "trailing.csv ",
+    "quote's.csv",
+    'double"quote.csv',
+    "per%cent.csv",
+    "per%20cent.csv",
+    "100%",
+    "hash#tag.csv",
+    "question?.csv",
+    "star*.csv",
+    "[ab].csv",
+    "{a,b}.csv",
+    "back\\slash.csv",
+    "semi;colon,comma.csv",
+    "a+b&c=d.csv",
+    "blåbær 日本 😀.csv",
+    "decomposed e\u0301.csv",
+    "line\nbreak.csv",
+    "dollar$caret^.csv",
+    "pipe|<angle>`tick`.csv",
+    "(round)!.csv",
+    "tab\tbed.csv",
+    "day=2024-01-01/part.csv",
+    "day=2024-01-02/part.csv",
+    "deep/er.dir/x.csv",
+    "packed.csv.gz",
+    "-dash.csv",
+    "tilde~1.csv",
+    "@at.csv",
+)
+UNFINISHED = (
     "_hidden.csv",
     ".hidden.csv",
     "half.csv.tmp",
@@ -50,18 +77,18 @@ LEFT_ALONE = (
 )
 
 
-def test_names_do_not_matter_and_unfinished_files_are_left_alone(make_lake: Lakes) -> None:
+def test_files_of_any_name_are_read_unless_unfinished(make_lake: Lakes) -> None:
     lake = make_lake(landed_items)
     for number, name in enumerate(NAMES):
         lake.land("raw.items", name, items_csv(f"{number},1,1", f"{number},2,1"))
-    for name in LEFT_ALONE:
+    for name in UNFINISHED:
         lake.land("raw.items", name, items_csv("99,1,1"))
-    done = lake.run()
+    results = lake.run()
     assert lake.rejected("raw.items") == {}
-    assert done.counts("raw.items") == {"written": 2 * len(NAMES)}
-    found = lake.rows("raw.items", "id", "at", "_row", "_source_file", "_batch_id")
-    wanted = [(str(i), str(n), n, f"items/{name}", 1) for i, name in enumerate(NAMES) for n in (1, 2)]
-    assert sorted(found) == sorted(wanted)
+    assert results.counts("raw.items") == {"written": 2 * len(NAMES)}
+    rows = lake.rows("raw.items", "id", "at", "_row", "_source_file", "_batch_id")
+    expected = [(str(i), str(n), n, f"items/{name}", 1) for i, name in enumerate(NAMES) for n in (1, 2)]
+    assert sorted(rows) == sorted(expected)
     ids = lake.rows("raw.items", "_file_id", "_source_file")
     assert len({number for number, _ in ids}) == len(set(ids)) == len(NAMES)
     assert len({at for (at,) in lake.rows("raw.items", "_ingested_at")}) == 1
@@ -69,40 +96,39 @@ def test_names_do_not_matter_and_unfinished_files_are_left_alone(make_lake: Lake
     assert lake.run().counts("raw.items") == {"written": 1}
 
 
-def test_each_run_of_files_is_read_by_a_task_of_its_own(make_lake: Lakes) -> None:
-    """And makes a file of the table: Spark 4.1 by itself would have one task read a whole backfill."""
+def test_each_chunk_of_files_has_its_own_task(make_lake: Lakes) -> None:
+    """Each chunk makes a file of the table. Without chunks, Spark 4.1 would read a whole backfill in one task."""
     lake = make_lake(landed_items)
     for number in range(4):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1", f"{number},2,1"))
     lake.run()
     written = DeltaTable(str(lake.lake.path("raw.items"))).file_uris()
-    found = [pq.read_table(file, columns=["_source_file", "_row"]).to_pylist() for file in written]
-    assert sorted([(row["_source_file"], row["_row"]) for row in rows] for rows in found) == [
+    chunks = [pq.read_table(file, columns=["_source_file", "_row"]).to_pylist() for file in written]
+    assert sorted([(row["_source_file"], row["_row"]) for row in rows] for rows in chunks) == [
         [("items/0.csv", 1), ("items/0.csv", 2), ("items/1.csv", 1), ("items/1.csv", 2)],
         [("items/2.csv", 1), ("items/2.csv", 2), ("items/3.csv", 1), ("items/3.csv", 2)],
     ]
 
 
-def test_small_files_have_nothing_else_read_in_pieces_as_small(make_lake: Lakes) -> None:
-    """Delta's logs above all: each is thousands of bytes long, a landed file here a few."""
+def test_other_reads_are_not_split_like_small_files(make_lake: Lakes) -> None:
+    """Delta's logs have thousands of bytes each, and the landed files here only a few."""
     lake = make_lake(landed_items, items_table())
     tracker = lake.spark.sparkContext.statusTracker()
     for number in range(3):
         before = set(tracker.getJobIdsForGroup())
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1"))
         lake.run()
-        jobs = [tracker.getJobInfo(one) for one in set(tracker.getJobIdsForGroup()) - before]
+        jobs = [tracker.getJobInfo(number) for number in set(tracker.getJobIdsForGroup()) - before]
         stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
         tasks = [stage.numTasks for stage in stages if stage]
         assert tasks
         assert max(tasks) <= 4, tasks
 
 
-def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(make_lake: Lakes) -> None:
-    lake = make_lake(landed_items, items_table())
-    good = items_csv("1,1,1", "2,1,1")
-    packed = gzip.compress(items_csv(*[f"{n},1,{n * 7919 % 1000}" for n in range(100, 2000)]).encode())
-    broken: dict[str, tuple[str | bytes, str]] = {
+def broken_csv_files() -> dict[str, tuple[str | bytes, str]]:
+    """Return broken files by name: the content, and a part of the reason for which each is rejected."""
+    compressed = gzip.compress(items_csv(*[f"{n},1,{n * 7919 % 1000}" for n in range(100, 2000)]).encode())
+    return {
         "empty.csv": ("", "empty"),
         "headless.csv": ("1,1,1\n", "no header"),
         "order.csv": ("id,value,at\n1,1,1\n", "another order"),
@@ -110,13 +136,17 @@ def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(make
         "extra.csv": ("id,at,value,more\n1,1,1,1\n", "unknown column more"),
         "renamed.csv": ("id,at,values\n1,1,1\n", "misses column value; has an unknown column values"),
         "latin1.csv": ("id,at,value\n1,1,caf\xe9\n".encode("latin-1"), "not UTF-8"),
-        "cut.csv.gz": (packed[: len(packed) // 2], "ends before"),
+        "cut.csv.gz": (compressed[: len(compressed) // 2], "ends before"),
         "not_packed.csv.gz": (b"id,at,value\n1,1,1\n", "cannot be read"),
         "binary.csv": (bytes(range(128, 256)), "not UTF-8"),
         "cut.csv": (items_csv("1,1,1", "2,1,1500")[:-3], "does not end with a line end"),
         "open_quote.csv": ('id,at,value\n1,1,1\n2,1,"2\n3,1,3\n', "a quote that nothing closes after line 2"),
     }
-    lake.land("raw.items", "good.csv", good)
+
+
+def test_broken_csv_files_are_rejected_until_corrected(make_lake: Lakes) -> None:
+    lake, broken = make_lake(landed_items, items_table()), broken_csv_files()
+    lake.land("raw.items", "good.csv", items_csv("1,1,1", "2,1,1"))
     lake.land("raw.items", "header_only.csv", items_csv())
     lake.land("raw.items", "byte_order_mark.csv", "\ufeff" + items_csv("3,1,1"))
     lake.land("raw.items", "crlf.csv", items_csv("4,1,1").replace("\n", "\r\n"))
@@ -125,17 +155,17 @@ def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(make
     (lake.folder("raw.items") / "to_nowhere.csv").symlink_to("/nowhere/at/all")
     for name, (content, _) in broken.items():
         lake.land("raw.items", name, content.encode() if isinstance(content, str) else content)
-    done = lake.run()
+    results = lake.run()
     rejected = lake.rejected("raw.items")
     assert set(rejected) == set(broken)
     for name, (_, reason) in broken.items():
         assert reason in rejected[name], name
-    outcome = done["raw.items"].outcome
+    outcome = results["raw.items"].outcome
     assert outcome is not None
     assert len(outcome.rejected_files) == len(broken)
     assert lake.rows("clean.items", "id") == [(n,) for n in range(1, 7)]
 
-    # Known by their bytes: not tried again, not even under a new time.
+    # The bytes identify a rejected file: a new time does not make a run read it again.
     version = lake.version("raw.items")
     os.utime(lake.folder("raw.items") / "empty.csv")
     assert set(lake.run().statuses.values()) == {"unchanged"}
@@ -146,13 +176,13 @@ def test_broken_csv_files_are_rejected_whole_and_taken_once_they_are_mended(make
     assert lake.run().counts("raw.items") == {"written": 1}
     assert (7,) in lake.rows("clean.items", "id")
     more = source("raw.items", landing="items", columns=(*ITEM_TYPES, "more"))
-    mended = lake.with_tables(more)
-    assert [one.path for one in mended.plan()["raw.items"].files] == [
+    wider = lake.with_tables(more)
+    assert [file.path for file in wider.plan()["raw.items"].files] == [
         f"items/{name}" for name in sorted(broken) if name != "missing.csv"
-    ], "under another declaration they are looked at again"
-    assert mended.run().counts("raw.items") == {"written": 1}
-    assert mended.rows("raw.items", "id", "more")[-1:] == [("7", None)]
-    assert ("1", "1") in mended.rows("raw.items", "id", "more")
+    ], "another declaration checks rejected files again"
+    assert wider.run().counts("raw.items") == {"written": 1}
+    assert wider.rows("raw.items", "id", "more")[-1:] == [("7", None)]
+    assert ("1", "1") in wider.rows("raw.items", "id", "more")
 
 
 def test_broken_parquet_files_are_rejected_whole(make_lake: Lakes) -> None:
@@ -175,8 +205,8 @@ def test_broken_parquet_files_are_rejected_whole(make_lake: Lakes) -> None:
     lake.land("raw.payments", "good.parquet", good)
     shuffled = pa.schema({name: fields[name] for name in reversed(fields)})
     lake.land("raw.payments", "order.parquet", parquet([(3.0, None, 1, 3)], shuffled))
-    done = lake.attempt()
-    assert not done.report.has_failed, done.errors
+    results = lake.attempt()
+    assert not results.report.has_failed, results.errors
     assert set(lake.rejected("raw.payments")) == set(files)
     assert lake.rows("raw.payments", "payment_id", "amount") == [(1, 1.0), (3, 3.0)]
 
@@ -195,40 +225,40 @@ def test_broken_json_files_are_rejected_whole(make_lake: Lakes) -> None:
     assert lake.rows("raw.customers", "customer_id", "name") == [(1, None), (None, "caf\xe9")][::-1]
 
 
-def test_deliveries_again_and_under_other_names(make_lake: Lakes) -> None:
+def test_redelivered_and_renamed_files(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(Merge()))
     lake.land("raw.items", "a.csv", items_csv("1,1,1", "2,1,1"))
     lake.run()
-    # The same bytes under another name: another delivery, whose rows say nothing new.
+    # The same bytes under another name are another delivery, without new rows.
     lake.land("raw.items", "b.csv", items_csv("1,1,1", "2,1,1"))
-    done = lake.run()
-    assert done.counts("raw.items") == {"written": 2}
-    assert done.counts("clean.items") == {"written": 0, "unchanged": 2, "superseded": 0, "quarantined": 0}
-    # The old name with new bytes: another delivery; what it leaves out stays.
+    results = lake.run()
+    assert results.counts("raw.items") == {"written": 2}
+    assert results.counts("clean.items") == {"written": 0, "unchanged": 2, "superseded": 0, "quarantined": 0}
+    # The same name with other bytes is another delivery. Rows that it lacks stay.
     lake.land("raw.items", "a.csv", items_csv("1,1,9"))
-    done = lake.run()
-    assert done.counts("clean.items") == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 0}
+    results = lake.run()
+    assert results.counts("clean.items") == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 0}
     assert lake.rows("clean.items", "id", "value") == [(1, 9), (2, 1)]
     assert len(lake.rows("raw.items", "id")) == 5
-    # Back to the first bytes: that too is news.
+    # The first bytes again are another delivery, too.
     lake.land("raw.items", "a.csv", items_csv("1,1,1", "2,1,1"))
     lake.run()
     assert lake.rows("clean.items", "id", "value") == [(1, 1), (2, 1)]
-    files = [(one.path, one.file_id) for m in lake.history("raw.items") for one in m.files]
+    files = [(file.path, file.file_id) for manifest in lake.history("raw.items") for file in manifest.files]
     assert files == [("items/a.csv", 1), ("items/b.csv", 2), ("items/a.csv", 3), ("items/a.csv", 4)]
 
-    # What was delivered under one name is not all in the landing zone, so it cannot be read anew.
-    refused = lake.attempt(request=Request(frozenset({"raw.items"})))
-    assert "a full refresh would lose rows" in refused.errors["raw.items"]
-    assert "items/a.csv holds other bytes than delivery 3" in refused.errors["raw.items"]
+    # The landing zone lacks an earlier delivery of a name, so the source cannot be rebuilt.
+    failed = lake.attempt(request=Request(frozenset({"raw.items"})))
+    assert "a full refresh would lose rows" in failed.errors["raw.items"]
+    assert "items/a.csv holds other bytes than delivery 3" in failed.errors["raw.items"]
     (lake.folder("raw.items") / "b.csv").unlink()
-    refused = lake.attempt(request=Request(frozenset({"raw.items"})))
-    assert "items/b.csv is gone" in refused.errors["raw.items"]
+    failed = lake.attempt(request=Request(frozenset({"raw.items"})))
+    assert "items/b.csv is gone" in failed.errors["raw.items"]
     assert len(lake.rows("raw.items", "id")) == 7
-    assert set(lake.run().statuses.values()) == {"unchanged"}, "files that are gone do not hold up a run"
+    assert set(lake.run().statuses.values()) == {"unchanged"}, "missing files do not block a run"
 
 
-def test_files_that_vanish_or_change_after_they_were_pinned(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_files_that_vanish_or_change(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = make_lake(landed_items)
     for name in "abc":
         lake.land("raw.items", f"{name}.csv", items_csv(f"{ord(name)},1,1"))
@@ -253,7 +283,7 @@ def test_files_that_vanish_or_change_after_they_were_pinned(make_lake: Lakes, mo
     assert lake.rows("raw.items", "id", "_batch_id") == [("1000", 2), ("1001", 2), ("2000", 2), ("99", 1)]
 
 
-def test_a_full_refresh_left_unfinished_loses_no_file_that_vanished_meanwhile(
+def test_an_unfinished_full_refresh_loses_no_missing_file(
     make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lake = make_lake(landed_items)
@@ -269,4 +299,4 @@ def test_a_full_refresh_left_unfinished_loses_no_file_that_vanished_meanwhile(
         assert lake.attempt(request=Request(frozenset({"raw.items"}))).report.has_failed
     shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
     lake.attempt()
-    assert lake.rows("raw.items", "id") == [("1",), ("2",)], "the refresh is refused, or the old rows stay"
+    assert lake.rows("raw.items", "id") == [("1",), ("2",)], "the refresh fails, or the old rows stay"

@@ -1,4 +1,4 @@
-"""What a JVM is started with: conf/spark alone says."""
+"""Settings of a session's JVM: they come from conf/spark alone."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ from tests.paths import CONF, PROJECT
 def test_nothing_of_the_environment_reaches_the_jvm(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = {
-        "JAVA_TOOL_OPTIONS": "-javaagent:evil.jar", "PYSPARK_SUBMIT_ARGS": "--jars evil.jar pyspark-shell", "SPARK_CONF_DIR": "/evil",
-        "SPARK_SUBMIT_OPTS": "-Devil=canary", "HADOOP_CONF_DIR": "/evil", "SPARK_DIST_CLASSPATH": "/evil/*",
-    }  # fmt: skip
-    monkeypatch.setattr(os, "environ", {**told, "AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
+    variables = {
+        "JAVA_TOOL_OPTIONS": "-javaagent:evil.jar",
+        "PYSPARK_SUBMIT_ARGS": "--jars evil.jar pyspark-shell",
+        "SPARK_CONF_DIR": "/evil",
+        "SPARK_SUBMIT_OPTS": "-Devil=canary",
+        "HADOOP_CONF_DIR": "/evil",
+        "SPARK_DIST_CLASSPATH": "/evil/*",
+    }
+    monkeypatch.setattr(os, "environ", {**variables, "AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
     with caplog.at_level(logging.WARNING):
         session._ignore_environment()
     assert os.environ == {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "SPARK_CONF_DIR": session.NO_FOLDER}
-    assert all(f"{name} is left aside" in caplog.text for name in told)
+    assert all(f"{name} is left aside" in caplog.text for name in variables)
     assert "canary" not in caplog.text
     session.add_jvm_jars("lakehouse/engine/spark/logstore/conditional-put-logstore.jar", PROJECT)
     assert os.environ["PYSPARK_SUBMIT_ARGS"].endswith("/conditional-put-logstore.jar pyspark-shell")
@@ -44,22 +48,21 @@ def test_nothing_of_the_environment_reaches_the_jvm(
 @pytest.mark.parametrize(
     ("folder", "code"),
     [
-        pytest.param(session.NO_FOLDER, 0, id="as a session has it"),
+        pytest.param(session.NO_FOLDER, 0, id="class path of a session"),
         pytest.param(str(CONF / "spark"), 1, id="settings on the class path"),
     ],
 )
-def test_java_takes_spark_s_classes_from_the_archive(spark: SparkSession, folder: str, code: int) -> None:
-    told: Any = spark.sparkContext._jvm.java.lang.System.getProperty  # type: ignore[union-attr]
-    own, _spark_conf, *jars = told("java.class.path").split(":")
+def test_java_loads_spark_classes_from_the_archive(spark: SparkSession, folder: str, code: int) -> None:
+    read_property: Any = spark.sparkContext._jvm.java.lang.System.getProperty  # type: ignore[union-attr]
+    own, _spark_conf, *jars = read_property("java.class.path").split(":")
     assert own == str(session.LOCAL_FILES_JAR)
-    java = [str(Path(told("java.home"), "bin", "java")), "-Xshare:on", f"-XX:SharedArchiveFile={session.ARCHIVE}"]
-    done = subprocess.run(
-        [*java, "-cp", ":".join([own, folder, *jars]), "-version"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
+    java = str(Path(read_property("java.home"), "bin", "java"))
+    options = ["-Xshare:on", f"-XX:SharedArchiveFile={session.ARCHIVE}", "-cp", ":".join([own, folder, *jars])]
+    process = subprocess.run([java, *options, "-version"], capture_output=True, text=True, check=False)
+    assert process.returncode == code, process.stdout + process.stderr
 
 
-def test_without_an_archive_java_is_not_told_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_an_archive_java_has_no_archive_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert str(session.ARCHIVE) in session.archive_options()
     monkeypatch.setattr(session, "ARCHIVE", tmp_path / "classes.jsa")
     assert session.archive_options() == ""
@@ -75,9 +78,9 @@ def test_without_an_archive_java_is_not_told_of_one(monkeypatch: pytest.MonkeyPa
         ("", ""),
     ],
 )
-def test_what_would_lose_commits_in_a_bucket_is_refused(name: str, value: str) -> None:
-    told = session.read_properties(CONF / "spark" / "minio.conf") | ({name: value} if name else {})
-    running: Any = SimpleNamespace(sparkContext=SimpleNamespace(getConf=lambda: told))
+def test_settings_that_lose_commits_are_rejected(name: str, value: str) -> None:
+    settings = session.read_properties(CONF / "spark" / "minio.conf") | ({name: value} if name else {})
+    running: Any = SimpleNamespace(sparkContext=SimpleNamespace(getConf=lambda: settings))
     if not name:
         session._require_safe_commits(running)
         return
@@ -85,7 +88,7 @@ def test_what_would_lose_commits_in_a_bucket_is_refused(name: str, value: str) -
         session._require_safe_commits(running)
 
 
-def test_a_session_starts_once_in_its_own_thread_and_stops_once() -> None:
+def test_a_session_starts_and_stops_once() -> None:
     threads, running = [], SimpleNamespace(stopped=0)
 
     @contextmanager
@@ -109,13 +112,13 @@ def test_a_session_starts_once_in_its_own_thread_and_stops_once() -> None:
 def test_a_cancelled_session_does_not_start() -> None:
     lazy = SparkEngine(lambda: pytest.fail("Spark was started"))
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(lazy.session)
+        future = pool.submit(lazy.session)
         lazy.cancel()
         with pytest.raises(SessionError, match="the run was cancelled"):
-            waiting.result()
+            future.result()
 
 
-def test_where_java_runs_and_spark_does_not_start_java_is_not_missed(spark: SparkSession, tmp_path: Path) -> None:
+def test_start_failures_name_java_only_without_java(spark: SparkSession, tmp_path: Path) -> None:
     java: Any = spark.sparkContext._jvm.java  # type: ignore[union-attr]
     for fails, reason in (
         (lambda: java.lang.Class.forName("no.Plugin"), "java.lang.ClassNotFoundException: no.Plugin"),
@@ -123,15 +126,15 @@ def test_where_java_runs_and_spark_does_not_start_java_is_not_missed(spark: Spar
     ):
         with pytest.raises(Exception) as raised:
             fails()
-        told = session._describe_start_failure(raised.value, load(spark_master=""), tmp_path / "run.log")
-        assert told == f"Spark did not start: {reason}; its output is in {tmp_path / 'run.log'}."
+        message = session._describe_start_failure(raised.value, load(spark_master=""), tmp_path / "run.log")
+        assert message == f"Spark did not start: {reason}; its output is in {tmp_path / 'run.log'}."
     assert session._describe_start_failure(RuntimeError("no"), load(spark_master=""), None).startswith(
         "Spark did not start: no. Spark needs Java 17 or 21."
     )
 
 
-def test_local_files_need_no_process_each(spark: SparkSession, tmp_path: Path) -> None:
-    """Hadoop's own file system starts one for each permission and link."""
+def test_local_files_start_no_processes(spark: SparkSession, tmp_path: Path) -> None:
+    """Hadoop's own file system starts a process for each permission and link."""
     context: Any = spark.sparkContext
     hadoop, conf = context._jvm.org.apache.hadoop.fs, context._jsc.hadoopConfiguration()
     folder = hadoop.Path(tmp_path.as_uri())
