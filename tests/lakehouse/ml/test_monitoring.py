@@ -175,7 +175,7 @@ def test_without_dates_the_last_scored_weeks_are_watched(trained: Place) -> None
 
     assert seen.span == ("2024-01-10", "2024-02-06")
     (note,) = seen.notes
-    assert "version 1 was trained and chosen on days up to 2024-01-30" in note
+    assert "version 1 was trained and validated on days up to 2024-01-30" in note
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_it_is_made_as_it_was_declared_then(place: Place) -> None:
     splits = replace(TASK.splits, train=("2024-01-05", "2024-01-20"))
     found = again(place, trained, change_model(FEATURES=("noise",), TASK=replace(TASK, splits=splits), CANDIDATES=()))
     assert found.differences == ()
-    assert found.notes == ("the model declares otherwise by now: FEATURES, splits; what it declared then was used",)
+    assert found.notes == ("the model's declaration has changed: FEATURES, splits; the recorded one was used",)
 
 
 def test_code_that_fits_in_another_way_is_seen_by_what_it_makes(place: Place) -> None:
@@ -148,7 +148,7 @@ def test_what_is_no_training_is_told(place: Place, tmp_path: Path) -> None:
         (candidate, *_) = client.search_runs(
             [client.get_experiment_by_name(place.experiment).experiment_id], "tags.candidate_of LIKE '%'"
         )
-    with pytest.raises(ModelError, match="holds no recipe.json: it is not one of `lakehouse train`"):
+    with pytest.raises(ModelError, match="has no recipe.json: `lakehouse train` did not make the run"):
         open_recipe(candidate.info.run_id, place.tracking_uri)
     for unknown in ("0" * 32, "nobody's", "'"):
         with pytest.raises(ModelError, match=f"No run .*{unknown}.* is known at sqlite"):
@@ -156,7 +156,7 @@ def test_what_is_no_training_is_told(place: Place, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="No run 'x' is known"):
         open_recipe("x", f"sqlite:///{tmp_path / 'elsewhere.db'}")
     assert not (tmp_path / "elsewhere.db").exists()
-    with pytest.raises(ModelError, match="It was made by 'trees', which `models` in conf/base.yml does not name"):
+    with pytest.raises(ModelError, match="was made by 'trees', which `models` in conf/base.yml does not name"):
         reproduce(open_recipe(trained.run_id, place.tracking_uri), {}, lake=place.lake, revision="")
 
 

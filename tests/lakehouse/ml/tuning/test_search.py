@@ -22,8 +22,8 @@ from tests.parcels import LEARNER, Place, change_model, parcels
 
 def tune(place: Place, trials: int, module: Any = parcel_trees, **more: Any) -> TuneResult:
     registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-    told = {"revision": "abc123", "kept": place.pending_folder, **more}
-    return search.tune(LEARNER, {LEARNER: module}, lake=place.lake, registry=registry, trials=trials, **told)
+    options = {"revision": "abc123", "studies_folder": place.pending_folder, **more}
+    return search.tune(LEARNER, {LEARNER: module}, lake=place.lake, registry=registry, trials=trials, **options)
 
 
 def runs(place: Place, result: TuneResult) -> list[Any]:
@@ -173,10 +173,14 @@ def test_two_tunings_of_one_study_do_not_mix(place: Place) -> None:
         ),
         (
             change_model(space=lambda trial: {}, ON_SPARK=True),
-            {"on": "dask"},
+            {"backend": "dask"},
             "trees fits on Spark, .* tune it on threads",
         ),
-        (change_model(space=lambda trial: {}, FEATURES=("weight",)), {}, "lacks what late_parcel reads: weight"),
+        (
+            change_model(space=lambda trial: {}, FEATURES=("weight",)),
+            {},
+            "lacks columns that late_parcel reads: weight",
+        ),
     ],
 )
 def test_what_cannot_be_tuned_is_told(place: Place, module: Any, more: dict[str, Any], text: str) -> None:
