@@ -344,8 +344,8 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
     if missing := [name for name in required if name not in existing]:
         raise ModelError(
             f"{task.feature_table} version {log.version} has {', '.join(existing)}, but lacks columns that {task.name} "
-            f"reads: {', '.join(missing)}. Rebuild the table from today's declaration (`lakehouse run --full-refresh`), "
-            "or change the model's columns."
+            f"reads: {', '.join(missing)}. Rebuild the table from today's declaration "
+            "(`lakehouse run --full-refresh`), or change the model's columns."
         )
     return FeatureTable(task, log)
 

@@ -154,7 +154,7 @@ def _last_scored_day(task: Task, lake: Location) -> date | None:
 def _read_spreads(
     champion: LoadedModel, params: Mapping[str, str], features: FeatureTable, lake: Location, span: Span
 ) -> tuple[list[Spread], float, list[str]]:
-    """Read the features' spreads and the label's rate in the validation split, with notes on the table they are from."""
+    """Read the features' spreads and the label's rate in the validation split, with notes on their table."""
     task = features.task
     try:
         trained = open_features(task, lake, champion.input_columns(), int(params["delta_version"]))

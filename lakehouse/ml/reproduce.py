@@ -1,4 +1,4 @@
-"""Reproduction of a registered model from its recorded table version, with all differences. Nothing in MLflow changes."""
+"""Reproduction of a registered model from its recorded table version. Nothing in MLflow changes."""
 
 from __future__ import annotations
 

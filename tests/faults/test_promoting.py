@@ -45,7 +45,7 @@ def test_a_champion_whose_files_are_changed_or_gone_stays_until_somebody_replace
     third = train_another(place, {LEARNER: change_model()})
     assert third.alias == "challenger"
     assert third.reason.startswith(f"{STAYS}late_parcel version 1 is gone from the store of artifacts")
-    (command,) = re.findall(r"this version takes its place by (python -c \".*\")$", third.reason)
+    (command,) = re.findall(r"promote this version by (python -c \".*\")$", third.reason)
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
     assert "of champion version 3" in train_another(place, {}).reason, "the gate is back"
 

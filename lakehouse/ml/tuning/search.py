@@ -11,10 +11,9 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,8 +100,7 @@ def tune(
             if backend == "threads":
                 open_splits(spec)  # once, for all threads
             with open_executor(backend, dask, jobs) as pool:
-                submit = partial(pool.submit, run_trial, spec)
-                _search(study, space, trials, jobs, submit, progress or (lambda _: None), runs, revision)
+                _search(study, space, trials, jobs, pool, spec, runs, revision, progress or (lambda _: None))
         ended = _ended_trials(study)
     if all(trial.error for trial in ended):
         raise ModelError(f"None of the {len(ended)} trials of {learner} succeeded. The last one: {ended[-1].error}")
@@ -293,10 +291,11 @@ def _search(
     space: Space,
     trials: int,
     jobs: int,
-    submit: Callable[[Mapping[str, Any]], Future[dict[str, Any]]],
-    progress: Callable[[str], None],
+    pool: Executor,
+    spec: TrialSpec,
     runs: StudyRuns,
     revision: str,
+    progress: Callable[[str], None],
 ) -> None:
     """Keep ``jobs`` trials running until ``trials`` have ended.
 
@@ -310,7 +309,7 @@ def _search(
                 trial = study.ask()
                 trial.set_user_attr("revision", revision)
                 params = _draw_params(space, trial)
-                running[submit(params)] = trial
+                running[pool.submit(run_trial, spec, params)] = trial
             progress(_describe_progress(ended, trials))
             runs.log_trials(ended, is_strict=False)
             if not running:

@@ -28,7 +28,7 @@ def test_a_champion_whose_columns_the_table_lacks_is_replaced(place: Place) -> N
     second = place.train(change_model(FEATURES=("noise",)))
     assert (second.alias, second.reason) == (
         "champion",
-        "champion version 1 can score no more: gold.parcels lacks what it reads, distance_km",
+        "champion version 1 can score no more: gold.parcels lacks its columns distance_km",
     )
 
 
