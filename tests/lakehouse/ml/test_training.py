@@ -83,7 +83,7 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
 
 def test_making_the_database_prints_nothing(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-    code = f"from lakehouse.ml.mlflow_client import tracking\nwith tracking({uri!r}) as client: client.search_experiments()"
+    code = f"from lakehouse.ml.mlflow_client import tracking_client\nwith tracking_client({uri!r}) as client: client.search_experiments()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert (tmp_path / "new" / "mlflow.db").exists()
@@ -254,7 +254,7 @@ def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: P
         (
             {"TASK": replace(TASK, splits=replace(TASK.splits, train=("2020-01-01", "2020-12-31")))},
             {},
-            "no labelled rows in the train split.*holds 400 rows, 360 of them labelled, with day from 2024-01-01 to 2024-02-09",
+            "no labelled rows in the train split.*has 400 rows, 360 of them labelled, with day from 2024-01-01 to 2024-02-09",
         ),
     ],
 )
