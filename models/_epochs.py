@@ -1,4 +1,4 @@
-"""How networks learn from rows that stream by: minibatches in an order drawn for each epoch, until they get no better."""
+"""Training loop of networks on streamed rows: minibatches in a new order each epoch, with early stopping."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from lakehouse.ml.task import Curve
     from models._encoding import Encoding
 
-# Rows of so many weeks, drawn from all of the span, are in memory and shuffled together.
+# The weeks in memory, drawn from the whole span and shuffled together.
 BUFFER_WEEKS = 8
-# The share of the codes to learn from that are made 0, so that what was never seen has an embedding that was learned, too.
+# The share of codes set to 0 while learning, which trains the embedding of unknown values.
 FORGOTTEN_SHARE = 0.05
-# So many epochs without a better Brier score end the learning.
+# The epochs without a better Brier score that end the learning.
 PATIENCE = 3
-# How many rows go through a network at once where it does not learn from them.
+# The rows of one prediction step.
 PREDICTED_ROWS = 16_384
 
 
 def import_package(package: str, extra: str) -> Any:
-    """A package that only one of the project's extras installs.
+    """Import a package that only one of the project's extras installs.
 
     Raises:
-        ModelError: it is not installed.
+        ModelError: the package is not installed.
     """
     try:
         return importlib.import_module(package)
@@ -40,7 +40,7 @@ def import_package(package: str, extra: str) -> Any:
 
 
 class Batch(NamedTuple):
-    """Rows as `Encoding.encode` makes them, and their float32 labels, 0 or 1."""
+    """Rows encoded by `Encoding.encode`, and their float32 labels, 0 or 1."""
 
     codes: np.ndarray
     numbers: np.ndarray
@@ -51,13 +51,13 @@ class Learner(Protocol):
     """A network while it learns."""
 
     def learn(self, batch: Batch) -> float:
-        """Take a step; returns the mean loss before it."""
+        """Take a step, and return the mean loss before it."""
 
     def probability(self, codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The label's probability for each row."""
+        """Return the label's probability for each row."""
 
     def weights(self) -> Any:
-        """A copy of what was learned so far."""
+        """Return a copy of the current weights."""
 
 
 def learn(
@@ -71,20 +71,21 @@ def learn(
     seed: int,
     curve: Curve,
 ) -> Any:
-    """The weights after the epoch whose Brier score on ``choose`` was the lowest.
+    """Train a network, and return its weights after the epoch with the lowest Brier score on ``validation``.
 
     Raises:
-        ModelError: there is no such epoch, as the loss is not a number.
+        ModelError: the loss is not a number.
     """
     import numpy as np
 
     best, best_epoch, weights = np.inf, 0, None
     with tempfile.TemporaryDirectory() as folder:
-        train_weeks, choose_weeks = (spool(rows, encoding, Path(folder)) for rows in (train, validation))
+        train_weeks, validation_weeks = (spool(rows, encoding, Path(folder)) for rows in (train, validation))
         for epoch in range(1, epochs + 1):
             batches = minibatches(train_weeks, batch_rows, seed, epoch)
             steps = [(learner.learn(batch), len(batch.label)) for batch in batches]
-            errors = [learner.probability(week.codes, week.numbers) - week.label for week in map(_read, choose_weeks)]
+            weeks = map(_read, validation_weeks)
+            errors = [learner.probability(week.codes, week.numbers) - week.label for week in weeks]
             brier = float(np.mean(np.concatenate(errors, dtype=np.float64) ** 2))
             losses, rows = zip(*steps, strict=True)
             curve(epoch, {"validation_brier": brier, "train_loss": float(np.average(losses, weights=rows))})
@@ -93,27 +94,25 @@ def learn(
             elif epoch >= best_epoch + PATIENCE:
                 break
     if weights is None:
-        raise ModelError("The network's loss is not a number: give it a lower learning_rate in CANDIDATES.")
+        raise ModelError("The network's loss is not a number. Set a lower learning_rate in CANDIDATES.")
     return weights
 
 
 def predict_in_parts(
     probability: Callable[[np.ndarray, np.ndarray], np.ndarray], codes: np.ndarray, numbers: np.ndarray
 ) -> np.ndarray:
-    """The probabilities of many rows, of PREDICTED_ROWS at a time."""
+    """Predict the probabilities of many rows, PREDICTED_ROWS at a time."""
     import numpy as np
 
-    starts = range(0, len(codes), PREDICTED_ROWS)
-    return np.concatenate(
-        [probability(codes[at : at + PREDICTED_ROWS], numbers[at : at + PREDICTED_ROWS]) for at in starts]
-    )
+    parts = [slice(start, start + PREDICTED_ROWS) for start in range(0, len(codes), PREDICTED_ROWS)]
+    return np.concatenate([probability(codes[part], numbers[part]) for part in parts])
 
 
 def spool(rows: LabelledRows, encoding: Encoding, folder: Path) -> list[Path]:
-    """The rows encoded, a file of ``folder`` a week, some 300 bytes a row.
+    """Write the encoded rows to ``folder``, one file per week, some 300 bytes a row.
 
-    To read a week from the lake can take as long as to read all of it, where its files are not sorted by day; each epoch reads
-    all weeks.
+    Each epoch reads all weeks. Reading one week from the lake can take as long as reading the whole table if its files
+    are not sorted by day.
     """
     import numpy as np
 
@@ -127,24 +126,24 @@ def spool(rows: LabelledRows, encoding: Encoding, folder: Path) -> list[Path]:
 
 
 def minibatches(weeks: Sequence[Path], batch_rows: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """Each row that was `spooled` once, in an order that follows from seed and epoch."""
+    """Read each row of the files of `spool` once, in an order that follows from seed and epoch."""
     import numpy as np
 
-    chance = np.random.default_rng((seed, epoch))
-    order = [weeks[at] for at in chance.permutation(len(weeks))]
+    random = np.random.default_rng((seed, epoch))
+    order = [weeks[index] for index in random.permutation(len(weeks))]
     for start in range(0, len(order), BUFFER_WEEKS):
-        yield from _shuffled(order[start : start + BUFFER_WEEKS], batch_rows, chance)
+        yield from _shuffle(order[start : start + BUFFER_WEEKS], batch_rows, random)
 
 
-def _shuffled(weeks: Sequence[Path], batch_rows: int, chance: np.random.Generator) -> Iterator[Batch]:
+def _shuffle(weeks: Sequence[Path], batch_rows: int, random: np.random.Generator) -> Iterator[Batch]:
     import numpy as np
 
     codes, numbers, label = (np.concatenate(part) for part in zip(*map(_read, weeks), strict=True))
-    codes[chance.random(codes.shape) < FORGOTTEN_SHARE] = 0
-    order = chance.permutation(len(label))
-    for at in range(0, len(order), batch_rows):
-        taken = order[at : at + batch_rows]
-        yield Batch(codes[taken], numbers[taken], label[taken])
+    codes[random.random(codes.shape) < FORGOTTEN_SHARE] = 0
+    order = random.permutation(len(label))
+    for start in range(0, len(order), batch_rows):
+        rows = order[start : start + batch_rows]
+        yield Batch(codes[rows], numbers[rows], label[rows])
 
 
 def _read(week: Path) -> Batch:

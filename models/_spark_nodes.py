@@ -1,4 +1,4 @@
-"""Trees that Spark's MLlib grew, as plain data: exported once, stored as JSON, they predict by numpy."""
+"""Trees of Spark's MLlib as plain data: exported once, stored as JSON, and evaluated with numpy."""
 
 from __future__ import annotations
 
@@ -25,28 +25,33 @@ if TYPE_CHECKING:
     from lakehouse.ml.task import Curve
 
 FILE = "model.json"
-# Stands for a number that is missing, NaN or infinite: below all others, so that one split tells it apart.
+# Replaces a number that is missing, NaN or infinite. It is below all others, so one split can separate it.
 MISSING = -1e9
-# Numbers are split at so many quantiles at most; a category needs one more than it has values.
+# The smallest number of bins for numbers. A category needs one more bin than it has values.
 MIN_BINS = 64
-# How many partitions the rows are fitted in follows from the rows alone, and so do the samples that trees are grown from.
+# The number of partitions depends on the rows alone. So do the samples from which trees are grown.
 PARTITION_ROWS = 50_000
-# Predicted at once, so that what is looked up stays in the processor's cache.
+# The rows of one prediction step, few enough to keep the trees in the processor's cache.
 CHUNK_ROWS = 4096
 _IF = re.compile(r"If \(feature (?P<feature>\d+) (?:<= (?P<threshold>\S+)|in \{(?P<categories>[\d.,]+)\})\)")
 _PREDICT = re.compile(r"Predict: (\S+)")
 _LEAF, _BY_NUMBER, _BY_CODE = {"value"}, {"feature", "threshold", "right"}, {"feature", "categories", "right"}
 
-# From the sums of what the trees say, as they were added (a column per tree), to probabilities.
+# Maps the running sums of the trees' values (a column per tree) to probabilities.
 Link = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class FittedTrees:
-    """Trees as arrays with an entry per node. ``said`` is what they were made from, and what is stored.
+    """Trees as arrays with an entry per node; a leaf is its own child.
 
-    A row goes ``left`` where its number is ``at_most`` so much or, ``by_code``, where its category's code is ``among`` those of
-    the node (a column per code). A leaf is its own child. ``roots`` and ``weights`` have an entry per tree.
+    Attributes:
+        description: the exported and stored form of the trees.
+        roots: the first node of each tree.
+        weights: the weight of each tree.
+        threshold: the largest number that goes left.
+        categories: the codes that go left, a column per code.
+        is_categorical: the node splits by ``categories``, not by ``threshold``.
     """
 
     description: Mapping[str, Any]
@@ -63,22 +68,23 @@ class FittedTrees:
 
 
 def distribute(train: LabelledRows) -> DataFrame:
-    """The rows on the process's Spark session, in the same partitions and order whenever they are the same rows."""
+    """Read the rows on the process's Spark session, always in the same partitions and order for the same rows."""
     partitions = 1 + train.rows // PARTITION_ROWS
     return train.read_on_spark().repartition(partitions, *TASK.key).sortWithinPartitions(*TASK.key)
 
 
 def grow_trees(rows: DataFrame, features: Sequence[str], grower: Callable[[int], Any]) -> PipelineModel:
-    """What turns `filled` rows into predictions on Spark: categories to codes, columns to a vector, trees.
+    """Fit a pipeline of MLlib: categories to codes, columns to a vector, trees.
 
-    ``grower`` makes the estimator, of the column ``vector``, from the number of bins that the categories need.
+    Args:
+        grower: returns the estimator on the column ``vector``, for the number of bins that the categories need.
     """
     from pyspark.ml import PipelineModel
     from pyspark.ml.feature import StringIndexer, VectorAssembler
 
     rows = fill_missing(rows, features)
     codes = {name: f"{name}_code" for name in features if name in CATEGORIES}
-    # In the order of the alphabet: by frequency it would change with the rows.
+    # Alphabetical order, because order by frequency would change with the rows.
     indexer = StringIndexer(
         inputCols=[*codes], outputCols=[*codes.values()], handleInvalid="keep", stringOrderType="alphabetAsc"
     ).fit(rows)
@@ -89,80 +95,82 @@ def grow_trees(rows: DataFrame, features: Sequence[str], grower: Callable[[int],
 
 
 def fill_missing(rows: DataFrame, features: Sequence[str]) -> DataFrame:
-    """The rows as MLlib takes them: the label, where there is one, and all numbers as doubles, none of them missing."""
+    """Convert the numbers and the label, if any, to doubles for MLlib, with MISSING for missing numbers."""
     from pyspark.sql import functions as F
 
-    def number(name: str) -> Any:
-        given = F.col(name).cast("double")
-        # To Spark NaN is above infinity.
-        return F.when(F.abs(given) < F.lit(math.inf), given).otherwise(F.lit(MISSING))
+    def fill(name: str) -> Any:
+        value = F.col(name).cast("double")
+        # In Spark NaN is above infinity.
+        return F.when(F.abs(value) < F.lit(math.inf), value).otherwise(F.lit(MISSING))
 
-    made = {name: number(name) for name in features if name not in CATEGORIES}
+    numbers = {name: fill(name) for name in features if name not in CATEGORIES}
     label = {TASK.label_column: F.col(TASK.label_column).cast("double")} if TASK.label_column in rows.columns else {}
-    return rows.withColumns(made | label)
+    return rows.withColumns(numbers | label)
 
 
 def export_trees(model: PipelineModel, features: Sequence[str]) -> FittedTrees:
-    """A model that was `grown` from these features, as plain data.
+    """Export a model of `grow_trees` with these features as plain data.
 
     Raises:
-        ModelError: Spark describes a tree in words that are not known.
+        ModelError: Spark's description of a tree cannot be parsed.
     """
     stages: list[Any] = model.stages
     indexer, _, trees = stages
-    labels = {name: list(of) for name, of in zip(indexer.getInputCols(), indexer.labelsArray, strict=True)}
-    nodes = [_nodes(tree.toDebugString, tree.numNodes) for tree in trees.trees]
-    codes = _codes(features, labels)
-    for node in chain.from_iterable(nodes):
-        if "threshold" in node and codes[node["feature"]]:  # trees that a GPU grew take a code for a number
-            at_most = node.pop("threshold")
-            node["categories"] = [code for code in range(codes[node["feature"]]) if code <= at_most]
-    said = {"features": list(features), "labels": labels, "weights": list(trees.treeWeights), "trees": nodes}
-    return _build_trees(said)
+    columns = zip(indexer.getInputCols(), indexer.labelsArray, strict=True)
+    labels = {name: list(column_labels) for name, column_labels in columns}
+    tree_nodes = [_parse_tree(tree.toDebugString, tree.numNodes) for tree in trees.trees]
+    codes = _count_codes(features, labels)
+    for node in chain.from_iterable(tree_nodes):
+        if "threshold" in node and codes[node["feature"]]:  # trees grown on a GPU split codes as numbers
+            threshold = node.pop("threshold")
+            node["categories"] = [code for code in range(codes[node["feature"]]) if code <= threshold]
+    weights = list(trees.treeWeights)
+    return _build_trees({"features": list(features), "labels": labels, "weights": weights, "trees": tree_nodes})
 
 
-def _codes(features: Sequence[str], labels: Mapping[str, Sequence[str]]) -> list[int]:
-    """How many codes each feature has: one for each label and one for any other; none where it is a number."""
+def _count_codes(features: Sequence[str], labels: Mapping[str, Sequence[str]]) -> list[int]:
+    """Count the codes of each feature: one for each label and one for any other, none for a number."""
     return [len(labels[name]) + 1 if name in labels else 0 for name in features]
 
 
-def _nodes(text: str, count: int) -> list[dict[str, Any]]:
-    """A tree's nodes, each before those below it and the left ones first, from Spark's description of it.
+def _parse_tree(text: str, count: int) -> list[dict[str, Any]]:
+    """Parse the nodes of a tree from Spark's description, in preorder with left children first.
 
-    A node has a ``value``, or a ``feature`` that decides (by place) and the place of its ``right`` child; the left one follows it.
+    A node has a ``value``, or a ``feature`` to split by and the index of its ``right`` child. The left child follows
+    it.
     """
     _, *lines = text.splitlines()
     lines, nodes = lines[::-1], list[dict[str, Any]]()
-    _take(lines, nodes)
+    _parse_node(lines, nodes)
     if lines or len(nodes) != count:
-        raise ModelError(f"Spark describes a tree of {count} nodes, of which {len(nodes)} can be read: {text[:200]}")
+        raise ModelError(f"Spark describes a tree of {count} nodes, of which {len(nodes)} can be parsed: {text[:200]}")
     return nodes
 
 
-def _take(lines: list[str], nodes: list[dict[str, Any]]) -> None:
-    """Take a node and all below it off the end of the lines."""
+def _parse_node(lines: list[str], nodes: list[dict[str, Any]]) -> None:
+    """Parse a node and all nodes below it from the end of the lines."""
     line = lines.pop().strip() if lines else ""
     if leaf := _PREDICT.fullmatch(line):
         nodes.append({"value": float(leaf[1])})
         return
     if not (split := _IF.fullmatch(line)):
-        raise ModelError(f"Spark describes a tree's node in words that are not known: {line!r}.")
+        raise ModelError(f"Spark describes a tree's node in an unknown form: {line!r}.")
     node: dict[str, Any] = {"feature": int(split["feature"])}
     if split["categories"]:
         node["categories"] = [int(float(code)) for code in split["categories"].split(",")]
     else:
         node["threshold"] = float(split["threshold"])
     nodes.append(node)
-    _take(lines, nodes)
-    otherwise = "Else" + line.removeprefix("If").replace(" <= ", " > ").replace(" in ", " not in ")
-    if (found := lines.pop().strip() if lines else "") != otherwise:
-        raise ModelError(f"Spark describes a tree's node in words that are not known: {found!r} after {line!r}.")
+    _parse_node(lines, nodes)
+    expected = "Else" + line.removeprefix("If").replace(" <= ", " > ").replace(" in ", " not in ")
+    if (else_line := lines.pop().strip() if lines else "") != expected:
+        raise ModelError(f"Spark describes a tree's node in an unknown form: {else_line!r} after {line!r}.")
     node["right"] = len(nodes)
-    _take(lines, nodes)
+    _parse_node(lines, nodes)
 
 
 def report_curve(fitted: FittedTrees, link: Link, validation: LabelledRows, curve: Curve) -> None:
-    """The Brier score on the validation split as the trees were added."""
+    """Report the Brier score on the validation split after each tree."""
     errors = np.zeros(len(fitted.roots))
     for frame, label in validation.frames():
         for start, sums in _sums(fitted, frame):
@@ -172,7 +180,7 @@ def report_curve(fitted: FittedTrees, link: Link, validation: LabelledRows, curv
 
 
 def predict_trees(fitted: FittedTrees, link: Link, frame: pd.DataFrame) -> np.ndarray:
-    """The probability of the label, for each row."""
+    """Return the label's probability for each row."""
     probability = np.empty(len(frame))
     for start, sums in _sums(fitted, frame):
         probability[start : start + len(sums)] = link(sums)[:, -1]
@@ -180,37 +188,37 @@ def predict_trees(fitted: FittedTrees, link: Link, frame: pd.DataFrame) -> np.nd
 
 
 def _sums(fitted: FittedTrees, frame: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
-    """The sums of some rows at a time; each with its first row's place."""
+    """Yield the running sums of CHUNK_ROWS rows at a time, each with the position of its first row."""
     for start in range(0, len(frame), CHUNK_ROWS):
-        leaf = _leaves(fitted, _columns(fitted, frame.iloc[start : start + CHUNK_ROWS]))
+        leaf = _find_leaves(fitted, _encode(fitted, frame.iloc[start : start + CHUNK_ROWS]))
         yield start, (fitted.value[leaf] * fitted.weights).cumsum(axis=1)
 
 
-def _columns(fitted: FittedTrees, frame: pd.DataFrame) -> np.ndarray:
-    """A row per flight, a column per feature: numbers, and the codes of categories."""
+def _encode(fitted: FittedTrees, frame: pd.DataFrame) -> np.ndarray:
+    """Encode a frame with a column per feature: numbers, and the codes of categories."""
     import pandas as pd
 
     columns = np.empty((len(frame), len(input_columns(fitted))))
-    for place, name in enumerate(input_columns(fitted)):
+    for index, name in enumerate(input_columns(fitted)):
         if (labels := fitted.description["labels"].get(name)) is not None:
             code = pd.Index(labels, dtype=object).get_indexer(frame[name].astype(object))
-            columns[:, place] = np.where(code < 0, len(labels), code)
+            columns[:, index] = np.where(code < 0, len(labels), code)
         else:
             number = frame[name].to_numpy(dtype=float)
-            columns[:, place] = np.where(np.isfinite(number), number, MISSING)
+            columns[:, index] = np.where(np.isfinite(number), number, MISSING)
     return columns
 
 
-def _leaves(fitted: FittedTrees, columns: np.ndarray) -> np.ndarray:
-    """The leaf that each row comes to, a column per tree."""
+def _find_leaves(fitted: FittedTrees, columns: np.ndarray) -> np.ndarray:
+    """Return the leaf of each row, a column per tree."""
     row = np.arange(len(columns))[:, None]
-    at = np.broadcast_to(fitted.roots, (len(columns), len(fitted.roots)))
+    node = np.broadcast_to(fitted.roots, (len(columns), len(fitted.roots)))
     for _ in range(fitted.depth):
-        by_code, found = fitted.is_categorical[at], columns[row, fitted.feature[at]]
-        code = np.where(by_code, found, 0).astype(np.intp)
-        left = np.where(by_code, fitted.categories[at, code], found <= fitted.threshold[at])
-        at = np.where(left, fitted.left[at], fitted.right[at])
-    return at
+        is_categorical, value = fitted.is_categorical[node], columns[row, fitted.feature[node]]
+        code = np.where(is_categorical, value, 0).astype(np.intp)
+        is_left = np.where(is_categorical, fitted.categories[node, code], value <= fitted.threshold[node])
+        node = np.where(is_left, fitted.left[node], fitted.right[node])
+    return node
 
 
 def input_columns(fitted: FittedTrees) -> tuple[str, ...]:
@@ -222,80 +230,80 @@ def save(fitted: FittedTrees, folder: Path) -> None:
 
 
 def load(folder: Path) -> FittedTrees:
-    """Raises ModelError, or what comes of text that is not JSON or of other things than numbers, on a file that `save` did not write."""
+    """Load the file of `save`.
+
+    Raises:
+        ModelError: the trees are not as they were exported.
+        ValueError, TypeError, KeyError: the file is not JSON of the expected form.
+    """
     return _build_trees(json.loads((folder / FILE).read_text(encoding="utf-8")))
 
 
 def _build_trees(description: Mapping[str, Any]) -> FittedTrees:
     _check(description)
-    sizes = [len(nodes) for nodes in description["trees"]]
-    roots, nodes = np.cumsum([0, *sizes[:-1]]), [node for of in description["trees"] for node in of]
+    trees = description["trees"]
+    sizes = [len(tree) for tree in trees]
+    roots, nodes = np.cumsum([0, *sizes[:-1]]), list(chain.from_iterable(trees))
     own = np.arange(len(nodes))
-    first = np.repeat(roots, sizes)
-    split = np.array(["right" in node for node in nodes])
-    among = np.zeros(
-        (len(nodes), max([1, *(len(labels) + 1 for labels in description["labels"].values())])), dtype=bool
-    )
-    for place, node in enumerate(nodes):
-        among[place, node.get("categories", [])] = True
+    offsets = np.repeat(roots, sizes)
+    is_split = np.array(["right" in node for node in nodes])
+    width = max([1, *(len(labels) + 1 for labels in description["labels"].values())])
+    categories = np.zeros((len(nodes), width), dtype=bool)
+    for index, node in enumerate(nodes):
+        categories[index, node.get("categories", [])] = True
     return FittedTrees(
         description,
         roots,
         np.array(description["weights"], dtype=float),
         feature=np.array([node.get("feature", 0) for node in nodes]),
         threshold=np.array([node.get("threshold", 0) for node in nodes], dtype=float),
-        categories=among,
+        categories=categories,
         is_categorical=np.array(["categories" in node for node in nodes]),
-        left=np.where(split, own + 1, own),
-        right=np.where(split, first + [node.get("right", 0) for node in nodes], own),
+        left=np.where(is_split, own + 1, own),
+        right=np.where(is_split, offsets + [node.get("right", 0) for node in nodes], own),
         value=np.array([node.get("value", 0) for node in nodes], dtype=float),
-        depth=max(_depth(of) for of in description["trees"]),
+        depth=max(_measure_depth(tree) for tree in trees),
     )
 
 
-def _depth(nodes: list[dict[str, Any]]) -> int:
+def _measure_depth(nodes: list[dict[str, Any]]) -> int:
     depths = [0] * len(nodes)
-    for place in reversed(range(len(nodes))):
-        if right := nodes[place].get("right"):
-            depths[place] = 1 + max(depths[place + 1], depths[right])
+    for index in reversed(range(len(nodes))):
+        if right := nodes[index].get("right"):
+            depths[index] = 1 + max(depths[index + 1], depths[right])
     return depths[0]
 
 
 def _check(description: Mapping[str, Any]) -> None:
-    """Refuse what `exported` would not say.
+    """Check that a description has the form of `export_trees`.
 
     Raises:
-        ModelError: it says something else.
+        ModelError: the description has another form.
     """
-    features, labels = description["features"], description["labels"]
+    features, labels, trees = description["features"], description["labels"], description["trees"]
     names = [features, *labels.values()]
-    known = all(isinstance(name, str) for of in names for name in of) and all(len({*of}) == len(of) for of in names)
-    numbers = [
-        *description["weights"],
-        *(node[kind] for of in description["trees"] for node in of for kind in node if kind in ("value", "threshold")),
-    ]
-    finite = all(type(number) is float and math.isfinite(number) for number in numbers)
-    whole = (
-        {*labels} <= {*features}
-        and len(description["weights"]) == len(description["trees"]) > 0
-        and all(description["trees"])
-    )
-    if not (known and finite and whole):
+    are_strings = all(isinstance(name, str) for group in names for name in group)
+    are_distinct = are_strings and all(len({*group}) == len(group) for group in names)
+    nodes = chain.from_iterable(trees)
+    numbers = [node[field] for node in nodes for field in node if field in ("value", "threshold")]
+    are_finite = all(type(number) is float and math.isfinite(number) for number in (*description["weights"], *numbers))
+    is_complete = {*labels} <= {*features} and len(description["weights"]) == len(trees) > 0 and all(trees)
+    if not (are_distinct and are_finite and is_complete):
         raise ModelError("The stored trees are not as they were exported.")
-    codes = _codes(features, labels)
-    for nodes in description["trees"]:
-        for place, node in enumerate(nodes):
-            if not _is_node(node, place, len(nodes), codes):
+    codes = _count_codes(features, labels)
+    for tree in trees:
+        for index, node in enumerate(tree):
+            if not _is_node(node, index, len(tree), codes):
                 raise ModelError(f"The stored trees are not as they were exported: {str(node)[:100]}.")
 
 
-def _is_node(node: Mapping[str, Any], place: int, nodes: int, codes: Sequence[int]) -> bool:
+def _is_node(node: Mapping[str, Any], index: int, nodes: int, codes: Sequence[int]) -> bool:
     if {*node} == _LEAF:
         return True
     if {*node} not in (_BY_NUMBER, _BY_CODE):
         return False
-    feature, right, among = node["feature"], node["right"], node.get("categories", [])
-    integers = all(type(one) is int for one in (feature, right, *among))
-    if not integers or not 0 <= feature < len(codes) or not place + 1 < right < nodes:
+    feature, right, categories = node["feature"], node["right"], node.get("categories", [])
+    are_integers = all(type(number) is int for number in (feature, right, *categories))
+    if not are_integers or not 0 <= feature < len(codes) or not index + 1 < right < nodes:
         return False
-    return ("categories" in node) == (codes[feature] > 0) and all(0 <= code < codes[feature] for code in among)
+    return ("categories" in node) == (codes[feature] > 0) and all(0 <= code < codes[feature] for code in categories)

@@ -1,4 +1,4 @@
-"""The network of models/network.py in Keras, on TensorFlow: what another library takes for the same."""
+"""The network of models/network.py in Keras, on TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ WEIGHTS = "weights.npz"
 
 @dataclass(frozen=True)
 class Network:
-    """A network, fitted or while it learns."""
+    """A network, fitted or in training."""
 
     description: Description
     layers: Any  # keras.Model
 
     def learn(self, batch: Batch) -> float:
-        self.layers.reset_metrics()  # or the loss would be the mean of all steps
+        self.layers.reset_metrics()  # otherwise the loss is the mean of all steps
         return float(self.layers.train_on_batch((batch.codes, batch.numbers), batch.label))
 
     def probability(self, codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -56,17 +56,17 @@ def fit(
     seed: int,
     curve: Curve,
 ) -> Network:
-    """The network at its best epoch. TensorFlow's operations stay deterministic, which it cannot take back.
+    """Train a network up to its best epoch. TensorFlow's operations stay deterministic, which cannot be reset.
 
     Raises:
         ModelError: TensorFlow is not installed, or the network does not learn.
     """
-    keras = _keras()
+    keras = _import_keras()
     import_package("tensorflow", "keras").config.experimental.enable_op_determinism()
     train, validation = (replace(rows, columns=features) for rows in (train, validation))
     encoding = learn_encoding(train.batches(), features, EMBEDDED)
-    described = Description(encoding=encoding, width=params["width"])
-    network = Network(described, _layers(described, params["dropout"], seed))
+    description = Description(encoding=encoding, width=params["width"])
+    network = Network(description, _build_layers(description, params["dropout"], seed))
     optimiser = keras.optimizers.AdamW(params["learning_rate"], weight_decay=params["weight_decay"])
     network.layers.compile(optimiser, "binary_crossentropy")
     rows, epochs = params["batch_rows"], params["epochs"]
@@ -75,29 +75,29 @@ def fit(
     return network
 
 
-def _keras() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it tells of its plugins on the console otherwise
+def _import_keras() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow otherwise prints its plugins to the console
     return import_package("tensorflow", "keras").keras
 
 
-def _layers(described: Description, dropout: float = 0, seed: int = 0) -> Any:
-    """The model, built by this code whatever a file says: Keras's own loader runs what is stored."""
-    keras, encoding = _keras(), described.encoding
-    layers, first = keras.layers, keras.initializers.GlorotUniform(seed)
+def _build_layers(description: Description, dropout: float = 0, seed: int = 0) -> Any:
+    """Build the model by this code, because Keras's own loader runs stored code."""
+    keras, encoding = _import_keras(), description.encoding
+    layers, initializer = keras.layers, keras.initializers.GlorotUniform(seed)
     codes, numbers = keras.Input((len(encoding.embedded),), dtype="int64"), keras.Input((encoding.width,))
     embedded = [
-        layers.Embedding(*size, embeddings_initializer=first)(codes[:, at])
-        for at, size in enumerate(encoding.embeddings)
+        layers.Embedding(*size, embeddings_initializer=initializer)(codes[:, column])
+        for column, size in enumerate(encoding.embeddings)
     ]
-    found = layers.Concatenate()([*embedded, numbers])
-    for width in (described.width, described.width // 2):
-        found = layers.Dense(width, "silu", kernel_initializer=first)(found)
-        found = layers.Dropout(dropout, seed=seed)(found)
-    return keras.Model((codes, numbers), layers.Dense(1, "sigmoid", kernel_initializer=first)(found))
+    output = layers.Concatenate()([*embedded, numbers])
+    for width in (description.width, description.width // 2):
+        output = layers.Dense(width, "silu", kernel_initializer=initializer)(output)
+        output = layers.Dropout(dropout, seed=seed)(output)
+    return keras.Model((codes, numbers), layers.Dense(1, "sigmoid", kernel_initializer=initializer)(output))
 
 
 def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
-    """The probability that each flight is late."""
+    """Return the probability that each flight is late."""
     return predict_in_parts(fitted.probability, *fitted.description.encoding.encode_frame(frame))
 
 
@@ -106,7 +106,7 @@ def input_columns(fitted: Network) -> tuple[str, ...]:
 
 
 def save(fitted: Network, folder: Path) -> None:
-    """The weights as NumPy's arrays, the rest as JSON."""
+    """Save the weights as NumPy arrays, the rest as JSON."""
     import numpy as np
 
     np.savez(folder / WEIGHTS, *fitted.weights())
@@ -114,7 +114,7 @@ def save(fitted: Network, folder: Path) -> None:
 
 
 def load(folder: Path) -> Network:
-    """What `save` wrote.
+    """Load the files of `save`.
 
     Raises:
         ModelError: TensorFlow is not installed.
@@ -122,9 +122,9 @@ def load(folder: Path) -> Network:
     """
     import numpy as np
 
-    _keras()
-    described = Description.load(folder)
-    network = Network(described, _layers(described))
+    _import_keras()
+    description = Description.load(folder)
+    network = Network(description, _build_layers(description))
     with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
         network.layers.set_weights([stored[name] for name in stored.files])
     return network

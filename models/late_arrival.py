@@ -1,4 +1,4 @@
-"""Will a flight arrive 15 minutes late or more, by what is known two hours before departure? What all models of it share."""
+"""The task late_arrival: does a flight arrive 15 minutes late or more? Inputs are known two hours before departure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASK = Task(
 )
 
 CATEGORIES = ("carrier", "origin", "dest")
-# What networks embed, by name: the columns whose values make up one.
+# The columns of each embedding of a network, by its name.
 EMBEDDED = {"carrier": ("carrier",), "route": ("origin", "dest"), "aircraft": ("tailnum",)}
 BASELINE_FEATURES = (
     *CATEGORIES,

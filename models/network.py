@@ -1,4 +1,4 @@
-"""A small neural network of PyTorch: embeddings of carrier, route and aircraft beside the numbers. It never holds all rows."""
+"""A small neural network in PyTorch: embeddings of carrier, route and aircraft beside the numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """What `lakehouse tune` looks through. So many epochs are the most: `learn` ends when they do no good any more."""
+    """Draw parameters for `lakehouse tune`. The epochs are a maximum: `learn` stops early."""
     return {
         "width": trial.suggest_int("width", 32, 256, step=32),
         "dropout": trial.suggest_float("dropout", 0.0, 0.5),
@@ -52,7 +52,7 @@ class Network:
     layers: torch.nn.ModuleDict
 
     def probability(self, codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The probability that each flight is late."""
+        """Return the probability that each flight is late."""
         import torch
 
         self.layers.eval()
@@ -63,7 +63,7 @@ class Network:
         import torch
 
         code, number = (torch.from_numpy(part).to(_device()) for part in (codes, numbers))
-        embedded = [layer(code[:, at]) for at, layer in enumerate(self.layers["embeddings"].children())]
+        embedded = [layer(code[:, column]) for column, layer in enumerate(self.layers["embeddings"].children())]
         logits: torch.Tensor = self.layers["layers"](torch.cat((*embedded, number), dim=1))
         return logits.squeeze(1)
 
@@ -104,7 +104,7 @@ def fit(
     seed: int,
     curve: Curve,
 ) -> Network:
-    """The network at its best epoch, on a GPU where there is one.
+    """Train a network up to its best epoch, on a GPU if there is one.
 
     Raises:
         ModelError: PyTorch is not installed, or the network does not learn.
@@ -112,9 +112,9 @@ def fit(
     import_package("torch", "torch")
     train, validation = (replace(rows, columns=features) for rows in (train, validation))
     encoding = learn_encoding(train.batches(), features, EMBEDDED)
-    described = Description(encoding=encoding, width=params["width"])
-    with _deterministic(seed):
-        network = Network(described, _layers(described, params["dropout"]).to(_device()))
+    description = Description(encoding=encoding, width=params["width"])
+    with _deterministic_torch(seed):
+        network = Network(description, _build_layers(description, params["dropout"]).to(_device()))
         learner = _Learner(network, params["learning_rate"], params["weight_decay"])
         rows, epochs = params["batch_rows"], params["epochs"]
         best = learn(learner, train, validation, encoding, batch_rows=rows, epochs=epochs, seed=seed, curve=curve)
@@ -122,46 +122,46 @@ def fit(
     return network
 
 
-def _layers(described: Description, dropout: float = 0) -> torch.nn.ModuleDict:
+def _build_layers(description: Description, dropout: float = 0) -> torch.nn.ModuleDict:
     from torch import nn
 
-    encoding, width = described.encoding, described.width
+    encoding, width = description.encoding, description.width
     embeddings = [nn.Embedding(*size) for size in encoding.embeddings]
     for layer in embeddings:
-        nn.init.xavier_uniform_(
-            layer.weight
-        )  # the default's ones are so large that a rare aircraft stays what it began as
+        # PyTorch's default weights are so large that the embedding of a rare aircraft hardly changes.
+        nn.init.xavier_uniform_(layer.weight)
     inputs = encoding.width + sum(layer.embedding_dim for layer in embeddings)
-    layers = nn.Sequential(
-        nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(dropout),
-        nn.Linear(width, width // 2), nn.SiLU(), nn.Dropout(dropout),
-        nn.Linear(width // 2, 1),
-    )  # fmt: skip
+    hidden = (nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(dropout))
+    narrower = (nn.Linear(width, width // 2), nn.SiLU(), nn.Dropout(dropout))
+    layers = nn.Sequential(*hidden, *narrower, nn.Linear(width // 2, 1))
     return nn.ModuleDict({"embeddings": nn.ModuleList(embeddings), "layers": layers})
 
 
 def _device() -> torch.device:
-    """Where all of it is computed; on a GPU the same numbers every time, also by what was only loaded before another is fitted."""
+    """Return the device of all networks; a GPU is set to reproducible products before its first use."""
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product of matrices
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first matrix product
     return torch.device("cuda")
 
 
 def _mixed_precision() -> AbstractContextManager[Any]:
-    """Where a GPU can, products of matrices have 16 bits while the network learns (bfloat16, whose exponents are those of 32 bits, so that
-    no gradient vanishes); what is learned, sums and predictions keep 32. On a CPU all have 32."""
+    """Use bfloat16 for matrix products during training, if the GPU supports it.
+
+    bfloat16 has the exponents of 32 bits, so no gradient vanishes. Weights, sums and predictions keep 32 bits. On a CPU
+    all numbers have 32 bits.
+    """
     import torch
 
-    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast("cuda", torch.bfloat16) if able else nullcontext()
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", torch.bfloat16) if has_bfloat16 else nullcontext()
 
 
 @contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """The same numbers for the same seed meanwhile, and afterwards everything about PyTorch as it was before."""
+def _deterministic_torch(seed: int) -> Iterator[None]:
+    """Make PyTorch's numbers reproducible for a seed, and restore its settings and random state afterwards."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -176,7 +176,7 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 
 def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
-    """The probability that each flight is late."""
+    """Return the probability that each flight is late."""
     return predict_in_parts(fitted.probability, *fitted.description.encoding.encode_frame(frame))
 
 
@@ -185,7 +185,7 @@ def input_columns(fitted: Network) -> tuple[str, ...]:
 
 
 def save(fitted: Network, folder: Path) -> None:
-    """The weights as safetensors, the rest as JSON."""
+    """Save the weights as safetensors, the rest as JSON."""
     from safetensors.torch import save_file
 
     save_file(fitted.layers.state_dict(), folder / WEIGHTS)
@@ -193,7 +193,7 @@ def save(fitted: Network, folder: Path) -> None:
 
 
 def load(folder: Path) -> Network:
-    """What `save` wrote.
+    """Load the files of `save`.
 
     Raises:
         ModelError: PyTorch is not installed.
@@ -202,7 +202,7 @@ def load(folder: Path) -> Network:
     import_package("torch", "torch")
     from safetensors.torch import load_file
 
-    described = Description.load(folder)
-    layers = _layers(described)
+    description = Description.load(folder)
+    layers = _build_layers(description)
     layers.load_state_dict(load_file(folder / WEIGHTS))
-    return Network(described, layers.to(_device()))
+    return Network(description, layers.to(_device()))

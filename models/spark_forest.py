@@ -1,7 +1,7 @@
-"""A random forest of Spark's MLlib, which a GPU grows where LAKEHOUSE_GPU_TRAINING asks for it. It predicts by numpy, as `spark_trees`.
+"""A random forest of Spark's MLlib, grown on a GPU with LAKEHOUSE_GPU_TRAINING and evaluated with numpy.
 
-Each tree is fitted to the label as a number, 0 or 1, so that a leaf says which share of its flights was late; to lessen the
-variance of such a number is to lessen Gini's impurity.
+Each tree is fitted to the label as a number, 0 or 1, so a leaf's value is the share of late flights. Reducing the
+variance of such a number reduces Gini's impurity.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """What `lakehouse tune` looks through."""
+    """Draw parameters for `lakehouse tune`."""
     return {
         "numTrees": trial.suggest_int("numTrees", 20, 100, step=10),
         "maxDepth": trial.suggest_int("maxDepth", 6, 12),
@@ -60,7 +60,7 @@ def fit(
     seed: int,
     curve: Curve,
 ) -> FittedTrees:
-    """Trees grown on the process's Spark session, or on its GPUs; the driver sees of the rows only those of the validation split."""
+    """Grow trees on the process's Spark session or its GPUs. The driver reads only the validation rows."""
     fitted = export_trees(grow_trees(distribute(train), features, lambda bins: estimator(bins, params, seed)), features)
     report_curve(fitted, _means, validation, curve)
     return fitted
@@ -77,5 +77,5 @@ def _means(sums: np.ndarray) -> np.ndarray:
 
 
 def predict(fitted: FittedTrees, frame: pd.DataFrame) -> np.ndarray:
-    """The probability that each flight is late."""
+    """Return the probability that each flight is late."""
     return predict_trees(fitted, _means, frame)

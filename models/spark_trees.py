@@ -1,4 +1,4 @@
-"""Gradient-boosted trees of Spark's MLlib, for rows that outgrow one machine. What is fitted is plain data: it predicts by numpy."""
+"""Gradient-boosted trees of Spark's MLlib, for rows that outgrow one machine, evaluated with numpy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """What `lakehouse tune` looks through."""
+    """Draw parameters for `lakehouse tune`."""
     return {
         "maxIter": trial.suggest_int("maxIter", 20, 120, step=20),
         "maxDepth": trial.suggest_int("maxDepth", 3, 8),
@@ -56,9 +56,9 @@ def fit(
     seed: int,
     curve: Curve,
 ) -> FittedTrees:
-    """Trees grown on the process's Spark session; the driver sees of the rows only those of the validation split, a week at a time.
+    """Grow trees on the process's Spark session. The driver reads only the validation rows, a week at a time.
 
-    On several machines sums may come together in another order, so that the last digits of two fittings differ.
+    Several machines may add up sums in another order, and the last digits of two fits then differ.
     """
     fitted = export_trees(grow_trees(distribute(train), features, lambda bins: estimator(bins, params, seed)), features)
     report_curve(fitted, _logistic, validation, curve)
@@ -72,11 +72,11 @@ def estimator(bins: int, params: Mapping[str, Any], seed: int) -> Any:
 
 
 def _logistic(sums: np.ndarray) -> np.ndarray:
-    """As MLlib's classifier has it: its trees are fitted to labels of -1 and 1."""
+    """Convert sums to probabilities as MLlib's classifier does, with trees fitted to labels of -1 and 1."""
     probability: np.ndarray = 1 / (1 + np.exp(-2 * sums))
     return probability
 
 
 def predict(fitted: FittedTrees, frame: pd.DataFrame) -> np.ndarray:
-    """The probability that each flight is late."""
+    """Return the probability that each flight is late."""
     return predict_trees(fitted, _logistic, frame)

@@ -24,7 +24,7 @@ REQUIREMENTS = ("scikit-learn", "skops", "numpy")
 CODE = ("models", "flights")
 ON_SPARK = False
 FILE = "model.skops"
-# How often the learning curve is looked at, in trees.
+# The number of trees between two points of the learning curve.
 CURVE_STEP = 20
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"max_iter": 300, "learning_rate": 0.05, "max_leaf_nodes": 31, "min_samples_leaf": 100, "l2_regularization": 1.0},
@@ -33,7 +33,7 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
-    """What `lakehouse tune` looks through."""
+    """Draw parameters for `lakehouse tune`."""
     return {
         "max_iter": trial.suggest_int("max_iter", 100, 600, step=CURVE_STEP),
         "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.2, log=True),
@@ -43,8 +43,8 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-# What skops finds in a fitted pipeline beside its own list of safe types: the trees, and how scikit-learn itself checks the
-# numbers that it hands to them (a partial is loaded only of functions that are trusted, too).
+# The types in a fitted pipeline beside skops's own list of safe types: the trees, and scikit-learn's own check of their
+# inputs. A partial is loaded only for functions that are trusted, too.
 TRUSTED_TYPES = (
     "functools.partial",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -61,7 +61,7 @@ def fit(
     seed: int,
     curve: Curve,
 ) -> Pipeline:
-    """A fitted pipeline: categories to codes, then trees. It holds all rows at once."""
+    """Fit a pipeline: categories to codes, then trees. All rows are in memory at once."""
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import Pipeline
@@ -82,7 +82,7 @@ def fit(
 
 
 def _report_curve(pipeline: Pipeline, validation: LabelledRows, curve: Curve) -> None:
-    """The Brier score on the validation split as the trees were added."""
+    """Report the Brier score on the validation split after every CURVE_STEP trees."""
     import numpy as np
 
     columns = pipeline["columns"].transform(validation.frame[list(input_columns(pipeline))])
@@ -92,7 +92,7 @@ def _report_curve(pipeline: Pipeline, validation: LabelledRows, curve: Curve) ->
 
 
 def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
-    """The probability that each flight is late."""
+    """Return the probability that each flight is late."""
     if len(frame) <= MAX_ROWS:
         return cached_few_rows(fitted).predict(frame)
     probability: np.ndarray = fitted.predict_proba(frame[list(input_columns(fitted))])[:, 1]
@@ -104,10 +104,10 @@ def input_columns(fitted: Pipeline) -> tuple[str, ...]:
 
 
 def save(fitted: Pipeline, folder: Path) -> None:
-    """As skops.
+    """Save the pipeline with skops.
 
     Raises:
-        ModelError: it holds types that TRUSTED_TYPES does not name.
+        ModelError: the pipeline has types that TRUSTED_TYPES does not name.
     """
     skops_io.save(fitted, folder / FILE, TRUSTED_TYPES)
 

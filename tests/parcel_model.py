@@ -1,4 +1,4 @@
-"""The parcels' model as a module that another process can name. PREDICT_SECONDS makes it slow."""
+"""The parcels' model as a module that another process can import. PREDICT_SECONDS makes predictions slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parcels' trees as a module, as a worker in another process finds them by name; some parameters are none that they can take."""
+"""The parcels' trees as a module that a worker in another process can import; too many rounds make a fit fail."""
 
 from __future__ import annotations
 

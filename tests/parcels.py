@@ -1,4 +1,4 @@
-"""A shop's parcels: a table of 400 rows, and a model that says which of them come late, of which this is the module."""
+"""A shop's parcels: a table of 400 rows, and this module as the model of late parcels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TASK = Task(
 )
 LEARNER = "trees"
 FILE = "model.skops"
-# What tells late parcels apart (distance), and what hardly does (shop, items).
+# Distance separates late parcels; shop and items hardly do.
 FEATURES = ("distance_km", "shop", "items")
 BASELINE_FEATURES = ("shop",)
 CANDIDATES = ({"max_iter": 2}, {"max_iter": 30})
@@ -92,9 +92,9 @@ def load(folder: Path, trusted: tuple[str, ...] = (TREES,)) -> Pipeline:
 
 
 def change_model(trusted: tuple[str, ...] = (TREES,), **changed: Any) -> Any:
-    """This module, changed."""
-    named = (name for name in dir(Model) if not name.startswith("_"))
-    own = {name: globals()[name] for name in named} | {"__name__": __name__}
+    """Return this module as a model, with some attributes changed."""
+    names = (name for name in dir(Model) if not name.startswith("_"))
+    own = {name: globals()[name] for name in names} | {"__name__": __name__}
     files = {
         "save": lambda fitted, folder: save(fitted, folder, trusted),
         "load": lambda folder: load(folder, trusted),
@@ -103,7 +103,7 @@ def change_model(trusted: tuple[str, ...] = (TREES,), **changed: Any) -> Any:
 
 
 def parcels(seed: int = 0) -> pa.Table:
-    """Ten parcels a day, late when they go far; each day's last is still on its way, so that it has no label."""
+    """Return ten parcels a day, late when they go far. Each day's last one is on its way and has no label."""
     random = np.random.default_rng(seed)
     size = DAYS * 10
     distance = random.uniform(0, 100, size)
@@ -131,7 +131,7 @@ class Place:
     experiment: str = "parcels"
 
     def write(self, rows: pa.Table) -> int:
-        """The version that the table has after it was overwritten with these rows, in any order of files."""
+        """Overwrite the table with these rows, and return its new version."""
         path = self.lake / "gold" / "parcels"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
@@ -139,24 +139,24 @@ class Place:
 
     def train(self, module: Any, **more: Any) -> TrainResult:
         registry = Registry(self.tracking_uri, self.artifact_root, self.experiment)
-        told = {"revision": "abc123", "pending_folder": self.pending_folder, **more}
-        return train(LEARNER, {LEARNER: module}, lake=self.lake, registry=registry, **told)
+        options = {"revision": "abc123", "pending_folder": self.pending_folder, **more}
+        return train(LEARNER, {LEARNER: module}, lake=self.lake, registry=registry, **options)
 
     def champion(self, module: Any = None) -> LoadedModel:
         return load_alias(TASK, {LEARNER: module or change_model()}, tracking_uri=self.tracking_uri)
 
     def probabilities(self, since: str, until: str) -> list[float]:
-        """What the champion says of these days, in the order of their keys."""
+        """Return the champion's probabilities of these days, sorted by key."""
         return self.scores(since, until)["probability"].to_pylist()
 
     def scores(self, since: date | str, until: date | str) -> pa.Table:
-        """What the champion says of these days, as the table of predictions has it."""
+        """Return the champion's scores of these days, as rows of the table of predictions."""
         champion, features = self.champion(), open_features(TASK, self.lake, ())
         rows = features.read((str(since), str(until)), [TASK.time_column, *champion.input_columns()])
-        said = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
-        said["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
-        said["probability"] = pa.array(champion.predict(features.frame(rows)))
-        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | said)
+        columns = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
+        columns["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
+        columns["probability"] = pa.array(champion.predict(features.frame(rows)))
+        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | columns)
 
     def report(self, module: Any = None) -> EvaluationResult:
         return evaluate_test_split(

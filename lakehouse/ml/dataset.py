@@ -1,7 +1,7 @@
-"""The features that a model reads: the feature table at an exact version.
+"""Feature rows for training and scoring: the feature table at an exact version.
 
-Features come as Arrow from delta-rs, some days at a time, without Spark: the same version gives the same rows in the same order,
-however its files lie.
+Features are read as Arrow with delta-rs, some days at a time, without Spark. The same version gives the same rows in
+the same order, whatever the layout of its files.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from lakehouse.ml.task import Model, SplitName, Task
     from lakehouse.storage.location import Location
 
-# How many days of rows are taken at once.
+# The days of one batch.
 BATCH_DAYS: Final = 7
-# How many rows are read at once, 100 MB of the flights' features: more only where one batch has more.
+# The rows of one read, 100 MB of the flights' features. A single larger batch is still read at once.
 READ_ROWS: Final = 400_000
 
 
 def split_into_weeks(span: Span) -> list[Span]:
-    """The span in pieces of BATCH_DAYS days."""
+    """Split a span into pieces of BATCH_DAYS days."""
     first, last = (date.fromisoformat(end) for end in span)
     step = timedelta(days=BATCH_DAYS)
     starts = [first + n * step for n in range((last - first) // step + 1)]
@@ -46,11 +46,11 @@ def split_into_weeks(span: Span) -> list[Span]:
 
 
 def _count_until(days: np.ndarray, spans: Sequence[Span]) -> list[int]:
-    """Of sorted days, how many there are until the end of each span."""
+    """Count the sorted days up to the end of each span."""
     import numpy as np
 
-    found: list[int] = np.searchsorted(days, np.array([last for _, last in spans], days.dtype), side="right").tolist()
-    return found
+    counts: list[int] = np.searchsorted(days, np.array([last for _, last in spans], days.dtype), side="right").tolist()
+    return counts
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FeatureTable:
 
     @property
     def table_id(self) -> str:
-        """It tells a table from one that was made anew in its place, whose versions start again."""
+        """Return Delta's id of the table. A table rebuilt in its place has another id, and its versions start again."""
         return str(self.log.delta_table.metadata().id)
 
     def __str__(self) -> str:
@@ -74,11 +74,11 @@ class FeatureTable:
 
     @cached_property
     def dataset(self) -> Any:
-        """The table's rows, for pyarrow to read; what goes wrong meanwhile is told by `reading`."""
+        """Return the table as a dataset of pyarrow; read it within `translate_errors`."""
         return self.log.delta_table.to_pyarrow_dataset()
 
     def span_filter(self, span: Span) -> Any:
-        """For pyarrow: the rows whose time is in the span."""
+        """Return pyarrow's filter for the rows of a span."""
         import pyarrow as pa
         import pyarrow.dataset as ds
 
@@ -88,9 +88,11 @@ class FeatureTable:
     def read(
         self, span: Span | None, columns: Iterable[str], key_values: Mapping[str, Iterable[Any]] | None = None
     ) -> pa.Table:
-        """The key and these columns of the rows in ``span`` (of all rows without one), in the order of their keys.
+        """Read the key and some columns, sorted by key.
 
-        ``among``: of those alone that have one of these values in each of these columns.
+        Args:
+            span: the days to read, both included; None for all rows.
+            key_values: the allowed values by column; rows with other values are left out.
 
         Raises:
             ModelError: the version's files are gone.
@@ -99,13 +101,13 @@ class FeatureTable:
         import pyarrow as pa
         import pyarrow.dataset as ds
 
-        named = list(dict.fromkeys((*self.task.key, *columns)))
+        names = list(dict.fromkeys((*self.task.key, *columns)))
         with self.translate_errors():
-            wanted = self.span_filter(span) if span else None
+            condition = self.span_filter(span) if span else None
             for name, values in (key_values or {}).items():
-                one = ds.field(name).isin(pa.array(values, self.dataset.schema.field(name).type))
-                wanted = one if wanted is None else wanted & one
-            rows = self.dataset.to_table(columns=named, filter=wanted)
+                is_allowed = ds.field(name).isin(pa.array(values, self.dataset.schema.field(name).type))
+                condition = is_allowed if condition is None else condition & is_allowed
+            rows = self.dataset.to_table(columns=names, filter=condition)
         return rows.sort_by([(name, "ascending") for name in self.task.key])
 
     def has_rows(self, span: Span) -> bool:
@@ -114,75 +116,80 @@ class FeatureTable:
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Raises what `read` does in place of what pyarrow and delta-rs raise."""
+        """Translate the errors of pyarrow and delta-rs into those of `read`.
+
+        Raises:
+            ModelError: the version's files are gone.
+            StorageError: the object store cannot be used.
+        """
         try:
             yield
         except FileNotFoundError as error:
             raise ModelError(
-                f"{self}: some of its files are gone, probably vacuumed. Name a version that is still there, or none for "
+                f"{self}: some of its files are gone, probably vacuumed. Name a version that still exists, or none for "
                 "the latest."
             ) from error
-        except Exception as error:  # pyarrow's and delta-rs's alike
-            if said := s3.explain_error(error):
-                raise StorageError(f"{self}: {said}") from error
+        except Exception as error:  # pyarrow and delta-rs raise many types
+            if explanation := s3.explain_error(error):
+                raise StorageError(f"{self}: {explanation}") from error
             raise
 
     def batches(self, span: Span, columns: Iterable[str]) -> Iterator[pa.Table]:
-        """`read`, a week at a time.
+        """Read the rows of a span a week at a time; see `read`.
 
-        Reading looks through whole files however few of their rows are wanted, so that weeks are read together, as long as
-        they have no more than READ_ROWS rows.
+        A read scans whole files, however few of their rows it returns. So weeks are read together, up to READ_ROWS
+        rows.
         """
         import numpy as np
 
-        named = list(dict.fromkeys((*self.task.key, *columns)))
-        for together in self._group_spans(split_into_weeks(span)):
-            rows = self.read((together[0][0], together[-1][1]), [*named, self.task.time_column])
+        names = list(dict.fromkeys((*self.task.key, *columns)))
+        for weeks in self._group_spans(split_into_weeks(span)):
+            rows = self.read((weeks[0][0], weeks[-1][1]), [*names, self.task.time_column])
             days = rows[self.task.time_column].to_numpy()
             order = np.argsort(days, kind="stable")
-            ends = _count_until(days[order], together)
+            ends = _count_until(days[order], weeks)
             for start, end in pairwise([0, *ends]):
-                # In the order of their keys, as they were read.
-                yield rows.take(np.sort(order[start:end])).select(named)
+                # Sorted positions restore the order of the keys.
+                yield rows.take(np.sort(order[start:end])).select(names)
 
     def _group_spans(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
-        """Adjoining spans in groups, each of no more than READ_ROWS rows or of one span."""
+        """Group adjoining spans, each group with at most READ_ROWS rows or with a single span."""
         import numpy as np
 
         with self.translate_errors():
-            wanted = self.span_filter((spans[0][0], spans[-1][1]))
-            days = self.dataset.to_table(columns=[self.task.time_column], filter=wanted)[self.task.time_column]
-        group, before, until = list[Span](), 0, 0
+            in_spans = self.span_filter((spans[0][0], spans[-1][1]))
+            days = self.dataset.to_table(columns=[self.task.time_column], filter=in_spans)[self.task.time_column]
+        group, group_start, previous_end = list[Span](), 0, 0
         for span, end in zip(spans, _count_until(np.sort(days.to_numpy()), spans), strict=True):
-            if group and end - before > READ_ROWS:
+            if group and end - group_start > READ_ROWS:
                 yield group
-                group, before = [], until
+                group, group_start = [], previous_end
             group.append(span)
-            until = end
+            previous_end = end
         yield group
 
     def split(self, name: SplitName, columns: Iterable[str]) -> LabelledRows:
-        """The labelled rows of a split, with these columns.
+        """Return the labelled rows of a split, with these columns.
 
         Raises:
-            ModelError: it has no labelled row, or only rows with the same label.
+            ModelError: the split has no labelled row, or only rows with the same label.
         """
         span = getattr(self.task.splits, name)
         rows = LabelledRows(self, span, tuple(dict.fromkeys((*self.task.key, self.task.time_column, *columns))))
         label = rows.label
         if len(label) == 0 or label.all() or not label.any():
-            what = f"only rows whose {self.task.label_column} is {bool(label[0])}" if len(label) else "no labelled rows"
-            raise ModelError(f"{self}: {what} in the {name} split, {span[0]} to {span[1]}. {self._describe_days()}")
+            rest = f"only rows with {self.task.label_column} {bool(label[0])}" if len(label) else "no labelled rows"
+            raise ModelError(f"{self}: {rest} in the {name} split, {span[0]} to {span[1]}. {self._describe_days()}")
         return rows
 
     def frame(self, rows: pa.Table) -> pd.DataFrame:
-        """The rows as a model takes them."""
+        """Convert rows to a model's input frame, without the label."""
         return as_frame(rows.drop_columns([name for name in rows.column_names if name == self.task.label_column]))
 
     def existing_columns(self, names: Iterable[str]) -> list[str]:
-        """Those of these columns that the table has."""
-        there = self.log.columns()
-        return [name for name in names if name in there]
+        """Return the given columns that the table has."""
+        existing = self.log.columns()
+        return [name for name in names if name in existing]
 
     def _describe_days(self) -> str:
         import pyarrow.compute as pc
@@ -192,53 +199,57 @@ class FeatureTable:
         if not rows.num_rows:
             return "The table is empty: land some data and build it (`lakehouse run`)."
         return (
-            f"The table holds {rows.num_rows:,} rows, {labelled:,} of them labelled, with {self.task.time_column} from "
+            f"The table has {rows.num_rows:,} rows, {labelled:,} of them labelled, with {self.task.time_column} from "
             f"{days['min']} to {days['max']}: build the missing days (`lakehouse run`) or change the task's splits."
         )
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """The labelled rows of a span of days, in the order of their weeks and keys; of each the key, the time and these columns."""
+    """The labelled rows of a span of days, sorted by week and key.
+
+    Attributes:
+        columns: the columns of each row, the key and the time among them.
+    """
 
     features: FeatureTable
     span: Span
     columns: tuple[str, ...]
 
     def batches(self) -> Iterator[pa.Table]:
-        """The rows and their label, a week at a time: nothing here holds them all."""
+        """Read the rows and their label a week at a time, so that only one week is in memory."""
         import pyarrow.compute as pc
 
         label = self.features.task.label_column
         for rows in self.features.batches(self.span, (*self.columns, label)):
-            if known := rows.filter(pc.is_valid(rows[label])):
-                yield known
+            if labelled := rows.filter(pc.is_valid(rows[label])):
+                yield labelled
 
     def frames(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-        """The rows as `Model.predict` takes them, with their labels, a week at a time."""
+        """Read the input frames of `Model.predict` and their labels, a week at a time."""
         for rows in self.batches():
             yield self.features.frame(rows), rows[self.features.task.label_column].to_numpy()
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """All rows at once, and kept, for what cannot learn from less."""
+        """Read and cache all rows as one frame, for learners that need them at once."""
         import pandas as pd
 
         return pd.concat((frame for frame, _ in self.frames()), ignore_index=True)
 
     def sample(self, max_rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-        """At most so many of the rows, in their order, as `Model.predict` takes them, with their labels."""
+        """Sample at most ``max_rows`` rows in their order, as an input frame of `Model.predict` and labels."""
         import numpy as np
         import pandas as pd
 
-        taken = np.random.default_rng(seed).choice(self.rows, min(max_rows, self.rows), replace=False)
-        taken.sort()
-        kept, before = list[pd.DataFrame](), 0
+        positions = np.random.default_rng(seed).choice(self.rows, min(max_rows, self.rows), replace=False)
+        positions.sort()
+        parts, start = list[pd.DataFrame](), 0
         for frame, _ in self.frames():
-            here = taken - before
-            kept.append(frame.iloc[here[(here >= 0) & (here < len(frame))]])
-            before += len(frame)
-        return pd.concat(kept, ignore_index=True), self.label[taken]
+            offsets = positions - start
+            parts.append(frame.iloc[offsets[(offsets >= 0) & (offsets < len(frame))]])
+            start += len(frame)
+        return pd.concat(parts, ignore_index=True), self.label[positions]
 
     def read_on_spark(self) -> DataFrame:
         """Read the rows and their label on the process's Spark session."""
@@ -252,7 +263,7 @@ class LabelledRows:
 
     @property
     def days(self) -> np.ndarray:
-        """Each row's day."""
+        """Return each row's day."""
         return self._label_columns[1]
 
     @property
@@ -261,7 +272,7 @@ class LabelledRows:
 
     @property
     def unlabelled(self) -> int:
-        """How many rows of the span have no label."""
+        """Return the number of rows of the span without a label."""
         return self._label_columns[2]
 
     @cached_property
@@ -272,16 +283,17 @@ class LabelledRows:
         label, time, unlabelled = self.features.task.label_column, self.features.task.time_column, 0
         labels, days = [np.empty(0, dtype=bool)], [np.empty(0, dtype="datetime64[D]")]
         for rows in self.features.batches(self.span, [label, time]):
-            known = rows.filter(pc.is_valid(rows[label]))
-            labels.append(known[label].to_numpy())
-            days.append(known[time].to_numpy())
-            unlabelled += rows.num_rows - known.num_rows
+            labelled = rows.filter(pc.is_valid(rows[label]))
+            labels.append(labelled[label].to_numpy())
+            days.append(labelled[time].to_numpy())
+            unlabelled += rows.num_rows - labelled.num_rows
         return np.concatenate(labels), np.concatenate(days), unlabelled
 
     def fingerprint(self, keys_to: Path | None = None) -> dict[str, str]:
-        """sha256 of the rows' keys and of all that they say, which do not depend on how Arrow or files lay them out.
+        """Compute sha256 of the rows' keys and of all their values, independent of the layout in Arrow and in files.
 
-        With ``keys_to`` the keys are written there, as Parquet.
+        Args:
+            keys_to: a Parquet file to write the keys to.
         """
         import pyarrow.parquet as pq
 
@@ -299,17 +311,18 @@ class LabelledRows:
 
 
 def predict_probabilities(model: Model, fitted: Any, rows: LabelledRows) -> np.ndarray:
-    """What a fitted model says of all rows, in their order."""
+    """Return a fitted model's probabilities for all rows, in their order."""
     import numpy as np
 
     return np.concatenate([model.predict(fitted, frame) for frame, _ in rows.frames()])
 
 
 def open_features(task: Task, lake: Location, columns: Iterable[str], version: int | None = None) -> FeatureTable:
-    """The task's feature table pinned at ``version``, the latest by default.
+    """Open the task's feature table pinned at ``version``, the latest by default.
 
     Raises:
-        ModelError: there is no such table or version, or it lacks one of ``columns``, the key, the time or the label.
+        ModelError: the table or the version does not exist, or lacks one of ``columns``, the key, the time or the
+            label.
         LedgerError: the table's log is damaged.
     """
     from lakehouse.deltalog.table_log import open_log
@@ -318,22 +331,21 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
     log = open_log(path)
     if log is None:
         raise ModelError(
-            f"{task.name}: its feature table {task.feature_table} is not there ({path}). Build it first: `lakehouse run`."
+            f"{task.name}: its feature table {task.feature_table} is not there ({path}). Build it first: "
+            "`lakehouse run`."
         )
     if version is not None and not 0 <= version <= log.version:
         raise ModelError(f"{task.feature_table} has no version {version}; its latest is {log.version}.")
     if version not in (None, log.version):
         log = open_log(path, version)
         assert log is not None
-    there = log.columns()
-    missing = [
-        name for name in dict.fromkeys((*task.key, task.time_column, *columns, task.label_column)) if name not in there
-    ]
-    if missing:
+    existing = log.columns()
+    required = dict.fromkeys((*task.key, task.time_column, *columns, task.label_column))
+    if missing := [name for name in required if name not in existing]:
         raise ModelError(
-            f"{task.feature_table} version {log.version} lacks what {task.name} reads: {', '.join(missing)}. It has: "
-            f"{', '.join(there)}. Build the table anew from today's declaration (`lakehouse run --full-refresh`), or "
-            "change the model's columns."
+            f"{task.feature_table} version {log.version} has {', '.join(existing)}, but lacks columns that {task.name} "
+            f"reads: {', '.join(missing)}. Rebuild the table from today's declaration "
+            "(`lakehouse run --full-refresh`), or change the model's columns."
         )
     return FeatureTable(task, log)
 
@@ -353,7 +365,7 @@ def check_columns(version: int, input_columns: Sequence[str], features: FeatureT
 
 
 def as_frame(rows: pa.Table) -> pd.DataFrame:
-    """Rows without the label as a model takes them: numbers and booleans as float64."""
+    """Convert rows without the label to a model's input frame, with numbers and booleans as float64."""
     import pyarrow as pa
 
     floats = [pa.field(f.name, pa.float64()) if is_number(f.type) else f for f in rows.schema]
@@ -362,15 +374,14 @@ def as_frame(rows: pa.Table) -> pd.DataFrame:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether models see values of this type as float64."""
-    import pyarrow as pa
+    """Return whether models receive values of this type as float64."""
+    from pyarrow import types
 
-    of = pa.types
-    return bool(of.is_boolean(kind) or of.is_integer(kind) or of.is_floating(kind) or of.is_decimal(kind))
+    return bool(types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
 
 def _to_csv(rows: pa.Table) -> Any:
-    """The rows' values, in their order."""
+    """Return the rows' values as CSV, in their order."""
     import pyarrow as pa
     import pyarrow.csv
 

@@ -1,4 +1,4 @@
-"""What a model is fitted on: the interpreter, the packages, the device and the threads, all of which its numbers depend on."""
+"""The environment of a fit: interpreter, packages, device and threads, all of which the model's numbers depend on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-# Modules that fit, and the packages that they are installed by.
+# Modules that fit models, and the packages that install them.
 FITTING_PACKAGES: Final = {
-    "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "torch", "tensorflow": "tensorflow", "keras": "keras",
-    "pyspark": "pyspark", "delta": "delta-spark",
-    "cudf": "cudf-cu13", "cuml": "cuml-cu13", "spark_rapids_ml": "spark-rapids-ml",
-}  # fmt: skip
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "pyspark": "pyspark",
+    "delta": "delta-spark",
+    "cudf": "cudf-cu13",
+    "cuml": "cuml-cu13",
+    "spark_rapids_ml": "spark-rapids-ml",
+}
 
 
 def describe_environment(requirements: Iterable[str]) -> dict[str, Any]:
-    """That of this process, after a fitting: versions of the ``requirements`` and of what else of `FITTING` was imported for it."""
+    """Describe this process after a fit, with the versions of ``requirements`` and of the imported FITTING_PACKAGES."""
     from joblib import cpu_count
 
     imported = [package for module, package in FITTING_PACKAGES.items() if module in sys.modules]
@@ -38,8 +46,8 @@ def installed_version(package: str) -> str:
 
 
 def _device() -> str:
-    """The name of the GPU that a library which was imported computes on; "cpu" without one."""
-    if (cupy := sys.modules.get("cupy")) and cupy.is_available():  # RAPIDS computes with it
+    """Return the name of the GPU that an imported library computes on; "cpu" without one."""
+    if (cupy := sys.modules.get("cupy")) and cupy.is_available():  # RAPIDS computes with cupy
         return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
     if torch := sys.modules.get("torch"):
         return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""How far a model in service may move from what it was when it was chosen, and what is found where it moved further."""
+"""Limits on how far a model in service may move from its validation results, and findings beyond those limits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ MAX_NAMED = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a task's models, over all the days that are looked at.
+    """The limits of a task's models, over all monitored days together.
 
-    ``roc_auc_drop`` and ``brier_skill_drop`` are below what the model reached on its validation split. The skill is 1 - Brier score
-    / that of the label's own rate: the Brier score itself rises and falls with the rate, however well a model does.
-    ``calibration_error`` is the mean distance between predicted and observed share. ``psi`` is the least that counts as drift of
-    a feature: where the training days moved further among themselves, that is the feature's limit. ``missing_rise`` is how much
-    larger a feature's share of missing values may be than it was in training.
+    Attributes:
+        roc_auc_drop: the largest drop below the model's ROC AUC on its validation split.
+        brier_skill_drop: the largest drop below its Brier skill on its validation split. The skill is 1 - Brier score /
+            the Brier score of the label's rate. The Brier score itself rises and falls with the rate, whatever the
+            model.
+        calibration_error: the largest mean distance between predicted and observed share.
+        psi: the smallest PSI that counts as drift of a feature. A feature that moved further within its training days
+            has that as its limit.
+        missing_rise: the largest rise of a feature's share of missing values since training.
     """
 
     roc_auc_drop: float = 0.05
@@ -28,10 +32,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class FeatureDrift:
-    """A feature over the days that are looked at, against the training days.
+    """A feature over the monitored days, against the training days.
 
-    ``psi`` is None where it has no value at all; ``psi_limit`` is the least that counts as drift; the shares are of rows that
-    miss it, now and in training.
+    Attributes:
+        psi: None if the feature has no value at all.
+        psi_limit: the smallest PSI that counts as drift.
+        missing_share: the share of rows without a value.
+        training_missing_share: the same share in training.
     """
 
     feature: str
@@ -47,52 +54,59 @@ class FeatureDrift:
 
 @dataclass(frozen=True)
 class Finding:
-    """A limit that was broken: what (``roc_auc``, ``brier_skill``, ``calibration_error``, ``drift``, ``missing``), and in words."""
+    """A value beyond its limit.
+
+    Attributes:
+        limit: one of roc_auc, brier_skill, calibration_error, drift and missing.
+    """
 
     limit: str
     message: str
 
 
 def check_results(limits: Limits, validation: Mapping[str, float], current: Mapping[str, float]) -> list[Finding]:
-    """What results break the limits, where they are known; ``chosen`` are those of the validation split."""
-    found = []
+    """Compare current metrics with those of the validation split, and return the findings."""
+    findings = []
     drops = {"roc_auc": ("ROC AUC", limits.roc_auc_drop), "brier_skill": ("Brier skill", limits.brier_skill_drop)}
-    for name, (words, limit) in drops.items():
+    for name, (title, limit) in drops.items():
         drop = validation[name] - current[name]
         if drop > limit:
-            said = f"{words} is {current[name]:.4f}, {drop:.4f} below {validation[name]:.4f} of the validation split (limit {limit:g})"
-            found.append(Finding(name, said))
+            message = (
+                f"{title} is {current[name]:.4f}, {drop:.4f} below {validation[name]:.4f} of the validation split "
+                f"(limit {limit:g})"
+            )
+            findings.append(Finding(name, message))
     error = current["calibration_error"]
     if error > limits.calibration_error:
-        said = (
-            f"predicted and observed shares are {error:.4f} apart (limit {limits.calibration_error:g}): it says "
-            f"{current['mean_probability']:.1%} where {current['label_rate']:.1%} came true"
+        message = (
+            f"predicted and observed shares are {error:.4f} apart (limit {limits.calibration_error:g}): "
+            f"{current['mean_probability']:.1%} predicted, {current['label_rate']:.1%} observed"
         )
-        found.append(Finding("calibration_error", said))
-    return found
+        findings.append(Finding("calibration_error", message))
+    return findings
 
 
 def check_features(limits: Limits, drifts: Iterable[FeatureDrift]) -> list[Finding]:
-    """What features break the limits, one finding for those that drifted and one for those that are missing more often."""
+    """Return one finding for all drifted features, and one for all that are missing more often than in training."""
     drifts = list(drifts)
-    found = []
-    drifted = [one for one in drifts if one.has_drifted]
-    if drifted := sorted(
-        drifted, key=lambda one: one.psi_limit / (one.psi or 1)
-    ):  # the furthest beyond its limit first
-        said = [f"{one.feature} (PSI {one.psi:.2f}, limit {one.psi_limit:.2f})" for one in drifted]
-        found.append(Finding("drift", f"{len(drifted)} of {len(drifts)} features drifted: {_join_names(said)}"))
-    missing = [one for one in drifts if one.missing_share - one.training_missing_share > limits.missing_rise]
-    if missing := sorted(missing, key=lambda one: one.training_missing_share - one.missing_share):
-        said = [
-            f"{one.feature} ({one.missing_share:.0%} of rows, {one.training_missing_share:.0%} in training)"
-            for one in missing
+    findings = []
+    drifted = [drift for drift in drifts if drift.has_drifted]
+    drifted.sort(key=lambda drift: drift.psi_limit / (drift.psi or 1))  # the furthest beyond its limit first
+    if drifted:
+        texts = [f"{drift.feature} (PSI {drift.psi:.2f}, limit {drift.psi_limit:.2f})" for drift in drifted]
+        findings.append(Finding("drift", f"{len(drifted)} of {len(drifts)} features drifted: {_join_first(texts)}"))
+    missing = [drift for drift in drifts if drift.missing_share - drift.training_missing_share > limits.missing_rise]
+    missing.sort(key=lambda drift: drift.training_missing_share - drift.missing_share)
+    if missing:
+        texts = [
+            f"{drift.feature} ({drift.missing_share:.0%} of rows, {drift.training_missing_share:.0%} in training)"
+            for drift in missing
         ]
-        more = f"missing more often than {limits.missing_rise:.0%} above training"
-        found.append(Finding("missing", f"{len(missing)} of {len(drifts)} features {more}: {_join_names(said)}"))
-    return found
+        rise = f"missing more often than {limits.missing_rise:.0%} above training"
+        findings.append(Finding("missing", f"{len(missing)} of {len(drifts)} features {rise}: {_join_first(texts)}"))
+    return findings
 
 
-def _join_names(said: list[str]) -> str:
-    rest = len(said) - MAX_NAMED
-    return ", ".join(said[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+def _join_first(texts: list[str]) -> str:
+    rest = len(texts) - MAX_NAMED
+    return ", ".join(texts[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

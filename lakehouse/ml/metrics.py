@@ -1,4 +1,4 @@
-"""How well probabilities fit labels."""
+"""Metrics of probabilities against labels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import numpy as np
 
-# What `evaluate` says.
+# The metrics of `evaluate`.
 METRICS: Final = ("roc_auc", "average_precision", "brier")
 
 
 def evaluate(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """ROC AUC, average precision and the Brier score (mean squared error of the probability)."""
+    """Compute ROC AUC, average precision and the Brier score (mean squared error of the probability)."""
     from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
     return {

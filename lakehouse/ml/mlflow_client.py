@@ -1,7 +1,7 @@
-"""MLflow as the project uses it: its client, and the models that it keeps.
+"""Access to MLflow: its client, and the loading of registered models.
 
-A version is loaded by the project's own code from files that are those that were registered, by their sha256 in the registry.
-MLflow's loaders are not used: they run what the stored model says.
+The project's own code loads a version, after a check of its files against their sha256 in the registry. MLflow's
+loaders are not used, because they run code from the stored model.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ CHALLENGER: Final = "challenger"
 MODEL: Final = "model"
 BASELINE: Final = "baseline"
 LEARNER_TAG: Final = "learner"
-# In each part: which learner made it, and its module.
+# In each part: the learner's name and its module.
 LEARNER_FILE: Final = "learner.json"
 TYPICAL_FILE: Final = "typical.json"
-# One for all, as a logger takes the same one once.
+# A single instance, because a logger adds the same handler only once.
 _NO_HANDLER: Final = logging.NullHandler()
 NOT_FOUND_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
-# Read when MLflow is first imported, which comes after this module: no pickles, no telemetry, no handlers of its own, no bars, no
-# minutes of retries. Telemetry's own thread, which imports while autologging does, can also lock a training for good.
+# MLflow reads these at its first import, which comes after this module. They turn off pickles, telemetry, log handlers,
+# progress bars and minutes of retries. The telemetry thread imports during autologging and can deadlock a training.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -50,17 +50,17 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-# Read when scikit-learn is first imported: threads that wait give their core away. Spinning, as is the default, made a
-# training on two busy cores take 285 s instead of 27 s.
+# scikit-learn reads this at its first import: waiting threads then release their core. The default is spinning, which
+# makes trainings several times slower on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
 def tracking_client(uri: str) -> Iterator[Any]:
-    """An MlflowClient for ``uri``, which also becomes the process's tracking server, as logging a model needs it.
+    """Open an MlflowClient for ``uri``, and set ``uri`` as the process's tracking server, which logging a model needs.
 
-    Creates and migrates an SQLite database that is not there yet (two seconds). Nothing is printed: MLflow's messages go to
-    the root logger's handlers.
+    A missing SQLite database is created and migrated (two seconds). Nothing is printed: MLflow's messages go to the
+    root logger's handlers.
 
     Raises:
         ModelError: the database, the server or the artifact store cannot be used.
@@ -75,44 +75,44 @@ def tracking_client(uri: str) -> Iterator[Any]:
     try:
         _check_sqlite(uri)
         with warnings.catch_warnings():
-            # MLflow's own use of what its dependencies deprecate: nothing that a reader could mend.
+            # MLflow itself uses deprecated parts of its dependencies. A reader of the log cannot change that.
             warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"mlflow\.")
             mlflow.set_tracking_uri(uri)
             yield mlflow.MlflowClient(tracking_uri=uri)
     except (mlflow.MlflowException, *faults) as error:
         raise ModelError(_describe_error(uri, error)) from error
     except OSError as error:
-        # What the system says is not a server's fault, nor MLflow's where the caller does something else meanwhile.
+        # The caller's own file errors also pass through here. Only those that MLflow raised are MLflow's.
         if uri.startswith("http") or not _is_mlflow_error(error):
             raise
         raise ModelError(_describe_error(uri, error)) from error
 
 
 def _is_mlflow_error(error: OSError) -> bool:
-    """Whether it was MLflow that asked the system for something."""
+    """Return whether MLflow's code raised the error."""
     names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     return any(name.startswith("mlflow.") for name in names)
 
 
 def _describe_error(uri: str, error: Exception) -> str:
-    what = redact_password(get_first_line(error))
+    message = redact_password(get_first_line(error))
     if not uri.startswith("http"):
         return (
-            f"MLflow at {redact_password(uri)} cannot be used: {what} Check that the place is there, can be written to, and "
-            "was made by this or an older version of MLflow (then `mlflow db upgrade` brings it up to date); a database "
-            "that is damaged must be moved away or restored."
+            f"MLflow at {redact_password(uri)} cannot be used: {message} Check that its folder exists and is writable, "
+            "run `mlflow db upgrade` on an older version's database, and move away or restore a damaged one."
         )
     server = f"The MLflow server at {redact_password(uri)} (MLFLOW_TRACKING_URI)"
-    errors = re.search(r"too many \d+ error responses", what)
-    if not errors and re.search(r"Max retries exceeded|timed out|Connection (aborted|refused|reset)", what):
-        return f"{server} does not answer. Check that it runs, and that the address is its own."
-    if re.search(r"error code 401|Error: 401|401 Client|not authenticated", what):
-        return f"{server} does not let you in: check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-    return f"{server} failed ({errors[0] if errors else what}). Its own log says more; the store of its artifacts or its database may be in trouble."
+    errors = re.search(r"too many \d+ error responses", message)
+    if not errors and re.search(r"Max retries exceeded|timed out|Connection (aborted|refused|reset)", message):
+        return f"{server} does not answer. Check that the server runs and that the address is right."
+    if re.search(r"error code 401|Error: 401|401 Client|not authenticated", message):
+        return f"{server} refuses the login. Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+    reason = errors[0] if errors else message
+    return f"{server} failed ({reason}). Read the server's log, and check its artifact store and its database."
 
 
 def find_alias(client: Any, name: str, alias: str) -> Any | None:
-    """The entry in the registry of the model's version with that alias; None where it has none."""
+    """Return the registry's entry of the model's version with that alias, or None."""
     from mlflow import MlflowException
 
     try:
@@ -124,8 +124,12 @@ def find_alias(client: Any, name: str, alias: str) -> Any | None:
 
 
 class LoadedModel(NamedTuple):
-    """A version of a model, ready to predict: the module that fitted it, what that made, its number, the run that made it, and for
-    each feature the value that is typical of the rows that it was chosen on (a median, or what occurs most often)."""
+    """A version of a model, ready to predict.
+
+    Attributes:
+        model: the module that fitted it.
+        typical: by feature, the median or the most frequent value of its validation rows.
+    """
 
     model: Model
     fitted: Any
@@ -141,73 +145,87 @@ class LoadedModel(NamedTuple):
 
 
 def load_version(client: Any, entry: Any, models: Mapping[str, Model], part: str = MODEL) -> LoadedModel:
-    """A registered version, or its ``baseline``, by the one of ``models`` that made it; its files are those that were registered.
+    """Load a registered version by its learner among ``models``, after a check of its files.
+
+    Args:
+        part: MODEL, or BASELINE for the version's baseline.
 
     Raises:
-        ModelError: it is gone, was changed or cannot be loaded, or none of the models made it.
+        ModelError: the version is gone, was changed or cannot be loaded, or its learner is not among the models.
         MlflowException, OSError: MLflow cannot be used, which says nothing about the model.
     """
-    what = f"{entry.name} version {entry.version}"
+    description = f"{entry.name} version {entry.version}"
     with tempfile.TemporaryDirectory() as folder:
         files, model = fetch_version(client, entry, models, Path(folder), part)
         typical = json.loads((files / TYPICAL_FILE).read_text())
-        return LoadedModel(model, load_files(model, files, what), int(entry.version), entry.run_id, typical)
+        return LoadedModel(model, load_files(model, files, description), int(entry.version), entry.run_id, typical)
 
 
 def fetch_version(
     client: Any, entry: Any, models: Mapping[str, Model], folder: Path, part: str = MODEL
 ) -> tuple[Path, Model]:
-    """The files of a registered version, below ``folder``, and the one of ``models`` that made it."""
+    """Download the files of a registered version below ``folder``, check them and find its learner among ``models``.
+
+    Raises:
+        ModelError: the version is gone or was changed, or its learner is not among the models.
+        MlflowException, OSError: MLflow cannot be used, which says nothing about the model.
+    """
     import mlflow
     from mlflow import MlflowException
 
-    what, learner = f"{entry.name} version {entry.version}", entry.tags.get(LEARNER_TAG)
+    version, learner = f"{entry.name} version {entry.version}", entry.tags.get(LEARNER_TAG)
     if learner not in models:
-        named = f"by {learner!r}, which `models` in conf/base.yml does not name" if learner else "in another way"
-        raise ModelError(f"{what} was made {named}. Name its learner there, or train another.")
+        origin = (
+            f"by {learner!r}, which `models` in conf/base.yml does not name" if learner else "without a learner's name"
+        )
+        raise ModelError(f"{version} was made {origin}. Name its learner there, or train another version.")
     uri = f"models:/{entry.name}/{entry.version}/artifacts/{MODEL}" if part == MODEL else f"runs:/{entry.run_id}/{part}"
+    missing = ModelError(
+        f"{version} is gone from the store of artifacts ({uri}). Restore its files, or train another version."
+    )
     try:
-        found = mlflow.artifacts.download_artifacts(
+        path = mlflow.artifacts.download_artifacts(
             artifact_uri=uri, dst_path=str(folder), tracking_uri=client.tracking_uri
         )
     except MlflowException as error:
         if error.error_code in NOT_FOUND_CODES:
-            raise ModelError(
-                f"{what} is gone from the store of artifacts ({uri}). Restore it, or train another."
-            ) from error
+            raise missing from error
         raise
     except FileNotFoundError as error:
+        raise missing from error
+    if digest(Path(path)) != entry.tags.get(f"{part}_sha256"):
         raise ModelError(
-            f"{what} is gone from the store of artifacts ({uri}). Restore it, or train another."
-        ) from error
-    if digest(Path(found)) != entry.tags.get(f"{part}_sha256"):
-        raise ModelError(
-            f"{what} is refused: its files ({uri}) are not those that were registered. Restore them, or train another."
+            f"{version} is refused: its files ({uri}) are not those that were registered. Restore the files, or train "
+            "another version."
         )
-    return Path(found), models[learner]
+    return Path(path), models[learner]
 
 
 def load_files(model: Model, files: Path, description: str) -> Any:
-    """What the model's module makes of its files.
+    """Load a model's files with its module.
+
+    Args:
+        description: the model's name and version, for the error.
 
     Raises:
-        ModelError: they cannot be loaded; ``what`` says which they are.
+        ModelError: the files cannot be loaded.
     """
     try:
         return model.load(files)
-    except Exception as error:  # whatever a file that a reader does not trust makes of it
-        said = f"{description} cannot be loaded here ({type(error).__name__}: {error})"
-        raise ModelError(f"{said}. Install what it lacks, or train another.") from error
+    except Exception as error:  # a module may raise anything on files that it does not trust
+        raise ModelError(
+            f"{description} cannot be loaded here ({type(error).__name__}: {error}). Install the missing packages, or "
+            "train another version."
+        ) from error
 
 
 def digest(folder: Path) -> str:
-    """sha256 of a folder's files, names and bytes."""
-    whole = hashlib.sha256()
+    """Compute sha256 of a folder's files, names and bytes."""
+    total = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(
-            f"{file.relative_to(folder).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
-        )
-    return whole.hexdigest()
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        total.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return total.hexdigest()
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -12,34 +12,36 @@ from lakehouse.settings import Settings
 
 
 def load_models(settings: Settings) -> dict[str, Model]:
-    """The modules of the declared models, by name.
+    """Import the modules of the declared models, by name.
 
     Raises:
-        SettingsError: one cannot be imported, lacks what a model needs, or means something else by a task than another does.
+        SettingsError: a module cannot be imported or lacks part of a model, or two models declare a task differently.
     """
-    found = {name: _load_model(name, module) for name, module in settings.models.items()}
+    models = {name: _load_model(name, module) for name, module in settings.models.items()}
     tasks: dict[str, tuple[str, Task]] = {}
-    for name, model in found.items():
+    for name, model in models.items():
         first, task = tasks.setdefault(model.TASK.name, (name, model.TASK))
         if task != model.TASK:
-            raise SettingsError(f"The models {first} and {name} mean different things by the task {task.name!r}.")
-    return found
+            raise SettingsError(
+                f"The models {first} and {name} declare the task {task.name!r} differently. Give both the same Task."
+            )
+    return models
 
 
 def _load_model(name: str, module: str) -> Model:
     try:
         model: Any = importlib.import_module(module)
-    except Exception as error:  # whatever a mistake in its module raises
-        said = f"{type(error).__name__}: {error}"
-        raise SettingsError(f"The model {name} cannot be loaded from {module}: {said}") from error
-    needed = [one for one in dir(Model) if not one.startswith("_")]
-    if lacking := [one for one in needed if not hasattr(model, one)]:
-        raise SettingsError(f"The model {name} ({module}) lacks {', '.join(lacking)}.")
+    except Exception as error:  # a user's module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise SettingsError(f"The model {name} cannot be loaded from {module}: {reason}") from error
+    required = [attribute for attribute in dir(Model) if not attribute.startswith("_")]
+    if missing := [attribute for attribute in required if not hasattr(model, attribute)]:
+        raise SettingsError(f"The model {name} ({module}) lacks {', '.join(missing)}.")
     return cast("Model", model)
 
 
 def choose_model(models: Mapping[str, Model], name: str | None) -> str:
-    """The name of a declared model; the first one's, without a name.
+    """Return the name of a declared model, by default the first one's.
 
     Raises:
         ModelError: no model has that name.
@@ -51,7 +53,7 @@ def choose_model(models: Mapping[str, Model], name: str | None) -> str:
 
 
 def choose_task(models: Mapping[str, Model], name: str | None) -> Task:
-    """The task of that name; the first model's, without a name.
+    """Return the task of that name, by default the first model's.
 
     Raises:
         ModelError: no model learns a task of that name.
@@ -59,5 +61,5 @@ def choose_task(models: Mapping[str, Model], name: str | None) -> Task:
     tasks = {model.TASK.name: model.TASK for model in models.values()}
     name = name or next(iter(tasks), "")
     if name not in tasks:
-        raise ModelError(f"No model learns {name!r}; what is learned: {', '.join(tasks) or 'nothing'} (conf/base.yml).")
+        raise ModelError(f"No model learns {name!r}; declared tasks: {', '.join(tasks) or 'none'} (conf/base.yml).")
     return tasks[name]

@@ -1,4 +1,4 @@
-"""Watching the champion: what became of its scores, and how far its features are from those that it was trained on.
+"""Monitoring of the champion: the quality of its scores, and the drift of its features since its training.
 
 Nothing here starts Spark or writes.
 """
@@ -15,6 +15,7 @@ from lakehouse.errors import LedgerError, ModelError
 from lakehouse.ml import limits
 from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
 from lakehouse.ml.limits import FeatureDrift, Finding
+from lakehouse.ml.metrics import METRICS
 from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
 from lakehouse.ml.psi import WINDOW_DAYS, Spread, spreads
 from lakehouse.ml.scoring import load_by_alias, measure_quality, scored_rows, summarize_scores
@@ -31,9 +32,13 @@ if TYPE_CHECKING:
 class MonitoringReport:
     """The champion over a span of days.
 
-    ``now`` is what `lakehouse.ml.scoring.outcome` says of its scores, ``chosen`` how it did on its validation split, ``trained_until``
-    the last day that it learned from. ``quality`` and ``drift`` are rows for the task's tables of those names. ``notes`` say what
-    could not be judged, and why.
+    Attributes:
+        trained_until: the last day of its train split.
+        validation_metrics: its metrics on its validation split.
+        current_metrics: the metrics of its scores in the span; see `lakehouse.ml.scoring.summarize_scores`.
+        notes: what could not be judged, and why.
+        quality: rows for the task's table of quality.
+        drift: rows for the task's table of drift.
     """
 
     champion: LoadedModel
@@ -58,37 +63,50 @@ def monitor_champion(
     since: date | None = None,
     until: date | None = None,
 ) -> MonitoringReport:
-    """Judge the champion by the task's limits over the days from ``since`` to ``until``, both included, taken together.
+    """Judge the champion by the task's limits over a span of days as a whole.
 
-    Without ``until`` they end with the last day that is scored; without ``since`` they are WINDOW_DAYS.
+    Args:
+        since: the first day; by default the span has WINDOW_DAYS days.
+        until: the last day, included; by default the last scored day.
 
     Raises:
-        ModelError: there is no champion, nothing is scored, the days hold no row, or a table or a column is missing.
+        ModelError: there is no champion, nothing is scored, the span has no row, or a table or a column is missing.
     """
     champion = load_by_alias(task, models, tracking_uri=tracking_uri)
     with tracking_client(tracking_uri) as client:
         run = client.get_run(champion.run_id).data
     features = open_features(task, lake, champion.input_columns())
-    span = _span(features, lake, since, until)
-    spread, rate, notes = _read_spreads(champion, run.params, features, lake, span)
-    chosen = {name: run.metrics[f"validation_{name}"] for name in ("roc_auc", "average_precision", "brier")}
-    chosen["brier_skill"] = _skill(chosen["brier"], rate)
-    moved = tuple(one.measure_drift(span, task.limits.psi) for one in spread)
-    now = _current_metrics(champion, features, lake, span)
-    found = limits.check_results(task.limits, chosen, now) if "roc_auc" in now else []
-    daily = _daily(spread, span, task)
+    span = _resolve_span(features, lake, since, until)
+    feature_spreads, label_rate, notes = _read_spreads(champion, run.params, features, lake, span)
+    validation = {name: run.metrics[f"validation_{name}"] for name in METRICS}
+    validation["brier_skill"] = _brier_skill(validation["brier"], label_rate)
+    current = _current_metrics(champion, features, lake, span)
+    drifts = tuple(spread.measure_drift(span, task.limits.psi) for spread in feature_spreads)
+    findings = limits.check_results(task.limits, validation, current) if "roc_auc" in current else []
+    daily = _daily_drift(feature_spreads, span, task)
     return MonitoringReport(
-        champion, features, span, run.params["train_until"], chosen, now, moved,
-        findings=(*found, *limits.check_features(task.limits, moved)),
-        notes=(*notes, *_judgement_notes(champion, now, span, run.params["validation_until"])),
-        quality=_quality(champion, features, lake, span, daily),
-        drift=_drift(champion, features, daily),
-    )  # fmt: skip
+        champion=champion,
+        features=features,
+        span=span,
+        trained_until=run.params["train_until"],
+        validation_metrics=validation,
+        current_metrics=current,
+        feature_drift=drifts,
+        findings=(*findings, *limits.check_features(task.limits, drifts)),
+        notes=(*notes, *_judgement_notes(champion, current, span, run.params["validation_until"])),
+        quality=_quality_rows(champion, features, lake, span, daily),
+        drift=_drift_rows(champion, features, daily),
+    )
 
 
 def later_splits(report: MonitoringReport) -> Splits | None:
-    """The task's splits moved to the last labelled days up to the end of the span: as many of them to choose by as before, and all
-    before them, from the same first day on, to train on; None where the champion has learned from all of these.
+    """Move the task's splits to the last labelled days up to the end of the report's span.
+
+    The validation split keeps its length. The train split begins on the same day and takes all days before the
+    validation.
+
+    Returns:
+        The moved splits; None if the champion has already learned from all of their train days.
     """
     import pyarrow.compute as pc
 
@@ -106,115 +124,139 @@ def later_splits(report: MonitoringReport) -> Splits | None:
     return Splits((splits.train[0], train_until), (str(first), str(last)), splits.test)
 
 
-def _span(features: FeatureTable, lake: Location, since: date | None, until: date | None) -> Span:
-    import pyarrow.compute as pc
-    import pyarrow.dataset as ds
-
+def _resolve_span(features: FeatureTable, lake: Location, since: date | None, until: date | None) -> Span:
     task = features.task
-    predictions = open_log(lake.joinpath(*task.predictions_table.split(".")))
-    scored = None
-    if predictions:
-        of_task = ds.field("model_name") == task.name
-        scored = pc.max(
-            predictions.delta_table.to_pyarrow_dataset().to_table([task.time_column], of_task)[task.time_column]
-        ).as_py()
-    if scored is None:
+    last_scored = _last_scored_day(task, lake)
+    if last_scored is None:
         raise ModelError(f"{task.predictions_table} holds no scores of {task.name}: run `lakehouse score` first.")
-    until = until or scored
+    until = until or last_scored
     since = since or until - timedelta(days=WINDOW_DAYS - 1)
     if since > until:
         raise ModelError(f"--from {since} is after --to {until}.")
     if not features.read((str(since), str(until)), ()).num_rows:
-        raise ModelError(f"{features} has no rows from {since} to {until}: nothing to watch.")
+        raise ModelError(f"{features} has no rows from {since} to {until}. Choose days that the table has.")
     return str(since), str(until)
+
+
+def _last_scored_day(task: Task, lake: Location) -> date | None:
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    predictions = open_log(lake.joinpath(*task.predictions_table.split(".")))
+    if predictions is None:
+        return None
+    dataset = predictions.delta_table.to_pyarrow_dataset()
+    scores = dataset.to_table([task.time_column], ds.field("model_name") == task.name)
+    day: date | None = pc.max(scores[task.time_column]).as_py()
+    return day
 
 
 def _read_spreads(
     champion: LoadedModel, params: Mapping[str, str], features: FeatureTable, lake: Location, span: Span
 ) -> tuple[list[Spread], float, list[str]]:
-    """The spread of the champion's features, the label's rate in its validation split, and notes on what they are compared with."""
+    """Read the features' spreads and the label's rate in the validation split, with notes on their table."""
     task = features.task
     try:
         trained = open_features(task, lake, champion.input_columns(), int(params["delta_version"]))
         if trained.table_id != params["feature_table_id"]:
-            raise ModelError(f"{task.feature_table} was made anew since.")
-        return *_spread(champion, params, trained, features, span), []
+            raise ModelError(f"{task.feature_table} was rebuilt since.")
+        return *_compare_spreads(champion, params, trained, features, span), []
     except (ModelError, LedgerError) as error:
-        gone = f"What version {champion.version} was trained on cannot be read any more; the same days of {features} stand for it."
-        return *_spread(champion, params, features, features, span), [f"{gone} {error}"]
+        note = (
+            f"The rows that version {champion.version} was trained on are unavailable; the same days of {features} "
+            f"replace them. {error}"
+        )
+        return *_compare_spreads(champion, params, features, features, span), [note]
 
 
-def _spread(
+def _compare_spreads(
     champion: LoadedModel, params: Mapping[str, str], trained: FeatureTable, features: FeatureTable, span: Span
 ) -> tuple[list[Spread], float]:
-    train, choose = ((params[f"{name}_from"], params[f"{name}_until"]) for name in ("train", "validation"))
-    # The days before are in the first days' windows.
-    before = date.fromisoformat(span[0]) - timedelta(days=WINDOW_DAYS - 1)
-    spread = [*spreads(trained, features, champion.input_columns(), (train, (str(before), span[1])))]
-    return spread, float(LabelledRows(trained, choose, ()).label.mean())
+    train, validation = ((params[f"{name}_from"], params[f"{name}_until"]) for name in ("train", "validation"))
+    # The windows of the first days also cover the days before.
+    first = date.fromisoformat(span[0]) - timedelta(days=WINDOW_DAYS - 1)
+    feature_spreads = [*spreads(trained, features, champion.input_columns(), (train, (str(first), span[1])))]
+    return feature_spreads, float(LabelledRows(trained, validation, ()).label.mean())
 
 
-def _skill(brier: float, rate: float) -> float:
-    """1 - the Brier score / that of saying the label's rate every time."""
-    return 1 - brier / (rate * (1 - rate))
+def _brier_skill(brier: float, label_rate: float) -> float:
+    """Compute 1 - the Brier score / the Brier score of a constant prediction of the label's rate."""
+    return 1 - brier / (label_rate * (1 - label_rate))
 
 
 def _current_metrics(champion: LoadedModel, features: FeatureTable, lake: Location, span: Span) -> dict[str, Any]:
     scores = scored_rows(features.task, features, lake=lake, since=span[0], until=span[1])
     assert scores is not None, "there is a table of predictions"
-    now = summarize_scores(scores[scores["model_version"] == champion.version], features.task.label_column)
-    return now | ({"brier_skill": _skill(now["brier"], now["label_rate"])} if "brier" in now else {})
+    metrics = summarize_scores(scores[scores["model_version"] == champion.version], features.task.label_column)
+    if "brier" in metrics:
+        metrics["brier_skill"] = _brier_skill(metrics["brier"], metrics["label_rate"])
+    return metrics
 
 
-def _judgement_notes(champion: LoadedModel, now: Mapping[str, Any], span: Span, chosen_until: str) -> Iterator[str]:
-    """Why results cannot be judged, or are too good."""
+def _judgement_notes(
+    champion: LoadedModel, current: Mapping[str, Any], span: Span, validation_until: str
+) -> Iterator[str]:
+    """Explain results that cannot be judged or are too good."""
     version, days = f"version {champion.version}", f"--from {span[0]} --to {span[1]}"
-    if not now["scored"]:
+    if not current["scored"]:
         yield f"Only features are judged: {version} has no scores of these days (`lakehouse score {days}`)."
-    elif "roc_auc" not in now:
-        known = "the same label" if now["labelled"] else "no label yet"
-        yield f"Only features are judged: all {now['scored']:,} rows that {version} scored have {known}."
-    elif span[0] <= chosen_until:
-        yield f"Results are better than they would be later: {version} was trained and chosen on days up to {chosen_until}."
+    elif "roc_auc" not in current:
+        labels = "the same label" if current["labelled"] else "no label yet"
+        yield f"Only features are judged: all {current['scored']:,} rows that {version} scored have {labels}."
+    elif span[0] <= validation_until:
+        yield (
+            f"Results are better than later ones will be: {version} was trained and validated on days up to "
+            f"{validation_until}."
+        )
 
 
-def _daily(spread: list[Spread], span: Span, task: Task) -> pd.DataFrame:
-    """A row for each day that has rows, and feature."""
+def _daily_drift(feature_spreads: list[Spread], span: Span, task: Task) -> pd.DataFrame:
+    """Return one row per feature and day with rows."""
     import pandas as pd
 
-    days = {one.feature: one.daily(span, task.limits.psi) for one in spread}
+    days = {spread.feature: spread.daily(span, task.limits.psi) for spread in feature_spreads}
     return pd.concat(days, names=["feature", task.time_column]).dropna(subset="missing_share").reset_index()
 
 
-def _drift(champion: LoadedModel, features: FeatureTable, daily: pd.DataFrame) -> pa.Table:
-    """One row per day and feature of the champion: psi and psi_limit of the WINDOW_DAYS up to it, missing_share and
-    trained_missing_share (double; psi null where there is no value), feature_version (int64)."""
+def _drift_rows(champion: LoadedModel, features: FeatureTable, daily: pd.DataFrame) -> pa.Table:
+    """Return the rows for the table of drift.
+
+    Returns:
+        One row per day and feature of the champion: psi and psi_limit of the WINDOW_DAYS up to the day, missing_share
+        and trained_missing_share (double; psi null where the feature has no value), feature_version (int64).
+    """
     import pyarrow as pa
 
     numbers = ("psi", "psi_limit", "missing_share", "trained_missing_share")
     kinds = {features.task.time_column: pa.date32(), "model_name": pa.string(), "model_version": pa.int32()}
     kinds |= {"feature": pa.string()} | dict.fromkeys(numbers, pa.float64()) | {"feature_version": pa.int64()}
-    made = daily.assign(model_name=features.task.name, model_version=champion.version, feature_version=features.version)
-    return pa.Table.from_pandas(made, pa.schema(kinds), preserve_index=False)
+    rows = daily.assign(model_name=features.task.name, model_version=champion.version, feature_version=features.version)
+    return pa.Table.from_pandas(rows, pa.schema(kinds), preserve_index=False)
 
 
-def _quality(
+def _quality_rows(
     champion: LoadedModel, features: FeatureTable, lake: Location, span: Span, daily: pd.DataFrame
 ) -> pa.Table:
-    """What `realised` says of the span and, of the champion's days, psi_max and psi_max_feature of the feature whose PSI is highest
-    for its limit, drifted_features (int32) and missing_share (double), the mean of all features'."""
+    """Return the rows for the table of quality.
+
+    Returns:
+        The rows of `measure_quality`. The champion's rows also have psi_max and psi_max_feature (of the feature with
+        the highest ratio of PSI to limit), drifted_features (int32) and missing_share (double, the mean of all
+        features).
+    """
     import pyarrow as pa
 
     time = features.task.time_column
-    known = measure_quality(features.task, lake=lake, since=span[0], until=span[1], version=features.version)
+    quality = measure_quality(features.task, lake=lake, since=span[0], until=span[1], version=features.version)
     ratio, day = (daily["psi"] / daily["psi_limit"]).fillna(0), daily[time]
-    said = daily.loc[ratio.groupby(day).idxmax()].set_index(time)[["psi", "feature"]]
-    said = said.assign(
+    worst = daily.loc[ratio.groupby(day).idxmax()].set_index(time)[["psi", "feature"]]
+    worst = worst.assign(
         drifted_features=(ratio > 1).groupby(day).sum(), missing_share=daily.groupby(time)["missing_share"].mean()
     )
     kinds = {time: pa.date32(), "model_version": pa.int32(), "psi_max": pa.float64(), "psi_max_feature": pa.string()}
     kinds |= {"drifted_features": pa.int32(), "missing_share": pa.float64()}
-    said = said.rename(columns={"psi": "psi_max", "feature": "psi_max_feature"}).assign(model_version=champion.version)
-    added = pa.Table.from_pandas(said.reset_index(), pa.schema(kinds), preserve_index=False)
+    worst = worst.rename(columns={"psi": "psi_max", "feature": "psi_max_feature"})
+    worst = worst.assign(model_version=champion.version)
+    drift = pa.Table.from_pandas(worst.reset_index(), pa.schema(kinds), preserve_index=False)
     key = [time, "model_version"]
-    return known.join(added, key).sort_by([(name, "ascending") for name in key])
+    return quality.join(drift, key).sort_by([(name, "ascending") for name in key])

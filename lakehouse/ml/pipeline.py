@@ -39,9 +39,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What a scoring did: rows written to the table of predictions, and to the table of their quality.
+    """Result of a scoring.
 
-    ``report`` where it covered the model's whole report period and its labels are known.
+    Attributes:
+        rows: the scored rows.
+        written: the rows written to the table of predictions.
+        quality_written: the rows written to the table of quality.
+        evaluation: set if the champion scored the whole test split and its labels are known.
     """
 
     model: str
@@ -59,7 +63,7 @@ class ScoreResult:
 
 @dataclass(frozen=True)
 class MonitorResult:
-    """What watching found, and the rows written to the tables of quality and of drift."""
+    """Result of monitoring: the report, and the rows written to the tables of quality and of drift."""
 
     report: MonitoringReport
     quality_written: int
@@ -75,7 +79,8 @@ def train(
 ) -> TrainResult:
     """Train a declared model on the newest version of its feature table; see `lakehouse.ml.training.train`.
 
-    Parameters that were ``tuned`` are the best of `tune`.
+    Args:
+        tuned: train only the best parameters of `tune`.
     """
     models = declared_models.load_models(settings)
     name = declared_models.choose_model(models, name)
@@ -89,18 +94,18 @@ def retrain(
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
 ) -> TrainResult | str:
-    """Train the champion anew on later days, as `lakehouse.ml.retraining.planned` says; the gate decides which of the two stays.
+    """Train the champion again on later days; see `lakehouse.ml.retraining.plan_retraining`.
 
-    Returns in words why nothing was trained, where nothing was.
+    Returns:
+        The result of the training, or the reason why nothing was trained.
     """
     models = declared_models.load_models(settings)
-    how = retraining.plan_retraining(report, models, tracking_uri=settings.tracking_uri)
-    if isinstance(how, str):
-        return how
-    return _train(
-        settings, how.learner, {**models, how.learner: how.model}, progress, log_file,
-        tuned=how.tuned, seed=how.seed, version=how.version,
-    )  # fmt: skip
+    plan = retraining.plan_retraining(report, models, tracking_uri=settings.tracking_uri)
+    if isinstance(plan, str):
+        return plan
+    models = {**models, plan.learner: plan.model}
+    options = {"tuned": plan.tuned, "seed": plan.seed, "version": plan.version}
+    return _train(settings, plan.learner, models, progress, log_file, **options)
 
 
 def _train(
@@ -109,13 +114,19 @@ def _train(
     models: Mapping[str, Model],
     progress: Callable[[str], None] | None,
     log_file: Path | None,
-    **how: Any,
+    **options: Any,
 ) -> TrainResult:
     with _engine_for(models[name], settings, log_file):
         return training.train(
-            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=get_revision(),
-            pending_folder=settings.trainings, progress=progress, **how,
-        )  # fmt: skip
+            name,
+            models,
+            lake=settings.lake,
+            registry=_open_registry(settings, models[name]),
+            revision=get_revision(),
+            pending_folder=settings.trainings,
+            progress=progress,
+            **options,
+        )
 
 
 def tune(
@@ -127,20 +138,29 @@ def tune(
     progress: Callable[[str], None] | None = None,
     log_file: Path | None = None,
 ) -> TuneResult:
-    """Look for a declared model's best parameters, on the newest version of its feature table; see `lakehouse.ml.tuning.search.tune`."""
+    """Search a declared model's best parameters on the newest version of its feature table; see `search.tune`."""
     models = declared_models.load_models(settings)
     name = declared_models.choose_model(models, name)
     with _engine_for(models[name], settings, log_file):
         return search.tune(
-            name, models, lake=settings.lake, registry=_registry(settings, models[name]), revision=get_revision(),
-            studies_folder=settings.trainings, trials=trials, jobs=jobs, backend=backend, dask=settings.dask, progress=progress,
-        )  # fmt: skip
+            name,
+            models,
+            lake=settings.lake,
+            registry=_open_registry(settings, models[name]),
+            revision=get_revision(),
+            studies_folder=settings.trainings,
+            trials=trials,
+            jobs=jobs,
+            backend=backend,
+            dask=settings.dask,
+            progress=progress,
+        )
 
 
 def reproduce(
     settings: Settings, run_id: str, progress: Callable[[str], None] | None = None, log_file: Path | None = None
 ) -> ReproductionResult:
-    """Make a registered model again; see `lakehouse.ml.reproduce.reproduce`."""
+    """Reproduce a registered model; see `lakehouse.ml.reproduce.reproduce`."""
     models = declared_models.load_models(settings)
     recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
     with _engine_for(models.get(recipe.learner), settings, log_file):
@@ -149,7 +169,7 @@ def reproduce(
 
 @contextmanager
 def _engine_for(model: Model | None, settings: Settings, log_file: Path | None) -> Iterator[None]:
-    """Run the engine that the model is fitted on, where it is fitted on one."""
+    """Run an engine for a model that is fitted on Spark; do nothing for others."""
     if not (model and model.ON_SPARK):
         yield
         return
@@ -161,7 +181,7 @@ def _engine_for(model: Model | None, settings: Settings, log_file: Path | None) 
         engine.stop()
 
 
-def _registry(settings: Settings, model: Model) -> Registry:
+def _open_registry(settings: Settings, model: Model) -> Registry:
     return Registry(settings.tracking_uri, settings.artifacts, model.TASK.name)
 
 
@@ -174,7 +194,7 @@ def score(
     log_file: Path | None,
     alias: str = CHAMPION,
 ) -> ScoreResult:
-    """Score a range of days on a Spark session of its own; without dates, the model's report period.
+    """Score a range of days on a new Spark session; without dates, the task's test split.
 
     Raises:
         ModelError: no model has the alias, or there is no feature table; see `lakehouse.ml.scoring`.
@@ -182,7 +202,7 @@ def score(
     """
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)
-    # Before Spark starts: without a model whose files are its own there is nothing to do.
+    # Before Spark starts, because without a valid model there is nothing to score.
     model = broadcast_model(task, models, tracking_uri=settings.tracking_uri, alias=alias)
     with context.engine_for(settings, run, log_file) as engine:
         return _score(engine, settings, task, model, since, until, run)
@@ -213,9 +233,9 @@ def _score(
     until: date | None,
     run: Run,
 ) -> ScoreResult:
-    """Score into the task's predictions table, one row per key and model version.
+    """Score into the task's table of predictions, one row per key and model version.
 
-    How every model version's scores of these days did is put into its table of quality, one row per day and model version.
+    The quality of all versions' scores of these days is written to the task's table of quality.
     """
     first, last = str(since or task.splits.test[0]), str(until or task.splits.test[1])
     features = open_features(task, settings.lake, ())
@@ -229,21 +249,30 @@ def _score(
     quality = measure_quality(task, lake=settings.lake, since=first, until=last, version=features.version)
     _, quality_written = merge(task.quality_table, merge.tables.from_arrow(quality), (task.time_column,))
     return ScoreResult(
-        task.name, model.version, model.alias, task.predictions_table, task.quality_table, first, last, rows, written, quality_written,
-        _evaluate_test_split(settings, task, first, last) if model.alias == CHAMPION else None,
-    )  # fmt: skip
+        model=task.name,
+        version=model.version,
+        alias=model.alias,
+        table=task.predictions_table,
+        quality_table=task.quality_table,
+        since=first,
+        until=last,
+        rows=rows,
+        written=written,
+        quality_written=quality_written,
+        evaluation=_evaluate_test_split(settings, task, first, last) if model.alias == CHAMPION else None,
+    )
 
 
 def _evaluate_test_split(settings: Settings, task: Task, first: str, last: str) -> EvaluationResult | None:
-    """The champion's report, where its whole period was scored and its labels are known."""
+    """Evaluate the champion if the scored days cover the test split and its labels are known."""
     if first > task.splits.test[0] or last < task.splits.test[1]:
         return None
     try:
         return evaluate_test_split(
             task, declared_models.load_models(settings), lake=settings.lake, tracking_uri=settings.tracking_uri
         )
-    except ModelError as error:  # the scores stand; what became of the flights may not be known yet
-        logger.warning("no report on %s: %s", task.name, error)
+    except ModelError as error:  # the scores are written; their labels may not be known yet
+        logger.warning("%s was not evaluated on its test split: %s", task.name, error)
         return None
 
 
@@ -255,20 +284,20 @@ def monitor(
     run: Run,
     log_file: Path | None = None,
 ) -> MonitorResult:
-    """Watch a task's champion (see `lakehouse.ml.monitoring.watch`), and write what is new of it on a Spark session of its own.
+    """Monitor a task's champion and write new rows on a new Spark session; see `monitor_champion`.
 
     Raises:
         ModelError: there is no champion, feature table or score.
-        LockError: there is something to write and another run holds the lake.
+        LockError: there are rows to write and another run holds the lake.
     """
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)
-    watched = monitor_champion(
+    report = monitor_champion(
         task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until
     )
-    lake, made = context.open_lake(settings), rows_by_table(watched)
-    written = dict.fromkeys(made, 0)
-    if any(has_changes(lake.path(table), rows, task.time_column) for table, (rows, _) in made.items()):
+    lake, tables = context.open_lake(settings), rows_by_table(report)
+    written = dict.fromkeys(tables, 0)
+    if any(has_changes(lake.path(table), rows, task.time_column) for table, (rows, _) in tables.items()):
         with context.engine_for(settings, run, log_file) as engine:
-            written = write_monitoring(engine, settings, watched, run)
-    return MonitorResult(watched, written[task.quality_table], written[task.drift_table])
+            written = write_monitoring(engine, settings, report, run)
+    return MonitorResult(report, written[task.quality_table], written[task.drift_table])

@@ -1,9 +1,9 @@
-"""Which version of a model is the champion: decided beside the one in service, when a new one is registered.
+"""Promotion of a new model version to champion, by comparison with the current champion at registration.
 
-The gate: is a new model better than the one in service, on rows that neither was fitted to? These are the rows of the choose
-split, by which candidates were chosen and networks stopped, the champion's mostly as well. That flatters who was chosen by them,
-the more the more was tried: the margin is not corrected for it, and the test split, which nothing is chosen by, has the last
-word.
+The gate compares both models on rows that neither was fitted to: the rows of the validation split. Candidates were
+selected and networks stopped by these rows, mostly the champion's as well. So the scores are optimistic, the more so
+the more was tried, and the margin is not corrected for that. The final measure is the test split, by which nothing is
+selected.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ class Verdict:
 
     @property
     def is_better(self) -> bool:
-        """Whether the whole interval says so."""
+        """Return whether the whole interval is below zero."""
         return self.high < 0
 
     def reason(self, other: str) -> str:
-        found = "is" if self.is_better else "is not surely"
+        verb = "is" if self.is_better else "is not surely"
         return (
-            f"Brier score {self.new:.6f} on {self.sample} {found} below {self.old:.6f} of {other}: the difference is between "
-            f"{self.low:+.6f} and {self.high:+.6f} in {CONFIDENCE:.0%} of samples of the days"
+            f"Brier score {self.new:.6f} on {self.sample} {verb} below {self.old:.6f} of {other}: the difference is "
+            f"between {self.low:+.6f} and {self.high:+.6f} in {CONFIDENCE:.0%} of samples of the days"
         )
 
 
 def compare(validation: LabelledRows, new: np.ndarray, old: np.ndarray, seed: int = 0) -> Verdict:
-    """Compare two models' probabilities for the rows held out, in their order.
+    """Compare two models' probabilities for the validation rows, in their order.
 
-    The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13) over whole days:
-    the rows of a day share their weather and their luck, so that drawing them one by one would show a better model where there
-    is only a lucky day. A single day decides nothing.
+    The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13) over
+    whole days. The rows of a day share their weather and their luck. Drawn one by one, they would make a lucky day look
+    like a better model. A single day decides nothing.
     """
     import numpy as np
     from scipy.stats import bootstrap
@@ -78,8 +78,8 @@ def compare(validation: LabelledRows, new: np.ndarray, old: np.ndarray, seed: in
             rng=seed,
         ).confidence_interval
         low, high = float(interval.low), float(interval.high)
-    said = f"{validation.rows:,} rows of {validation.span[0]} to {validation.span[1]}"
-    return Verdict(float(errors[0].mean()), float(errors[1].mean()), low, high, said)
+    sample = f"{validation.rows:,} rows of {validation.span[0]} to {validation.span[1]}"
+    return Verdict(float(errors[0].mean()), float(errors[1].mean()), low, high, sample)
 
 
 Alias = Literal["champion", "challenger"]
@@ -93,10 +93,13 @@ def assign_alias(
     validation: LabelledRows,
     version: int,
 ) -> tuple[Alias, str]:
-    """Decide which alias the new version gets, and give it; returns the alias, and why.
+    """Decide the alias of the new version and set it.
 
-    One training of a task at a time does this on this machine. Where one on another machine makes its version the champion
-    meanwhile, it is decided anew; only one that does so between the last look and the next request is not seen.
+    On one machine, trainings of a task do this one after the other. If another machine sets another champion meanwhile,
+    the decision is repeated. A change between the last check and the next request is not noticed.
+
+    Returns:
+        The alias, and the reason for it.
     """
     import mlflow
 
@@ -110,7 +113,7 @@ def assign_alias(
             compared, champion = champion, find_alias(client, name, CHAMPION)
             if (champion and champion.version) == (compared and compared.version):
                 break
-        # Last, so that a training cut short never leaves a champion half described.
+        # Last: an interrupted training must not leave a champion without its tags.
         client.set_registered_model_alias(name, alias, str(version))
     return alias, reason
 
@@ -124,58 +127,58 @@ def _decide(
     version: int,
     champion_entry: Any | None,
 ) -> tuple[Alias, str]:
-    """Which alias the new version gets beside the champion that was found, and why.
+    """Decide the alias of the new version beside the current champion, and give the reason.
 
-    The rows are the same for both, those of the training's table version. A champion that cannot be evaluated here may well serve
-    elsewhere, and stays: or else a package that is missing, or a byte that is changed in the store of artifacts, would take the
-    gate away.
+    Both models score the same rows, those of the training's table version. A champion that cannot be evaluated here
+    stays, as it may well serve elsewhere. Otherwise a missing package or a damaged artifact would disable the gate.
     """
-    import mlflow
-
     if champion_entry is None:
         return CHAMPION, "there was no champion"
-    if int(champion_entry.version) == version:  # an earlier try came as far as that
+    if int(champion_entry.version) == version:  # an earlier attempt set the alias already
         return CHAMPION, str(champion_entry.tags["decision_reason"])
-    model = models[training.record["learner"]]
+    model, champion = models[training.record["learner"]], f"champion version {champion_entry.version}"
     new = predict_probabilities(model, model.load(training.folder / MODEL), validation)
     try:
-        champion = load_version(client, champion_entry, models)
-        reads = champion.input_columns()
-        if gone := _describe_missing_columns(features, reads):
-            return CHAMPION, f"champion version {champion_entry.version} can score no more: {gone}"
-        old = predict_probabilities(
-            champion.model, champion.fitted, features.split("validation", features.existing_columns(reads))
-        )
+        loaded = load_version(client, champion_entry, models)
+        columns = loaded.input_columns()
+        if missing := _missing_columns(features, columns):
+            table = features.task.feature_table
+            return CHAMPION, f"{champion} can score no more: {table} lacks its columns {', '.join(missing)}"
+        rows = features.split("validation", features.existing_columns(columns))
+        old = predict_probabilities(loaded.model, loaded.fitted, rows)
     except (ModelError, ImportError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        why = f"{type(error).__name__}: {get_first_line(error)}".rstrip(".")
+        fault = f"{type(error).__name__}: {get_first_line(error)}".rstrip(".")
         return CHALLENGER, (
-            f"champion version {champion_entry.version} stays, as it cannot be evaluated here: {why}. If it serves nowhere, this version takes "
-            f"its place by {_promotion_command(client, features.task.name, version)}"
+            f"{champion} stays, as it cannot be evaluated here: {fault}. If {champion} serves nowhere, promote this "
+            f"version by {_promotion_command(client, features.task.name, version)}"
         )
     learned_until = client.get_run(champion_entry.run_id).data.params["train_until"]
     if learned_until >= validation.span[0]:
         return CHALLENGER, (
-            f"champion version {champion_entry.version} has learned from days up to {learned_until}, so that the two cannot be compared on "
-            f"{validation.span[0]} to {validation.span[1]}: move the task's splits to later days"
+            f"{champion} has learned from days up to {learned_until}, which overlap the validation split "
+            f"{' to '.join(validation.span)}: move the task's splits to later days"
         )
     verdict = compare(validation, new, old)
+    _log_verdict(verdict)
+    return (CHAMPION if verdict.is_better else CHALLENGER), verdict.reason(champion)
+
+
+def _log_verdict(verdict: Verdict) -> None:
+    import mlflow
+
     mlflow.log_metrics({"validation_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
-    return (CHAMPION if verdict.is_better else CHALLENGER), verdict.reason(f"champion version {champion_entry.version}")
 
 
-def _describe_missing_columns(features: FeatureTable, reads: Iterable[str]) -> str:
-    """Says which of these columns the table of today lacks; empty where it has all of them."""
-    today = open_log(features.log.path)
-    assert today, "rows of it were read"
-    there = today.columns()
-    lacks = [name for name in reads if name not in there]
-    return f"{features.task.feature_table} lacks what it reads, {', '.join(lacks)}" if lacks else ""
+def _missing_columns(features: FeatureTable, columns: Iterable[str]) -> list[str]:
+    """Return the given columns that the latest version of the table lacks."""
+    latest = open_log(features.log.path)
+    assert latest, "the table has rows, so it has a log"
+    existing = latest.columns()
+    return [name for name in columns if name not in existing]
 
 
 def _promotion_command(client: Any, name: str, version: int) -> str:
-    """The command that makes a version the champion, whatever the gate says."""
+    """Return the command that promotes a version to champion in spite of the gate."""
     uri = redact_password(client.tracking_uri)
-    return (
-        f"""python -c "from mlflow import MlflowClient; MlflowClient('{uri}').set_registered_model_alias('{name}', '{CHAMPION}', """
-        f"""'{version}')\""""
-    )
+    set_alias = f"MlflowClient('{uri}').set_registered_model_alias('{name}', '{CHAMPION}', '{version}')"
+    return f'python -c "from mlflow import MlflowClient; {set_alias}"'

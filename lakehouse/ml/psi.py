@@ -1,8 +1,8 @@
-"""How the values of a model's features are spread now, against how they were spread in its training: the population stability index.
+"""Population stability index: the distribution of a model's features now, against their distribution in training.
 
-feature-engine's DropHighPSIFeatures, which the tests compare with, finds the bins anew for every span of days, sees nothing in a
-feature that is mostly one value (its ten bins become one), and fails where a day has no value. So the counts are kept here by
-day: of any span they are sums.
+The tests compare with feature-engine's DropHighPSIFeatures. That one computes new bins for every span of days, puts a
+feature that is mostly one value into a single bin, and fails on a day without values. So this module counts rows by day
+and bin, and the counts of any span are sums.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from lakehouse.ml.task import Span
 
 BINS: Final = 10
-# How many days together are compared with the training: whole weeks, and enough of them to tell drift from weather.
+# The days compared with the training as one window: whole weeks, and enough of them to tell drift from weather.
 WINDOW_DAYS: Final = 28
-# The share that an empty bin counts as: of none at all the index would be infinite.
+# The share that an empty bin counts as. A share of zero would make the index infinite.
 EMPTY_SHARE: Final = 1e-4
-# Of a training's rows so many are held in memory, to find where bins end.
+# The training rows in memory, from which the bins are computed.
 SAMPLED_ROWS: Final = 500_000
-# The bin of rows that have no value; it is no part of the index.
+# The bin of rows without a value. The index leaves it out.
 MISSING: Final = -1
 
 
 def quantile_bins(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The number of each value's bin, of bins that end at `quantiles`."""
+    """Return the number of each value's bin, for bins that end at `quantiles`."""
     import numpy as np
 
     return np.searchsorted(ends, values, side="left")
 
 
 def quantiles(numbers: np.ndarray) -> np.ndarray:
-    """Where bins of equally many numbers end, but the last: BINS of them, or fewer where some are alike."""
+    """Return the inner ends of BINS bins with equally many numbers, or of fewer bins where ends are equal."""
     import numpy as np
 
     return np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1])) if len(numbers) else np.empty(0)
@@ -48,7 +48,12 @@ def quantiles(numbers: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Bins:
-    """The bins of a column: of numbers they end at quantiles; of text each value is one, and all that are not ``known`` are one more."""
+    """The bins of a column.
+
+    Attributes:
+        ends: for numbers, the quantiles at which bins end.
+        categories: for text, the values with a bin each; all other values share one more bin.
+    """
 
     ends: np.ndarray | None = None
     categories: pd.Index | None = None
@@ -67,43 +72,47 @@ class Bins:
         return 1 + len(self.categories if self.ends is None else self.ends)  # type: ignore[arg-type]
 
     def assign(self, values: pd.Series) -> np.ndarray:
-        """The number of each value's bin, MISSING where there is none."""
+        """Return the number of each value's bin, MISSING where there is no value."""
         import numpy as np
         import pandas as pd
 
         if self.ends is not None:
-            found = quantile_bins(values.to_numpy(), self.ends)
+            bins = quantile_bins(values.to_numpy(), self.ends)
         else:
             assert self.categories is not None
-            found = self.categories.get_indexer(pd.Index(values))
-            found = np.where(found < 0, len(self.categories), found)
-        return np.where(values.isna(), MISSING, found)
+            bins = self.categories.get_indexer(pd.Index(values))
+            bins = np.where(bins < 0, len(self.categories), bins)
+        return np.where(values.isna(), MISSING, bins)
 
 
 def compute_psi(counts: pd.DataFrame, trained: pd.Series) -> pd.Series:
-    """The index of each row of ``counts``, rows by bin, against the counts in training; NaN for a row that counts nothing.
+    """Compute the index of each row of ``counts`` against the counts in training; NaN for a row without counts.
 
-    It is the relative entropy (of SciPy) of the shares now and then, both ways: the sum over the bins of
-    (now - then) * ln(now / then).
+    The index is SciPy's relative entropy of current and training shares in both directions: the sum over the bins of
+    (current - training) * ln(current / training).
+
+    Args:
+        counts: one column per bin.
+        trained: the training's count by bin.
     """
     from scipy.special import rel_entr
 
-    now = counts.div(counts.sum(axis=1), axis=0).clip(lower=EMPTY_SHARE)
-    then = (trained / trained.sum()).clip(lower=EMPTY_SHARE).to_numpy()
-    index: pd.Series = (rel_entr(now, then) + rel_entr(then, now)).sum(axis=1, skipna=False)
+    current = counts.div(counts.sum(axis=1), axis=0).clip(lower=EMPTY_SHARE)
+    training = (trained / trained.sum()).clip(lower=EMPTY_SHARE).to_numpy()
+    index: pd.Series = (rel_entr(current, training) + rel_entr(training, current)).sum(axis=1, skipna=False)
     return index
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How the values of one feature are spread: the rows of each day by bin, of the training days and of those that are watched."""
+    """The distribution of one feature: row counts by day and bin, of the training days and of the monitored days."""
 
     feature: str
     training_counts: pd.DataFrame
     monitored_counts: pd.DataFrame
 
     def measure_drift(self, span: Span, min_psi: float) -> FeatureDrift:
-        """The rows of some watched days together; ``least`` is the lowest PSI that may count as drift."""
+        """Measure the drift of some monitored days together; only a PSI above ``min_psi`` is drift."""
         days = self.monitored_counts.loc[span[0] : span[1]]
         counts = days.sum().to_frame().T
         index, missing = float(self._psi(counts).iloc[0]), float(_missing_share(counts).iloc[0])
@@ -116,12 +125,12 @@ class Spread:
         )
 
     def daily(self, span: Span, min_psi: float) -> pd.DataFrame:
-        """A row for each day: psi and psi_limit are those of the WINDOW_DAYS up to it, missing_share is its own."""
+        """Return one row per day: psi and psi_limit of the WINDOW_DAYS up to the day, its missing_share."""
         import pandas as pd
 
         days = self.monitored_counts.loc[span[0] : span[1]]
-        together = self.monitored_counts.rolling(WINDOW_DAYS, min_periods=1).sum().loc[days.index]
-        columns = {"psi": self._psi(together), "psi_limit": self._limit(WINDOW_DAYS, min_psi)}
+        windows = self.monitored_counts.rolling(WINDOW_DAYS, min_periods=1).sum().loc[days.index]
+        columns = {"psi": self._psi(windows), "psi_limit": self._limit(WINDOW_DAYS, min_psi)}
         columns |= {"missing_share": _missing_share(days), "trained_missing_share": self._training_missing_share}
         return pd.DataFrame(columns, index=days.index)
 
@@ -129,13 +138,13 @@ class Spread:
         return compute_psi(counts.drop(columns=MISSING), self.training_counts.drop(columns=MISSING).sum())
 
     def _limit(self, days: int, min_psi: float) -> float:
-        """How far the furthest so many days in a row of the training are from all of it, but at least ``least``.
+        """Return the largest PSI of ``days`` consecutive training days against all of them, but at least ``min_psi``.
 
-        What goes with the season or the calendar is elsewhere in every few weeks, in those of the training as well.
+        Features that follow the season or the calendar move every few weeks, within the training as well.
         """
-        few = self.training_counts.rolling(min(days, len(self.training_counts))).sum().dropna()
-        furthest = float(self._psi(few).max())
-        return furthest if furthest > min_psi else min_psi  # NaN where no training row has a value
+        windows = self.training_counts.rolling(min(days, len(self.training_counts))).sum().dropna()
+        largest = float(self._psi(windows).max())
+        return largest if largest > min_psi else min_psi  # NaN where no training row has a value
 
     @property
     def _training_missing_share(self) -> float:
@@ -145,47 +154,52 @@ class Spread:
 def spreads(
     training: FeatureTable, monitored: FeatureTable, columns: Iterable[str], spans: tuple[Span, Span]
 ) -> Iterator[Spread]:
-    """The spread of each column in the rows of the first span in the one table, of the second in the other, labelled or not.
+    """Count the spread of each column in the training rows and in the monitored rows, labelled or not.
 
-    A week of rows is in memory at once, and beside it SAMPLED_ROWS of the training: of more, bins end at the quantiles of a sample.
+    A week of rows is in memory at once, beside at most SAMPLED_ROWS of the training. Bins of larger trainings are
+    computed from a sample.
+
+    Args:
+        spans: the days in the training's table, and those in the monitored table.
     """
     sample = _sample(training, columns, spans[0])
     bins = {name: Bins.from_training(sample[name]) for name in columns}
-    then, now = (_count_by_day(one, bins, span) for one, span in zip((training, monitored), spans, strict=True))
+    training_counts = _count_by_day(training, bins, spans[0])
+    monitored_counts = _count_by_day(monitored, bins, spans[1])
     for name in columns:
-        yield Spread(name, then[name], now[name])
+        yield Spread(name, training_counts[name], monitored_counts[name])
 
 
 def _sample(features: FeatureTable, columns: Iterable[str], span: Span) -> pd.DataFrame:
-    """All rows of a span, or every second, fourth, eighth... where they are more than SAMPLED_ROWS."""
+    """Read all rows of a span, or every second, fourth, eighth... of more than SAMPLED_ROWS."""
     import pandas as pd
 
-    kept, step, seen = list[pd.DataFrame](), 1, 0
+    parts, step, read = list[pd.DataFrame](), 1, 0
     for rows in features.batches(span, columns):
-        kept.append(features.frame(rows).iloc[-seen % step :: step])
-        seen += rows.num_rows
-        while sum(map(len, kept)) > SAMPLED_ROWS:
-            kept, step = [one.iloc[::2] for one in kept], step * 2
-    return pd.concat(kept, ignore_index=True)
+        parts.append(features.frame(rows).iloc[-read % step :: step])
+        read += rows.num_rows
+        while sum(map(len, parts)) > SAMPLED_ROWS:
+            parts, step = [part.iloc[::2] for part in parts], step * 2
+    return pd.concat(parts, ignore_index=True)
 
 
 def _count_by_day(features: FeatureTable, bins: Mapping[str, Bins], span: Span) -> dict[str, pd.DataFrame]:
-    """How many rows of each day are in each bin, the first of which is MISSING, by column."""
+    """Count the rows of each day by bin, the first of which is MISSING, for each column."""
     import numpy as np
     import pandas as pd
 
-    every, time = pd.date_range(*span), features.task.time_column
-    counts = {name: np.zeros(len(every) * (len(of) + 1), dtype=int) for name, of in bins.items()}
+    days, time = pd.date_range(*span), features.task.time_column
+    counts = {name: np.zeros(len(days) * (len(column_bins) + 1), dtype=int) for name, column_bins in bins.items()}
     for rows in features.batches(span, [time, *bins]):
         frame = features.frame(rows)
-        days = (pd.to_datetime(frame[time]) - every[0]).dt.days.to_numpy()
-        for name, of in bins.items():
-            place = days * (len(of) + 1) + of.assign(frame[name]) - MISSING
-            counts[name] += np.bincount(place, minlength=len(counts[name]))
-    columns = {name: range(MISSING, len(of)) for name, of in bins.items()}
+        day_numbers = (pd.to_datetime(frame[time]) - days[0]).dt.days.to_numpy()
+        for name, column_bins in bins.items():
+            cells = day_numbers * (len(column_bins) + 1) + column_bins.assign(frame[name]) - MISSING
+            counts[name] += np.bincount(cells, minlength=len(counts[name]))
+    columns = {name: range(MISSING, len(column_bins)) for name, column_bins in bins.items()}
     return {
-        name: pd.DataFrame(found.reshape(len(every), -1), index=every, columns=columns[name])
-        for name, found in counts.items()
+        name: pd.DataFrame(cells.reshape(len(days), -1), index=days, columns=columns[name])
+        for name, cells in counts.items()
     }
 
 

@@ -1,6 +1,7 @@
-"""Trainings on their way from this machine into MLflow's registry.
+"""Registration of this machine's trainings in MLflow.
 
-Registering a training again goes on where it stopped, so that each becomes one version, however often a server failed on the way.
+A repeated registration continues where the last one stopped. Each training becomes a single version, however often a
+server failed meanwhile.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ if TYPE_CHECKING:
 TRAINING_TAG: Final = "training"
 CANDIDATE_TAG: Final = "candidate_of"
 EXAMPLE_ROWS = 5
-# What MLflow's servers take in one request.
+# The most that an MLflow server accepts in one request.
 MAX_METRICS, MAX_PARAMS = 1000, 100
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Where trainings go: an experiment of the tracking server or database at ``tracking_uri``.
+    """The experiment of trainings on a tracking server or in a database.
 
-    ``artifact_root`` is the URI below which a new experiment keeps its files; "" leaves that to the tracking server.
+    Attributes:
+        artifact_root: the URI below which a new experiment stores its files; "" for the tracking server's default.
     """
 
     tracking_uri: str
@@ -49,21 +51,25 @@ class Registry:
         rows: tuple[FeatureTable, LabelledRows],
         progress: Callable[[str], None],
     ) -> TrainResult:
-        """Log a training, make it a version of the model, and give up its folder. ``rows`` are its own, `Training.rows`.
+        """Log a training, register it as a version of the model, and delete its folder.
 
-        The new version becomes `champion` where there is none, where `lakehouse.ml.promotion` finds it better than the champion on the
-        same held-out rows, or where the table of today lacks a column that the champion reads; otherwise it becomes `challenger`.
+        The new version becomes `champion` if there is none, if `lakehouse.ml.promotion` finds it better than the
+        champion on the same validation rows, or if today's table lacks a column that the champion reads. Otherwise it
+        becomes `challenger`.
+
+        Args:
+            rows: the training's own, from `Training.open_rows`.
 
         Raises:
-            ModelError: MLflow cannot be used; the folder is still there.
+            ModelError: MLflow cannot be used. The folder still exists.
         """
         try:
             with tracking_client(self.tracking_uri) as client:
                 result = self._register(client, training, models, *rows, progress)
         except Exception as error:
             error.add_note(
-                f"The trained model is kept in {training.folder}: the next `lakehouse train` registers it. Delete the folder to give "
-                "it up."
+                f"The trained model is kept in {training.folder}: the next `lakehouse train` registers it. Delete the "
+                "folder to give it up."
             )
             raise
         shutil.rmtree(training.folder)
@@ -80,38 +86,38 @@ class Registry:
     ) -> TrainResult:
         import mlflow
 
-        said, name = training.record, features.task.name
+        record, name = training.record, features.task.name
         progress("logging to MLflow")
         experiment = get_or_create_experiment(client, self.experiment, self.artifact_root)
         run, version = _find_or_create_run(client, experiment, training)
         with mlflow.start_run(run_id=run.info.run_id):
             if version is None:
-                logged = _log(training, models[said["learner"]], features, validation)
+                logged = _log_training(training, models[record["learner"]], features, validation)
                 _log_candidates(client, experiment, run.info.run_id, training)
-                version = _create_version(client, logged, run.info.run_id, features, said)
+                version = _create_version(client, logged, run.info.run_id, features, record)
             progress("comparing with the champion")
             number = int(version.version)
             alias, reason = assign_alias(client, training, models, features, validation, number)
-        _end_other_runs(client, experiment, said["id"], run.info.run_id)
-        fields = {name: said[name] for name in ("delta_version", "params", "rows", "metrics", "baseline")}
+        _end_other_runs(client, experiment, record["id"], run.info.run_id)
+        fields = {name: record[name] for name in ("delta_version", "params", "rows", "metrics", "baseline")}
         return TrainResult(name, number, alias, reason, run.info.run_id, **fields)
 
 
 def _find_or_create_run(client: Any, experiment: str, training: Training) -> tuple[Any, Any | None]:
-    """The training's run, and its version of the model where an earlier try came as far as that."""
-    said = training.record
-    for run in _search_runs(client, experiment, said["id"]):
-        if version := _keep_one_version(client, run.info.run_id):
+    """Find the training's run and its model version if an earlier attempt registered one; otherwise create a run."""
+    record = training.record
+    for run in _search_runs(client, experiment, record["id"]):
+        if version := _remove_duplicate_versions(client, run.info.run_id):
             return run, version
     tags = {
-        TRAINING_TAG: said["id"],
-        "delta_version": str(said["delta_version"]),
-        "revision": said["revision"],
+        TRAINING_TAG: record["id"],
+        "delta_version": str(record["delta_version"]),
+        "revision": record["revision"],
         "mlflow.source.name": "lakehouse train",
-        "mlflow.source.git.commit": said["revision"],
+        "mlflow.source.git.commit": record["revision"],
     }
-    name = f"{said['model']} from {said['feature_table']} version {said['delta_version']}"
-    return client.create_run(experiment, int(said["started_at"] * 1000), tags, name), None
+    name = f"{record['model']} from {record['feature_table']} version {record['delta_version']}"
+    return client.create_run(experiment, int(record["started_at"] * 1000), tags, name), None
 
 
 def _search_runs(client: Any, experiment: str, training: str, tag: str = TRAINING_TAG) -> Any:
@@ -119,60 +125,59 @@ def _search_runs(client: Any, experiment: str, training: str, tag: str = TRAININ
 
 
 def _end_other_runs(client: Any, experiment: str, training: str, run_id: str) -> None:
-    """End the runs of tries that were cut short, and of a request that MLflow's client sent again."""
-    for run in (
-        *_search_runs(client, experiment, training),
-        *_search_runs(client, experiment, training, CANDIDATE_TAG),
-    ):
-        belongs_to = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
-        if belongs_to != run_id and run.info.status != "FAILED":
+    """End the runs of interrupted attempts, and those of requests that MLflow's client sent twice."""
+    own_runs = _search_runs(client, experiment, training)
+    candidate_runs = _search_runs(client, experiment, training, CANDIDATE_TAG)
+    for run in (*own_runs, *candidate_runs):
+        parent = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
+        if parent != run_id and run.info.status != "FAILED":
             client.set_terminated(run.info.run_id, "FAILED")
 
 
 def get_or_create_experiment(client: Any, name: str, artifact_root: str) -> str:
-    """The id of the experiment, which is made where it is not there."""
+    """Return the id of the experiment; create it if it does not exist."""
     from mlflow import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name, artifact_location=artifact_root or None))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        found = client.get_experiment_by_name(name)  # another was quicker, or an answer was lost on the way
-    if found.lifecycle_stage != "active":
-        raise ModelError(f"MLflow experiment {name!r} was deleted: restore it (`mlflow experiments restore`).")
-    return str(found.experiment_id)
+        experiment = client.get_experiment_by_name(name)  # created by another process, or by a request without response
+    if experiment.lifecycle_stage != "active":
+        raise ModelError(f"MLflow experiment {name!r} was deleted. Restore it (`mlflow experiments restore`).")
+    return str(experiment.experiment_id)
 
 
-def _log(training: Training, model: Model, features: FeatureTable, validation: LabelledRows) -> Any:
-    """Everything about a training under the active run; returns the model as logged."""
+def _log_training(training: Training, model: Model, features: FeatureTable, validation: LabelledRows) -> Any:
+    """Log a training to the active run, and return the logged model."""
     import mlflow
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    class Pinned(DeltaDatasetSource):
-        """MLflow's own leaves out a version that is 0, so that the latest would be loaded in its place."""
+    class PinnedSource(DeltaDatasetSource):
+        """A source that also stores version 0, which MLflow omits and would load as the latest version."""
 
         def to_dict(self) -> dict[Any, Any]:
             return {**super().to_dict(), "delta_table_version": self.delta_table_version}
 
-    said = training.record
-    source = Pinned(path=str(features.log.path), delta_table_version=features.version)
-    for one in said["inputs"]:
-        dataset = MetaDataset(source, name=features.task.feature_table, digest=one["digest"])  # type: ignore[abstract]
-        tags = {"delta_version": str(features.version), "rows": str(one["rows"])}
-        mlflow.log_input(dataset, context=one["context"], tags=tags)
-    mlflow.log_params(said["logged_params"])
-    mlflow.log_metrics(said["logged_metrics"])
+    record = training.record
+    source = PinnedSource(path=str(features.log.path), delta_table_version=features.version)
+    for split in record["inputs"]:
+        dataset = MetaDataset(source, name=features.task.feature_table, digest=split["digest"])  # type: ignore[abstract]
+        tags = {"delta_version": str(features.version), "rows": str(split["rows"])}
+        mlflow.log_input(dataset, context=split["context"], tags=tags)
+    mlflow.log_params(record["logged_params"])
+    mlflow.log_metrics(record["logged_metrics"])
     mlflow.log_artifacts(str(training.folder / "artifacts"))
     mlflow.log_artifacts(str(training.folder / BASELINE), BASELINE)
     return _log_model(training, model, validation)
 
 
 def _log_model(training: Training, model: Model, validation: LabelledRows) -> Any:
-    """Store the model's files under the active run, with the code that MLflow itself would load them by."""
+    """Store the model's files in the active run, with the code by which MLflow itself can load them."""
     import mlflow.pyfunc
     from mlflow.models import infer_signature
 
@@ -185,18 +190,16 @@ def _log_model(training: Training, model: Model, validation: LabelledRows) -> An
         code_paths=[str(files("lakehouse")), *(str(find_root() / name) for name in model.CODE)],
         signature=infer_signature(example, model.predict(fitted, example)),
         input_example=example,
-        # Given, because MLflow would otherwise start another process to find them out.
+        # Explicit, because MLflow would otherwise start another process to infer them.
         pip_requirements=[f"{name}=={installed(name)}" for name in ("mlflow", "pandas", *model.REQUIREMENTS)],
     )
 
 
 def _log_candidates(client: Any, experiment: str, parent: str, training: Training) -> None:
-    """A run below the training's own for each candidate, with what its library said of it."""
-    tags = {CANDIDATE_TAG: training.record["id"]}
-    for place, one in enumerate(training.record["candidates"], start=1):
-        run = log_child_run(
-            client, experiment, parent, f"candidate {place}", tags, one, int(training.record["started_at"] * 1000)
-        )
+    """Log a child run for each candidate, with the values from its library's autologging."""
+    tags, start_ms = {CANDIDATE_TAG: training.record["id"]}, int(training.record["started_at"] * 1000)
+    for number, candidate in enumerate(training.record["candidates"], start=1):
+        run = log_child_run(client, experiment, parent, f"candidate {number}", tags, candidate, start_ms)
         client.set_terminated(run)
 
 
@@ -209,15 +212,20 @@ def log_child_run(
     logged: Mapping[str, Any],
     started_ms: int,
 ) -> str:
-    """A run below another, not ended yet; returns its id.
+    """Create a run below another, log its values, and leave it open.
 
-    ``said`` has params by name, and metrics by name as (step, value); ``began`` is in milliseconds since 1970.
+    Args:
+        logged: params by name, and metrics by name as pairs of step and value.
+        started_ms: in milliseconds since 1970.
+
+    Returns:
+        The run's id.
     """
     from mlflow.entities import Metric, Param
 
     run: str = client.create_run(experiment, started_ms, {"mlflow.parentRunId": parent, **tags}, name).info.run_id
     metrics = [
-        Metric(name, value, started_ms, step) for name, all_of in logged["metrics"].items() for step, value in all_of
+        Metric(name, value, started_ms, step) for name, values in logged["metrics"].items() for step, value in values
     ]
     for start in range(0, len(metrics), MAX_METRICS):
         client.log_batch(run, metrics=metrics[start : start + MAX_METRICS])
@@ -245,12 +253,15 @@ def _create_version(client: Any, logged: Any, run_id: str, features: FeatureTabl
         description=f"{record['learner']} trained on {features}, code {record['revision']}.",
         tags=tags | {f"{part}_sha256": value for part, value in record["sha256"].items()},
     )
-    return _keep_one_version(client, run_id)
+    return _remove_duplicate_versions(client, run_id)
 
 
-def _keep_one_version(client: Any, run_id: str) -> Any | None:
-    """The run's version of the model. MLflow's client asks again where an answer is lost, and makes one more."""
-    versions = sorted(client.search_model_versions(f"run_id = '{run_id}'"), key=lambda one: int(one.version))
-    for again in versions[1:]:
-        client.delete_model_version(again.name, again.version)
+def _remove_duplicate_versions(client: Any, run_id: str) -> Any | None:
+    """Return the run's first model version, if any, and delete the others.
+
+    MLflow's client repeats a request without a response, which creates another version.
+    """
+    versions = sorted(client.search_model_versions(f"run_id = '{run_id}'"), key=lambda entry: int(entry.version))
+    for duplicate in versions[1:]:
+        client.delete_model_version(duplicate.name, duplicate.version)
     return versions[0] if versions else None

@@ -1,4 +1,4 @@
-"""Which versions of a table the registered models need."""
+"""Retention of table versions that registered models were trained on."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ def pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str
         forget: versions of models, such as late_arrival:3, that pin nothing.
 
     Raises:
-        VacuumError: MLflow cannot be asked, or has no such version of a model as ``forget`` names.
+        VacuumError: MLflow cannot be used, or has no model version that ``forget`` names.
     """
     database = sqlite_file(uri)
     if database and not database.exists() and not forget:
         return []  # nothing was ever registered
     try:
         with tracking_client(uri) as client:
-            entries = {f"{one.name}:{one.version}": one for one in _versions(client)}
+            entries = {f"{entry.name}:{entry.version}": entry for entry in _list_versions(client)}
             if unknown := [name for name in forget if name not in entries]:
                 raise VacuumError(
                     f"No registered model is called {', '.join(unknown)}; known are {', '.join(entries) or 'none'}."
                 )
-            found = [_pin_of(client, one, table, opened) for name, one in entries.items() if name not in forget]
+            pins = [_read_pin(client, entry, table, opened) for name, entry in entries.items() if name not in forget]
     except ModelError as error:
         raise VacuumError(
-            f"Nothing was removed, as which versions of {table} its models need could not be found out. {error}"
+            f"{table}: nothing was removed, as the versions that its models need could not be found out. {error}"
         ) from error
-    there = [one for one in found if one and _can_open(opened, one.delta_version)]
-    return sorted(there, key=lambda one: (one.model, one.version))
+    existing = [pin for pin in pins if pin and _can_open(opened, pin.delta_version)]
+    return sorted(existing, key=lambda pin: (pin.model, pin.version))
 
 
-def _versions(client: Any) -> Iterator[Any]:
+def _list_versions(client: Any) -> Iterator[Any]:
     token = None
     while True:
         page = client.search_model_versions(page_token=token)
-        # Others' models may be in the same registry.
-        yield from (one for one in page if "delta_version" in one.tags)
+        # The registry may also have the models of other projects.
+        yield from (entry for entry in page if "delta_version" in entry.tags)
         token = page.token
         if not token:
             return
 
 
-def _pin_of(client: Any, entry: Any, table: str, opened: TableLog) -> Pin | None:
+def _read_pin(client: Any, entry: Any, table: str, opened: TableLog) -> Pin | None:
+    """Return the pin of a model version, or None if it was trained on another table."""
     from mlflow import MlflowException
 
     try:
@@ -62,7 +63,8 @@ def _pin_of(client: Any, entry: Any, table: str, opened: TableLog) -> Pin | None
     except MlflowException as error:
         if error.error_code in NOT_FOUND_CODES:
             raise ModelError(
-                f"The run that made {entry.name} version {entry.version} is gone: --forget {entry.name}:{entry.version} does without."
+                f"{entry.name} version {entry.version}: its run is gone. Pass --forget {entry.name}:{entry.version} to "
+                "ignore the version."
             ) from error
         raise
     trained_on = (params.get("feature_table"), params.get("feature_table_id"))
@@ -72,7 +74,7 @@ def _pin_of(client: Any, entry: Any, table: str, opened: TableLog) -> Pin | None
 
 
 def _can_open(opened: TableLog, version: int) -> bool:
-    """Whether a version can still be opened: one whose log is gone cannot be kept by its files."""
+    """Return whether a version can still be opened. The files of a version without a log are useless."""
     try:
         return version <= opened.version and open_log(opened.path, version) is not None
     except LedgerError:

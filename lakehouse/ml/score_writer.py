@@ -1,4 +1,4 @@
-"""Scores and what was watched, merged into the tables of predictions, quality and drift."""
+"""Writes of scores and monitoring results to the tables of predictions, quality and drift."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MODEL_KEY = ("model_name", "model_version")
-# A score that differs from the one there in these alone is the same: which version of the table it was made from, and under
-# which alias.
+# A score that differs from the existing one only in these columns is unchanged.
 IGNORED_COLUMNS = ("feature_version", "alias")
 
 
 def write_monitoring(engine: Engine, settings: Settings, report: MonitoringReport, run: Run) -> dict[str, int]:
-    """Put what was watched into the task's tables of quality and drift; returns the rows written by table."""
+    """Merge a report into the task's tables of quality and drift, and return the written rows by table."""
     merge = ScoreMerge(engine, context.open_lake(settings), report.features.task, run, report.features.version)
-    made = rows_by_table(report).items()
-    return {table: merge(table, merge.tables.from_arrow(rows), key)[1] for table, (rows, key) in made}
+    tables = rows_by_table(report).items()
+    return {table: merge(table, merge.tables.from_arrow(rows), key)[1] for table, (rows, key) in tables}
 
 
 def rows_by_table(report: MonitoringReport) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
@@ -47,22 +46,27 @@ def rows_by_table(report: MonitoringReport) -> dict[str, tuple[pa.Table, tuple[s
     }
 
 
-def has_changes(path: Location, made: pa.Table, time: str) -> bool:
-    """Return whether a table lacks some of the rows, or has other values in them, their feature version aside."""
+def has_changes(path: Location, rows: pa.Table, time: str) -> bool:
+    """Return whether a table lacks some of the rows or has other values in them, apart from the feature version."""
     import pyarrow.dataset as ds
 
-    there = table_log.open_log(path)
-    columns = [name for name in made.column_names if name != "feature_version"]
-    if there is None or not {*columns} <= {*there.columns()}:
-        return bool(made.num_rows)
-    days = ds.field(time).isin(made[time].combine_chunks())
-    known = {tuple(row.values()) for row in there.delta_table.to_pyarrow_dataset().to_table(columns, days).to_pylist()}
-    return any(tuple(row.values()) not in known for row in made.select(columns).to_pylist())
+    log = table_log.open_log(path)
+    columns = [name for name in rows.column_names if name != "feature_version"]
+    if log is None or not {*columns} <= {*log.columns()}:
+        return bool(rows.num_rows)
+    in_days = ds.field(time).isin(rows[time].combine_chunks())
+    existing = log.delta_table.to_pyarrow_dataset().to_table(columns, in_days)
+    existing_rows = {tuple(row.values()) for row in existing.to_pylist()}
+    return any(tuple(row.values()) not in existing_rows for row in rows.select(columns).to_pylist())
 
 
 @dataclass(frozen=True)
 class ScoreMerge:
-    """Merges rows about scores into a table, by a key and the model's version; ``feature_version`` is what they came from."""
+    """A merge of rows about scores into a table, by a key and the model's version.
+
+    Attributes:
+        feature_version: the version of the feature table that the rows are from.
+    """
 
     engine: Engine
     lake: Lake
@@ -74,39 +78,43 @@ class ScoreMerge:
     def tables(self) -> Tables:
         return self.engine.isolate()
 
-    def __call__(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
-        """Write the rows that differ from those there in more than IGNORED; returns how many there are, and how many it wrote."""
-        return self.engine.retry_on_conflict(name, lambda: self._attempt(name, made, key))
+    def __call__(self, name: str, rows: DataFrame, key: Sequence[str]) -> tuple[int, int]:
+        """Write the rows that differ from the existing ones in more than IGNORED_COLUMNS.
 
-    def _attempt(self, name: str, made: DataFrame, key: Sequence[str]) -> tuple[int, int]:
+        Returns:
+            The number of all rows, and the number of written rows.
+        """
+        return self.engine.retry_on_conflict(name, lambda: self._attempt(name, rows, key))
+
+    def _attempt(self, name: str, rows: DataFrame, key: Sequence[str]) -> tuple[int, int]:
         path = self.lake.path(name)
-        opened = table_log.open_log(path)
-        record = opened.last.record if opened and opened.last else None
-        kinds = {field.name: field.dataType.simpleString() for field in made.schema}
+        log = table_log.open_log(path)
+        record = log.last.record if log and log.last else None
+        kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
         inputs = {"features": incremental(self.task.feature_table)}
-        declared = Table(name, lambda: made, kinds, Merge(), inputs, (*key, *MODEL_KEY))
-        target = Target(name, path, tuple(dict.fromkeys((*declared.key, self.task.time_column))), change_feed=False)
-        rows = made.selectExpr("*", "'new' AS _class")
+        table = Table(name, lambda: rows, kinds, Merge(), inputs, (*key, *MODEL_KEY))
+        target = Target(name, path, tuple(dict.fromkeys((*table.key, self.task.time_column))), change_feed=False)
+        classified = rows.selectExpr("*", "'new' AS _class")
         if record is not None:
-            known = opened.columns() if opened else {}
-            self.tables.prepare(target, {c: kind for c, kind in kinds.items() if c not in known})
-            rows = classify(declared, made, self.tables.read_latest(path), made.columns, IGNORED_COLUMNS)
-        rows.persist()  # a model is asked once
+            existing = log.columns() if log else {}
+            self.tables.prepare(target, {column: kind for column, kind in kinds.items() if column not in existing})
+            classified = classify(table, rows, self.tables.read_latest(path), rows.columns, IGNORED_COLUMNS)
+        classified.persist()  # the model predicts each row once
         try:
-            found = {row["_class"]: int(row["count"]) for row in rows.groupBy("_class").count().collect()}
-            total, same = sum(found.values()), found.get("same", 0)
+            counts = {row["_class"]: int(row["count"]) for row in classified.groupBy("_class").count().collect()}
+            total, same = sum(counts.values()), counts.get("same", 0)
             if total > same:
-                changed = rows.where("_class <> 'same'").select(*made.columns)
+                changed = classified.where("_class <> 'same'").select(*rows.columns)
                 commit = self._commit(name, record, total - same, same)
                 if record is None:
                     self.tables.overwrite(changed, target, commit)
-                elif found.get("newer"):
-                    self.tables.merge(changed, target, commit, declared.key, "", None)
+                elif counts.get("newer"):
+                    self.tables.merge(changed, target, commit, table.key, "", None)
                 else:
                     self.tables.append(changed, target, commit)
             return total, total - same
         finally:
-            rows.unpersist()
+            classified.unpersist()
 
     def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
         self.run.lease.check()

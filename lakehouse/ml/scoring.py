@@ -1,6 +1,6 @@
-"""The models in service: finding and loading them, scoring with them, reporting on them.
+"""Models in service: loading by alias, quality of their scores, evaluation on the test split.
 
-Nothing here uses Spark; scoring on its workers is in `lakehouse.ml.spark_scoring`.
+Nothing here uses Spark. Scoring on Spark's workers is in `lakehouse.ml.spark_scoring`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.errors import ModelError, redact_password
 from lakehouse.ml import spark_scoring
-from lakehouse.ml.dataset import FeatureTable, check_columns, open_features
+from lakehouse.ml.dataset import FeatureTable, LabelledRows, check_columns, open_features
 from lakehouse.ml.metrics import METRICS, evaluate
 from lakehouse.ml.mlflow_client import (
     BASELINE,
@@ -40,7 +40,11 @@ TEST_VERSION_TAG = "test_delta_version"
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The champion and its baseline on the test split. ``logged`` is false where the run already held this result."""
+    """The champion and its baseline on the test split.
+
+    Attributes:
+        is_logged: False if the run already had this result.
+    """
 
     model_name: str
     model_version: int
@@ -54,10 +58,10 @@ class EvaluationResult:
 
 
 def load_by_alias(task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION) -> LoadedModel:
-    """The version of the task's model that has the alias.
+    """Load the version of the task's model that has the alias.
 
     Raises:
-        ModelError: there is none, it cannot be loaded by the ``models`` that there are, or MLflow cannot be used.
+        ModelError: no version has the alias, none of the ``models`` can load it, or MLflow cannot be used.
     """
     with _open_alias(task, tracking_uri, alias) as (client, entry):
         return load_version(client, entry, models)
@@ -66,32 +70,33 @@ def load_by_alias(task: Task, models: Mapping[str, Model], *, tracking_uri: str,
 def broadcast_model(
     task: Task, models: Mapping[str, Model], *, tracking_uri: str, alias: str = CHAMPION
 ) -> ModelBundle:
-    """`load`, for Spark's workers."""
+    """Load the version that has the alias as a bundle for Spark's workers; see `load_by_alias`."""
     with _open_alias(task, tracking_uri, alias) as (client, entry):
         return spark_scoring.broadcast_model(client, entry, models, alias)
 
 
 @contextmanager
 def _open_alias(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any, Any]]:
-    """A client, and its entry of the version that has the alias."""
-    none = ModelError(f"{task.name} has no {alias} at {redact_password(tracking_uri)}: run `lakehouse train` first.")
+    """Open a client and the registry's entry of the version that has the alias."""
+    missing = ModelError(f"{task.name} has no {alias} at {redact_password(tracking_uri)}: run `lakehouse train` first.")
     database = sqlite_file(tracking_uri)
     if database and not database.exists():
-        raise none
+        raise missing
     with tracking_client(tracking_uri) as client:
-        found = find_alias(client, task.name, alias)
-        if found is None:
-            raise none
-        yield client, found
+        entry = find_alias(client, task.name, alias)
+        if entry is None:
+            raise missing
+        yield client, entry
 
 
 def scored_rows(
     task: Task, features: FeatureTable, *, lake: Location, since: str | date, until: str | date
 ) -> pd.DataFrame | None:
-    """The scores from ``since`` to ``until`` (both included), each with its label as the features have it; None where there is no
-    table of predictions.
+    """Read the scores from ``since`` to ``until`` (both included), with the labels of the feature table.
 
-    Columns: the key, the time, model_version, probability, the label (None where it is not known).
+    Returns:
+        One row per score: the key, the time, model_version, probability, the label (None where it is unknown). None if
+        the table of predictions does not exist.
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -102,13 +107,10 @@ def scored_rows(
     if predictions is None:
         return None
     first, last = (pa.scalar(date.fromisoformat(str(day))) for day in (since, until))
-    wanted = (
-        (ds.field(task.time_column) >= first)
-        & (ds.field(task.time_column) <= last)
-        & (ds.field("model_name") == task.name)
-    )
-    named = [*dict.fromkeys((*task.key, task.time_column)), "model_version", "probability"]
-    scores = predictions.delta_table.to_pyarrow_dataset().to_table(columns=named, filter=wanted).to_pandas()
+    time = ds.field(task.time_column)
+    condition = (time >= first) & (time <= last) & (ds.field("model_name") == task.name)
+    names = [*dict.fromkeys((*task.key, task.time_column)), "model_version", "probability"]
+    scores = predictions.delta_table.to_pyarrow_dataset().to_table(columns=names, filter=condition).to_pandas()
     labels = features.read((str(since), str(until)), [task.label_column]).to_pandas()
     labels = labels[[*task.key, task.label_column]]
     rows: pd.DataFrame = scores.merge(labels, on=list(task.key), how="left", validate="many_to_one")
@@ -116,42 +118,52 @@ def scored_rows(
 
 
 def summarize_scores(scored: pd.DataFrame, label: str) -> dict[str, Any]:
-    """How scored rows did: scored and labelled (rows); label_rate and mean_probability where a label is known; METRICS and
-    calibration_error where both labels occur."""
-    known = scored[scored[label].notna()]
-    found: dict[str, Any] = {"scored": len(scored), "labelled": len(known)}
-    if len(known):
-        positive, probability = known[label].to_numpy(dtype=bool), known["probability"].to_numpy()
-        found |= {"label_rate": float(positive.mean()), "mean_probability": float(probability.mean())}
+    """Measure the quality of scored rows.
+
+    Returns:
+        scored and labelled (rows). Where a label is known, label_rate and mean_probability. Where both labels occur,
+        METRICS and calibration_error.
+    """
+    labelled = scored[scored[label].notna()]
+    summary: dict[str, Any] = {"scored": len(scored), "labelled": len(labelled)}
+    if len(labelled):
+        positive, probability = labelled[label].to_numpy(dtype=bool), labelled["probability"].to_numpy()
+        summary |= {"label_rate": float(positive.mean()), "mean_probability": float(probability.mean())}
         if 0 < positive.sum() < len(positive):
-            found |= evaluate(positive, probability)
-            found["calibration_error"] = calibration_error(positive, probability)
-    return found
+            summary |= evaluate(positive, probability)
+            summary["calibration_error"] = calibration_error(positive, probability)
+    return summary
 
 
 def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
-    """The expected calibration error: how far mean probability and observed share are apart, over ten bins of equally many rows.
+    """Compute the expected calibration error: the mean gap of probability and observed share over ten bins.
 
-    Rows of the same probability are in the same bin, and a bin counts by its rows (scikit-learn's calibration_curve does not say
-    how many).
+    The bins have equally many rows. Rows of the same probability share a bin, and bins are weighted by their rows.
+    scikit-learn's calibration_curve does not return the rows of a bin.
     """
     import numpy as np
 
     from lakehouse.ml.psi import quantile_bins, quantiles
 
-    apart = np.bincount(quantile_bins(probability, quantiles(probability)), probability - label)
-    return float(np.abs(apart).sum() / len(label))
+    gaps = np.bincount(quantile_bins(probability, quantiles(probability)), probability - label)
+    return float(np.abs(gaps).sum() / len(label))
 
 
 def measure_quality(
     task: Task, *, lake: Location, since: str | date, until: str | date, version: int | None = None
 ) -> pa.Table:
-    """How the scores in the task's predictions table did, from ``since`` to ``until`` (both included), by the labels in the
-    feature table at ``version`` (by default the latest).
+    """Measure the quality of the scores in the task's predictions table by the labels in the feature table.
 
-    One row per day and model version: the time column, model_name, model_version (int32), scored and labelled (int64, rows),
-    label_rate and mean_probability (double, of the labelled rows; null where there are none), roc_auc, average_precision,
-    brier and calibration_error (double, null where not both labels occur), feature_version (int64).
+    Args:
+        since: the first day.
+        until: the last day, included.
+        version: the feature table's version, by default the latest.
+
+    Returns:
+        One row per day and model version: the time column, model_name, model_version (int32), scored and labelled
+        (int64, rows), label_rate and mean_probability (double, of the labelled rows; null where there are none),
+        roc_auc, average_precision, brier and calibration_error (double, null where not both labels occur),
+        feature_version (int64).
 
     Raises:
         ModelError: a table, the version or a column is missing.
@@ -170,11 +182,11 @@ def measure_quality(
         {
             task.time_column: day,
             "model_name": task.name,
-            "model_version": of,
+            "model_version": model_version,
             **summarize_scores(scored, task.label_column),
+            "feature_version": features.version,
         }
-        | {"feature_version": features.version}
-        for (day, of), scored in scores.groupby([task.time_column, "model_version"], sort=True)
+        for (day, model_version), scored in scores.groupby([task.time_column, "model_version"], sort=True)
     ]
     return pa.Table.from_pylist(rows, schema)
 
@@ -182,56 +194,82 @@ def measure_quality(
 def evaluate_test_split(
     task: Task, models: Mapping[str, Model], *, lake: Location, tracking_uri: str, version: int | None = None
 ) -> EvaluationResult:
-    """The champion and its baseline on the test split, from the feature table at ``version`` (by default the latest).
+    """Evaluate the champion and its baseline on the test split.
 
-    The result is kept with the champion's run, as metrics `test_*` and `test_baseline_*`, a calibration plot and the
-    table's version; a result that the run already holds is not logged again.
+    The result is logged to the champion's run as metrics `test_*` and `test_baseline_*`, a calibration plot and the
+    table's version. A result that the run already has is not logged again.
+
+    Args:
+        version: the feature table's version, by default the latest.
 
     Raises:
-        ModelError: the table, the version, a column, the split's labels, the champion or its baseline is missing, or MLflow
-            cannot be used.
+        ModelError: the table, the version, a column, the split's labels, the champion or its baseline is missing, the
+            test split overlaps days that the champion was selected by, or MLflow cannot be used.
     """
-    from lakehouse.ml import plots
-
     features = open_features(task, lake, (), version)
     champion = load_by_alias(task, models, tracking_uri=tracking_uri)
     with tracking_client(tracking_uri) as client:
         run = client.get_run(champion.run_id)
-        baseline = load_version(client, client.get_model_version(task.name, str(champion.version)), models, BASELINE)
-        for one in (champion, baseline):
-            check_columns(one.version, one.input_columns(), features)
-        if run.data.params["validation_until"] >= task.splits.test[0]:
-            raise ModelError(
-                f"{task.name} version {champion.version} was chosen on days up to {run.data.params['validation_until']}, so that it is not "
-                f"reported on the test split, {' to '.join(task.splits.test)}: change the task's splits to later days."
-            )
-        held = features.split("test", dict.fromkeys((*champion.input_columns(), *baseline.input_columns())))
-        probability, base = (one.predict(held.frame) for one in (champion, baseline))
-        metrics, base_metrics = evaluate(held.label, probability), evaluate(held.label, base)
-        values = {f"test_{name}": value for name, value in metrics.items()}
-        values |= {f"test_baseline_{name}": value for name, value in base_metrics.items()}
-        known = run.data.metrics
-        changed = not all(k in known and math.isclose(known[k], v, rel_tol=1e-9) for k, v in values.items())
-        if changed:
-            days = f"{held.span[0]} to {held.span[1]}"
-            title = f"Calibration of {task.name} version {champion.version}\ntest split: {days}, {held.rows:,} rows"
-            curves = {
-                f"Model (Brier {metrics['brier']:.4f})": probability,
-                f"Baseline (Brier {base_metrics['brier']:.4f})": base,
-            }
-            figure = plots.draw_calibration(held.label, curves, title)
-            client.log_figure(run.info.run_id, figure, "test_calibration.png")
-            client.set_tag(run.info.run_id, TEST_VERSION_TAG, str(features.version))
-            for name, value in (values | {"test_rows": held.rows}).items():
-                client.log_metric(run.info.run_id, name, value)
-    return EvaluationResult(
-        model_name=task.name,
-        model_version=champion.version,
-        run_id=champion.run_id,
-        delta_version=features.version,
-        rows=held.rows,
-        unlabelled=held.unlabelled,
-        metrics=metrics,
-        baseline=base_metrics,
-        is_logged=changed,
-    )
+        entry = client.get_model_version(task.name, str(champion.version))
+        pair = (champion, load_version(client, entry, models, BASELINE))
+        for model in pair:
+            check_columns(champion.version, model.input_columns(), features)
+        _check_selection_days(task, champion.version, run.data.params["validation_until"])
+        rows = features.split("test", dict.fromkeys(name for model in pair for name in model.input_columns()))
+        probability, base_probability = (model.predict(rows.frame) for model in pair)
+        result = EvaluationResult(
+            model_name=task.name,
+            model_version=champion.version,
+            run_id=champion.run_id,
+            delta_version=features.version,
+            rows=rows.rows,
+            unlabelled=rows.unlabelled,
+            metrics=evaluate(rows.label, probability),
+            baseline=evaluate(rows.label, base_probability),
+            is_logged=True,
+        )
+        if _has_metrics(run.data.metrics, _test_metrics(result)):
+            return replace(result, is_logged=False)
+        _log_evaluation(client, result, rows, probability, base_probability)
+    return result
+
+
+def _check_selection_days(task: Task, version: int, selected_until: str) -> None:
+    """Check that the test split is later than all days that a version was selected by.
+
+    Raises:
+        ModelError: the days overlap.
+    """
+    if selected_until >= task.splits.test[0]:
+        raise ModelError(
+            f"{task.name} version {version} was selected on days up to {selected_until}, so the test split "
+            f"{' to '.join(task.splits.test)} cannot evaluate the version. Move the task's splits to later days."
+        )
+
+
+def _test_metrics(result: EvaluationResult) -> dict[str, float]:
+    """Return both models' metrics by their names in MLflow."""
+    metrics = {f"test_{name}": value for name, value in result.metrics.items()}
+    return metrics | {f"test_baseline_{name}": value for name, value in result.baseline.items()}
+
+
+def _has_metrics(logged: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
+    return all(name in logged and math.isclose(logged[name], value, rel_tol=1e-9) for name, value in metrics.items())
+
+
+def _log_evaluation(
+    client: Any, result: EvaluationResult, rows: LabelledRows, probability: np.ndarray, base_probability: np.ndarray
+) -> None:
+    from lakehouse.ml import plots
+
+    days = f"{rows.span[0]} to {rows.span[1]}"
+    version = f"{result.model_name} version {result.model_version}"
+    title = f"Calibration of {version}\ntest split: {days}, {rows.rows:,} rows"
+    curves = {
+        f"Model (Brier {result.metrics['brier']:.4f})": probability,
+        f"Baseline (Brier {result.baseline['brier']:.4f})": base_probability,
+    }
+    client.log_figure(result.run_id, plots.draw_calibration(rows.label, curves, title), "test_calibration.png")
+    client.set_tag(result.run_id, TEST_VERSION_TAG, str(result.delta_version))
+    for name, value in (_test_metrics(result) | {"test_rows": rows.rows}).items():
+        client.log_metric(result.run_id, name, value)

@@ -1,4 +1,4 @@
-"""Models of scikit-learn as files, read with exactly the types that the project has looked at."""
+"""Files of scikit-learn models, loaded with exactly the types that the project has reviewed."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from lakehouse.errors import ModelError
 
 
 def save(fitted: Any, file: Path, trusted: Sequence[str]) -> None:
-    """Store with skops.
+    """Save a model with skops.
 
     Raises:
-        ModelError: it holds types that are not trusted, so that `load` would refuse it.
+        ModelError: the model has types that are not trusted, which `load` would refuse.
     """
     import skops.io
 
-    stored = skops.io.dumps(fitted)
-    if strange := sorted(set(skops.io.get_untrusted_types(data=stored)) - set(trusted)):
+    content = skops.io.dumps(fitted)
+    if untrusted := sorted(set(skops.io.get_untrusted_types(data=content)) - set(trusted)):
         raise ModelError(
-            f"What was fitted holds types that TRUSTED_TYPES does not name: {', '.join(strange)}. Read what they do, then add "
-            "them there."
+            f"The fitted model has types that TRUSTED_TYPES does not name: {', '.join(untrusted)}. Review the types, "
+            "then add them to TRUSTED_TYPES."
         )
-    file.write_bytes(stored)
+    file.write_bytes(content)
 
 
 def load(file: Path, trusted: Sequence[str]) -> Any:
-    """Raises skops's own errors on types that are not trusted."""
+    """Load a model with skops, which raises its own errors on types that are not trusted."""
     import skops.io
 
     return skops.io.load(file, trusted=list(trusted))

@@ -1,7 +1,7 @@
 """Feature tables read with Spark, and registered models that score on its workers.
 
-The workers have the project's code but neither MLflow nor its credentials. So the driver fetches a version's files and checks them.
-They travel with the tasks as bytes, and each worker process unpacks and loads them once.
+The workers have the project's code but neither MLflow nor its credentials. So the driver fetches a version's files and
+checks them. The files travel with the tasks as bytes, and each worker process unpacks and loads them once.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ PROBABILITY = "probability"
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A version of a model as the bytes of its files, by name.
+    """A version of a model as the bytes of its files.
 
-    ``module`` loads them, ``sha256`` tells them from others, ``reads`` are the columns that it takes, ``alias`` is what it was
-    found by.
+    Attributes:
+        module: the module that loads the files.
+        sha256: the digest of all files.
+        alias: the alias by which the version was found.
+        input_columns: the columns that the model reads.
+        files: the content by name.
     """
 
     module: str
@@ -52,20 +56,29 @@ class UnpackedModel(NamedTuple):
 
 
 def broadcast_model(client: Any, entry: Any, models: Mapping[str, Model], alias: str) -> ModelBundle:
-    """A registered version, checked and loaded once to see that it can be; see `lakehouse.ml.mlflow_client.load_version`."""
-    with tempfile.TemporaryDirectory() as folder:
-        found, model = fetch_version(client, entry, models, Path(folder))
-        fitted = load_files(model, found, f"{entry.name} version {entry.version}")
-        files = {file.relative_to(found).as_posix(): file.read_bytes() for file in found.rglob("*") if file.is_file()}
-        return ModelBundle(model.__name__, digest(found), int(entry.version), alias, model.input_columns(fitted), files)
+    """Bundle a registered version after a trial load of its files; see `lakehouse.ml.mlflow_client.load_version`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, model = fetch_version(client, entry, models, Path(temporary))
+        fitted = load_files(model, folder, f"{entry.name} version {entry.version}")
+        return ModelBundle(
+            module=model.__name__,
+            sha256=digest(folder),
+            version=int(entry.version),
+            alias=alias,
+            input_columns=model.input_columns(fitted),
+            files={
+                file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+            },
+        )
 
 
 def score_features(tables: Tables, features: FeatureTable, since: str, until: str, model: ModelBundle) -> DataFrame:
     """Compute a model's probability for every row from ``since`` to ``until`` (both included), labelled or not.
 
     Returns:
-        One row per key: the key, the time column, model_name, model_version (int), probability (double), feature_version
-        (bigint, the version of the feature table that was read) and alias (by which the model was found).
+        One row per key: the key, the time column, model_name, model_version (int), probability (double),
+        feature_version (bigint, the version of the feature table that was read) and alias (by which the model was
+        found).
 
     Raises:
         ModelError: the table lacks a column that the model reads.
@@ -74,10 +87,10 @@ def score_features(tables: Tables, features: FeatureTable, since: str, until: st
 
     task = features.task
     check_columns(model.version, model.input_columns, features)
-    kept = list(dict.fromkeys((*task.key, task.time_column)))
-    rows = apply_model(read_features(tables, features, (since, until), [*kept, *model.input_columns]), model, kept)
+    names = list(dict.fromkeys((*task.key, task.time_column)))
+    rows = apply_model(read_features(tables, features, (since, until), [*names, *model.input_columns]), model, names)
     return rows.select(
-        *kept,
+        *names,
         F.lit(task.name).alias("model_name"),
         F.lit(model.version).cast("int").alias("model_version"),
         "probability",
@@ -105,7 +118,7 @@ def read_labelled(rows: LabelledRows) -> DataFrame:
 
 
 def apply_model(rows: DataFrame, bundle: ModelBundle, kept_columns: Sequence[str]) -> DataFrame:
-    """Compute the label's ``probability`` (double) by the model, beside the columns ``kept``.
+    """Compute the label's ``probability`` (double) by the model, beside the columns ``kept_columns``.
 
     Args:
         rows: have the key, the time and what the model reads.
@@ -134,7 +147,7 @@ def worker_errors(task: Task, model: ModelBundle) -> Iterator[None]:
         traceback, _, _ = str(error).partition("\n\nJVM stacktrace:")
         raise ModelError(
             f"{task.name} version {model.version} cannot score on Spark's workers: {traceback.strip().splitlines()[-1]}. "
-            f"Their Python needs the project's packages, as the driver's has them, and what {model.module} imports."
+            f"Install the project's packages and the imports of {model.module} on the workers, as on the driver."
         ) from error
 
 
@@ -147,13 +160,13 @@ def _predict_batches(
     for batch in batches:
         rows = pa.Table.from_batches([batch])
         probability: Any = model.predict(fitted, as_frame(rows)) if batch.num_rows else []
-        made = rows.select(list(kept_columns)).append_column(PROBABILITY, pa.array(probability, pa.float64()))
-        yield from made.to_batches()
+        scores = rows.select(list(kept_columns)).append_column(PROBABILITY, pa.array(probability, pa.float64()))
+        yield from scores.to_batches()
 
 
 @lru_cache(maxsize=1)
 def _unpack(bundle: ModelBundle) -> UnpackedModel:
-    """The model in this process, loaded by the project's own module."""
+    """Unpack and load a bundle in this process by the project's own module."""
     model: Any = importlib.import_module(bundle.module)
     with tempfile.TemporaryDirectory() as folder:
         for name, content in bundle.files.items():

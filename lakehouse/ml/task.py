@@ -1,4 +1,4 @@
-"""A task, and what a module must hold to learn it."""
+"""The declaration of a task, and the interface of a module that learns it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "validation", "test"]
 Span = tuple[str, str]
-# Told how a model does after each step of its fitting: a step's number, and values by name.
+# Receives metrics after each step of a fit: the step's number, and values by name.
 Curve = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Spans of days as ISO dates, both ends included: to train on, to choose by, to report once."""
+    """Spans of days as ISO dates, both ends included: for fitting, for selection, for one final evaluation."""
 
     train: Span
     validation: Span
@@ -33,10 +33,14 @@ class Splits:
 
 @dataclass(frozen=True)
 class Task:
-    """What models compete for: the label, a boolean of a feature table, that is to be predicted for each of its keys.
+    """The prediction of a boolean label of a feature table, for each of its keys.
 
-    ``name`` is that of the model in the registry; ``time`` a date column of the table; ``predictions``, ``quality`` and
-    ``drift`` are the tables that scores, what became of them and how the features moved are written to.
+    Attributes:
+        name: the name of the model in the registry.
+        predictions_table: the table of scores.
+        quality_table: the table of the scores' quality.
+        drift_table: the table of the features' drift.
+        time_column: a date column of the feature table.
     """
 
     name: str
@@ -52,11 +56,13 @@ class Task:
 
 
 class Model(Protocol):
-    """What a module must hold to be trained and scored. One that is to be tuned, too, also has a function ``space(trial)``, which
-    draws parameters for `fit` from an Optuna trial (``trial.suggest_float`` and the like).
+    """The interface of a module that can be trained and scored.
 
-    Frames hold the features, the key and the time. Integers, booleans and decimals are float64 (missing as NaN), whatever some
-    rows happen to lack, so that a model sees the same types every time.
+    A module that can be tuned also has a function ``space(trial)``, which draws parameters for `fit` from an Optuna
+    trial (``trial.suggest_float`` and the like).
+
+    Frames have the features, the key and the time. Integers, booleans and decimals are float64 (missing as NaN), so a
+    model always receives the same types, whatever values are missing.
     """
 
     @property
@@ -69,19 +75,19 @@ class Model(Protocol):
     def BASELINE_FEATURES(self) -> tuple[str, ...]: ...
     @property
     def CANDIDATES(self) -> Sequence[Mapping[str, Any]]:
-        """Parameters for `fit` to try; the candidate with the lowest Brier score on the validation split is kept."""
+        """Return the parameters to try with `fit`; the lowest Brier score on the validation split wins."""
 
     @property
     def REQUIREMENTS(self) -> tuple[str, ...]:
-        """The packages that loading and predicting take."""
+        """Return the packages that loading and predicting need."""
 
     @property
     def CODE(self) -> tuple[str, ...]:
-        """The project's packages that loading and predicting take, beside the platform's."""
+        """Return the project's packages that loading and predicting need, beside the platform's."""
 
     @property
     def ON_SPARK(self) -> bool:
-        """Whether `fit` needs a Spark session (`Rows.distributed`)."""
+        """Return whether `fit` needs a Spark session (`LabelledRows.read_on_spark`)."""
 
     def fit(
         self,
@@ -93,21 +99,24 @@ class Model(Protocol):
         seed: int,
         curve: Curve,
     ) -> Any:
-        """A fitted model, the same for the same rows and seed; ``choose`` is for stopping early."""
+        """Fit a model, the same for the same rows and seed; ``validation`` is only for early stopping."""
 
     def predict(self, fitted: Any, frame: pd.DataFrame) -> np.ndarray:
-        """The label's probability for each row."""
+        """Return the label's probability for each row."""
 
     def input_columns(self, fitted: Any) -> tuple[str, ...]:
-        """The columns that a fitted model was given: an older one's may differ from FEATURES of today."""
+        """Return the columns that the model was fitted on, which may differ from today's FEATURES."""
 
     def save(self, fitted: Any, folder: Path) -> None:
         """Write the fitted model to files of an empty folder, none of them a pickle."""
 
     def load(self, folder: Path) -> Any:
-        """What `save` wrote. Raises whatever it likes on files that were cut short or forged, but runs nothing from them."""
+        """Load the files of `save`.
+
+        It may raise any error on truncated or forged files, but must run no code from them.
+        """
 
 
 def columns_of(model: Model) -> list[str]:
-    """Every feature that the model or its baseline reads."""
+    """Return every feature that the model or its baseline reads."""
     return list(dict.fromkeys((*model.FEATURES, *model.BASELINE_FEATURES)))

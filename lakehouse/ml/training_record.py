@@ -1,6 +1,6 @@
-"""A training on this machine: its files, and what it says of itself.
+"""A training on this machine: its files and its record.
 
-It waits in a folder of its own until MLflow has all of it.
+A training stays in its own folder until MLflow has all of it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ if TYPE_CHECKING:
     from lakehouse.storage.location import Location
 
 TRAINING_FILE: Final = "training.json"
-# What it takes to make a model again, among the files that its run shows.
+# The inputs of a training, from which the model can be reproduced; an artifact of its run.
 RECIPE_FILE: Final = "recipe.json"
 FITTING_SPLITS: Final = ("train", "validation")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What one training made. ``metrics`` and ``baseline`` are those of the validation split, ``rows`` the labelled rows used."""
+    """Result of one training.
+
+    Attributes:
+        rows: the labelled rows by split.
+        metrics: the model's metrics on the validation split.
+        baseline: the baseline's metrics on the validation split.
+    """
 
     model_name: str
     model_version: int
@@ -43,44 +49,49 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Training:
-    """What one training made: folders with the model's files, the baseline's, and those to show, and what it ``said``.
+    """The files of one training and its record.
 
-    ``said`` holds what a `TrainResult` does and: id; started_at, seconds since 1970; for which lake and tracking server, from what, as
-    the model was declared, and by which code it was made; the parameters, metrics, inputs and candidates that MLflow is told.
+    Attributes:
+        folder: has a folder for the model, one for the baseline and one for artifacts.
+        record: the fields of a `TrainResult`; id; started_at in seconds since 1970; the lake, the tracking server, the
+            inputs, the declaration and the revision of the code; the parameters, metrics, inputs and candidates for
+            MLflow.
     """
 
     folder: Path
     record: Mapping[str, Any]
 
     def save(self, parent: Path) -> Training:
-        """The training in a folder below ``kept``, where it appears whole or not at all."""
+        """Move the training to a folder below ``parent``, completely or not at all."""
         (self.folder / TRAINING_FILE).write_text(json.dumps(self.record, indent=1))
         return Training(self.folder.rename(parent / str(self.record["id"])), self.record)
 
     def abandon(self) -> Path:
-        """Leave it where it does not wait any longer; returns its folder."""
-        aside = self.folder.parent / "abandoned"
-        aside.mkdir(exist_ok=True)
-        return self.folder.rename(aside / self.folder.name)
+        """Move the training to the folder of abandoned ones, where it is never registered; return its path."""
+        parent = self.folder.parent / "abandoned"
+        parent.mkdir(exist_ok=True)
+        return self.folder.rename(parent / self.folder.name)
 
     def open_rows(self, model: Model, lake: Location) -> tuple[FeatureTable, LabelledRows]:
-        """The feature table as it was, and the validation split of the training itself, which need not be the declared one.
+        """Open the training's version of the feature table, and its own validation split.
+
+        The splits may differ from those declared today; nothing else may.
 
         Raises:
-            ModelError: what else the model declares is otherwise now, or the version of its table is gone.
+            ModelError: the model's declaration has changed, or the version of its table is gone.
         """
-        own = self.record["declared"]
-        if describe_declaration(model) | {"splits": own["splits"]} != own:
-            raise ModelError(f"{self.record['learner']} is declared otherwise since.")
-        task = replace(model.TASK, splits=recorded_splits(own, model.TASK))
+        declaration = self.record["declared"]
+        if describe_declaration(model) | {"splits": declaration["splits"]} != declaration:
+            raise ModelError(f"{self.record['learner']}: its declaration has changed since.")
+        task = replace(model.TASK, splits=recorded_splits(declaration, model.TASK))
         features = open_features(task, lake, columns_of(model), self.record["delta_version"])
         if features.table_id != self.record["feature_table_id"]:
-            raise ModelError(f"{task.feature_table} was made anew since.")
+            raise ModelError(f"{task.feature_table} was rebuilt since.")
         return features, features.split("validation", columns_of(model))
 
 
 def describe_declaration(model: Model) -> dict[str, Any]:
-    """What a training depends on, as the model's module declares it."""
+    """Return the declaration of a model's module, as far as a training depends on it."""
     task = model.TASK
     splits = {name: list(getattr(task.splits, name)) for name in FITTING_SPLITS}
     features = {name: list(getattr(model, name)) for name in ("FEATURES", "BASELINE_FEATURES")}
@@ -88,24 +99,26 @@ def describe_declaration(model: Model) -> dict[str, Any]:
 
 
 def recorded_splits(declaration: Mapping[str, Any], today: Task) -> Splits:
-    """The splits of what a model `declared` then, and the test split of today."""
+    """Return the splits of a recorded declaration, with today's test split."""
     return Splits(test=today.splits.test, **{name: tuple(declaration["splits"][name]) for name in FITTING_SPLITS})
 
 
-def find_pending(folder: Path, **said: Any) -> list[Training]:
-    """The trainings that MLflow does not have yet and that said so, the oldest first.
+def find_pending(folder: Path, **expected: Any) -> list[Training]:
+    """Find the trainings that MLflow does not have yet, with the expected values in their record, the oldest first.
 
     Raises:
         ModelError: a training's file is damaged.
     """
-    found = []
+    trainings = []
     for file in folder.glob(f"*/{TRAINING_FILE}"):
         try:
-            found.append(Training(file.parent, json.loads(file.read_text())))
+            trainings.append(Training(file.parent, json.loads(file.read_text())))
         except ValueError as error:
             raise ModelError(f"{file} is damaged ({error}): move {file.parent} away, or delete it.") from error
-    return sorted((one for one in found if matches(one, said)), key=lambda one: one.record["started_at"])
+    matching = (training for training in trainings if matches(training, expected))
+    return sorted(matching, key=lambda training: training.record["started_at"])
 
 
 def matches(training: Training, expected: Mapping[str, Any]) -> bool:
+    """Return whether the training's record has all expected values."""
     return all(training.record.get(name) == value for name, value in expected.items())

@@ -28,7 +28,7 @@ def test_what_the_model_was_trained_on_may_be_gone(trained: Place) -> None:
 
     assert len(seen.notes) == 1
     assert seen.notes[0].startswith(
-        "What version 1 was trained on cannot be read any more; the same days of gold.parcels version 4"
+        "The rows that version 1 was trained on are unavailable; the same days of gold.parcels version 4"
     )
     assert seen.feature_drift == whole.feature_drift
 

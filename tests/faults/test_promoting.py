@@ -28,7 +28,7 @@ STAYS = "champion version 1 stays, as it cannot be evaluated here: ModelError: "
 def train_another(place: Place, models: dict[str, Any]) -> TrainResult:
     """Train a learner that the champion was not made by, beside those of ``models``."""
     registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-    told = {"lake": place.lake, "registry": registry, "revision": "abc123", "kept": place.pending_folder}
+    told = {"lake": place.lake, "registry": registry, "revision": "abc123", "pending_folder": place.pending_folder}
     return train("other", {**models, "other": change_model(**MIDDLING)}, **told)
 
 
@@ -45,7 +45,7 @@ def test_a_champion_whose_files_are_changed_or_gone_stays_until_somebody_replace
     third = train_another(place, {LEARNER: change_model()})
     assert third.alias == "challenger"
     assert third.reason.startswith(f"{STAYS}late_parcel version 1 is gone from the store of artifacts")
-    (command,) = re.findall(r"this version takes its place by (python -c \".*\")$", third.reason)
+    (command,) = re.findall(r"promote this version by (python -c \".*\")$", third.reason)
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
     assert "of champion version 3" in train_another(place, {}).reason, "the gate is back"
 

@@ -218,5 +218,5 @@ def test_a_worker_that_finds_another_table_does_not_count_as_a_failed_trial(plac
 
     table = DeltaTable(place.lake / "gold" / "parcels")
     work = TrialSpec(parcel_trees.__name__, place.lake, "another-id", table.version(), 0)
-    with pytest.raises(ModelError, match="A worker finds another gold.parcels in .*: the lake must be one for all"):
+    with pytest.raises(ModelError, match="A worker reads another gold.parcels in .*. Give all workers the same lake"):
         run_trial(work, {"max_iter": 2})

@@ -102,12 +102,10 @@ def bad_rows() -> list[Bad]:
     good = dict(zip(COLUMNS, ["", *REST, "as landed"], strict=True))
     columns = [(column, value) for column, values in UNREADABLE.items() for value in values]
     found: list[Bad] = [
-        ((f"readable: {column}",), {**good, "id": str(1000 + number), column: value})
+        ((f"parsed: {column}",), {**good, "id": str(1000 + number), column: value})
         for number, (column, value) in enumerate(columns)
     ]
-    found += [
-        (("key_is_not_null", "readable: id"), {**good, "id": one}) for one in ("9223372036854775808", "NaN", "1e3")
-    ]
+    found += [(("key_is_not_null", "parsed: id"), {**good, "id": one}) for one in ("9223372036854775808", "NaN", "1e3")]
     return [*found, (("key_is_not_null",), {**good, "id": ""})]
 
 

@@ -102,9 +102,9 @@ def test_it_learns_and_gives_the_same_for_the_same_seed(
     probability = model.predict(made, choose.frame)
     assert evaluate(choose.label, probability)["roc_auc"] > 0.9
     assert (model.predict(again, choose.frame) == probability).all()
-    assert set(model.reads(made)) == set(model.FEATURES)
+    assert set(model.input_columns(made)) == set(model.FEATURES)
     base = fitted(model, splits, model.BASELINE_FEATURES)
-    assert set(model.reads(base)) == set(model.BASELINE_FEATURES)
+    assert set(model.input_columns(base)) == set(model.BASELINE_FEATURES)
     assert evaluate(choose.label, model.predict(base, choose.frame))["roc_auc"] < 0.7
 
 
@@ -122,7 +122,7 @@ def test_what_its_space_draws_is_what_it_is_fitted_with(
     assert json.loads(json.dumps(drawn)) == drawn, "or a study could not keep it"
     assert SHORT[model].keys() <= drawn[0].keys()
     made = fitted(model, splits, params=drawn[0] | SHORT[model])
-    assert set(model.reads(made)) == set(model.FEATURES)
+    assert set(model.input_columns(made)) == set(model.FEATURES)
 
 
 @MODELS

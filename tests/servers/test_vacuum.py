@@ -43,7 +43,7 @@ def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 configuration=configuration,
                 storage_options=build_delta_options(at),
             )
-        training = {"revision": "abc123", "kept": place.pending_folder, "version": 0}
+        training = {"revision": "abc123", "pending_folder": place.pending_folder, "version": 0}
         registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
         train(LEARNER, {LEARNER: change_model()}, lake=bucket / "lake", registry=registry, **training)
         settings = load(root="s3://lake", log_folder=tmp_path / "logs", mlflow=place.tracking_uri)

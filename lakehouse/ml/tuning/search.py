@@ -1,7 +1,7 @@
-"""Tuning: parameters of a model's `space`, fitted on the train split and judged by their Brier score on the validation split.
+"""Parameter search: draw from a model's `space`, fit on the train split, compare Brier scores on the validation split.
 
-The test split is never read. Trials are kept in a study of Optuna, in a file of this machine: a search that was cut off goes on
-where it stopped, for the same model, version of its feature table and space.
+The test split is never read. Trials are stored in an Optuna study in a file of this machine. An interrupted search
+continues its study as long as the model, the version of its feature table and its space are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ Space = Callable[["optuna.Trial"], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a study holds: all its trials, the best first and those that failed last, and its run in MLflow."""
+    """Result of a search: all trials of a study, best first and failed ones last, and the study's run in MLflow."""
 
     learner: str
     study: str
@@ -70,73 +70,64 @@ def tune(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> TuneResult:
-    """Go on with a study of ``models[learner]`` until it has so many ``trials``, those that failed included.
+    """Continue a study of ``models[learner]`` until it has ``trials`` trials, failed ones included.
 
-    ``jobs`` of them are under way at once: on threads, or on Dask, whose scheduler's address is ``dask``; without one, workers
-    are started on this machine. The model's CANDIDATES come first. Studies are kept in the folder ``kept``.
+    The model's CANDIDATES are tried first.
+
+    Args:
+        studies_folder: the folder of the studies' database.
+        jobs: the number of trials that run at once.
+        backend: threads of this process, or Dask.
+        dask: the address of Dask's scheduler; empty to start workers on this machine.
 
     Raises:
-        ModelError: the model has no space or cannot be tuned there, its table or a split's rows are missing, no trial succeeded,
-            another tuning is at the same study, or MLflow or Dask cannot be used. Trials that finished are kept.
+        ModelError: the model has no space or cannot be tuned there, its table or a split's rows are missing, no trial
+            succeeded, another process tunes the same study, or MLflow or Dask cannot be used. Finished trials stay in
+            the study.
     """
-    tell, model = progress or (lambda _: None), models[learner]
+    model = models[learner]
     space = _require_space(learner, model)
     if backend == "dask" and model.ON_SPARK:
         raise ModelError(f"{learner} fits on Spark, which has workers of its own: tune it on threads.")
     features = open_features(model.TASK, lake, model.FEATURES)
-    about = _study_attributes(learner, model, features, seed)
-    name = f"{learner}-v{features.version}-{_digest(about)}"
-    work = TrialSpec(model.__name__, lake, features.table_id, features.version, seed)
-    with _open_storage(studies_folder) as storage, _study_lock(studies_folder, name):
-        study = _open_study(storage, name, about, model)
-        tags = {
-            key: str(about[key]) for key in ("learner", "feature_table", "feature_table_id", "delta_version", "seed")
-        }
-        runs = StudyRuns(registry, name, f"tuning {learner} on {features}", tags)
-        runs.log_trials(_trials(study))  # before the first trial: a server that is down should cost none
-        if backend == "threads":
-            open_splits(work)  # once, for all threads
-        try:
+    attributes = _study_attributes(learner, model, features, seed)
+    name = f"{learner}-v{features.version}-{_digest(attributes)}"
+    spec = TrialSpec(model.__name__, lake, features.table_id, features.version, seed)
+    with _open_storage(studies_folder) as storage, _lock_study(studies_folder, name):
+        study = _open_study(storage, name, attributes, model)
+        runs = StudyRuns(registry, name, f"tuning {learner} on {features}", _run_tags(attributes))
+        with _logged_trials(study, runs):
+            if backend == "threads":
+                open_splits(spec)  # once, for all threads
             with open_executor(backend, dask, jobs) as pool:
-                _search(
-                    study,
-                    space,
-                    trials,
-                    jobs,
-                    lambda params: pool.submit(run_trial, work, params),
-                    tell,
-                    runs,
-                    revision,
-                )
-        except BaseException:
-            runs.log_trials(_trials(study), "KILLED", is_strict=False)
-            raise
-        runs.log_trials(_trials(study), "FINISHED")
-        found = _trials(study)
-    if all(one.error for one in found):
-        raise ModelError(f"None of the {len(found)} trials of {learner} succeeded. The last one: {found[-1].error}")
-    return TuneResult(learner, name, runs.run_id, features.version, tuple(sorted(found, key=_rank)))
+                _search(study, space, trials, jobs, pool, spec, runs, revision, progress or (lambda _: None))
+        ended = _ended_trials(study)
+    if all(trial.error for trial in ended):
+        raise ModelError(f"None of the {len(ended)} trials of {learner} succeeded. The last one: {ended[-1].error}")
+    return TuneResult(learner, name, runs.run_id, features.version, tuple(sorted(ended, key=_rank)))
 
 
 def find_best_params(learner: str, model: Model, studies_folder: Path) -> TunedParams:
-    """The best parameters of the model's newest study with its space of today, of whichever version of its feature table.
+    """Return the best parameters of the newest study of the model's current space, on any version of its table.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such study with a finished trial.
     """
     import optuna
 
     space = compute_code_fingerprint(_require_space(learner, model))
     with _open_storage(studies_folder) as storage:
-        found = [one for one in optuna.get_all_study_summaries(storage) if one.best_trial and one.datetime_start]
-        mine = [
-            one for one in found if (one.user_attrs.get("learner"), one.user_attrs.get("space")) == (learner, space)
+        studies = [
+            study
+            for study in optuna.get_all_study_summaries(storage)
+            if study.best_trial and study.datetime_start
+            if (study.user_attrs.get("learner"), study.user_attrs.get("space")) == (learner, space)
         ]
-        if not mine:
+        if not studies:
             raise ModelError(
                 f"{learner} has no finished trial of its present space: run `lakehouse tune {learner}` first."
             )
-        newest = max(mine, key=lambda one: one.datetime_start.timestamp() if one.datetime_start else 0)
+        newest = max(studies, key=lambda study: study.datetime_start.timestamp() if study.datetime_start else 0)
         assert newest.best_trial
         return TunedParams(newest.study_name, newest.best_trial.user_attrs["params"])
 
@@ -148,19 +139,28 @@ def _require_space(learner: str, model: Model) -> Space:
     space: Space | None = getattr(model, "space", None)
     if space is None:
         raise ModelError(
-            f"{learner} cannot be tuned: {model.__name__} has no function `space(trial)` that returns parameters for its `fit`, "
-            "each from one of trial.suggest_float, suggest_int and suggest_categorical."
+            f"{learner} cannot be tuned: {model.__name__} has no function `space(trial)`. Add one that returns "
+            "parameters for `fit`, each from trial.suggest_float, suggest_int or suggest_categorical."
         )
     return space
 
 
 def _study_attributes(learner: str, model: Model, features: FeatureTable, seed: int) -> dict[str, Any]:
-    """What a study is of: where any of it differs, trials cannot be compared, and another study begins."""
+    """Return the identity of a study: trials under different attributes are not comparable and get another study."""
     return {
-        "learner": learner, "feature_table": model.TASK.feature_table, "feature_table_id": features.table_id,
-        "delta_version": features.version, "space": compute_code_fingerprint(_require_space(learner, model)), "seed": seed,
+        "learner": learner,
+        "feature_table": model.TASK.feature_table,
+        "feature_table_id": features.table_id,
+        "delta_version": features.version,
+        "space": compute_code_fingerprint(_require_space(learner, model)),
+        "seed": seed,
         "declared": describe_declaration(model),
-    }  # fmt: skip
+    }
+
+
+def _run_tags(attributes: Mapping[str, Any]) -> dict[str, str]:
+    names = ("learner", "feature_table", "feature_table_id", "delta_version", "seed")
+    return {name: str(attributes[name]) for name in names}
 
 
 def _digest(attributes: Mapping[str, Any]) -> str:
@@ -169,10 +169,10 @@ def _digest(attributes: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _open_storage(folder: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """The database of all studies.
+    """Open the database of all studies.
 
     Raises:
-        ModelError: it cannot be used.
+        ModelError: the database cannot be used.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -195,7 +195,7 @@ def _open_storage(folder: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 @contextmanager
-def _study_lock(folder: Path, study: str) -> Iterator[None]:
+def _lock_study(folder: Path, study: str) -> Iterator[None]:
     lock = FileLock(folder / f".{study}.lock")
     try:
         lock.acquire(timeout=0)
@@ -207,20 +207,36 @@ def _study_lock(folder: Path, study: str) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def _logged_trials(study: optuna.Study, runs: StudyRuns) -> Iterator[None]:
+    """Log the study's trials before a search, and again after it with the status in which the search ended.
+
+    Raises:
+        ModelError: MLflow cannot be used before the search, or after a search that succeeded.
+    """
+    runs.log_trials(_ended_trials(study))  # before the first trial: an unreachable server must cost none
+    try:
+        yield
+    except BaseException:
+        runs.log_trials(_ended_trials(study), "KILLED", is_strict=False)
+        raise
+    runs.log_trials(_ended_trials(study), "FINISHED")
+
+
 def _open_study(
     storage: optuna.storages.BaseStorage, name: str, attributes: Mapping[str, Any], model: Model
 ) -> optuna.Study:
-    """The study, in which no trial is under way, and the model's own candidates come first."""
+    """Create or load a study, close the trials of an interrupted search and enqueue the model's candidates."""
     import optuna
 
     study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
     for key, value in attributes.items():
         study.set_user_attr(key, value)
-    for left in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        if "metrics" in left.user_attrs:  # cut off when all was known
-            study.tell(left.number, left.user_attrs["metrics"][OBJECTIVE])
-        else:  # it counts only with an error
-            study.tell(left.number, state=optuna.trial.TrialState.FAIL)
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        if "metrics" in trial.user_attrs:  # interrupted after its metrics were stored
+            study.tell(trial.number, trial.user_attrs["metrics"][OBJECTIVE])
+        else:  # without an error it does not count as ended
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     for params in _pending_candidates(study, model):
         study.enqueue_trial(params)
     # A sampler that began with the same seed again would draw the same parameters again.
@@ -229,32 +245,38 @@ def _open_study(
 
 
 def _pending_candidates(study: optuna.Study, model: Model) -> list[dict[str, Any]]:
-    """The model's candidates that neither came to an end nor wait: one that was cut off is tried again."""
+    """Return the model's candidates that have neither ended nor wait in the queue; interrupted ones are tried again."""
     from optuna.trial import TrialState
 
-    kept = [
-        one.system_attrs.get("fixed_params")
-        for one in study.get_trials(deepcopy=False)
-        if one.state in (TrialState.COMPLETE, TrialState.WAITING) or "error" in one.user_attrs
+    tried = [
+        trial.system_attrs.get("fixed_params")
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state in (TrialState.COMPLETE, TrialState.WAITING) or "error" in trial.user_attrs
     ]
-    candidates = json.loads(json.dumps([dict(one) for one in model.CANDIDATES]))  # as Optuna keeps them
-    return [one for one in candidates if one not in kept]
+    candidates = json.loads(json.dumps([dict(params) for params in model.CANDIDATES]))  # as Optuna stores them
+    return [params for params in candidates if params not in tried]
 
 
-def _trials(study: optuna.Study) -> list[Trial]:
-    """The trials that have come to an end, in their order."""
+def _ended_trials(study: optuna.Study) -> list[Trial]:
+    """Return the trials that have ended, by number."""
     from optuna.trial import TrialState
 
-    found = []
-    for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-        said, began, ended = one.user_attrs, one.datetime_start, one.datetime_complete
-        if began and ended and ("metrics" in said or "error" in said):
-            metrics, error = said.get("metrics", {}), said.get("error", "")
-            seconds = (ended - began).total_seconds()
-            found.append(
-                Trial(one.number, said["params"], metrics, began.timestamp(), seconds, said["revision"], error)
+    trials = []
+    for stored in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        attributes, start, end = stored.user_attrs, stored.datetime_start, stored.datetime_complete
+        if start and end and ("metrics" in attributes or "error" in attributes):
+            trials.append(
+                Trial(
+                    number=stored.number,
+                    params=attributes["params"],
+                    metrics=attributes.get("metrics", {}),
+                    started_at=start.timestamp(),
+                    seconds=(end - start).total_seconds(),
+                    revision=attributes["revision"],
+                    error=attributes.get("error", ""),
+                )
             )
-    return found
+    return trials
 
 
 def _rank(trial: Trial) -> tuple[bool, float, int]:
@@ -269,73 +291,79 @@ def _search(
     space: Space,
     trials: int,
     jobs: int,
-    submit: Callable[[Mapping[str, Any]], Future[dict[str, Any]]],
-    progress: Callable[[str], None],
+    pool: Executor,
+    spec: TrialSpec,
     runs: StudyRuns,
     revision: str,
+    progress: Callable[[str], None],
 ) -> None:
-    """Keep ``jobs`` trials under way until so many have ended. An interrupt lets those under way end, a second one does not."""
-    under_way: dict[Future[dict[str, Any]], optuna.Trial] = {}
+    """Keep ``jobs`` trials running until ``trials`` have ended.
+
+    After a first interrupt the running trials finish; a second one ends the process.
+    """
+    running: dict[Future[dict[str, Any]], optuna.Trial] = {}
     try:
         while True:
-            ended = _trials(study)
-            for _ in range(min(jobs, trials - len(ended)) - len(under_way)):
+            ended = _ended_trials(study)
+            for _ in range(min(jobs, trials - len(ended)) - len(running)):
                 trial = study.ask()
                 trial.set_user_attr("revision", revision)
                 params = _draw_params(space, trial)
-                under_way[submit(params)] = trial
-            progress(_progress(ended, trials))
+                running[pool.submit(run_trial, spec, params)] = trial
+            progress(_describe_progress(ended, trials))
             runs.log_trials(ended, is_strict=False)
-            if not under_way:
+            if not running:
                 return
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                _record(study, under_way.pop(future), future)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                _record(study, running.pop(future), future)
     except KeyboardInterrupt:
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if under_way:
-            progress("ending the trials under way; interrupt again to give them up")
-        for future in as_completed(under_way):
-            _record(study, under_way[future], future)
-        signal.signal(signal.SIGINT, before)
+        handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if running:
+            progress("waiting for the running trials; interrupt again to give them up")
+        for future in as_completed(running):
+            _record(study, running[future], future)
+        signal.signal(signal.SIGINT, handler)
         raise
 
 
-def _progress(ended: list[Trial], trials: int) -> str:
-    known = [one.metrics[OBJECTIVE] for one in ended if not one.error]
-    return f"{len(ended)} of {trials} trials" + (f", the best Brier score {min(known):.4f}" if known else "")
+def _describe_progress(ended: list[Trial], trials: int) -> str:
+    scores = [trial.metrics[OBJECTIVE] for trial in ended if not trial.error]
+    return f"{len(ended)} of {trials} trials" + (f", the best Brier score {min(scores):.4f}" if scores else "")
 
 
 def _draw_params(space: Space, trial: optuna.Trial) -> Mapping[str, Any]:
     try:
         params = dict(space(trial))
         trial.set_user_attr("params", params)
-    except Exception as error:  # whatever a mistake in the user's function raises
-        said = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
-        raise ModelError(f"The model's space cannot be drawn from: {said}") from error
+    except Exception as error:  # the user's function may raise anything
+        reason = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
+        raise ModelError(f"The model's space cannot be drawn from: {reason}") from error
     return params
 
 
 def _record(study: optuna.Study, trial: optuna.Trial, future: Future[dict[str, Any]]) -> None:
-    """Put on record what became of a trial.
+    """Store a trial's outcome in the study.
 
     Raises:
-        ModelError: it could not be tried, which says nothing of its parameters.
+        ModelError: the trial could not run, which says nothing about its parameters.
     """
     from optuna.trial import TrialState
 
     try:
-        said = future.result()
+        outcome = future.result()
     except LakehouseError:
         raise
     except Exception as error:
-        if type(error).__name__ != "KilledWorker":  # of Dask
-            raise ModelError(f"The workers are gone ({get_first_line(error)}). Run it again to go on.") from error
-        said = {"error": "its worker died, as one does that runs out of memory"}
-    if "error" in said:
-        logger.warning("trial %d failed: %s", trial.number, said.pop("trace", said["error"]))
-    for name, value in said.items():
+        if type(error).__name__ != "KilledWorker":  # Dask's
+            raise ModelError(
+                f"Tuning: the workers are gone ({get_first_line(error)}). Run `lakehouse tune` again to continue."
+            ) from error
+        outcome = {"error": "its worker died, probably out of memory"}
+    if "error" in outcome:
+        logger.warning("trial %d failed: %s", trial.number, outcome.pop("trace", outcome["error"]))
+    for name, value in outcome.items():
         trial.set_user_attr(name, value)
-    if "error" in said:
+    if "error" in outcome:
         study.tell(trial, state=TrialState.FAIL)
     else:
-        study.tell(trial, said["metrics"][OBJECTIVE])
+        study.tell(trial, outcome["metrics"][OBJECTIVE])

@@ -1,4 +1,4 @@
-"""Where trials run: on threads of this process, or on Dask's workers, which read the lake themselves."""
+"""The execution of trials: on threads of this process, or on Dask's workers, which read the lake themselves."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 Backend = Literal["threads", "dask"]
 CONNECT_SECONDS = 10
-# A terminal's Ctrl-C goes to all processes, and a worker would die of it with its trial.
+# A terminal's Ctrl-C reaches all processes. It would end a worker together with its trial.
 IGNORE_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What a trial needs beside its parameters: names, by which a worker of another process finds it all by itself."""
+    """The model and the rows of a trial, by names that a worker in another process can resolve."""
 
     module: str
     lake: Location
@@ -38,37 +38,45 @@ class TrialSpec:
 
 
 def run_trial(spec: TrialSpec, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit once; what came of it are ``metrics``, or an ``error`` and its ``trace``.
+    """Fit once.
+
+    Returns:
+        ``metrics`` by name, or the ``error`` of the fit and its ``trace``.
 
     Raises:
-        ModelError: the worker cannot read the table's version, or the module is not there.
+        ModelError: the worker cannot read the table's version or import the module.
     """
-    model, train, choose = open_splits(spec)
+    model, train, validation = open_splits(spec)
     try:
-        return {"metrics": named_metrics(fit(model, model.FEATURES, params, spec.seed, train, choose))}
-    except Exception as error:  # of these parameters: others may do
-        said = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
-        return {"error": said, "trace": traceback.format_exc()}
+        return {"metrics": named_metrics(fit(model, model.FEATURES, params, spec.seed, train, validation))}
+    except Exception as error:  # other parameters may still fit
+        message = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
+        return {"error": message, "trace": traceback.format_exc()}
 
 
 @lru_cache(maxsize=1)
 def open_splits(spec: TrialSpec) -> tuple[Model, LabelledRows, LabelledRows]:
-    """The model and its rows, which a worker reads once."""
+    """Open the model and its train and validation rows, once per worker."""
     try:
         model: Any = importlib.import_module(spec.module)
     except ImportError as error:
-        raise ModelError(f"A worker cannot import {spec.module} ({error}): install the project there, too.") from error
+        raise ModelError(
+            f"A worker cannot import {spec.module} ({error}). Install the project on the workers, too."
+        ) from error
     features = open_features(model.TASK, spec.lake, model.FEATURES, spec.version)
     if features.table_id != spec.table_id:
         raise ModelError(
-            f"A worker finds another {model.TASK.feature_table} in {spec.lake}: the lake must be one for all."
+            f"A worker reads another {model.TASK.feature_table} in {spec.lake}. Give all workers the same lake."
         )
     return model, features.split("train", model.FEATURES), features.split("validation", model.FEATURES)
 
 
 @contextmanager
 def open_executor(backend: Backend, address: str, jobs: int) -> Iterator[Executor]:
-    """Room for so many trials at once; on Dask at its scheduler's address, without one on workers started here.
+    """Open an executor for ``jobs`` trials at once.
+
+    Args:
+        address: the address of Dask's scheduler; empty to start workers on this machine.
 
     Raises:
         ModelError: Dask is not installed, or its scheduler does not answer.
@@ -82,17 +90,23 @@ def open_executor(backend: Backend, address: str, jobs: int) -> Iterator[Executo
         from distributed import Client, LocalCluster
     except ImportError:
         raise ModelError("Dask is not installed: pip install 'lakehouse[dask]'.") from None
-    # A worker that died is not given its trial again, and nothing is served on the side.
+    # A trial is not repeated after its worker died. The cluster serves no HTTP pages.
     routes: dict[str, Any] = {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0, **routes}), ExitStack() as open_now:
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0, **routes}), ExitStack() as stack:
         try:
-            cluster = address or open_now.enter_context(
+            cluster = address or stack.enter_context(
                 LocalCluster(  # type: ignore[no-untyped-call]
-                    n_workers=jobs, threads_per_worker=1, memory_limit=None, host="127.0.0.1", dashboard_address="127.0.0.1:0",
-                    security=True, silence_logs=logging.CRITICAL, preload=[IGNORE_INTERRUPT],
+                    n_workers=jobs,
+                    threads_per_worker=1,
+                    memory_limit=None,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    security=True,
+                    silence_logs=logging.CRITICAL,
+                    preload=[IGNORE_INTERRUPT],
                 )
-            )  # fmt: skip
-            client = open_now.enter_context(Client(cluster, timeout=CONNECT_SECONDS))  # type: ignore[no-untyped-call]
+            )
+            client = stack.enter_context(Client(cluster, timeout=CONNECT_SECONDS))  # type: ignore[no-untyped-call]
         except OSError as error:
             raise ModelError(f"The Dask scheduler {address} does not answer ({get_first_line(error)}).") from error
-        yield open_now.enter_context(client.get_executor(pure=False))
+        yield stack.enter_context(client.get_executor(pure=False))

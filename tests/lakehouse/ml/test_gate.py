@@ -1,4 +1,4 @@
-"""The gate: better must be better on most days, not on one."""
+"""The gate: a better model is better on most days, not on one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lakehouse.ml.promotion import compare
 DAYS = np.repeat(np.arange("2024-01-01", "2024-01-11", dtype="datetime64[D]"), 50)
 
 
-def held(days: np.ndarray = DAYS) -> Any:
+def validation_rows(days: np.ndarray = DAYS) -> Any:
     label = np.arange(len(days)) % 2 == 0
     return SimpleNamespace(label=label, days=days, rows=len(days), span=(str(days[0]), str(days[-1])))
 
 
-def sure(rows: Any, chance: float | np.ndarray) -> np.ndarray:
-    """A model that gives the right label this probability."""
+def predict(rows: Any, chance: float | np.ndarray) -> np.ndarray:
+    """Return the probabilities of a model that gives the right label this chance."""
     return np.where(rows.label, chance, 1 - np.asarray(chance))
 
 
 def test_a_model_that_is_better_every_day_is_better() -> None:
-    rows = held()
-    verdict = compare(rows, sure(rows, 0.8), sure(rows, 0.7))
+    rows = validation_rows()
+    verdict = compare(rows, predict(rows, 0.8), predict(rows, 0.7))
     assert verdict.is_better
     assert (verdict.new, verdict.old) == pytest.approx((0.04, 0.09))
     assert (verdict.low, verdict.high) == pytest.approx((-0.05, -0.05))
@@ -35,28 +35,28 @@ def test_a_model_that_is_better_every_day_is_better() -> None:
 
 
 def test_the_same_model_is_not_better() -> None:
-    rows = held()
-    verdict = compare(rows, sure(rows, 0.8), sure(rows, 0.8))
+    rows = validation_rows()
+    verdict = compare(rows, predict(rows, 0.8), predict(rows, 0.8))
     assert not verdict.is_better
     assert (verdict.low, verdict.high) == (0, 0)
 
 
-def test_one_lucky_day_is_not_enough_though_it_has_many_rows() -> None:
+def test_one_lucky_day_is_not_enough() -> None:
     days = np.concatenate([DAYS, np.repeat(DAYS[0], 1000)])
-    rows = held(days)
+    rows = validation_rows(days)
     lucky = days == DAYS[0]
-    verdict = compare(rows, sure(rows, np.where(lucky, 0.9, 0.69)), sure(rows, 0.7))
+    verdict = compare(rows, predict(rows, np.where(lucky, 0.9, 0.69)), predict(rows, 0.7))
     assert verdict.new < verdict.old
-    assert not verdict.is_better, "on nine days of ten it is worse"
+    assert not verdict.is_better, "worse on nine of ten days"
     assert "is not surely below" in verdict.reason("champion version 1")
 
 
 def test_a_single_day_decides_nothing() -> None:
-    rows = held(DAYS[:50])
-    assert not compare(rows, sure(rows, 0.9), sure(rows, 0.5)).is_better
+    rows = validation_rows(DAYS[:50])
+    assert not compare(rows, predict(rows, 0.9), predict(rows, 0.5)).is_better
 
 
 def test_the_interval_is_the_same_each_time() -> None:
-    rows, chance = held(), np.random.default_rng(1)
-    new, old = sure(rows, chance.uniform(0.5, 1, 500)), sure(rows, 0.75)
+    rows, chance = validation_rows(), np.random.default_rng(1)
+    new, old = predict(rows, chance.uniform(0.5, 1, 500)), predict(rows, 0.75)
     assert compare(rows, new, old) == compare(rows, new, old)

@@ -1,4 +1,4 @@
-"""Watching a shop's model of late parcels: what is found, what is written, what becomes of a retraining."""
+"""Monitoring of a shop's model of late parcels: findings, written rows, retraining."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from lakehouse.runs.scheduler import get_revision
 from lakehouse.settings import Settings, load
 from tests.parcels import LEARNER, TASK, Place, change_model, parcels
 
-# Of ninety rows in ten bins the observed shares are far from the predicted ones by chance.
+# Ninety rows in ten bins: observed shares are far from predicted ones by chance.
 CALM = replace(TASK, limits=Limits(calibration_error=0.2, brier_skill_drop=0.5))
 DAYS = {"since": date(2024, 1, 31), "until": date(2024, 2, 9)}
-FIRST = 300  # of the rows of these days
+FIRST = 300  # the first row of these days
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +52,21 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, empty_database: Path)
 
 @pytest.fixture
 def trained(tmp_path: Path, trained_once: Place) -> Place:
-    """A lake with the parcels and a champion; what it was trained on is the table's version 0."""
+    """Return a lake with the parcels and a champion trained on version 0 of the table."""
     shutil.copytree(trained_once.lake, tmp_path / "lake")
     shutil.copy(trained_once.lake.parent / "mlflow.db", tmp_path)
     return replace(trained_once, lake=tmp_path / "lake", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def changed(name: str, change: Callable[[int, Any], Any], first: int = FIRST) -> pa.Table:
-    """The parcels, of which a column is changed from a row on, by its number and value."""
+    """Return the parcels with one column changed from a row on, by the row's number and value."""
     rows = parcels()
     values = [change(n, v) if n >= first else v for n, v in enumerate(rows[name].to_pylist())]
     return rows.set_column(rows.column_names.index(name), name, pa.array(values, rows.schema.field(name).type))
 
 
 def score(place: Place, **days: Any) -> None:
-    """Put the champion's scores of some days into the table of predictions."""
+    """Append the champion's scores of some days to the table of predictions."""
     scores = place.scores(**(days or DAYS))
     path = place.lake / "gold" / "parcel_scores"
     write_deltalake(path, scores, mode="append")
@@ -77,71 +77,73 @@ def watched(place: Place, task: Any = CALM, **days: Any) -> MonitoringReport:
     return monitor_champion(task, models, lake=place.lake, tracking_uri=place.tracking_uri, **(days or DAYS))
 
 
-def found(seen: MonitoringReport) -> dict[str, str]:
-    return {one.limit: one.message for one in seen.findings}
+def messages(report: MonitoringReport) -> dict[str, str]:
+    return {finding.limit: finding.message for finding in report.findings}
 
 
-def test_nothing_is_found_where_nothing_moved(trained: Place) -> None:
+def test_no_findings_without_changes(trained: Place) -> None:
     score(trained)
-    seen = watched(trained)
+    report = watched(trained)
 
-    assert found(seen) == {}
-    assert seen.notes == ()
-    assert seen.span == ("2024-01-31", "2024-02-09")
-    assert (seen.current_metrics["scored"], seen.current_metrics["labelled"]) == (100, 90)
-    held = parcels().slice(FIRST).filter(pc.is_valid(parcels()["late"].slice(FIRST)))
+    assert messages(report) == {}
+    assert report.notes == ()
+    assert report.span == ("2024-01-31", "2024-02-09")
+    assert (report.current_metrics["scored"], report.current_metrics["labelled"]) == (100, 90)
+    labelled = parcels().slice(FIRST).filter(pc.is_valid(parcels()["late"].slice(FIRST)))
     scores = {row["parcel"]: row["probability"] for row in trained.scores(**DAYS).to_pylist()}
-    probability = np.array([scores[n] for n in held["parcel"].to_pylist()])
-    expected = evaluate(held["late"].to_numpy(), probability)
-    rate = held["late"].to_numpy().mean()
+    probability = np.array([scores[n] for n in labelled["parcel"].to_pylist()])
+    expected = evaluate(labelled["late"].to_numpy(), probability)
+    rate = labelled["late"].to_numpy().mean()
     expected["brier_skill"] = 1 - expected["brier"] / (rate * (1 - rate))
-    assert {name: seen.current_metrics[name] for name in expected} == pytest.approx(expected)
-    assert seen.validation_metrics["roc_auc"] > 0.9
-    assert [one.feature for one in seen.feature_drift] == ["distance_km", "shop", "items"]
+    assert {name: report.current_metrics[name] for name in expected} == pytest.approx(expected)
+    assert report.validation_metrics["roc_auc"] > 0.9
+    assert [drift.feature for drift in report.feature_drift] == ["distance_km", "shop", "items"]
 
 
 def test_a_shifted_feature_is_named(trained: Place) -> None:
     trained.write(changed("shop", lambda n, _: "south" if n % 5 else "north"))
     score(trained)
-    said = found(watched(trained))
+    findings = messages(watched(trained))
 
-    assert said.keys() == {"drift"}
-    assert said["drift"].startswith("1 of 3 features drifted: shop (PSI ")
-    then = pc.mean(pc.cast(pc.equal(parcels()["shop"].slice(0, 200), "south"), "int8")).as_py()
-    by_hand = (0.8 - then) * np.log(0.8 / then) + (0.2 - (1 - then)) * np.log(0.2 / (1 - then))
-    assert f"shop (PSI {by_hand:.2f}, limit 0.25)" in said["drift"]
+    assert findings.keys() == {"drift"}
+    assert findings["drift"].startswith("1 of 3 features drifted: shop (PSI ")
+    share = pc.mean(pc.cast(pc.equal(parcels()["shop"].slice(0, 200), "south"), "int8")).as_py()
+    by_hand = (0.8 - share) * np.log(0.8 / share) + (0.2 - (1 - share)) * np.log(0.2 / (1 - share))
+    assert f"shop (PSI {by_hand:.2f}, limit 0.25)" in findings["drift"]
     days = watched(trained).quality.to_pylist()
-    assert {(one["psi_max_feature"], one["drifted_features"]) for one in days[-1:]} == {("shop", 0)}, (
-        "of the window of 28 days most are as they were"
+    assert {(row["psi_max_feature"], row["drifted_features"]) for row in days[-1:]} == {("shop", 0)}, (
+        "most of the window's 28 days are unchanged"
     )
 
 
-def test_what_goes_missing_is_found_by_day_and_in_all(trained: Place) -> None:
+def test_missing_values_are_found_by_day_and_span(trained: Place) -> None:
     trained.write(changed("items", lambda n, v: None if n >= 340 else v))
     score(trained)
-    seen = watched(trained)
+    report = watched(trained)
 
-    assert found(seen).keys() == {"missing"}
-    assert "1 of 3 features missing more often" in found(seen)["missing"]
-    assert "items (" in found(seen)["missing"]
-    shares = {row["day"]: row["missing_share"] for row in seen.drift.to_pylist() if row["feature"] == "items"}
+    assert messages(report).keys() == {"missing"}
+    assert "1 of 3 features missing more often" in messages(report)["missing"]
+    assert "items (" in messages(report)["missing"]
+    shares = {row["day"]: row["missing_share"] for row in report.drift.to_pylist() if row["feature"] == "items"}
     assert [shares[date(2024, 1, 31) + timedelta(days=n)] == 1 for n in range(10)] == [False] * 4 + [True] * 6
-    by_day = {row["day"]: row["missing_share"] for row in seen.quality.to_pylist()}
-    assert by_day[date(2024, 2, 9)] == pytest.approx(1 / 3), "of three features one"
+    by_day = {row["day"]: row["missing_share"] for row in report.quality.to_pylist()}
+    assert by_day[date(2024, 2, 9)] == pytest.approx(1 / 3), "one of three features"
 
 
-def test_a_model_that_fails_is_found_by_each_of_its_results(trained: Place) -> None:
+def test_a_failing_model_is_found_by_each_metric(trained: Place) -> None:
     trained.write(changed("late", lambda _, late: None if late is None else not late))
     score(trained)
-    said = found(watched(trained, TASK))
+    findings = messages(watched(trained, TASK))
 
-    assert said.keys() == {"roc_auc", "brier_skill", "calibration_error"}
-    seen = watched(trained)
-    assert f"ROC AUC is {seen.current_metrics['roc_auc']:.4f}" in said["roc_auc"]
-    assert f"below {seen.validation_metrics['roc_auc']:.4f} of the validation split (limit 0.05)" in said["roc_auc"]
+    assert findings.keys() == {"roc_auc", "brier_skill", "calibration_error"}
+    report = watched(trained)
+    assert f"ROC AUC is {report.current_metrics['roc_auc']:.4f}" in findings["roc_auc"]
+    assert (
+        f"below {report.validation_metrics['roc_auc']:.4f} of the validation split (limit 0.05)" in findings["roc_auc"]
+    )
 
 
-def test_labels_that_come_later_are_filled_in(trained: Place) -> None:
+def test_later_labels_are_filled_in(trained: Place) -> None:
     trained.write(changed("late", lambda n, late: None if n >= 350 else late))
     score(trained)
     early, days = watched(trained), {"since": date(2024, 2, 5), "until": date(2024, 2, 9)}
@@ -151,31 +153,31 @@ def test_labels_that_come_later_are_filled_in(trained: Place) -> None:
 
     assert (early.current_metrics["labelled"], later.current_metrics["labelled"]) == (45, 90)
     assert unknown.notes == ("Only features are judged: all 50 rows that version 1 scored have no label yet.",)
-    assert found(unknown) == {}
+    assert messages(unknown) == {}
     assert [row["labelled"] for row in early.quality.to_pylist()] == [9] * 5 + [0] * 5
     assert {row["brier"] for row in early.quality.to_pylist()[5:]} == {None}
     assert [row["labelled"] for row in later.quality.to_pylist()] == [9] * 10
     assert early.drift.drop_columns("feature_version") == later.drift.drop_columns("feature_version")
 
 
-def test_a_day_of_one_label_has_no_results_and_is_no_finding(trained: Place) -> None:
+def test_days_of_one_label_have_no_findings(trained: Place) -> None:
     trained.write(changed("late", lambda _, late: None if late is None else False))
     score(trained)
-    seen = watched(trained)
+    report = watched(trained)
 
-    assert seen.notes == ("Only features are judged: all 100 rows that version 1 scored have the same label.",)
-    assert found(seen) == {}
-    assert {row["label_rate"] for row in seen.quality.to_pylist()} == {0}
-    assert {row["calibration_error"] for row in seen.quality.to_pylist()} == {None}
+    assert report.notes == ("Only features are judged: all 100 rows that version 1 scored have the same label.",)
+    assert messages(report) == {}
+    assert {row["label_rate"] for row in report.quality.to_pylist()} == {0}
+    assert {row["calibration_error"] for row in report.quality.to_pylist()} == {None}
 
 
-def test_without_dates_the_last_scored_weeks_are_watched(trained: Place) -> None:
+def test_the_last_scored_weeks_are_the_default(trained: Place) -> None:
     score(trained, since=date(2024, 1, 5), until=date(2024, 2, 6))
-    seen = watched(trained, since=None)
+    report = watched(trained, since=None)
 
-    assert seen.span == ("2024-01-10", "2024-02-06")
-    (note,) = seen.notes
-    assert "version 1 was trained and chosen on days up to 2024-01-30" in note
+    assert report.span == ("2024-01-10", "2024-02-06")
+    (note,) = report.notes
+    assert "version 1 was trained and validated on days up to 2024-01-30" in note
 
 
 @pytest.mark.parametrize(
@@ -185,13 +187,13 @@ def test_without_dates_the_last_scored_weeks_are_watched(trained: Place) -> None
         ({"since": date(2030, 1, 1), "until": date(2030, 1, 2)}, "gold.parcels version 0 has no rows from 2030-01-01"),
     ],
 )
-def test_days_that_cannot_be_watched_are_named(trained: Place, days: dict[str, date], text: str) -> None:
+def test_invalid_spans_are_reported(trained: Place, days: dict[str, date], text: str) -> None:
     score(trained)
     with pytest.raises(ModelError, match=text):
         watched(trained, **days)
 
 
-def test_what_there_must_be_is_named(tmp_path: Path, trained: Place) -> None:
+def test_a_missing_champion_or_score_is_reported(tmp_path: Path, trained: Place) -> None:
     with pytest.raises(ModelError, match="late_parcel has no champion .*run `lakehouse train` first"):
         watched(replace(trained, tracking_uri=f"sqlite:///{tmp_path / 'none.db'}"))
     with pytest.raises(ModelError, match="gold.parcel_scores holds no scores of late_parcel: run `lakehouse score`"):
@@ -202,17 +204,17 @@ def test_a_champion_without_scores_is_judged_by_its_features(place: Place) -> No
     place.train(change_model(FEATURES=("noise",)))
     score(place)
     place.train(change_model())
-    seen = watched(place)
+    report = watched(place)
 
-    assert seen.champion.version == 2
+    assert report.champion.version == 2
     assert (
-        "version 2 has no scores of these days (`lakehouse score --from 2024-01-31 --to 2024-02-09`)" in seen.notes[0]
+        "version 2 has no scores of these days (`lakehouse score --from 2024-01-31 --to 2024-02-09`)" in report.notes[0]
     )
-    assert {(row["model_version"], row["psi_max"]) for row in seen.quality.to_pylist()} == {(1, None)}
-    assert {row["model_version"] for row in seen.drift.to_pylist()} == {2}
+    assert {(row["model_version"], row["psi_max"]) for row in report.quality.to_pylist()} == {(1, None)}
+    assert {row["model_version"] for row in report.drift.to_pylist()} == {2}
 
 
-def test_splits_move_on_to_what_is_labelled(trained: Place) -> None:
+def test_splits_move_to_the_last_labelled_days(trained: Place) -> None:
     score(trained)
     later = later_splits(watched(trained))
     assert later is not None
@@ -220,42 +222,40 @@ def test_splits_move_on_to_what_is_labelled(trained: Place) -> None:
     earlier = later_splits(watched(trained, since=date(2024, 2, 1), until=date(2024, 2, 2)))
     assert earlier is not None
     assert (earlier.train[1], earlier.validation) == ("2024-01-23", ("2024-01-24", "2024-02-02"))
-    assert later_splits(watched(trained, since=date(2024, 1, 29), until=date(2024, 1, 30))) is None, "nothing is new"
+    assert later_splits(watched(trained, since=date(2024, 1, 29), until=date(2024, 1, 30))) is None, "no new day"
 
 
-def test_a_retraining_differs_by_its_days_alone_and_is_not_repeated(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retraining_changes_only_days_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = change_model(CANDIDATES=({"max_iter": 3}, {"max_iter": 4}))
     best = TunedParams("a-study", {"max_iter": 7, "max_leaf_nodes": 5})
     place.train(tuned, tuned=best, seed=5, revision=get_revision())
     score(place)
-    settings = retrained_by(place, monkeypatch, tuned)
+    settings = settings_with(place, monkeypatch, tuned)
     result = pipeline.retrain(settings, watched(place))
 
     assert isinstance(result, TrainResult), result
     assert result.alias == "challenger"
-    champion, challenger = (place.run(one).data.params for one in (place.champion().run_id, result.run_id))
-    of_days = {"from", "until", "rows", "unlabelled", "sha256"}
+    champion, challenger = (place.run(run_id).data.params for run_id in (place.champion().run_id, result.run_id))
+    day_params = {"from", "until", "rows", "unlabelled", "sha256"}
     differ = {name for name in champion.keys() | challenger.keys() if champion.get(name) != challenger.get(name)}
-    assert {name.rpartition("_")[2] for name in differ} <= of_days, differ
+    assert {name.rpartition("_")[2] for name in differ} <= day_params, differ
     assert (challenger["model_max_iter"], challenger["seed"], challenger["study"]) == ("7", "5", "a-study")
     assert (challenger["train_until"], challenger["validation_until"]) == ("2024-01-30", "2024-02-09")
 
     again = pipeline.retrain(settings, watched(place))
     assert isinstance(again, str)
     assert again.startswith(
-        "version 2 has learned from 2024-01-01 to 2024-01-30 of gold.parcels version 0 with the same parameters, and became "
-        "challenger: Brier score"
+        "version 2 has learned from 2024-01-01 to 2024-01-30 of gold.parcels version 0 with the same parameters, and "
+        "became challenger: Brier score"
     )
     fewer = pipeline.retrain(settings, watched(place, since=date(2024, 2, 1), until=date(2024, 2, 8)))
     place.write(parcels())
     newer = pipeline.retrain(settings, watched(place))
-    assert [isinstance(one, TrainResult) and one.model_version for one in (fewer, newer)] == [3, 4]
+    assert [isinstance(result, TrainResult) and result.model_version for result in (fewer, newer)] == [3, 4]
 
 
-def retrained_by(place: Place, monkeypatch: pytest.MonkeyPatch, module: Any) -> Settings:
-    """The settings of a lake with this model."""
+def settings_with(place: Place, monkeypatch: pytest.MonkeyPatch, module: Any) -> Settings:
+    """Return the settings of a lake with this model."""
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
     monkeypatch.setenv("LAKEHOUSE_MODELS", json.dumps({LEARNER: "tests.parcel_trees"}))
     monkeypatch.setitem(sys.modules, "tests.parcel_trees", module)
@@ -266,7 +266,7 @@ def retrained_by(place: Place, monkeypatch: pytest.MonkeyPatch, module: Any) -> 
 
 
 class Command:
-    """`lakehouse` in this process, on a lake with parcels."""
+    """The command `lakehouse` in this process, on a lake with parcels."""
 
     def __init__(self, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.place, self.capsys, self.monkeypatch, self.sessions = place, capsys, monkeypatch, 0
@@ -275,18 +275,18 @@ class Command:
         monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
         monkeypatch.setenv("LAKEHOUSE_DECLARATIONS", '["tests.orders"]')
         monkeypatch.setenv("LAKEHOUSE_MODELS", json.dumps({LEARNER: "tests.parcel_trees"}))
-        self.learns(CALM)
+        self.use_task(CALM)
 
-    def learns(self, task: Any) -> None:
+    def use_task(self, task: Any) -> None:
         self.monkeypatch.setitem(sys.modules, "tests.parcel_trees", change_model(TASK=task))
 
     def __call__(self, *arguments: str, exit_code: int = 0) -> str:
         self.monkeypatch.setattr(sys, "argv", ["lakehouse", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_:
             cli.main()
-        said = self.capsys.readouterr()
-        assert (left.value.code or 0) == exit_code, said.out + said.err
-        return said.out + said.err
+        output = self.capsys.readouterr()
+        assert (exit_.value.code or 0) == exit_code, output.out + output.err
+        return output.out + output.err
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         return DeltaTable(self.place.lake / "gold" / table).to_pyarrow_table().to_pylist()
@@ -311,7 +311,7 @@ def versions(place: Place) -> dict[str, int]:
     return {name: DeltaTable(place.lake / "gold" / name).version() for name in ("parcel_quality", "parcel_drift")}
 
 
-def test_watching_twice_writes_nothing_new_and_starts_no_session(lakehouse: Command, place: Place) -> None:
+def test_monitoring_twice_writes_nothing_new(lakehouse: Command, place: Place) -> None:
     lakehouse("train")
     lakehouse("score")
     assert "psi_max" not in lakehouse.rows("parcel_quality")[0]
@@ -326,55 +326,55 @@ def test_watching_twice_writes_nothing_new_and_starts_no_session(lakehouse: Comm
     quality = lakehouse.rows("parcel_quality")
     assert {row["day"].day for row in quality if row["psi_max"] is not None} == {31, *range(1, 10)}
 
-    # Scoring again neither takes away what watching added nor counts its columns as a difference.
+    # Another scoring keeps the columns of monitoring and does not count them as a difference.
     assert "by day: 0 rows" in lakehouse("score")
     assert lakehouse.rows("parcel_quality") == quality
     place.write(changed("late", lambda n, late: late if n % 10 < 9 else False))
-    assert "10 rows written to gold.parcel_quality, 0 to" in lakehouse("monitor"), "a label came for each day's last"
+    assert "10 rows written to gold.parcel_quality, 0 to" in lakehouse("monitor"), (
+        "the last parcel of each day got its label"
+    )
     assert {row["labelled"] for row in lakehouse.rows("parcel_quality")} == {10}
 
 
-def test_a_finding_is_told_and_a_challenger_trained_where_asked(lakehouse: Command, place: Place) -> None:
+def test_a_finding_trains_a_challenger_on_request(lakehouse: Command, place: Place) -> None:
     first = lakehouse("train")
     assert "late_parcel version 1 is champion" in first
-    # What was far is late no longer: what is near is.
+    # Near parcels are late now, and far ones are not.
     place.write(changed("late", lambda _, late: None if late is None else not late))
     lakehouse("score")
     days = ("--from", "2024-02-05", "--to", "2024-02-09")
-    told = lakehouse("monitor", *days, exit_code=1)
-    assert "finding ROC AUC is" in told
-    assert "`lakehouse monitor late_parcel --retrain` trains a challenger" in told
+    output = lakehouse("monitor", *days, exit_code=1)
+    assert "finding ROC AUC is" in output
+    assert "`lakehouse monitor late_parcel --retrain` trains a challenger" in output
     with tracking_client(place.tracking_uri) as client:
-        assert len(client.search_model_versions("name = 'late_parcel'")) == 1, "nobody asked for a challenger"
+        assert len(client.search_model_versions("name = 'late_parcel'")) == 1, "no challenger was requested"
 
-    # On the first day that has turned there is nothing to learn from that has, and little to be judged by.
+    # On the first changed day no changed day is left to learn from, and few rows judge the model.
     early = ("--from", "2024-01-31", "--to", "2024-01-31")
     assert "late_parcel version 2 is challenger: Brier score" in lakehouse("monitor", *early, "--retrain", exit_code=1)
     before = ("--from", "2024-01-29", "--to", "2024-01-30")
     assert "finding" not in lakehouse("monitor", *before, "--retrain")
-    lakehouse.learns(replace(CALM, limits=Limits(missing_rise=-1)))
+    lakehouse.use_task(replace(CALM, limits=Limits(missing_rise=-1)))
     assert "Not retrained: " in lakehouse("monitor", *before, "--retrain", exit_code=1)
 
 
-def test_a_challenger_that_is_better_is_champion_and_is_not_judged_by_what_it_learned(
-    lakehouse: Command, place: Place
-) -> None:
-    # From the day on after those to train on, what is near is late: nothing that a later training cannot see.
+def test_a_better_challenger_is_promoted_not_evaluated(lakehouse: Command, place: Place) -> None:
+    # Near parcels are late from the first day after the train split, which only a later training can learn.
     place.write(changed("late", lambda _, late: None if late is None else not late, first=200))
     lakehouse("train")
     lakehouse("score")
-    told = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
-    assert "late_parcel version 2 is champion: Brier score" in told
-    assert "on 90 rows of 2024-01-31 to 2024-02-09 is below" in told
+    output = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
+    assert "late_parcel version 2 is champion: Brier score" in output
+    assert "on 90 rows of 2024-01-31 to 2024-02-09 is below" in output
     with tracking_client(place.tracking_uri) as client:
         entry = client.get_model_version_by_alias("late_parcel", "champion")
         run = client.get_run(entry.run_id)
     assert run.data.params["train_until"] == "2024-01-30"
     assert run.data.params["validation_until"] == "2024-02-09"
 
-    # The test split is what it was chosen by, and the declared validation split is what it learned from.
+    # The model was selected on the test split, and trained on the declared validation split.
     with pytest.raises(
-        ModelError, match="version 2 was chosen on days up to 2024-02-09, so that it is not reported on"
+        ModelError, match="version 2 was selected on days up to 2024-02-09, so the test split .* cannot evaluate"
     ):
         place.report()
     assert "version 3 is challenger: champion version 2 has learned from days up to 2024-01-30" in lakehouse("train")

@@ -1,4 +1,4 @@
-"""Which version is the champion: what stands in its way, and what comes in between."""
+"""Promotion to champion: obstacles, and changes by others meanwhile."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ MIDDLING = {"CANDIDATES": ({"max_iter": 4},)}
 
 @pytest.fixture
 def two(trained_parcels: Place, tmp_path: Path) -> Place:
-    """A good champion, and a weak version."""
+    """Return a place with a good champion and a weak version."""
     return copy_place(trained_parcels, tmp_path)
 
 
-def test_a_champion_whose_columns_the_table_lacks_is_replaced(place: Place) -> None:
+def test_a_champion_without_its_columns_is_replaced(place: Place) -> None:
     place.train(change_model(FEATURES=("distance_km",)))
     place.write(parcels().drop_columns("distance_km"))
     second = place.train(change_model(FEATURES=("noise",)))
     assert (second.alias, second.reason) == (
         "champion",
-        "champion version 1 can score no more: gold.parcels lacks what it reads, distance_km",
+        "champion version 1 can score no more: gold.parcels lacks its columns distance_km",
     )
 
 
-def test_a_champion_whose_columns_an_older_version_of_the_table_lacks_stays(place: Place) -> None:
+def test_columns_missing_only_in_older_versions_do_not_demote(place: Place) -> None:
     place.write(parcels().drop_columns("noise"))
     place.write(parcels())
     place.train(change_model(FEATURES=("noise",)))
@@ -41,13 +41,13 @@ def test_a_champion_whose_columns_an_older_version_of_the_table_lacks_stays(plac
     assert "champion version 1 stays, as it cannot be evaluated here: KeyError" in second.reason
 
 
-def test_trainings_of_one_task_decide_one_after_the_other(two: Place) -> None:
+def test_trainings_of_one_task_decide_in_turn(two: Place) -> None:
     give_alias(two, CHAMPION, WEAK)
-    told: list[str] = []
+    messages: list[str] = []
     with ThreadPoolExecutor(1) as pool:
         with FileLock(two.pending_folder / ".late_parcel.lock"):
-            third = pool.submit(two.train, change_model(**MIDDLING), progress=told.append)
-            while "comparing with the champion" not in told:
+            third = pool.submit(two.train, change_model(**MIDDLING), progress=messages.append)
+            while "comparing with the champion" not in messages:
                 assert not third.done()
                 time.sleep(0.1)
             with pytest.raises(TimeoutError):

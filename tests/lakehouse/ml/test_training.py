@@ -99,7 +99,7 @@ def test_importance_names_the_deciding_column(place: Place) -> None:
 
 def test_making_the_database_prints_nothing(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-    code = f"from lakehouse.ml.mlflow_client import tracking\nwith tracking({uri!r}) as client: client.search_experiments()"
+    code = f"from lakehouse.ml.mlflow_client import tracking_client\nwith tracking_client({uri!r}) as client: client.search_experiments()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert (tmp_path / "new" / "mlflow.db").exists()
@@ -264,13 +264,13 @@ def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: P
         (
             {"FEATURES": ("distance_km", "weight", "size")},
             {},
-            "lacks what late_parcel reads: weight, size. It has: parcel",
+            "has parcel, .* lacks columns that late_parcel reads: weight, size",
         ),
         ({}, {"version": 7}, "gold.parcels has no version 7; its latest is 0"),
         (
             {"TASK": replace(TASK, splits=replace(TASK.splits, train=("2020-01-01", "2020-12-31")))},
             {},
-            "no labelled rows in the train split.*holds 400 rows, 360 of them labelled, with day from 2024-01-01 to 2024-02-09",
+            "no labelled rows in the train split.*has 400 rows, 360 of them labelled, with day from 2024-01-01 to 2024-02-09",
         ),
     ],
 )
@@ -285,7 +285,7 @@ def test_a_table_without_rows_and_a_split_with_one_label_are_named(place: Place)
         place.train(change_model())
     rows = parcels()
     place.write(rows.filter(pc.field("late") | pc.field("late").is_null()))
-    with pytest.raises(ModelError, match="only rows whose late is True in the validation split"):
+    with pytest.raises(ModelError, match="only rows with late True in the validation split"):
         place.train(change_model())
 
 

@@ -45,7 +45,7 @@ def test_a_key_missing_from_a_snapshot_is_deleted(make_lake: Lakes) -> None:
         lake.run()
     assert versions(lake) == VERSIONS
     assert fleets(lake) == FLEETS
-    assert [row[0] for row in lake.quarantine("clean.buses", "rules")] == [["readable: seats"]]
+    assert [row[0] for row in lake.quarantine("clean.buses", "rules")] == [["parsed: seats"]]
     version = lake.version("clean.buses")
     lake.land("raw.buses", "buses_2024-05-01.csv", HEADER + "\n")
     lake.run()

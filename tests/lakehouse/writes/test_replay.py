@@ -43,7 +43,7 @@ def test_rejects_are_replayed_after_a_rule_changes(make_lake: Lakes) -> None:
     assert strict.rows("clean.items") == [(1, 1, 5), (5, 2, 6)]
     (summary,) = quarantine.summarize_quarantines(strict.lake)
     assert (summary.pending, summary.outcomes) == (6, {})
-    assert summary.rules == {"value_is_small": 5, "readable: value": 1, "well_formed": 1}
+    assert summary.rules == {"value_is_small": 5, "parsed: value": 1, "well_formed": 1}
     pending = quarantine.find_pending_rejects(strict.lake, "clean.items")
     assert [(reject["_source_file"], reject["_row"]) for reject in pending] == [
         *(("items/1.csv", row) for row in (2, 3, 4, 5)),
@@ -52,7 +52,7 @@ def test_rejects_are_replayed_after_a_rule_changes(make_lake: Lakes) -> None:
 
     lake = strict.with_tables(landed_items, items_table())
     discarded = {"the table has a newer row of its key": 1, "a newer reject of its key was replayed": 1}
-    expected = ReplayResult("clean.items", 2, discarded, {"readable: value": 1, "well_formed": 1})
+    expected = ReplayResult("clean.items", 2, discarded, {"parsed: value": 1, "well_formed": 1})
     before = lake.version("clean.items")
     assert replayed(lake, dry=True) == expected
     assert (lake.version("clean.items"), lake.lake.outcomes_path("clean.items").exists()) == (before, False)
@@ -77,7 +77,7 @@ def test_rejects_are_replayed_after_a_rule_changes(make_lake: Lakes) -> None:
 def check_second_replay(lake: TestLake) -> None:
     """Check that a second replay has nothing to do: blocked rejects stay pending, and later runs work."""
     version = lake.version("clean.items")
-    assert replayed(lake) == ReplayResult("clean.items", 0, {}, {"readable: value": 1, "well_formed": 1})
+    assert replayed(lake) == ReplayResult("clean.items", 0, {}, {"parsed: value": 1, "well_formed": 1})
     assert (lake.version("clean.items"), len(outcomes(lake))) == (version, 4)
     assert set(lake.run().statuses.values()) == {"unchanged"}
     lake.land("raw.items", "3.csv", items_csv("2,2,51"))

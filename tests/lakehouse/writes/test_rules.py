@@ -47,7 +47,7 @@ def test_rejects_keep_their_original_and_warnings_the_row(make_lake: Lakes) -> N
     assert rejects == [
         (3, ["amount_is_not_negative"], *file),
         (4, ["key_is_not_null", "day_is_known"], *file),
-        (5, ["day_is_known", "readable: order_date", "readable: amount"], *file),
+        (5, ["day_is_known", "parsed: order_date", "parsed: amount"], *file),
         (6, ["well_formed"], *file),
         (7, ["well_formed"], *file),
     ]

@@ -283,7 +283,7 @@ def test_a_planned_rebuild_widens_a_type(make_lake: Lakes) -> None:
     wide = narrow.with_tables(items(), of_type("bigint"), total("bigint"))
     steps = wide.plan()
     step = steps["clean.items"]
-    assert (step.action, step.full_refresh, step.is_breaking) == ("build", True, False)
+    assert (step.action, step.is_full_refresh, step.is_breaking) == ("build", True, False)
     assert step.reasons == ("a column's type is widened",)
     assert step.schema_changes.describe() == ("widens value from int to bigint",)
     assert step.changed_columns == ("value",)
@@ -325,7 +325,7 @@ def test_a_source_type_is_widened_from_its_files(make_lake: Lakes, kind: str, wi
     file = lake.land("raw.items", "a", parquet([(1,)], pa.schema({"id": arrow})))
     lake.run()
     wide = lake.with_tables(of(wider))
-    assert wide.plan()["raw.items"].full_refresh
+    assert wide.plan()["raw.items"].is_full_refresh
     file.rename(file.with_name("_a"))
     assert "a full refresh would lose rows" in wide.attempt().errors["raw.items"]
     file.with_name("_a").rename(file)

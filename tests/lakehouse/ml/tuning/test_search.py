@@ -1,4 +1,4 @@
-"""Tuning on a shop's parcels: studies that go on where they stopped, trials that fail, what MLflow is told, Dask."""
+"""Tuning on a shop's parcels: continued studies, failed trials, runs in MLflow."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.parcels import LEARNER, Place, change_model, parcels
 
 def tune(place: Place, trials: int, module: Any = parcel_trees, **more: Any) -> TuneResult:
     registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-    told = {"revision": "abc123", "kept": place.pending_folder, **more}
-    return search.tune(LEARNER, {LEARNER: module}, lake=place.lake, registry=registry, trials=trials, **told)
+    options = {"revision": "abc123", "studies_folder": place.pending_folder, **more}
+    return search.tune(LEARNER, {LEARNER: module}, lake=place.lake, registry=registry, trials=trials, **options)
 
 
 def runs(place: Place, result: TuneResult) -> list[Any]:
-    """The runs below the study's, by number."""
+    """Return the child runs of the study's run, by number."""
     with tracking_client(place.tracking_uri) as client:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         below = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
@@ -35,29 +35,27 @@ def runs(place: Place, result: TuneResult) -> list[Any]:
 
 
 def numbers(result: TuneResult) -> list[int]:
-    return sorted(one.number for one in result.trials)
+    return sorted(trial.number for trial in result.trials)
 
 
-def test_a_study_finds_what_the_candidates_lack_and_mlflow_has_every_trial(
-    place: Place, capfd: pytest.CaptureFixture[str]
-) -> None:
-    told: list[str] = []
-    result = tune(place, 6, progress=told.append)
+def test_a_study_improves_and_logs_every_trial(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    messages: list[str] = []
+    result = tune(place, 6, progress=messages.append)
 
     assert len(result.trials) == 6
     assert result.trials[0].number != 0, "the candidate of two rounds is not the best"
-    briers = [one.metrics["validation_brier"] for one in result.trials if not one.error]
+    briers = [trial.metrics["validation_brier"] for trial in result.trials if not trial.error]
     assert briers == sorted(briers)
-    first = next(one for one in result.trials if one.number == 0)
+    first = next(trial for trial in result.trials if trial.number == 0)
     assert first.params == {"max_iter": 2, "max_depth": 3}, "the model's own candidate comes first"
-    assert told[-1] == f"6 of 6 trials, the best Brier score {briers[0]:.4f}"
+    assert messages[-1] == f"6 of 6 trials, the best Brier score {briers[0]:.4f}"
     parent, below = place.run(result.run_id), runs(place, result)
     assert (parent.info.status, len(below)) == ("FINISHED", 6)
     assert parent.data.tags["best_trial"] == str(result.best.number)
     assert json.loads(parent.data.tags["best_params"]) == result.best.params
     assert (parent.data.tags["delta_version"], parent.data.tags["trials"]) == ("0", "6")
     assert parent.data.metrics["validation_brier"] == briers[0]
-    for run, trial in zip(below, sorted(result.trials, key=lambda one: one.number), strict=True):
+    for run, trial in zip(below, sorted(result.trials, key=lambda trial: trial.number), strict=True):
         assert run.data.params == {name: str(value) for name, value in trial.params.items()}
         assert {name: run.data.metrics[name] for name in trial.metrics} == trial.metrics
         assert run.data.tags["revision"] == "abc123"
@@ -67,9 +65,10 @@ def test_a_study_finds_what_the_candidates_lack_and_mlflow_has_every_trial(
 
 
 @pytest.mark.filterwarnings("error:Fixed parameter")
-def test_the_spaces_of_the_example_hold_its_candidates() -> None:
-    for one in models.load_models(load()).values():
-        assert [one.space(optuna.trial.FixedTrial(dict(params))) for params in one.CANDIDATES] == [*one.CANDIDATES]
+def test_example_spaces_contain_their_candidates() -> None:
+    for model in models.load_models(load()).values():
+        drawn = [model.space(optuna.trial.FixedTrial(dict(params))) for params in model.CANDIDATES]
+        assert drawn == [*model.CANDIDATES]
 
 
 def test_a_trial_is_judged_as_training_judges(place: Place) -> None:
@@ -78,45 +77,44 @@ def test_a_trial_is_judged_as_training_judges(place: Place) -> None:
     assert trained.metrics["brier"] == result.best.metrics["validation_brier"]
 
 
-def test_a_trial_that_fails_is_on_record_and_ends_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_trial_is_recorded_and_ends_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 5}, {"max_iter": 20}, {"max_iter": 6}))
     result = tune(place, 3)
 
-    assert [one.params["max_iter"] for one in result.trials][2:] == [20], "those that failed come last"
+    assert [trial.params["max_iter"] for trial in result.trials][2:] == [20], "failed trials come last"
     assert result.trials[2].error.startswith("ValueError: 20 rounds are too many (tests/parcel_trees.py, line ")
     run = runs(place, result)[1]
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", result.trials[2].error)
     assert [run.info.status for run in runs(place, result)] == ["FINISHED", "FAILED", "FINISHED"]
-    assert numbers(tune(place, 3)) == [0, 1, 2], "it counts: it would fail again"
-    assert [one.params["max_iter"] for one in tune(place, 4).trials].count(20) == 1
+    assert numbers(tune(place, 3)) == [0, 1, 2], "a failed trial counts, as it would fail again"
+    assert [trial.params["max_iter"] for trial in tune(place, 4).trials].count(20) == 1
 
 
-def test_where_all_trials_fail_the_error_says_why(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parcel_trees, "fit", lambda *_, **how: 1 / how["seed"])
+def test_an_error_explains_that_all_trials_failed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcel_trees, "fit", lambda *_, **options: 1 / options["seed"])
     with pytest.raises(
         ModelError,
-        match=r"None of the 2 trials of trees succeeded. The last one: ZeroDivisionError: .* \(tuning/test_search.py, line",
+        match=r"None of the 2 trials of trees succeeded. The last one: ZeroDivisionError: .* "
+        r"\(tuning/test_search.py, line",
     ):
         tune(place, 2)
     with pytest.raises(ModelError, match="trees has no finished trial of its present space"):
         search.find_best_params(LEARNER, parcel_trees, place.pending_folder)
 
 
-def test_a_study_goes_on_to_so_many_trials_in_all(place: Place) -> None:
+def test_a_study_continues_to_the_total_of_trials(place: Place) -> None:
     first = tune(place, 4)
-    with_more = tune(place, 9)
-    none_left = tune(place, 5)
+    longer = tune(place, 9)
+    unchanged = tune(place, 5)
 
-    assert (first.study, first.run_id) == (with_more.study, with_more.run_id)
-    assert numbers(with_more) == list(range(9)) == numbers(none_left)
-    assert {one.number: one for one in with_more.trials} | {one.number: one for one in first.trials} == {
-        one.number: one for one in with_more.trials
-    }, "what was known stays"
-    drawn = [one.params["max_iter"] for one in sorted(with_more.trials, key=lambda one: one.number)]
-    assert drawn[4:8] != drawn[1:5] and drawn[4:8] != drawn[:4], (
-        "a sampler that begins again must not draw the same again"
-    )
-    assert len(runs(place, with_more)) == 9
+    assert (first.study, first.run_id) == (longer.study, longer.run_id)
+    assert numbers(longer) == list(range(9)) == numbers(unchanged)
+    assert {trial.number: trial for trial in longer.trials} | {trial.number: trial for trial in first.trials} == {
+        trial.number: trial for trial in longer.trials
+    }, "earlier trials stay"
+    drawn = [trial.params["max_iter"] for trial in sorted(longer.trials, key=lambda trial: trial.number)]
+    assert drawn[4:8] != drawn[1:5] and drawn[4:8] != drawn[:4], "a restarted sampler must draw other parameters"
+    assert len(runs(place, longer)) == 9
 
 
 def test_another_version_space_or_declaration_is_another_study(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,33 +131,33 @@ def test_another_version_space_or_declaration_is_another_study(place: Place, mon
     assert tune(place, 1, revision="789abc").study == studies[3], "whatever the revision"
 
 
-def test_several_trials_are_under_way_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    under_way, most = [], []
+def test_several_trials_run_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, counts = [], []
 
-    def fit(*splits: Any, **how: Any) -> Any:
-        under_way.append(1)
+    def fit(*splits: Any, **options: Any) -> Any:
+        running.append(1)
         time.sleep(0.2)
-        most.append(len(under_way))
-        under_way.pop()
-        return fitted(*splits, **how)
+        counts.append(len(running))
+        running.pop()
+        return fitted(*splits, **options)
 
     fitted = parcel_trees.fit
     monkeypatch.setattr(parcel_trees, "fit", fit)
     result = tune(place, 5, jobs=2)
-    assert (len(result.trials), max(most)) == (5, 2)
+    assert (len(result.trials), max(counts)) == (5, 2)
 
 
 def test_two_tunings_of_one_study_do_not_mix(place: Place) -> None:
-    said: list[str] = []
+    attempts: list[str] = []
 
-    def again(_: str) -> None:
-        if not said:
-            said.append("")
+    def tune_again(_: str) -> None:
+        if not attempts:
+            attempts.append("")
             with pytest.raises(ModelError, match="Another `lakehouse tune` is at the study trees-v0-"):
                 tune(place, 2)
 
-    assert len(tune(place, 2, progress=again).trials) == 2
-    assert said
+    assert len(tune(place, 2, progress=tune_again).trials) == 2
+    assert attempts
 
 
 @pytest.mark.parametrize(
@@ -173,18 +171,22 @@ def test_two_tunings_of_one_study_do_not_mix(place: Place) -> None:
         ),
         (
             change_model(space=lambda trial: {}, ON_SPARK=True),
-            {"on": "dask"},
+            {"backend": "dask"},
             "trees fits on Spark, .* tune it on threads",
         ),
-        (change_model(space=lambda trial: {}, FEATURES=("weight",)), {}, "lacks what late_parcel reads: weight"),
+        (
+            change_model(space=lambda trial: {}, FEATURES=("weight",)),
+            {},
+            "lacks columns that late_parcel reads: weight",
+        ),
     ],
 )
-def test_what_cannot_be_tuned_is_told(place: Place, module: Any, more: dict[str, Any], text: str) -> None:
+def test_untunable_models_are_reported(place: Place, module: Any, more: dict[str, Any], text: str) -> None:
     with pytest.raises(ModelError, match=text):
         tune(place, 2, module, **more)
 
 
-def test_training_takes_the_best_parameters_as_its_only_candidate(place: Place) -> None:
+def test_training_uses_only_the_best_parameters(place: Place) -> None:
     with pytest.raises(
         ModelError, match="trees has no finished trial of its present space: run `lakehouse tune trees` first"
     ):
