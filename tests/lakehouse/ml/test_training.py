@@ -196,7 +196,7 @@ def test_types_do_not_depend_on_missing_values(place: Place) -> None:
 def test_untrusted_types_are_neither_stored_nor_loaded(place: Place) -> None:
     with pytest.raises(ModelError, match="TRUSTED_TYPES does not name: sklearn.*TreePredictor"):
         place.train(change_model(trusted=()))
-    place.train(change_model())  # whose stored list of trusted types names the trees
+    place.train(change_model())  # the stored list of trusted types names the trees
     with pytest.raises(ModelError, match="late_parcel version 1 cannot be loaded .*Untrusted.*TreePredictor"):
         place.champion(change_model(trusted=()))
 
