@@ -158,9 +158,7 @@ def test_where_the_run_of_a_model_is_gone_it_refuses_until_it_is_forgotten(place
     with tracking_client(place.tracking_uri) as client:
         client.delete_run(trained.run_id)
         client._tracking_client.store._hard_delete_run(trained.run_id)
-    with pytest.raises(
-        VacuumError, match="late_parcel version 1: its run is gone. Pass --forget late_parcel:1"
-    ):
+    with pytest.raises(VacuumError, match="late_parcel version 1: its run is gone. Pass --forget late_parcel:1"):
         clean(settings)
     assert clean(settings, forget=("late_parcel:1",)).files == 1
 
