@@ -67,13 +67,13 @@ def test_an_interrupt_keeps_what_ended_and_lets_the_trials_under_way_end(place: 
 def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
     """The process ends while a trial is under way, and while MLflow is told of another."""
     cut_off = """
-        logged = study_runs.log_below
+        logged = study_runs.log_child_run
         def cut_off(*args):
             run = logged(*args)
             if args[3] == "trial 2":
                 os.kill(os.getpid(), 9)
             return run
-        study_runs.log_below = cut_off
+        study_runs.log_child_run = cut_off
     """
     script = in_a_process(place, 6, cut_off)
     ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
@@ -91,7 +91,7 @@ def test_a_candidate_that_was_cut_off_is_tried_again(place: Place, monkeypatch: 
     """Twice the process ends during its first trial, which is one of the model's own candidates."""
     cut_off = """
         parcel_trees.CANDIDATES = ({"max_iter": 7}, {"max_iter": 5})
-        search.try_out = lambda *_: os.kill(os.getpid(), 9)
+        search.run_trial = lambda *_: os.kill(os.getpid(), 9)
     """
     for _ in range(2):
         command = [sys.executable, "-c", in_a_process(place, 2, cut_off)]
@@ -154,7 +154,7 @@ def test_dask_workers_read_the_lake_themselves(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 5}, {"max_iter": 20}))
-    result = tune(place, 4, on="dask", jobs=2)
+    result = tune(place, 4, backend="dask", jobs=2)
     assert numbers(result) == [0, 1, 2, 3]
     failed = next(one for one in result.trials if one.number == 1)
     assert failed.error.startswith("ValueError: 20 rounds are too many")
@@ -167,7 +167,7 @@ def test_dask_workers_read_the_lake_themselves(
 
 def test_an_interrupt_reaches_the_workers_of_dask_and_ends_no_trial(place: Place, tmp_path: Path) -> None:
     script, out = tmp_path / "tune.py", tmp_path / "out"
-    script.write_text(in_a_process(place, 50, on="dask", jobs=2))
+    script.write_text(in_a_process(place, 50, backend="dask", jobs=2))
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "SLOW_FIT": "2"}
     with out.open("wb") as said:
         running = subprocess.Popen(
@@ -207,10 +207,10 @@ def test_a_dask_cluster_elsewhere_is_named_by_its_address(place: Place) -> None:
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, host="tcp://127.0.0.1", dashboard_address="127.0.0.1:0"
     ) as cluster:
-        result = tune(place, 3, on="dask", dask=cluster.scheduler_address)
+        result = tune(place, 3, backend="dask", dask=cluster.scheduler_address)
         assert numbers(result) == [0, 1, 2]
     with pytest.raises(ModelError, match="The Dask scheduler tcp://127.0.0.1:1 does not answer"):
-        tune(place, 4, on="dask", dask="tcp://127.0.0.1:1")
+        tune(place, 4, backend="dask", dask="tcp://127.0.0.1:1")
 
 
 def test_a_worker_that_finds_another_table_does_not_count_as_a_failed_trial(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""The trees' own way with a few rows says what scikit-learn says."""
+"""Predictions for a few rows equal scikit-learn's."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ PARAMS = {"max_iter": 40, "min_samples_leaf": 5}
 
 
 @pytest.mark.parametrize("features", [FEATURES, CATEGORIES, NUMBERS], ids=["both", "categories", "numbers"])
-def test_it_says_what_scikit_learn_says_to_the_last_bit(tmp_path: Path, features: tuple[str, ...]) -> None:
+def test_predictions_equal_scikit_learns_to_the_last_bit(tmp_path: Path, features: tuple[str, ...]) -> None:
     with threadpool_limits(1):
-        train, choose = splits_of(features_of(tmp_path), features)
-        fitted = trees.fit(train, choose, features=features, params=PARAMS, seed=7, curve=lambda step, values: None)
-        odd = spoiled(choose.frame[list(features)])
+        train, validation = splits_of(features_of(tmp_path), features)
+        fitted = trees.fit(train, validation, features=features, params=PARAMS, seed=7, curve=lambda step, values: None)
+        odd = spoil(validation.frame[list(features)])
         expected = fitted.predict_proba(odd)[:, 1]
         assert len(np.unique(expected)) > 20
         assert (cached_few_rows(fitted).predict(odd) == expected).all()
         for start in (0, 1, 70):
-            one, some = odd.iloc[start : start + 1], odd.iloc[start : start + MAX_ROWS]
-            assert trees.predict(fitted, one) == expected[start]
-            assert (trees.predict(fitted, some) == expected[start : start + MAX_ROWS]).all()
+            single, several = odd.iloc[start : start + 1], odd.iloc[start : start + MAX_ROWS]
+            assert trees.predict(fitted, single) == expected[start]
+            assert (trees.predict(fitted, several) == expected[start : start + MAX_ROWS]).all()
 
 
-def spoiled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with values missing, never seen and infinite in places."""
+def spoil(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with some missing, unknown and infinite values."""
     chance = np.random.default_rng(3)
     frame = frame.copy()
     for name in frame:

@@ -1,4 +1,4 @@
-"""The models: what they learn from, what they make of what they never saw, what is left of them in files."""
+"""The models: features, learning, unknown values, stored files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SMALL: dict[ModuleType, dict[str, Any]] = {
     spark_trees: {"maxIter": 5, "maxDepth": 3},
     spark_forest: {"numTrees": 5, "maxDepth": 3},
 }
-# What makes a fit short, whatever its space draws.
+# Parameters that shorten a fit, whatever the space draws.
 SHORT: dict[ModuleType, dict[str, Any]] = {
     trees: {"max_iter": 20},
     network: {"epochs": 1},
@@ -75,17 +75,20 @@ def fitted(
     features: tuple[str, ...] = (),
     params: dict[str, Any] | None = None,
 ) -> Any:
-    seen: list[tuple[int, dict[str, float]]] = []
-    made = model.fit(
-        *splits, features=features or model.FEATURES, params=params or SMALL[model], seed=7,
-        curve=lambda step, values: seen.append((step, dict(values))),
-    )  # fmt: skip
-    assert seen, "it tells how it learns"
-    assert all(0 < value["validation_brier"] < 1 for _, value in seen)
-    return made
+    curve: list[tuple[int, dict[str, float]]] = []
+    result = model.fit(
+        *splits,
+        features=features or model.FEATURES,
+        params=params or SMALL[model],
+        seed=7,
+        curve=lambda step, values: curve.append((step, dict(values))),
+    )
+    assert curve, "a fit reports its learning curve"
+    assert all(0 < value["validation_brier"] < 1 for _, value in curve)
+    return result
 
 
-def test_features_are_columns_of_the_table_and_tell_nothing_of_the_outcome() -> None:
+def test_features_are_columns_without_the_outcome() -> None:
     for model in SMALL:
         assert set(model.FEATURES) | set(model.BASELINE_FEATURES) <= COLUMNS.keys()
         assert not {"late", "flight_date", "sched_dep_utc", "cutoff_utc", "flight"} & {*model.FEATURES}
@@ -94,52 +97,48 @@ def test_features_are_columns_of_the_table_and_tell_nothing_of_the_outcome() -> 
 
 
 @MODELS
-def test_it_learns_and_gives_the_same_for_the_same_seed(
-    model: ModuleType, splits: tuple[LabelledRows, LabelledRows]
-) -> None:
-    _, choose = splits
-    made, again = fitted(model, splits), fitted(model, splits)
-    probability = model.predict(made, choose.frame)
-    assert evaluate(choose.label, probability)["roc_auc"] > 0.9
-    assert (model.predict(again, choose.frame) == probability).all()
-    assert set(model.input_columns(made)) == set(model.FEATURES)
+def test_the_same_seed_gives_the_same_model(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
+    _, validation = splits
+    first, second = fitted(model, splits), fitted(model, splits)
+    probability = model.predict(first, validation.frame)
+    assert evaluate(validation.label, probability)["roc_auc"] > 0.9
+    assert (model.predict(second, validation.frame) == probability).all()
+    assert set(model.input_columns(first)) == set(model.FEATURES)
     base = fitted(model, splits, model.BASELINE_FEATURES)
     assert set(model.input_columns(base)) == set(model.BASELINE_FEATURES)
-    assert evaluate(choose.label, model.predict(base, choose.frame))["roc_auc"] < 0.7
+    assert evaluate(validation.label, model.predict(base, validation.frame))["roc_auc"] < 0.7
 
 
 @MODELS
 @pytest.mark.filterwarnings("error:Fixed parameter")
-def test_what_its_space_draws_is_what_it_is_fitted_with(
-    model: ModuleType, splits: tuple[LabelledRows, LabelledRows]
-) -> None:
+def test_a_space_draws_valid_parameters(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
     for params in model.CANDIDATES:
         assert model.space(optuna.trial.FixedTrial(dict(params))) == params, "a candidate lies in the space"
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
     drawn = [model.space(study.ask()) for _ in range(3)]
-    assert all(one.keys() == model.CANDIDATES[0].keys() for one in drawn)
+    assert all(params.keys() == model.CANDIDATES[0].keys() for params in drawn)
     assert drawn[0] != drawn[1]
-    assert json.loads(json.dumps(drawn)) == drawn, "or a study could not keep it"
+    assert json.loads(json.dumps(drawn)) == drawn, "a study stores parameters as JSON"
     assert SHORT[model].keys() <= drawn[0].keys()
-    made = fitted(model, splits, params=drawn[0] | SHORT[model])
-    assert set(model.input_columns(made)) == set(model.FEATURES)
+    result = fitted(model, splits, params=drawn[0] | SHORT[model])
+    assert set(model.input_columns(result)) == set(model.FEATURES)
 
 
 @MODELS
 def test_unknown_and_missing_values_are_no_error(model: ModuleType, splits: tuple[LabelledRows, LabelledRows]) -> None:
-    _, choose = splits
-    odd = choose.frame.head(4).copy()
+    _, validation = splits
+    odd = validation.frame.head(4).copy()
     for row, (name, value) in enumerate(
         [("carrier", "never seen"), ("carrier", None), ("leg_dep_delay_min", None), ("temp_f", np.inf)]
     ):
         odd.loc[row, name] = value
-    nothing = odd.head(1).assign(**{name: None if odd[name].dtype == object else np.nan for name in model.FEATURES})
-    probability = model.predict(fitted(model, splits), pd.concat([odd.head(3), nothing]))
+    empty = odd.head(1).assign(**{name: None if odd[name].dtype == object else np.nan for name in model.FEATURES})
+    probability = model.predict(fitted(model, splits), pd.concat([odd.head(3), empty]))
     assert ((probability > 0) & (probability < 1)).all()
 
 
 def members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """A file, and what is in it where it is an archive, as those of torch.save, numpy.savez and skops are."""
+    """Yield a file and, for archives such as those of torch.save, numpy.savez and skops, their members."""
     yield name, content
     if zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -148,14 +147,14 @@ def members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def is_pickle(content: bytes) -> bool:
-    """Whether a pickle begins here, or behind the header of an array of NumPy's, where one of objects has it."""
+    """Return whether the content is a pickle, or a NumPy array of objects, which has one behind its header."""
     stream = io.BytesIO(content)
     if content.startswith(np.lib.format.MAGIC_PREFIX):
         version = np.lib.format.read_magic(stream)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         return bool(header(stream)[2].hasobject)
     names = []
-    with suppress(Exception):  # joblib's have arrays between the operations
+    with suppress(Exception):  # pickles of joblib have arrays between the operations
         names += (operation.name for operation, *_ in pickletools.genops(stream))
     return "STOP" in names or (names[:1] == ["PROTO"] and len(names) > 1)
 
@@ -165,7 +164,7 @@ def pickles(folder: Path) -> list[str]:
     return [name for file in files for name, content in members(file.name, file.read_bytes()) if is_pickle(content)]
 
 
-def test_pickles_are_found_wherever_they_are(tmp_path: Path) -> None:
+def test_pickles_are_found_in_every_format(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "torch")
     joblib.dump({"weights": np.zeros(2)}, tmp_path / "joblib", compress=False)
     (tmp_path / "plain").write_bytes(pickle.dumps([1]))
@@ -176,22 +175,24 @@ def test_pickles_are_found_wherever_they_are(tmp_path: Path) -> None:
 
 
 @MODELS
-def test_its_files_hold_no_pickle_and_say_the_same(
+def test_stored_models_have_no_pickle_and_predict_equally(
     model: ModuleType, splits: tuple[LabelledRows, LabelledRows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, choose = splits
-    made = fitted(model, splits)
-    model.save(made, tmp_path)
+    _, validation = splits
+    original = fitted(model, splits)
+    model.save(original, tmp_path)
     assert pickles(tmp_path) == []
 
-    def refused(*_: Any, **__: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was unpickled")
 
     with monkeypatch.context() as without:
         for name in ("load", "loads", "Unpickler", "_Unpickler"):
-            without.setattr(pickle, name, refused)
-        without.setattr(joblib, "load", refused)
-        assert (model.predict(model.load(tmp_path), choose.frame) == model.predict(made, choose.frame)).all()
+            without.setattr(pickle, name, refuse)
+        without.setattr(joblib, "load", refuse)
+        assert (
+            model.predict(model.load(tmp_path), validation.frame) == model.predict(original, validation.frame)
+        ).all()
     for file in tmp_path.rglob("*"):
         file.write_bytes(b"garbage")
     with pytest.raises(Exception, match=r"."):
@@ -199,13 +200,13 @@ def test_its_files_hold_no_pickle_and_say_the_same(
 
 
 @MODELS
-def test_it_loads_and_predicts_where_nothing_but_its_requirements_is(
+def test_a_model_needs_only_its_requirements(
     model: ModuleType, splits: tuple[LabelledRows, LabelledRows], tmp_path: Path
 ) -> None:
-    """Where MLflow serves it there is no Spark, and no lake."""
-    made, few = fitted(model, splits), splits[1].frame.head(20)
+    """MLflow serves models without Spark and without the lake."""
+    original, few = fitted(model, splits), splits[1].frame.head(20)
     (files := tmp_path / "model").mkdir()
-    model.save(made, files)
+    model.save(original, files)
     few.to_parquet(tmp_path / "rows.parquet")
     code = f"""
 import sys
@@ -214,15 +215,15 @@ for name in ("pyspark", "delta", "deltalake", "boto3", "mlflow"):
 from pathlib import Path
 import numpy, pandas
 import {model.__name__} as model
-numpy.save("said.npy", model.predict(model.load(Path("model")), pandas.read_parquet("rows.parquet")))
+numpy.save("predictions.npy", model.predict(model.load(Path("model")), pandas.read_parquet("rows.parquet")))
 """
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}
     )
-    assert np.load(tmp_path / "said.npy") == pytest.approx(model.predict(made, few), abs=1e-6)
+    assert np.load(tmp_path / "predictions.npy") == pytest.approx(model.predict(original, few), abs=1e-6)
 
 
-def test_trees_of_types_that_nobody_looked_at_are_not_stored(
+def test_trees_of_untrusted_types_are_not_stored(
     splits: tuple[LabelledRows, LabelledRows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trees, "TRUSTED_TYPES", ())
@@ -230,6 +231,6 @@ def test_trees_of_types_that_nobody_looked_at_are_not_stored(
         trees.save(fitted(trees, splits), tmp_path)
 
 
-def test_scores_of_known_probabilities() -> None:
-    found = evaluate(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8]))
-    assert found == pytest.approx({"roc_auc": 0.75, "average_precision": 0.8333333, "brier": 0.158125})
+def test_metrics_of_given_probabilities() -> None:
+    metrics = evaluate(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8]))
+    assert metrics == pytest.approx({"roc_auc": 0.75, "average_precision": 0.8333333, "brier": 0.158125})

@@ -1,4 +1,4 @@
-"""MLlib's trees as plain data: they say what Spark says, and what is not a tree is refused."""
+"""MLlib's trees as plain data: predictions equal Spark's, and invalid trees are rejected."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ DecisionTreeRegressionModel: uid=dtr_1, depth=2, numNodes=5, numFeatures=2
 
 
 def described(*trees: str, weights: tuple[float, ...] = (1.0,)) -> Any:
-    """What `exported` takes from Spark, in place of a fitted one."""
+    """Return the parts of a fitted pipeline that `export_trees` reads."""
     indexer = SimpleNamespace(getInputCols=lambda: ["carrier"], labelsArray=[("AA", "UA")])
-    told = [SimpleNamespace(toDebugString=text, numNodes=text.count("Predict") * 2 - 1) for text in trees]
-    return SimpleNamespace(stages=[indexer, None, SimpleNamespace(trees=told, treeWeights=list(weights))])
+    parsed = [SimpleNamespace(toDebugString=text, numNodes=text.count("Predict") * 2 - 1) for text in trees]
+    return SimpleNamespace(stages=[indexer, None, SimpleNamespace(trees=parsed, treeWeights=list(weights))])
 
 
 @pytest.fixture
@@ -55,19 +55,19 @@ def fitted() -> _spark_nodes.FittedTrees:
     return _spark_nodes.export_trees(described(TREE, TREE, weights=(1.0, 0.1)), ("carrier", "temp_f"))
 
 
-def test_a_row_goes_its_way_by_category_and_by_number(fitted: _spark_nodes.FittedTrees) -> None:
+def test_rows_split_by_category_and_number(fitted: _spark_nodes.FittedTrees) -> None:
     rows = pd.DataFrame(
         [("AA", 1e-4), ("AA", 2e-4), ("AA", np.nan), ("AA", np.inf), ("UA", 0), ("XX", 1), (None, -1)],
         columns=["carrier", "temp_f"],
     )
-    said = np.array([-0.5, 0.25, -0.5, -0.5, 0.75, 0.25, -0.5])
-    assert spark_trees.predict(fitted, rows) == pytest.approx(1 / (1 + np.exp(-2 * said * 1.1)), abs=1e-15)
+    values = np.array([-0.5, 0.25, -0.5, -0.5, 0.75, 0.25, -0.5])
+    assert spark_trees.predict(fitted, rows) == pytest.approx(1 / (1 + np.exp(-2 * values * 1.1)), abs=1e-15)
     assert spark_trees.predict(fitted, rows.iloc[:0]).shape == (0,)
     assert spark_trees.input_columns(fitted) == ("carrier", "temp_f")
 
 
-def test_a_code_that_was_taken_for_a_number_is_a_set_of_codes() -> None:
-    """As trees are told that Spark RAPIDS ML grew."""
+def test_numeric_splits_of_codes_become_sets() -> None:
+    """Spark RAPIDS ML describes its trees so."""
     by_number = TREE.replace("If (feature 0 in {0.0,2.0})", "If (feature 0 <= 0.5)").replace(
         "Else (feature 0 not in {0.0,2.0})", "Else (feature 0 > 0.5)"
     )
@@ -77,14 +77,13 @@ def test_a_code_that_was_taken_for_a_number_is_a_set_of_codes() -> None:
     assert spark_forest.predict(fitted, rows).tolist() == [-0.5, 0.75, 0.75]
 
 
-def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: _spark_nodes.FittedTrees) -> None:
+def test_chunks_do_not_change_predictions(fitted: _spark_nodes.FittedTrees) -> None:
     chance = np.random.default_rng(0)
     size = 2 * _spark_nodes.CHUNK_ROWS + 3
     rows = pd.DataFrame({"carrier": chance.choice(["AA", "UA", "XX"], size), "temp_f": chance.normal(size=size)})
     whole = spark_trees.predict(fitted, rows)
-    assert (
-        np.concatenate([spark_trees.predict(fitted, rows[at : at + 1000]) for at in range(0, size, 1000)]) == whole
-    ).all()
+    parts = [spark_trees.predict(fitted, rows[start : start + 1000]) for start in range(0, size, 1000)]
+    assert (np.concatenate(parts) == whole).all()
 
 
 @pytest.mark.parametrize(
@@ -99,17 +98,17 @@ def test_how_many_rows_are_asked_about_at_once_makes_no_difference(fitted: _spar
         (TREE.partition("\n")[2], ""),
     ],
 )
-def test_what_spark_says_in_other_words_is_refused(old: str, new: str) -> None:
+def test_unknown_descriptions_are_rejected(old: str, new: str) -> None:
     assert old in TREE
     with pytest.raises(ModelError, match="Spark describes a tree"):
         _spark_nodes.export_trees(described(TREE.replace(old, new)), ("carrier", "temp_f"))
 
 
 def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
-    def change(said: Any) -> None:
+    def change(content: Any) -> None:
         for step in path[:-1]:
-            said = said[step]
-        said[path[-1]] = value
+            content = content[step]
+        content[path[-1]] = value
 
     return change
 
@@ -135,13 +134,13 @@ def changed(path: list[Any], value: Any) -> Callable[[Any], None]:
         changed(["features"], ["carrier"]),
     ],
 )
-def test_files_of_no_trees_are_refused(
+def test_invalid_files_are_rejected(
     fitted: _spark_nodes.FittedTrees, change: Callable[[Any], None], tmp_path: Path
 ) -> None:
     spark_trees.save(fitted, tmp_path)
-    said = json.loads((tmp_path / _spark_nodes.FILE).read_text())
-    change(said)
-    (tmp_path / _spark_nodes.FILE).write_text(json.dumps(said))
+    content = json.loads((tmp_path / _spark_nodes.FILE).read_text())
+    change(content)
+    (tmp_path / _spark_nodes.FILE).write_text(json.dumps(content))
     with pytest.raises(ModelError, match="The stored trees are not as they were exported"):
         spark_trees.load(tmp_path)
 
@@ -152,20 +151,20 @@ def splits(tmp_path: Path) -> tuple[LabelledRows, LabelledRows]:
 
 
 def odd(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """Columns whose every third value is missing, or none that was there before."""
+    """Return columns with every third value missing or unknown."""
     strange = {True: ["never seen", None, ""], False: [None, np.nan, np.inf, -np.inf, 1e12]}
     columns = {}
-    for place, name in enumerate(FEATURES):
+    for index, name in enumerate(FEATURES):
         values = frame[name].astype(object).where(frame[name].notna(), None).tolist()
         others = strange[name in CATEGORIES]
-        for row in range(place % 3, len(values), 3):
+        for row in range(index % 3, len(values), 3):
             values[row] = others[row % len(others)]
         columns[name] = values
     return columns
 
 
 @pytest.mark.parametrize(
-    ("model", "params", "said_of_a_row"),
+    ("model", "params", "probability"),
     [
         (
             spark_trees,
@@ -179,30 +178,30 @@ def odd(frame: pd.DataFrame) -> dict[str, list[Any]]:
         ),
     ],
 )
-def test_numpy_says_what_spark_says(
+def test_numpy_predicts_as_spark(
     spark: SparkSession,
     splits: tuple[LabelledRows, LabelledRows],
     model: ModuleType,
     params: dict[str, Any],
-    said_of_a_row: Callable[[], Column],
+    probability: Callable[[], Column],
 ) -> None:
-    train, choose = splits
+    train, validation = splits
     grown = _spark_nodes.grow_trees(train.read_on_spark(), FEATURES, lambda bins: model.estimator(bins, params, 3))
     fitted = _spark_nodes.export_trees(grown, FEATURES)
     assert any("categories" in node for tree in fitted.description["trees"] for node in tree)
-    columns = odd(choose.frame)
+    columns = odd(validation.frame)
     kinds = {name: pa.string() if name in CATEGORIES else pa.float64() for name in FEATURES}
     table = pa.table({name: pa.array(columns[name], kinds[name]) for name in FEATURES})
     numbered = table.append_column("row", pa.array(range(len(table))))
     rows = grown.transform(_spark_nodes.fill_missing(spark.createDataFrame(numbered), FEATURES))
-    said = rows.select("row", said_of_a_row().alias("p")).toArrow().sort_by("row")
-    there, here = said["p"].to_numpy(), model.predict(fitted, as_frame(table))
-    assert len(here) == choose.rows
-    assert np.ptp(there) > 0.3
-    assert np.abs(here - there).max() < 1e-9
+    by_row = rows.select("row", probability().alias("p")).toArrow().sort_by("row")
+    by_spark, by_numpy = by_row["p"].to_numpy(), model.predict(fitted, as_frame(table))
+    assert len(by_numpy) == validation.rows
+    assert np.ptp(by_spark) > 0.3
+    assert np.abs(by_numpy - by_spark).max() < 1e-9
 
 
-def test_trees_grown_by_spark_are_registered_and_score(
+def test_spark_trees_are_registered_and_score(
     spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spark_trees, "CANDIDATES", ({"maxIter": 3, "maxDepth": 2},))

@@ -1,4 +1,4 @@
-"""The population stability index of a model's features: by hand, by feature-engine, and where its usual limit would cry wolf."""
+"""The population stability index: by hand, by feature-engine, and for features that move every week."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIRST = date(2024, 1, 1)
 
 
 class Visits:
-    """Some rows a day from January 2024 on, with one feature, as `Features` shows them."""
+    """Rows by day from January 2024 on with one feature, with the interface of `FeatureTable`."""
 
     def __init__(self, values: Any, a_day: int) -> None:
         days = [FIRST + timedelta(days=n // a_day) for n in range(len(values))]
@@ -43,13 +43,13 @@ class Visits:
         return rows.to_pandas()
 
 
-def spread_of(then: int, values: Any, a_day: int = 10) -> Spread:
-    """The spread of a feature that was trained on the first ``then`` days and is watched on the others."""
+def spread_of(training_days: int, values: Any, a_day: int = 10) -> Spread:
+    """Return the spread of a feature with ``training_days`` training days first and monitored days after."""
     table: Any = Visits(values, a_day)
     days = len(values) // a_day
-    trained = (str(FIRST), str(FIRST + timedelta(days=then - 1)))
-    watched = (str(FIRST + timedelta(days=then)), str(FIRST + timedelta(days=days - 1)))
-    (spread,) = spreads(table, table, ["feature"], (trained, watched))
+    trained = (str(FIRST), str(FIRST + timedelta(days=training_days - 1)))
+    monitored = (str(FIRST + timedelta(days=training_days)), str(FIRST + timedelta(days=days - 1)))
+    (spread,) = spreads(table, table, ["feature"], (trained, monitored))
     return spread
 
 
@@ -61,21 +61,21 @@ def test_by_hand() -> None:
     # Half and half in training, then 8 of 10 and 2 of 10.
     by_hand = (0.8 - 0.5) * log(0.8 / 0.5) + (0.2 - 0.5) * log(0.2 / 0.5)
     assert by_hand == pytest.approx(0.41589, abs=1e-5)
-    for one, other in (("north", "south"), (0.0, 1.0)):
-        spread = spread_of(2, [one, other] * 10 + [one] * 8 + [other] * 2)
-        moved = spread.measure_drift(all_days(spread), LEAST)
-        assert moved == FeatureDrift("feature", pytest.approx(by_hand), LEAST, 0, 0)
-        assert moved.has_drifted
+    for first, second in (("north", "south"), (0.0, 1.0)):
+        spread = spread_of(2, [first, second] * 10 + [first] * 8 + [second] * 2)
+        drift = spread.measure_drift(all_days(spread), LEAST)
+        assert drift == FeatureDrift("feature", pytest.approx(by_hand), LEAST, 0, 0)
+        assert drift.has_drifted
 
 
-def test_a_bin_that_is_empty_counts_as_a_small_share() -> None:
+def test_an_empty_bin_counts_as_a_small_share() -> None:
     spread = spread_of(2, ["north", "south"] * 10 + ["north"] * 5 + ["west"] * 5)
     by_hand = (EMPTY_SHARE - 0.5) * log(EMPTY_SHARE / 0.5) + (0.5 - EMPTY_SHARE) * log(0.5 / EMPTY_SHARE)
     assert spread.measure_drift(all_days(spread), LEAST).psi == pytest.approx(by_hand)
 
 
 @pytest.mark.filterwarnings("ignore:Could not infer format")
-def test_as_feature_engine_has_it() -> None:
+def test_the_index_equals_feature_engines() -> None:
     chance = np.random.default_rng(5)
     size = 1_000
     numbers = np.r_[chance.normal(0, 1, size), chance.normal(0.6, 1.2, size)]
@@ -91,13 +91,13 @@ def test_as_feature_engine_has_it() -> None:
         assert ours > 0.2
 
 
-def test_a_feature_that_is_mostly_one_value_is_seen_to_move() -> None:
+def test_drift_of_a_mostly_constant_feature_is_found() -> None:
     rain = [0.0] * 190 + [1.0] * 10 + [0.0] * 50 + [1.0] * 50
     spread = spread_of(20, rain)
     assert spread.measure_drift(all_days(spread), LEAST).has_drifted
 
 
-def test_what_is_missing_is_a_share_of_its_own() -> None:
+def test_missing_values_have_their_own_share() -> None:
     nothing = float("nan")
     spread = spread_of(2, [1.0, 2.0] * 9 + [nothing] * 2 + [1.0, 2.0] * 2 + [nothing] * 6 + [nothing] * 10)
     first, last = all_days(spread)
@@ -106,27 +106,27 @@ def test_what_is_missing_is_a_share_of_its_own() -> None:
     assert not spread.measure_drift((last, last), LEAST).has_drifted
     daily = spread.daily((first, last), LEAST)
     assert daily["missing_share"].tolist() == [0.6, 1.0]
-    assert daily["psi"].tolist() == pytest.approx([0, 0]), "the second day's window has the first"
+    assert daily["psi"].tolist() == pytest.approx([0, 0]), "the second day's window includes the first"
 
 
-def test_a_feature_without_a_value_in_training_has_no_index() -> None:
+def test_a_feature_without_training_values_has_no_index() -> None:
     spread = spread_of(2, [float("nan")] * 20 + [1.0] * 10)
     assert spread.measure_drift(all_days(spread), LEAST) == FeatureDrift("feature", None, LEAST, 0, 1)
 
 
-def test_what_moved_as_far_in_training_has_not_drifted() -> None:
-    """A feature that counts the days to a holiday is elsewhere every week, and yet where it always was."""
+def test_movement_as_in_training_is_no_drift() -> None:
+    """A feature such as the days to a holiday moves every week, in training as well."""
     weekly = [float(day // 7 % 4) for day in range(70) for _ in range(10)]
     calm = spread_of(56, weekly)
     moved = calm.measure_drift(("2024-02-26", "2024-03-03"), LEAST)
     assert moved.psi == pytest.approx(moved.psi_limit)
     assert moved.psi > 5
     assert not moved.has_drifted
-    fallen_out = spread_of(56, weekly[:560] + [9.0] * 140)
-    assert fallen_out.measure_drift(("2024-02-26", "2024-03-10"), LEAST).has_drifted
+    outside = spread_of(56, weekly[:560] + [9.0] * 140)
+    assert outside.measure_drift(("2024-02-26", "2024-03-10"), LEAST).has_drifted
 
 
-def test_bins_are_those_of_training() -> None:
+def test_bins_come_from_training() -> None:
     trained = pd.Series([*range(1, 101)], dtype=float)
     numbers = Bins.from_training(trained)
     assert numbers.assign(pd.Series([-5.0, 10.9, 11.0, 50.0, 1e9, None])).tolist() == [0, 0, 1, 4, 9, MISSING]
@@ -135,7 +135,7 @@ def test_bins_are_those_of_training() -> None:
     assert (len(numbers), len(texts)) == (10, 3)
 
 
-def test_of_many_rows_a_sample_says_where_bins_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bins_of_many_rows_come_from_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = np.random.default_rng(3)
     values = np.r_[chance.normal(0, 1, 4_000), chance.normal(0.5, 1, 2_000)]
     exact, days = spread_of(40, values, a_day=100), ("2024-02-10", "2024-02-29")
@@ -153,7 +153,7 @@ def test_calibration_is_counted_by_rows() -> None:
     assert calibration_error(label, np.full(105, 5 / 105)) == pytest.approx(0)
 
 
-def test_findings_name_what_broke_which_limit() -> None:
+def test_findings_name_features_and_limits() -> None:
     calm = FeatureDrift("items", 0.1, 0.25, 0.8, 0.7)
     moved = [
         calm,
@@ -170,7 +170,7 @@ def test_findings_name_what_broke_which_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "what"),
+    ("changed", "expected"),
     [
         ({}, []),
         ({"roc_auc": 0.74}, ["roc_auc"]),
@@ -184,7 +184,13 @@ def test_findings_name_what_broke_which_limit() -> None:
         ),
     ],
 )
-def test_results_break_limits(changed: dict[str, float], what: list[str]) -> None:
-    chosen = {"roc_auc": 0.8, "brier_skill": 0.2}
-    now = {"roc_auc": 0.8, "brier_skill": 0.2, "calibration_error": 0.01, "label_rate": 0.2, "mean_probability": 0.2}
-    assert [one.limit for one in check_results(Limits(), chosen, now | changed)] == what
+def test_metrics_beyond_limits_are_findings(changed: dict[str, float], expected: list[str]) -> None:
+    validation = {"roc_auc": 0.8, "brier_skill": 0.2}
+    current = {
+        "roc_auc": 0.8,
+        "brier_skill": 0.2,
+        "calibration_error": 0.01,
+        "label_rate": 0.2,
+        "mean_probability": 0.2,
+    }
+    assert [finding.limit for finding in check_results(Limits(), validation, current | changed)] == expected

@@ -62,25 +62,25 @@ def version(place: Place) -> int:
 def test_every_row_gets_a_score_labelled_or_not(spark: SparkSession, place: Place) -> None:
     place.train(change_model())
     done = score(spark, place, date(2024, 2, 8), date(2024, 2, 9))
-    found = scores(place)
+    table = scores(place)
 
     assert (done.rows, done.written, done.version, done.alias) == (20, 20, 1, "champion")
-    assert found.schema == SCHEMA
-    assert found["parcel"].to_pylist() == list(range(380, 400))
-    assert set(found["day"].to_pylist()) == {date(2024, 2, 8), date(2024, 2, 9)}
-    said = {
+    assert table.schema == SCHEMA
+    assert table["parcel"].to_pylist() == list(range(380, 400))
+    assert set(table["day"].to_pylist()) == {date(2024, 2, 8), date(2024, 2, 9)}
+    origins = {
         tuple(row.values())
-        for row in found.select(["model_name", "model_version", "feature_version", "alias"]).to_pylist()
+        for row in table.select(["model_name", "model_version", "feature_version", "alias"]).to_pylist()
     }
-    assert said == {("late_parcel", 1, 0, "champion")}
+    assert origins == {("late_parcel", 1, 0, "champion")}
     champion, rows = place.champion(), open_features(TASK, place.lake, ())
-    here = champion.predict(rows.frame(rows.read(("2024-02-08", "2024-02-09"), champion.input_columns())))
-    assert found["probability"].to_pylist() == list(here)
+    probability = champion.predict(rows.frame(rows.read(("2024-02-08", "2024-02-09"), champion.input_columns())))
+    assert table["probability"].to_pylist() == list(probability)
     far = pc.greater(parcels()["distance_km"].slice(380), 70).to_numpy()
-    assert here[far].min() > 0.6 > here.min()
+    assert probability[far].min() > 0.6 > probability.min()
 
 
-def test_scored_twice_is_scored_once_and_a_backfill_fills_the_gap(spark: SparkSession, place: Place) -> None:
+def test_repeated_scoring_writes_nothing_and_backfills_gaps(spark: SparkSession, place: Place) -> None:
     place.train(change_model())
     first = score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
     again = score(spark, place, date(2024, 2, 6), date(2024, 2, 7))
@@ -95,7 +95,7 @@ def test_scored_twice_is_scored_once_and_a_backfill_fills_the_gap(spark: SparkSe
     assert after.filter(pc.field("day") != date(2024, 2, 8)).equals(before)
 
 
-def test_scores_that_came_out_otherwise_take_the_place_of_those_there(spark: SparkSession, place: Place) -> None:
+def test_changed_scores_replace_existing_ones(spark: SparkSession, place: Place) -> None:
     place.train(change_model())
     score(spark, place, *LAST_DAYS)
     before = scores(place)
@@ -111,7 +111,7 @@ def test_scores_that_came_out_otherwise_take_the_place_of_those_there(spark: Spa
     assert after["probability"][39] != before["probability"][39]
 
 
-def test_another_version_scores_beside_and_its_alias_is_told(spark: SparkSession, place: Place) -> None:
+def test_another_version_adds_scores_with_its_alias(spark: SparkSession, place: Place) -> None:
     place.train(change_model())
     place.train(change_model(FEATURES=("noise",), BASELINE_FEATURES=("noise",)))
     whole = (date(2024, 1, 31), date(2024, 2, 9))
@@ -119,19 +119,21 @@ def test_another_version_scores_beside_and_its_alias_is_told(spark: SparkSession
     second = score(spark, place, *whole, alias="challenger")
     again = score(spark, place, *whole, alias="challenger")
 
-    assert [(one.version, one.written, one.evaluation is None) for one in (first, second, again)] == [
-        (1, 100, False), (2, 100, True), (2, 0, True)
-    ]  # fmt: skip
-    found = scores(place)
-    assert found["alias"].to_pylist() == ["champion"] * 100 + ["challenger"] * 100
-    assert found["parcel"].to_pylist() == list(range(300, 400)) * 2
+    assert [(result.version, result.written, result.evaluation is None) for result in (first, second, again)] == [
+        (1, 100, False),
+        (2, 100, True),
+        (2, 0, True),
+    ]
+    table = scores(place)
+    assert table["alias"].to_pylist() == ["champion"] * 100 + ["challenger"] * 100
+    assert table["parcel"].to_pylist() == list(range(300, 400)) * 2
     quality = DeltaTable(place.lake / "gold" / "parcel_quality").to_pyarrow_table()
     assert sorted(quality["model_version"].to_pylist()) == [1] * 10 + [2] * 10
     with pytest.raises(ModelError, match="late_parcel has no runner_up .*run `lakehouse train` first"):
         score(spark, place, *whole, alias="runner_up")
 
 
-def test_a_table_from_before_the_alias_gets_the_column(
+def test_an_older_table_gets_the_alias_column(
     spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.train(change_model())
@@ -144,14 +146,14 @@ def test_a_table_from_before_the_alias_gets_the_column(
     assert scores(place)["alias"].to_pylist() == [None] * 20 + ["champion"] * 20
 
 
-def test_days_without_rows_are_told_and_make_no_table(spark: SparkSession, place: Place) -> None:
+def test_days_without_rows_make_no_table(spark: SparkSession, place: Place) -> None:
     place.train(change_model())
     with pytest.raises(ModelError, match=r"gold.parcels has no rows from 2030-01-01 to 2030-12-31: nothing to score"):
         score(spark, place, date(2030, 1, 1), date(2030, 12, 31))
     assert not (place.lake / "gold" / "parcel_scores").exists()
 
 
-def test_a_model_scores_a_table_that_has_what_it_reads(spark: SparkSession, place: Place) -> None:
+def test_a_model_needs_only_its_own_columns(spark: SparkSession, place: Place) -> None:
     place.train(change_model(FEATURES=("distance_km",)))
     place.write(parcels().drop_columns("items"))
     assert score(spark, place, *LAST_DAYS).written == 40
@@ -160,7 +162,7 @@ def test_a_model_scores_a_table_that_has_what_it_reads(spark: SparkSession, plac
         score(spark, place, *LAST_DAYS)
 
 
-def test_a_process_of_spark_loads_a_model_once_and_asks_it_once_about_a_row(
+def test_a_worker_loads_once_and_predicts_each_row_once(
     spark: SparkSession, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counted, "notes", tmp_path / "notes.txt")
@@ -172,29 +174,29 @@ def test_a_process_of_spark_loads_a_model_once_and_asks_it_once_about_a_row(
     for first, last in ((1, 10), (11, 20), (21, 30)):
         assert score(spark, place, date(2024, 1, first), date(2024, 1, last), module="tests.counted").written == 100
 
-    loaded, asked = counted.read_notes("loaded"), counted.read_notes("asked")
-    assert sum(count for _, count in asked) == 300
-    assert len(asked) > len(loaded)
-    assert sorted(process for process, _ in loaded) == sorted({process for process, _ in asked})
+    loads, predictions = counted.read_notes("loaded"), counted.read_notes("asked")
+    assert sum(count for _, count in predictions) == 300
+    assert len(predictions) > len(loads)
+    assert sorted(process for process, _ in loads) == sorted({process for process, _ in predictions})
 
 
 def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: Place) -> None:
     place.train(change_model())
     champion, features = place.champion(), open_features(TASK, place.lake, ())
-    carried = scoring.broadcast_model(TASK, {LEARNER: change_model()}, tracking_uri=place.tracking_uri)
+    bundle = scoring.broadcast_model(TASK, {LEARNER: change_model()}, tracking_uri=place.tracking_uri)
     span = ("2024-01-01", "2024-02-09")
-    rows = spark_scoring.read_features(spark, features, span, ["day", *carried.input_columns])
+    rows = spark_scoring.read_features(spark, features, span, ["day", *bundle.input_columns])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
     try:
-        made = spark_scoring.apply_model(rows.repartition(5), carried, ["parcel", "day"]).toArrow().sort_by("parcel")
+        scored = spark_scoring.apply_model(rows.repartition(5), bundle, ["parcel", "day"]).toArrow().sort_by("parcel")
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
-    known = features.read(span, ["day", *champion.input_columns()])
-    assert made.select(["parcel", "day"]).equals(known.select(["parcel", "day"]))
-    assert made["probability"].to_pylist() == list(champion.predict(features.frame(known)))
+    expected = features.read(span, ["day", *champion.input_columns()])
+    assert scored.select(["parcel", "day"]).equals(expected.select(["parcel", "day"]))
+    assert scored["probability"].to_pylist() == list(champion.predict(features.frame(expected)))
 
 
-def test_files_that_were_changed_are_refused_before_spark_starts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_files_are_refused_before_spark_starts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.train(change_model())
     (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
     stored.write_bytes(stored.read_bytes() + b" ")
@@ -205,7 +207,7 @@ def test_files_that_were_changed_are_refused_before_spark_starts(place: Place, m
         pipeline.score(settings_of(place), None, *LAST_DAYS, create_run(), None)
 
 
-def test_workers_without_the_models_code_are_told_in_words(
+def test_workers_without_the_models_code_are_reported(
     spark: SparkSession, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.train(change_model())

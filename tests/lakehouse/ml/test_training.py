@@ -1,4 +1,4 @@
-"""Training, scoring and reporting on a shop's parcels."""
+"""Training, scoring and evaluation on a shop's parcels."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from lakehouse.ml.training import _measure_importance
 from tests.parcels import FEATURES, TASK, Place, change_model, parcels
 
 
-def test_a_first_training_is_champion_and_says_what_it_saw(
+def test_a_first_training_is_champion_and_logs_everything(
     place: Place, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    result = place.train(change_model(), progress=told.append)
+    messages: list[str] = []
+    result = place.train(change_model(), progress=messages.append)
 
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
     assert result.params == {"max_iter": 30}
@@ -50,35 +50,37 @@ def test_a_first_training_is_champion_and_says_what_it_saw(
     assert run.data.metrics["validation_brier"] == result.metrics["brier"]
     assert run.data.metrics["validation_baseline_brier"] == result.baseline["brier"]
     assert not [name for name in run.data.metrics if name.startswith("test_")]
-    tags = [{tag.key: tag.value for tag in one.tags} for one in run.inputs.dataset_inputs]
-    assert {(one["mlflow.data.context"], one["delta_version"], one["rows"]) for one in tags} == {
+    tags = [{tag.key: tag.value for tag in dataset.tags} for dataset in run.inputs.dataset_inputs]
+    assert {(tag["mlflow.data.context"], tag["delta_version"], tag["rows"]) for tag in tags} == {
         ("train", "0", "180"),
         ("validation", "0", "90"),
     }
-    assert {one.dataset.name for one in run.inputs.dataset_inputs} == {"gold.parcels"}
-    sources = [json.loads(one.dataset.source) for one in run.inputs.dataset_inputs]
-    assert [(one["path"], one["delta_table_version"]) for one in sources] == [
+    assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"gold.parcels"}
+    sources = [json.loads(entry.dataset.source) for entry in run.inputs.dataset_inputs]
+    assert [(source["path"], source["delta_table_version"]) for source in sources] == [
         (str(place.lake / "gold" / "parcels"), 0)
     ] * 2
     with tracking_client(place.tracking_uri) as client:
         files = {file.path for file in client.list_artifacts(result.run_id)}
         keys = pq.read_table(client.download_artifacts(result.run_id, "train_keys.parquet", str(tmp_path)))
-        of_it = f"tags.`mlflow.parentRunId` = '{result.run_id}'"
-        nested = client.search_runs([run.info.experiment_id], of_it, order_by=["tags.`mlflow.runName`"])
+        is_child = f"tags.`mlflow.parentRunId` = '{result.run_id}'"
+        nested = client.search_runs([run.info.experiment_id], is_child, order_by=["tags.`mlflow.runName`"])
         curve = client.get_metric_history(nested[1].info.run_id, "validation_brier")
     assert files >= {"candidates.json", "validation_calibration.png", "validation_importance.png", "learning_curve.png"}
     labelled = parcels().slice(0, 200).filter(pc.field("late").is_valid())
     assert keys["parcel"].to_pylist() == labelled["parcel"].to_pylist()
-    assert [one.data.params["max_iter"] for one in nested] == ["2", "30"]
-    assert [one.data.params["histgradientboostingclassifier__max_iter"] for one in nested] == ["2", "30"], "autologged"
-    assert [(at.step, at.value) for at in curve] == [(1, 1), (2, 0.5)]
+    assert [child.data.params["max_iter"] for child in nested] == ["2", "30"]
+    assert [child.data.params["histgradientboostingclassifier__max_iter"] for child in nested] == ["2", "30"], (
+        "autologged"
+    )
+    assert [(point.step, point.value) for point in curve] == [(1, 1), (2, 0.5)]
     assert nested[0].data.metrics["training_log_loss"] > nested[1].data.metrics["training_log_loss"] > 0
     typical = place.champion().typical
     assert typical["shop"] in ("north", "south")
     assert 20 < typical["distance_km"] < 80
     assert typical["distance_km"] in parcels()["distance_km"].to_pylist(), "a value that occurs, not the mean of two"
-    assert told[0] == "reading gold.parcels version 0"
-    assert "fitting candidate 2 of 2" in told
+    assert messages[0] == "reading gold.parcels version 0"
+    assert "fitting candidate 2 of 2" in messages
     assert capfd.readouterr() == ("", "")
 
 
@@ -97,15 +99,18 @@ def test_importance_names_the_deciding_column(place: Place) -> None:
     assert frame.equals(before)
 
 
-def test_making_the_database_prints_nothing(tmp_path: Path) -> None:
+def test_creating_the_database_prints_nothing(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-    code = f"from lakehouse.ml.mlflow_client import tracking_client\nwith tracking_client({uri!r}) as client: client.search_experiments()"
+    code = (
+        "from lakehouse.ml.mlflow_client import tracking_client\n"
+        f"with tracking_client({uri!r}) as client: client.search_experiments()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert (tmp_path / "new" / "mlflow.db").exists()
 
 
-def test_a_process_that_asks_every_few_seconds_gathers_no_handlers(place: Place) -> None:
+def test_repeated_clients_add_no_handlers(place: Place) -> None:
     def handlers() -> list[logging.Handler]:
         with tracking_client(place.tracking_uri):
             return [*logging.getLogger("mlflow").handlers, *logging.getLogger("alembic").handlers]
@@ -120,7 +125,12 @@ def test_only_a_better_model_becomes_champion(place: Place) -> None:
     again = place.train(change_model())
     worse = place.train(weak)
 
-    assert [one.alias for one in (first, better, again, worse)] == ["champion", "champion", "challenger", "challenger"]
+    assert [result.alias for result in (first, better, again, worse)] == [
+        "champion",
+        "champion",
+        "challenger",
+        "challenger",
+    ]
     assert (
         f"is below {first.metrics['brier']:.6f} of champion version 1: the difference is between -0." in better.reason
     )
@@ -145,7 +155,7 @@ def test_the_champion_is_measured_on_the_new_rows(place: Place) -> None:
     assert second.alias == "champion"
 
 
-def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
+def test_training_reads_its_pinned_version(place: Place) -> None:
     def write_meanwhile(_: str) -> None:
         if DeltaTable(place.lake / "gold" / "parcels").version() == 0:
             place.write(parcels(seed=1).slice(50))
@@ -154,10 +164,10 @@ def test_training_reads_the_version_that_it_pinned(place: Place) -> None:
     latest = place.train(change_model())
     repeated = place.train(change_model(), version=0)
 
-    assert [one.delta_version for one in (interrupted, latest, repeated)] == [0, 1, 0]
+    assert [result.delta_version for result in (interrupted, latest, repeated)] == [0, 1, 0]
     assert interrupted.rows == repeated.rows != latest.rows
     assert interrupted.metrics == repeated.metrics != latest.metrics
-    keys = [place.run(one.run_id).data.params["train_keys_sha256"] for one in (interrupted, latest, repeated)]
+    keys = [place.run(result.run_id).data.params["train_keys_sha256"] for result in (interrupted, latest, repeated)]
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -170,24 +180,24 @@ def test_the_order_of_rows_in_the_files_does_not_matter(place: Place) -> None:
     assert (first.metrics, second.delta_version) == (second.metrics, 1)
 
 
-@pytest.mark.parametrize(("at_once", "readings"), [(400_000, 1), (150, 3), (70, 5), (1, 6)])
-def test_rows_come_by_week_however_many_are_read_at_once(
-    place: Place, monkeypatch: pytest.MonkeyPatch, at_once: int, readings: int
+@pytest.mark.parametrize(("read_rows", "reads"), [(400_000, 1), (150, 3), (70, 5), (1, 6)])
+def test_batches_are_weeks_for_any_read_size(
+    place: Place, monkeypatch: pytest.MonkeyPatch, read_rows: int, reads: int
 ) -> None:
     features, span, rows = open_features(TASK, place.lake, ()), ("2024-01-06", "2024-02-11"), parcels()
     spans, read = [], features.read
     object.__setattr__(features, "read", lambda span, columns: spans.append(span) or read(span, columns))
-    monkeypatch.setattr("lakehouse.ml.dataset.READ_ROWS", at_once)
+    monkeypatch.setattr("lakehouse.ml.dataset.READ_ROWS", read_rows)
     batches = list(features.batches(span, ["shop"]))
 
     starts = [date(2024, 1, 6) + timedelta(weeks=n) for n in range(6)]
     for batch, start in zip(batches, starts, strict=True):
         within = [start <= day < start + timedelta(weeks=1) for day in rows["day"].to_pylist()]
         assert batch.to_pylist() == rows.filter(within).select(["parcel", "shop"]).to_pylist()
-    assert len(spans) == readings
+    assert len(spans) == reads
 
 
-def test_types_are_the_same_whatever_a_split_lacks(place: Place) -> None:
+def test_types_do_not_depend_on_missing_values(place: Place) -> None:
     features = open_features(TASK, place.lake, ())
     rows = features.read(("2024-01-01", "2024-01-20"), ["parcel", "items", "shop", "late"])
     with_missing = features.frame(rows)
@@ -199,15 +209,15 @@ def test_types_are_the_same_whatever_a_split_lacks(place: Place) -> None:
     assert with_missing["items"].isna().any()
 
 
-def test_a_model_of_untrusted_types_is_neither_stored_nor_loaded(place: Place) -> None:
+def test_untrusted_types_are_neither_stored_nor_loaded(place: Place) -> None:
     with pytest.raises(ModelError, match="TRUSTED_TYPES does not name: sklearn.*TreePredictor"):
         place.train(change_model(trusted=()))
-    place.train(change_model())  # whose stored list of trusted types names the trees
+    place.train(change_model())  # the stored list of trusted types names the trees
     with pytest.raises(ModelError, match="late_parcel version 1 cannot be loaded .*Untrusted.*TreePredictor"):
         place.champion(change_model(trusted=()))
 
 
-def test_a_report_is_logged_once(place: Place) -> None:
+def test_an_evaluation_is_logged_once(place: Place) -> None:
     trained = place.train(change_model())
     first = place.report()
     second = place.report()
@@ -242,7 +252,7 @@ def test_an_older_champion_reads_its_own_columns(place: Place) -> None:
         place.report()
 
 
-def test_the_report_split_is_not_needed_to_train(place: Place) -> None:
+def test_the_test_split_is_not_needed_to_train(place: Place) -> None:
     rows = parcels()
     place.write(rows.filter(pc.less(rows["day"], pa.scalar(date(2024, 1, 31)))))
     place.train(change_model())
@@ -250,7 +260,7 @@ def test_the_report_split_is_not_needed_to_train(place: Place) -> None:
         place.report()
 
 
-def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: Path) -> None:
+def test_a_missing_champion_names_the_command(place: Place, tmp_path: Path) -> None:
     for uri in (place.tracking_uri, f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"):
         with pytest.raises(ModelError, match="late_parcel has no champion .*run `lakehouse train` first"):
             replace(place, tracking_uri=uri).champion()
@@ -270,16 +280,19 @@ def test_without_a_champion_the_error_says_what_to_run(place: Place, tmp_path: P
         (
             {"TASK": replace(TASK, splits=replace(TASK.splits, train=("2020-01-01", "2020-12-31")))},
             {},
-            "no labelled rows in the train split.*has 400 rows, 360 of them labelled, with day from 2024-01-01 to 2024-02-09",
+            "no labelled rows in the train split.*has 400 rows, 360 of them labelled, with day from 2024-01-01 to "
+            "2024-02-09",
         ),
     ],
 )
-def test_what_is_missing_is_named(place: Place, changed: dict[str, Any], more: dict[str, Any], text: str) -> None:
+def test_missing_tables_columns_and_rows_are_named(
+    place: Place, changed: dict[str, Any], more: dict[str, Any], text: str
+) -> None:
     with pytest.raises(ModelError, match=text):
         place.train(change_model(**changed), **more)
 
 
-def test_a_table_without_rows_and_a_split_with_one_label_are_named(place: Place) -> None:
+def test_empty_tables_and_single_labels_are_named(place: Place) -> None:
     place.write(parcels().slice(0, 0))
     with pytest.raises(ModelError, match="no labelled rows in the validation split.*The table is empty"):
         place.train(change_model())
@@ -289,10 +302,10 @@ def test_a_table_without_rows_and_a_split_with_one_label_are_named(place: Place)
         place.train(change_model())
 
 
-def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
+def test_quality_has_rows_by_day_and_version(place: Place) -> None:
     rows = parcels()
     late = rows["late"].to_pylist()
-    # Of the last three days one has only one label, one none yet.
+    # Of the last three days, the second has a single label and the third has none yet.
     late[380:390], late[390:400] = [False] * 9 + [None], [None] * 10
     place.write(rows.set_column(rows.column_names.index("late"), "late", pa.array(late)))
     place.train(change_model())
@@ -303,19 +316,19 @@ def test_how_scores_did_is_known_by_day_and_model_version(place: Place) -> None:
     before = scores.slice(0, 10).set_column(3, "model_version", pa.array([0] * 10, pa.int32()))
     before = before.set_column(4, "probability", older)
     write_deltalake(place.lake / "gold" / "parcel_scores", pa.concat_tables([scores, before]))
-    told = measure_quality(TASK, lake=place.lake, **days).to_pylist()
+    quality = measure_quality(TASK, lake=place.lake, **days).to_pylist()
 
-    named = [(one["day"].day, one["model_name"], one["model_version"], one["scored"], one["labelled"]) for one in told]
-    assert named == [
+    columns = ("model_name", "model_version", "scored", "labelled")
+    assert [(row["day"].day, *(row[name] for name in columns)) for row in quality] == [
         (7, "late_parcel", 0, 10, 9),
         (7, "late_parcel", 1, 10, 9),
         (8, "late_parcel", 1, 10, 9),
         (9, "late_parcel", 1, 10, 0),
     ]
-    former, mixed, single, unknown = told
+    older_version, mixed, single, unknown = quality
     label, probability = np.array(late[370:379]), scores["probability"].to_numpy()[:9]
     assert {name: mixed[name] for name in METRICS} == pytest.approx(evaluate(label, probability))
-    assert {name: former[name] for name in METRICS} == pytest.approx(evaluate(label, 1 - probability))
+    assert {name: older_version[name] for name in METRICS} == pytest.approx(evaluate(label, 1 - probability))
     assert (mixed["label_rate"], mixed["mean_probability"]) == pytest.approx((label.mean(), probability.mean()))
     assert (single["label_rate"], *[single[name] for name in METRICS]) == (0, None, None, None)
     assert (unknown["label_rate"], unknown["mean_probability"], unknown["brier"]) == (None, None, None)
