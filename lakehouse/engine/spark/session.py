@@ -1,4 +1,4 @@
-"""Spark sessions. Only a job or a command opens one and stops it; everything else is handed it. It starts on first use."""
+"""Spark sessions: their properties, and the start of their JVM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from lakehouse.errors import SessionError, get_first_line
 from lakehouse.settings import Settings
@@ -20,15 +20,24 @@ from lakehouse.storage.s3 import S3Path
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 # Variables by which a JVM takes options, or Spark jars and settings.
 JVM_VARIABLES = (
-    "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS", "SPARK_JAVA_OPTS", "SPARK_CLASSPATH",
-    "SPARK_DIST_CLASSPATH", "SPARK_EXTRA_CLASSPATH", "SPARK_HOME", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR",
+    "JAVA_TOOL_OPTIONS",
+    "_JAVA_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "SPARK_SUBMIT_OPTS",
+    "SPARK_JAVA_OPTS",
+    "SPARK_CLASSPATH",
+    "SPARK_DIST_CLASSPATH",
+    "SPARK_EXTRA_CLASSPATH",
+    "SPARK_HOME",
+    "SPARK_CONF_DIR",
+    "HADOOP_CONF_DIR",
+    "YARN_CONF_DIR",
     "PYSPARK_SUBMIT_ARGS",
-)  # fmt: skip
-# Java's own form of the classes that Spark loads (`lakehouse.engine.spark.class_archive`), and Java's silence where it leaves that aside.
+)
+# Spark's classes in Java's own form (`lakehouse.engine.spark.class_archive`). Java is silent where it cannot use them.
 ARCHIVE = Path(sys.prefix, "share", "lakehouse", "classes.jsa")
 ARCHIVE_IS_SILENT = "-Xlog:cds*=off"
 # No folder: on the class path, where Spark puts it, one with files would keep Java from its archive.
@@ -46,7 +55,7 @@ JAVA_HINT = (
 
 
 def read_properties(file: Path) -> dict[str, str]:
-    """The settings in a Spark properties file, as spark-submit reads them."""
+    """Return the settings in a Spark properties file, as spark-submit reads them."""
     lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
     pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
     return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
@@ -56,10 +65,13 @@ def read_properties(file: Path) -> dict[str, str]:
 def spark_session(settings: Settings, log: Path | None = None) -> Iterator[SparkSession]:
     """Start Spark with the profile's properties, and stop it in the end.
 
-    Where spark-submit started this process, what it was told comes before the profile's properties. With ``log``, what the JVM prints (Spark's and Ivy's chatter) goes to that file.
+    In a process that spark-submit started, spark-submit's properties override the profile's.
+
+    Args:
+        log: A file for the JVM's output (Spark's and Ivy's).
 
     Raises:
-        SessionError: Java is missing, Spark did not start, or what an entry point requires of it is missing.
+        SessionError: Java is missing, Spark did not start, or a requirement of an entry point is not met.
     """
     java_home = os.environ.get("JAVA_HOME")
     if shutil.which("java") is None and not (java_home and Path(java_home, "bin", "java").exists()):
@@ -95,9 +107,9 @@ def _describe_start_failure(error: Exception, settings: Settings, log: Path | No
     from pyspark.errors.exceptions.captured import CapturedException
 
     reason, advice = get_first_line(error), f"{JAVA_HINT} The first start also needs a network, for Spark's packages."
-    if isinstance(error, Py4JJavaError):  # what Java says follows on what py4j says of the call
+    if isinstance(error, Py4JJavaError):  # py4j's text about the call precedes Java's
         reason = str(error).splitlines()[1].removeprefix(": ")
-    if isinstance(error, (Py4JJavaError, CapturedException)):  # Java is there
+    if isinstance(error, (Py4JJavaError, CapturedException)):  # Java runs
         advice = ""
     if settings.spark_master:
         advice = f"Check that {settings.spark_master} (spark_master) runs."
@@ -106,25 +118,25 @@ def _describe_start_failure(error: Exception, settings: Settings, log: Path | No
 
 
 def _is_submitted() -> bool:
-    """Whether spark-submit started this process, with the JVM that whoever called it asked for."""
+    """Return whether spark-submit started this process, and with it the JVM."""
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
 def _ignore_environment() -> None:
-    """Have the JVM's options, jars and classes come from conf/spark alone, whatever the environment would add."""
+    """Take the JVM's options, jars and classes from conf/spark alone, not from the environment."""
     for name in JVM_VARIABLES:
         if os.environ.pop(name, None) not in (None, *_OWN_SUBMIT_VALUES):
-            logger.warning("%s is left aside: what the JVM is started with is said in conf/spark", name)
+            logger.warning("%s is ignored: conf/spark alone configures the JVM. Move its value there.", name)
     os.environ["SPARK_CONF_DIR"] = NO_FOLDER
 
 
 def _log_settings(settings: Settings) -> str:
-    """The same as in conf/spark, from whatever folder a command was called."""
+    """Return the option for the file of log settings in conf/spark, whatever the working directory."""
     return f"-Dlog4j2.configurationFile={settings.spark_conf.with_name('log4j2.properties').as_uri()}"
 
 
 def archive_options() -> str:
-    """The options by which a JVM has its classes from the archive; none where there is no archive."""
+    """Return the options by which a JVM reads its classes from the archive; none without an archive."""
     return f'"-XX:SharedArchiveFile={ARCHIVE}" {ARCHIVE_IS_SILENT}' if ARCHIVE.exists() else ""
 
 
@@ -141,45 +153,44 @@ def redirect_query_loggers(handler: logging.Handler) -> None:
 
 
 def _require_safe_commits(spark: SparkSession) -> None:
-    """Check that nothing took the place of what keeps two writers from the same commit: spark-submit is told anything.
+    """Check the properties that keep two writers from the same commit: spark-submit's arguments may override them.
 
     Raises:
-        SessionError: a property did; it is named.
+        SessionError: A property has another value.
     """
-    told = spark.sparkContext.getConf()
-    flags = {flag.strip() for flag in (told.get("spark.hadoop.fs.s3a.performance.flags") or "").split(",")}
+    conf = spark.sparkContext.getConf()
+    flags = {flag.strip() for flag in (conf.get("spark.hadoop.fs.s3a.performance.flags") or "").split(",")}
     wrong = {
         "spark.hadoop.fs.s3a.performance.flags": bool({"create", "*"} & flags),
-        "spark.hadoop.fs.s3a.create.performance": str(told.get("spark.hadoop.fs.s3a.create.performance")) == "true",
-        "spark.delta.logStore.s3a.impl": told.get("spark.delta.logStore.s3a.impl") != LOG_STORE,
+        "spark.hadoop.fs.s3a.create.performance": str(conf.get("spark.hadoop.fs.s3a.create.performance")) == "true",
+        "spark.delta.logStore.s3a.impl": conf.get("spark.delta.logStore.s3a.impl") != LOG_STORE,
     }
-    if found := [name for name, is_wrong in wrong.items() if is_wrong]:
+    if values := ", ".join(f"{name}={conf.get(name)}" for name, is_wrong in wrong.items() if is_wrong):
         raise SessionError(
-            f"Two writers at once would lose commits with {', '.join(f'{name}={told.get(name)}' for name in found)}: "
-            "leave it as conf/spark has it."
+            f"Two writers at once would lose commits with {values}: leave these properties as they are in conf/spark."
         )
 
 
 def _profile_properties(settings: Settings) -> dict[str, str]:
-    """The profile's properties: less what spark-submit was told, or with what only a JVM of this process can have."""
-    found = compose_properties(settings)
+    """Return the profile's properties, less those of spark-submit, or with those that need a JVM of this process."""
+    properties = compose_properties(settings)
     if _is_submitted():
         from pyspark import SparkConf, SparkContext
 
-        SparkContext._ensure_initialized()  # until then a SparkConf knows nothing of what the JVM was told
-        told = SparkConf()
-        return {key: value for key, value in found.items() if not told.contains(key)}
-    found["spark.driver.extraJavaOptions"] += f" {_log_settings(settings)} {archive_options()}"
-    if found["spark.master"].startswith("local"):
-        found |= local_file_properties(found.get("spark.driver.extraClassPath"))
-    return found
+        SparkContext._ensure_initialized()  # before that a SparkConf lacks the JVM's properties
+        submitted = SparkConf()
+        return {key: value for key, value in properties.items() if not submitted.contains(key)}
+    properties["spark.driver.extraJavaOptions"] += f" {_log_settings(settings)} {archive_options()}"
+    if properties["spark.master"].startswith("local"):
+        properties |= local_file_properties(properties.get("spark.driver.extraClassPath"))
+    return properties
 
 
 def local_file_properties(class_path: str | None = None) -> dict[str, str]:
     """Return the properties by which a JVM writes local files without a process for each (PosixLocalFileSystem.java).
 
     Args:
-        class_path: what else the JVM is to have on its class path.
+        class_path: Further entries of the JVM's class path.
     """
     if os.name != "posix":
         return {}
@@ -191,25 +202,25 @@ def local_file_properties(class_path: str | None = None) -> dict[str, str]:
 
 
 def compose_properties(settings: Settings) -> dict[str, str]:
-    """Return the profile's properties, with the property files and properties that an entry point added to the settings."""
-    found = read_properties(settings.spark_conf)
+    """Return the profile's properties with those that an entry point added to the settings."""
+    properties = read_properties(settings.spark_conf)
     if settings.spark_master:
-        found["spark.master"] = settings.spark_master
+        properties["spark.master"] = settings.spark_master
     for overlay in settings.spark_additions.overlays:
-        found |= read_properties(overlay)
-    return {**found, **settings.spark_additions.properties}
+        properties |= read_properties(overlay)
+    return {**properties, **settings.spark_additions.properties}
 
 
 def add_jvm_jars(jars: str, root: Path) -> None:
-    """Have the JVM started with the jars: set on the session, they would take the place of those of spark.jars.packages."""
-    found = ",".join(str(root / jar) for jar in jars.split(","))  # commands work from any folder
-    _OWN_SUBMIT_VALUES.append(f"--jars {shlex.quote(found)} pyspark-shell")
+    """Start the JVM with the jars. As a property of the session they would replace those of spark.jars.packages."""
+    paths = ",".join(str(root / jar) for jar in jars.split(","))  # commands work from any folder
+    _OWN_SUBMIT_VALUES.append(f"--jars {shlex.quote(paths)} pyspark-shell")
     os.environ.setdefault("PYSPARK_SUBMIT_ARGS", _OWN_SUBMIT_VALUES[-1])
 
 
 @contextmanager
 def _redirect_stderr(log: Path | None) -> Iterator[None]:
-    """Let child processes started meanwhile write to ``log``: the JVM keeps the descriptors it was born with."""
+    """Let child processes write to ``log``: the JVM keeps the file descriptors of its start."""
     if log is None:
         yield
         return
@@ -217,13 +228,13 @@ def _redirect_stderr(log: Path | None) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     with log.open("ab") as file:
-        kept = os.dup(2)
+        original = os.dup(2)
         os.dup2(file.fileno(), 2)
-    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(kept), "w", buffering=1)
+    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(original), "w", buffering=1)
     try:
         yield
     finally:
         sys.stderr.close()
         sys.stderr = python_stderr
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)
