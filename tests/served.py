@@ -21,9 +21,9 @@ from deltalake import DeltaTable
 
 from lakehouse.ml.mlflow_client import tracking_client
 from serving.api.app import Service, create_app
-from serving.api.holding import ModelWatcher
 from serving.api.journal import Journal
 from serving.api.lookups import Lookups
+from serving.api.watcher import ModelWatcher
 from tests.parcels import LEARNER, TASK, Place, change_model, parcels
 from tests.paths import PROJECT
 

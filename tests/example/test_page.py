@@ -177,6 +177,6 @@ def test_it_listens_at_loopback_alone_and_ends_with_its_server(root: Path) -> No
             process.args, env=os.environ | {"LAKEHOUSE_ROOT": str(root)}, check=False, capture_output=True, text=True
         )
         assert again.returncode == 2
-        assert f"SettingsError: 127.0.0.1:{port} cannot be listened at" in again.stderr
+        assert f"SettingsError: 127.0.0.1:{port} is not available" in again.stderr
     assert process.returncode == 0
     assert not [one for one in children if one.is_running()]

@@ -372,11 +372,11 @@ def fail_at_13(frame: Any, probability: np.ndarray) -> np.ndarray:
 
 def test_internal_errors_are_only_in_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     with open_client(make_service(place, model_with(fail_at_13))) as client:
-        for distance, text in ((13, "internal secrets"), (14, "gave something else than a probability")):
+        for distance, text in ((13, "internal secrets"), (14, "the output is not one probability per row")):
             answer = client.post("/predict", json={"features": [{**ROW, "distance_km": distance}]})
             assert answer.status_code == 500
             problem = answer.json()
-            assert problem["detail"] == "Something went wrong here; the log has it under this request's id."
+            assert problem["detail"] == "Internal error. The server's log has the details under this request's id."
             assert (problem["faults"], "Traceback" in answer.text) == ([], False)
             assert f"{problem['request_id']} failed" in caplog.text
             assert text in caplog.text

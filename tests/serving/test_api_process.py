@@ -50,7 +50,7 @@ def test_it_does_not_start_without_a_key(tmp_path: Path, key: str) -> None:
 def test_it_does_not_start_without_what_it_needs(place: Place, tmp_path: Path, taken: str) -> None:
     assert "ModelError: late_parcel has no champion" in refused(tmp_path / "empty")
     assert "ModelError: No model learns 'early_parcel'" in refused(tmp_path, "early_parcel")
-    assert f"SettingsError: 127.0.0.1:{taken} cannot be listened at" in refused(tmp_path, "--port", taken)
+    assert f"SettingsError: 127.0.0.1:{taken} is not available" in refused(tmp_path, "--port", taken)
     down = refused(tmp_path, LAKEHOUSE_MLFLOW="http://127.0.0.1:9")
     assert "ModelError: The MLflow server at http://127.0.0.1:9" in down
     assert "does not answer" in down
