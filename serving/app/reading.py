@@ -1,4 +1,4 @@
-"""What the page reads from the lake, without Spark. What was read of a version of a table is kept, and is right for ever."""
+"""Reads of the lake for the page, without Spark. Results are cached per version of a table, which never changes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Flight:
-    """A row of the features; ``values`` has all of its columns, with None for what is missing."""
+    """Row of the feature table.
+
+    Attributes:
+        values: All columns, with None for missing values.
+    """
 
     values: dict[str, Any]
     is_late: bool | None
 
     @property
     def key(self) -> dict[str, Any]:
-        """What the API finds it by."""
-        named = {name: self.values[name] for name in (*TASK.key, TASK.time_column)}
-        return {name: one.isoformat() if isinstance(one, date) else one for name, one in named.items()}
+        """The flight's key for the API."""
+        values = {name: self.values[name] for name in (*TASK.key, TASK.time_column)}
+        return {name: value.isoformat() if isinstance(value, date) else value for name, value in values.items()}
 
     @property
     def number(self) -> str:
@@ -57,16 +61,16 @@ class Flight:
 
 
 def open_table(lake: Location, name: str) -> TableLog | None:
-    """The table as it is now; None where there is none.
+    """Open the newest version of a table; return None if the table does not exist.
 
     Raises:
-        LedgerError, StorageError: it cannot be read.
+        LedgerError, StorageError: The table cannot be read.
     """
     return open_log(lake.joinpath(*name.split(".")))
 
 
 def _version(log: TableLog) -> str:
-    """It tells a version from that of a table that was made anew in its place, too."""
+    """Return a cache key that differs between a table and a rebuilt one in the same place."""
     return f"{log.delta_table.metadata().id} {log.version}"
 
 
@@ -75,53 +79,60 @@ _cached = st.cache_data(hash_funcs={TableLog: _version}, max_entries=50, show_sp
 
 @_cached
 def flight_days(features: TableLog) -> tuple[date, date] | None:
-    """The first and the last day of which there are flights; None where there are none at all."""
-    found = pc.min_max(_read(features, [TASK.time_column])[TASK.time_column]).as_py()
-    return (found["min"], found["max"]) if found["min"] else None
+    """Return the first and the last day with flights, or None for an empty table."""
+    bounds = pc.min_max(_read(features, [TASK.time_column])[TASK.time_column]).as_py()
+    return (bounds["min"], bounds["max"]) if bounds["min"] else None
 
 
 @_cached
 def flights_on(features: TableLog, day: date) -> list[Flight]:
-    """The day's flights, in the order of their scheduled departure."""
+    """Return the day's flights, ordered by scheduled departure."""
     rows = _read(features, None, ds.field(TASK.time_column) == day).to_pylist()
-    flights = [Flight(_without_nan(row), row[TASK.label_column]) for row in rows]
-    return sorted(flights, key=lambda one: (one.values["sched_dep_utc"], one.number))
+    flights = [Flight(_replace_nan(row), row[TASK.label_column]) for row in rows]
+    return sorted(flights, key=lambda flight: (flight.values["sched_dep_utc"], flight.number))
 
 
 @_cached
 def airport_days(daily: TableLog, origin: str, until: date) -> Rows:
-    """The airport's last AIRPORT_DAYS days up to ``until``: day, flights, cancelled, late_rate (a share, or None)."""
+    """Return the airport's last AIRPORT_DAYS days up to ``until``.
+
+    Returns:
+        Rows with day, flights, cancelled, and late_rate (a share, or None).
+    """
     day, first = ds.field("flight_date"), until - timedelta(AIRPORT_DAYS - 1)
-    wanted = (ds.field("origin") == origin) & (day >= first) & (day <= until)
-    rows = _read(daily, ["flight_date", "flights", "cancelled", "late_rate"], wanted).to_pylist()
+    selection = (ds.field("origin") == origin) & (day >= first) & (day <= until)
+    rows = _read(daily, ["flight_date", "flights", "cancelled", "late_rate"], selection).to_pylist()
     return sorted(({"day": row.pop("flight_date"), **row} for row in rows), key=lambda row: row["day"])
 
 
 @_cached
 def quality_days(quality: TableLog, version: int) -> Rows:
-    """The last QUALITY_DAYS days that the model's version scored and whose labels are known: day, labelled (rows), label_rate,
-    mean_probability, brier, roc_auc (None where all labels were the same)."""
-    wanted = (ds.field("model_name") == TASK.name) & (ds.field("model_version") == version) & (ds.field("labelled") > 0)
-    named = ["labelled", "label_rate", "mean_probability", "brier", "roc_auc"]
-    rows = _read(quality, [TASK.time_column, *named], wanted).to_pylist()
-    return sorted(({"day": row.pop(TASK.time_column), **row} for row in rows), key=lambda row: row["day"])[
-        -QUALITY_DAYS:
-    ]
+    """Return the last QUALITY_DAYS days with labels that the model's version scored.
+
+    Returns:
+        Rows with day, labelled (number of rows), label_rate, mean_probability, brier, and roc_auc (None if all labels
+        are the same).
+    """
+    is_version = (ds.field("model_name") == TASK.name) & (ds.field("model_version") == version)
+    measures = ["labelled", "label_rate", "mean_probability", "brier", "roc_auc"]
+    rows = _read(quality, [TASK.time_column, *measures], is_version & (ds.field("labelled") > 0)).to_pylist()
+    days = sorted(({"day": row.pop(TASK.time_column), **row} for row in rows), key=lambda row: row["day"])
+    return days[-QUALITY_DAYS:]
 
 
 def mean(rows: Iterable[dict[str, Any]], name: str, weight: str) -> float | None:
-    """The mean of a column over the rows that have it, each by its weight; None where there are none."""
-    known = [(row[name], row[weight]) for row in rows if row[name] is not None and row[weight]]
-    return sum(value * of for value, of in known) / sum(of for _, of in known) if known else None
+    """Return the weighted mean of a column over the rows with a value, or None without such rows."""
+    pairs = [(row[name], row[weight]) for row in rows if row[name] is not None and row[weight]]
+    return sum(value * share for value, share in pairs) / sum(share for _, share in pairs) if pairs else None
 
 
-def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
-    """For JSON has no NaN."""
+def _replace_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """Replace NaN by None, because JSON has no NaN."""
     return {name: None if isinstance(value, float) and isnan(value) else value for name, value in row.items()}
 
 
-def _read(log: TableLog, columns: list[str] | None, wanted: Any = None) -> pa.Table:
+def _read(log: TableLog, columns: list[str] | None, selection: Any = None) -> pa.Table:
     try:
-        return log.delta_table.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
-    except Exception as error:  # of pyarrow or delta-rs
+        return log.delta_table.to_pyarrow_dataset().to_table(columns=columns, filter=selection)
+    except Exception as error:  # raised by pyarrow or delta-rs
         raise StorageError(f"{log.path} cannot be read: {s3.explain_error(error) or get_first_line(error)}") from error
