@@ -111,7 +111,7 @@ def flight_features(flights: DataFrame, weather: DataFrame, planes: DataFrame) -
     `late` is null for flights that did not arrive.
     """
     timed = _with_minutes(flights)
-    # These tables grow by a few megabytes a year, so broadcast joins can handle them and avoid a shuffle of the flights.
+    # These tables grow by a few megabytes a year, so they are broadcast. The flights are not shuffled.
     return (
         _with_legs(timed)
         .join(F.broadcast(_known_aircraft(planes)), _is_aircraft(), "left")

@@ -1,4 +1,4 @@
-"""The tables that are delivered as snapshots of the whole: planes, airports and airlines."""
+"""Tests of the tables with full snapshots: planes, airports and airlines."""
 
 import pytest
 from chispa import assert_df_equality

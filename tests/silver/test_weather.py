@@ -12,7 +12,7 @@ def test_declaration_has_no_problems():
     assert find_problems(weather) == []
 
 
-def test_values_are_typed_and_na_is_null(landed, frame):
+def test_values_are_parsed_and_na_is_null(landed, frame):
     rows = landed(
         bronze_weather,
         """
