@@ -17,6 +17,7 @@ from flights.keys import ORIGINS
 from gold._features_state import WEATHER
 from gold.flight_features import COLUMNS, flight_features
 from lakehouse.definitions.validation import find_problems
+from tests.wide_tables import side_by_side
 
 FLIGHT_TYPES = (
     "flight_date date, carrier string, flight int, origin string, dest string, tailnum string, "
@@ -35,13 +36,22 @@ def test_declaration_has_no_problems() -> None:
 
 def test_features_two_hours_before_departure(frame: Frames, spark: SparkSession) -> None:
     flights = frame(
-        """
-        flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | distance_mi
-        2013-01-02  | B6      | 1      | JFK    | BOS  | N1      | 2013-01-02 12:00:00 | 2013-01-02 13:00:00 | 2013-01-02 12:10:00 | 2013-01-02 13:20:00 | 10            | 20            | 187
-        2013-01-02  | B6      | 2      | JFK    | BOS  | N1      | 2013-01-02 17:00:00 | 2013-01-02 18:00:00 | 2013-01-02 17:00:00 | 2013-01-02 18:15:00 | 0             | 15            | 187
-        2013-01-02  | B6      | 3      | JFK    | BOS  | N2      | 2013-01-02 15:00:00 | 2013-01-02 16:00:00 | 2013-01-02 14:59:00 | 2013-01-02 15:59:00 | -1            | -1            | 187
-        2013-01-02  | B6      | 4      | JFK    | BOS  | -       | 2013-01-02 14:30:00 | 2013-01-02 15:30:00 | -                   | -                   | -             | -             | 187
-        """,
+        side_by_side(
+            """
+            flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc
+            2013-01-02  | B6      | 1      | JFK    | BOS  | N1      | 2013-01-02 12:00:00 | 2013-01-02 13:00:00
+            2013-01-02  | B6      | 2      | JFK    | BOS  | N1      | 2013-01-02 17:00:00 | 2013-01-02 18:00:00
+            2013-01-02  | B6      | 3      | JFK    | BOS  | N2      | 2013-01-02 15:00:00 | 2013-01-02 16:00:00
+            2013-01-02  | B6      | 4      | JFK    | BOS  | -       | 2013-01-02 14:30:00 | 2013-01-02 15:30:00
+            """,
+            """
+            dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | distance_mi
+            2013-01-02 12:10:00 | 2013-01-02 13:20:00 | 10            | 20            | 187
+            2013-01-02 17:00:00 | 2013-01-02 18:15:00 | 0             | 15            | 187
+            2013-01-02 14:59:00 | 2013-01-02 15:59:00 | -1            | -1            | 187
+            -                   | -                   | -             | -             | 187
+            """,
+        ),
         FLIGHT_TYPES,
     )
     observed = [("JFK", at(2, hour), date(2013, 1, 2), float(hour), *[None] * 8) for hour in (13, 14, 15)]

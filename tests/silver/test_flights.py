@@ -5,6 +5,7 @@ from pyspark.sql import functions as F
 from bronze.flights import flights as bronze_flights
 from lakehouse.definitions.validation import find_problems
 from silver.flights import flights
+from tests.wide_tables import side_by_side
 
 SCHEMA = ", ".join(f"{name} {type_name}" for name, type_name in flights.columns.items())
 ORDINARY = {
@@ -69,13 +70,29 @@ def test_departed_diverted_and_cancelled_flights(landed, frame, airports):
         **{k: v for k, v in ORDINARY.items() if k not in ("flight", "tailnum")},
     )
     expected = frame(
-        """
-        flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled | _unparsed | _file_id | _row
-        2013-01-01  | UA      | 1545   | EWR    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false     | []          | 1        | 1
-        2013-01-01  | UA      | 1546   | EWR    | IAH  | N14229  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 2
-        2013-01-01  | UA      | 1547   | EWR    | IAH  | N14230  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 3
-        2013-01-01  | UA      | 1548   | EWR    | IAH  | -       | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | -            | 1400        | true      | []          | 1        | 4
-        """,
+        side_by_side(
+            """
+            flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc
+            2013-01-01  | UA      | 1545   | EWR    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 1546   | EWR    | IAH  | N14229  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 1547   | EWR    | IAH  | N14230  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 1548   | EWR    | IAH  | -       | 2013-01-01 10:15:00
+            """,
+            """
+            sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2
+            2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5
+            2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5
+            2013-01-01 14:19:00 | -                   | -                   | -
+            """,
+            """
+            arr_delay_min | air_time_min | distance_mi | cancelled | _unparsed | _file_id | _row
+            11            | 227          | 1400        | false     | []        | 1        | 1
+            -             | -            | 1400        | false     | []        | 1        | 2
+            -             | -            | 1400        | false     | []        | 1        | 3
+            -             | -            | 1400        | true      | []        | 1        | 4
+            """,
+        ),
         f"{SCHEMA}, _unparsed array<string>, _file_id bigint, _row bigint",
     )
     assert_df_equality(flights(rows, airports), expected, ignore_nullable=True, ignore_row_order=True)
@@ -216,18 +233,44 @@ def test_absurd_delay_shifts_nothing(make_flights, frame):
 
 def test_rules(frame, violated_rules_of):
     rows = frame(
-        """
-        flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled
-        2013-01-01  | UA      | 1      | EWR    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
-        2013-01-01  | UA      | 2      | EWR    | IAH  | -       | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | -            | 1400        | true
-        2013-01-01  | UA      | 3      | PHL    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | -                   | 2             | -             | 0            | 0           | false
-        2013-01-01  | UA      | 4      | -      | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 10:15:00 | -                   | -                   | 4321          | -361          | -            | -           | false
-        2013-01-01  | UA      | 5      | LGA    | IAH  | -       | 2013-01-01 10:15:00 | -                   | -                   | -                   | -             | -             | -            | 1400        | false
-        2013-01-01  | UA      | 6      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 14:30:00 | 2013-01-01 14:30:00 | 255           | 11            | 5            | 1400        | false
-        2013-01-01  | UA      | 7      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | 5            | 1400        | true
-        2013-01-01  | UAL     | 8      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
-        2013-01-01  | UA      | 9      | JFK    | KIAH | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
-        """,
+        side_by_side(
+            """
+            flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc
+            2013-01-01  | UA      | 1      | EWR    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 2      | EWR    | IAH  | -       | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 3      | PHL    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 4      | -      | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 5      | LGA    | IAH  | -       | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 6      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 7      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UAL     | 8      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 9      | JFK    | KIAH | N14228  | 2013-01-01 10:15:00
+            """,
+            """
+            sched_arr_utc       | dep_utc             | arr_utc
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00
+            2013-01-01 14:19:00 | -                   | -
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | -
+            2013-01-01 10:15:00 | -                   | -
+            -                   | -                   | -
+            2013-01-01 14:19:00 | 2013-01-01 14:30:00 | 2013-01-01 14:30:00
+            2013-01-01 14:19:00 | -                   | -
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00
+            """,
+            """
+            dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled
+            2             | 11            | 227          | 1400        | false
+            -             | -             | -            | 1400        | true
+            2             | -             | 0            | 0           | false
+            4321          | -361          | -            | -           | false
+            -             | -             | -            | 1400        | false
+            255           | 11            | 5            | 1400        | false
+            -             | -             | 5            | 1400        | true
+            2             | 11            | 227          | 1400        | false
+            2             | 11            | 227          | 1400        | false
+            """,
+        ),
         SCHEMA,
     )
     assert violated_rules_of(flights, rows.orderBy("flight")) == [
