@@ -146,7 +146,7 @@ async def _resolve_rows(
     columns = tuple(model.columns.names)
     with _lookup_errors():
         cached = service.lookups.find_cached(requested, columns)
-        rows, version = cached or await asyncio.to_thread(service.lookups.find, requested, columns)
+        rows, version = cached if cached else await asyncio.to_thread(service.lookups.find, requested, columns)
     if missing := [position for position, lookup in enumerate(requested) if lookup not in rows]:
         table = f"{task.feature_table} version {version}"
         faults = [
@@ -193,15 +193,20 @@ async def _read_body(request: Request) -> bytes:
 
 
 def _add_info_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/health", summary="Whether the process answers")
+    @app.get("/health", summary="Check that the process answers")
     async def health() -> Health:
         return Health(status="ok")
 
-    @app.get("/ready", summary="Whether a model is in service")
+    @app.get("/ready", summary="Check that a model is in service")
     async def ready() -> Health:
         return Health(status="ready")
 
-    @app.get("/model", response_model=ModelInfo, responses=problem_responses(401, 503), summary="What is in service")
+    @app.get(
+        "/model",
+        response_model=ModelInfo,
+        responses=problem_responses(401, 503),
+        summary="Describe the models in service",
+    )
     async def model() -> Response:
         state, task = service.watcher.state, service.task
         with _lookup_errors():
@@ -217,7 +222,9 @@ def _add_info_routes(app: FastAPI, service: Service) -> None:
         )
         return _json(info)
 
-    @app.get("/metrics", responses=problem_responses(401), response_class=Response, summary="For Prometheus")
+    @app.get(
+        "/metrics", responses=problem_responses(401), response_class=Response, summary="Read metrics for Prometheus"
+    )
     async def read_metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 

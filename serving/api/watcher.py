@@ -151,7 +151,7 @@ class ModelWatcher:
                 if current and (current.loaded.version, current.loaded.run_id) == (int(entry.version), entry.run_id):
                     return current
                 model = self._prepare(load_version(client, entry, self._models), alias)
-        except Exception as error:  # a new version may fail in any way; the current one keeps serving
+        except Exception as error:  # a new version may fail in any way; the current one stays
             metrics.REFRESH_FAILURES.labels(alias).inc()
             effect = f"version {current.loaded.version} stays in service" if current else "it gets no requests"
             logger.warning("%s %s: not loaded, %s: %s", self.task.name, alias, effect, error)

@@ -60,9 +60,13 @@ def contributions(groups: Sequence[Contribution]) -> Chart:
         color=alt.condition("datum.points > 0", alt.value(MORE), alt.value(LESS)),
         tooltip=[alt.Tooltip("group:N", title="Group"), alt.Tooltip("label:N", title="Percentage points")],
     )
-    right = base.mark_text(align="left", dx=5, color=CALM).encode(text="label:N").transform_filter("datum.points >= 0")
-    left = base.mark_text(align="right", dx=-5, color=CALM).encode(text="label:N").transform_filter("datum.points < 0")
-    return alt.layer(bars, right, left).properties(height=alt.Step(26))
+    positive = (
+        base.mark_text(align="left", dx=5, color=CALM).encode(text="label:N").transform_filter("datum.points >= 0")
+    )
+    negative = (
+        base.mark_text(align="right", dx=-5, color=CALM).encode(text="label:N").transform_filter("datum.points < 0")
+    )
+    return alt.layer(bars, positive, negative).properties(height=alt.Step(26))
 
 
 def format_points(effect: float) -> str:

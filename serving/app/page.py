@@ -36,11 +36,11 @@ def show() -> None:
         if flight is None:
             return
         st.divider()
-        left, right = st.columns(2, gap="large")
-        with right:
+        prediction_side, airport_side = st.columns(2, gap="large")
+        with airport_side:
             recent = _show_airport(lake, flight)
             quality = st.container()
-        with left:
+        with prediction_side:
             version = _show_risk(flight, recent)
         if version is not None:
             with quality:

@@ -78,7 +78,7 @@ def test_wall_time_needs_a_clock_that_exists(frame):
     assert_df_equality(expected.withColumn("wall", to_wall_time(date, F.col("clock"))), expected, ignore_nullable=True)
 
 
-def test_moment_is_confirmed_by_the_wall_time_it_shows(frame):
+def test_moment_is_confirmed_by_its_wall_time(frame):
     expected = frame(
         """
         moment               | wall                | confirmed
@@ -115,7 +115,7 @@ def test_next_wall_time_is_today_or_tomorrow(frame):
     assert_df_equality(result, expected, ignore_nullable=True)
 
 
-def test_wall_time_in_a_zone_is_utc_after_the_moment(frame):
+def test_wall_time_is_utc_after_the_moment(frame):
     expected = frame(
         """
         zone                | moment              | wall                | utc
