@@ -18,8 +18,8 @@ Chart = Any
 Rows = Sequence[dict[str, Any]]
 
 
-def risk(probability: float, usual: float | None, usual_label: str) -> Chart:
-    """Return a bar from 0 to 100%, with the usual share and its label above it."""
+def draw_risk(probability: float, usual: float | None, usual_label: str) -> Chart:
+    """Draw a bar from 0 to 100%, with the usual share and its label above it."""
     axis = alt.Axis(format=PERCENT, title=None, grid=False, tickCount=5)
     x = alt.X("share:Q", scale=alt.Scale(domain=[0, 1]), axis=axis)
 
@@ -39,8 +39,8 @@ def risk(probability: float, usual: float | None, usual_label: str) -> Chart:
     return alt.layer(*layers).properties(height=70)
 
 
-def contributions(groups: Sequence[Contribution]) -> Chart:
-    """Return a bar per group of features. A bar to the right means that the flight is more likely to be late."""
+def draw_contributions(groups: Sequence[Contribution]) -> Chart:
+    """Draw a bar per group of features. A bar to the right means that the flight is more likely to be late."""
     rows = pd.DataFrame(
         {
             "group": [group.name for group in groups],
@@ -75,15 +75,15 @@ def format_points(effect: float) -> str:
     return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 
 
-def late_share(days: Rows) -> Chart:
-    """Return the share of late flights, one bar per day."""
+def draw_late_share(days: Rows) -> Chart:
+    """Draw the share of late flights, one bar per day."""
     tooltip = [_day_tooltip(), alt.Tooltip("late_rate:Q", title="Late", format=".0%")]
     bars = alt.Chart(_with_text_days(days)).mark_bar(color=MORE)
     return bars.encode(_day(), _share("late_rate"), tooltip=tooltip).properties(height=130)
 
 
-def departures(days: Rows) -> Chart:
-    """Return the flights per day, split into flown and cancelled."""
+def draw_departures(days: Rows) -> Chart:
+    """Draw the flights per day, split into flown and cancelled."""
     rows = _with_text_days(days).assign(flown=lambda row: row["flights"] - row["cancelled"])
     split = rows.melt(["day"], ["flown", "cancelled"], "status", "number")
     return (
@@ -100,8 +100,8 @@ def departures(days: Rows) -> Chart:
     )
 
 
-def outcome(days: Rows) -> Chart:
-    """Return the average prediction and the actual share of late flights, by day."""
+def draw_outcome(days: Rows) -> Chart:
+    """Draw the average prediction and the actual share of late flights, by day."""
     rows = _with_text_days(days).rename(columns={"mean_probability": "predicted", "label_rate": "were late"})
     split = rows.melt(["day"], ["predicted", "were late"], "series", "share")
     share = alt.Tooltip("share:Q", title="Share", format=".0%")

@@ -14,10 +14,10 @@ from lakehouse.deltalog.table_log import TableLog
 from lakehouse.errors import LakehouseError, ModelError
 from lakehouse.storage.location import Location
 from models.late_arrival import TASK
-from serving.app import charts, reading
+from serving.app import charts, queries
 from serving.app.client import Client, make_client
 from serving.app.drivers import Contribution, group_features, rank_contributions, variations
-from serving.app.reading import Flight
+from serving.app.queries import Flight
 
 NUMBER: Final = re.compile(r"\s*([A-Za-z0-9]{2})\s*(\d{1,4})\s*")
 # Streamlit leaves much space at the top and makes lines as long as the screen is wide.
@@ -55,8 +55,8 @@ def _open_features(lake: Location) -> tuple[TableLog, date, date]:
     Raises:
         ModelError: The table is missing or empty.
     """
-    features = reading.open_table(lake, TASK.feature_table)
-    days = reading.flight_days(features) if features else None
+    features = queries.open_table(lake, TASK.feature_table)
+    days = queries.read_day_range(features) if features else None
     if features is None or days is None:
         raise ModelError(f"{TASK.feature_table}: there are no flights yet. Run `lakehouse land`, then `lakehouse run`.")
     return features, *days
@@ -67,7 +67,7 @@ def _choose_flight(features: TableLog, first: date, last: date) -> Flight | None
     choice = st.radio("How to choose", (FROM_LIST, BY_NUMBER), horizontal=True, label_visibility="collapsed")
     columns = st.columns((1, 1, 2))
     day = columns[0].date_input("Date", last, min_value=first, max_value=last, format="YYYY-MM-DD")
-    flights = reading.flights_on(features, day)
+    flights = queries.read_flights(features, day)
     if not flights:
         st.info(f"{TASK.feature_table} has no flights on {day}. It has days from {first} to {last}.")
         return None
@@ -86,7 +86,7 @@ def _choose_flight(features: TableLog, first: date, last: date) -> Flight | None
     return columns[2].selectbox("Flight", matches, format_func=lambda flight: f"{flight}, from {flight.origin}")
 
 
-def _show_risk(flight: Flight, recent: reading.Rows) -> int | None:
+def _show_risk(flight: Flight, recent: queries.Rows) -> int | None:
     """Show the API's prediction for the flight and the features that contribute to it.
 
     Returns:
@@ -106,16 +106,16 @@ def _show_risk(flight: Flight, recent: reading.Rows) -> int | None:
     return int(prediction["model_version"])
 
 
-def _show_probability(flight: Flight, prediction: dict[str, Any], recent: reading.Rows) -> None:
+def _show_probability(flight: Flight, prediction: dict[str, Any], recent: queries.Rows) -> None:
     probability, day = prediction["probability"], flight.values[TASK.time_column]
     st.subheader(f"{flight.number} from {flight.origin} to {flight.values['dest']}", anchor=False)
     st.write(f"{day:%A} {_format_day(day)}, scheduled to leave at {flight.departure}")
     st.metric("Chance of being 15 minutes late or more", _format_percent(probability))
     st.write(f"Of 100 flights like this one, {_format_of_hundred(probability)} would arrive 15 minutes late or more.")
     before = [row | {"arrived": row["flights"] - row["cancelled"]} for row in recent if row["day"] < day]
-    usual = reading.mean(before, "late_rate", "arrived")
+    usual = queries.weighted_mean(before, "late_rate", "arrived")
     st.altair_chart(
-        charts.risk(probability, usual, f"{flight.origin} lately:"),
+        charts.draw_risk(probability, usual, f"{flight.origin} lately:"),
         width="stretch",
         alt=f"{_format_percent(probability)} on a scale to 100%",
     )
@@ -148,7 +148,9 @@ def _show_contributions(
     contributions = rank_contributions(groups, [answer["probability"] for answer in answers])
     st.subheader("Contributions to the prediction", anchor=False)
     st.markdown(_describe_strongest(contributions[0]))
-    st.altair_chart(charts.contributions(contributions), width="stretch", alt="Percentage points by group of features")
+    st.altair_chart(
+        charts.draw_contributions(contributions), width="stretch", alt="Percentage points by group of features"
+    )
     st.caption(
         "Percentage points: the predicted chance minus the chance with the group's features at typical values "
         "(the median or the most frequent value). Correlated features share their effect, so the bars may not add up."
@@ -196,26 +198,26 @@ def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _show_airport(lake: Location, flight: Flight) -> reading.Rows:
+def _show_airport(lake: Location, flight: Flight) -> queries.Rows:
     """Show and return the last days at the flight's airport of departure."""
     st.subheader(f"{flight.origin} in the days up to the flight", anchor=False)
-    daily = reading.open_table(lake, reading.AIRPORTS)
-    days = reading.airport_days(daily, flight.origin, flight.values[TASK.time_column]) if daily else []
+    daily = queries.open_table(lake, queries.AIRPORTS)
+    days = queries.read_airport_days(daily, flight.origin, flight.values[TASK.time_column]) if daily else []
     if not days:
-        st.info(f"{reading.AIRPORTS} has no rows for these days: `lakehouse run` builds it.")
+        st.info(f"{queries.AIRPORTS} has no rows for these days: `lakehouse run` builds it.")
         return []
     st.caption("Late flights, of those that arrived")
-    st.altair_chart(charts.late_share(days), width="stretch", alt="Share of late flights by day")
+    st.altair_chart(charts.draw_late_share(days), width="stretch", alt="Share of late flights by day")
     st.caption("Flights")
-    st.altair_chart(charts.departures(days), width="stretch", alt="Flights flown and cancelled by day")
+    st.altair_chart(charts.draw_departures(days), width="stretch", alt="Flights flown and cancelled by day")
     return days
 
 
 def _show_quality(lake: Location, version: int) -> None:
     """Show the quality of the model's version on the last days that it scored."""
     st.subheader("Quality of the model", anchor=False)
-    quality = reading.open_table(lake, TASK.quality_table)
-    days = reading.quality_days(quality, version) if quality else []
+    quality = queries.open_table(lake, TASK.quality_table)
+    days = queries.read_quality_days(quality, version) if quality else []
     if not days:
         st.info(
             f"{TASK.quality_table} has no arrived flight that version {version} scored: "
@@ -223,7 +225,7 @@ def _show_quality(lake: Location, version: int) -> None:
         )
         return
     brier, auc, predicted, late = (
-        reading.mean(days, name, "labelled") for name in ("brier", "roc_auc", "mean_probability", "label_rate")
+        queries.weighted_mean(days, name, "labelled") for name in ("brier", "roc_auc", "mean_probability", "label_rate")
     )
     summary = (
         f"From {_format_day(days[0]['day'])} to {_format_day(days[-1]['day'])} (days scored: {len(days)}) "
@@ -232,7 +234,7 @@ def _show_quality(lake: Location, version: int) -> None:
     if brier is not None and auc is not None:
         summary += f"; Brier score {brier:.3f} (0 is perfect), AUC {auc:.2f} (0.5 is guessing)"
     st.write(f"{summary}.")
-    st.altair_chart(charts.outcome(days), width="stretch", alt="Predicted and actual share of late flights by day")
+    st.altair_chart(charts.draw_outcome(days), width="stretch", alt="Predicted and actual share of late flights by day")
 
 
 show()

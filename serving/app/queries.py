@@ -1,4 +1,4 @@
-"""Reads of the lake for the page, without Spark. Results are cached per version of a table, which never changes."""
+"""Queries of the lake for the page, without Spark. Results are cached per version of a table, which never changes."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ _cached = st.cache_data(hash_funcs={TableLog: _version}, max_entries=50, show_sp
 
 
 @_cached
-def flight_days(features: TableLog) -> tuple[date, date] | None:
+def read_day_range(features: TableLog) -> tuple[date, date] | None:
     """Return the first and the last day with flights, or None for an empty table."""
     bounds = pc.min_max(_read(features, [TASK.time_column])[TASK.time_column]).as_py()
     return (bounds["min"], bounds["max"]) if bounds["min"] else None
 
 
 @_cached
-def flights_on(features: TableLog, day: date) -> list[Flight]:
+def read_flights(features: TableLog, day: date) -> list[Flight]:
     """Return the day's flights, ordered by scheduled departure."""
     rows = _read(features, None, ds.field(TASK.time_column) == day).to_pylist()
     flights = [Flight(_replace_nan(row), row[TASK.label_column]) for row in rows]
@@ -93,7 +93,7 @@ def flights_on(features: TableLog, day: date) -> list[Flight]:
 
 
 @_cached
-def airport_days(daily: TableLog, origin: str, until: date) -> Rows:
+def read_airport_days(daily: TableLog, origin: str, until: date) -> Rows:
     """Return the airport's last AIRPORT_DAYS days up to ``until``.
 
     Returns:
@@ -106,7 +106,7 @@ def airport_days(daily: TableLog, origin: str, until: date) -> Rows:
 
 
 @_cached
-def quality_days(quality: TableLog, version: int) -> Rows:
+def read_quality_days(quality: TableLog, version: int) -> Rows:
     """Return the last QUALITY_DAYS days with labels that the model's version scored.
 
     Returns:
@@ -120,7 +120,7 @@ def quality_days(quality: TableLog, version: int) -> Rows:
     return days[-QUALITY_DAYS:]
 
 
-def mean(rows: Iterable[dict[str, Any]], name: str, weight: str) -> float | None:
+def weighted_mean(rows: Iterable[dict[str, Any]], name: str, weight: str) -> float | None:
     """Return the weighted mean of a column over the rows with a value, or None without such rows."""
     pairs = [(row[name], row[weight]) for row in rows if row[name] is not None and row[weight]]
     return sum(value * share for value, share in pairs) / sum(share for _, share in pairs) if pairs else None
