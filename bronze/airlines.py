@@ -1,4 +1,4 @@
-"""Airlines: snapshots of the whole, `airlines_2013-01-01.csv`, named by the day they were taken."""
+"""Airlines: full snapshots, `airlines_2013-01-01.csv`, named by their date."""
 
 from lakehouse.definitions.sources import source
 

@@ -1,6 +1,6 @@
-"""Airports: snapshots of the whole, `airports_2013-01-01.csv`, named by the day they were taken.
+"""Airports: full snapshots, `airports_2013-01-01.csv`, named by their date.
 
-Four destinations in Puerto Rico and the Virgin Islands are not listed.
+Four destinations in Puerto Rico and the Virgin Islands are missing.
 """
 
 from lakehouse.definitions.sources import source

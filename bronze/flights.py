@@ -1,6 +1,6 @@
 """Departures from New York: one CSV a day, `flights_2013-01-01.csv`, named by the local date of departure.
 
-NA marks a missing value. Dates and clocks are local (517 is 5:17), `time_hour` is the scheduled hour in UTC.
+NA marks a missing value. Dates and clocks are local (517 is 5:17). `time_hour` is the scheduled hour in UTC.
 """
 
 from lakehouse.definitions.sources import source

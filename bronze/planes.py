@@ -1,4 +1,4 @@
-"""The aircraft register: snapshots of the whole, `planes_2013-01-01.csv`, named by the day they were taken."""
+"""Aircraft register: full snapshots, `planes_2013-01-01.csv`, named by their date."""
 
 from lakehouse.definitions.sources import source
 
@@ -6,7 +6,7 @@ planes = source(
     "bronze.planes",
     landing="planes",
     columns=("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "speed", "engine"),
-    # A snapshot corrected under its name is the whole of what was there that day: what it leaves out was not.
+    # A corrected snapshot with the same name is complete: aircraft that it omits were not registered that day.
     on_redelivery="replace",
     stats=("_file_id",),
 )

@@ -1,6 +1,6 @@
 """Hourly weather at the New York airports: one CSV a month, `weather_2013-01.csv`, named by the local month.
 
-NA marks a missing value. Units are US customary; `time_hour` is the hour of observation in UTC.
+NA marks a missing value. Units are US customary. `time_hour` is the hour of observation in UTC.
 """
 
 from lakehouse.definitions.sources import source

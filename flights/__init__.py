@@ -1,1 +1,1 @@
-"""The flights example: what its tables share, and the delivery of its files."""
+"""Flights example: code that its tables share, and the delivery of its files."""

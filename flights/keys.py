@@ -1,4 +1,4 @@
-"""What the flights example's tables agree on: keys, units and markers."""
+"""Shared values of the flights example's tables: markers, limits and unparsed columns."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.tables import UNPARSED
 
-# The airports that the data's flights leave from.
+# Airports of departure in the data.
 ORIGINS = ("EWR", "JFK", "LGA")
 
-# How the files say that a value is missing.
+# Markers of missing values in the files.
 MISSING = ("", "NA")
 
 # A flight is late when it arrives this much behind schedule (US Department of Transportation).
@@ -20,18 +20,18 @@ LATE_MINUTES = 15
 
 
 def is_late(arr_delay_min: Column) -> Column:
-    """Whether a flight arrived late; null where it did not arrive: cancelled or diverted."""
+    """Return true if a flight arrived late; null for cancelled and diverted flights, which did not arrive."""
     return arr_delay_min >= LATE_MINUTES
 
 
 def add_unparsed(unparsed: Column, **lost: Column) -> Column:
-    """The names of unreadable columns, and of those whose condition holds: readable alone, but no such thing."""
+    """Add the names of columns with a true condition: their values are parsed, but invalid in combination."""
     names = F.array(*[F.when(condition, F.lit(name)) for name, condition in lost.items()])
-    # Compacting is slow, and hardly any row needs it.
+    # array_compact is slow, and hardly any row needs it.
     any_lost = reduce(Column.__or__, lost.values())
     return F.when(any_lost, F.array_compact(F.concat(unparsed, names))).otherwise(unparsed).alias(UNPARSED)
 
 
 def is_lost(result: str, *parts: str) -> Column:
-    """Whether a column is null although all those it is made of are known."""
+    """Return true if a column is null although all of its parts are present."""
     return reduce(Column.__and__, (F.col(part).isNotNull() for part in parts)) & F.col(result).isNull()

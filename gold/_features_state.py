@@ -1,7 +1,7 @@
-"""What could be known at an airport, of a route and of the weather at each moment: small tables that flights are joined to.
+"""State of airports, routes and weather over time, as small tables for joins with flights.
 
-Times are minutes since 1970 in UTC. A bin is half an hour; `bin` in these tables is the one that a cut-off falls into, and
-all that is counted happened before that bin began.
+Times are minutes since 1970 in UTC. A bin is half an hour. `bin` in these tables is the bin of a flight's cut-off, and
+all counted events happened before that bin began.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from pyspark.sql import functions as F
 
 from flights.keys import LATE_MINUTES
 
-# What is known at the cut-off, so long before the scheduled departure, may be used; nothing later.
+# The cut-off is this long before the scheduled departure. Features use no later information.
 CUTOFF_MIN = 120
 BIN_MIN = 30
-# How far back departures and landings are counted.
+# Windows for departures and landings.
 DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN = 60, 180, 360
-# So long after its schedule a flight that has not left stops being overdue: it may have been cancelled.
+# A flight that has not left counts as overdue for this long. After that it may have been cancelled.
 LONGEST_OVERDUE_MIN = 4 * 60
-# A departure or landing later than this after the scheduled departure is not counted: it bounds the context.
+# Events later than this after the scheduled departure are not counted. This bounds the lookback.
 LATEST_EVENT_MIN = 14 * 60
-# In a mean, a longer delay counts as this one.
+# Means cap delays at this value.
 LONGEST_DELAY_MIN = 180
-# Flights of similar length meet similar winds.
+# Edges of the distance bands: flights of similar length have similar winds.
 BAND_EDGES_MI = (300, 600, 900, 1300, 2000)
-# When a day's summary of the day before is drawn up: 05:00 UTC, midnight or one o'clock in New York.
+# A day's summary is computed at 05:00 UTC on the next day: midnight or one o'clock in New York.
 DAY_START_MIN = 5 * 60
 DAY_MIN = 24 * 60
-# An observation serves the cut-offs of so many hours, unless there is a newer one.
+# An observation is valid for this many hours, unless there is a newer one.
 WEATHER_HOURS = 6
 WEATHER = (
     "temp_f",
@@ -45,12 +45,12 @@ BAND_COUNTS = ("arrivals", "arr_delay", "enroute")
 
 
 def minutes(moment: str) -> Column:
-    """The minute since 1970 in UTC."""
+    """Return the minutes since 1970 in UTC."""
     return F.floor(F.unix_seconds(moment) / 60)
 
 
 def day_start(date: Column) -> Column:
-    """The minute at which the day before the date is summed up."""
+    """Return the minute at which the previous day's summary is computed."""
     return F.unix_date(date).cast("bigint") * DAY_MIN + DAY_START_MIN
 
 
@@ -59,17 +59,17 @@ def bin_number(minute: Column) -> Column:
 
 
 def band(distance_mi: Column) -> Column:
-    """The number of the flight's distance band."""
+    """Return the number of the flight's distance band."""
     return sum((F.when(distance_mi >= edge, 1).otherwise(0) for edge in BAND_EDGES_MI), F.lit(0))
 
 
 def origins(flights: DataFrame) -> DataFrame:
-    """One row per origin and bin: its schedule, and what had happened there."""
+    """Return one row per origin and bin: the schedule and the events before the bin."""
     board = _board(
         flights, "origin", ORIGIN_COUNTS, _schedule_event(), _departure_event(), _cancellation_event(), _landing_event()
     )
     short, long, landed = (_last(span, "origin") for span in (DEPARTURES_SHORT_MIN, DEPARTURES_LONG_MIN, ARRIVALS_MIN))
-    # A departure is on the schedule of the bin in which its cut-off is, four bins before its own.
+    # A departure counts as scheduled in the bin of its cut-off, four bins before its own.
     own_half_hour, not_due = _bins("origin", -1), _bins("origin", -(CUTOFF_MIN // BIN_MIN))
     so_far = _bins("origin", None)
     due = F.sum("scheduled").over(so_far) - F.sum("scheduled").over(not_due)
@@ -90,7 +90,7 @@ def origins(flights: DataFrame) -> DataFrame:
 
 
 def bands(flights: DataFrame) -> DataFrame:
-    """One row per distance band and bin: how the flights that had landed, from all origins, fared."""
+    """Return one row per distance band and bin: the delays of landed flights from all origins."""
     board = _board(flights, "band", BAND_COUNTS, _schedule_event(), _landing_event())
     landed = _last(ARRIVALS_MIN, "band")
     return board.select(
@@ -103,7 +103,7 @@ def bands(flights: DataFrame) -> DataFrame:
 
 
 def previous_days(flights: DataFrame) -> DataFrame:
-    """One row per destination and day: the flights of the day before that had landed when it was summed up."""
+    """Return one row per destination and day: the previous day's flights that had landed by the day's start."""
     following = F.date_add("flight_date", 1)
     return (
         flights.filter(F.col("arr") < day_start(following))
@@ -117,7 +117,7 @@ def previous_days(flights: DataFrame) -> DataFrame:
 
 
 def observations(weather: DataFrame) -> DataFrame:
-    """One row per origin and hour: the weather as last observed when the hour began, or before."""
+    """Return one row per origin and hour: the last observation at or before the start of the hour."""
     hour = F.ceil(minutes("observed_at") / 60)
     newer = F.lead("first").over(Window.partitionBy("origin").orderBy("observed"))
     return (
@@ -128,7 +128,7 @@ def observations(weather: DataFrame) -> DataFrame:
     )
 
 
-# An event: the bin it is counted in, null where it did not happen, and what it adds.
+# The bin of an event (null if it did not happen), and its increments of the counts.
 Event = tuple[Column, dict[str, Column]]
 
 
@@ -137,9 +137,9 @@ def _schedule_event() -> Event:
 
 
 def _departure_event() -> Event:
-    """The departure; one before its time is counted when it was due."""
-    counted = F.col("dep") - F.col("sched_dep") <= LATEST_EVENT_MIN
-    return F.when(counted, bin_number(F.greatest("dep", "sched_dep"))), {
+    """Return the departure event. An early departure is counted at its scheduled time."""
+    is_counted = F.col("dep") - F.col("sched_dep") <= LATEST_EVENT_MIN
+    return F.when(is_counted, bin_number(F.greatest("dep", "sched_dep"))), {
         "departures": F.lit(1),
         "dep_delay": _cap_delay("dep_delay_min"),
         "dep_late": (F.col("dep_delay_min") >= LATE_MINUTES).cast("int"),
@@ -156,8 +156,8 @@ def _has_left_overdue() -> Column:
 
 
 def _landing_event() -> Event:
-    counted = F.col("arr") - F.col("sched_dep") <= LATEST_EVENT_MIN
-    return F.when(counted, bin_number(F.col("arr"))), {
+    is_counted = F.col("arr") - F.col("sched_dep") <= LATEST_EVENT_MIN
+    return F.when(is_counted, bin_number(F.col("arr"))), {
         "arrivals": F.lit(1),
         "arr_delay": _cap_delay("arr_delay_min"),
         "enroute": F.col("enroute"),
@@ -173,10 +173,10 @@ def _cap_delay(delay_min: str) -> Column:
 
 
 def _board(flights: DataFrame, by: str, counts: tuple[str, ...], *events: Event) -> DataFrame:
-    """One row per value of a column and bin: what was counted in it, zero where nothing was."""
+    """Return one row per value of a column and bin, with the sums of the events' increments."""
     rows = [
-        F.struct(moment.alias("bin"), *[adds.get(name, F.lit(0)).cast("int").alias(name) for name in counts])
-        for moment, adds in events
+        F.struct(event_bin.alias("bin"), *[increments.get(name, F.lit(0)).cast("int").alias(name) for name in counts])
+        for event_bin, increments in events
     ]
     return (
         flights.select(by, F.explode(F.array(*rows)).alias("event"))
@@ -187,7 +187,7 @@ def _board(flights: DataFrame, by: str, counts: tuple[str, ...], *events: Event)
 
 
 def _bins(by: str, first: int | None) -> WindowSpec:
-    """The bins from ``first`` (all, where None) to the row's own, against which it is counted."""
+    """Return the window of bins from ``first`` (all if None) to the row's own, relative to it."""
     window = Window.partitionBy(by).orderBy("bin")
     return window.rangeBetween(Window.unboundedPreceding if first is None else first, Window.currentRow)
 
@@ -197,8 +197,10 @@ def _last(span_min: int, by: str) -> WindowSpec:
 
 
 def _before(name: str, bins: WindowSpec) -> Column:
-    """The sum over the bins before the row's own. A GPU's windows do not end before the row: what is its own is taken off, as whole
-    numbers can be."""
+    """Return the sum over the bins before the row's own.
+
+    A GPU's windows cannot end before the row, so its own value is subtracted. This is exact for integers.
+    """
     return F.sum(name).over(bins) - F.col(name)
 
 
@@ -207,5 +209,5 @@ def _count(name: str, bins: WindowSpec) -> Column:
 
 
 def _mean(total: str, count: str, bins: WindowSpec) -> Column:
-    """The mean; null where nothing was counted."""
+    """Return the mean; null without counted events."""
     return _before(total, bins) / F.nullif(_before(count, bins), F.lit(0))

@@ -1,4 +1,4 @@
-"""Punctuality of each New York airport, day by day."""
+"""Punctuality by New York airport and day."""
 
 from __future__ import annotations
 

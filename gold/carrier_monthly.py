@@ -1,4 +1,4 @@
-"""Punctuality of each airline, month by month."""
+"""Punctuality by airline and month."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lakehouse.definitions.write_modes import Replace
     flights=incremental("silver.flights", date_column="flight_date"),
 )
 def carrier_monthly(flights: DataFrame) -> DataFrame:
-    """One row per airline and month of departure, local; `month` is its first day.
+    """One row per airline and local month of departure. `month` is its first day.
 
     Delays are averaged over the flights that have one; `late_rate` is over those that arrived.
     """

@@ -1,4 +1,4 @@
-"""What was known about each flight two hours before its scheduled departure."""
+"""Features of each flight, known two hours before its scheduled departure."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Replace
 
-# The earlier legs of an aircraft are those scheduled in this time before the flight.
+# An aircraft's earlier legs are scheduled within this time before the flight.
 LEGS_MIN = 20 * 60
 HOLIDAY_YEARS = range(1990, 2051)
-# No window begins before the day before the flight: a landing is counted up to 6 hours before the cut-off and 14 hours
-# after its flight's scheduled departure.
+# No window begins earlier than the day before the flight: landings are counted up to 6 hours before the cut-off and
+# 14 hours after their flight's scheduled departure.
 LOOKBACK_DAYS = 1
 
 COLUMNS = {
@@ -47,7 +47,7 @@ COLUMNS = {
     "cutoff_utc": "timestamp",
     "late": "boolean",
     "tailnum": "string",
-    # The schedule, in New York's time.
+    # Schedule, in New York's time.
     "sched_minute": "int",
     "weekday": "int",
     "month": "int",
@@ -57,8 +57,8 @@ COLUMNS = {
     "distance_mi": "int",
     "sched_duration_min": "int",
     "origin_scheduled": "int",
-    # The aircraft, and its last legs that had left and landed. From the leg's departure to the flight's, slack is what
-    # flying it and back would leave; turn is from the leg's scheduled arrival.
+    # The aircraft, its last departed leg and its last landed leg. Slack is the time from the leg's departure to the
+    # flight's, minus the leg's duration out and back. Turn is the time from the leg's scheduled arrival.
     "aircraft_age_years": "int",
     "aircraft_seats": "int",
     "leg_dep_delay_min": "int",
@@ -66,7 +66,7 @@ COLUMNS = {
     "leg_turn_min": "int",
     "leg_arr_delay_min": "int",
     "leg_landed_min": "int",
-    # At the origin; en route is arrival delay less departure delay.
+    # The origin. En route is the arrival delay minus the departure delay.
     "origin_overdue": "int",
     "origin_departures_1h": "int",
     "origin_dep_delay_1h": "double",
@@ -75,7 +75,7 @@ COLUMNS = {
     "origin_dep_late_3h": "double",
     "origin_arr_delay_6h": "double",
     "origin_enroute_6h": "double",
-    # Of flights of similar length from all origins, and of yesterday's to the destination.
+    # Flights of similar length from all origins, and yesterday's flights to the destination.
     "band_arrivals_6h": "int",
     "band_arr_delay_6h": "double",
     "band_enroute_6h": "double",
@@ -105,13 +105,13 @@ COLUMNS = {
     planes=lookup("silver.planes"),
 )
 def flight_features(flights: DataFrame, weather: DataFrame, planes: DataFrame) -> DataFrame:
-    """One row per flight: what was known two hours before scheduled departure, and the label.
+    """One row per flight: features known two hours before scheduled departure, and the label.
 
-    The schedule, and which aircraft is to fly, count as known. Counts and means are over whole half hours that had ended by the
-    cut-off. `late` is null for flights that did not arrive.
+    The schedule and the assigned aircraft count as known. Counts and means cover full half hours before the cut-off.
+    `late` is null for flights that did not arrive.
     """
     timed = _with_minutes(flights)
-    # These tables grow by a few megabytes a year, far below what a broadcast can hold; the flights are not shuffled for them.
+    # These tables grow by a few megabytes a year, so they are broadcast. The flights are not shuffled.
     return (
         _with_legs(timed)
         .join(F.broadcast(_known_aircraft(planes)), _is_aircraft(), "left")
@@ -125,7 +125,7 @@ def flight_features(flights: DataFrame, weather: DataFrame, planes: DataFrame) -
 
 
 def _with_minutes(flights: DataFrame) -> DataFrame:
-    """The flights with times as minutes since 1970 in UTC."""
+    """Convert the flights' times to minutes since 1970 in UTC."""
     return flights.select(
         *("flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "distance_mi"),
         *("dep_delay_min", "arr_delay_min"),
@@ -140,36 +140,38 @@ def _with_minutes(flights: DataFrame) -> DataFrame:
 
 
 def _with_legs(timed: DataFrame) -> DataFrame:
-    """The flights with the aircraft's last leg that had left, and the last that had landed, at the cut-off.
+    """Add the aircraft's last departed leg and its last landed leg at the cut-off.
 
-    What is not known at the cut-off must not move another leg out of sight: so all legs in the time are gathered, not the
-    last few.
+    All legs in the window are collected, not only the last few: a leg that is unknown at the cut-off must not displace
+    another.
     """
-    # A GPU's windows do not end before the row: legs of its own time are left out below.
+    # A GPU's windows cannot end before the row. The filters below exclude legs with the row's own time.
     legs = Window.partitionBy("tailnum").orderBy("sched_dep").rangeBetween(-LEGS_MIN, Window.currentRow)
-    # Flights without a tail number are not one aircraft's.
-    named = F.col("tailnum").isNotNull()
-    left = F.struct("dep", "dep_delay_min", "sched_duration_min", "sched_dep")
+    # Flights without a tail number do not share an aircraft.
+    has_tailnum = F.col("tailnum").isNotNull()
+    departed = F.struct("dep", "dep_delay_min", "sched_duration_min", "sched_dep")
     landed = F.struct("arr", "arr_delay_min", "sched_dep")
     return timed.select(
         *("flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "distance_mi"),
         *("sched_dep", "cutoff", "sched_duration_min", "band"),
         is_late(F.col("arr_delay_min")).alias("late"),
-        F.collect_list(F.when(F.col("dep").isNotNull() & named, left)).over(legs).alias("left"),
-        F.collect_list(F.when(F.col("arr").isNotNull() & named, landed)).over(legs).alias("landed"),
+        F.collect_list(F.when(F.col("dep").isNotNull() & has_tailnum, departed)).over(legs).alias("departed"),
+        F.collect_list(F.when(F.col("arr").isNotNull() & has_tailnum, landed)).over(legs).alias("landed"),
     ).withColumns(
         {
-            "left": F.array_max(F.filter("left", lambda leg: _earlier(leg) & (leg["dep"] < F.col("cutoff")))),
-            "landed": F.array_max(F.filter("landed", lambda leg: _earlier(leg) & (leg["arr"] < F.col("cutoff")))),
+            "departed": F.array_max(
+                F.filter("departed", lambda leg: _is_earlier(leg) & (leg["dep"] < F.col("cutoff")))
+            ),
+            "landed": F.array_max(F.filter("landed", lambda leg: _is_earlier(leg) & (leg["arr"] < F.col("cutoff")))),
             "sched_minute": (_local_minutes() - F.unix_date("flight_date") * DAY_MIN).cast("int"),
             "bin": bin_number(F.col("cutoff")),
-            # The hour whose beginning is the last before the cut-off.
+            # The last hour that begins before the cut-off.
             "hour": F.floor((F.col("cutoff") - 1) / 60),
         }
     )
 
 
-def _earlier(leg: Column) -> Column:
+def _is_earlier(leg: Column) -> Column:
     return leg["sched_dep"] < F.col("sched_dep")
 
 
@@ -178,10 +180,10 @@ def _known_aircraft(planes: DataFrame) -> DataFrame:
 
 
 def _is_aircraft() -> Column:
-    known = (F.col("valid_from") <= _cutoff_date()) & (
+    is_valid = (F.col("valid_from") <= _cutoff_date()) & (
         F.col("valid_to").isNull() | (F.col("valid_to") > _cutoff_date())
     )
-    return (F.col("tailnum") == F.col("plane")) & known
+    return (F.col("tailnum") == F.col("plane")) & is_valid
 
 
 def _local_minutes() -> Column:
@@ -193,9 +195,9 @@ def _cutoff_date() -> Column:
 
 
 def _derived_columns() -> dict[str, Column]:
-    left, landed, day = F.col("left"), F.col("landed"), F.col("flight_date")
-    since_left = F.col("sched_dep") - left["dep"]
-    summed_up = F.col("cutoff") >= day_start(day)
+    departed, landed, day = F.col("departed"), F.col("landed"), F.col("flight_date")
+    since_departure = F.col("sched_dep") - departed["dep"]
+    has_yesterday = F.col("cutoff") >= day_start(day)
     yesterday = ("dest_arrivals_1d", "dest_arr_delay_1d", "dest_enroute_1d")
     return {
         "cutoff_utc": F.timestamp_seconds(F.col("cutoff") * 60),
@@ -205,38 +207,38 @@ def _derived_columns() -> dict[str, Column]:
         **_holiday_distances(day),
         "aircraft_age_years": F.year(_cutoff_date()) - F.col("year_built"),
         "aircraft_seats": F.col("seats"),
-        "leg_dep_delay_min": left["dep_delay_min"],
-        "leg_slack_min": (since_left - 2 * left["sched_duration_min"]).cast("int"),
-        "leg_turn_min": (since_left + left["dep_delay_min"] - left["sched_duration_min"]).cast("int"),
+        "leg_dep_delay_min": departed["dep_delay_min"],
+        "leg_slack_min": (since_departure - 2 * departed["sched_duration_min"]).cast("int"),
+        "leg_turn_min": (since_departure + departed["dep_delay_min"] - departed["sched_duration_min"]).cast("int"),
         "leg_arr_delay_min": landed["arr_delay_min"],
         "leg_landed_min": (F.col("cutoff") - landed["arr"]).cast("int"),
-        **{name: F.when(summed_up, F.col(name)) for name in yesterday},
+        **{name: F.when(has_yesterday, F.col(name)) for name in yesterday},
         "weather_age_min": (F.col("cutoff") - F.col("observed")).cast("int"),
     }
 
 
 def _holiday_distances(day: Column) -> dict[str, Column]:
-    """Days since the last and to the next federal holiday; null outside the years covered."""
-    first, since, until = _holiday_table()
+    """Return the days since the last and to the next federal holiday; null outside HOLIDAY_YEARS."""
+    first, days_since, days_until = _holiday_table()
     position = F.datediff(day, F.lit(first))
     return {
-        "days_since_holiday": _entry(since, position),
-        "days_to_holiday": _entry(until, position),
+        "days_since_holiday": _pick(days_since, position),
+        "days_to_holiday": _pick(days_until, position),
     }
 
 
-def _entry(numbers: str, position: Column) -> Column:
-    # One literal, which the optimizer folds to an array: an array of literals is an expression for each.
+def _pick(numbers: str, position: Column) -> Column:
+    # The optimizer folds one literal to an array. An array of literals would be one expression per element.
     return F.get(F.split(F.lit(numbers), ",").cast("array<int>"), position)
 
 
 @cache
 def _holiday_table() -> tuple[date, str, str]:
-    """The first day covered, and for it and each later one the days since and to a holiday."""
+    """Return the first day, and for each day from it the days since and to a holiday, as comma-separated text."""
     first, last = date(HOLIDAY_YEARS.start, 1, 1), date(HOLIDAY_YEARS.stop - 1, 12, 31)
     years = range(HOLIDAY_YEARS.start - 1, HOLIDAY_YEARS.stop + 1)
-    known = sorted(holidays.country_holidays("US", years=years, observed=False))
+    holiday_dates = sorted(holidays.country_holidays("US", years=years, observed=False))
     days = [first + timedelta(days) for days in range((last - first).days + 1)]
-    since = [(day - known[bisect_right(known, day) - 1]).days for day in days]
-    until = [(known[bisect_left(known, day)] - day).days for day in days]
+    since = [(day - holiday_dates[bisect_right(holiday_dates, day) - 1]).days for day in days]
+    until = [(holiday_dates[bisect_left(holiday_dates, day)] - day).days for day in days]
     return first, ",".join(map(str, since)), ",".join(map(str, until))

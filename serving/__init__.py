@@ -1,1 +1,1 @@
-"""The champion in service: an API, and a page that talks to it."""
+"""Serving of the champion: the prediction API and the web page that calls it."""

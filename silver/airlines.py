@@ -1,4 +1,4 @@
-"""Airlines, as the newest snapshot names them."""
+"""Airlines from the newest snapshot."""
 
 from __future__ import annotations
 

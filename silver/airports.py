@@ -1,4 +1,4 @@
-"""Airports, as the newest snapshot describes them."""
+"""Airports from the newest snapshot."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LANDED_TYPES = {"lat": "double", "lon": "double", "alt": "int", "tz": "double"}
 def airports(airports: DataFrame) -> DataFrame:
     """One row per airport and snapshot.
 
-    A `tzone` that Spark does not know counts as unreadable: functions of time raise on it.
+    A `tzone` that Spark does not know counts as unparsed, because time functions raise on it.
     """
     name, landed_zone = parse("name", "string", MISSING), parse("tzone", "string", MISSING)
     zone = known_zone(landed_zone)

@@ -1,4 +1,4 @@
-"""Flights: typed, every time in UTC."""
+"""Flights with parsed values and all times in UTC."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ COLUMNS = {
 }
 DATE_PARTS = ("year", "month", "day")
 CLOCKS = ("sched_dep_time", "sched_arr_time", "dep_time")
-# Read by nothing here: but text in them is a row gone wrong, or the next one, which a stray pair of quotes made part of the value.
+# No column uses these values, but text in them shows a broken row: a stray pair of quotes can merge rows into a value.
 UNUSED = ("arr_time", "hour", "minute")
 NUMBERS = (*DATE_PARTS, *CLOCKS, "dep_delay", "arr_delay", "flight", "air_time", "distance", *UNUSED)
 LANDED_TYPES = {"time_hour": "timestamp", **dict.fromkeys(NUMBERS, "int")}
 RULES = (
-    # What is longer is none: a blank too many, or the rows that a stray pair of quotes made part of the value.
+    # A longer value is not a code: it has an extra blank, or a stray pair of quotes merged rows into it.
     Rule(
         "codes_have_their_length",
         "length(carrier) = 2 AND length(dest) = 3 AND (tailnum IS NULL OR length(tailnum) <= 6)",
@@ -61,14 +61,14 @@ RULES = (
     Rule("cancelled_flight_has_no_arrival", "NOT cancelled OR (arr_delay_min IS NULL AND air_time_min IS NULL)"),
     Rule("arrival_follows_departure", "arr_utc IS NULL OR arr_utc > dep_utc"),
     Rule("departed_aircraft_is_named", "cancelled OR tailnum IS NOT NULL", "warn"),
-    # Null when the airport is not known: its clock cannot be read.
+    # Null if the airport is unknown, because its time zone is unknown.
     Rule("scheduled_arrival_is_known", "sched_arr_utc IS NOT NULL", "warn"),
-    # It is computed as the next time after departure: only a mistake in this code can break it.
+    # The code computes the next time after departure, so only an error in the code can violate this rule.
     Rule("scheduled_arrival_follows_departure", "sched_arr_utc IS NULL OR sched_arr_utc > sched_dep_utc", "fail"),
 )
 
 
-# A change in the airports waits for a flight's next delivery: a new snapshot re-dates all of them, and time zones stay.
+# Changed airports do not rebuild flights: a new snapshot changes the date of all airports, but time zones stay.
 @table(
     "silver.flights",
     columns=COLUMNS,
@@ -82,9 +82,9 @@ RULES = (
 def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
     """One row per scheduled departure.
 
-    A cancelled flight did not depart. A diverted one departed but has no arrival delay, and so no arrival here: the
-    clock that the file may show for it does not say the day. A `time_hour` that contradicts the local date and clock
-    counts as unreadable.
+    A cancelled flight did not depart. A diverted flight departed but has no arrival delay. Its arrival is null here,
+    because the day of its arrival clock is unknown. A `time_hour` that contradicts the local date and clock counts as
+    unparsed.
     """
     return _with_schedule(_parse_flights(flights), airports).select(
         "flight_date",
@@ -112,9 +112,9 @@ def flights(flights: DataFrame, airports: DataFrame) -> DataFrame:
     )
 
 
-# Each step is a projection of its own, because Spark would repeat a step's expression wherever the next one uses it.
+# Each step is a separate projection, because Spark would repeat its expression at each use in the next step.
 def _parse_flights(flights: DataFrame) -> DataFrame:
-    """The landed values by the table's names, and with an underscore those that the schedule is made of."""
+    """Parse the landed values. Inputs of the schedule have names with an underscore."""
     return flights.select(
         date_of(*DATE_PARTS).alias("flight_date"),
         *[parse(name, "string", MISSING).alias(name) for name in ("carrier", "origin", "dest", "tailnum")],
@@ -131,7 +131,7 @@ def _parse_flights(flights: DataFrame) -> DataFrame:
 
 
 def _with_schedule(flights: DataFrame, airports: DataFrame) -> DataFrame:
-    """The flights with their scheduled departure and arrival in UTC."""
+    """Add the scheduled departure and arrival in UTC."""
     zones = airports.select(F.col("faa").alias("dest"), F.col("tzone").alias("_listed_zone"))
     unlisted = F.coalesce(*[F.when(F.col("dest") == dest, F.lit(zone)) for dest, zone in UNLISTED_ZONES.items()])
     zone, sched_dep, sched_dep_utc = F.col("_zone"), F.col("_sched_dep_time"), F.col("sched_dep_utc")
@@ -146,7 +146,7 @@ def _with_schedule(flights: DataFrame, airports: DataFrame) -> DataFrame:
         .withColumn(
             "sched_dep_utc", shift_minutes(confirm_utc(F.col("_time_hour"), F.col("_wall_hour")), sched_dep % 100)
         )
-        .withColumn("_dep_there", F.from_utc_timestamp(sched_dep_utc, zone))
-        .withColumn("_arr_there", next_wall(F.col("_sched_arr_time"), F.col("_dep_there")))
-        .withColumn("sched_arr_utc", to_utc_after(sched_dep_utc, F.col("_arr_there"), zone))
+        .withColumn("_dep_local", F.from_utc_timestamp(sched_dep_utc, zone))
+        .withColumn("_arr_local", next_wall(F.col("_sched_arr_time"), F.col("_dep_local")))
+        .withColumn("sched_arr_utc", to_utc_after(sched_dep_utc, F.col("_arr_local"), zone))
     )

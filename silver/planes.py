@@ -1,4 +1,4 @@
-"""Aircraft, with their history."""
+"""Aircraft with their history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
         Rule("engines_are_plausible", "engines IS NULL OR engines BETWEEN 1 AND 12"),
         Rule("seats_are_plausible", "seats IS NULL OR seats BETWEEN 1 AND 900"),
         Rule("speed_is_plausible", "speed_mph IS NULL OR speed_mph BETWEEN 1 AND 1500", "warn"),
-        # A maker's model year may run ahead of the calendar by one.
+        # A manufacturer's model year may be one year ahead of the calendar.
         Rule(
             "build_year_is_plausible",
             "year_built IS NULL OR year_built BETWEEN 1903 AND year(snapshot_date) + 1",
@@ -46,7 +46,7 @@ LANDED_TYPES = dict.fromkeys(("year", "engines", "seats", "speed"), "int")
     planes="bronze.planes",
 )
 def planes(planes: DataFrame) -> DataFrame:
-    """One row per aircraft and time for which the register said the same of it."""
+    """One row per aircraft and period without a change in the register."""
     return planes.select(
         parse("tailnum", "string", MISSING).alias("tailnum"),
         parse("year", "int", MISSING).alias("year_built"),

@@ -1,4 +1,4 @@
-"""Weather: typed, times in UTC, units in the names."""
+"""Weather with parsed values, times in UTC and units in the names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RULES = (
     Rule("precipitation_is_plausible", "precip_in IS NULL OR precip_in BETWEEN 0 AND 15"),
     Rule("pressure_is_plausible", "pressure_mb IS NULL OR pressure_mb BETWEEN 870 AND 1090"),
     Rule("visibility_is_plausible", "visib_mi IS NULL OR visib_mi BETWEEN 0 AND 100"),
-    # The strongest gust ever measured was 253 mph. A warning, because the hour's other values are good.
+    # The strongest gust on record is 253 mph. A warning, because the hour's other values are valid.
     Rule("wind_speed_is_plausible", "wind_speed_mph IS NULL OR wind_speed_mph BETWEEN 0 AND 253", "warn"),
     Rule("wind_gust_is_plausible", "wind_gust_mph IS NULL OR wind_gust_mph BETWEEN 0 AND 253", "warn"),
 )
@@ -61,7 +61,7 @@ RULES = (
 def weather(weather: DataFrame) -> DataFrame:
     """One row per airport and hour of observation.
 
-    `weather_date` is the local date. A `time_hour` that contradicts the local date and hour counts as unreadable.
+    `weather_date` is the local date. A `time_hour` that contradicts the local date and hour counts as unparsed.
     """
     return _with_observation_time(_parse_weather(weather)).select(
         "origin",
@@ -78,9 +78,9 @@ def weather(weather: DataFrame) -> DataFrame:
     )
 
 
-# Each step is a projection of its own, because Spark would repeat a step's expression wherever the next one uses it.
+# Each step is a separate projection, because Spark would repeat its expression at each use in the next step.
 def _parse_weather(weather: DataFrame) -> DataFrame:
-    """The landed values by the table's names, and with an underscore what the time of observation is made of."""
+    """Parse the landed values. Inputs of the time of observation have names with an underscore."""
     return weather.select(
         parse("origin", "string", MISSING).alias("origin"),
         date_of(*DATE_PARTS).alias("weather_date"),
@@ -93,7 +93,7 @@ def _parse_weather(weather: DataFrame) -> DataFrame:
 
 
 def _with_observation_time(weather: DataFrame) -> DataFrame:
-    """The weather with the time of observation in UTC."""
+    """Add the time of observation in UTC."""
     clock = F.col("_hour").cast("bigint") * 100
     return weather.withColumn("_wall_hour", to_wall_time(F.col("weather_date"), clock)).withColumn(
         "observed_at", confirm_utc(F.col("_time_hour"), F.col("_wall_hour"))

@@ -1,4 +1,4 @@
-"""The parcels' model in service, for the tests: in this process, and in one of its own."""
+"""Serving of the parcels' model for tests: in this process, and in a separate one."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from deltalake import DeltaTable
 
 from lakehouse.ml.mlflow_client import tracking_client
 from serving.api.app import Service, create_app
-from serving.api.holding import ModelWatcher
 from serving.api.journal import Journal
 from serving.api.lookups import Lookups
+from serving.api.watcher import ModelWatcher
 from tests.parcels import LEARNER, TASK, Place, change_model, parcels
 from tests.paths import PROJECT
 
 KEY = "key-of-the-tests-0123456789"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 GOOD, WEAK = 1, 2
-# What the good one reads; with what both read, and more.
+# ROW has the good version's input columns. FULL_ROW has the columns of both versions, and more.
 ROW = {"distance_km": 90.5, "shop": "north", "items": 2}
 FULL_ROW = {**ROW, "noise": 0.5, "parcel": 7, "day": "2024-01-01"}
 
 
 def train_two(root: Path) -> Place:
-    """A place with a good champion, and a weak challenger that reads another column."""
+    """Return a place with a good champion, and a weak challenger with another input column."""
     place = place_at(root)
     place.write(parcels())
     assert place.train(change_model()).alias == "champion"
@@ -49,14 +49,14 @@ def place_at(root: Path) -> Place:
 
 
 def copy_place(place: Place, root: Path) -> Place:
-    """The same place with a lake and a registry of its own; the models' files stay where they are."""
+    """Copy the lake and the registry of a place. The models' files are shared."""
     shutil.copytree(place.lake, root / "lake")
     shutil.copy(place.lake.parent / "mlflow.db", root / "mlflow.db")
     return place_at(root)
 
 
 def give_alias(place: Place, alias: str, version: int | None) -> None:
-    """Give a version the alias, or take it from whichever has it."""
+    """Give a version the alias, or remove the alias if the version is None."""
     with tracking_client(place.tracking_uri) as client:
         if version is None:
             client.delete_registered_model_alias(TASK.name, alias)
@@ -71,7 +71,7 @@ def predict(client: httpx.Client, **body: Any) -> Any:
 
 
 def probabilities(answer: Any) -> list[float]:
-    return [one["probability"] for one in answer["predictions"]]
+    return [prediction["probability"] for prediction in answer["predictions"]]
 
 
 def read_requests(place: Place) -> list[dict[str, Any]]:
@@ -81,15 +81,15 @@ def read_requests(place: Place) -> list[dict[str, Any]]:
 
 def make_service(place: Place, module: Any = None, canary: float = 0, flush_seconds: float = 0.1) -> Service:
     lookups = Lookups(TASK, place.lake)
-    holding = ModelWatcher(TASK, {LEARNER: module or change_model()}, lookups, place.tracking_uri, canary)
+    watcher = ModelWatcher(TASK, {LEARNER: module or change_model()}, lookups, place.tracking_uri, canary)
     journal = Journal(lookups.features, place.lake, flush_seconds)
-    return Service(TASK, holding, lookups, journal, refresh_seconds=3600)
+    return Service(TASK, watcher, lookups, journal, refresh_seconds=3600)
 
 
 @contextmanager
-def open_client(place: Service, **more: Any) -> Iterator[httpx.Client]:
-    """A client of the service, which runs on a thread of this process."""
-    config = uvicorn.Config(create_app(place, KEY, **more), port=0, log_config=None, timeout_graceful_shutdown=5)
+def open_client(service: Service, **options: Any) -> Iterator[httpx.Client]:
+    """Run the service on a thread of this process and yield a client."""
+    config = uvicorn.Config(create_app(service, KEY, **options), port=0, log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -107,7 +107,7 @@ def open_client(place: Service, **more: Any) -> Iterator[httpx.Client]:
 
 @dataclass
 class ServerProcess:
-    """`lakehouse serve` in a process of its own, on a free port."""
+    """Process of `lakehouse serve` on a free port."""
 
     process: subprocess.Popen[str]
     url: str
@@ -122,20 +122,23 @@ def run_server(root: Path, *options: str, **environment: str) -> Iterator[Server
     process = start_server(root, "--port", "0", *options, **environment)
     try:
         assert process.stdout
-        said = process.stdout.readline()
-        found = re.search(r"answers at (http://127\.0\.0\.1:\d+)", said)
-        assert found, said + process.communicate(timeout=60)[0]
-        yield ServerProcess(process, found[1])
+        line = process.stdout.readline()
+        match = re.search(r"answers at (http://127\.0\.0\.1:\d+)", line)
+        assert match, line + process.communicate(timeout=60)[0]
+        yield ServerProcess(process, match[1])
     finally:
         process.kill()
         process.communicate()
 
 
 def start_server(root: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-    told = {name: value for name, value in os.environ.items() if not name.startswith(("LAKEHOUSE_", "SERVING_"))}
-    told |= {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_MODELS": '{"trees": "tests.parcel_model"}'}
-    told |= {"PYTHONPATH": str(PROJECT), "SERVING_API_KEY": KEY, **environment}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("LAKEHOUSE_", "SERVING_"))}
+    variables |= {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_MODELS": '{"trees": "tests.parcel_model"}'}
+    variables |= {"PYTHONPATH": str(PROJECT), "SERVING_API_KEY": KEY, **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", "lakehouse.cli.main", "serve", *options], env={k: v for k, v in told.items() if v},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "lakehouse.cli.main", "serve", *options],
+        env={name: value for name, value in variables.items() if value},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

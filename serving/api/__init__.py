@@ -1,1 +1,1 @@
-"""The champion of a task behind HTTP: `lakehouse serve`."""
+"""HTTP API for predictions of a task's champion: `lakehouse serve`."""

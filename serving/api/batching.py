@@ -1,5 +1,7 @@
-"""Predictions of requests that wait together are made together: one call of a model for hundreds of rows takes hardly longer
-than one for a single row."""
+"""Batching of predictions: requests that wait at the same time share one call of the model.
+
+A call for hundreds of rows takes hardly longer than a call for a single row.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from serving.api.metrics import BATCH_ROWS
 from serving.api.problems import RequestError
 from serving.api.schema import MAX_ROWS, Row
 
-# More than this cannot be answered in time, whatever the model.
+# No model can answer more rows than this in time.
 MAX_WAITING_ROWS: Final = 20 * MAX_ROWS
 
 Predict = Callable[[Sequence[Row]], Sequence[float]]
@@ -21,7 +23,10 @@ PendingRequest = tuple[Sequence[Row], "asyncio.Future[Sequence[float]]"]
 
 
 class Batcher:
-    """Calls ``predict`` on a thread of the executor, one call at a time, with the rows of all requests that came meanwhile."""
+    """Caller of ``predict`` on a thread of the executor.
+
+    One call runs at a time. It predicts the rows of all requests that arrived during the call before it.
+    """
 
     def __init__(self, predict: Predict, executor: Executor) -> None:
         self._predict, self._executor = predict, executor
@@ -30,15 +35,13 @@ class Batcher:
         self._work: asyncio.Task[None] | None = None
 
     async def __call__(self, rows: Sequence[Row]) -> Sequence[float]:
-        """The rows' probabilities.
+        """Return the rows' probabilities.
 
         Raises:
-            Refused: too many rows wait already.
+            RequestError: Too many rows are pending.
         """
         if self._rows + len(rows) > MAX_WAITING_ROWS:
-            raise RequestError(
-                503, "Too many requests wait for an answer: try again later.", headers={"Retry-After": "1"}
-            )
+            raise RequestError(503, "Too many requests are pending. Try again later.", headers={"Retry-After": "1"})
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Sequence[float]] = loop.create_future()
         self._pending.append((rows, answer))
@@ -53,7 +56,7 @@ class Batcher:
         self._work = None
 
     def _next_batch(self) -> list[PendingRequest]:
-        """The requests that waited longest, without those whose caller has given up."""
+        """Take the oldest pending requests. Requests with a cancelled answer are dropped."""
         batch: list[PendingRequest] = []
         size = 0
         while self._pending and (not batch or size + len(self._pending[0][0]) <= MAX_ROWS):
@@ -65,19 +68,20 @@ class Batcher:
         return batch
 
     async def _answer(self, batch: list[PendingRequest]) -> None:
-        together = [row for rows, _ in batch for row in rows]
-        BATCH_ROWS.observe(len(together))
+        all_rows = [row for rows, _ in batch for row in rows]
+        BATCH_ROWS.observe(len(all_rows))
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._executor, self._predict, together)
+            loop = asyncio.get_running_loop()
+            probabilities = await loop.run_in_executor(self._executor, self._predict, all_rows)
         except Exception as error:
-            if len(batch) > 1:  # one request's rows must not be the others' failure
-                for one in batch:
-                    await self._answer([one])
+            if len(batch) > 1:  # a faulty row must not fail the other requests
+                for request in batch:
+                    await self._answer([request])
             elif not batch[0][1].done():
                 batch[0][1].set_exception(error)
             return
         start = 0
         for rows, answer in batch:
             if not answer.done():
-                answer.set_result(found[start : start + len(rows)])
+                answer.set_result(probabilities[start : start + len(rows)])
             start += len(rows)

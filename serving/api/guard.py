@@ -1,4 +1,4 @@
-"""What every request passes: it gets an id, must show the key, has its time, and is counted and logged however it ends."""
+"""Guard around the application: request ids, the key, the time limit, metrics and the log."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from serving.api.problems import CLOSE_CONNECTION, RequestError
 
 logger = logging.getLogger(__name__)
 REQUEST_ID: Final = "X-Request-ID"
-# Who asks for these needs no key: those who watch over the process.
+# Probes of the process need no key.
 PUBLIC_PATHS: Final = ("/health", "/ready")
 _PATHS = (*PUBLIC_PATHS, "/predict", "/model", "/metrics", "/openapi.json")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CLIENT_CLOSED_REQUEST = 499  # as others log a caller who did not wait
+_CLIENT_CLOSED_REQUEST = 499  # nginx's status for a caller that closed the connection
 
 
 class Guard:
-    """An ASGI application around another. ``key`` is what callers must show; a request may take ``seconds``."""
+    """ASGI middleware that checks, limits, counts and logs every request.
+
+    Args:
+        key: The key that callers must send.
+        seconds: Time limit of a request.
+    """
 
     def __init__(self, app: ASGIApp, key: str, seconds: float) -> None:
         self._app, self._key, self._seconds = app, key.encode(), seconds
@@ -36,9 +41,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, path, began = Headers(scope=scope), scope["path"], time.perf_counter()
-        asked = headers.get(REQUEST_ID, "")
-        request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
+        headers, path, start = Headers(scope=scope), scope["path"], time.perf_counter()
+        caller_id = headers.get(REQUEST_ID, "")
+        request_id = caller_id if _ID.fullmatch(caller_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -54,27 +59,27 @@ class Guard:
                 if path not in PUBLIC_PATHS and not self._is_authorized(headers):
                     raise RequestError(
                         401,
-                        "Show the key: Authorization: Bearer KEY.",
+                        "The key is missing or wrong. Send the header Authorization: Bearer KEY.",
                         headers={"WWW-Authenticate": "Bearer", **CLOSE_CONNECTION},
                     )
                 await self._app(scope, receive, answer)
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
         except Exception as error:
-            if status:  # the answer has begun: it cannot be another any more
+            if status:  # the response has started and cannot be replaced
                 raise
             await _to_request_error(error, request_id, self._seconds).response(request_id)(scope, receive, answer)
         finally:
-            seconds, named = time.perf_counter() - began, path if path in _PATHS else "other"
-            metrics.REQUESTS.labels(named, status).inc()
-            metrics.LATENCY.labels(named).observe(seconds)
-            said = scope["state"].get("said", "")
-            logger.info("%s %s %s %d %.1f ms %s", request_id, scope["method"], named, status, seconds * 1e3, said)
+            seconds, label = time.perf_counter() - start, path if path in _PATHS else "other"
+            metrics.REQUESTS.labels(label, status).inc()
+            metrics.LATENCY.labels(label).observe(seconds)
+            summary = scope["state"].get("summary", "")
+            logger.info("%s %s %s %d %.1f ms %s", request_id, scope["method"], label, status, seconds * 1e3, summary)
 
     def _is_authorized(self, headers: Headers) -> bool:
-        scheme, _, shown = headers.get("authorization", "").partition(" ")
-        same = secrets.compare_digest(shown.encode("latin-1"), self._key)
-        return same and scheme.lower() == "bearer"
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        is_equal = secrets.compare_digest(key.encode("latin-1"), self._key)
+        return is_equal and scheme.lower() == "bearer"
 
 
 def _to_request_error(error: Exception, request_id: str, seconds: float) -> RequestError:
@@ -83,7 +88,7 @@ def _to_request_error(error: Exception, request_id: str, seconds: float) -> Requ
     if isinstance(error, TimeoutError):
         return RequestError(504, f"There was no answer within {seconds:g} seconds.")
     logger.error("%s failed", request_id, exc_info=error)
-    return RequestError(500, "Something went wrong here; the log has it under this request's id.")
+    return RequestError(500, "Internal error. The server's log has the details under this request's id.")
 
 
 def get_request_id(request: Request) -> str:

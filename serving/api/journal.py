@@ -1,4 +1,4 @@
-"""What was asked and answered, as rows of a Delta table: written in batches by a thread of its own, so that no answer waits."""
+"""Journal of requests and predictions in a Delta table. A thread writes it in batches, so no response waits for it."""
 
 from __future__ import annotations
 
@@ -27,20 +27,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 LAYER: Final = "serving"
-# A commit is made this long after the first row that waits for one, or when this many wait.
+# A commit is written this long after its first pending row, or when this many rows are pending.
 FLUSH_SECONDS: Final = 5.0
 FLUSH_ROWS: Final = 20_000
-# What waits while the store does not answer. What does not fit any more is dropped: the newest.
+# Rows that are buffered while the store does not answer. Newer rows beyond this number are dropped.
 MAX_ROWS: Final = 200_000
 RETRY_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 20.0
-# After this many commits their small files are put together, and those that are a week out of use are removed.
+# After this many commits the small files are compacted, and files that are unused for a week are deleted.
 COMPACT_COMMITS: Final = 200
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One request as it was answered: its rows as the model was given them, and their keys, if it named them by key."""
+    """One answered request.
+
+    Attributes:
+        rows: The rows in the model's form.
+        keys: The rows' keys, if the request was by key.
+    """
 
     request_id: str
     at: datetime
@@ -54,7 +59,7 @@ class Entry:
 
 
 class Journal:
-    """The table ``serving.<task>_requests`` of a lake. `put` from any thread; nothing is written before `begin`."""
+    """Writer of the table ``serving.<task>_requests``. Any thread may call `put`; writing starts with `begin`."""
 
     def __init__(self, features: FeatureTable, lake: Location, flush_seconds: float = FLUSH_SECONDS) -> None:
         import pyarrow as pa
@@ -62,11 +67,11 @@ class Journal:
         task = features.task
         self._task, self._seconds = task, flush_seconds
         self.path = lake.joinpath(LAYER, f"{task.name}_requests")
-        text, kinds = pa.string(), features.dataset.schema
+        text, schema = pa.string(), features.dataset.schema
         self._schema = pa.schema(
             [("request_id", text), ("row", pa.int32()), ("at", pa.timestamp("us", "UTC"))]
             + [("model_name", text), ("model_version", pa.int32()), ("alias", text)]
-            + [(name, kinds.field(name).type) for name in task.key]
+            + [(name, schema.field(name).type) for name in task.key]
             + [("features", text), ("probability", pa.float64()), ("feature_version", pa.int64())]
         )
         self._pending: deque[Entry] = deque()
@@ -79,7 +84,7 @@ class Journal:
         self._thread.start()
 
     def put(self, entry: Entry) -> None:
-        """Have an entry written, if there is room for it."""
+        """Queue an entry for writing, or drop it if the queue is full."""
         with self._changed:
             if self._rows + len(entry.rows) > MAX_ROWS:
                 metrics.JOURNAL_DROPPED.inc(len(entry.rows))
@@ -90,14 +95,14 @@ class Journal:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Write what waits. What cannot be written in CLOSE_SECONDS is lost, and counted in the log."""
+        """Write the pending entries. Rows that take longer than CLOSE_SECONDS are lost, and their number is logged."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS)
         if self._rows:
             metrics.JOURNAL_DROPPED.inc(self._rows)
-            logger.error("%s lacks %d rows that could not be written in time", self.path, self._rows)
+            logger.error("%s: %d rows were lost because they could not be written in time", self.path, self._rows)
 
     def _run(self) -> None:
         while True:
@@ -117,12 +122,11 @@ class Journal:
             self._compact()
 
     def _next_batch(self) -> list[Entry]:
-        """What waits, but no more of it than one commit's rows."""
-        before = accumulate((len(entry.rows) for entry in self._pending), initial=0)
-        # It ends where it is enough: answers wait for the lock meanwhile.
-        return [
-            entry for entry, _ in takewhile(lambda one: one[1] < FLUSH_ROWS, zip(self._pending, before, strict=False))
-        ]
+        """Return pending entries for one commit."""
+        rows_before = accumulate((len(entry.rows) for entry in self._pending), initial=0)
+        # The iteration ends early because responses wait for the lock.
+        pairs = takewhile(lambda pair: pair[1] < FLUSH_ROWS, zip(self._pending, rows_before, strict=False))
+        return [entry for entry, _ in pairs]
 
     def _try_write(self, table: pa.Table) -> bool:
         from deltalake import write_deltalake
@@ -135,9 +139,9 @@ class Journal:
                 schema_mode="merge",
                 storage_options=build_delta_options(self.path),
             )
-        except Exception as error:  # of delta-rs, or of the store
+        except Exception as error:  # raised by delta-rs or the store
             metrics.JOURNAL_FAILURES.inc()
-            logger.warning("%s: %d rows wait to be written: %s", self.path, self._rows, get_first_line(error))
+            logger.warning("%s: %d rows are not written yet: %s", self.path, self._rows, get_first_line(error))
             return False
         self._commits += 1
         metrics.JOURNAL_ROWS.inc(table.num_rows)
@@ -146,7 +150,7 @@ class Journal:
     def _to_arrow(self, batch: Sequence[Entry]) -> pa.Table:
         import pyarrow as pa
 
-        lines: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         for entry in batch:
             shared = {
                 "request_id": entry.request_id,
@@ -156,11 +160,11 @@ class Journal:
                 "alias": entry.alias,
                 "feature_version": entry.feature_version,
             }
-            for place, (row, probability) in enumerate(zip(entry.rows, entry.probabilities, strict=True)):
-                key = dict(zip(self._task.key, entry.keys[place], strict=True)) if entry.keys else {}
+            for position, (row, probability) in enumerate(zip(entry.rows, entry.probabilities, strict=True)):
+                key = dict(zip(self._task.key, entry.keys[position], strict=True)) if entry.keys else {}
                 features = to_json(dict(zip(entry.columns, row, strict=True))).decode()
-                lines.append({**shared, **key, "row": place, "features": features, "probability": probability})
-        return pa.Table.from_pylist(lines, self._schema)
+                records.append({**shared, **key, "row": position, "features": features, "probability": probability})
+        return pa.Table.from_pylist(records, self._schema)
 
     def _compact(self) -> None:
         if self._commits % COMPACT_COMMITS or self._closing:
@@ -171,5 +175,5 @@ class Journal:
             table = DeltaTable(str(self.path), storage_options=build_delta_options(self.path))
             table.optimize.compact()
             table.vacuum(dry_run=False)
-        except Exception as error:  # the rows are there, in more files than need be
-            logger.warning("%s: its files are not put together: %s", self.path, get_first_line(error))
+        except Exception as error:  # the rows are committed, only in more files
+            logger.warning("%s: the files were not compacted: %s", self.path, get_first_line(error))

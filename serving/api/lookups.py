@@ -1,4 +1,4 @@
-"""Features by key: rows of a task's feature table at its newest version, found without Spark."""
+"""Lookup of features by key: rows of a task's feature table at its newest version, read without Spark."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     from lakehouse.storage.location import Location
 
-# How old the knowledge of the newest version may be.
+# The newest version is looked up again after this time.
 FRESH_SECONDS: Final = 1.0
-# A day of no more rows than this is read whole and kept, because its other rows are often asked for next; of more days at once than
-# this, and of larger ones, the rows that are asked for are read alone.
+# A day with at most WHOLE_DAY_ROWS rows is read in full and cached: requests often ask for its other rows next.
+# Larger days, and requests for more than MAX_DAYS days, read only the requested rows.
 WHOLE_DAY_ROWS: Final = 20_000
 MAX_DAYS: Final = 10
 CACHED_ROWS: Final = 100_000
-# A text column with more values than this holds names rather than categories.
+# A text column with more distinct values than this contains names, not categories.
 MAX_CATEGORIES: Final = 10_000
 
 logger = logging.getLogger(__name__)
 Rows = dict[Key, Row]
-# What is asked for: a key, and the row's time, if that is known.
+# A requested key, and the row's day if the caller sent it.
 KeyLookup = tuple[Key, date | None]
-FoundRows = dict[KeyLookup, Row]
+RowsByLookup = dict[KeyLookup, Row]
 
 
 def _is_older(when: float, seconds: float) -> bool:
@@ -45,7 +45,7 @@ def _is_older(when: float, seconds: float) -> bool:
 
 @dataclass
 class _VersionCache:
-    """One version of the table, and whole days of it, by day and columns: the one that was asked for longest ago goes first."""
+    """One version of the table and its cached days, by day and columns. The least recently used is evicted first."""
 
     features: FeatureTable
     days: OrderedDict[tuple[date, tuple[str, ...]], Rows] = field(default_factory=OrderedDict)
@@ -60,80 +60,83 @@ class _VersionCache:
                 self.cached_rows -= len(self.days.popitem(last=False)[1])
 
     def cached_days(self, columns: tuple[str, ...]) -> set[date]:
-        """The days of which these columns are kept."""
+        """Return the days that are cached with these columns."""
         with self.lock:
-            return {day for day, of in self.days if of == columns}
+            return {day for day, cached_columns in self.days if cached_columns == columns}
 
-    def find(self, wanted: Sequence[KeyLookup], columns: tuple[str, ...]) -> FoundRows:
-        """The rows that the kept days hold."""
-        found: FoundRows = {}
+    def find(self, requested: Sequence[KeyLookup], columns: tuple[str, ...]) -> RowsByLookup:
+        """Return the requested rows that are in cached days."""
+        rows: RowsByLookup = {}
         with self.lock:
-            for key, day in wanted:
-                places = [(day, columns)] if day else [one for one in self.days if one[1] == columns]
-                for one in places:
-                    if key in self.days.get(one, ()):
-                        self.days.move_to_end(one)
-                        found[key, day] = self.days[one][key]
+            for key, day in requested:
+                entries = [(day, columns)] if day else [entry for entry in self.days if entry[1] == columns]
+                for entry in entries:
+                    if key in self.days.get(entry, ()):
+                        self.days.move_to_end(entry)
+                        rows[key, day] = self.days[entry][key]
                         break
-        return found
+        return rows
 
 
 class Lookups:
-    """The feature table of a task in a lake, at the version that was the newest a second ago. Threads may share it.
+    """Reader of a task's feature table, at the version that was the newest a second ago. Threads may share it.
 
-    While a thread looks whether there is a newer version, or reads rows, the others are answered by what is known.
+    While one thread checks for a newer version or reads rows, the others are answered from the cache.
     """
 
     def __init__(self, task: Task, lake: Location) -> None:
         self.task, self._lake = task, lake
-        self._looking, self._reading = Lock(), Lock()
+        self._refresh_lock, self._read_lock = Lock(), Lock()
         self._cache: _VersionCache | None = None
         self._refreshed_at = -math.inf
 
     @property
     def features(self) -> FeatureTable:
-        """The table.
+        """Return the feature table.
 
         Raises:
-            ModelError, LedgerError, StorageError: see `lakehouse.ml.dataset.open_features`.
+            ModelError, LedgerError, StorageError: See `lakehouse.ml.dataset.open_features`.
         """
         return self._current().features
 
-    def find_cached(self, wanted: Sequence[KeyLookup], columns: tuple[str, ...]) -> tuple[FoundRows, int] | None:
-        """`find`, where it need not wait for anything; None otherwise."""
-        pinned = self._cache
-        if pinned is None or (_is_older(self._refreshed_at, FRESH_SECONDS) and not self._looking.locked()):
+    def find_cached(self, requested: Sequence[KeyLookup], columns: tuple[str, ...]) -> tuple[RowsByLookup, int] | None:
+        """Return the result of `find` if it is cached in full; None if `find` would read the table or wait."""
+        cache = self._cache
+        if cache is None or (_is_older(self._refreshed_at, FRESH_SECONDS) and not self._refresh_lock.locked()):
             return None
-        found = pinned.find(wanted, columns)
-        return (found, pinned.features.version) if all(one in found for one in wanted) else None
+        rows = cache.find(requested, columns)
+        return (rows, cache.features.version) if all(lookup in rows for lookup in requested) else None
 
-    def find(self, wanted: Sequence[KeyLookup], columns: tuple[str, ...]) -> tuple[FoundRows, int]:
-        """These columns of the rows with these keys, as far as they are there, and the version that they were read from.
+    def find(self, requested: Sequence[KeyLookup], columns: tuple[str, ...]) -> tuple[RowsByLookup, int]:
+        """Find the rows with the requested keys.
+
+        Returns:
+            The given columns of the rows that exist, and the version of the table.
 
         Raises:
-            ModelError, LedgerError, StorageError: the table cannot be read.
+            ModelError, LedgerError, StorageError: The table cannot be read.
         """
         self._current()
-        if kept := self.find_cached(wanted, columns):
-            return kept
-        with self._reading:  # one at a time, so that a day that many ask for is read once
-            pinned = self._current()
+        if cached := self.find_cached(requested, columns):
+            return cached
+        with self._read_lock:  # one thread at a time reads: a day that many requests need is read once
+            cache = self._current()
             try:
-                found = _find_rows(pinned, wanted, columns)
-            except ModelError:  # its files are gone: begin again with what is there now
+                rows = _find_rows(cache, requested, columns)
+            except ModelError:  # the version's files were deleted: read the newest version
                 self._cache = None
-                pinned = self._current()
-                found = _find_rows(pinned, wanted, columns)
-            return found, pinned.features.version
+                cache = self._current()
+                rows = _find_rows(cache, requested, columns)
+            return rows, cache.features.version
 
     def _current(self) -> _VersionCache:
-        pinned = self._cache
-        if pinned and not _is_older(self._refreshed_at, FRESH_SECONDS):
-            return pinned
-        # With something known, another thread that is looking already need not be waited for.
-        if not self._looking.acquire(blocking=pinned is None):
-            assert pinned
-            return pinned
+        cache = self._cache
+        if cache and not _is_older(self._refreshed_at, FRESH_SECONDS):
+            return cache
+        # With a cached version, this thread does not wait for another thread's refresh.
+        if not self._refresh_lock.acquire(blocking=cache is None):
+            assert cache
+            return cache
         try:
             if self._cache is None or _is_older(self._refreshed_at, FRESH_SECONDS):
                 self._cache = self._refresh(self._cache)
@@ -143,59 +146,66 @@ class Lookups:
             self._cache = None
             raise
         finally:
-            self._looking.release()
+            self._refresh_lock.release()
 
-    def _refresh(self, known: _VersionCache | None) -> _VersionCache:
-        """The newest version. Where the store does not say which that is, the one that is known still serves.
+    def _refresh(self, current: _VersionCache | None) -> _VersionCache:
+        """Return the cache of the newest version, or the current one if the store does not answer.
 
-        The table is opened afresh: one that was made anew in the same place would look like the old one to what has that open.
+        The table is opened again each time: an open table would not notice that it was rebuilt in the same place.
         """
         try:
             features = open_features(self.task, self._lake, ())
         except StorageError as error:
-            if known is None:
+            if current is None:
                 raise
-            logger.warning("%s: whether there is a newer version is not known: %s", known.features, error)
-            return known
-        same = known and (features.table_id, features.version) == (known.features.table_id, known.features.version)
-        return known if known and same else _VersionCache(features)
+            logger.warning("%s: check for a newer version failed: %s", current.features, error)
+            return current
+        if current and (features.table_id, features.version) == (current.features.table_id, current.features.version):
+            return current
+        return _VersionCache(features)
 
     def categories(self, columns: Collection[str]) -> dict[str, frozenset[str]]:
-        """The values that models are trained on, of those of the columns that hold categories.
+        """Return the values that models are trained on, for each of the columns that contains categories.
 
         Raises:
-            ModelError, LedgerError, StorageError: the table cannot be read.
+            ModelError, LedgerError, StorageError: The table cannot be read.
         """
         import pyarrow.compute as pc
 
         features = self.features
-        kinds = features.log.columns()
-        found: dict[str, set[str]] = {name: set() for name in columns if kinds[name] == "string"}
+        types = features.log.columns()
+        values_of: dict[str, set[str]] = {name: set() for name in columns if types[name] == "string"}
         with features.translate_errors():
             trained_on = features.span_filter(self.task.splits.train)
-            for batch in features.dataset.to_batches(columns=list(found), filter=trained_on):
-                for name, values in found.items():
+            for batch in features.dataset.to_batches(columns=list(values_of), filter=trained_on):
+                for name, values in values_of.items():
                     if len(values) <= MAX_CATEGORIES:
                         values.update(pc.unique(batch.column(name)).drop_null().to_pylist())
-        return {name: frozenset(values) for name, values in found.items() if 0 < len(values) <= MAX_CATEGORIES}
+        return {name: frozenset(values) for name, values in values_of.items() if 0 < len(values) <= MAX_CATEGORIES}
 
 
-def _find_rows(pinned: _VersionCache, wanted: Sequence[KeyLookup], columns: tuple[str, ...]) -> FoundRows:
-    found = pinned.find(wanted, columns)
-    rest = [asked for asked in wanted if asked not in found]
-    unplaced = [key for key, day in rest if day is None]
-    days = _days(pinned.features, unplaced) if unplaced else {}
-    placed = {(key, day): day or days.get(key) for key, day in rest}
-    lacking = {day for day in placed.values() if day} - pinned.cached_days(columns)
-    if len(lacking) <= MAX_DAYS:
-        for day in [day for day in lacking if _count(pinned.features, day) <= WHOLE_DAY_ROWS]:
-            rows = _read_day(pinned, day, columns)
-            found |= {asked: rows[asked[0]] for asked, its in placed.items() if its == day and asked[0] in rows}
-            lacking.remove(day)
-    if lacking:
-        rows_on = _read_keys(pinned.features, {key: day for (key, _), day in placed.items() if day in lacking}, columns)
-        found |= {asked: rows_on[asked[0], day] for asked, day in placed.items() if (asked[0], day) in rows_on}
-    return found
+def _find_rows(cache: _VersionCache, requested: Sequence[KeyLookup], columns: tuple[str, ...]) -> RowsByLookup:
+    rows = cache.find(requested, columns)
+    missing = [lookup for lookup in requested if lookup not in rows]
+    undated = [key for key, day in missing if day is None]
+    found_days = _find_days(cache.features, undated) if undated else {}
+    days = {(key, day): day or found_days.get(key) for key, day in missing}
+    uncached = {day for day in days.values() if day} - cache.cached_days(columns)
+    if len(uncached) <= MAX_DAYS:
+        for day in [day for day in uncached if _count(cache.features, day) <= WHOLE_DAY_ROWS]:
+            day_rows = _read_day(cache, day, columns)
+            rows |= {
+                lookup: day_rows[lookup[0]]
+                for lookup, row_day in days.items()
+                if row_day == day and lookup[0] in day_rows
+            }
+            uncached.remove(day)
+    if uncached:
+        single_rows = _read_keys(
+            cache.features, {key: day for (key, _), day in days.items() if day in uncached}, columns
+        )
+        rows |= {lookup: single_rows[lookup[0], day] for lookup, day in days.items() if (lookup[0], day) in single_rows}
+    return rows
 
 
 def _count(features: FeatureTable, day: date) -> int:
@@ -203,41 +213,42 @@ def _count(features: FeatureTable, day: date) -> int:
         return int(features.dataset.count_rows(filter=features.span_filter((str(day), str(day)))))
 
 
-def _read_day(pinned: _VersionCache, day: date, columns: tuple[str, ...]) -> Rows:
-    """All rows of a day, to be kept."""
-    table = pinned.features.read((str(day), str(day)), columns)
-    rows = dict(zip(_keys(pinned.features.task, table), _rows(pinned.features, table, columns), strict=True))
+def _read_day(cache: _VersionCache, day: date, columns: tuple[str, ...]) -> Rows:
+    """Read all rows of a day and cache them."""
+    table = cache.features.read((str(day), str(day)), columns)
+    rows = dict(zip(_list_keys(cache.features.task, table), _model_rows(cache.features, table, columns), strict=True))
     if rows:
-        pinned.add(day, columns, rows)
+        cache.add(day, columns, rows)
     return rows
 
 
-def _read_keys(features: FeatureTable, placed: Mapping[Key, date], columns: tuple[str, ...]) -> FoundRows:
-    """The rows with these keys alone."""
-    task, days = features.task, placed.values()
-    table = features.read((str(min(days)), str(max(days))), [task.time_column, *columns], _key_values(task, [*placed]))
-    keys = zip(_keys(task, table), table[task.time_column].to_pylist(), strict=True)
-    return dict(zip(keys, _rows(features, table, columns), strict=True))
+def _read_keys(features: FeatureTable, key_days: Mapping[Key, date], columns: tuple[str, ...]) -> RowsByLookup:
+    """Read only the rows with these keys; the result may contain other rows, too (see `_key_values`)."""
+    task, days = features.task, key_days.values()
+    filters = _key_values(task, [*key_days])
+    table = features.read((str(min(days)), str(max(days))), [task.time_column, *columns], filters)
+    lookups = zip(_list_keys(task, table), table[task.time_column].to_pylist(), strict=True)
+    return dict(zip(lookups, _model_rows(features, table, columns), strict=True))
 
 
-def _days(features: FeatureTable, keys: Sequence[Key]) -> dict[Key, date]:
-    """The days of the rows with these keys, where there are any."""
+def _find_days(features: FeatureTable, keys: Sequence[Key]) -> dict[Key, date]:
+    """Return the days of the rows with these keys; keys without a row are left out."""
     table = features.read(None, [features.task.time_column], _key_values(features.task, keys))
-    found = dict(zip(_keys(features.task, table), table[features.task.time_column].to_pylist(), strict=True))
-    return {key: found[key] for key in keys if key in found}
+    days = dict(zip(_list_keys(features.task, table), table[features.task.time_column].to_pylist(), strict=True))
+    return {key: days[key] for key in keys if key in days}
 
 
 def _key_values(task: Task, keys: Sequence[Key]) -> dict[str, list[Any]]:
-    """What rows with these keys have in each column of the key; others may have it, too."""
-    return {name: list(dict.fromkeys(key[place] for key in keys)) for place, name in enumerate(task.key)}
+    """Return the values of each key column. With several key columns, other rows may match them as well."""
+    return {name: list(dict.fromkeys(key[position] for key in keys)) for position, name in enumerate(task.key)}
 
 
-def _keys(task: Task, table: pa.Table) -> list[Key]:
+def _list_keys(task: Task, table: pa.Table) -> list[Key]:
     return list(zip(*(table[name].to_pylist() for name in task.key), strict=True))
 
 
-def _rows(features: FeatureTable, table: pa.Table, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows as models are given them."""
+def _model_rows(features: FeatureTable, table: pa.Table, columns: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows in the form that models receive."""
     frame = features.frame(table.select(list(columns))).astype(object)
     rows: Iterator[Row] = frame.where(frame.notna(), None).itertuples(index=False, name=None)
     return rows

@@ -1,4 +1,4 @@
-"""What is said where there is no answer: in words, with the request's id, and nothing of the inside."""
+"""Error responses: a message and the request's id, without internals."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
-# Of the faults of one request.
+# A response lists at most this many faults.
 MAX_FAULTS = 20
-# For a refusal before the request was read: what else comes of it would be read until it ends.
+# For a refusal before the body was read: an open connection would read the rest of the body.
 CLOSE_CONNECTION = {"Connection": "close"}
 
 
 class Fault(BaseModel):
-    """One thing that is wrong with a request: where, such as keys.0.origin, and what."""
+    """One fault of a request and its location, such as keys.0.origin."""
 
     location: str
     message: str
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """Body of an error response."""
 
     request_id: str
     detail: str
@@ -31,7 +31,7 @@ class Problem(BaseModel):
 
 
 class RequestError(Exception):
-    """A request that gets no answer, with the status and the words that its caller may see."""
+    """Request without a prediction, with the status and the message for its caller."""
 
     def __init__(
         self, status: int, detail: str, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
@@ -40,16 +40,18 @@ class RequestError(Exception):
         self.status, self.detail, self.faults, self.headers = status, detail, faults, headers
 
     def response(self, request_id: str) -> Response:
-        said: dict[str, Any] = {"request_id": request_id, "detail": self.detail}
-        said["faults"] = [fault.model_dump() for fault in self.faults]
-        return Response(to_json(said), self.status, self.headers, "application/json")
+        """Return the error as a response."""
+        content: dict[str, Any] = {"request_id": request_id, "detail": self.detail}
+        content["faults"] = [fault.model_dump() for fault in self.faults]
+        return Response(to_json(content), self.status, self.headers, "application/json")
 
 
 def to_request_error(error: ValidationError) -> RequestError:
-    """A request that is not as it must be: the first of its faults, without the values that it came with."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    """Convert a validation error to its first faults, without the values from the request."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
     faults = [
-        Fault(location=".".join(map(str, one["loc"]))[:200] or "body", message=one["msg"]) for one in found[:MAX_FAULTS]
+        Fault(location=".".join(map(str, detail["loc"]))[:200] or "body", message=detail["msg"])
+        for detail in details[:MAX_FAULTS]
     ]
-    more = f"; the first {MAX_FAULTS} are listed" if len(found) > MAX_FAULTS else ""
-    return RequestError(422, f"The request has {len(found)} fault{'s' if len(found) > 1 else ''}{more}.", faults)
+    more = f"; the first {MAX_FAULTS} are listed" if len(details) > MAX_FAULTS else ""
+    return RequestError(422, f"The request has {len(details)} fault{'s' if len(details) > 1 else ''}{more}.", faults)

@@ -1,4 +1,4 @@
-"""What the API takes and gives: types made from the columns of the feature table, checked by pydantic."""
+"""Schemas of requests and responses. Pydantic validates requests against the feature table's columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from serving.api.problems import Fault, RequestError
 
 MAX_ROWS: Final = 1000
 EITHER_MESSAGE: Final = "Give either `features` or `keys`."
-# By the names that Spark SQL has for them.
+# Bits of the integer types, by their names in Spark SQL.
 _BITS = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
 _NUMBER = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _TEXT, _FLAG = Annotated[str, Field(strict=True)], Annotated[bool, Field(strict=True)]
@@ -43,24 +43,27 @@ Key = tuple[Any, ...]
 
 
 class Prediction(BaseModel):
-    """One row's answer. ``unknown`` names the texts that the model has learned nothing of, which it takes for missing."""
+    """Prediction of one row.
+
+    ``unknown`` lists the columns with a value that is not in the training data. The model treats it as missing.
+    """
 
     probability: float = Field(ge=0, le=1)
     model_version: int
     alias: str
     unknown: list[str]
-    feature_version: int | None = Field(description="The version of the feature table that was read; null by features.")
+    feature_version: int | None = Field(description="The version of the feature table; null for rows by features.")
 
 
 class Answer(BaseModel):
-    """The rows' answers, in their order."""
+    """Predictions, in the order of the request's rows."""
 
     request_id: str
     predictions: list[Prediction]
 
 
 class Version(BaseModel):
-    """A version of the model in service, the features that it reads, and of each a value that is typical."""
+    """Version of the model in service, with its input columns and their typical values."""
 
     alias: str
     version: int
@@ -72,7 +75,10 @@ class Version(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """What is in service, and from where features are looked up; ``canary`` is the challenger's share of the requests."""
+    """Versions in service and the feature table for lookups.
+
+    ``canary`` is the challenger's share of the requests.
+    """
 
     task: str
     serving: list[Version]
@@ -88,75 +94,89 @@ class Health(BaseModel):
 
 
 def build_request_type(task: Task, columns: Mapping[str, str], input_columns: Collection[str]) -> TypeAdapter[Request]:
-    """The type of a request: rows by their ``features``, or by their ``keys``.
+    """Build the type of a request: rows by their ``features``, or by their ``keys``.
 
-    A row by features may hold any column of the table but the label, and must hold those that are read (null is unknown), so that
-    who sends whole rows is not broken by a model that reads others. A row by key must hold the key, and may hold the time, which
-    saves looking for it. ``columns`` are the table's, with Spark SQL's names of their types.
+    A row by features must contain the input columns; null means unknown. It may contain any other column except the
+    label, so callers that send whole rows need no change for a model with other inputs. A row by key must contain the
+    key. It may contain the time, which makes the lookup faster.
+
+    Args:
+        columns: The table's columns, with Spark SQL's names of their types.
 
     Raises:
-        ModelError: a column that is read, or of the key, is of a type that cannot be sent.
+        ModelError: An input column or a key column has a type without a JSON form.
     """
-    sent = {name: _feature(kind) for name, kind in columns.items() if name != task.label_column}
-    of_key = {name: _whole(columns[name]) or _KEYS.get(columns[name]) for name in (*task.key, task.time_column)}
-    if wrong := [name for name in input_columns if sent.get(name) is None] + [n for n in of_key if of_key[n] is None]:
-        kinds = ", ".join(f"{name} ({columns.get(name)})" for name in dict.fromkeys(wrong))
-        raise ModelError(f"{task.name} cannot be served: no JSON stands for {kinds} of {task.feature_table}.")
+    feature_types = {name: _feature_type(type_name) for name, type_name in columns.items() if name != task.label_column}
+    key_columns = (*task.key, task.time_column)
+    key_types = {name: _integer_type(columns[name]) or _KEYS.get(columns[name]) for name in key_columns}
+    unsupported = [name for name in input_columns if feature_types.get(name) is None]
+    unsupported += [name for name, key_type in key_types.items() if key_type is None]
+    if unsupported:
+        names = ", ".join(f"{name} ({columns.get(name)})" for name in dict.fromkeys(unsupported))
+        raise ModelError(
+            f"{task.name} cannot be served: {task.feature_table} has columns without a JSON form: {names}."
+        )
     row = {
-        name: kind | None if name in input_columns else NotRequired[kind | None] for name, kind in sent.items() if kind
+        name: feature_type | None if name in input_columns else NotRequired[feature_type | None]
+        for name, feature_type in feature_types.items()
+        if feature_type
     }
-    key = {name: kind if name in task.key else NotRequired[kind] for name, kind in of_key.items()}
-    # The first row with faults ends it: to find those of a thousand rows would keep all other requests waiting.
-    several = Field(min_length=1, max_length=MAX_ROWS, fail_fast=True)
+    key = {name: key_type if name in task.key else NotRequired[key_type] for name, key_type in key_types.items()}
+    # Validation ends at the first row with faults: to validate a thousand faulty rows would block all other requests.
+    row_list = Field(min_length=1, max_length=MAX_ROWS, fail_fast=True)
     rows = {
-        "features": NotRequired[Annotated[list[_dict("Features", row)], several]],  # type: ignore[misc]
-        "keys": NotRequired[Annotated[list[_dict("Key", key)], several]],  # type: ignore[misc]
+        "features": NotRequired[Annotated[list[_typed_dict("Features", row)], row_list]],  # type: ignore[misc]
+        "keys": NotRequired[Annotated[list[_typed_dict("Key", key)], row_list]],  # type: ignore[misc]
     }
-    return TypeAdapter(_dict("Request", rows, {"minProperties": 1, "maxProperties": 1}))
+    return TypeAdapter(_typed_dict("Request", rows, {"minProperties": 1, "maxProperties": 1}))
 
 
 def check_widths(body: bytes, columns: int) -> None:
-    """Let nothing pass that has more names than there can be: to list each as unknown would keep all other requests waiting.
+    """Check that no row has more names than the table has columns.
+
+    Without this check, a list of thousands of unknown names would block all other requests.
+
+    Args:
+        columns: The number of the table's columns.
 
     Raises:
-        Refused: a row has more than the table's ``columns``, or there is more than rows of one kind.
+        RequestError: A row has too many names, or the body has several fields.
     """
     try:
-        sent = from_json(body)
+        content = from_json(body)
     except ValueError:
-        return  # what is wrong is said when it is read by its type
-    if not isinstance(sent, dict):
+        return  # validation reports the fault
+    if not isinstance(content, dict):
         return
-    if len(sent) > 1:
+    if len(content) > 1:
         raise RequestError(422, EITHER_MESSAGE)
-    for kind, rows in sent.items():
-        for place, row in enumerate(rows if isinstance(rows, list) else ()):
+    for field, rows in content.items():
+        for position, row in enumerate(rows if isinstance(rows, list) else ()):
             if isinstance(row, dict) and len(row) > columns:
-                said = f"There are {len(row)} columns, and the table has {columns}."
-                raise RequestError(
-                    422, "The request has 1 fault.", [Fault(location=f"{kind}.{place}"[:200], message=said)]
-                )
+                message = f"There are {len(row)} columns, and the table has {columns}."
+                fault = Fault(location=f"{field}.{position}"[:200], message=message)
+                raise RequestError(422, "The request has 1 fault.", [fault])
 
 
-def _dict(name: str, fields: Mapping[str, Any], more: dict[str, Any] | None = None) -> Any:
-    """A dictionary with these keys and no others."""
-    config = ConfigDict(extra="forbid", json_schema_extra=more)
+def _typed_dict(name: str, fields: Mapping[str, Any], schema_extra: dict[str, Any] | None = None) -> Any:
+    """Return the type of a dictionary with these keys and no others."""
+    config = ConfigDict(extra="forbid", json_schema_extra=schema_extra)
     return with_config(config)(TypedDict(name, dict(fields)))  # type: ignore[operator]
 
 
-def _feature(kind: str) -> Any:
-    return _whole(kind) or (_NUMBER if kind.startswith("decimal") else _FEATURES.get(kind))
+def _feature_type(type_name: str) -> Any:
+    return _integer_type(type_name) or (_NUMBER if type_name.startswith("decimal") else _FEATURES.get(type_name))
 
 
-def _whole(kind: str) -> Any:
-    """A whole number; 3.0 is one, as JSON has it."""
-    if kind not in _BITS:
+def _integer_type(type_name: str) -> Any:
+    """Return the type of an integer column; None for other columns. JSON's 3.0 is an integer, too."""
+    if type_name not in _BITS:
         return None
-    most = 2 ** (_BITS[kind] - 1)
-    return Annotated[int, Field(ge=-most, le=most - 1), BeforeValidator(_number)]
+    limit = 2 ** (_BITS[type_name] - 1)
+    return Annotated[int, Field(ge=-limit, le=limit - 1), BeforeValidator(_check_number)]
 
 
-def _number(value: Any) -> Any:
-    if type(value) in (int, float):  # True is an int, too, and pydantic would take digits in a text for a number
+def _check_number(value: Any) -> Any:
+    if type(value) in (int, float):  # True is an int in Python, and pydantic accepts digits in a text
         return value
     raise PydanticCustomError("number", "Input should be a valid number")

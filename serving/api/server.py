@@ -1,4 +1,4 @@
-"""The server: what `lakehouse serve` starts."""
+"""Server process of `lakehouse serve`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lakehouse.ml import models as declared_models
 from lakehouse.settings import Settings
 
 KEY_VARIABLE = "SERVING_API_KEY"
-# After a signal to end, what was asked before is answered within this time.
+# After a signal to end, open requests are answered within this time.
 GRACE_SECONDS = 15
 
 
@@ -27,37 +27,42 @@ def serve(
     refresh_seconds: float,
     announce: Callable[[str], None],
 ) -> None:
-    """Answer requests until a signal to end comes.
+    """Answer requests until a signal ends the process.
+
+    Args:
+        canary: The challenger's share of the requests.
+        refresh_seconds: Time between two checks of the registry.
+        announce: Called with the address once the server listens.
 
     Raises:
-        SettingsError: there is no key, or the address cannot be had.
-        ModelError: there is no champion, it does not fit its feature table, or MLflow cannot be used.
-        LedgerError, StorageError: the feature table cannot be read.
+        SettingsError: There is no key, or the address is not available.
+        ModelError: There is no champion, it does not fit its feature table, or MLflow cannot be used.
+        LedgerError, StorageError: The feature table cannot be read.
     """
     key = read_api_key()
-    # Read when scikit-learn's or torch's threads are first made. A few rows are not worth sharing out, and the other cores have
-    # requests to read.
+    # scikit-learn and torch read this when they start their threads. A few rows gain nothing from several threads, and
+    # the other cores read requests.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import uvicorn
 
     from serving.api.app import Service, create_app
-    from serving.api.holding import ModelWatcher
     from serving.api.journal import Journal
     from serving.api.lookups import Lookups
+    from serving.api.watcher import ModelWatcher
 
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)
     lookups = Lookups(task, settings.lake)
-    of_task = {name: model for name, model in models.items() if task == model.TASK}
-    holding = ModelWatcher(task, of_task, lookups, settings.tracking_uri, canary)
+    task_models = {name: model for name, model in models.items() if task == model.TASK}
+    watcher = ModelWatcher(task, task_models, lookups, settings.tracking_uri, canary)
     journal = Journal(lookups.features, settings.lake)
-    app = create_app(Service(task, holding, lookups, journal, refresh_seconds), key)
+    app = create_app(Service(task, watcher, lookups, journal, refresh_seconds), key)
     with _open_socket(host, port) as listening:
-        for one in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn ends as it should, and then lets the signal do what it does without uvicorn.
-            signal.signal(one, lambda *_: None)
-        at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        announce(f"{task.name} version {holding.state.champion.loaded.version} answers at {at}; Ctrl+C ends it.")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn shuts down and then raises the signal again, which would end this process with an error.
+            signal.signal(number, lambda *_: None)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        announce(f"{task.name} version {watcher.state.champion.loaded.version} answers at {address}; Ctrl+C ends it.")
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
         )
@@ -65,16 +70,16 @@ def serve(
 
 
 def read_api_key() -> str:
-    """The key that callers must show.
+    """Return the key that callers must send.
 
     Raises:
-        SettingsError: there is none, or none that a header can carry.
+        SettingsError: The key is not set, is too short or has characters that a header cannot contain.
     """
     key = os.environ.get(KEY_VARIABLE, "")
     if not key:
         raise SettingsError(
-            f"{KEY_VARIABLE} is not set: callers must show this key. Put a long random one into the environment or .env "
-            "(`make env` makes one)."
+            f"{KEY_VARIABLE} is not set: callers must send this key. "
+            "Put a long random key into the environment or .env (`make env` creates one)."
         )
     if not re.fullmatch(r"[!-~]{16,}", key):
         raise SettingsError(f"{KEY_VARIABLE} must have at least 16 characters, all of them ASCII and none a space.")
@@ -83,11 +88,9 @@ def read_api_key() -> str:
 
 def _open_socket(host: str, port: int) -> socket.socket:
     try:
-        made = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        # Asked anew what it is, it says that it speaks TCP. asyncio sends without delay (TCP_NODELAY) by that alone; else an answer's
-        # second packet waits 40 ms for the first one's acknowledgement.
-        return socket.socket(fileno=made.detach())
+        server = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # The new object has the protocol TCP set, and only then does asyncio turn on TCP_NODELAY. Without it, a
+        # response's second packet waits 40 ms for the first one's acknowledgement.
+        return socket.socket(fileno=server.detach())
     except OSError as error:
-        raise SettingsError(
-            f"{host}:{port} cannot be listened at ({error}): choose another --port or --host."
-        ) from None
+        raise SettingsError(f"{host}:{port} is not available ({error}). Choose another --port or --host.") from None

@@ -1,1 +1,1 @@
-"""A web page about one flight's risk of being late: `lakehouse app`."""
+"""Web page about one flight's chance of being late: `lakehouse app`."""

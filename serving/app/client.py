@@ -1,4 +1,4 @@
-"""The prediction API as the page asks it."""
+"""Client of the prediction API for the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.api.server import KEY_VARIABLE, read_api_key
 
 URL_VARIABLE: Final = "SERVING_API_URL"
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-# To connect, and to answer: the API itself gives up after ten.
+# Time limits to connect and to answer. The API's own limit is ten seconds.
 SECONDS: Final = (2.0, 15.0)
 
 Values = Mapping[str, Any]
@@ -22,67 +22,72 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Client:
-    """What `url` answers to those who show the key. Both methods raise ModelError where there is no answer, and SettingsError
-    where the key is refused; their texts are for the page's readers."""
+    """Client of the API at ``url``. The messages of its errors are shown to the page's readers.
+
+    Both methods raise:
+        ModelError: The API does not answer, or gives no prediction.
+        SettingsError: The API refuses the key.
+    """
 
     url: str
     key: str = field(repr=False)
 
     def model(self) -> dict[str, Any]:
-        """What is in service: see `serving.api.schema.ModelInfo`."""
+        """Return the versions in service, as `serving.api.schema.ModelInfo`."""
         info: dict[str, Any] = self._request("GET", "/model")
         return info
 
     def predict(self, request_id: str, kind: str, rows: Sequence[Values]) -> list[dict[str, Any]]:
-        """The answers for rows by their ``kind``, "keys" or "features": see `serving.api.schema.Prediction`.
+        """Return a `serving.api.schema.Prediction` per row.
 
-        Requests with the same id are answered by the same version of the model.
+        Args:
+            request_id: Requests with the same id get the same version of the model.
+            kind: Form of the rows, "keys" or "features".
         """
         answer = self._request("POST", "/predict", {kind: rows}, {"X-Request-ID": request_id})
         predictions: list[dict[str, Any]] = answer["predictions"]
         return predictions
 
     def _request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        api = f"The prediction API at {redact_password(self.url)}"
         try:
             with requests.Session() as session:
-                session.trust_env = False  # no proxy and no .netrc has a say in where the key goes
-                told = {"Authorization": f"Bearer {self.key}", **(headers or {})}
+                session.trust_env = False  # the key must not go to a proxy, and .netrc must not replace it
+                all_headers = {"Authorization": f"Bearer {self.key}", **(headers or {})}
                 answer = session.request(
-                    method, f"{self.url}{path}", json=body, headers=told, timeout=SECONDS, allow_redirects=False
+                    method, f"{self.url}{path}", json=body, headers=all_headers, timeout=SECONDS, allow_redirects=False
                 )
         except requests.RequestException as error:
-            slow = isinstance(error, requests.ReadTimeout)
+            failure = "takes too long" if isinstance(error, requests.ReadTimeout) else "does not answer"
             raise ModelError(
-                f"The prediction API at {redact_password(self.url)} {'takes too long' if slow else 'does not answer'}. "
-                f"Start it with `lakehouse serve` (before the first time: `lakehouse train`), or set {URL_VARIABLE} to where it is."
+                f"{api} {failure}. Start it with `lakehouse serve` (before the first time: `lakehouse train`), "
+                f"or set {URL_VARIABLE} to its address."
             ) from error
         if answer.status_code == requests.codes.unauthorized:
             raise SettingsError(
-                f"The prediction API at {redact_password(self.url)} refuses the key. {KEY_VARIABLE} must be the same for "
-                "`lakehouse serve` and for `lakehouse app`; start them again after a change."
+                f"{api} refuses the key. {KEY_VARIABLE} must be the same for "
+                "`lakehouse serve` and `lakehouse app`; restart both after a change."
             )
         try:
-            said = answer.json()
+            content = answer.json()
         except ValueError:
-            said = None
-        if answer.ok and isinstance(said, dict):
-            return said
-        detail = said.get("detail") if isinstance(said, dict) else None
-        raise ModelError(
-            f"The prediction API at {redact_password(self.url)} gives no prediction (status {answer.status_code}): "
-            f"{detail or 'what it says is not what it should: is it `lakehouse serve`?'}"
-        )
+            content = None
+        if answer.ok and isinstance(content, dict):
+            return content
+        detail = content.get("detail") if isinstance(content, dict) else None
+        reason = detail or f"unexpected content. Check that {URL_VARIABLE} is the address of `lakehouse serve`."
+        raise ModelError(f"{api} gives no prediction (status {answer.status_code}): {reason}")
 
 
 def make_client() -> Client:
-    """The API that the environment names.
+    """Create a client from the environment's variables.
 
     Raises:
-        SettingsError: there is no key, or the address is none.
+        SettingsError: The key is missing, or the address is invalid.
     """
     url = os.environ.get(URL_VARIABLE, "") or DEFAULT_URL
     if not url.startswith(("http://", "https://")):
         raise SettingsError(
-            f"{URL_VARIABLE}={redact_password(url)!r} is no address: it must begin with http:// or https://."
+            f"{URL_VARIABLE}={redact_password(url)!r} is not a valid address. Begin it with http:// or https://."
         )
     return Client(url.rstrip("/"), read_api_key())

@@ -1,4 +1,4 @@
-"""What drives a prediction: how far it moves when features that belong together are set to what is typical of them."""
+"""Contributions of groups of features to a prediction: its change when a group is set to typical values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-# Features by name; what ends in "_" stands for all that begin so.
+# Features by name. An entry that ends in "_" is a prefix.
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Aircraft's last legs": ("leg_",),
     "Airport congestion": ("origin_",),
@@ -22,7 +22,11 @@ OTHERS: Final = "Other features"
 
 @dataclass(frozen=True)
 class Contribution:
-    """A group of features. ``effect`` is the probability as predicted, less the one with the group at its typical values."""
+    """Contribution of a group of features.
+
+    Attributes:
+        effect: The predicted probability minus the probability with the group at typical values.
+    """
 
     name: str
     features: tuple[str, ...]
@@ -30,16 +34,16 @@ class Contribution:
 
 
 def group_features(features: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The features by group, each in one; groups without any are left out."""
-    found: dict[str, list[str]] = {}
+    """Return the features by group. Each feature is in one group; empty groups are left out."""
+    groups: dict[str, list[str]] = {}
     for feature in features:
-        found.setdefault(_group_of(feature), []).append(feature)
-    return {name: tuple(found[name]) for name in (*GROUPS, OTHERS) if name in found}
+        groups.setdefault(_find_group(feature), []).append(feature)
+    return {name: tuple(groups[name]) for name in (*GROUPS, OTHERS) if name in groups}
 
 
-def _group_of(feature: str) -> str:
-    for name, parts in GROUPS.items():
-        if any(feature.startswith(part) if part.endswith("_") else feature == part for part in parts):
+def _find_group(feature: str) -> str:
+    for name, entries in GROUPS.items():
+        if any(feature.startswith(entry) if entry.endswith("_") else feature == entry for entry in entries):
             return name
     return OTHERS
 
@@ -47,12 +51,15 @@ def _group_of(feature: str) -> str:
 def variations(
     row: Mapping[str, Any], typical: Mapping[str, Any], groups: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """The row, and after it for each group the row with that group's features at their typical values."""
+    """Return the row, then one copy per group with the group's features at typical values."""
     return [{**row}, *({**row, **{name: typical[name] for name in features}} for features in groups.values())]
 
 
 def rank_contributions(groups: Mapping[str, tuple[str, ...]], probabilities: Sequence[float]) -> list[Contribution]:
-    """What the probabilities of the `variations` say of the groups, the strongest first."""
-    plain, *changed = probabilities
-    found = [Contribution(name, groups[name], plain - one) for name, one in zip(groups, changed, strict=True)]
-    return sorted(found, key=lambda driver: -abs(driver.effect))
+    """Return the groups' contributions, strongest first, from the probabilities of the `variations`."""
+    predicted, *varied = probabilities
+    contributions = [
+        Contribution(name, groups[name], predicted - probability)
+        for name, probability in zip(groups, varied, strict=True)
+    ]
+    return sorted(contributions, key=lambda contribution: -abs(contribution.effect))

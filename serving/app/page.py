@@ -1,4 +1,4 @@
-"""The page: will this flight be late? `lakehouse app` serves it."""
+"""Page that shows one flight's chance of being late. `lakehouse app` serves it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lakehouse.deltalog.table_log import TableLog
 from lakehouse.errors import LakehouseError, ModelError
 from lakehouse.storage.location import Location
 from models.late_arrival import TASK
-from serving.app import charts, reading
+from serving.app import charts, queries
 from serving.app.client import Client, make_client
 from serving.app.drivers import Contribution, group_features, rank_contributions, variations
-from serving.app.reading import Flight
+from serving.app.queries import Flight
 
 NUMBER: Final = re.compile(r"\s*([A-Za-z0-9]{2})\s*(\d{1,4})\s*")
-# Streamlit leaves much room above, and lines as long as the screen is wide.
+# Streamlit leaves much space at the top and makes lines as long as the screen is wide.
 STYLE: Final = "<style>.stMainBlockContainer {padding-top: 2.5rem; padding-bottom: 2rem; max-width: 76rem}</style>"
 FROM_LIST, BY_NUMBER = "Pick from a list", "Type its number"
 
@@ -29,137 +29,143 @@ def show() -> None:
     st.set_page_config("Will this flight be late?", layout="wide")
     st.html(STYLE)
     st.header("Will this flight be late?", anchor=False)
-    st.write("The chance of arriving 15 minutes late or more, by what is known two hours before departure.")
+    st.write("The chance of arriving 15 minutes late or more, from data known two hours before departure.")
     try:
         lake = settings_module.load().lake
         flight = _choose_flight(*_open_features(lake))
         if flight is None:
             return
         st.divider()
-        left, right = st.columns(2, gap="large")
-        with right:
+        prediction_side, airport_side = st.columns(2, gap="large")
+        with airport_side:
             recent = _show_airport(lake, flight)
-            lately = st.container()
-        with left:
+            quality = st.container()
+        with prediction_side:
             version = _show_risk(flight, recent)
         if version is not None:
-            with lately:
+            with quality:
                 _show_quality(lake, version)
     except LakehouseError as error:
         st.error(str(error))
 
 
 def _open_features(lake: Location) -> tuple[TableLog, date, date]:
-    """The flights, and the first and last day of which there are any.
+    """Return the table of flights with its first and last day.
 
     Raises:
-        ModelError: there are none.
+        ModelError: The table is missing or empty.
     """
-    features = reading.open_table(lake, TASK.feature_table)
-    days = reading.flight_days(features) if features else None
+    features = queries.open_table(lake, TASK.feature_table)
+    days = queries.read_day_range(features) if features else None
     if features is None or days is None:
-        raise ModelError(f"There are no flights in {TASK.feature_table} yet: `lakehouse land`, then `lakehouse run`.")
+        raise ModelError(f"{TASK.feature_table}: there are no flights yet. Run `lakehouse land`, then `lakehouse run`.")
     return features, *days
 
 
 def _choose_flight(features: TableLog, first: date, last: date) -> Flight | None:
-    """The flight that the reader picks or types; None, with a word why, where it is none."""
-    how = st.radio("How to choose", (FROM_LIST, BY_NUMBER), horizontal=True, label_visibility="collapsed")
+    """Return the flight that the reader picks or types. Otherwise return None and show the reason."""
+    choice = st.radio("How to choose", (FROM_LIST, BY_NUMBER), horizontal=True, label_visibility="collapsed")
     columns = st.columns((1, 1, 2))
     day = columns[0].date_input("Date", last, min_value=first, max_value=last, format="YYYY-MM-DD")
-    flights = reading.flights_on(features, day)
+    flights = queries.read_flights(features, day)
     if not flights:
         st.info(f"{TASK.feature_table} has no flights on {day}. It has days from {first} to {last}.")
         return None
-    if how == FROM_LIST:
-        origin = columns[1].selectbox("From", sorted({one.origin for one in flights}))
-        return columns[2].selectbox("Flight", [one for one in flights if one.origin == origin])
-    typed = NUMBER.fullmatch(columns[1].text_input("Carrier and number", placeholder=flights[0].number))
-    if typed is None:
+    if choice == FROM_LIST:
+        origin = columns[1].selectbox("From", sorted({flight.origin for flight in flights}))
+        return columns[2].selectbox("Flight", [flight for flight in flights if flight.origin == origin])
+    entry = NUMBER.fullmatch(columns[1].text_input("Carrier and number", placeholder=flights[0].number))
+    if entry is None:
         st.info(f"Type a carrier's code and a number, such as {flights[0].number}.")
         return None
-    number = f"{typed[1].upper()} {int(typed[2])}"
-    found = [one for one in flights if one.number == number]
-    if not found:
+    number = f"{entry[1].upper()} {int(entry[2])}"
+    matches = [flight for flight in flights if flight.number == number]
+    if not matches:
         st.info(f"{TASK.feature_table} has no flight {number} on {day}.")
         return None
-    return columns[2].selectbox("Flight", found, format_func=lambda one: f"{one}, from {one.origin}")
+    return columns[2].selectbox("Flight", matches, format_func=lambda flight: f"{flight}, from {flight.origin}")
 
 
-def _show_risk(flight: Flight, recent: reading.Rows) -> int | None:
-    """What the API says of the flight, and what drives it; the model's version, or None where the API says nothing."""
+def _show_risk(flight: Flight, recent: queries.Rows) -> int | None:
+    """Show the API's prediction for the flight and the features that contribute to it.
+
+    Returns:
+        The model's version, or None if the API gave no prediction.
+    """
     try:
         api = make_client()
         info = api.model()
-        # The same version of the model is to answer both requests.
+        # Both requests must be answered by the same version of the model: it is chosen by the id.
         request_id = f"page-{uuid.uuid4().hex}"
-        (said,) = api.predict(request_id, "keys", [flight.key])
-        _show_probability(flight, said, recent)
-        _show_contributions(flight, said, info, api, request_id)
+        (prediction,) = api.predict(request_id, "keys", [flight.key])
+        _show_probability(flight, prediction, recent)
+        _show_contributions(flight, prediction, info, api, request_id)
     except LakehouseError as error:
         st.error(str(error))
         return None
-    return int(said["model_version"])
+    return int(prediction["model_version"])
 
 
-def _show_probability(flight: Flight, prediction: dict[str, Any], recent: reading.Rows) -> None:
+def _show_probability(flight: Flight, prediction: dict[str, Any], recent: queries.Rows) -> None:
     probability, day = prediction["probability"], flight.values[TASK.time_column]
     st.subheader(f"{flight.number} from {flight.origin} to {flight.values['dest']}", anchor=False)
     st.write(f"{day:%A} {_format_day(day)}, scheduled to leave at {flight.departure}")
     st.metric("Chance of being 15 minutes late or more", _format_percent(probability))
     st.write(f"Of 100 flights like this one, {_format_of_hundred(probability)} would arrive 15 minutes late or more.")
     before = [row | {"arrived": row["flights"] - row["cancelled"]} for row in recent if row["day"] < day]
-    usual = reading.mean(before, "late_rate", "arrived")
+    usual = queries.weighted_mean(before, "late_rate", "arrived")
     st.altair_chart(
-        charts.risk(probability, usual, f"{flight.origin} lately:"),
+        charts.draw_risk(probability, usual, f"{flight.origin} lately:"),
         width="stretch",
         alt=f"{_format_percent(probability)} on a scale to 100%",
     )
-    notes = [f"Said by {TASK.name} version {prediction['model_version']}, the {prediction['alias']}."]
+    notes = [f"Predicted by {TASK.name} version {prediction['model_version']}, the {prediction['alias']}."]
     if usual is not None:
         notes.insert(0, f"Lately: the {len(before)} days before.")
     if flight.is_late is not None:
-        notes.append(f"What came of it: it was {'late' if flight.is_late else 'not late'}.")
+        notes.append(f"Outcome: the flight was {'late' if flight.is_late else 'not late'}.")
     st.caption(" ".join(notes))
 
 
 def _show_contributions(
     flight: Flight, prediction: dict[str, Any], info: dict[str, Any], api: Client, request_id: str
 ) -> None:
-    """What the probability would be, were groups of features typical.
+    """Show the change of the probability if each group of features had typical values.
 
     Raises:
-        ModelError: another version answers than before.
+        ModelError: The second answer came from another version of the model.
     """
-    changed = ModelError("Another version of the model has come into service just now: load the page again.")
-    serving = next((one for one in info["serving"] if one["version"] == prediction["model_version"]), None)
+    changed = ModelError("The prediction API: the model in service changed during the request. Load the page again.")
+    serving = next((model for model in info["serving"] if model["version"] == prediction["model_version"]), None)
     if serving is None:
         raise changed
-    # A request must hold what any version in service reads.
-    row = {name: flight.values.get(name) for one in info["serving"] for name in one["input_columns"]}
+    # A request must contain the input columns of every version in service.
+    row = {name: flight.values.get(name) for model in info["serving"] for name in model["input_columns"]}
     groups = group_features(serving["input_columns"])
     answers = api.predict(request_id, "features", variations(row, serving["typical"], groups))
-    if any(one["model_version"] != prediction["model_version"] for one in answers):
+    if any(answer["model_version"] != prediction["model_version"] for answer in answers):
         raise changed
-    found = rank_contributions(groups, [one["probability"] for one in answers])
-    st.subheader("What drives it", anchor=False)
-    st.markdown(_describe_strongest(found[0]))
-    st.altair_chart(charts.contributions(found), width="stretch", alt="Percentage points by group of features")
+    contributions = rank_contributions(groups, [answer["probability"] for answer in answers])
+    st.subheader("Contributions to the prediction", anchor=False)
+    st.markdown(_describe_strongest(contributions[0]))
+    st.altair_chart(
+        charts.draw_contributions(contributions), width="stretch", alt="Percentage points by group of features"
+    )
     st.caption(
-        "Percentage points: the chance as predicted, less the chance with the group's features at typical values (the median, or "
-        "the most frequent). Features that say the same thing share their effect, so the bars need not add up."
+        "Percentage points: the predicted chance minus the chance with the group's features at typical values "
+        "(the median or the most frequent value). Correlated features share their effect, so the bars may not add up."
     )
     with st.expander("The values behind it"):
-        st.table(_values(found, row, serving["typical"]), border="horizontal")
-        st.caption("A dash is what was not known.")
+        st.table(_values(contributions, row, serving["typical"]), border="horizontal")
+        st.caption("A dash marks a value that was not known.")
 
 
 def _describe_strongest(contribution: Contribution) -> str:
-    by = round(abs(contribution.effect) * 100)
-    if not by:
+    points = round(abs(contribution.effect) * 100)
+    if not points:
         return "Nothing much: no group of features moves the chance by a percentage point."
-    way, unit = "raises" if contribution.effect > 0 else "lowers", "point" if by == 1 else "points"
-    return f"Most of all: **{contribution.name.lower()}**, which {way} the chance by {by} percentage {unit}."
+    verb, unit = "raises" if contribution.effect > 0 else "lowers", "point" if points == 1 else "points"
+    return f"Most of all: **{contribution.name.lower()}**, which {verb} the chance by {points} percentage {unit}."
 
 
 def _format_day(day: date) -> str:
@@ -167,7 +173,7 @@ def _format_day(day: date) -> str:
 
 
 def _format_percent(probability: float) -> str:
-    """Never 0% or 100%, which nobody can know."""
+    """Return the probability in percent. Never 0% or 100%, because no prediction is certain."""
     return "under 1%" if probability < 0.01 else "over 99%" if probability > 0.99 else f"{probability:.0%}"
 
 
@@ -177,8 +183,8 @@ def _format_of_hundred(probability: float) -> str:
     return "hardly any" if probability < 0.5 else "nearly all"
 
 
-def _values(found: list[Contribution], row: dict[str, Any], typical: dict[str, Any]) -> dict[str, list[str]]:
-    names = [name for driver in found for name in driver.features]
+def _values(contributions: list[Contribution], row: dict[str, Any], typical: dict[str, Any]) -> dict[str, list[str]]:
+    names = [name for contribution in contributions for name in contribution.features]
     return {
         "Feature": names,
         "This flight": [_format_value(row[name]) for name in names],
@@ -192,43 +198,43 @@ def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _show_airport(lake: Location, flight: Flight) -> reading.Rows:
-    """The last days of the flight's airport."""
+def _show_airport(lake: Location, flight: Flight) -> queries.Rows:
+    """Show and return the last days at the flight's airport of departure."""
     st.subheader(f"{flight.origin} in the days up to the flight", anchor=False)
-    daily = reading.open_table(lake, reading.AIRPORTS)
-    days = reading.airport_days(daily, flight.origin, flight.values[TASK.time_column]) if daily else []
+    daily = queries.open_table(lake, queries.AIRPORTS)
+    days = queries.read_airport_days(daily, flight.origin, flight.values[TASK.time_column]) if daily else []
     if not days:
-        st.info(f"{reading.AIRPORTS} has nothing of these days: `lakehouse run` builds it.")
+        st.info(f"{queries.AIRPORTS} has no rows for these days: `lakehouse run` builds it.")
         return []
     st.caption("Late flights, of those that arrived")
-    st.altair_chart(charts.late_share(days), width="stretch", alt="Share of late flights by day")
+    st.altair_chart(charts.draw_late_share(days), width="stretch", alt="Share of late flights by day")
     st.caption("Flights")
-    st.altair_chart(charts.departures(days), width="stretch", alt="Flights flown and cancelled by day")
+    st.altair_chart(charts.draw_departures(days), width="stretch", alt="Flights flown and cancelled by day")
     return days
 
 
 def _show_quality(lake: Location, version: int) -> None:
-    """How well the model's version has done on the last days that it scored."""
-    st.subheader("How well the model has done", anchor=False)
-    quality = reading.open_table(lake, TASK.quality_table)
-    days = reading.quality_days(quality, version) if quality else []
+    """Show the quality of the model's version on the last days that it scored."""
+    st.subheader("Quality of the model", anchor=False)
+    quality = queries.open_table(lake, TASK.quality_table)
+    days = queries.read_quality_days(quality, version) if quality else []
     if not days:
         st.info(
-            f"{TASK.quality_table} knows of no flight that version {version} scored and that has arrived since: `lakehouse score` "
-            "scores days (`--from`, `--to`)."
+            f"{TASK.quality_table} has no arrived flight that version {version} scored: "
+            "`lakehouse score` scores days (`--from`, `--to`)."
         )
         return
     brier, auc, predicted, late = (
-        reading.mean(days, name, "labelled") for name in ("brier", "roc_auc", "mean_probability", "label_rate")
+        queries.weighted_mean(days, name, "labelled") for name in ("brier", "roc_auc", "mean_probability", "label_rate")
     )
-    said = (
-        f"From {_format_day(days[0]['day'])} to {_format_day(days[-1]['day'])} (days scored: {len(days)}) version {version} gave "
-        f"{predicted:.0%} on average, and {late:.0%} were late"
+    summary = (
+        f"From {_format_day(days[0]['day'])} to {_format_day(days[-1]['day'])} (days scored: {len(days)}) "
+        f"version {version} gave {predicted:.0%} on average, and {late:.0%} were late"
     )
     if brier is not None and auc is not None:
-        said += f"; Brier score {brier:.3f} (0 is perfect), AUC {auc:.2f} (0.5 is guessing)"
-    st.write(f"{said}.")
-    st.altair_chart(charts.outcome(days), width="stretch", alt="Predicted and actual share of late flights by day")
+        summary += f"; Brier score {brier:.3f} (0 is perfect), AUC {auc:.2f} (0.5 is guessing)"
+    st.write(f"{summary}.")
+    st.altair_chart(charts.draw_outcome(days), width="stretch", alt="Predicted and actual share of late flights by day")
 
 
 show()

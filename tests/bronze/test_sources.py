@@ -12,7 +12,7 @@ from lakehouse.definitions.validation import find_problems
 
 
 @pytest.mark.parametrize("source", [flights, weather, planes, airports, airlines], ids=lambda source: source.name)
-def test_columns_are_those_of_the_file_in_its_order(source):
+def test_columns_equal_the_files_header(source):
     if source is flights:
         with zipfile.ZipFile(_package_data() / "flights.csv.zip") as archive:
             header = archive.open("flights.csv").readline()

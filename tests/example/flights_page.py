@@ -124,7 +124,7 @@ def settled(page: Page, flight: dict[str, Any]) -> str:
     """All that the page says of the flight, once it is drawn."""
     title = f"{flight['carrier']} {flight['flight']} from {flight['origin']} to {flight['dest']}"
     expect(page.get_by_role("heading", name=title)).to_be_visible()
-    expect(page.get_by_role("heading", name="How well the model has done")).to_be_visible()
+    expect(page.get_by_role("heading", name="Quality of the model")).to_be_visible()
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(5)
     return page.get_by_test_id("stMain").inner_text()

@@ -68,8 +68,8 @@ def test_a_flight_picked_from_the_list(served: Served, tmp_path: Path, width: in
         shown = settled(page, flight)
         picture(page, tmp_path / f"page-{width}.png")
         assert f"\n{said[flight['flight']]:.0%}\n" in shown
-        assert "Said by late_arrival version 1, the champion." in shown
-        assert f"What came of it: it was {'late' if flight['late'] else 'not late'}." in shown
+        assert "Predicted by late_arrival version 1, the champion." in shown
+        assert f"Outcome: the flight was {'late' if flight['late'] else 'not late'}." in shown
         assert (
             "From 26 October 2013 to 14 November 2013 (days scored: 20) version 1 gave 25% on average, and 30% were late"
             in shown
@@ -143,7 +143,7 @@ def test_an_empty_lake_says_what_to_run(root: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path))
     page = AppTest.from_file(str(PAGE), default_timeout=60).run()
     assert [one.value for one in page.error] == [
-        "There are no flights in gold.flight_features yet: `lakehouse land`, then `lakehouse run`."
+        "gold.flight_features: there are no flights yet. Run `lakehouse land`, then `lakehouse run`."
     ]
 
 
@@ -159,9 +159,9 @@ def test_tables_that_are_not_there_are_told_beside_what_is(
     page = AppTest.from_file(str(PAGE), default_timeout=60).run()
     assert not page.error
     assert [one.value for one in page.info] == [
-        "gold.airport_daily has nothing of these days: `lakehouse run` builds it.",
-        "gold.model_quality knows of no flight that version 1 scored and that has arrived since: `lakehouse score` scores days "
-        "(`--from`, `--to`).",
+        "gold.airport_daily has no rows for these days: `lakehouse run` builds it.",
+        "gold.model_quality has no arrived flight that version 1 scored: "
+        "`lakehouse score` scores days (`--from`, `--to`).",
     ]
     monkeypatch.delenv("SERVING_API_KEY")
     assert "SERVING_API_KEY is not set" in page.run().error[0].value
@@ -177,6 +177,6 @@ def test_it_listens_at_loopback_alone_and_ends_with_its_server(root: Path) -> No
             process.args, env=os.environ | {"LAKEHOUSE_ROOT": str(root)}, check=False, capture_output=True, text=True
         )
         assert again.returncode == 2
-        assert f"SettingsError: 127.0.0.1:{port} cannot be listened at" in again.stderr
+        assert f"SettingsError: 127.0.0.1:{port} is not available" in again.stderr
     assert process.returncode == 0
     assert not [one for one in children if one.is_running()]

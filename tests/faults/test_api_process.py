@@ -75,7 +75,7 @@ def test_it_serves_on_without_mlflow_and_shares_with_the_challenger(place: Place
         assert server.end() == 0
     (log,) = (tmp_path / "logs").glob("*.log")
     text = log.read_text()
-    assert "mlflow.db is gone." in text
+    assert "mlflow.db: the file does not exist." in text
     assert "POST /predict 200" in text
     assert "challenger 2, 1 rows" in text
     assert KEY not in text

@@ -78,7 +78,7 @@ def test_wall_time_needs_a_clock_that_exists(frame):
     assert_df_equality(expected.withColumn("wall", to_wall_time(date, F.col("clock"))), expected, ignore_nullable=True)
 
 
-def test_moment_is_confirmed_by_the_wall_time_it_shows(frame):
+def test_moment_is_confirmed_by_its_wall_time(frame):
     expected = frame(
         """
         moment               | wall                | confirmed
@@ -93,9 +93,9 @@ def test_moment_is_confirmed_by_the_wall_time_it_shows(frame):
         """,
         "moment timestamp, wall timestamp, confirmed timestamp",
     )
-    checked = expected.withColumn("confirmed", confirm_utc(F.col("moment"), F.col("wall")))
+    result = expected.withColumn("confirmed", confirm_utc(F.col("moment"), F.col("wall")))
     # Python has no year 294247.
-    assert_df_equality(checked.drop("moment"), expected.drop("moment"), ignore_nullable=True)
+    assert_df_equality(result.drop("moment"), expected.drop("moment"), ignore_nullable=True)
 
 
 def test_next_wall_time_is_today_or_tomorrow(frame):
@@ -111,11 +111,11 @@ def test_next_wall_time_is_today_or_tomorrow(frame):
         """,
         "now timestamp, clock int, next timestamp",
     )
-    found = expected.withColumn("next", next_wall(F.col("clock"), F.col("now")))
-    assert_df_equality(found, expected, ignore_nullable=True)
+    result = expected.withColumn("next", next_wall(F.col("clock"), F.col("now")))
+    assert_df_equality(result, expected, ignore_nullable=True)
 
 
-def test_wall_time_in_a_zone_is_utc_after_the_moment(frame):
+def test_wall_time_is_utc_after_the_moment(frame):
     expected = frame(
         """
         zone                | moment              | wall                | utc
@@ -129,8 +129,8 @@ def test_wall_time_in_a_zone_is_utc_after_the_moment(frame):
         """,
         "zone string, moment timestamp, wall timestamp, utc timestamp",
     )
-    found = expected.withColumn("utc", to_utc_after(F.col("moment"), F.col("wall"), F.col("zone")))
-    assert_df_equality(found, expected, ignore_nullable=True)
+    result = expected.withColumn("utc", to_utc_after(F.col("moment"), F.col("wall"), F.col("zone")))
+    assert_df_equality(result, expected, ignore_nullable=True)
 
 
 def test_shift_beyond_a_week_is_none(frame):

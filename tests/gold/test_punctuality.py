@@ -1,4 +1,4 @@
-"""The tables of punctuality: by airport and day, by airline and month."""
+"""Tests of the punctuality tables: by airport and day, and by airline and month."""
 
 import pytest
 from chispa import assert_df_equality
@@ -10,7 +10,7 @@ from lakehouse.definitions.validation import find_problems
 
 @pytest.fixture
 def flights(frame):
-    """Of UA's five on 31 January from EWR: 15 minutes behind is late, 14 is not; one cancelled and one diverted."""
+    """Return flights. Of UA's five on 31 January, 15 minutes is late and 14 is not; one is cancelled, one diverted."""
     return frame(
         """
         flight_date | origin | carrier | flight | dep_delay_min | arr_delay_min | cancelled

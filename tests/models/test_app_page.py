@@ -20,6 +20,6 @@ def test_the_page_shows_what_the_api_predicts(tmp_path: Path) -> None:
             pick(page, "Flight", str(flight["flight"]), f"{flight['carrier']} {flight['flight']} to {flight['dest']}")
             shown = settled(page, flight)
     assert f"\n{probability:.0%}\n" in shown
-    assert "Said by late_arrival version 1, the champion." in shown
+    assert "Predicted by late_arrival version 1, the champion." in shown
     assert "version 1 gave 25% on average, and 30% were late" in shown
     assert {urlsplit(address).hostname for address in addresses} == {"127.0.0.1"}

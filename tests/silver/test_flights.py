@@ -5,6 +5,7 @@ from pyspark.sql import functions as F
 from bronze.flights import flights as bronze_flights
 from lakehouse.definitions.validation import find_problems
 from silver.flights import flights
+from tests.wide_tables import side_by_side
 
 SCHEMA = ", ".join(f"{name} {type_name}" for name, type_name in flights.columns.items())
 ORDINARY = {
@@ -43,8 +44,8 @@ def airports(frame):
 
 
 @pytest.fixture
-def typed(landed, airports):
-    """The table made of the given cells in otherwise ordinary flights, and of it the columns of the expected frame."""
+def make_flights(landed, airports):
+    """Return a function that builds the table from ordinary flights with the given cells, and selects columns."""
 
     def make(text, columns):
         return flights(landed(bronze_flights, text, **ORDINARY), airports).select(*columns)
@@ -69,19 +70,35 @@ def test_departed_diverted_and_cancelled_flights(landed, frame, airports):
         **{k: v for k, v in ORDINARY.items() if k not in ("flight", "tailnum")},
     )
     expected = frame(
-        """
-        flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled | _unparsed | _file_id | _row
-        2013-01-01  | UA      | 1545   | EWR    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false     | []          | 1        | 1
-        2013-01-01  | UA      | 1546   | EWR    | IAH  | N14229  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 2
-        2013-01-01  | UA      | 1547   | EWR    | IAH  | N14230  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5             | -             | -            | 1400        | false     | []          | 1        | 3
-        2013-01-01  | UA      | 1548   | EWR    | IAH  | -       | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | -            | 1400        | true      | []          | 1        | 4
-        """,
+        side_by_side(
+            """
+            flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc
+            2013-01-01  | UA      | 1545   | EWR    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 1546   | EWR    | IAH  | N14229  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 1547   | EWR    | IAH  | N14230  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 1548   | EWR    | IAH  | -       | 2013-01-01 10:15:00
+            """,
+            """
+            sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2
+            2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5
+            2013-01-01 14:19:00 | 2013-01-01 10:20:00 | -                   | 5
+            2013-01-01 14:19:00 | -                   | -                   | -
+            """,
+            """
+            arr_delay_min | air_time_min | distance_mi | cancelled | _unparsed | _file_id | _row
+            11            | 227          | 1400        | false     | []        | 1        | 1
+            -             | -            | 1400        | false     | []        | 1        | 2
+            -             | -            | 1400        | false     | []        | 1        | 3
+            -             | -            | 1400        | true      | []        | 1        | 4
+            """,
+        ),
         f"{SCHEMA}, _unparsed array<string>, _file_id bigint, _row bigint",
     )
     assert_df_equality(flights(rows, airports), expected, ignore_nullable=True, ignore_row_order=True)
 
 
-def test_times_cross_midnight(typed, frame):
+def test_times_cross_midnight(make_flights, frame):
     expected = frame(
         """
         flight | flight_date | sched_dep_utc       | dep_utc             | sched_arr_utc       | arr_utc
@@ -98,11 +115,11 @@ def test_times_cross_midnight(typed, frame):
         2      | 1     | 31  | 2400           | 2013-02-01T05:00:00Z | -2        | LGA  | 100            | -5
         3      | 1     | 31  | 2100           | 2013-02-01T02:00:00Z | 0         | PBI  | 2400           | -1
     """
-    assert_df_equality(typed(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
+    assert_df_equality(make_flights(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
 
 
-def test_clocks_go_forward_in_march(typed, frame):
-    """New York skips 2 to 3 on 10 March 2013; the file's own clock for flight 1 is 203, which no clock showed."""
+def test_clocks_go_forward_in_march(make_flights, frame):
+    """New York skips 2 to 3 on 10 March 2013. The file's clock for flight 1 is 203, which did not exist."""
     expected = frame(
         """
         flight | sched_dep_utc       | sched_arr_utc       | arr_utc
@@ -118,10 +135,10 @@ def test_clocks_go_forward_in_march(typed, frame):
         2      | 3     | 10  | 159            | 2013-03-10T06:00:00Z | PBI  | 410            | 0
         3      | 3     | 10  | 300            | 2013-03-10T07:00:00Z | LAX  | 100            | 0
     """
-    assert_df_equality(typed(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
+    assert_df_equality(make_flights(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
 
 
-def test_repeated_hour_in_november_is_told_apart_by_time_hour(typed, frame):
+def test_time_hour_distinguishes_the_repeated_hour(make_flights, frame):
     expected = frame(
         """
         flight | sched_dep_utc       | sched_arr_utc
@@ -139,11 +156,11 @@ def test_repeated_hour_in_november_is_told_apart_by_time_hour(typed, frame):
         3      | 11    | 3   | 110            | 2013-11-03T06:00:00Z | PBI  | 150
         4      | 11    | 3   | 2140           | 2013-11-04T02:00:00Z | PBI  | 40
     """
-    assert_df_equality(typed(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
+    assert_df_equality(make_flights(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
 
 
-def test_arrival_clock_is_the_destination_s(typed, frame):
-    """SJU is in Puerto Rico and not in the airports file; EEN is, without a zone; XYZ is unknown."""
+def test_arrival_clock_is_local_to_the_destination(make_flights, frame):
+    """SJU, in Puerto Rico, is missing in the airports file. EEN has no zone there, and XYZ is unknown."""
     expected = frame(
         """
         dest | sched_arr_utc       | arr_utc             | cancelled | _unparsed
@@ -157,7 +174,7 @@ def test_arrival_clock_is_the_destination_s(typed, frame):
         "dest string, sched_arr_utc timestamp, arr_utc timestamp, cancelled boolean, _unparsed array<string>",
     )
     rows = "\n".join(["dest", "IAH", "LAX", "PBI", "SJU", "EEN", "XYZ"])
-    assert_df_equality(typed(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
+    assert_df_equality(make_flights(rows, expected.columns), expected, ignore_nullable=True, ignore_row_order=True)
 
 
 GARBAGE = [
@@ -194,12 +211,12 @@ def test_garbage_is_named_and_never_raises(landed, airports):
         " | ".join(value if column == name else ORDINARY[column] for column in ORDINARY) + f" | {i}"
         for i, (name, value, _) in enumerate(GARBAGE)
     ]
-    made = flights(landed(bronze_flights, "\n".join([" | ".join([*ORDINARY, "_row"]), *rows])), airports)
-    found = {GARBAGE[row["_row"]][:2]: row["_unparsed"] for row in made.select("_row", "_unparsed").collect()}
-    assert found == {(name, value): names for name, value, names in GARBAGE}
+    result = flights(landed(bronze_flights, "\n".join([" | ".join([*ORDINARY, "_row"]), *rows])), airports)
+    names_of = {GARBAGE[row["_row"]][:2]: row["_unparsed"] for row in result.select("_row", "_unparsed").collect()}
+    assert names_of == {(name, value): names for name, value, names in GARBAGE}
 
 
-def test_absurd_delay_shifts_nothing(typed, frame):
+def test_absurd_delay_shifts_nothing(make_flights, frame):
     expected = frame(
         """
         dep_delay_min | dep_utc | arr_delay_min | arr_utc
@@ -211,23 +228,49 @@ def test_absurd_delay_shifts_nothing(typed, frame):
         dep_delay  | arr_delay
         2147483647 | -2147483648
     """
-    assert_df_equality(typed(rows, expected.columns), expected, ignore_nullable=True)
+    assert_df_equality(make_flights(rows, expected.columns), expected, ignore_nullable=True)
 
 
 def test_rules(frame, violated_rules_of):
     rows = frame(
-        """
-        flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc       | sched_arr_utc       | dep_utc             | arr_utc             | dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled
-        2013-01-01  | UA      | 1      | EWR    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
-        2013-01-01  | UA      | 2      | EWR    | IAH  | -       | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | -            | 1400        | true
-        2013-01-01  | UA      | 3      | PHL    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | -                   | 2             | -             | 0            | 0           | false
-        2013-01-01  | UA      | 4      | -      | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 10:15:00 | -                   | -                   | 4321          | -361          | -            | -           | false
-        2013-01-01  | UA      | 5      | LGA    | IAH  | -       | 2013-01-01 10:15:00 | -                   | -                   | -                   | -             | -             | -            | 1400        | false
-        2013-01-01  | UA      | 6      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 14:30:00 | 2013-01-01 14:30:00 | 255           | 11            | 5            | 1400        | false
-        2013-01-01  | UA      | 7      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | -                   | -                   | -             | -             | 5            | 1400        | true
-        2013-01-01  | UAL     | 8      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
-        2013-01-01  | UA      | 9      | JFK    | KIAH | N14228  | 2013-01-01 10:15:00 | 2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00 | 2             | 11            | 227          | 1400        | false
-        """,
+        side_by_side(
+            """
+            flight_date | carrier | flight | origin | dest | tailnum | sched_dep_utc
+            2013-01-01  | UA      | 1      | EWR    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 2      | EWR    | IAH  | -       | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 3      | PHL    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 4      | -      | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 5      | LGA    | IAH  | -       | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 6      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 7      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UAL     | 8      | JFK    | IAH  | N14228  | 2013-01-01 10:15:00
+            2013-01-01  | UA      | 9      | JFK    | KIAH | N14228  | 2013-01-01 10:15:00
+            """,
+            """
+            sched_arr_utc       | dep_utc             | arr_utc
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00
+            2013-01-01 14:19:00 | -                   | -
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | -
+            2013-01-01 10:15:00 | -                   | -
+            -                   | -                   | -
+            2013-01-01 14:19:00 | 2013-01-01 14:30:00 | 2013-01-01 14:30:00
+            2013-01-01 14:19:00 | -                   | -
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00
+            2013-01-01 14:19:00 | 2013-01-01 10:17:00 | 2013-01-01 14:30:00
+            """,
+            """
+            dep_delay_min | arr_delay_min | air_time_min | distance_mi | cancelled
+            2             | 11            | 227          | 1400        | false
+            -             | -             | -            | 1400        | true
+            2             | -             | 0            | 0           | false
+            4321          | -361          | -            | -           | false
+            -             | -             | -            | 1400        | false
+            255           | 11            | 5            | 1400        | false
+            -             | -             | 5            | 1400        | true
+            2             | 11            | 227          | 1400        | false
+            2             | 11            | 227          | 1400        | false
+            """,
+        ),
         SCHEMA,
     )
     assert violated_rules_of(flights, rows.orderBy("flight")) == [
@@ -249,7 +292,7 @@ def test_rules(frame, violated_rules_of):
     ]
 
 
-def test_rows_that_quotes_made_part_of_a_value_break_a_rule(landed, airports, violated_rules_of):
+def test_rows_merged_by_quotes_violate_a_rule(landed, airports, violated_rules_of):
     rows = landed(bronze_flights, "flight\n1", **ORDINARY).withColumn(
         "tailnum", F.lit("N14228,EWR,IAH\n2013,1,1,N24211")
     )

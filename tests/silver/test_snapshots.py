@@ -1,4 +1,4 @@
-"""The tables that are delivered as snapshots of the whole: planes, airports and airlines."""
+"""Tests of the tables with full snapshots: planes, airports and airlines."""
 
 import pytest
 from chispa import assert_df_equality
@@ -10,6 +10,7 @@ from lakehouse.definitions.validation import find_problems
 from silver.airlines import airlines
 from silver.airports import airports
 from silver.planes import planes
+from tests.wide_tables import side_by_side
 
 
 def columns_of(table):
@@ -37,12 +38,20 @@ def test_planes(landed, frame):
         _source_file="planes/planes_2013-01-01.csv",
     )
     expected = frame(
-        """
-        tailnum | year_built | type                    | manufacturer | model     | engines | seats | speed_mph | engine    | snapshot_date | _unparsed                          | _file_id | _row
-        N10156  | 2004       | Fixed wing multi engine | EMBRAER      | EMB-145XR | 2       | 55    | -         | Turbo-fan | 2013-01-01    | []                                   | 1        | 1
-        N201AA  | -          | Rotorcraft              | CESSNA       | 150       | 1       | 2     | 90        | 4 Cycle   | 2013-01-01    | []                                   | 1        | 2
-        -       | -          | -                       | -            | -         | -       | -     | -         | -         | 2013-01-01    | ["year", "engines", "seats", "speed"] | 1        | 3
-        """,
+        side_by_side(
+            """
+            tailnum | year_built | type                    | manufacturer | model     | engines | seats
+            N10156  | 2004       | Fixed wing multi engine | EMBRAER      | EMB-145XR | 2       | 55
+            N201AA  | -          | Rotorcraft              | CESSNA       | 150       | 1       | 2
+            -       | -          | -                       | -            | -         | -       | -
+            """,
+            """
+            speed_mph | engine    | snapshot_date | _unparsed                             | _file_id | _row
+            -         | Turbo-fan | 2013-01-01    | []                                    | 1        | 1
+            90        | 4 Cycle   | 2013-01-01    | []                                    | 1        | 2
+            -         | -         | 2013-01-01    | ["year", "engines", "seats", "speed"] | 1        | 3
+            """,
+        ),
         schema_of(planes),
     )
     assert_df_equality(planes(rows), expected, ignore_nullable=True, ignore_row_order=True)
@@ -60,12 +69,20 @@ def test_airports(landed, frame):
         _source_file="airports/airports_2013-01-01.csv",
     )
     expected = frame(
-        """
-        faa | name              | lat       | lon        | alt_ft | utc_offset_h | dst | tzone            | snapshot_date | _unparsed              | _file_id | _row
-        MVY | Martha's Vineyard | 41.391667 | -70.615278 | 67     | -5           | A   | America/New_York | 2013-01-01    | []                       | 1        | 1
-        YAK | Yakutat           | 59.3012   | -139.3937  | 33     | -9           | A   | -                | 2013-01-01    | []                       | 1        | 2
-        XXX | Nowhere           | -         | -          | 0      | 5.5          | N   | -                | 2013-01-01    | ["lat", "lon", "tzone"]  | 1        | 3
-        """,
+        side_by_side(
+            """
+            faa | name              | lat       | lon        | alt_ft | utc_offset_h | dst
+            MVY | Martha's Vineyard | 41.391667 | -70.615278 | 67     | -5           | A
+            YAK | Yakutat           | 59.3012   | -139.3937  | 33     | -9           | A
+            XXX | Nowhere           | -         | -          | 0      | 5.5          | N
+            """,
+            """
+            tzone            | snapshot_date | _unparsed               | _file_id | _row
+            America/New_York | 2013-01-01    | []                      | 1        | 1
+            -                | 2013-01-01    | []                      | 1        | 2
+            -                | 2013-01-01    | ["lat", "lon", "tzone"] | 1        | 3
+            """,
+        ),
         schema_of(airports),
     )
     assert_df_equality(airports(rows), expected, ignore_nullable=True, ignore_row_order=True)
