@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.paths import PROJECT
-from tests.stack import absent
+from tests.stack import skip_missing
 
 UNITS = sorted((PROJECT / "deploy/systemd").iterdir())
 DAG = PROJECT / "deploy/airflow/lakehouse_daily.py"
@@ -37,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_systemd_accepts_the_units(project: Path) -> None:
     if (analyze := shutil.which("systemd-analyze")) is None:
-        absent("systemd-analyze is missing (Debian, Ubuntu: apt-get install systemd)")
+        skip_missing("systemd-analyze is missing (Debian, Ubuntu: apt-get install systemd)")
     units = project / "units"
     units.mkdir()
     for unit in UNITS:
