@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import differences
-from benchmarks.submitted import carried_out
+from benchmarks.compare import list_differences
+from benchmarks.submitted import read_operators
 from lakehouse.engine.spark import rapids
 from lakehouse.errors import SessionError
 from tests.example.gpu.parity import through
@@ -28,7 +28,7 @@ def by_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -> None:
     both = through(tmp_path, SPANS, gpu="explain")
-    assert differences(by_cpu / "lake", tmp_path / "lake") == []
+    assert list_differences(by_cpu / "lake", tmp_path / "lake") == []
     for said in both:
         assert "<SaveIntoDataSourceCommand> will run on GPU" in said
         # As of any plan that counts what passes by (CollectMetrics).
@@ -36,7 +36,7 @@ def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -
         # Of all operators that it knows in all plans that ran, adaptive execution's and Delta's reading of its log among them.
         marks = Counter(re.findall(r"^ *([*!])(?:Exec|Command) <", said, re.MULTILINE))
         assert marks["*"] > 0.8 * marks.total(), marks
-    ran = carried_out(tmp_path)
+    ran = read_operators(tmp_path)
     assert [on_gpu for on_gpu, _ in ran] == [0, 0], "explain-only leaves all to the CPU"
     assert all(operators > 100 for _, operators in ran), ran
 
@@ -47,8 +47,8 @@ def test_every_table_is_the_same_by_gpu(by_cpu: Path, tmp_path: Path) -> None:
     except SessionError as error:
         pytest.skip(str(error))
     through(tmp_path, SPANS, gpu="on")
-    assert differences(by_cpu / "lake", tmp_path / "lake") == []
+    assert list_differences(by_cpu / "lake", tmp_path / "lake") == []
     # A plan that the plugin fails to make runs on the CPU, without a failure.
-    for on_gpu, operators in carried_out(tmp_path):
+    for on_gpu, operators in read_operators(tmp_path):
         # Up to half of them are Delta's own, which look at its log.
         assert on_gpu > operators / 3, f"of {operators} operators {on_gpu} were the GPU's"
