@@ -16,7 +16,7 @@ from pathlib import Path
 from socket import create_server
 from typing import Any
 
-from deploy.prepare import buckets
+from deploy.prepare import create_buckets
 from deploy.programs import find
 
 BUCKET = "lakehouse"
@@ -97,7 +97,7 @@ def _wait_for(env: Mapping[str, str]) -> None:
     until = time.monotonic() + START_SECONDS
     while True:
         try:
-            buckets(env)
+            create_buckets(env)
             return
         except Exception:  # every failure means that the server is not ready yet
             if time.monotonic() > until:
