@@ -94,7 +94,7 @@ def postgres_account() -> dict[str, Any]:
         user = pwd.getpwnam("postgres")
     except KeyError:
         raise StackError(
-            "PostgreSQL: root cannot run it, and the user postgres is missing. Install its package, which adds the user."
+            "PostgreSQL: root cannot run it, and the user postgres is missing. Install its package, which adds it."
         ) from None
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
