@@ -14,9 +14,13 @@ from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
 from models.late_arrival import TASK
 
 KINDS = {
-    "string": pa.string(), "int": pa.int32(), "double": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(),
+    "string": pa.string(),
+    "int": pa.int32(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
     "timestamp": pa.timestamp("us", "UTC"),
-}  # fmt: skip
+}
 SPANS = {"train": ("2013-10-18", "2013-10-31"), "validation": ("2013-11-01", "2013-11-07")}
 FIRST = date(2013, 10, 18)
 

@@ -1,4 +1,4 @@
-"""Tables made with a GPU are those that a CPU makes. Without a device the same is done with the plugin in explain-only mode."""
+"""A GPU builds the same tables as a CPU. Without a device, the plugin runs in explain-only mode."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def by_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -> None:
     both = through(tmp_path, SPANS, gpu="explain")
     assert list_differences(by_cpu / "lake", tmp_path / "lake") == []
-    for said in both:
-        assert "<SaveIntoDataSourceCommand> will run on GPU" in said
+    for output in both:
+        assert "<SaveIntoDataSourceCommand> will run on GPU" in output
         # As of any plan that counts what passes by (CollectMetrics).
-        assert "Failed to apply GPU overrides" not in said
+        assert "Failed to apply GPU overrides" not in output
         # Of all operators that it knows in all plans that ran, adaptive execution's and Delta's reading of its log among them.
-        marks = Counter(re.findall(r"^ *([*!])(?:Exec|Command) <", said, re.MULTILINE))
+        marks = Counter(re.findall(r"^ *([*!])(?:Exec|Command) <", output, re.MULTILINE))
         assert marks["*"] > 0.8 * marks.total(), marks
     ran = read_operators(tmp_path)
     assert [on_gpu for on_gpu, _ in ran] == [0, 0], "explain-only leaves all to the CPU"

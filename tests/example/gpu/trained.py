@@ -18,10 +18,17 @@ from lakehouse.settings import load
 
 PARAMS: dict[str, dict[str, Any]] = {
     "trees": {"max_iter": 20, "min_samples_leaf": 5},
-    "network": {"width": 16, "dropout": 0.1, "learning_rate": 0.01, "weight_decay": 0.01, "batch_rows": 32, "epochs": 5},
+    "network": {
+        "width": 16,
+        "dropout": 0.1,
+        "learning_rate": 0.01,
+        "weight_decay": 0.01,
+        "batch_rows": 32,
+        "epochs": 5,
+    },
     # Where a split chooses among a third of the columns, and one of these tells most, another seed alone makes 0.0066.
     "spark_forest": {"numTrees": 100, "maxDepth": 6, "featureSubsetStrategy": "all"},
-}  # fmt: skip
+}
 # Not a model of the project: scikit-learn's forest, which cuML knows.
 FOREST = "sklearn_forest"
 
