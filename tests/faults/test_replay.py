@@ -37,7 +37,7 @@ def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
     assert replayed(lake, run=Run("replay-2", "")).replayed == 1
     assert (lake.rows("clean.items"), lake.version("clean.items")) == ([(1, 1, 5), (2, 1, 50)], (version or 0) + 1)
     assert lake.record("clean.items").rows["written"] == 0
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
     assert outcomes(lake) == [(1, 2, "replayed", "")]
 
 
@@ -70,12 +70,12 @@ def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
     lake = strict.with_tables(landed_items, items_table())
     assert [one["batch"] for one in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
     assert replayed(lake) == ReplayResult("clean.items", 1, {}, {})
     assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50), (3, 1, 60), (4, 1, 6)]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
 
 def test_a_function_that_doubles_rejects_is_refused(make_lake: Lakes) -> None:
@@ -109,4 +109,4 @@ def test_a_replay_cut_short_among_many_outcomes_still_adds_up(
     done = replayed(lake, run=Run("replay-2", ""))
     assert (done.replayed, sum((done.discarded or {}).values())) == (1, 2)
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 2, 60), (3, 2, 6)]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]

@@ -29,8 +29,8 @@ def command(root: Path, *words: str) -> str:
 def through(root: Path, spans: Iterable[tuple[str, str]], gpu: str = "") -> list[str]:
     """Deliver the flights of each span of days, run, and return the output of each run.
 
-    The first run builds the tables, the others update them. Runs with a GPU's settings use spark-submit: the output then
-    contains Spark's plans.
+    The first run builds the tables, the others update them. Runs with a GPU's settings use spark-submit: the output
+    then contains Spark's plans.
     """
     outputs = list[str]()
     for since, until in spans:

@@ -31,13 +31,13 @@ def test_the_plugin_beside_a_run_changes_nothing(by_cpu: Path, tmp_path: Path) -
     assert list_differences(by_cpu / "lake", tmp_path / "lake") == []
     for output in both:
         assert "<SaveIntoDataSourceCommand> will run on GPU" in output
-        # As of any plan that counts what passes by (CollectMetrics).
+        # The plugin cannot process plans with observed metrics (CollectMetrics).
         assert "Failed to apply GPU overrides" not in output
-        # Of all operators that it knows in all plans that ran, adaptive execution's and Delta's reading of its log among them.
+        # Of all operators in all executed plans, those of adaptive execution and of Delta's log included.
         marks = Counter(re.findall(r"^ *([*!])(?:Exec|Command) <", output, re.MULTILINE))
         assert marks["*"] > 0.8 * marks.total(), marks
     ran = read_operators(tmp_path)
-    assert [on_gpu for on_gpu, _ in ran] == [0, 0], "explain-only leaves all to the CPU"
+    assert [on_gpu for on_gpu, _ in ran] == [0, 0], "explain-only runs all operators on the CPU"
     assert all(operators > 100 for _, operators in ran), ran
 
 

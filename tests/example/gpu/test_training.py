@@ -1,4 +1,4 @@
-"""What trains on a GPU does as well as on a CPU. Without a device a second training on the CPU stands in for it, so that the harness is tried."""
+"""A model trained on a GPU is as good as one trained on a CPU. Without a device, these comparisons are skipped."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from lakehouse.gpu import training
 from tests.example.gpu.trained import FOREST, PARAMS
 from tests.paths import PROJECT
 
-# What a metric may differ by. Another seed alone makes 0.001 of a forest's, 0.002 of a network's; these trees train on the CPU in any case.
+# Allowed difference of a metric. Another seed changes a forest's by 0.001 and a network's by 0.002. Trees use the CPU.
 TOLERANCE = {"trees": 1e-9, "network": 0.005, "spark_forest": 0.005, FOREST: 0.005}
 
 
 def trained(name: str, by: str) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.example.gpu.trained", name]
-    # PyTorch takes a GPU wherever it sees one.
+    # PyTorch uses every visible GPU.
     env = environment(LAKEHOUSE_GPU_TRAINING="on") if by == "gpu" else environment() | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["by"] == ("cpu" if name == "trees" else by)
-    metrics: dict[str, float] = found["metrics"]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["by"] == ("cpu" if name == "trees" else by)
+    metrics: dict[str, float] = result["metrics"]
     return metrics
 
 
-def test_a_model_does_the_same_twice() -> None:
+def test_second_training_is_identical() -> None:
     first, second = trained(FOREST, "cpu"), trained(FOREST, "cpu")
     assert first == second
     assert first["roc_auc"] > 0.9
 
 
 @pytest.mark.parametrize("name", [*PARAMS, FOREST])
-def test_a_model_does_as_well_by_gpu(name: str) -> None:
+def test_gpu_model_is_as_good(name: str) -> None:
     try:
         rapids.require_device(training.TRAINING_REQUIREMENT)
     except SessionError as error:
         pytest.skip(str(error))
-    if missing := [one for one in (*training.TRAINING_PACKAGES, "torch") if find_spec(one) is None]:
+    if missing := [name for name in (*training.TRAINING_PACKAGES, "torch") if find_spec(name) is None]:
         pytest.skip(f"{', '.join(missing)} are not installed: pip install 'lakehouse[torch,rapids]'")
     assert trained(name, "gpu") == pytest.approx(trained(name, "cpu"), abs=TOLERANCE[name])

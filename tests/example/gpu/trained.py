@@ -1,6 +1,6 @@
-"""`python -m tests.example.gpu.trained MODEL`: fit it to some weeks of made-up flights, as the settings say; prints how well it does on the next.
+"""Fit a model to some weeks of invented flights by the settings, and print its metrics on the following week.
 
-A process of its own, because RAPIDS must be there before anything is imported that trains.
+`python -m tests.example.gpu.trained MODEL` is a separate process: RAPIDS must load before the libraries that train.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PARAMS: dict[str, dict[str, Any]] = {
         "batch_rows": 32,
         "epochs": 5,
     },
-    # Where a split chooses among a third of the columns, and one of these tells most, another seed alone makes 0.0066.
+    # With splits on a third of the columns, another seed alone changes the metric by 0.0066.
     "spark_forest": {"numTrees": 100, "maxDepth": 6, "featureSubsetStrategy": "all"},
 }
-# Not a model of the project: scikit-learn's forest, which cuML knows.
+# Not a model of the project: scikit-learn's forest, which cuML supports.
 FOREST = "sklearn_forest"
 
 
@@ -56,9 +56,9 @@ def main(name: str) -> None:
                     train, choose, features=model.FEATURES, params=PARAMS[name], seed=7, curve=lambda *_: None
                 )
                 by = _fitted_by(name, fitted)
-            (kept := Path(folder, "model")).mkdir()
-            model.save(fitted, kept)
-            probability = model.predict(model.load(kept), choose.frame)
+            (saved := Path(folder, "model")).mkdir()
+            model.save(fitted, saved)
+            probability = model.predict(model.load(saved), choose.frame)
         sys.stdout.write("\n" + json.dumps({"by": by, "metrics": evaluate(choose.label, probability)}))
 
 
@@ -68,13 +68,13 @@ def _forest(train: Any, choose: Any) -> tuple[Any, str]:
     from models.late_arrival import CATEGORIES, FEATURES
 
     numbers = [column for column in FEATURES if column not in CATEGORIES]
-    known, asked = (rows.frame[numbers].astype(float).fillna(-1e3) for rows in (train, choose))
-    forest = RandomForestClassifier(200, max_depth=8, max_features=0.5, random_state=0).fit(known, train.label)
-    return forest.predict_proba(asked)[:, 1], "gpu" if getattr(forest, "_gpu", None) is not None else "cpu"
+    train_numbers, test_numbers = (rows.frame[numbers].astype(float).fillna(-1e3) for rows in (train, choose))
+    forest = RandomForestClassifier(200, max_depth=8, max_features=0.5, random_state=0).fit(train_numbers, train.label)
+    return forest.predict_proba(test_numbers)[:, 1], "gpu" if getattr(forest, "_gpu", None) is not None else "cpu"
 
 
 def _fitted_by(name: str, fitted: Any) -> str:
-    """What fitted it, as far as that can be seen from outside."""
+    """Return the device that fitted the model, as far as it is visible from outside."""
     if name == "network":
         return "gpu" if next(iter(fitted.layers.parameters())).is_cuda else "cpu"
     if name == "spark_forest":
