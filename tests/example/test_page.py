@@ -71,10 +71,8 @@ def test_flight_is_picked_from_list(served: Served, tmp_path: Path, width: int) 
         assert f"\n{predicted[flight['flight']]:.0%}\n" in shown
         assert "Said by late_arrival version 1, the champion." in shown
         assert f"What came of it: it was {'late' if flight['late'] else 'not late'}." in shown
-        assert (
-            "From 26 October 2013 to 14 November 2013 (days scored: 20) version 1 gave 25% on average, and 30% were late"
-            in shown
-        )
+        scored = "From 26 October 2013 to 14 November 2013 (days scored: 20)"
+        assert f"{scored} version 1 gave 25% on average, and 30% were late" in shown
         assert "Brier score 0.050 (0 is perfect), AUC 0.90 (0.5 is guessing)." in shown
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page must not scroll sideways"
     assert (tmp_path / f"page-{width}.png").stat().st_size > 10_000
@@ -97,10 +95,8 @@ def test_flight_is_typed_and_explained(served: Served, tmp_path: Path) -> None:
         field.fill(f"{flight['carrier'].lower()}{flight['flight']}")
         field.press("Enter")
         shown = wait_until_drawn(page, flight)
-        assert (
-            f"Most of all: aircraft's last legs, which raises the chance by {(plain - without) * 100:.0f} percentage points."
-            in shown
-        )
+        points = f"{(plain - without) * 100:.0f} percentage points"
+        assert f"Most of all: aircraft's last legs, which raises the chance by {points}." in shown
         chart = page.get_by_test_id("stVegaLiteChart").nth(1)
         expect(chart).to_contain_text("Aircraft's last legs")
         drawn = chart.inner_text().splitlines()
@@ -166,8 +162,8 @@ def test_missing_tables_are_named_beside_existing_ones(
     assert not page.error
     assert [info.value for info in page.info] == [
         "gold.airport_daily has nothing of these days: `lakehouse run` builds it.",
-        "gold.model_quality knows of no flight that version 1 scored and that has arrived since: `lakehouse score` scores days "
-        "(`--from`, `--to`).",
+        "gold.model_quality knows of no flight that version 1 scored and that has arrived since: "
+        "`lakehouse score` scores days (`--from`, `--to`).",
     ]
     monkeypatch.delenv("SERVING_API_KEY")
     assert "SERVING_API_KEY is not set" in page.run().error[0].value
