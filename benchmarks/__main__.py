@@ -2,7 +2,7 @@
 
     python -m benchmarks [--years 1 20] [--rounds N] [--only build|day|nothing|score|store|report] [--scratch FOLDER]
 
-Every result is kept in results.json in the scratch folder at once, so that cases can be measured one by one.
+Each result is written to results.json in the scratch folder at once. Cases can therefore be measured one by one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from typing import Any
 from deltalake import DeltaTable
 
 from benchmarks import data, report
-from benchmarks.measure import Measured, machine, measure
+from benchmarks.measure import Measured, describe_machine, measure_command
 from benchmarks.store import Audit, minio
 from deploy.env import PROJECT
 from lakehouse.runs.scheduler import get_revision
@@ -34,12 +34,12 @@ CASES = ("build", "day", "nothing", "score", "store")
 LONG_YEARS = 10
 ROUNDS = 3
 EVERY_DAY = ("--from", "2013-01-01", "--to", "2099-12-31")
-# Above this, other processes take a share of the cores that would be measured as well.
+# Above this load, the measurements include the work of other processes.
 QUIET_LOAD = 0.5
 
 
 class Bench:
-    """The measurements in one scratch folder."""
+    """The measurements in one scratch folder; each case is a method of its name."""
 
     def __init__(self, scratch: Path, years: list[int], rounds: int | None) -> None:
         self.scratch, self.years, self.rounds = scratch, years, rounds
@@ -50,187 +50,200 @@ class Bench:
     # --- cases ------------------------------------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Every table from landed files, with an empty lake before; the three in turns."""
+        """Measure a full build from landed files in an empty lake; the three programs take turns."""
         for years in self.years:
             rounds = self.rounds or (1 if years >= LONG_YEARS else ROUNDS)
-            self.landing(years)
-            found: dict[str, list[Measured]] = {"project": [], "script": [], "polars": []}
+            self.make_landing(years)
+            measured: dict[str, list[Measured]] = {"project": [], "script": [], "polars": []}
             for turn in range(1, rounds + 1):
-                for who, runs in found.items():
-                    runs.append(self.one_build(who, years))
-                    self.say(f"build, {years} years, round {turn} of {rounds}: {who}", runs[-1])
-                self.keep("build", str(years), {who: [asdict(one) for one in runs] for who, runs in found.items()})
+                for program, runs in measured.items():
+                    runs.append(self.build_once(program, years))
+                    self.print_run(f"build, {years} years, round {turn} of {rounds}: {program}", runs[-1])
+                self.save("build", str(years), _as_dicts(measured))
             if years == min(self.years):
-                self.agree(years)
+                self.compare_lakes(years)
 
-    def one_build(self, who: str, years: int) -> Measured:
-        if who == "project":
-            shutil.rmtree(self.root(years), ignore_errors=True)
+    def build_once(self, program: str, years: int) -> Measured:
+        if program == "project":
+            shutil.rmtree(self.make_root(years), ignore_errors=True)
             return self.run(years)
-        lake = self.lake(who, years)
+        lake = self.lake_path(program, years)
         shutil.rmtree(lake, ignore_errors=True)
-        module = {"script": "benchmarks.handwritten", "polars": "benchmarks.polars_reference"}[who]
-        return self.measured([sys.executable, "-m", module, str(self.landing(years)), str(lake)], f"{who}-{years}")
+        module = {"script": "benchmarks.handwritten", "polars": "benchmarks.polars_reference"}[program]
+        command = [sys.executable, "-m", module, str(self.make_landing(years)), str(lake)]
+        return self.measure(command, f"{program}-{years}")
 
-    def agree(self, years: int) -> None:
-        """Whether the three lakes just built hold the same rows."""
-        from benchmarks.compare import differences
+    def compare_lakes(self, years: int) -> None:
+        """Compare the rows of the three lakes that were just built, and save the differences."""
+        from benchmarks.compare import list_differences
 
-        ours, others = self.lake("project", years), [self.lake(who, years) for who in ("script", "polars")]
-        found = [f"{other.name}: {one}" for other in others for one in differences(ours, other)]
-        self.keep("agreement", None, {"years": years, "differences": found})
-        print("\n  - ".join(["the three lakes differ:", *found]) if found else "the three lakes hold the same rows")
+        project = self.lake_path("project", years)
+        others = [self.lake_path(program, years) for program in ("script", "polars")]
+        differences = [f"{other.name}: {text}" for other in others for text in list_differences(project, other)]
+        self.save("agreement", None, {"years": years, "differences": differences})
+        if differences:
+            print("\n  - ".join(["the three lakes differ:", *differences]))
+        else:
+            print("the three lakes hold the same rows")
 
     def day(self) -> None:
-        """One more day of flights on lakes that are up to date, in turns; the lakes grow by a day each time."""
-        found: dict[int, list[Measured]] = {years: [] for years in self.years}
+        """Measure one more day of flights on current lakes, in turns; each lake grows by a day each time."""
+        measured: dict[int, list[Measured]] = {years: [] for years in self.years}
         for years in self.years:
             self.run(years)
         rounds = self.rounds or ROUNDS
         for turn in range(1, rounds + 1):
-            for years, runs in found.items():
-                file = data.one_day(self.root(years) / "landing")
+            for years, runs in measured.items():
+                file = data.deliver_next_day(self.make_root(years) / "landing")
                 runs.append(self.run(years))
-                self.say(f"{file.stem} on {years} years, round {turn} of {rounds}", runs[-1])
-                self.keep("day", str(years), [asdict(one) for one in runs])
+                self.print_run(f"{file.stem} on {years} years, round {turn} of {rounds}", runs[-1])
+                self.save("day", str(years), [asdict(run) for run in runs])
 
     def nothing(self) -> None:
-        """A run that finds nothing to do: what every run costs before it does anything."""
-        found: dict[int, list[Measured]] = {years: [] for years in self.years}
+        """Measure a run with nothing to do: the fixed cost of every run."""
+        measured: dict[int, list[Measured]] = {years: [] for years in self.years}
         for years in self.years:
             self.run(years)
         for _ in range(self.rounds or ROUNDS):
-            for years, runs in found.items():
+            for years, runs in measured.items():
                 runs.append(self.run(years))
-                self.say(f"nothing to do on {years} years", runs[-1])
-                self.keep("nothing", str(years), [asdict(one) for one in runs])
+                self.print_run(f"nothing to do on {years} years", runs[-1])
+                self.save("nothing", str(years), [asdict(run) for run in runs])
 
     def score(self) -> None:
-        """Every flight scored by the champion, into an empty table of predictions; then once more, where nothing differs."""
+        """Measure the champion on every flight: into an empty table of predictions, then with unchanged scores."""
         for years in self.years:
             self.run(years)
-            env, gold = {"LAKEHOUSE_ROOT": str(self.root(years))}, self.lake("project", years) / "gold"
-            if not (self.root(years) / "mlflow.db").exists():
+            env = {"LAKEHOUSE_ROOT": str(self.make_root(years))}
+            gold = self.lake_path("project", years) / "gold"
+            if not (self.make_root(years) / "mlflow.db").exists():
                 self.lakehouse(["train"], f"train-{years}", **env)
-            found: dict[str, list[Measured]] = {"new": [], "same": []}
+            measured: dict[str, list[Measured]] = {"new": [], "same": []}
             rounds = self.rounds or (1 if years >= LONG_YEARS else ROUNDS)
             for turn in range(1, rounds + 1):
                 for table in ("delay_predictions", "model_quality"):
                     shutil.rmtree(gold / table, ignore_errors=True)
-                for which, runs in found.items():
+                for kind, runs in measured.items():
                     runs.append(self.lakehouse(["score", *EVERY_DAY], f"score-{years}", **env))
-                    self.say(f"{which} scores of {years} years, round {turn} of {rounds}", runs[-1])
-                told = {which: [asdict(one) for one in runs] for which, runs in found.items()}
-                self.keep("score", str(years), {"rows": DeltaTable(gold / "delay_predictions").count(), **told})
+                    self.print_run(f"{kind} scores of {years} years, round {turn} of {rounds}", runs[-1])
+                count = DeltaTable(gold / "delay_predictions").count()
+                self.save("score", str(years), {"rows": count, **_as_dicts(measured)})
 
     def store(self) -> None:
-        """The real year in a folder and on MinIO, in turns: landed, built, run once more; then what MinIO was asked for."""
+        """Measure the real year in a folder and on MinIO, in turns; then count the requests that MinIO served."""
         steps = {"land": ["land"], "build": ["run"], "nothing": ["run"]}
-        found: dict[str, dict[str, list[Measured]]] = {at: {step: [] for step in steps} for at in ("folder", "minio")}
+        measured: dict[str, dict[str, list[Measured]]] = {
+            place: {step: [] for step in steps} for place in ("folder", "minio")
+        }
         rounds = self.rounds or ROUNDS
         for turn in range(1, rounds + 1):
-            for at, runs in found.items():
-                with self.place(at) as env:
+            for place, runs in measured.items():
+                with self.open_place(place) as env:
                     for step, command in steps.items():
-                        runs[step].append(self.lakehouse(command, f"store-{at}", **env))
-                        self.say(f"{step} at {at}, round {turn} of {rounds}", runs[step][-1])
-            self.keep(
-                "store",
-                None,
-                {at: {k: [asdict(one) for one in v] for k, v in runs.items()} for at, runs in found.items()},
-            )
+                        runs[step].append(self.lakehouse(command, f"store-{place}", **env))
+                        self.print_run(f"{step} at {place}, round {turn} of {rounds}", runs[step][-1])
+            self.save("store", None, {place: _as_dicts(runs) for place, runs in measured.items()})
+        self.save("requests", None, self.count_requests(steps))
+
+    def count_requests(self, steps: Mapping[str, list[str]]) -> dict[str, dict[str, dict[str, int]]]:
+        """Carry out the steps on MinIO, and return the requests of each: {step: {place: {kind: requests}}}."""
         audit, requests = Audit(), {}
-        with self.place("minio", audit) as env:
-            audit.taken()
+        with self.open_place("minio", audit) as env:
+            audit.drain()
             for step, command in steps.items():
                 self.lakehouse(command, "store-requests", **env)
-                requests[step] = audit.taken()
-        self.keep("requests", None, requests)
+                requests[step] = audit.drain()
+        return requests
 
     @contextmanager
-    def place(self, at: str, audit: Audit | None = None) -> Iterator[dict[str, str]]:
-        """An empty place for a lake, as the environment names it."""
-        folder = self.scratch / f"store-{at}"
+    def open_place(self, place: str, audit: Audit | None = None) -> Iterator[dict[str, str]]:
+        """Yield the environment variables that name an empty place for a lake."""
+        folder = self.scratch / f"store-{place}"
         shutil.rmtree(folder, ignore_errors=True)
-        if at == "folder":
+        if place == "folder":
             yield {"LAKEHOUSE_ROOT": str(folder)}
             return
         with minio(folder, audit) as env:
-            # No model is trained, so that no MLflow server is asked.
-            told = {
+            # No model is trained. The steps therefore need no MLflow server.
+            profile = {
                 "LAKEHOUSE_PROFILE": "minio",
                 "LAKEHOUSE_LOG_FOLDER": str(self.scratch / "logs"),
                 "MLFLOW_TRACKING_URI": "none",
             }
-            yield {**env, **told}
+            yield {**env, **profile}
 
     # --- the lakes --------------------------------------------------------------------------------------------------
 
-    def landing(self, years: int) -> Path:
+    def make_landing(self, years: int) -> Path:
         folder = self.scratch / f"landing-{years}"
-        data.make(folder, years)
+        data.make_landing(folder, years)
         return folder
 
-    def root(self, years: int) -> Path:
-        """The project's root for so many years: its landing zone is its own, because days are added to it."""
+    def make_root(self, years: int) -> Path:
+        """Return the project's root for this number of years; its own landing zone, because days are added to it."""
         root = self.scratch / f"project-{years}"
         if not (root / "landing").exists():
-            shutil.copytree(self.landing(years), root / "landing", copy_function=os.link)
+            shutil.copytree(self.make_landing(years), root / "landing", copy_function=os.link)
         return root
 
-    def lake(self, who: str, years: int) -> Path:
-        return self.root(years) / "lake" if who == "project" else self.scratch / f"{who}-{years}"
+    def lake_path(self, program: str, years: int) -> Path:
+        return self.make_root(years) / "lake" if program == "project" else self.scratch / f"{program}-{years}"
 
     # --- processes --------------------------------------------------------------------------------------------------
 
     def run(self, years: int) -> Measured:
-        """The project, until its tables of so many years are up to date."""
-        return self.lakehouse(["run"], f"project-{years}", LAKEHOUSE_ROOT=str(self.root(years)))
+        """Bring the project's tables up to date with this number of years."""
+        return self.lakehouse(["run"], f"project-{years}", LAKEHOUSE_ROOT=str(self.make_root(years)))
 
     def lakehouse(self, arguments: list[str], log: str, **env: str) -> Measured:
-        return self.measured([sys.executable, "-m", "lakehouse.cli.main", *arguments], log, **env)
+        return self.measure([sys.executable, "-m", "lakehouse.cli.main", *arguments], log, **env)
 
-    def measured(self, command: list[str], log: str, **env: str) -> Measured:
+    def measure(self, command: list[str], log: str, **env: str) -> Measured:
         plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        return measure(command, {**plain, **env}, PROJECT, self.scratch / "logs" / f"{log}.log")
+        return measure_command(command, {**plain, **env}, PROJECT, self.scratch / "logs" / f"{log}.log")
 
     # --- results ----------------------------------------------------------------------------------------------------
 
-    def say(self, what: str, one: Measured) -> None:
-        print(f"{what}: {one.seconds:.1f} s, {one.peak_mib / 1024:.2f} GiB", flush=True)
+    def print_run(self, title: str, run: Measured) -> None:
+        print(f"{title}: {run.seconds:.1f} s, {run.peak_mib / 1024:.2f} GiB", flush=True)
 
-    def keep(self, case: str, key: str | None, value: Any) -> None:
+    def save(self, case: str, key: str | None, value: Any) -> None:
         if key is None:
             self.results[case] = value
         else:
-            kept = {**self.results.get(case, {}), key: value}
-            self.results[case] = {name: kept[name] for name in sorted(kept, key=int)}
+            by_years = {**self.results.get(case, {}), key: value}
+            self.results[case] = {years: by_years[years] for years in sorted(by_years, key=int)}
         measured = {"revision": get_revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
         self.results["measured"] = {**self.results.get("measured", {}), case: measured}
-        self.results["machine"] = machine()
+        self.results["machine"] = describe_machine()
         self.file.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
 
     def write_page(self) -> None:
         _, title, findings = PAGE.read_text(encoding="utf-8").partition(report.FINDINGS_TITLE)
-        PAGE.write_text(f"{report.page(self.results)}\n{title}{findings}", encoding="utf-8")
+        PAGE.write_text(f"{report.render_page(self.results)}\n{title}{findings}", encoding="utf-8")
         print(f"Written: {PAGE.relative_to(PROJECT)}")
+
+
+def _as_dicts(runs: Mapping[str, list[Measured]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [asdict(run) for run in measured] for name, measured in runs.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--years", type=int, nargs="+", default=[1, 20], help="years of flights (default: 1 20)")
     parser.add_argument("--rounds", type=int, help=f"rounds of each case (default: {ROUNDS}; 1 for a long build)")
-    parser.add_argument("--only", choices=(*CASES, "report"), help="one case, or only the page from what is kept")
-    parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "bench", help="where files and lakes go")
+    parser.add_argument("--only", choices=(*CASES, "report"), help="one case, or only the page from the saved results")
+    parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "bench", help="folder for files and lakes")
     arguments = parser.parse_args()
     bench = Bench(arguments.scratch.resolve(), sorted(set(arguments.years)), arguments.rounds)
     if os.getloadavg()[0] > QUIET_LOAD:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): what is measured now says little.", flush=True)
+        load = os.getloadavg()[0]
+        print(f"Load of this machine: {load:.1f}, above {QUIET_LOAD}. Measure again when it is idle.", flush=True)
     for case in CASES:
         if arguments.only in (None, case):
             getattr(bench, case)()
     if not bench.results:
-        parser.error("nothing is measured yet")
+        parser.error(f"{bench.file}: holds no result. Measure a case first.")
     bench.write_page()
 
 

@@ -1,4 +1,4 @@
-"""A command as a whole process: wall time and peak memory."""
+"""Wall time and peak memory of a command, measured as a whole process."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ TAIL_LINES = 30
 
 @dataclass(frozen=True)
 class Measured:
-    """Wall seconds, and the most memory that the process and its children (Spark's JVM) held together."""
+    """Wall seconds of a process, and the peak memory (MiB) of it and its children (Spark's JVM) together."""
 
     seconds: float
     peak_mib: float
 
 
-def measure(command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> Measured:
-    """Run the command to its end; what it prints goes to ``log``.
+def measure_command(command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> Measured:
+    """Run the command to its end, and measure it.
+
+    Args:
+        log: file for the output of the command.
 
     Raises:
-        RuntimeError: it failed; the end of its output is told.
+        RuntimeError: the command failed; the message ends with the last lines of its output.
     """
-    os.sync()  # what was written before is not written during
+    os.sync()  # earlier writes do not slow the command down
     log.parent.mkdir(parents=True, exist_ok=True)
     done, peak = Event(), [0.0]
     with log.open("w") as output:
@@ -50,36 +53,36 @@ def measure(command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
             sampler.join()
     if code != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
-        raise RuntimeError(f"{' '.join(command)} ended with {code}; the end of its output:\n{tail}")
+        raise RuntimeError(f"{' '.join(command)}: ended with {code}. Read the end of its output:\n{tail}")
     return Measured(round(seconds, 2), round(peak[0], 1))
 
 
 def _sample(pid: int, done: Event, peak: list[float]) -> None:
     try:
-        whole = psutil.Process(pid)
+        process = psutil.Process(pid)
     except psutil.NoSuchProcess:
         return
     while not done.is_set():
-        peak[0] = max(peak[0], _resident_mib(whole))
+        peak[0] = max(peak[0], _resident_mib(process))
         done.wait(SAMPLE_SECONDS)
 
 
-def _resident_mib(whole: psutil.Process) -> float:
-    held = 0
+def _resident_mib(process: psutil.Process) -> float:
+    resident = 0
     try:
-        members = [whole, *whole.children(recursive=True)]
+        members = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
-    for one in members:
+    for member in members:
         try:
-            held += one.memory_info().rss
-        except psutil.Error:  # ended since it was listed
+            resident += member.memory_info().rss
+        except psutil.Error:  # the process ended meanwhile
             continue
-    return held / (1 << 20)
+    return resident / (1 << 20)
 
 
-def machine() -> dict[str, Any]:
-    """Where and with what the measurements are made."""
+def describe_machine() -> dict[str, Any]:
+    """Return the hardware, the system and the versions of the programs."""
     java = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
     versions = {"Python": platform.python_version(), "Java": java[0].split('"')[1] if java else "?"}
     return {

@@ -1,4 +1,4 @@
-"""gold.flight_features in polars: what was known about each flight two hours before its scheduled departure.
+"""gold.flight_features in polars: the facts known about each flight two hours before its scheduled departure.
 
 Times are minutes since 1970 in UTC; a bin is half an hour, numbered from there.
 """
@@ -26,31 +26,64 @@ NEW_YORK = "America/New_York"
 CUTOFF_BINS = CUTOFF_MIN // BIN_MIN
 
 SCHEDULE = (
-    "flight_date", "carrier", "flight", "origin", "dest", "sched_dep_utc", "cutoff_utc", "late", "sched_minute",
-    "weekday", "month", "day_of_year", "days_since_holiday", "days_to_holiday", "distance_mi", "sched_duration_min",
-)  # fmt: skip
+    "flight_date",
+    "carrier",
+    "flight",
+    "origin",
+    "dest",
+    "sched_dep_utc",
+    "cutoff_utc",
+    "late",
+    "sched_minute",
+    "weekday",
+    "month",
+    "day_of_year",
+    "days_since_holiday",
+    "days_to_holiday",
+    "distance_mi",
+    "sched_duration_min",
+)
 AIRCRAFT = (
-    "aircraft_age_years", "aircraft_seats", "leg_dep_delay_min", "leg_slack_min", "leg_turn_min", "leg_arr_delay_min",
+    "aircraft_age_years",
+    "aircraft_seats",
+    "leg_dep_delay_min",
+    "leg_slack_min",
+    "leg_turn_min",
+    "leg_arr_delay_min",
     "leg_landed_min",
-)  # fmt: skip
+)
 ORIGINS = (
-    "origin_scheduled", "origin_overdue", "origin_departures_1h", "origin_dep_delay_1h", "origin_departures_3h",
-    "origin_dep_delay_3h", "origin_dep_late_3h", "origin_arr_delay_6h", "origin_enroute_6h",
-)  # fmt: skip
+    "origin_scheduled",
+    "origin_overdue",
+    "origin_departures_1h",
+    "origin_dep_delay_1h",
+    "origin_departures_3h",
+    "origin_dep_delay_3h",
+    "origin_dep_late_3h",
+    "origin_arr_delay_6h",
+    "origin_enroute_6h",
+)
 BANDS = ("band_arrivals_6h", "band_arr_delay_6h", "band_enroute_6h")
 YESTERDAY = ("dest_arrivals_1d", "dest_arr_delay_1d", "dest_enroute_1d")
 WEATHER = (
-    "temp_f", "dewp_f", "humid_pct", "wind_dir_deg", "wind_speed_mph", "wind_gust_mph", "precip_in", "pressure_mb",
+    "temp_f",
+    "dewp_f",
+    "humid_pct",
+    "wind_dir_deg",
+    "wind_speed_mph",
+    "wind_gust_mph",
+    "precip_in",
+    "pressure_mb",
     "visib_mi",
-)  # fmt: skip
+)
 
 
 def flight_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.DataFrame) -> pl.DataFrame:
     timed = _timed(flights)
-    summed_up = pl.col("cutoff") >= _day_start(pl.col("flight_date"))
+    day_is_over = pl.col("cutoff") >= _day_start(pl.col("flight_date"))
     return (
         timed.lazy()
-        .join(_last_left(timed), on="row", how="left")
+        .join(_last_departed(timed), on="row", how="left")
         .join(_last_landed(timed), on="row", how="left")
         .join(_holidays(timed["flight_date"]).lazy(), on="flight_date", how="left")
         .join(_aircraft(timed, planes).lazy(), on=["tailnum", "known_on"], how="left")
@@ -59,7 +92,7 @@ def flight_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Dat
         .join(_yesterday(timed).lazy(), on=["dest", "flight_date"], how="left")
         .join(_observations(weather).lazy(), on=["origin", "hour"], how="left")
         .with_columns(
-            *[pl.when(summed_up).then(name).alias(name) for name in YESTERDAY],
+            *[pl.when(day_is_over).then(name).alias(name) for name in YESTERDAY],
             weather_age_min=(pl.col("cutoff") - pl.col("observed")).cast(pl.Int32),
         )
         .select(*SCHEDULE, *AIRCRAFT, *ORIGINS, *BANDS, *YESTERDAY, "weather_age_min", *WEATHER)
@@ -68,7 +101,7 @@ def flight_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Dat
 
 
 def _timed(flights: pl.DataFrame) -> pl.DataFrame:
-    """The flights with times as minutes, and what the schedule alone tells."""
+    """Return the flights with times as minutes, and the features of the schedule."""
     local = pl.col("sched_dep_utc").dt.convert_time_zone(NEW_YORK)
     rows = flights.lazy().select(
         *("flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "distance_mi"),
@@ -98,7 +131,7 @@ def _minutes(name: str) -> pl.Expr:
 
 
 def _day_start(date: pl.Expr) -> pl.Expr:
-    """The minute at which the day before the date is summed up."""
+    """Return the minute at which the counts of the previous day are final."""
     return date.cast(pl.Int32).cast(pl.Int64) * DAY_MIN + DAY_START_MIN
 
 
@@ -108,30 +141,32 @@ def _capped(delay: str) -> pl.Expr:
 
 def _holidays(dates: pl.Series) -> pl.DataFrame:
     years = range(HOLIDAY_YEARS.start - 1, HOLIDAY_YEARS.stop + 1)
-    known = sorted(holidays.country_holidays("US", years=years, observed=False))
+    days = sorted(holidays.country_holidays("US", years=years, observed=False))
     dates = dates.unique()
-    since = [(day - known[bisect_right(known, day) - 1]).days for day in dates]
-    until = [(known[bisect_left(known, day)] - day).days for day in dates]
+    since = [(day - days[bisect_right(days, day) - 1]).days for day in dates]
+    until = [(days[bisect_left(days, day)] - day).days for day in dates]
     columns = {"flight_date": dates, "days_since_holiday": since, "days_to_holiday": until}
     return pl.DataFrame(columns, schema_overrides={"days_since_holiday": pl.Int32, "days_to_holiday": pl.Int32})
 
 
 def _aircraft(timed: pl.DataFrame, planes: pl.DataFrame) -> pl.DataFrame:
-    """What the register said of each aircraft on each day that it is asked for."""
-    known = planes.select("tailnum", "year_built", "seats", "valid_from", "valid_to")
+    """Return the registered facts of each aircraft on each day of a cut-off."""
+    versions = planes.select("tailnum", "year_built", "seats", "valid_from", "valid_to")
     on = pl.col("known_on")
     return (
-        timed.select("tailnum", "known_on").unique().join(known, on="tailnum")
+        timed.select("tailnum", "known_on")
+        .unique()
+        .join(versions, on="tailnum")
         .filter(pl.col("valid_from") <= on, pl.col("valid_to").is_null() | (pl.col("valid_to") > on))
         .select("tailnum", "known_on", aircraft_seats="seats", aircraft_age_years=on.dt.year() - pl.col("year_built"))
-    )  # fmt: skip
+    )
 
 
 # --- the aircraft's legs --------------------------------------------------------------------------------------------
 
 
-def _last_left(timed: pl.DataFrame) -> pl.LazyFrame:
-    """For each flight (by row) the aircraft's last leg that had left."""
+def _last_departed(timed: pl.DataFrame) -> pl.LazyFrame:
+    """Return, by row of the flight, the aircraft's last leg that had departed."""
     since = pl.col("sched_dep") - pl.col("at")
     return _last_leg(timed, "dep", "dep_delay_min", "sched_duration_min").select(
         "row",
@@ -142,46 +177,46 @@ def _last_left(timed: pl.DataFrame) -> pl.LazyFrame:
 
 
 def _last_landed(timed: pl.DataFrame) -> pl.LazyFrame:
-    """For each flight (by row) the aircraft's last leg that had landed."""
+    """Return, by row of the flight, the aircraft's last leg that had landed."""
     return _last_leg(timed, "arr", "arr_delay_min").select(
         "row", leg_arr_delay_min="arr_delay_min", leg_landed_min=(pl.col("cutoff") - pl.col("at")).cast(pl.Int32)
     )
 
 
 def _last_leg(timed: pl.DataFrame, moment: str, *values: str) -> pl.LazyFrame:
-    """The last leg of which the moment came before the flight's cut-off, if it was scheduled in the time looked at."""
-    named = timed.lazy().filter(pl.col("tailnum").is_not_null())
-    known = named.filter(pl.col(moment).is_not_null()).sort(moment, *values)
-    legs = known.select("tailnum", *values, at=moment, leg_sched_dep="sched_dep")
-    asked = named.select("tailnum", "cutoff", "sched_dep", "row").sort("cutoff")
-    found = asked.join_asof(
+    """Return the last leg with its moment before the flight's cut-off, if it was scheduled within LEGS_MIN."""
+    flights = timed.lazy().filter(pl.col("tailnum").is_not_null())
+    events = flights.filter(pl.col(moment).is_not_null()).sort(moment, *values)
+    legs = events.select("tailnum", *values, at=moment, leg_sched_dep="sched_dep")
+    cutoffs = flights.select("tailnum", "cutoff", "sched_dep", "row").sort("cutoff")
+    last_legs = cutoffs.join_asof(
         legs, left_on="cutoff", right_on="at", by="tailnum", allow_exact_matches=False, check_sortedness=False
     )
-    return found.filter(pl.col("leg_sched_dep") >= pl.col("sched_dep") - LEGS_MIN)
+    return last_legs.filter(pl.col("leg_sched_dep") >= pl.col("sched_dep") - LEGS_MIN)
 
 
-# --- what happened in each half hour --------------------------------------------------------------------------------
+# --- events of each half hour ---------------------------------------------------------------------------------------
 
 
 def _origins(timed: pl.DataFrame) -> pl.DataFrame:
-    """One row per origin and bin: its schedule, and what had happened there before the bin began."""
+    """Return one row per origin and bin: its schedule, and the events before the bin began."""
     sched_dep, after = pl.col("sched_dep"), pl.col("dep") - pl.col("sched_dep")
     departed, limit = pl.max_horizontal("dep", "sched_dep"), pl.col("sched_dep") + LONGEST_OVERDUE_MIN
     counted = timed.filter(after.is_between(-CUTOFF_MIN, LATEST_EVENT_MIN))
     not_counted = timed.filter(~after.is_between(-CUTOFF_MIN, LATEST_EVENT_MIN) | pl.col("dep").is_null())
-    late_gone = counted.filter(departed > limit)
+    late_departures = counted.filter(departed > limit)
     departures = counted.group_by("origin", bin=departed // BIN_MIN).agg(
         departures=pl.len().cast(pl.Int64),
         dep_delay=_capped("dep_delay_min").sum().cast(pl.Int64),
         dep_late=(pl.col("dep_delay_min") >= LATE_MIN).sum().cast(pl.Int64),
         settled=(departed <= limit).sum().cast(pl.Int64),
     )
-    given_up = pl.concat([not_counted, late_gone]).group_by("origin", bin=limit // BIN_MIN)
+    given_up = pl.concat([not_counted, late_departures]).group_by("origin", bin=limit // BIN_MIN)
     scheduled = timed.group_by("origin", bin=sched_dep // BIN_MIN).agg(scheduled=pl.len().cast(pl.Int64))
     settled = given_up.agg(settled=pl.len().cast(pl.Int64))
-    asked = scheduled.select("origin", bin=pl.col("bin") - CUTOFF_BINS)
-    board = _board("origin", scheduled, departures, settled, _arrivals(timed, "origin"), asked)
-    one, three, six = (_sums(board, "origin", hours) for hours in (1, 3, 6))
+    cutoffs = scheduled.select("origin", bin=pl.col("bin") - CUTOFF_BINS)
+    board = _board("origin", scheduled, departures, settled, _arrivals(timed, "origin"), cutoffs)
+    hour_1, hours_3, hours_6 = (_sums(board, "origin", hours) for hours in (1, 3, 6))
     ahead = scheduled.select("origin", bin=pl.col("bin") - CUTOFF_BINS, now="scheduled")
     before = ahead.select("origin", bin=pl.col("bin") + 1, just_before="now")
     load = ahead.join(before, on=["origin", "bin"], how="left").select(
@@ -191,13 +226,13 @@ def _origins(timed: pl.DataFrame) -> pl.DataFrame:
     counts = pl.concat(
         [
             board.select("origin", "bin", origin_overdue=overdue),
-            one.select(_count("departures", "origin_departures_1h"), _mean("dep_delay", "origin_dep_delay_1h")),
-            three.select(
+            hour_1.select(_count("departures", "origin_departures_1h"), _mean("dep_delay", "origin_dep_delay_1h")),
+            hours_3.select(
                 _count("departures", "origin_departures_3h"),
                 _mean("dep_delay", "origin_dep_delay_3h"),
                 _mean("dep_late", "origin_dep_late_3h"),
             ),
-            six.select(
+            hours_6.select(
                 _mean("arr_delay", "origin_arr_delay_6h", "arrivals"),
                 _mean("enroute", "origin_enroute_6h", "arrivals"),
             ),
@@ -208,14 +243,14 @@ def _origins(timed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _bands(timed: pl.DataFrame) -> pl.DataFrame:
-    """One row per distance band and bin: how the flights landed before it began had fared."""
+    """Return one row per distance band and bin: the delays of the flights that landed before it began."""
     board = _board("band", _arrivals(timed, "band"), timed.select("band", "bin").unique())
-    six = _sums(board, "band", 6).select(
+    hours_6 = _sums(board, "band", 6).select(
         _count("arrivals", "band_arrivals_6h"),
         _mean("arr_delay", "band_arr_delay_6h", "arrivals"),
         _mean("enroute", "band_enroute_6h", "arrivals"),
     )
-    return pl.concat([board.select("band", "bin"), six], how="horizontal")
+    return pl.concat([board.select("band", "bin"), hours_6], how="horizontal")
 
 
 def _arrivals(timed: pl.DataFrame, by: str) -> pl.DataFrame:
@@ -228,19 +263,19 @@ def _arrivals(timed: pl.DataFrame, by: str) -> pl.DataFrame:
 
 
 def _board(by: str, *events: pl.DataFrame) -> pl.DataFrame:
-    """What was counted in each bin, in their order."""
+    """Return the counts of each bin, in order of time."""
     return pl.concat(events, how="diagonal").group_by(by, "bin").sum().sort(by, "bin")
 
 
 def _sums(board: pl.DataFrame, by: str, hours: int) -> pl.DataFrame:
-    """For each bin, what was counted in the bins of so many hours before it."""
+    """Return, for each bin, the sums of the bins in the hours before it."""
     bins = hours * 60 // BIN_MIN
     rolled = board.rolling("bin", period=f"{bins}i", offset=f"-{bins}i", closed="left", group_by=by)
     return rolled.agg(pl.exclude(by, "bin").sum())
 
 
 def _before(name: str) -> pl.Expr:
-    """What was counted in all bins before each."""
+    """Return the sum of all earlier bins of the origin."""
     return pl.col(name).cum_sum().over("origin") - pl.col(name)
 
 
@@ -256,7 +291,7 @@ def _mean(total: str, alias: str, count: str = "departures") -> pl.Expr:
 
 
 def _yesterday(timed: pl.DataFrame) -> pl.DataFrame:
-    """One row per destination and day: how the flights of the day before, as far as landed by its start, had fared."""
+    """Return one row per destination and day: the delays of the previous day's flights that landed before its start."""
     following = pl.col("flight_date").dt.offset_by("1d")
     landed = timed.filter(pl.col("arr") < _day_start(following))
     return landed.group_by("dest", following).agg(
@@ -267,7 +302,7 @@ def _yesterday(timed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _observations(weather: pl.DataFrame) -> pl.DataFrame:
-    """One row per origin and hour: what was last observed when it began, or before."""
+    """Return one row per origin and hour: the last observation at its start or before."""
     observed = weather.select("origin", *WEATHER, hour=_minutes("observed_at") // 60).sort("origin", "hour")
     newer = (pl.col("hour").shift(-1).over("origin") - pl.col("hour")).fill_null(WEATHER_HOURS)
     return (

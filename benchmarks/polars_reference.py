@@ -1,9 +1,9 @@
-"""The same tables with polars and delta-rs: what one person would write for data that fits a laptop.
+"""The same tables with polars and delta-rs: a short script for data that fits a laptop.
 
     python -m benchmarks.polars_reference LANDING LAKE
 
-Everything stays in memory, a file of the wrong shape ends the run, and rejected rows are dropped. Nothing of Spark or of the
-project is imported.
+Everything stays in memory. A file with other columns ends the run, and rejected rows are dropped. The script imports
+neither Spark nor the project.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LATE_MINUTES = 15
 
 
 class Script:
-    """One build of a lake at ``lake`` from the CSV files below ``landing``; Delta is written while polars goes on."""
+    """One build of a lake from the CSV files below ``landing``; Delta tables are written while polars continues."""
 
     def __init__(self, landing: Path, lake: Path, pool: ThreadPoolExecutor) -> None:
         self.landing, self.lake, self.pool = landing, lake, pool
@@ -32,7 +32,7 @@ class Script:
         self.writes: list[Future[None]] = []
 
     def build(self) -> None:
-        bronze = {name: self.landed(name) for name in ("airports", "planes", "airlines", "weather", "flights")}
+        bronze = {name: self.read_landed(name) for name in ("airports", "planes", "airlines", "weather", "flights")}
         for name, rows in bronze.items():
             self.write(f"bronze/{name}", rows)
         airports_, weather_ = airports(bronze.pop("airports")), weather(bronze.pop("weather"))
@@ -46,22 +46,22 @@ class Script:
         self.write("gold/airport_daily", airport_daily(flights_))
         self.write("gold/carrier_monthly", carrier_monthly(flights_))
         self.write("gold/flight_features", flight_features(flights_, weather_, planes_))
-        for one in self.writes:
-            one.result()
+        for future in self.writes:
+            future.result()
 
-    def landed(self, name: str) -> pl.DataFrame:
-        """The records of a source's files in the order of their names, as landed, with where they came from."""
+    def read_landed(self, name: str) -> pl.DataFrame:
+        """Read a source's files in the order of their names, and add the landing columns."""
         files = sorted((self.landing / name).iterdir())
         with files[0].open(encoding="utf-8") as first:
             columns = first.readline().strip().split(",")
-        known = {
+        origins = {
             "_path": [str(file) for file in files],
             "_file_id": range(1, len(files) + 1),
             "_source_file": [f"{name}/{file.name}" for file in files],
         }
         rows = pl.scan_csv(files, schema=dict.fromkeys(columns, pl.String), include_file_paths="_path")
         return (
-            rows.join(pl.LazyFrame(known), on="_path", how="left", maintain_order="left")
+            rows.join(pl.LazyFrame(origins), on="_path", how="left", maintain_order="left")
             .with_columns(_row=pl.int_range(1, pl.len() + 1).over("_file_id"))
             .select(
                 *columns,

@@ -1,4 +1,4 @@
-"""The silver tables in polars: typed, times in UTC, rejects dropped, the newest row per key."""
+"""The silver tables in polars: parsed values, times in UTC, no rejected rows, the newest row per key."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def moment(name: str) -> pl.Expr:
     return pl.col(name).str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
 
 
-def readable(values: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
-    """Whether each landed column is missing or could be read."""
+def is_parsed(values: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
+    """Check that each landed column is missing or was parsed."""
     return pl.all_horizontal(
         *[value.is_not_null() | pl.col(name).is_null() | (pl.col(name) == "NA") for name, value in values]
     )
@@ -41,8 +41,8 @@ def snapshot_date() -> pl.Expr:
     return pl.col("_source_file").str.extract(r"_(\d{4}-\d{2}-\d{2})\.[a-z]+$").str.to_date("%Y-%m-%d")
 
 
-def newest(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """One row per key: that of the newest snapshot, the last delivered of these."""
+def keep_newest(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Keep one row per key: the last delivered row of the newest snapshot."""
     if "snapshot_date" in rows.columns:
         rows = rows.sort("snapshot_date", *ORIGIN)
     return rows.unique(key, keep="last", maintain_order=True)
@@ -57,7 +57,7 @@ def is_clock(clock: str) -> pl.Expr:
 
 
 def shows(time_hour: str, wall: pl.Expr) -> pl.Expr:
-    """The moment where New York's clocks then show the wall time, null elsewhere."""
+    """Return the moment where New York's clocks show the wall time, else null."""
     local = pl.col(time_hour).dt.convert_time_zone(NEW_YORK).dt.replace_time_zone(None)
     return pl.when(local == wall).then(time_hour)
 
@@ -75,13 +75,13 @@ def flights(landed: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
         *[number(landed_as).alias(name) for name, landed_as in numbers.items()],
         *[text(name) for name in ("carrier", "origin", "dest", "tailnum")],
         moment("time_hour").alias("_time_hour"),
-        ok=readable([*[(one, number(one)) for one in numbers.values()], ("time_hour", moment("time_hour"))]),
+        ok=is_parsed([*[(name, number(name)) for name in numbers.values()], ("time_hour", moment("time_hour"))]),
     )
     rows = rows.with_columns(flight_date=pl.date("_year", "_month", "_day"), cancelled=pl.col("_dep_time").is_null())
     wall = pl.col("flight_date").cast(pl.Datetime("us")) + pl.duration(hours=pl.col("_sched_dep_time") // 100)
     rows = rows.with_columns(sched_dep_utc=shows("_time_hour", wall) + minutes(pl.col("_sched_dep_time") % 100))
     zones = pl.concat([airports.select("faa", "tzone").rename({"faa": "dest", "tzone": "zone"}), UNLISTED])
-    arriving = scheduled_arrival(rows.join(zones.lazy(), on="dest", how="left", maintain_order="left").collect())
+    arriving = add_scheduled_arrival(rows.join(zones.lazy(), on="dest", how="left", maintain_order="left").collect())
     delays, cancelled = {"dep_delay_min": -180, "arr_delay_min": -360}, pl.col("cancelled")
     clocks = ("_dep_time", "_sched_dep_time", "_sched_arr_time")
     rows = arriving.lazy().with_columns(
@@ -90,8 +90,8 @@ def flights(landed: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
     )
     good = rows.filter(
         pl.col("ok"),
-        *[pl.col(one).is_not_null() for one in FLIGHT_KEY],
-        *[pl.col(one).is_null() | is_clock(one) for one in clocks],
+        *[pl.col(name).is_not_null() for name in FLIGHT_KEY],
+        *[pl.col(name).is_null() | is_clock(name) for name in clocks],
         pl.col("origin").is_in(ORIGINS),
         pl.col("distance_mi") > 0,
         pl.col("air_time_min").is_null() | (pl.col("air_time_min") > 0),
@@ -100,15 +100,29 @@ def flights(landed: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
         ~cancelled | (pl.col("arr_delay_min").is_null() & pl.col("air_time_min").is_null()),
         pl.col("arr_utc").is_null() | (pl.col("arr_utc") > pl.col("dep_utc")),
     )
-    kept = good.select(
-        "flight_date", "carrier", "flight", "origin", "dest", "tailnum", "sched_dep_utc", "sched_arr_utc", "dep_utc", "arr_utc",
-        "dep_delay_min", "arr_delay_min", "air_time_min", "distance_mi", "cancelled", *ORIGIN,
-    )  # fmt: skip
-    return newest(kept.collect(), FLIGHT_KEY)
+    valid = good.select(
+        "flight_date",
+        "carrier",
+        "flight",
+        "origin",
+        "dest",
+        "tailnum",
+        "sched_dep_utc",
+        "sched_arr_utc",
+        "dep_utc",
+        "arr_utc",
+        "dep_delay_min",
+        "arr_delay_min",
+        "air_time_min",
+        "distance_mi",
+        "cancelled",
+        *ORIGIN,
+    )
+    return keep_newest(valid.collect(), FLIGHT_KEY)
 
 
-def scheduled_arrival(rows: pl.DataFrame) -> pl.DataFrame:
-    """The flights with their scheduled arrival in UTC: the next time that clocks at the destination show it."""
+def add_scheduled_arrival(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add the scheduled arrival in UTC: the next time that clocks at the destination show it."""
     none = pl.lit(None, pl.Datetime("us", "UTC")).alias("sched_arr_utc")
     parts = []
     for (zone,), part in rows.partition_by("zone", as_dict=True, maintain_order=True).items():
@@ -116,10 +130,10 @@ def scheduled_arrival(rows: pl.DataFrame) -> pl.DataFrame:
             parts.append(part.with_columns(none))
             continue
         clock = pl.col("_sched_arr_time")
-        there = pl.col("sched_dep_utc").dt.convert_time_zone(zone).dt.replace_time_zone(None)
-        today = there.dt.truncate("1d") + minutes(clock // 100 * 60 + clock % 100)
-        arrives = pl.when(today > there).then(today).otherwise(today + pl.duration(days=1))
-        # A time that the clocks skip is read as if they had not been put forward; a repeated one is the next.
+        departs = pl.col("sched_dep_utc").dt.convert_time_zone(zone).dt.replace_time_zone(None)
+        today = departs.dt.truncate("1d") + minutes(clock // 100 * 60 + clock % 100)
+        arrives = pl.when(today > departs).then(today).otherwise(today + pl.duration(days=1))
+        # A skipped time is read as standard time. A repeated time is the next one.
         in_utc = pl.coalesce(local_to_utc(arrives, zone), local_to_utc(arrives + pl.duration(hours=1), zone))
         later = pl.when(in_utc > pl.col("sched_dep_utc")).then(in_utc).otherwise(in_utc + pl.duration(hours=1))
         parts.append(part.with_columns(later.alias("sched_arr_utc")))
@@ -133,11 +147,16 @@ def local_to_utc(wall: pl.Expr, zone: str) -> pl.Expr:
 
 def weather(landed: pl.DataFrame) -> pl.DataFrame:
     measures = {
-        "temp": ("temp_f", -60, 140), "dewp": ("dewp_f", -90, 100), "humid": ("humid_pct", 0, 100),
-        "wind_dir": ("wind_dir_deg", 0, 360), "wind_speed": ("wind_speed_mph", None, None),
-        "wind_gust": ("wind_gust_mph", None, None), "precip": ("precip_in", 0, 15),
-        "pressure": ("pressure_mb", 870, 1090), "visib": ("visib_mi", 0, 100),
-    }  # fmt: skip
+        "temp": ("temp_f", -60, 140),
+        "dewp": ("dewp_f", -90, 100),
+        "humid": ("humid_pct", 0, 100),
+        "wind_dir": ("wind_dir_deg", 0, 360),
+        "wind_speed": ("wind_speed_mph", None, None),
+        "wind_gust": ("wind_gust_mph", None, None),
+        "precip": ("precip_in", 0, 15),
+        "pressure": ("pressure_mb", 870, 1090),
+        "visib": ("visib_mi", 0, 100),
+    }
     parts = ("year", "month", "day", "hour")
     values = [(name, number(name, pl.Float64)) for name in measures] + [(name, number(name)) for name in parts]
     rows = landed.lazy().with_columns(
@@ -145,7 +164,7 @@ def weather(landed: pl.DataFrame) -> pl.DataFrame:
         text("origin"),
         *[number(name).alias(f"_{name}") for name in parts],
         moment("time_hour").alias("_time_hour"),
-        ok=readable([*values, ("time_hour", moment("time_hour"))]),
+        ok=is_parsed([*values, ("time_hour", moment("time_hour"))]),
     )
     rows = rows.with_columns(weather_date=pl.date("_year", "_month", "_day"))
     wall = pl.col("weather_date").cast(pl.Datetime("us")) + pl.duration(hours="_hour")
@@ -156,20 +175,22 @@ def weather(landed: pl.DataFrame) -> pl.DataFrame:
         pl.col("origin").is_in(ORIGINS),
         *[within(measure, low, high) for measure, low, high in measures.values() if low is not None],
     )
-    kept = good.select("origin", "observed_at", "weather_date", *[one[0] for one in measures.values()], *ORIGIN)
-    return newest(kept.collect(), ("origin", "observed_at"))
+    valid = good.select(
+        "origin", "observed_at", "weather_date", *[measure for measure, _, _ in measures.values()], *ORIGIN
+    )
+    return keep_newest(valid.collect(), ("origin", "observed_at"))
 
 
 def airports(landed: pl.DataFrame) -> pl.DataFrame:
     values = {"lat": pl.Float64, "lon": pl.Float64, "alt": pl.Int32, "tz": pl.Float64}
     good = landed.filter(
-        readable([(name, number(name, kind)) for name, kind in values.items()]),
+        is_parsed([(name, number(name, kind)) for name, kind in values.items()]),
         text("faa").is_not_null(),
         text("tzone").is_null() | pl.col("tzone").is_in(sorted(available_timezones())),
         number("lat", pl.Float64).is_between(-90, 90),
         number("lon", pl.Float64).is_between(-180, 180),
     )
-    kept = good.select(
+    valid = good.select(
         text("faa"),
         text("name").str.replace_all(r"\\+'", "'"),
         number("lat", pl.Float64),
@@ -181,18 +202,18 @@ def airports(landed: pl.DataFrame) -> pl.DataFrame:
         snapshot_date().alias("snapshot_date"),
         *ORIGIN,
     )
-    return newest(kept, ["faa"])
+    return keep_newest(valid, ["faa"])
 
 
 def airlines(landed: pl.DataFrame) -> pl.DataFrame:
     rows = landed.select(text("carrier"), text("name"), snapshot_date().alias("snapshot_date"), *ORIGIN)
-    return newest(rows.filter(pl.col("carrier").str.contains("^[A-Z0-9]{2,3}$")), ["carrier"])
+    return keep_newest(rows.filter(pl.col("carrier").str.contains("^[A-Z0-9]{2,3}$")), ["carrier"])
 
 
 def planes(landed: pl.DataFrame) -> pl.DataFrame:
-    """Every version of each aircraft: a snapshot that repeats the one before adds none."""
+    """Return every version of each aircraft; a snapshot that repeats the previous one adds none."""
     values = ("year", "engines", "seats", "speed")
-    rows = landed.filter(readable([(name, number(name)) for name in values])).select(
+    rows = landed.filter(is_parsed([(name, number(name)) for name in values])).select(
         text("tailnum"),
         number("year").alias("year_built"),
         *[text(name) for name in ("type", "manufacturer", "model")],
@@ -204,8 +225,10 @@ def planes(landed: pl.DataFrame) -> pl.DataFrame:
         *ORIGIN,
     )
     rows = rows.filter(pl.col("tailnum").is_not_null(), within("engines", 1, 12), within("seats", 1, 900))
-    told = newest(rows, ("tailnum", "snapshot_date")).sort("tailnum", "snapshot_date")
+    snapshots = keep_newest(rows, ("tailnum", "snapshot_date")).sort("tailnum", "snapshot_date")
     content = pl.struct(pl.exclude("tailnum", "snapshot_date", *ORIGIN))
     changed = content.ne_missing(content.shift()) | (pl.col("tailnum") != pl.col("tailnum").shift()).fill_null(True)
     until = pl.col("snapshot_date").shift(-1).over("tailnum")
-    return told.filter(changed).with_columns(valid_from="snapshot_date", valid_to=until, is_current=until.is_null())
+    return snapshots.filter(changed).with_columns(
+        valid_from="snapshot_date", valid_to=until, is_current=until.is_null()
+    )

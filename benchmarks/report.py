@@ -1,16 +1,17 @@
-"""The measurements as a page of tables, with the targets and whether they were met."""
+"""The measured part of docs/benchmarks.md: tables of the measurements, and the targets that were met or missed."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
 Runs = list[dict[str, float]]
 
-WHO = {"project": "project", "script": "hand-written PySpark", "polars": "polars and delta-rs"}
+PROGRAMS = {"project": "project", "script": "hand-written PySpark", "polars": "polars and delta-rs"}
 FLIGHTS_A_YEAR = 336_776
-# Years, whom the project is compared with, what is compared, the most that the ratio of the medians may be.
+# Years, the program to compare with, the measure, and the highest ratio of the medians that meets the target.
 BUILD_TARGETS = (
     (1, "script", "seconds", 1.1),
     (20, "script", "seconds", 1.0),
@@ -22,8 +23,10 @@ BUILD_TARGETS = (
 DAY_YEARS, DAY_TARGET = (1, 20), 1.3
 STORE_TARGET = 1.5
 STEPS = {
-    "land": "the year's files are landed", "build": "every table is built", "nothing": "a run with nothing to do",
-}  # fmt: skip
+    "land": "the year's files are landed",
+    "build": "every table is built",
+    "nothing": "a run with nothing to do",
+}
 INTRODUCTION = """\
 # Benchmarks
 
@@ -41,15 +44,15 @@ Years after 2013 are copies of it with shifted dates.
 FINDINGS_TITLE = "## Where the time goes"
 
 
-def page(results: dict[str, Any]) -> str:
+def render_page(results: dict[str, Any]) -> str:
     """Return the measured part of the page, in Markdown."""
     parts = [INTRODUCTION, _machine(results), "## Targets\n\n" + _table(TARGET_HEAD, list(_targets(results)))]
     if builds := results.get("build", {}):
         parts.append("## Full build\n\n" + _table(BUILD_HEAD, list(_build_rows(builds))) + _when(results, "build"))
         parts += _agreement(results)
     for case, title in (("day", "One more day of flights"), ("nothing", "A run with nothing to do")):
-        if found := results.get(case, {}):
-            rows = [[_years(n), _spread(runs, "seconds"), _spread(runs, "peak_mib", _gib)] for n, runs in found.items()]
+        if lakes := results.get(case, {}):
+            rows = [[_years(n), _spread(runs, "seconds"), _spread(runs, "peak_mib", _gib)] for n, runs in lakes.items()]
             parts.append(f"## {title}\n\n" + _table(RUN_HEAD, rows) + _when(results, case))
     parts += _score(results)
     parts += _store(results)
@@ -65,13 +68,15 @@ BUILD_HEAD = (
     "memory / script",
     "time / polars",
 )
+# The last three columns of BUILD_HEAD: the program to compare with, and the measure.
+COMPARISONS = (("script", "seconds"), ("script", "peak_mib"), ("polars", "seconds"))
 RUN_HEAD = ("lake", "seconds: median (range)", "peak memory, GiB")
 SCORE_HEAD = ("flights scored", "", "seconds: median (range)", "flights a second", "peak memory, GiB")
 SCORES = {"new": "new scores", "same": "unchanged scores"}
 SCORE_INTRODUCTION = """\
 ## Scoring
 
-Every flight by the champion (`lakehouse score`), into the table of predictions, and how each day's scores did.
+`lakehouse score` scores every flight by the champion, and writes the quality of each day's scores.
 
 """
 STORE_HEAD = ("", "folder, seconds: median (range)", "MinIO, seconds: median (range)", "MinIO / folder")
@@ -83,53 +88,48 @@ The real year with the profiles `local` and `minio`, in turns; MinIO runs on the
 """
 REQUESTS_INTRODUCTION = """\
 The requests that MinIO served meanwhile, by its own audit. They are counted by step, and while every table is built by
-table or folder. The landed files include one look at each before it is trusted, and Spark's own requests.
+table or folder. The landed files include one check of each before it is read, and Spark's own requests.
 
 """
 TARGET_HEAD = ("", "target", "measured", "")
 
 
 def _machine(results: dict[str, Any]) -> str:
-    found = results["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    return f"Measured on {found['cores']} cores of {found['cpu']}, {found['memory_gib']} GiB memory, {found['system']}; {versions}.\n"
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    hardware = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB memory, {machine['system']}"
+    return f"Measured on {hardware}; {versions}.\n"
 
 
 def _when(results: dict[str, Any], case: str) -> str:
-    one = results["measured"][case]
-    return f"\nMeasured on {one['date']} at revision {one['revision'] or 'unknown'}.\n"
+    measured = results["measured"][case]
+    return f"\nMeasured on {measured['date']} at revision {measured['revision'] or 'unknown'}.\n"
 
 
 def _build_rows(builds: dict[str, dict[str, Runs]]) -> Iterator[list[str]]:
     for years, runs in builds.items():
-        for who, name in WHO.items():
-            if who in runs:
-                against = [_ratio_text(runs, who, other, measure) for other, measure in
-                           (("script", "seconds"), ("script", "peak_mib"), ("polars", "seconds"))]  # fmt: skip
-                yield [
-                    _years(years),
-                    name,
-                    _spread(runs[who], "seconds"),
-                    _spread(runs[who], "peak_mib", _gib),
-                    *against,
-                ]
+        for program, name in PROGRAMS.items():
+            if program in runs:
+                ratios = [_ratio_text(runs, program, other, measure) for other, measure in COMPARISONS]
+                spreads = [_spread(runs[program], "seconds"), _spread(runs[program], "peak_mib", _gib)]
+                yield [_years(years), name, *spreads, *ratios]
 
 
 def _targets(results: dict[str, Any]) -> Iterator[list[str]]:
     for years, other, measure, most in BUILD_TARGETS:
         runs = results.get("build", {}).get(str(years), {})
-        what = "time" if measure == "seconds" else "peak memory"
-        name = f"Full build, {_years(str(years))}: {what} against {WHO[other]}"
+        title = "time" if measure == "seconds" else "peak memory"
+        name = f"Full build, {_years(str(years))}: {title} against {PROGRAMS[other]}"
         yield [name, *_verdict(_ratio(runs.get("project"), runs.get(other), measure), most)]
     days = results.get("day", {})
-    one, many = (days.get(str(years)) for years in DAY_YEARS)
+    few, many = (days.get(str(years)) for years in DAY_YEARS)
     store = results.get("store", {})
-    there, here = (store.get(at, {}).get("build") for at in ("minio", "folder"))
+    minio, folder = (store.get(place, {}).get("build") for place in ("minio", "folder"))
     yield [
         "Full build, 1 year: time on MinIO against a folder",
-        *_verdict(_ratio(there, here, "seconds"), STORE_TARGET),
+        *_verdict(_ratio(minio, folder, "seconds"), STORE_TARGET),
     ]
-    yield ["One more day: time on twenty years against one", *_verdict(_ratio(many, one, "seconds"), DAY_TARGET)]
+    yield ["One more day: time on twenty years against one", *_verdict(_ratio(many, few, "seconds"), DAY_TARGET)]
 
 
 def _verdict(ratio: float | None, most: float) -> list[str]:
@@ -139,75 +139,79 @@ def _verdict(ratio: float | None, most: float) -> list[str]:
 
 
 def _score(results: dict[str, Any]) -> Iterator[str]:
-    """Every flight scored, and scored once more."""
-    if found := results.get("score"):
+    """Yield the section about scoring every flight, once as new scores and once as unchanged ones."""
+    if lakes := results.get("score"):
         rows = []
-        for of in found.values():
-            for which, what in SCORES.items():
-                pace = of["rows"] / median(one["seconds"] for one in of[which])
-                shown = (_spread(of[which], "seconds"), f"{pace:,.0f}", _spread(of[which], "peak_mib", _gib))
-                rows.append([f"{of['rows']:,}", what, *shown])
+        for lake in lakes.values():
+            for kind, title in SCORES.items():
+                pace = lake["rows"] / median(run["seconds"] for run in lake[kind])
+                spreads = (_spread(lake[kind], "seconds"), f"{pace:,.0f}", _spread(lake[kind], "peak_mib", _gib))
+                rows.append([f"{lake['rows']:,}", title, *spreads])
         yield SCORE_INTRODUCTION + _table(SCORE_HEAD, rows) + _when(results, "score")
 
 
 def _store(results: dict[str, Any]) -> Iterator[str]:
-    """The year in a folder and on MinIO, and the requests that MinIO was sent."""
-    if found := results.get("store"):
+    """Yield the year in a folder and on MinIO, and the requests that MinIO served."""
+    if store := results.get("store"):
         rows = []
-        for step, what in STEPS.items():
-            here, there = found["folder"][step], found["minio"][step]
-            rows.append(
-                [what, _spread(here, "seconds"), _spread(there, "seconds"), f"{_ratio(there, here, 'seconds'):.2f}"]
-            )
+        for step, title in STEPS.items():
+            folder, minio = store["folder"][step], store["minio"][step]
+            spreads = [_spread(runs, "seconds") for runs in (folder, minio)]
+            rows.append([title, *spreads, f"{_ratio(minio, folder, 'seconds'):.2f}"])
         yield STORE_INTRODUCTION + _table(STORE_HEAD, rows) + _when(results, "store")
-    if asked := results.get("requests"):
-        kinds = sorted({kind for step in asked.values() for sent in step.values() for kind in sent})
-        rows = [[f"**{STEPS[step]}**", *_sent(places.values(), kinds)] for step, places in asked.items()]
+    if steps := results.get("requests"):
+        kinds = sorted({kind for places in steps.values() for counts in places.values() for kind in counts})
+        rows = [[f"**{STEPS[step]}**", *_count_requests(places.values(), kinds)] for step, places in steps.items()]
         rows += [
-            [place, *_sent([sent], kinds)] for place, sent in asked["build"].items() if not place.startswith("_probe")
+            [place, *_count_requests([counts], kinds)]
+            for place, counts in steps["build"].items()
+            if not place.startswith("_probe")
         ]
         yield REQUESTS_INTRODUCTION + _table(("", "requests", *kinds), rows)
 
 
-def _sent(of: Iterable[dict[str, int]], kinds: Sequence[str]) -> list[str]:
-    """How many requests there were: of all kinds, and of each."""
-    counted = [sum(sent.get(kind, 0) for sent in of) for of in [list(of)] for kind in kinds]
-    return [f"{count:,}" if count else "" for count in (sum(counted), *counted)]
+def _count_requests(places: Iterable[dict[str, int]], kinds: Sequence[str]) -> list[str]:
+    """Return the number of requests of all kinds together, then of each kind; empty for none."""
+    totals: Counter[str] = Counter()
+    for counts in places:
+        totals.update(counts)
+    return [f"{count:,}" if count else "" for count in (totals.total(), *(totals[kind] for kind in kinds))]
 
 
 def _agreement(results: dict[str, Any]) -> list[str]:
-    if (found := results.get("agreement")) is None:
+    if (agreement := results.get("agreement")) is None:
         return []
-    said = "differ:\n\n" + "\n".join(f"- {one}" for one in found["differences"])
-    said = said if found["differences"] else "hold the same rows in every table (floats within 1e-9)."
-    return [f"The three lakes of {_years(str(found['years']))} {said}\n"]
+    outcome = "hold the same rows in every table (floats within 1e-9)."
+    if agreement["differences"]:
+        outcome = "differ:\n\n" + "\n".join(f"- {difference}" for difference in agreement["differences"])
+    return [f"The three lakes of {_years(str(agreement['years']))} {outcome}\n"]
 
 
-def _ratio_text(runs: dict[str, Runs], who: str, other: str, measure: str) -> str:
-    ratio = _ratio(runs.get(who), runs.get(other), measure)
-    return "" if ratio is None or who == other else f"{ratio:.2f}"
+def _ratio_text(runs: dict[str, Runs], program: str, other: str, measure: str) -> str:
+    ratio = _ratio(runs.get(program), runs.get(other), measure)
+    return "" if ratio is None or program == other else f"{ratio:.2f}"
 
 
 def _ratio(ours: Runs | None, theirs: Runs | None, measure: str) -> float | None:
     if not ours or not theirs:
         return None
-    return median(one[measure] for one in ours) / median(one[measure] for one in theirs)
+    return median(run[measure] for run in ours) / median(run[measure] for run in theirs)
 
 
 def _years(years: str) -> str:
-    many = f"{years} year{'s' if years != '1' else ''}"
-    return f"{many} ({int(years) * FLIGHTS_A_YEAR:,} flights)"
+    title = f"{years} year{'s' if years != '1' else ''}"
+    return f"{title} ({int(years) * FLIGHTS_A_YEAR:,} flights)"
 
 
 def _gib(mib: float) -> str:
     return f"{mib / 1024:.2f}"
 
 
-def _spread(runs: Runs, measure: str, shown: Callable[[float], str] = "{:.1f}".format) -> str:
-    values = [one[measure] for one in runs]
+def _spread(runs: Runs, measure: str, render: Callable[[float], str] = "{:.1f}".format) -> str:
+    values = [run[measure] for run in runs]
     if len(values) == 1:
-        return shown(values[0])
-    return f"{shown(median(values))} ({shown(min(values))}-{shown(max(values))})"
+        return render(values[0])
+    return f"{render(median(values))} ({render(min(values))}-{render(max(values))})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

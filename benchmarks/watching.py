@@ -1,10 +1,16 @@
-"""What watching finds in half a year, and what retraining gains: trained to May, chosen on June, watched month by month.
+"""Findings of half a year of monitoring, and the gain of retraining.
 
     python -m benchmarks.watching [--scratch FOLDER]
 
-It needs the whole year's feature table (`lakehouse land`, `lakehouse run`) and neither Spark nor the lake's registry. Three ways of
-serving are compared: the first model all the time; retrained at each finding, where the gate decides (`lakehouse monitor
---retrain`); retrained every month, the newest model always in service. Then December alone by the task's own splits.
+The first model is trained to May and validated on June; each later month is monitored. The benchmark needs the
+feature table of the whole year (`lakehouse land`, `lakehouse run`), but neither Spark nor the lake's registry. It
+compares three ways of serving:
+
+- The first model serves all the time.
+- A finding starts a retraining, and the gate decides (`lakehouse monitor --retrain`).
+- Every month has a retraining, and the newest model serves.
+
+Then December alone is monitored, by the task's own splits.
 """
 
 from __future__ import annotations
@@ -37,19 +43,19 @@ from lakehouse.settings import load as load_settings
 from models import trees
 
 LEARNER = "trees"
-MODEL: Any = trees  # as a learner; mypy takes a module for less than a `Model`
+MODEL: Any = trees  # a learner; mypy does not accept a module as a `Model`
 TASK = trees.TASK
 FIRST_SPLITS = Splits(("2013-01-01", "2013-05-31"), ("2013-06-01", "2013-06-30"), ("2013-07-01", "2013-12-31"))
 MONTHS = range(7, 13)
 
 
-def month_of(number: int) -> Span:
+def month_span(number: int) -> Span:
     return f"2013-{number:02}-01", f"2013-{number:02}-{calendar.monthrange(2013, number)[1]}"
 
 
 @dataclass(frozen=True)
 class Service:
-    """A registry and a table of predictions of its own, beside the feature table."""
+    """A separate registry and table of predictions, beside the feature table."""
 
     folder: Path
 
@@ -65,17 +71,17 @@ class Service:
     def make(folder: Path, feature_table: Path) -> Service:
         service = Service(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        there = service.lake.joinpath(*TASK.feature_table.split("."))
-        there.parent.mkdir(parents=True)
-        there.symlink_to(feature_table, target_is_directory=True)
+        link = service.lake.joinpath(*TASK.feature_table.split("."))
+        link.parent.mkdir(parents=True)
+        link.symlink_to(feature_table, target_is_directory=True)
         return service
 
     def train(self, splits: Splits) -> TrainResult:
         registry = Registry(self.tracking_uri, (self.folder / "artifacts").as_uri(), TASK.name)
         models = {LEARNER: with_splits(MODEL, splits)}
-        kept = self.folder / "trainings"
+        pending = self.folder / "trainings"
         return training.train(
-            LEARNER, models, lake=self.lake, registry=registry, revision=get_revision(), pending_folder=kept
+            LEARNER, models, lake=self.lake, registry=registry, revision=get_revision(), pending_folder=pending
         )
 
     def champion(self) -> LoadedModel:
@@ -91,17 +97,17 @@ class Service:
         return evaluate(rows.label, predict_probabilities(model.model, model.fitted, rows))
 
     def scores(self, span: Span) -> pa.Table:
-        """What the champion says of these days, as the table of predictions has it."""
+        """Return the champion's predictions of these days, with the columns of the table of predictions."""
         champion = self.champion()
         features = open_features(TASK, self.lake, champion.input_columns())
         rows = features.read(span, [TASK.time_column, *champion.input_columns()])
-        said = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
-        said["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
-        said["probability"] = pa.array(champion.predict(features.frame(rows)))
-        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | said)
+        predictions = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
+        predictions["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
+        predictions["probability"] = pa.array(champion.predict(features.frame(rows)))
+        return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | predictions)
 
-    def watch(self, span: Span) -> MonitoringReport:
-        """Score the span with the champion, and watch it."""
+    def monitor(self, span: Span) -> MonitoringReport:
+        """Score the span with the champion, and monitor the result."""
         write_deltalake(self.lake.joinpath(*TASK.predictions_table.split(".")), self.scores(span), mode="append")
         days = [date.fromisoformat(day) for day in span]
         models = {LEARNER: MODEL}
@@ -110,58 +116,60 @@ class Service:
         )
 
 
-def half_a_year(watched: Service, newest: Service, say: Callable[[str], None]) -> None:
-    """Print a row for each month, and what was found in it."""
-    for service in (watched, newest):
+def monitor_half_a_year(retrained: Service, newest: Service, show: Callable[[str], None]) -> None:
+    """Print a row for each month with its metrics and findings."""
+    for service in (retrained, newest):
         first = service.train(FIRST_SPLITS)
-    last, told = first.model_version, []
-    say(f"first model: {first.metrics} on June\n")
-    say("| month | fixed: AUC | Brier | retrained: AUC | Brier | version | newest: AUC | Brier | findings | then |")
-    say("|---|---|---|---|---|---|---|---|---|---|")
+    last, messages = first.model_version, list[str]()
+    show(f"first model: {first.metrics} on June\n")
+    show("| month | fixed: AUC | Brier | retrained: AUC | Brier | version | newest: AUC | Brier | findings | outcome |")
+    show("|---|---|---|---|---|---|---|---|---|---|")
     for number in MONTHS:
-        span, champion = month_of(number), watched.champion()
+        span, champion = month_span(number), retrained.champion()
         all_results = (
-            watched.results(watched.version(first.model_version), span),
-            watched.results(champion, span),
+            retrained.results(retrained.version(first.model_version), span),
+            retrained.results(champion, span),
             newest.results(newest.version(last), span),
         )
-        seen = watched.watch(span)
-        then = "-"
+        monitoring = retrained.monitor(span)
+        outcome = "-"
         if number != MONTHS[-1]:
-            splits = later_splits(seen)
+            splits = later_splits(monitoring)
             assert splits, "another month is labelled"
             last = newest.train(splits).model_version
-            if seen.findings:
-                made = watched.train(splits)
-                then = f"version {made.model_version} is {made.alias}"
-        cells = [f"{one[name]:.4f}" for one in all_results for name in ("roc_auc", "brier")]
+            if monitoring.findings:
+                candidate = retrained.train(splits)
+                outcome = f"version {candidate.model_version} is {candidate.alias}"
+        cells = [f"{metrics[name]:.4f}" for metrics in all_results for name in ("roc_auc", "brier")]
         cells.insert(4, str(champion.version))
-        what = ", ".join(one.limit for one in seen.findings) or "none"
-        say(f"| {calendar.month_name[number]} | {' | '.join(cells)} | {what} | {then} |")
-        told += [f"{calendar.month_name[number]}, version {champion.version}: {one.message}" for one in seen.findings]
-    say("\n" + "\n".join(told))
+        limits = ", ".join(finding.limit for finding in monitoring.findings) or "none"
+        month = calendar.month_name[number]
+        show(f"| {month} | {' | '.join(cells)} | {limits} | {outcome} |")
+        messages += [f"{month}, version {champion.version}: {finding.message}" for finding in monitoring.findings]
+    show("\n" + "\n".join(messages))
 
 
-def december(service: Service, say: Callable[[str], None]) -> None:
-    """What is found in December of the model that the task's own splits make."""
+def monitor_december(service: Service, show: Callable[[str], None]) -> None:
+    """Print the findings of December for a model that the task's own splits train."""
     service.train(TASK.splits)
-    seen = service.watch(TASK.splits.test)
-    say(f"\nThe task's own splits, December: {seen.current_metrics}, chosen with {seen.validation_metrics}")
-    say("\n".join(one.message for one in seen.findings) or "nothing is found")
+    monitoring = service.monitor(TASK.splits.test)
+    metrics, validated = monitoring.current_metrics, monitoring.validation_metrics
+    show(f"\nThe task's own splits, December: {metrics}; validation: {validated}")
+    show("\n".join(finding.message for finding in monitoring.findings) or "no finding")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "watching", help="where registries go")
+    parser.add_argument("--scratch", type=Path, default=PROJECT / "data" / "watching", help="folder for registries")
     scratch = parser.parse_args().scratch.resolve()
     feature_table = Path(str(load_settings().lake.joinpath(*TASK.feature_table.split("."))))
     services = [Service.make(scratch / name, feature_table) for name in ("watched", "newest", "declared")]
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         print(text, flush=True)
 
-    half_a_year(services[0], services[1], say)
-    december(services[2], say)
+    monitor_half_a_year(services[0], services[1], show)
+    monitor_december(services[2], show)
 
 
 if __name__ == "__main__":

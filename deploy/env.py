@@ -1,4 +1,4 @@
-"""`make env`: .env from .env.example, every empty value a new secret. Nothing but the standard library."""
+"""`make env`: write .env from .env.example, with a new secret for every empty value. Needs no package."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ EXAMPLE = PROJECT / ".env.example"
 
 
 def write(target: Path) -> bool:
-    """Make the file, for its owner alone; False where there is one already, which stays as it is."""
-    # Hexadecimal digits mean nothing to a shell, to compose or in a URL.
-    filled = re.sub(r"(?m)^([A-Z]\w*)=$", lambda key: f"{key[1]}={secrets.token_hex(20)}", EXAMPLE.read_text("utf-8"))
+    """Write the file, readable by its owner only; return False for an existing file, which stays unchanged."""
+    # Hexadecimal digits need no quoting in a shell, in compose or in a URL.
+    text = re.sub(r"(?m)^([A-Z]\w*)=$", lambda key: f"{key[1]}={secrets.token_hex(20)}", EXAMPLE.read_text("utf-8"))
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return False
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(filled)
+        file.write(text)
     return True
 
 
 if __name__ == "__main__":
-    made = Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT / ".env"
-    print(f"{made} is new; its secrets are random." if write(made) else f"{made} is there already and stays as it is.")
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT / ".env"
+    print(f"{path}: written with random secrets." if write(path) else f"{path}: exists already and stays unchanged.")

@@ -1,4 +1,4 @@
-"""What the servers' clients expect to find: buckets and databases. Docker compose runs this file once, by itself."""
+"""Buckets and databases that the servers' clients expect. Docker compose runs this file once, in a container."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BUCKETS = ("lakehouse", "mlflow")
 DATABASES = ("mlflow", "sources")
 
 
-def buckets(variables: Variables) -> None:
-    """Make the buckets that are not there."""
+def create_buckets(variables: Variables) -> None:
+    """Create the missing buckets."""
     s3 = boto3.client(
         "s3",
         endpoint_url=variables["AWS_ENDPOINT_URL"],
@@ -24,14 +24,14 @@ def buckets(variables: Variables) -> None:
         aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
     )
-    there = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    existing = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
     for bucket in BUCKETS:
-        if bucket not in there:
+        if bucket not in existing:
             s3.create_bucket(Bucket=bucket)
 
 
 def connect(variables: Variables) -> psycopg.Connection:
-    """A connection to PostgreSQL's own database."""
+    """Connect to PostgreSQL's own database."""
     return psycopg.connect(
         host=variables["PGHOST"],
         port=variables["PGPORT"],
@@ -43,15 +43,15 @@ def connect(variables: Variables) -> psycopg.Connection:
     )
 
 
-def databases(variables: Variables) -> None:
-    """Make the databases that are not there."""
+def create_databases(variables: Variables) -> None:
+    """Create the missing databases."""
     with connect(variables) as connection:
-        there = {name for (name,) in connection.execute("select datname from pg_database")}
+        existing = {name for (name,) in connection.execute("select datname from pg_database")}
         for name in DATABASES:
-            if name not in there:
+            if name not in existing:
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
 
 if __name__ == "__main__":
-    buckets(os.environ)
-    databases(os.environ)
+    create_buckets(os.environ)
+    create_databases(os.environ)

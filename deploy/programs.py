@@ -1,4 +1,4 @@
-"""Where the servers' programs come from, and PostgreSQL's folder and account."""
+"""The servers' programs, and PostgreSQL's folder and account."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lakehouse.errors import StackError
 
 # The venv's programs before the system's.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-# One version for both: the image's.
+# `make stack` and the image use the same version.
 MINIO = "github.com/minio/minio"
 MINIO_VERSION = re.findall(r"ARG MINIO_VERSION=(\S+)", (PROJECT / "deploy/minio.Dockerfile").read_text("utf-8"))[0]
 BUILT = Path.home() / ".cache" / "lakehouse" / "bin"
@@ -32,75 +32,78 @@ INITDB = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8")
 
 
 def find(name: str, folder: Path) -> str:
-    """The path of a server's program; ``folder`` is the server's own.
+    """Return the path of a server's program, and build it if necessary.
+
+    Args:
+        folder: the server's folder, from which the version of PostgreSQL is read.
 
     Raises:
-        StackError: it is not there and cannot be built.
+        StackError: the program is missing and cannot be built.
     """
     if name == "postgres":
         return str(_postgres_programs(folder) / name)
-    if found := shutil.which(name, path=PATH):
-        return found
+    if path := shutil.which(name, path=PATH):
+        return path
     if name == "minio":
-        return str(_built("MinIO", name, f"{MINIO}@{MINIO_VERSION}", MINIO_BUILT))
+        return str(_build_once("MinIO", name, f"{MINIO}@{MINIO_VERSION}", MINIO_BUILT))
     if name == "actionlint":
-        return str(_built(name, name, f"{ACTIONLINT}@{ACTIONLINT_VERSION}", ACTIONLINT_BUILT))
-    raise StackError(f"{name} is not in {Path(sys.executable).parent}: run make stack, which installs it.")
+        return str(_build_once(name, name, f"{ACTIONLINT}@{ACTIONLINT_VERSION}", ACTIONLINT_BUILT))
+    raise StackError(f"{name}: the program is not in {Path(sys.executable).parent}. Run make stack, which installs it.")
 
 
-def _built(title: str, name: str, package: str, target: Path) -> Path:
+def _build_once(title: str, name: str, package: str, target: Path) -> Path:
     if target.exists():
         return target
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         raise StackError(
-            f"{title} is missing: put its program {name} on the PATH, or install Go 1.24 or newer (go.dev/dl), "
-            f"with which {package} is built."
+            f"{title}: the program {name} is not on the PATH, and Go is missing to build {package}. "
+            "Install one of them: the program, or install Go 1.24 or newer (go.dev/dl)."
         )
-    print(f"{title} is built once, into {target}; this takes some minutes.", flush=True)
+    print(f"{title}: built once into {target}. This takes some minutes.", flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as built:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         try:
-            subprocess.run([go, "install", package], env={**os.environ, "GOBIN": built}, check=True)
+            subprocess.run([go, "install", package], env={**os.environ, "GOBIN": folder}, check=True)
         except subprocess.CalledProcessError as error:
-            raise StackError(f"{title} could not be built; Go said why.") from error
-        os.replace(Path(built, name), target)
+            raise StackError(f"{title}: Go could not build {package}. Read the output of Go above.") from error
+        os.replace(Path(folder, name), target)
     return target
 
 
 def _postgres_programs(data: Path) -> Path:
-    """The folder of the PostgreSQL that made the data; where there is none yet, of the newest."""
-    found = {int(one.parent.name): one for one in Path("/usr/lib/postgresql").glob("[0-9]*/bin")}
+    """Return the programs of the version that created the data; without data, of the newest version."""
+    folders = {int(folder.parent.name): folder for folder in Path("/usr/lib/postgresql").glob("[0-9]*/bin")}
     if postgres := shutil.which("postgres"):
         version = subprocess.run([postgres, "--version"], capture_output=True, text=True, check=True).stdout
-        found[int(re.findall(r"\d+", version)[0])] = Path(postgres).resolve().parent
-    made = data / "PG_VERSION"
-    wanted = [int(made.read_text("utf-8"))] if made.exists() else [v for v in found if v >= OLDEST_POSTGRES]
-    fitting = sorted(set(wanted) & found.keys())
-    if not fitting:
-        which = f"{wanted[0]}, which made {data}," if made.exists() else f"{OLDEST_POSTGRES} or newer"
-        raise StackError(f"PostgreSQL {which} is missing (Debian, Ubuntu: apt-get install postgresql).")
-    return found[fitting[-1]]
+        folders[int(re.findall(r"\d+", version)[0])] = Path(postgres).resolve().parent
+    file = data / "PG_VERSION"
+    allowed = [int(file.read_text("utf-8"))] if file.exists() else [v for v in folders if v >= OLDEST_POSTGRES]
+    usable = sorted(set(allowed) & folders.keys())
+    if not usable:
+        version = f"{allowed[0]}, which created {data}," if file.exists() else f"{OLDEST_POSTGRES} or newer"
+        raise StackError(f"PostgreSQL {version} is missing. Install it (Debian, Ubuntu: apt-get install postgresql).")
+    return folders[usable[-1]]
 
 
 def postgres_account() -> dict[str, Any]:
-    """Whom PostgreSQL runs as: it refuses root, so its package's user then."""
+    """Return the account of PostgreSQL: it refuses root, so root starts it as the user of its package."""
     if os.geteuid() != 0:
         return {}
     try:
         user = pwd.getpwnam("postgres")
     except KeyError:
         raise StackError(
-            "PostgreSQL does not run as root, and there is no user postgres (its package makes it)."
+            "PostgreSQL: root cannot run it, and the user postgres is missing. Install its package, which adds it."
         ) from None
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def make_database(data: Path, values: Variables, account: Mapping[str, Any]) -> None:
-    """Make PostgreSQL's folder, whole or not at all.
+def create_database_folder(data: Path, values: Variables, account: Mapping[str, Any]) -> None:
+    """Create PostgreSQL's folder; a failure leaves none.
 
     Raises:
-        StackError: its account cannot reach the folder, or initdb fails.
+        StackError: the account cannot reach the folder, or initdb fails.
     """
     if (data / "PG_VERSION").exists():
         return
@@ -111,9 +114,9 @@ def make_database(data: Path, values: Variables, account: Mapping[str, Any]) -> 
         os.chown(fresh, account["user"], account["group"])
         if subprocess.run(["test", "-x", str(fresh)], check=False, **account).returncode:
             raise StackError(
-                f"The user postgres cannot reach {data}: give a folder (--data) whose parents all may enter."
+                f"{data}: the user postgres cannot reach it. Choose a folder (--data) that every user can enter."
             )
-    # A pipe, so that the password is on no command line and in no file.
+    # With a pipe, the password is on no command line and in no file.
     readable, writable = os.pipe()
     os.write(writable, f"{values['PGPASSWORD']}\n".encode())
     os.close(writable)
@@ -125,12 +128,14 @@ def make_database(data: Path, values: Variables, account: Mapping[str, Any]) -> 
     )
     os.close(readable)
     if done.returncode:
-        raise StackError(f"PostgreSQL's folder {data} could not be made: {done.stderr.strip()}")
+        raise StackError(
+            f"{data}: initdb failed to create PostgreSQL's folder. Correct the cause: {done.stderr.strip()}"
+        )
     os.replace(fresh, data)
 
 
 if __name__ == "__main__":
-    # Before tests with limits of time start servers: building one takes minutes.
+    # This runs before tests with time limits start servers, because a build takes minutes.
     try:
         find("minio", Path())
     except StackError as error:

@@ -1,4 +1,4 @@
-"""The servers of docker-compose.yml as processes of this machine; a test keeps both in step."""
+"""The servers of docker-compose.yml as processes of this machine; a test compares both."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from deploy.prepare import Variables, buckets, databases
+from deploy.prepare import Variables, create_buckets, create_databases
 
 
-def _passed(*keys: str) -> dict[str, str]:
+def _references(*keys: str) -> dict[str, str]:
     return {key: f"${{{key}}}" for key in keys}
 
 
-S3 = _passed("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-POSTGRES = _passed("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD")
+S3 = _references("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+POSTGRES = _references("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD")
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server. ``${NAME}`` stands for a value of .env, ``${FOLDER}`` for the server's own folder."""
+    """One server. ``${NAME}`` is replaced by a value of .env, ``${FOLDER}`` by the server's own folder."""
 
     name: str
     command: tuple[str, ...]
     # Keys of .env.
     ports: tuple[str, ...]
-    # It is well when this address answers with this word in it; PostgreSQL, when it lets its user in.
+    # A server is healthy if this address answers with this word. PostgreSQL is healthy if its user can connect.
     health: str
-    says: str = ""
-    # All that it is told, so that no server knows another's secrets.
+    health_word: str = ""
+    # The server's whole environment: it does not contain the secrets of other servers.
     variables: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
-    once_well: Callable[[Variables], None] | None = None
+    when_healthy: Callable[[Variables], None] | None = None
     stop: signal.Signals = signal.SIGTERM
 
 
@@ -44,7 +44,7 @@ MINIO = Server(
     ports=("MINIO_PORT", "MINIO_CONSOLE_PORT"),
     health="${AWS_ENDPOINT_URL}/minio/health/live",
     variables={"MINIO_ROOT_USER": "${AWS_ACCESS_KEY_ID}", "MINIO_ROOT_PASSWORD": "${AWS_SECRET_ACCESS_KEY}"},
-    once_well=buckets,
+    when_healthy=create_buckets,
 )
 
 POSTGRESQL = Server(
@@ -55,8 +55,8 @@ POSTGRESQL = Server(
     ),
     ports=("POSTGRES_PORT",),
     health="postgresql://${PGHOST}:${PGPORT}",
-    once_well=databases,
-    # Fast: it does not wait for its clients to leave.
+    when_healthy=create_databases,
+    # A fast shutdown does not wait for clients to disconnect.
     stop=signal.SIGINT,
 )
 
@@ -69,11 +69,11 @@ MLFLOW = Server(
     ),
     ports=("MLFLOW_PORT",),
     health="${MLFLOW_TRACKING_URI}/health",
-    says="OK",
+    health_word="OK",
     variables={
         **S3,
         **POSTGRES,
-        # The password is not in here, because others can read it: PGPASSWORD has it.
+        # Others can read this address. Therefore PGPASSWORD holds the password.
         "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg:///mlflow",
         "MLFLOW_AUTH_CONFIG_PATH": "${PROJECT}/deploy/mlflow_auth.ini",
         "MLFLOW_AUTH_ADMIN_USERNAME": "${MLFLOW_TRACKING_USERNAME}",
@@ -95,8 +95,8 @@ SPARK_MASTER = Server(
     ),
     ports=("SPARK_MASTER_PORT", "SPARK_MASTER_UI_PORT"),
     health="http://${SPARK_LOCAL_IP}:${SPARK_MASTER_UI_PORT}/json/",
-    says="ALIVE",
-    # Spark's REST server, on a port of its own (6066), would be one more way in.
+    health_word="ALIVE",
+    # Spark's REST server would open another port (6066).
     variables={**_SPARK, "SPARK_MASTER_OPTS": "-Dspark.master.rest.enabled=false"},
 )
 
@@ -111,9 +111,9 @@ def _spark_worker(number: int) -> Server:
         ),
         ports=(f"SPARK_WORKER_{number}_UI_PORT",),
         health=f"http://${{SPARK_LOCAL_IP}}:${{SPARK_WORKER_{number}_UI_PORT}}/json/",
-        # It names its master once it is registered there.
-        says="spark://",
-        # Its executors inherit what they reach S3 by.
+        # The worker names its master as soon as it is registered.
+        health_word="spark://",
+        # The executors inherit the access to S3.
         variables={**_SPARK, **S3},
         needs=("spark-master",),
     )

@@ -1,4 +1,4 @@
-"""`make check` on GitHub's workflows: actionlint, which is a Go program."""
+"""Check of GitHub's workflows by actionlint, a Go program; part of `make check`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def check() -> int:
     """Run actionlint on the project's workflows.
 
     Returns:
-        The exit status: actionlint's own. Without the program it is 0 on a developer's machine, and 1 in CI.
+        The exit status of actionlint. Without the program it is 0 on a developer's machine, and 1 in CI.
     """
     try:
         actionlint = find("actionlint", Path())
     except StackError as error:
-        print(f"Workflows were not checked by actionlint. {error}", file=sys.stderr)
+        print(f"Workflows: not checked. {error}", file=sys.stderr)
         return 1 if os.environ.get("CI") else 0
     return subprocess.run([actionlint], cwd=PROJECT, check=False).returncode
 

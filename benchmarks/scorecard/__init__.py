@@ -1,1 +1,1 @@
-"""The scorecard: defects of known kinds are planted in a month of flights, and what catches each of them is counted."""
+"""The scorecard: known defects are planted in a month of flights, and the checks that catch them are counted."""

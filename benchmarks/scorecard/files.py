@@ -10,24 +10,38 @@ from benchmarks.scorecard.kinds import NEWEST, Change, in_one_of, put, times
 
 Files = dict[str, bytes]
 
-# What is checked of a file before it is read, and how the reason begins for which it is rejected.
+# The checks of a file before it is read, and the beginnings of their reasons for a rejection.
 COLUMNS, NOT_EMPTY, ENDED, QUOTES, UTF8, PACKED = (
-    "columns as declared", "not empty", "last line ended", "quotes closed", "text in UTF-8", "packed data whole",
-)  # fmt: skip
+    "columns as declared",
+    "not empty",
+    "last line ended",
+    "quotes closed",
+    "text in UTF-8",
+    "packed data whole",
+)
 FILE_CHECKS = {
     COLUMNS: ("misses column", "has an unknown column", "has its columns in another order", "has no header"),
     NOT_EMPTY: ("is empty",),
     ENDED: ("does not end with a line end",),
     QUOTES: ("has a quote that nothing closes",),
     UTF8: ("is not UTF-8",),
-    PACKED: ("ends before its compressed data does", "cannot be read: Error -3", "cannot be read: CRC check failed",
-             "is compressed as"),
-}  # fmt: skip
+    PACKED: (
+        "ends before its compressed data does",
+        "cannot be read: Error -3",
+        "cannot be read: CRC check failed",
+        "is compressed as",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """One way in which a file goes wrong: the files that are delivered in its place. ``claim`` as in `Kind`."""
+    """A kind of defect in a whole file.
+
+    Attributes:
+        claim: as in `Kind`.
+        change: returns the files to deliver instead.
+    """
 
     name: str
     claim: str | None
@@ -42,63 +56,65 @@ def _by_line(change: Callable[[list[str]], list[str]]) -> Callable[[str, bytes],
     return _in_place(lambda content: "".join(change(content.decode().splitlines(keepends=True))).encode())
 
 
-def _without_column(lines: list[str]) -> list[str]:
+def _drop_column(lines: list[str]) -> list[str]:
     return [line.partition(",")[2] for line in lines]
 
 
-def _renamed(lines: list[str]) -> list[str]:
+def _rename_column(lines: list[str]) -> list[str]:
     return [lines[0].replace("dep_delay", "departure_delay"), *lines[1:]]
 
 
-def _reordered(lines: list[str]) -> list[str]:
-    """Departure's and arrival's delay have changed places, in the header and in the rows."""
+def _reorder(lines: list[str]) -> list[str]:
+    """Swap the delays of departure and arrival, in the header and in the rows."""
     rows = [line.split(",") for line in lines]
     for row in rows:
         row[5], row[8] = row[8], row[5]
     return [",".join(row) for row in rows]
 
 
-def _quoted(lines: list[str], *at: int) -> list[str]:
-    """A quote before the destination, the 14th value, of some lines."""
-    found = list(lines)
+def _add_quotes(lines: list[str], *at: int) -> list[str]:
+    """Put a quote before the destination, the 14th value, of some lines."""
+    changed = list(lines)
     for i in at:
-        values = found[i].split(",")
+        values = changed[i].split(",")
         values[13] = f'"{values[13]}'
-        found[i] = ",".join(values)
-    return found
+        changed[i] = ",".join(values)
+    return changed
 
 
-def _in_latin_1(lines: list[str]) -> bytes:
+def _encode_latin_1(lines: list[str]) -> bytes:
     values = lines[5].split(",")
     values[13] = "Zürich"
     return "".join([*lines[:5], ",".join(values), *lines[6:]]).encode("latin-1")
 
 
-def _damaged(content: bytes) -> bytes:
+def _damage(content: bytes) -> bytes:
     packed = bytearray(gzip.compress(content, mtime=0))
     packed[len(packed) // 2] ^= 0xFF
     return bytes(packed)
 
 
-def _twice(name: str, content: bytes) -> Files:
+def _deliver_twice(name: str, content: bytes) -> Files:
     return {name: content, name.replace(".csv", "_again.csv"): content}
 
 
 FILE_KINDS = (
-    FileKind("a column is missing", COLUMNS, _by_line(_without_column)),
-    FileKind("a column has another name", COLUMNS, _by_line(_renamed)),
-    FileKind("columns in another order", COLUMNS, _by_line(_reordered)),
+    FileKind("a column is missing", COLUMNS, _by_line(_drop_column)),
+    FileKind("a column has another name", COLUMNS, _by_line(_rename_column)),
+    FileKind("columns in another order", COLUMNS, _by_line(_reorder)),
     FileKind("no header", COLUMNS, _by_line(lambda lines: lines[1:])),
     FileKind("empty", NOT_EMPTY, _in_place(lambda content: b"")),
     FileKind("cut within a row", ENDED, _in_place(lambda content: content[: len(content) // 2 + 7].rstrip(b"\n"))),
-    FileKind("a quote that is never closed", QUOTES, _by_line(lambda lines: _quoted(lines, 10))),
-    FileKind("two quotes that are never closed", QUOTES, _by_line(lambda lines: _quoted(lines, 10, 20))),
-    FileKind("Latin-1 text", UTF8, _in_place(lambda content: _in_latin_1(content.decode().splitlines(keepends=True)))),
+    FileKind("a quote that is never closed", QUOTES, _by_line(lambda lines: _add_quotes(lines, 10))),
+    FileKind("two quotes that are never closed", QUOTES, _by_line(lambda lines: _add_quotes(lines, 10, 20))),
+    FileKind(
+        "Latin-1 text", UTF8, _in_place(lambda content: _encode_latin_1(content.decode().splitlines(keepends=True)))
+    ),
     FileKind("UTF-16 text", UTF8, _in_place(lambda content: content.decode().encode("utf-16"))),
     FileKind("gzip, cut short", PACKED, _in_place(lambda content: gzip.compress(content, mtime=0)[:-4000], ".gz")),
-    FileKind("gzip, a byte damaged", PACKED, _in_place(_damaged, ".gz")),
+    FileKind("gzip, a byte damaged", PACKED, _in_place(_damage, ".gz")),
     FileKind("a format of compression that Spark reads otherwise", PACKED, _in_place(bytes, ".zst")),
-    FileKind("delivered twice, under two names", NEWEST, _twice),
+    FileKind("delivered twice, under two names", NEWEST, _deliver_twice),
     FileKind("cut at a line's end", None, _by_line(lambda lines: lines[: len(lines) // 2])),
     FileKind("a header and no row", None, _by_line(lambda lines: lines[:1])),
 )
@@ -106,9 +122,11 @@ FILE_KINDS = (
 
 @dataclass(frozen=True)
 class DayKind:
-    """What goes wrong in every row of a day, or every second, so that the table as a whole shows it.
+    """A kind of defect in every row of a day, or in every second row.
 
-    ``claim`` is the expectation of the table's suite that is not met: its type and its column.
+    Attributes:
+        claim: type and column of the violated expectation in the table's suite.
+        every: the defect is in every row (1), every second row (2), and so on.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The kinds of defects in rows of flights: what each does to a row, and which check claims to catch it.
+"""The kinds of defects in rows of flights: the change to a row, and the check that claims to catch it.
 
-What is planted is known from here alone: nothing of the tables' code is used to say what is wrong with a row.
+This module alone defines the defects. It uses no code of the tables to decide which rows are wrong.
 """
 
 from __future__ import annotations
@@ -10,62 +10,77 @@ from dataclasses import dataclass
 from math import lcm
 from typing import Literal
 
-# A landed row: its values by column, in the file's order. A value more or less than columns is a field more or less.
+# A landed row: its values by column, in the file's order. An additional or missing value changes the number of fields.
 Row = dict[str, str]
 Change = Callable[[Row, int], None]
 
 NUMBERS = (
-    "year", "month", "day", "dep_time", "sched_dep_time", "dep_delay", "sched_arr_time", "arr_delay", "flight", "air_time",
-    "distance", "arr_time", "hour", "minute",
-)  # fmt: skip
+    "year",
+    "month",
+    "day",
+    "dep_time",
+    "sched_dep_time",
+    "dep_delay",
+    "sched_arr_time",
+    "arr_delay",
+    "flight",
+    "air_time",
+    "distance",
+    "arr_time",
+    "hour",
+    "minute",
+)
 KEY_COLUMNS = ("carrier", "flight", "origin", "dest", "sched_dep_time", "time_hour")
 LATE_IN_SECONDS_MIN = 60
 
-# The checks that are no rules of the table's own: the platform's.
-KEY, READABLE, WELL_FORMED, NEWEST = "key_is_not_null", "parsed", "well_formed", "newest row per key"
+# The checks of the platform, beside the table's own rules.
+KEY, PARSED, WELL_FORMED, NEWEST = "key_is_not_null", "parsed", "well_formed", "newest row per key"
 
 
-def arrived(row: Row) -> bool:
+def has_arrived(row: Row) -> bool:
     return row["arr_delay"] != "NA"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way in which a row goes wrong.
+    """A kind of defect in a row.
 
-    ``claim`` names the check that says it catches it, None where none does. ``change`` is handed the row and how many of its kind
-    were planted before; ``of`` says which rows can go wrong so. A ``copy`` is the changed row delivered once more, a ``drop``
-    leaves it out. In the column that it ``joins`` a quote opens the value, and is closed in the next row.
+    Attributes:
+        claim: name of the check that claims to catch it; None if no check does.
+        change: changes the row; its second argument counts the earlier defects of this kind.
+        of: selects the rows that can have the defect.
+        how: change the row, deliver a changed copy beside it, or drop the row.
+        joins: column in which a quote opens the value; the next row closes it.
     """
 
     name: str
     claim: str | None
     change: Change
-    of: Callable[[Row], bool] = arrived
+    of: Callable[[Row], bool] = has_arrived
     how: Literal["change", "copy", "drop"] = "change"
     joins: str | None = None
 
 
-def cancelled(row: Row) -> bool:
+def is_cancelled(row: Row) -> bool:
     return row["dep_time"] == "NA"
 
 
-def small_delays(row: Row) -> bool:
-    """Whether both delays, in seconds, are still delays that there are."""
-    return arrived(row) and -5 <= int(row["arr_delay"]) <= LATE_IN_SECONDS_MIN >= int(row["dep_delay"]) >= -3
+def has_small_delays(row: Row) -> bool:
+    """Check that both delays stay plausible in seconds."""
+    return has_arrived(row) and -5 <= int(row["arr_delay"]) <= LATE_IN_SECONDS_MIN >= int(row["dep_delay"]) >= -3
 
 
-def nothing(row: Row, turn: int) -> None:
-    """An exact copy, or a row that is left out."""
+def keep_values(row: Row, turn: int) -> None:
+    """Change no value: for an exact copy, or for a row that is left out."""
 
 
 def put(**values: str) -> Change:
-    """Each of the columns gets the value."""
+    """Return a change that sets each column to its value."""
     return one_of(values)
 
 
 def one_of(*choices: Row) -> Change:
-    """The columns get the values of one of the choices, in turns."""
+    """Return a change that sets the columns to the values of one choice, in turns."""
 
     def change(row: Row, turn: int) -> None:
         row.update(choices[turn % len(choices)])
@@ -74,13 +89,13 @@ def one_of(*choices: Row) -> Change:
 
 
 def in_one_of(columns: tuple[str, ...], *values: str) -> Change:
-    """One of the columns gets one of the values, both in turns."""
+    """Return a change that sets one of the columns to one of the values, both in turns."""
     turns = range(lcm(len(columns), len(values)))
     return one_of(*[{columns[turn % len(columns)]: values[turn % len(values)]} for turn in turns])
 
 
 def times(factor: float, *columns: str) -> Change:
-    """The columns' numbers, where there are any, are so many times as great."""
+    """Return a change that multiplies the numbers in the columns; missing ones stay missing."""
 
     def change(row: Row, turn: int) -> None:
         row.update({c: str(round(int(row[c]) * factor)) for c in columns if row[c] != "NA"})
@@ -89,18 +104,18 @@ def times(factor: float, *columns: str) -> Change:
 
 
 def _other_hour(row: Row, turn: int) -> None:
-    """`time_hour` an hour or five beside the local schedule: a summer's, or local time taken for UTC."""
+    """Shift `time_hour` against the local schedule by an hour (summer time) or by five (local time taken for UTC)."""
     hour = int(row["time_hour"][11:13])
     row["time_hour"] = f"{row['time_hour'][:11]}{(hour + (1, 19)[turn % 2]) % 24:02}{row['time_hour'][13:]}"
 
 
 def _other_schedule(row: Row, turn: int) -> None:
-    """The scheduled departure an hour off, so that it is no longer in the hour of `time_hour`."""
+    """Shift the scheduled departure by an hour, out of the hour of `time_hour`."""
     row["sched_dep_time"] = str((int(row["sched_dep_time"]) + 100) % 2400)
 
 
 def _other_minute(row: Row, turn: int) -> None:
-    """The scheduled departure some minutes off, in the same hour."""
+    """Shift the scheduled departure by some minutes within the same hour."""
     hour, minute = divmod(int(row["sched_dep_time"]), 100)
     row["sched_dep_time"] = str(hour * 100 + (minute + 7) % 60)
 
@@ -110,7 +125,7 @@ def _other_day(row: Row, turn: int) -> None:
 
 
 def _comma(row: Row, turn: int) -> None:
-    """A comma within a value that is not quoted, which makes a field more."""
+    """Put a comma into an unquoted value, which adds a field."""
     row.update([("tailnum", f"{row['tailnum']},"), ("dest", f"{row['dest']},Terminal {turn}")][turn % 2 : turn % 2 + 1])
 
 
@@ -119,14 +134,14 @@ def _missing_field(row: Row, turn: int) -> None:
 
 
 def _to_the_left(row: Row, turn: int) -> None:
-    """The destination is left out, the values after it move up, and an empty one fills the line."""
+    """Leave the destination out: the later values move up, and an empty value fills the line."""
     del row["dest"]
     row["_filler"] = ""
 
 
-def _swap(one: str, other: str) -> Change:
+def _swap(first: str, second: str) -> Change:
     def change(row: Row, turn: int) -> None:
-        row[one], row[other] = row[other], row[one]
+        row[first], row[second] = row[second], row[first]
 
     return change
 
@@ -145,52 +160,69 @@ def _later_values(row: Row, turn: int) -> None:
 
 NOT_FLOWN = {"dep_time": "NA", "arr_time": "NA"}
 CLAIMED = (
-    Kind("text in a number", READABLE, in_one_of(NUMBERS, "two", "12x", "#REF!", "--")),
-    Kind("a number beyond its type", READABLE, in_one_of(NUMBERS, "99999999999", "-2147483649")),
-    Kind("NaN, null and the like in a number", READABLE, in_one_of(NUMBERS, "NaN", "null", "Infinity", "None", "n/a")),
-    Kind("a fraction in a whole number", READABLE, in_one_of(("dep_delay", "arr_delay", "air_time", "distance"), "12.5")),
-    Kind("text in a time", READABLE, in_one_of(("time_hour",), "yesterday", "10:00", "2013-01-01T25:00:00Z")),
-    Kind("a day that does not exist", READABLE, one_of({"month": "2", "day": "30"}, {"month": "13"}, {"day": "0"})),
+    Kind("text in a number", PARSED, in_one_of(NUMBERS, "two", "12x", "#REF!", "--")),
+    Kind("a number beyond its type", PARSED, in_one_of(NUMBERS, "99999999999", "-2147483649")),
+    Kind("NaN, null and the like in a number", PARSED, in_one_of(NUMBERS, "NaN", "null", "Infinity", "None", "n/a")),
+    Kind("a fraction in a whole number", PARSED, in_one_of(("dep_delay", "arr_delay", "air_time", "distance"), "12.5")),
+    Kind("text in a time", PARSED, in_one_of(("time_hour",), "yesterday", "10:00", "2013-01-01T25:00:00Z")),
+    Kind("a day that does not exist", PARSED, one_of({"month": "2", "day": "30"}, {"month": "13"}, {"day": "0"})),
     Kind(
-        "a clock that does not exist", READABLE,
+        "a clock that does not exist",
+        PARSED,
         one_of({"dep_time": "2575"}, {"sched_arr_time": "2401"}, {"sched_dep_time": "575"}, {"dep_time": "-5"}),
     ),
-    Kind("time_hour contradicts the local schedule", READABLE, _other_hour),
-    Kind("the schedule's clock contradicts time_hour", READABLE, _other_schedule),
-    Kind("the date contradicts time_hour", READABLE, _other_day),
-    Kind("a date of another year", READABLE, one_of({"year": "2031"}, {"year": "1913"})),
+    Kind("time_hour contradicts the local schedule", PARSED, _other_hour),
+    Kind("the schedule's clock contradicts time_hour", PARSED, _other_schedule),
+    Kind("the date contradicts time_hour", PARSED, _other_day),
+    Kind("a date of another year", PARSED, one_of({"year": "2031"}, {"year": "1913"})),
     Kind("a part of the key is missing", KEY, in_one_of(KEY_COLUMNS, "NA", "")),
     Kind("values moved one column to the left", KEY, _to_the_left),
     Kind("a comma within a value: a field more", WELL_FORMED, _comma),
     Kind("a field less", WELL_FORMED, _missing_field),
-    Kind("a value that runs into the next row", "codes_have_their_length", nothing, joins="tailnum"),
-    Kind("a number that runs into the next row", READABLE, nothing, joins="arr_time"),
-    Kind("blanks or more around a code", "codes_have_their_length", one_of({"dest": "LAX "}, {"carrier": " UA"}, {"tailnum": "N14228 (EWR)"})),
+    Kind("a value that runs into the next row", "codes_have_their_length", keep_values, joins="tailnum"),
+    Kind("a number that runs into the next row", PARSED, keep_values, joins="arr_time"),
+    Kind(
+        "blanks or more around a code",
+        "codes_have_their_length",
+        one_of({"dest": "LAX "}, {"carrier": " UA"}, {"tailnum": "N14228 (EWR)"}),
+    ),
     Kind("departs from elsewhere", "origin_is_new_york", in_one_of(("origin",), "PHL", "ewr", "XXX")),
     Kind("distance zero", "distance_is_positive", put(distance="0")),
     Kind("distance negative", "distance_is_positive", times(-1, "distance")),
     Kind("distance missing", "distance_is_positive", put(distance="NA")),
     Kind("air time zero", "air_time_is_positive", put(air_time="0")),
     Kind("air time negative", "air_time_is_positive", put(air_time="-227")),
-    Kind("departs days late, or hours early", "departure_delay_is_plausible", in_one_of(("dep_delay",), "4321", "-181", "2147483647")),
-    Kind("arrives days late, or hours early", "arrival_delay_is_plausible", in_one_of(("arr_delay",), "4321", "-361", "-2147483648")),
+    Kind(
+        "departs days late, or hours early",
+        "departure_delay_is_plausible",
+        in_one_of(("dep_delay",), "4321", "-181", "2147483647"),
+    ),
+    Kind(
+        "arrives days late, or hours early",
+        "arrival_delay_is_plausible",
+        in_one_of(("arr_delay",), "4321", "-361", "-2147483648"),
+    ),
     Kind("departed, without a delay", "departure_has_a_delay", put(dep_delay="NA")),
-    Kind("cancelled, with a delay at departure", "departure_has_a_delay", put(dep_delay="5"), cancelled),
+    Kind("cancelled, with a delay at departure", "departure_has_a_delay", put(dep_delay="5"), is_cancelled),
     Kind("cancelled, with an arrival", "cancelled_flight_has_no_arrival", put(**NOT_FLOWN, dep_delay="NA")),
     Kind("arrives before it departs", "arrival_follows_departure", put(dep_delay="1440", arr_delay="-10")),
     Kind("departed, without its aircraft", "departed_aircraft_is_named", put(tailnum="NA")),
-    Kind("flies to an airport that is not listed", "scheduled_arrival_is_known", in_one_of(("dest",), "ZZZ", "iah", "QQX")),
-    Kind("the same row twice", NEWEST, nothing, how="copy"),
+    Kind(
+        "flies to an airport that is not listed",
+        "scheduled_arrival_is_known",
+        in_one_of(("dest",), "ZZZ", "iah", "QQX"),
+    ),
+    Kind("the same row twice", NEWEST, keep_values, how="copy"),
     Kind("two rows of a key, with other values", NEWEST, _later_values, how="copy"),
-)  # fmt: skip
+)
 UNCLAIMED = (
     Kind("distance in kilometres", None, times(1.609, "distance")),
-    Kind("delays in seconds", None, times(60, "dep_delay", "arr_delay"), small_delays),
+    Kind("delays in seconds", None, times(60, "dep_delay", "arr_delay"), has_small_delays),
     Kind("the two delays swapped", None, _swap("dep_delay", "arr_delay")),
     Kind("another New York airport", None, _other_origin),
     Kind("the scheduled minute is wrong", None, _other_minute),
     Kind("the clock of the departure contradicts its delay", None, _other_departure),
     Kind("a marker for missing that is none here, in text", None, put(tailnum="NULL")),
     Kind("an airline that is not listed", None, put(carrier="ZZ")),
-    Kind("a row is left out", None, nothing, how="drop"),
+    Kind("a row is left out", None, keep_values, how="drop"),
 )

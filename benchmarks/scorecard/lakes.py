@@ -1,4 +1,4 @@
-"""A lake of the flights example for one measurement: files landed, the tables brought up to date by the platform itself."""
+"""A lake of the flights example for one measurement, built from landed files by the platform."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-def build(
+def build_lake(
     spark: SparkSession, root: Path, flights: Mapping[str, bytes], airports: Mapping[str, bytes]
 ) -> tuple[Lake, RunReport]:
-    """Land the files in an empty lake and bring silver.flights, and what it is made of, up to date."""
+    """Land the files in an empty lake, and build silver.flights and its inputs."""
     shutil.rmtree(root, ignore_errors=True)
     for source, files in (("flights", flights), ("airports", airports)):
         for name, content in files.items():

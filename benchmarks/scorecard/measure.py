@@ -1,4 +1,4 @@
-"""The measurements: the untouched month, the month with defects, and days that went wrong as a whole."""
+"""The measurements: the untouched month, the month with defects, and days with a defect in every row."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.scorecard.files import DAY_KINDS, DayKind, Files
-from benchmarks.scorecard.lakes import build
-from benchmarks.scorecard.plant import Month, plant, read_days, spoil_day
-from benchmarks.scorecard.score import Score, look, score
+from benchmarks.scorecard.lakes import build_lake
+from benchmarks.scorecard.plant import Month, plant_defects, read_days, spoil_day
+from benchmarks.scorecard.score import Score, read_outcomes, score_month
 from flights import delivery
 from lakehouse.quality.reconcile import reconcile
 from lakehouse.runs.scheduler import RunReport
@@ -24,7 +24,7 @@ FIRST, LAST = date(2013, 1, 1), date(2013, 1, 31)
 
 @dataclass(frozen=True)
 class Measured:
-    """One month: its rows, the score, what `reconcile` says does not add up."""
+    """Measurement of one month: its rows and files, the score, and the differences that `reconcile` reports."""
 
     rows: int
     files: int
@@ -44,32 +44,32 @@ class Scorecard:
         }
         self.airports = read_days(scratch / "landing" / "airports")
 
-    def untouched(self) -> Measured:
-        return self._measured("untouched", Month(self.days))
+    def measure_untouched(self) -> Measured:
+        return self._measure("untouched", Month(self.days))
 
-    def planted(self, each: int) -> Measured:
-        """So many defects of each kind of row, one of each kind of file."""
-        return self._measured("planted", plant(self.days, each))
+    def measure_planted(self, each: int) -> Measured:
+        """Measure the month with ``each`` defects of each kind of row and one of each kind of file."""
+        return self._measure("planted", plant_defects(self.days, each))
 
-    def spoiled(self, kind: DayKind) -> bool:
-        """Whether the expectation that claims so refuses a day in which every row went wrong."""
+    def is_refused(self, kind: DayKind) -> bool:
+        """Check that the claimed expectation refuses a day with this defect."""
         name, content = next(iter(self.days.items()))
-        _, report = build(self.spark, self.scratch / "spoiled", {name: spoil_day(kind, content)}, self.airports)
+        _, report = build_lake(self.spark, self.scratch / "spoiled", {name: spoil_day(kind, content)}, self.airports)
         type_name, column = kind.claim
         return f"{type_name}({f'column={column!r}' if column else ''}" in _refusal(report)
 
-    def all_spoiled(self) -> Mapping[str, bool]:
-        return {kind.name: self.spoiled(kind) for kind in DAY_KINDS}
+    def refused_kinds(self) -> Mapping[str, bool]:
+        return {kind.name: self.is_refused(kind) for kind in DAY_KINDS}
 
-    def _measured(self, name: str, month: Month) -> Measured:
-        lake, report = build(self.spark, self.scratch / name, month.files, self.airports)
+    def _measure(self, name: str, month: Month) -> Measured:
+        lake, report = build_lake(self.spark, self.scratch / name, month.files, self.airports)
         if refused := _refusal(report):
-            raise RuntimeError(f"The {name} month was not published, so nothing can be counted: {refused}")
-        found = look(lake)
-        differences = tuple(f"{one.table} {said}" for one in reconcile(lake) for said in one.differences)
-        return Measured(len(found.landed), len(month.files), score(month, found), differences)
+            raise RuntimeError(f"{name} month: a table was not written. Correct the cause: {refused}")
+        outcomes = read_outcomes(lake)
+        differences = tuple(f"{entry.table} {text}" for entry in reconcile(lake) for text in entry.differences)
+        return Measured(len(outcomes.landed), len(month.files), score_month(month, outcomes), differences)
 
 
 def _refusal(report: RunReport) -> str:
-    """Why a table was not written; empty where each was."""
-    return "; ".join(one.describe_failure() for one in report.results if one.status == "failed")
+    """Return the reasons for which tables were not written; empty if all were."""
+    return "; ".join(result.describe_failure() for result in report.results if result.status == "failed")

@@ -1,4 +1,4 @@
-"""The scorecard as a page of tables: docs/scorecard.md."""
+"""The scorecard as a page of tables, docs/scorecard.md."""
 
 from __future__ import annotations
 
@@ -39,10 +39,15 @@ One day each, in which every row has the defect, or every second. The table's su
 """
 
 
-def page(untouched: Measured, planted: Measured, spoiled: Mapping[str, bool], when: str) -> str:
-    """The whole page, in Markdown."""
-    claimed = {name: one for name, one in planted.score.kinds.items() if planted.score.claims[name]}
-    unclaimed = {name: one for name, one in planted.score.kinds.items() if name not in claimed}
+def render_page(untouched: Measured, planted: Measured, refused: Mapping[str, bool], when: str) -> str:
+    """Return the whole page, in Markdown.
+
+    Args:
+        refused: by kind of defect of a whole day, the answer of the table's suite.
+        when: sentence with the date and revision of the measurement.
+    """
+    claimed = {name: tally for name, tally in planted.score.kinds.items() if planted.score.claims[name]}
+    unclaimed = {name: tally for name, tally in planted.score.kinds.items() if name not in claimed}
     return "\n".join(
         [
             INTRODUCTION,
@@ -50,7 +55,7 @@ def page(untouched: Measured, planted: Measured, spoiled: Mapping[str, bool], wh
             "## By check\n\n" + table(CHECK_HEAD, list(_by_check(untouched, planted))) + _cannot_be_planted(planted),
             "## By kind of defect\n\n" + table(KIND_HEAD, list(_by_kind(planted, claimed))),
             UNCLAIMED + table(UNCLAIMED_HEAD, list(_by_chance(unclaimed))) + "\n" + _reconciled(planted),
-            DAYS + table(DAY_HEAD, list(_by_day(spoiled))),
+            DAYS + table(DAY_HEAD, list(_by_day(refused))),
         ]
     )
 
@@ -62,15 +67,17 @@ DAY_HEAD = ("defect", "expectation", "")
 
 
 def summary(untouched: Measured, planted: Measured) -> str:
-    """The figures in a sentence or two."""
+    """Summarize the figures in two sentences."""
     claims = planted.score.claims
-    tallies = [one for name, one in planted.score.kinds.items() if claims[name]]
-    defects, caught = sum(one.planted for one in tallies), sum(one.caught for one in tallies)
+    tallies = [tally for name, tally in planted.score.kinds.items() if claims[name]]
+    defects, caught = sum(tally.planted for tally in tallies), sum(tally.caught for tally in tallies)
     alarms = sum(_alarms(untouched, planted, name) for name in CHECKS)
     return (
-        f"Of {defects:,} defects of {len(tallies)} kinds that a check claims, {caught:,} were caught and {defects - caught:,} missed; "
-        f"{alarms:,} false alarms in {untouched.rows:,} untouched rows ({untouched.files} files) and in {planted.rows:,} rows with "
-        f"defects among them. Of {len(claims) - len(tallies)} more kinds no check claims anything."
+        f"Of {defects:,} defects of {len(tallies)} kinds that a check claims, "
+        f"{caught:,} were caught and {defects - caught:,} missed. "
+        f"There were {alarms:,} false alarms in {untouched.rows:,} untouched rows ({untouched.files} files) "
+        f"and in {planted.rows:,} rows with defects among them. "
+        f"Of {len(claims) - len(tallies)} more kinds no check claims anything."
     )
 
 
@@ -80,21 +87,15 @@ def _alarms(untouched: Measured, planted: Measured, check: str) -> int:
 
 def _by_check(untouched: Measured, planted: Measured) -> Iterator[list[str]]:
     for name, does in CHECKS.items():
-        one = planted.score.checks[name]
+        tally = planted.score.checks[name]
         alarms = _alarms(untouched, planted, name)
-        yield [
-            _code(name),
-            does,
-            *_figures(one.planted, one.caught),
-            _bold(one.missed),
-            f"{one.other:,}",
-            _bold(alarms),
-        ]
+        figures = [*_figures(tally.planted, tally.caught), _bold(tally.missed), f"{tally.other:,}", _bold(alarms)]
+        yield [_code(name), does, *figures]
 
 
 def _cannot_be_planted(planted: Measured) -> str:
-    """The checks that no planted defect is for: what they say can only go wrong in the code."""
-    names = ", ".join(f"`{name}`" for name, one in planted.score.checks.items() if not one.planted)
+    """Name the checks without a planted defect: only a mistake in the code can violate them."""
+    names = ", ".join(f"`{name}`" for name, tally in planted.score.checks.items() if not tally.planted)
     return (
         f"\nNo landed row can break {names}: only a mistake in the table's code can. A unit test does.\n"
         if names
@@ -105,36 +106,37 @@ def _cannot_be_planted(planted: Measured) -> str:
 def _by_kind(planted: Measured, kinds: Mapping[str, Tally]) -> Iterator[list[str]]:
     order = list(CHECKS)
     for name in sorted(kinds, key=lambda kind: (order.index(planted.score.claims[kind] or ""), kind)):
-        one = kinds[name]
-        figures = [*_figures(one.planted, one.caught), _bold(one.other), _bold(one.missed)]
+        tally = kinds[name]
+        figures = [*_figures(tally.planted, tally.caught), _bold(tally.other), _bold(tally.missed)]
         yield [name, _code(planted.score.claims[name] or ""), *figures]
 
 
 def _by_chance(kinds: Mapping[str, Tally]) -> Iterator[list[str]]:
-    for name, one in sorted(kinds.items()):
-        noticed = ", ".join(f"{_code(check)} {count:,}" for check, count in sorted(one.noticed_by.items()))
-        yield [name, *_figures(one.planted, one.missed), noticed or "nothing"]
+    for name, tally in sorted(kinds.items()):
+        noticed = ", ".join(f"{_code(check)} {count:,}" for check, count in sorted(tally.noticed_by.items()))
+        yield [name, *_figures(tally.planted, tally.missed), noticed or "nothing"]
 
 
 def _reconciled(planted: Measured) -> str:
-    """What the accounting says of the month with defects."""
+    """Summarize the reconciliation of the month with defects."""
     if planted.differences:
         return "`lakehouse reconcile` afterwards found: " + "; ".join(planted.differences) + ".\n"
     return (
-        "`lakehouse reconcile` afterwards found no difference: every record that was landed is in a table, a duplicate or in "
-        "quarantine. It counts records as they can be read, so it sees neither rows that a file lacks nor rows within a value.\n"
+        "`lakehouse reconcile` afterwards found no difference: "
+        "every landed record is in a table, in quarantine or a duplicate. "
+        "It counts the records that can be read. It sees neither rows that a file lacks nor rows within a value.\n"
     )
 
 
-def _by_day(spoiled: Mapping[str, bool]) -> Iterator[list[str]]:
+def _by_day(refused: Mapping[str, bool]) -> Iterator[list[str]]:
     for kind in DAY_KINDS:
         type_name, column = kind.claim
-        said = f"`{type_name}`" + (f" of `{column}`" if column else "")
-        yield [kind.name, said, "refused" if spoiled[kind.name] else "**missed**"]
+        expectation = f"`{type_name}`" + (f" of `{column}`" if column else "")
+        yield [kind.name, expectation, "refused" if refused[kind.name] else "**missed**"]
 
 
 def _code(check: str) -> str:
-    """Rules have names of code, other checks names in words."""
+    """Format a rule's name as code; the names of other checks are words."""
     return check if " " in check else f"`{check}`"
 
 

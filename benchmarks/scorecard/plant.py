@@ -1,4 +1,4 @@
-"""Planting: a month's files with defects, and the truth about them. The same seed gives the same bytes."""
+"""A month's files with planted defects, and the list of these defects. The same seed gives the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Planted:
-    """One defect: in a row, or in a file as a whole. ``instead`` is the row that is to be kept in its place."""
+    """One defect, in a row or in a whole file.
+
+    Attributes:
+        instead: the row that the table must publish in its place.
+    """
 
     kind: Kind | FileKind
     file: str
@@ -29,7 +33,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Month:
-    """What is delivered: files by name, the defects in them, and every row that has part in one."""
+    """A delivery: files by name, their defects, and every row with part in a defect."""
 
     files: Files
     planted: tuple[Planted, ...] = ()
@@ -38,7 +42,7 @@ class Month:
 
 @dataclass(eq=False)
 class _Line:
-    """A line to be: its values, the kind that was planted in it, and what came of that."""
+    """A line of a file before it is written: its values, and the defect that is planted in it."""
 
     row: Row
     kind: Kind | None = None
@@ -46,67 +50,71 @@ class _Line:
     joined: _Line | None = None
     left_out: bool = False
 
-    def text(self) -> str:
-        return ",".join(self.row.values()) + "\n" + (self.joined.text() if self.joined else "")
+    def render(self) -> str:
+        return ",".join(self.row.values()) + "\n" + (self.joined.render() if self.joined else "")
 
 
-def plant(files: Mapping[str, bytes], each: int, seed: int = SEED) -> Month:
-    """Plant each kind of file once, each on a day of its own, and of each kind of row so many on the other days.
+def plant_defects(files: Mapping[str, bytes], each: int, seed: int = SEED) -> Month:
+    """Plant each kind of file once, on separate days, and ``each`` defects of each kind of row on the other days.
 
     No row has part in two defects.
 
     Raises:
-        ValueError: there are too few days, or too few rows that can go wrong so.
+        ValueError: there are too few days, or too few rows that fit a kind.
     """
-    chosen = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
+    generator = random.Random(seed)  # noqa: S311  # repeatable, not secret
     if len(files) <= len(FILE_KINDS):
-        raise ValueError(f"{len(files)} days are too few: each of {len(FILE_KINDS)} kinds of files takes one.")
-    days = dict(zip(chosen.sample(sorted(files), len(FILE_KINDS)), FILE_KINDS, strict=True))
+        raise ValueError(
+            f"Files: {len(files)} days are too few for {len(FILE_KINDS)} kinds of files. Deliver more days."
+        )
+    days = dict(zip(generator.sample(sorted(files), len(FILE_KINDS)), FILE_KINDS, strict=True))
     delivered: Files = {}
     planted: list[Planted] = []
     for name, kind in days.items():
-        made = kind.change(name, files[name])
-        delivered |= made
-        planted += _in_file(kind, made)
-    sheets = {name: _lines(content) for name, content in sorted(files.items()) if name not in days}
-    _plant_rows(sheets, each, chosen)
+        changed = kind.change(name, files[name])
+        delivered |= changed
+        planted += _list_file_defects(kind, changed)
+    sheets = {name: _parse_lines(content) for name, content in sorted(files.items()) if name not in days}
+    _plant_rows(sheets, each, generator)
     header = next(iter(files.values())).decode().partition("\n")[0]
     places: dict[_Line, Place] = {}
     for name, lines in sheets.items():
-        there = [line for line in lines if not line.left_out]
-        delivered[name] = f"{header}\n{''.join(line.text() for line in there)}".encode()
-        places |= {line: (name, number) for number, line in enumerate(there, start=1)}
-    planted += _in_rows(sheets, places)
+        delivered_lines = [line for line in lines if not line.left_out]
+        delivered[name] = f"{header}\n{''.join(line.render() for line in delivered_lines)}".encode()
+        places |= {line: (name, number) for number, line in enumerate(delivered_lines, start=1)}
+    planted += _list_row_defects(sheets, places)
     touched = {place for line, place in places.items() if line.kind}
-    touched |= {place for one in planted if one.instead and one.row for place in ((one.file, one.row), one.instead)}
+    for defect in planted:
+        if defect.instead and defect.row:
+            touched |= {(defect.file, defect.row), defect.instead}
     return Month(delivered, tuple(planted), frozenset(touched))
 
 
 def spoil_day(kind: DayKind, content: bytes) -> bytes:
-    """A day's file in which all rows, or every so many, went wrong."""
+    """Return a day's file with the defect in all rows, or in every ``kind.every``-th row."""
     header, _, _ = content.decode().partition("\n")
-    lines = _lines(content)
+    lines = _parse_lines(content)
     for turn, line in enumerate(lines[:: kind.every]):
         kind.change(line.row, turn)
-    return f"{header}\n{''.join(line.text() for line in lines)}".encode()
+    return f"{header}\n{''.join(line.render() for line in lines)}".encode()
 
 
 def read_days(folder: Path) -> Files:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def _lines(content: bytes) -> list[_Line]:
+def _parse_lines(content: bytes) -> list[_Line]:
     header, *lines = content.decode().splitlines()
     columns = header.split(",")
     return [_Line(dict(zip(columns, line.split(","), strict=True))) for line in lines]
 
 
-def _plant_rows(sheets: Mapping[str, list[_Line]], each: int, chosen: random.Random) -> None:
+def _plant_rows(sheets: Mapping[str, list[_Line]], each: int, generator: random.Random) -> None:
     following = dict(pair for lines in sheets.values() for pair in pairwise(lines))
     last = list(sheets.values())[-1]
     home = {line: lines for lines in sheets.values() for line in lines}
     free = list(home)
-    chosen.shuffle(free)
+    generator.shuffle(free)
 
     def fits(line: _Line, kind: Kind) -> bool:
         after = following.get(line)
@@ -117,7 +125,7 @@ def _plant_rows(sheets: Mapping[str, list[_Line]], each: int, chosen: random.Ran
         fitting = filter(partial(fits, kind=kind), free)
         for turn in range(each):
             if (line := next(fitting, None)) is None:
-                raise ValueError(f"There are not {each} rows for {kind.name!r}; deliver more days.")
+                raise ValueError(f"Kind {kind.name!r}: fewer than {each} rows fit. Deliver more days.")
             line.kind = kind
             if kind.how == "copy":
                 line.copy = _Line(dict(line.row), kind)
@@ -131,22 +139,22 @@ def _plant_rows(sheets: Mapping[str, list[_Line]], each: int, chosen: random.Ran
 
 
 def _join(line: _Line, after: _Line, column: str) -> None:
-    """A quote opens the value of the column, and another one closes that of the next row."""
+    """Open the value of the column with a quote, and close it with another one in the next row."""
     after.kind, after.left_out, line.joined = line.kind, True, after
     line.row[column] = f'"{line.row[column]}'
     after.row[column] += '"'
 
 
-def _in_file(kind: FileKind, made: Files) -> Iterator[Planted]:
+def _list_file_defects(kind: FileKind, changed: Files) -> Iterator[Planted]:
     if kind.claim != NEWEST:
-        yield Planted(kind, next(iter(made)))
+        yield Planted(kind, next(iter(changed)))
         return
-    first, second = made
-    for row in range(1, made[first].count(b"\n")):
+    first, second = changed
+    for row in range(1, changed[first].count(b"\n")):
         yield Planted(kind, first, row, (second, row))
 
 
-def _in_rows(sheets: Mapping[str, list[_Line]], places: Mapping[_Line, Place]) -> Iterator[Planted]:
+def _list_row_defects(sheets: Mapping[str, list[_Line]], places: Mapping[_Line, Place]) -> Iterator[Planted]:
     copies = {line.copy for lines in sheets.values() for line in lines if line.copy}
     for name, lines in sheets.items():
         for line in lines:

@@ -13,7 +13,7 @@ with DAG(
     dag_id="lakehouse_daily",
     schedule="30 2 * * *",
     start_date=datetime(2026, 1, 1),
-    # The next run catches up, so a missed day needs no run of its own, and two runs would wait for each other.
+    # The next run catches up after a missed day. Two runs at once would block each other.
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 1, "retry_delay": timedelta(minutes=10)},

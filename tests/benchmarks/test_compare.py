@@ -1,4 +1,4 @@
-"""Whether two lakes hold the same rows: what counts as the same, and how a difference is told."""
+"""The comparison of two lakes: equal values, and the text of a difference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from benchmarks.compare import _differences
+from benchmarks.compare import _compare_rows
 
 NAN, INF = float("nan"), float("inf")
 
@@ -25,22 +25,22 @@ NAN, INF = float("nan"), float("inf")
         (pl.List(pl.Int64), [[1], [2]], [[1], [3]], [(1, [2], [3])]),
     ],
 )
-def test_rows_that_differ_are_counted_and_shown(
-    kind: Any, left: list[Any], right: list[Any], differ: list[Any]
-) -> None:
-    one, other = (pl.DataFrame({"key": range(len(of)), "c": pl.Series(of, dtype=kind)}) for of in (left, right))
-    assert _differences(one, other, ["key"]) == ([f"c differs in {len(differ)} rows: {differ}"] if differ else [])
+def test_different_rows_are_counted_and_shown(kind: Any, left: list[Any], right: list[Any], differ: list[Any]) -> None:
+    first, second = (
+        pl.DataFrame({"key": range(len(values)), "c": pl.Series(values, dtype=kind)}) for values in (left, right)
+    )
+    assert _compare_rows(first, second, ["key"]) == ([f"c differs in {len(differ)} rows: {differ}"] if differ else [])
 
 
 @pytest.mark.parametrize("numbers", [(1.0, NAN), (NAN, 1.0), (None, NAN), (INF, NAN)])
-def test_nan_is_like_nothing_else(numbers: tuple[float | None, float | None]) -> None:
-    one, other = (pl.DataFrame({"key": [0], "c": pl.Series([number], dtype=pl.Float64)}) for number in numbers)
-    (said,) = _differences(one, other, ["key"])
-    assert said.startswith("c differs in 1 rows")
+def test_nan_equals_only_nan(numbers: tuple[float | None, float | None]) -> None:
+    first, second = (pl.DataFrame({"key": [0], "c": pl.Series([number], dtype=pl.Float64)}) for number in numbers)
+    (text,) = _compare_rows(first, second, ["key"])
+    assert text.startswith("c differs in 1 rows")
 
 
-def test_other_rows_keys_and_types_are_told() -> None:
-    whole = pl.DataFrame({"key": [1, 2], "c": [1, 2]})
-    assert _differences(whole, whole.head(1), ["key"]) == ["1 rows only in the first: [(2,)]"]
-    assert _differences(whole, pl.concat([whole, whole]), ["key"]) == ["0 and 2 rows share a key with another"]
-    assert _differences(whole, whole.cast({"c": pl.String}), ["key"]) == ["other types: c is Int64 and String"]
+def test_other_rows_keys_and_types_are_named() -> None:
+    rows = pl.DataFrame({"key": [1, 2], "c": [1, 2]})
+    assert _compare_rows(rows, rows.head(1), ["key"]) == ["1 rows only in the first: [(2,)]"]
+    assert _compare_rows(rows, pl.concat([rows, rows]), ["key"]) == ["0 and 2 rows share a key with another"]
+    assert _compare_rows(rows, rows.cast({"c": pl.String}), ["key"]) == ["other types: c is Int64 and String"]

@@ -1,4 +1,4 @@
-"""The benchmark of CPU and GPU: each table's time from the run's own events, and what the report makes of them."""
+"""The benchmark of CPU and GPU: each table's time from the events of the run, and the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import WHOLE, arguments, report, table_seconds
-from benchmarks.submitted import carried_out
+from benchmarks.submitted import read_operators
 
 MACHINE = {"cpu": "a CPU", "cores": 16, "memory_gib": 128, "system": "Linux x86_64", "versions": {"pyspark": "4.1.1"}}
 BY_CPU = [{WHOLE: 100.0, "silver.flights": 60.0, "gold.airport_daily": 20.0}]
@@ -28,17 +28,17 @@ def results(mode: str, **more: Any) -> dict[str, Any]:
         "date": "2026-11-26",
         "revision": "abc",
     }
-    told = {
+    outcome = {
         "failed": "",
         "operators": {"20": (90, 120)},
         "prices": {"cpu": 0.9, "gpu": 3.6},
         "differences": [],
         "seconds": {"20": {"": BY_CPU, mode: OTHER}},
     }
-    return {**plain, **told, **more}
+    return {**plain, **outcome, **more}
 
 
-def test_a_tables_time_is_from_its_start_to_its_end(tmp_path: Path) -> None:
+def test_table_seconds_span_start_to_end(tmp_path: Path) -> None:
     events = [
         ("START", "silver.flights", 0),
         ("START", "gold.x", 5),
@@ -53,21 +53,21 @@ def test_a_tables_time_is_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert table_seconds(file) == {"gold.x": 2.0, "silver.flights": 9.0}
 
 
-def test_medians_their_ratios_and_what_they_cost() -> None:
-    said = report(results("on"))
-    assert "at revision abc on 16 cores of a CPU, 128 GiB memory, H100;" in said
-    assert "## 20 years" in said
-    assert "| table | CPU, s | GPU, s | CPU / GPU |" in said
-    assert "| silver.flights | 60.0 | 20.0 | 3.00 × |" in said
-    assert "| JVM, planning, ledger | 20.0 | 11.0 | 1.82 × |" in said
-    assert "| the whole command | 100.0 | 40.0 | 2.50 × |" in said
+def test_report_has_medians_ratios_and_costs() -> None:
+    text = report(results("on"))
+    assert "at revision abc on 16 cores of a CPU, 128 GiB memory, H100;" in text
+    assert "## 20 years" in text
+    assert "| table | CPU, s | GPU, s | CPU / GPU |" in text
+    assert "| silver.flights | 60.0 | 20.0 | 3.00 × |" in text
+    assert "| JVM, planning, ledger | 20.0 | 11.0 | 1.82 × |" in text
+    assert "| the whole command | 100.0 | 40.0 | 2.50 × |" in text
     # 100 s at 0.9 an hour, and 40 s at 3.6.
-    assert "$0.0250 by CPU, $0.0400 by GPU, 0.62 ×." in said
-    assert "Both lakes hold the same rows." in said
-    assert "Of 120 operators that ran in the second column's last round 90 were the GPU's" in said
+    assert "$0.0250 by CPU, $0.0400 by GPU, 0.62 ×." in text
+    assert "Both lakes hold the same rows." in text
+    assert "Of 120 operators that ran in the second column's last round 90 were the GPU's." in text
 
 
-def test_what_a_gpu_computed_is_counted_in_the_plans_that_ran(tmp_path: Path) -> None:
+def test_gpu_operators_are_counted_in_executed_plans(tmp_path: Path) -> None:
     def plan(name: str, *children: object) -> dict[str, object]:
         return {"nodeName": name, "children": children}
 
@@ -82,19 +82,23 @@ def test_what_a_gpu_computed_is_counted_in_the_plans_that_ran(tmp_path: Path) ->
     events = [
         {"Event": start, "executionId": 0, "sparkPlanInfo": plan("AdaptiveSparkPlan", plan("Filter", scan))},
         {"Event": "SparkListenerTaskEnd", "Stage ID": 1},
-        {"Event": start, "executionId": 1, "sparkPlanInfo": plan("WholeStageCodegen (1)", plan("Project", plan("InputAdapter", scan)))},
+        {
+            "Event": start,
+            "executionId": 1,
+            "sparkPlanInfo": plan("WholeStageCodegen (1)", plan("Project", plan("InputAdapter", scan))),
+        },
         {"Event": later, "executionId": 0, "sparkPlanInfo": plan("AdaptiveSparkPlan", shuffled)},
-    ]  # fmt: skip
+    ]
     (folder := tmp_path / "lake.events").mkdir()
     (folder / "local-2").write_text("\n".join(map(json.dumps, events)))
     (folder / "local-1").write_text("")
-    assert carried_out(tmp_path / "lake") == [(0, 0), (3, 5)]
+    assert read_operators(tmp_path / "lake") == [(0, 0), (3, 5)]
 
 
 @pytest.mark.parametrize(
     "words", [["--years", "0"], ["--rounds", "-1"], ["--prices", "1", "0"], ["--prices", "nan", "1"]]
 )
-def test_numbers_that_cannot_be_are_told_before_anything_is_measured(
+def test_impossible_numbers_are_refused_before_measuring(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["gpu", *words])
@@ -104,34 +108,34 @@ def test_numbers_that_cannot_be_are_told_before_anything_is_measured(
     assert "is not more than 0" in capsys.readouterr().err
 
 
-def test_without_a_device_nothing_is_said_to_be_a_gpus() -> None:
-    said = report(
+def test_report_without_device_claims_no_gpu() -> None:
+    text = report(
         results("explain", device="", no_device="No NVIDIA driver is installed here.", differences=["x: differs"])
     )
-    assert "**Nothing here was computed by a GPU.** No NVIDIA driver is installed here." in said
-    assert "| table | CPU, s | CPU, explain-only, s |" in said
-    assert "$" not in said
-    assert "The two lakes differ:\n- x: differs" in said
+    assert "**Nothing here was computed by a GPU.** No NVIDIA driver is installed here." in text
+    assert "| table | CPU, s | CPU, explain-only, s |" in text
+    assert "$" not in text
+    assert "The two lakes differ:\n- x: differs" in text
 
 
-def test_what_failed_is_told_beside_what_did_not() -> None:
-    said = report(
-        results("on", failed="jobs/daily.py ended with 1; the end of its output:\njava.lang.OutOfMemoryError")
+def test_report_shows_failure_beside_results() -> None:
+    text = report(
+        results("on", failed="jobs/daily.py: ended with 1. Read the end of its output:\njava.lang.OutOfMemoryError")
     )
-    assert "| the whole command | 100.0 | 40.0 | 2.50 × |" in said
-    assert "**It ended before its end:**" in said and "OutOfMemoryError" in said
+    assert "| the whole command | 100.0 | 40.0 | 2.50 × |" in text
+    assert "**The benchmark stopped early:**" in text and "OutOfMemoryError" in text
 
 
-def test_what_was_cut_off_is_still_a_report() -> None:
-    said = report(results("on", seconds={"20": {"": BY_CPU, "on": []}}, differences=None))
-    assert "| silver.flights | 60.0 |  |  |" in said
-    assert "| the whole command | 100.0 |  |  |" in said
-    assert "$" not in said and "nan" not in said and "the same rows" not in said
+def test_interrupted_benchmark_has_a_report() -> None:
+    text = report(results("on", seconds={"20": {"": BY_CPU, "on": []}}, differences=None))
+    assert "| silver.flights | 60.0 |  |  |" in text
+    assert "| the whole command | 100.0 |  |  |" in text
+    assert "$" not in text and "nan" not in text and "the same rows" not in text
     assert report(results("on", seconds={}, differences=None)).startswith("# The medallion by CPU and by GPU")
 
 
-def test_a_first_build_that_fails_is_told_and_names_stay_whole() -> None:
-    said = report(results("on", seconds={"1": {"": [], "on": []}}, differences=None, failed="out of disk"))
-    assert "out of disk" in said and "## 1 year" not in said
-    said = report(results("on", seconds={"1": {"": [{WHOLE: 3.0, "gold.finance": 2.0}], "on": []}}))
-    assert "| gold.finance | 2.0 |  |  |" in said
+def test_report_shows_failure_of_first_build() -> None:
+    text = report(results("on", seconds={"1": {"": [], "on": []}}, differences=None, failed="out of disk"))
+    assert "out of disk" in text and "## 1 year" not in text
+    text = report(results("on", seconds={"1": {"": [{WHOLE: 3.0, "gold.finance": 2.0}], "on": []}}))
+    assert "| gold.finance | 2.0 |  |  |" in text

@@ -1,4 +1,4 @@
-"""The GPU kit: what it holds is whole, comes in parts and together again, and a damaged one is not begun with."""
+"""The GPU kit: its files are complete, its parts join again, and a damaged kit does not start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sh(script: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Path:
-    """A small one, with run.sh as it is."""
+    """Return a small kit with the real run.sh."""
     (made := tmp_path / "gpu-kit").mkdir()
     shutil.copy(gpu_kit.SCRIPTS / "run.sh", made)
     (made / "wheels").mkdir()
@@ -34,9 +34,9 @@ def kit(tmp_path: Path) -> Path:
 @pytest.fixture
 def parts(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(gpu_kit, "PART_BYTES", 5_000)
-    found = gpu_kit.split(kit, tmp_path / "parts")
-    assert len(found) > 4
-    assert max(part.stat().st_size for part in found) == gpu_kit.PART_BYTES
+    files = gpu_kit.split(kit, tmp_path / "parts")
+    assert len(files) > 4
+    assert max(part.stat().st_size for part in files) == gpu_kit.PART_BYTES
     return tmp_path / "parts"
 
 
@@ -47,7 +47,7 @@ def test_parts_become_the_folder_again(kit: Path, parts: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["damaged", "missing"])
-def test_a_part_that_is_damaged_or_missing_is_named(parts: Path, harm: str) -> None:
+def test_damaged_or_missing_part_is_named(parts: Path, harm: str) -> None:
     part = parts / "gpu-kit.tar.003"
     part.write_bytes(part.read_bytes()[:-1] + b"?") if harm == "damaged" else part.unlink()
     done = sh(parts / "join.sh")
@@ -57,7 +57,7 @@ def test_a_part_that_is_damaged_or_missing_is_named(parts: Path, harm: str) -> N
     assert not (parts / "gpu-kit").exists()
 
 
-def test_what_cannot_be_unpacked_as_a_whole_is_not_there(parts: Path) -> None:
+def test_failed_unpacking_leaves_nothing(parts: Path) -> None:
     (program := parts / "bin" / "tar").parent.mkdir()
     program.write_text('#!/bin/sh\ncat > /dev/null; mkdir "$5/gpu-kit"; echo "tar: no space left" >&2; exit 2\n')
     program.chmod(0o755)
@@ -76,7 +76,7 @@ def test_a_damaged_kit_installs_nothing(kit: Path) -> None:
     assert not (kit / "venv").exists()
 
 
-def test_a_kit_that_was_moved_or_whose_environment_is_gone_is_whole_all_the_same(kit: Path) -> None:
+def test_moved_kit_without_environment_is_complete(kit: Path) -> None:
     with (kit / "lakehouse" / "conf" / "spark" / "local.conf").open("a") as conf:
         conf.write("spark.jars.ivy /where/it/was/ivy\n")
     done = sh(kit / "run.sh")
@@ -84,14 +84,14 @@ def test_a_kit_that_was_moved_or_whose_environment_is_gone_is_whole_all_the_same
     assert (kit / "venv" / "bin" / "python").exists(), "it got as far as installing"
 
 
-def test_what_was_joined_is_not_joined_over(parts: Path) -> None:
+def test_join_does_not_overwrite_a_kit(parts: Path) -> None:
     sh(parts / "join.sh")
     (parts / "gpu-kit" / "report.md").touch()
     assert "gpu-kit is here already" in sh(parts / "join.sh").stderr
     assert (parts / "gpu-kit" / "report.md").exists()
 
 
-def test_a_folder_that_spark_would_take_for_a_pattern_is_told_before_anything_is_installed(kit: Path) -> None:
+def test_folder_named_like_a_pattern_is_refused_first(kit: Path) -> None:
     moved = kit.rename(kit.with_name("gpu [new]"))
     done = sh(moved / "run.sh")
     assert done.returncode == 1
@@ -99,29 +99,32 @@ def test_a_folder_that_spark_would_take_for_a_pattern_is_told_before_anything_is
     assert not (moved / "venv").exists()
 
 
-def test_wheels_that_only_the_other_python_needs_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wheels_of_other_python_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = ["one[more]", 'never; extra == "test"', "here; extra == 'kit'"]
     monkeypatch.setattr(gpu_kit, "requires", {"lakehouse": needs}.get)
     monkeypatch.setattr(gpu_kit, "INSTALLERS", ())
-    told = {
+    requirements = {
         "one": ["Two.two; python_version >= '3.12'", 'three; extra == "more"', 'never; extra == "less"'],
-        "here": [], "three": [],
-    }  # fmt: skip
-    for name, required in told.items():
+        "here": [],
+        "three": [],
+    }
+    for name, required in requirements.items():
         with ZipFile(tmp_path / f"{name}-1-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{name}-1.dist-info/METADATA", "".join(f"Requires-Dist: {one}\n" for one in required))
+            wheel.writestr(
+                f"{name}-1.dist-info/METADATA", "".join(f"Requires-Dist: {requirement}\n" for requirement in required)
+            )
     gpu_kit._require_all(tmp_path, "kit", "3.11")
     with pytest.raises(StackError, match=r"Python 3.12 needs wheels that pip has not brought: two-two\."):
         gpu_kit._require_all(tmp_path, "kit", "3.12")
 
 
-def test_a_python_that_will_not_do_is_told(kit: Path) -> None:
+def test_unsuitable_python_is_named(kit: Path) -> None:
     done = sh(kit / "run.sh", PYTHON="/bin/false")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Python 3.11 or 3.12 is needed" in done.stderr
 
 
-def test_the_project_goes_along_as_it_is_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kit_has_only_the_projects_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project, target = tmp_path / "project", tmp_path / "lakehouse"
     monkeypatch.setattr(gpu_kit, "PROJECT", project)
     for name in ("conf/base.yml", ".env.bak", "data/lake", "gone.py"):
@@ -138,24 +141,24 @@ def test_the_project_goes_along_as_it_is_and_nothing_else(tmp_path: Path, monkey
     assert copied == {"conf/base.yml": "changed since"}
 
 
-def test_a_folder_with_other_things_stays_as_it_is(tmp_path: Path) -> None:
+def test_folder_with_other_files_stays_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(StackError, match="holds other things than a kit"):
         gpu_kit.make(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_this_machines_java_goes_along_and_runs(tmp_path: Path) -> None:
+def test_copied_java_runs(tmp_path: Path) -> None:
     gpu_kit._java(gpu_kit._java_home(), tmp_path / "java")
     done = subprocess.run([tmp_path / "java/bin/java", "-version"], env={}, capture_output=True, text=True, check=True)
     assert 'version "17' in done.stderr
     assert not (tmp_path / "java" / "jmods").exists()
 
 
-def test_a_java_that_the_plugin_does_not_know_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "    java.specification.version = 21\n    java.version = 21.0.8\n    java.home = /opt/java\n"
+def test_unsupported_java_is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = "    java.specification.version = 21\n    java.version = 21.0.8\n    java.home = /opt/java\n"
     (program := tmp_path / "bin" / "java").parent.mkdir()
-    program.write_text(f"#!/bin/sh\nprintf '{said}' >&2\n")
+    program.write_text(f"#!/bin/sh\nprintf '{properties}' >&2\n")
     program.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(StackError, match=r"The plugin is made for Java 17; .* is 21\.0\.8: point JAVA_HOME at one"):

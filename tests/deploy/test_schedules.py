@@ -61,8 +61,8 @@ def test_the_crontab_line_reports_a_failure(project: Path, status: int) -> None:
     expected = f"lakehouse run: exit status {status}. Read {project}/data/cron.log.\n" if status else ""
     assert (done.stdout, done.stderr) == (expected, "")
     variables = "['HOME', 'LAKEHOUSE_LOCK_WAIT_SECONDS', 'PATH']"
-    words, given = (project / "data/cron.log").read_text().replace("'LC_CTYPE', ", "").strip().split("] ", 1)
-    assert (words + "]", given) == (f"['--project', '{project}', 'run']", variables)
+    words, names = (project / "data/cron.log").read_text().replace("'LC_CTYPE', ", "").strip().split("] ", 1)
+    assert (words + "]", names) == (f"['--project', '{project}', 'run']", variables)
     assert "%" not in CRONTAB[-1]
 
 
@@ -77,9 +77,9 @@ def test_the_real_command_starts_without_variables(tmp_path: Path) -> None:
 
 def test_the_dag_calls_the_command_once() -> None:
     tree = ast.parse(DAG.read_text("utf-8"))
-    calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call)]
-    (operator,) = [one for one in calls if getattr(one.func, "id", "") == "BashOperator"]
-    given = {one.arg: ast.unparse(one.value) for one in operator.keywords}
-    assert given["bash_command"] == "f'{PROJECT}/.venv/bin/lakehouse --project {PROJECT} run'"
-    assert (given["append_env"], given["skip_on_exit_code"]) == ("True", "None")
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (operator,) = [call for call in calls if getattr(call.func, "id", "") == "BashOperator"]
+    arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in operator.keywords}
+    assert arguments["bash_command"] == "f'{PROJECT}/.venv/bin/lakehouse --project {PROJECT} run'"
+    assert (arguments["append_env"], arguments["skip_on_exit_code"]) == ("True", "None")
     assert "from airflow.sdk import DAG" in ast.unparse(tree)

@@ -19,7 +19,7 @@ FOLDER = PROJECT / ".github/workflows"
 FILES = sorted(FOLDER.iterdir())
 
 
-def loaded(name: str) -> Any:
+def load_workflow(name: str) -> Any:
     return yaml.safe_load((FOLDER / name).read_text("utf-8"))
 
 
@@ -46,7 +46,7 @@ def test_conda_has_the_projects_python() -> None:
 
 
 def test_ci_runs_every_share_once() -> None:
-    matrix = loaded("test.yml")["jobs"]["make"]["strategy"]["matrix"]
+    matrix = load_workflow("test.yml")["jobs"]["make"]["strategy"]["matrix"]
     assert matrix["target"] == ["check", "test"]
     assert matrix["include"] == [{"target": "test-share", "share": number} for number in range(len(SHARES))]
 
@@ -55,12 +55,12 @@ def test_ci_runs_every_share_once() -> None:
 def test_actions_are_pinned_to_commits(file: Path) -> None:
     uses = re.findall(r"uses: (.*)", file.read_text("utf-8"))
     assert uses
-    assert [one for one in uses if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one)] == []
+    assert [use for use in uses if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use)] == []
 
 
 def test_jobs_have_the_least_permissions() -> None:
-    assert loaded("test.yml")["permissions"] == {"contents": "read"}
-    release = loaded("release.yml")
+    assert load_workflow("test.yml")["permissions"] == {"contents": "read"}
+    release = load_workflow("release.yml")
     assert release["permissions"] == {}
     assert {name: job["permissions"] for name, job in release["jobs"].items()} == {
         "build": {"contents": "read"},
@@ -79,12 +79,13 @@ def test_without_go_only_ci_fails(
     monkeypatch.setattr(programs.shutil, "which", no_program)
     assert workflows.check() == status
     assert re.match(
-        r"Workflows were not checked by actionlint\. actionlint is missing: .*install Go", capsys.readouterr().err
+        r"Workflows: not checked\. actionlint: the program actionlint is not on the PATH, .*install Go",
+        capsys.readouterr().err,
     )
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_the_status_is_actionlints_own(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_is_that_of_actionlint(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "actionlint"
     program.write_text(f"#!/bin/sh\nexit {status}\n")
     program.chmod(0o755)

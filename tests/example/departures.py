@@ -14,15 +14,19 @@ from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
 from models.late_arrival import TASK
 
 KINDS = {
-    "string": pa.string(), "int": pa.int32(), "double": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(),
+    "string": pa.string(),
+    "int": pa.int32(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
     "timestamp": pa.timestamp("us", "UTC"),
-}  # fmt: skip
+}
 SPANS = {"train": ("2013-10-18", "2013-10-31"), "validation": ("2013-11-01", "2013-11-07")}
 FIRST = date(2013, 10, 18)
 
 
 def some_flights(days: int = 28, a_day: int = 40, seed: int = 1) -> pa.Table:
-    """Flights from the first day of SPANS on, in the columns of gold.flight_features; each day's last did not arrive."""
+    """Return flights from SPANS' first day, in columns of gold.flight_features; each day's last did not arrive."""
     chance = np.random.default_rng(seed)
     size = days * a_day
     names = {"carrier": ["AA", "UA", "B6"], "origin": ["EWR", "JFK", "LGA"], "dest": ["BOS", "ORD", "LAX"]}
@@ -55,7 +59,7 @@ def _noon(day: date) -> int:
 
 
 def features_of(lake: Path, table: pa.Table | None = None) -> FeatureTable:
-    """The features at the version that writing the table makes."""
+    """Write the features, and open them at the written version."""
     path = lake / "gold" / "flight_features"
     path.mkdir(parents=True, exist_ok=True)
     write_deltalake(path, some_flights() if table is None else table, mode="overwrite", partition_by="flight_date")
@@ -63,7 +67,7 @@ def features_of(lake: Path, table: pa.Table | None = None) -> FeatureTable:
 
 
 def splits_of(features: FeatureTable, columns: tuple[str, ...]) -> tuple[LabelledRows, LabelledRows]:
-    """The rows to train on, and those to choose by."""
+    """Return the rows of the training and validation splits."""
     both = (LabelledRows(features, span, (*TASK.key, TASK.time_column, *columns)) for span in SPANS.values())
     train, choose = both
     return train, choose

@@ -35,7 +35,7 @@ LAST = date(2013, 11, 14)
 
 @dataclass(frozen=True)
 class Served:
-    """Where the API and the page answer, and the flights of the last day."""
+    """Addresses of the API and the page, and the flights of the last day."""
 
     key: str
     api: str
@@ -49,30 +49,30 @@ class Served:
         return answer.json()
 
     def predict(self, kind: str, rows: list[dict[str, Any]]) -> list[float]:
-        return [one["probability"] for one in self.ask("/predict", {kind: rows})["predictions"]]
+        return [prediction["probability"] for prediction in self.ask("/predict", {kind: rows})["predictions"]]
 
     def probabilities(self) -> list[float]:
-        """What the API says of the flights."""
+        """Return the API's probabilities for the flights."""
         keys = [{name: flight[name] for name in FLIGHT_KEY} for flight in self.flights]
         return self.predict("keys", [key | {"sched_dep_utc": key["sched_dep_utc"].isoformat()} for key in keys])
 
 
 @contextmanager
 def command(root: Path, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """A command of the project at work, once it has said where it answers; it is interrupted at the end."""
+    """Run a command of the project, yield once it has printed its address, and interrupt it at the end."""
     env = (
         os.environ
         | {"LAKEHOUSE_ROOT": str(root), "LAKEHOUSE_PROJECT": str(PROJECT), "PYTHONPATH": str(PROJECT)}
         | variables
     )
-    line = [sys.executable, "-m", "lakehouse.cli.main", *words]
+    call = [sys.executable, "-m", "lakehouse.cli.main", *words]
     with subprocess.Popen(
-        line, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        call, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout
-        said = process.stdout.readline()
+        line = process.stdout.readline()
         try:
-            assert "at http://127.0.0.1:" in said, said + process.stdout.read()
+            assert "at http://127.0.0.1:" in line, line + process.stdout.read()
             yield process
         finally:
             process.send_signal(signal.SIGINT)
@@ -88,7 +88,7 @@ def flights_at_a_quarter_past_ten() -> pa.Table:
 def make_lake(root: Path) -> None:
     """Write flights late where the aircraft's last leg left late, a model that has learned that, and its quality."""
     features_of(root / "lake", flights_at_a_quarter_past_ten())
-    # Smaller trees than the example's: the page shows whatever the model says.
+    # Smaller trees than the example's: the page shows the predictions of any model.
     with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
         patch.setattr(trees, "CANDIDATES", ({"max_iter": 30, "min_samples_leaf": 20},))
         version = pipeline.train(settings_module.load(root=root), "trees").model_version
@@ -111,17 +111,17 @@ def make_lake(root: Path) -> None:
 
 @contextmanager
 def serving_page(root: Path) -> Iterator[Served]:
-    """Run the API and the page over a lake, each in a process of its own."""
+    """Run the API and the page over a lake, each in its own process."""
     key, api, page = secrets.token_hex(20), free_port(), free_port()
     rows = DeltaTable(root / "lake" / "gold" / "flight_features").to_pyarrow_table()
     flights = rows.filter(pc.equal(rows["flight_date"], pa.scalar(LAST))).to_pylist()
-    told = {"SERVING_API_KEY": key, "SERVING_API_URL": f"http://127.0.0.1:{api}"}
-    with command(root, "serve", "--port", str(api), **told), command(root, "app", "--port", str(page), **told):
-        yield Served(key, told["SERVING_API_URL"], f"http://127.0.0.1:{page}", flights)
+    env = {"SERVING_API_KEY": key, "SERVING_API_URL": f"http://127.0.0.1:{api}"}
+    with command(root, "serve", "--port", str(api), **env), command(root, "app", "--port", str(page), **env):
+        yield Served(key, env["SERVING_API_URL"], f"http://127.0.0.1:{page}", flights)
 
 
-def settled(page: Page, flight: dict[str, Any]) -> str:
-    """All that the page says of the flight, once it is drawn."""
+def wait_until_drawn(page: Page, flight: dict[str, Any]) -> str:
+    """Wait until the flight is drawn, and return the text of the page."""
     title = f"{flight['carrier']} {flight['flight']} from {flight['origin']} to {flight['dest']}"
     expect(page.get_by_role("heading", name=title)).to_be_visible()
     expect(page.get_by_role("heading", name="Quality of the model")).to_be_visible()
@@ -130,9 +130,9 @@ def settled(page: Page, flight: dict[str, Any]) -> str:
     return page.get_by_test_id("stMain").inner_text()
 
 
-def pick(page: Page, label: str, typed: str, option: str) -> None:
+def pick(page: Page, label: str, text: str, option: str) -> None:
     field = page.get_by_role("combobox", name=label)
     expect(field).to_be_visible()
     field.click()
-    field.fill(typed)
+    field.fill(text)
     page.get_by_role("option", name=option).click()

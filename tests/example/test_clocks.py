@@ -1,4 +1,4 @@
-"""The hour that clocks skip and the one that they repeat, wherever the process thinks it is: the same instants."""
+"""The hour that clocks skip and the one that they repeat: the same instants in every time zone of the process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULES = ("bronze.flights", "bronze.airports", "silver.flights", "silver.airpor
 # Lord Howe puts its clocks forward by half an hour.
 ZONES = ("UTC", "America/New_York", "Australia/Lord_Howe")
 GAP, REPEATED = date(2013, 3, 10), date(2013, 11, 3)
-# Rows made by hand: by schedule no flight leaves New York in the hours that are skipped or repeated.
+# Invented rows: by schedule, no flight leaves New York in the hours that are skipped or repeated.
 HEADER = (
     "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,"
     "origin,dest,air_time,distance,hour,minute,time_hour"
@@ -34,7 +34,7 @@ NIGHT = f"""{HEADER}
 2013,11,3,130,130,0,300,300,0,XX,5,N1,JFK,PBI,130,1028,1,30,2013-11-03T06:00:00Z
 2013,11,3,2359,50,-51,200,155,5,XX,6,N1,JFK,PBI,130,1028,0,50,2013-11-03T04:00:00Z
 """
-# Flight 3 leaves at half past two, which no clock showed: set aside.
+# Flight 3 leaves at half past two, which no clock showed: it is quarantined.
 INSTANTS = {  # scheduled departure and arrival, departure and arrival
     1: ("03-10 06:59", "03-10 08:10", "03-10 06:59", "03-10 08:21"),
     2: ("03-10 07:00", "03-10 10:00", "03-10 07:05", "03-10 10:00"),
@@ -57,41 +57,45 @@ lake = Lake(graph.load({MODULES}), Path(sys.argv[1]))
 spark = small_session()
 zone = spark.sparkContext._jvm.java.util.TimeZone.getDefault().getID()
 report = run_tables(SparkEngine.of(spark), lake, lake.graph.select(), Request(), Run("run", ""), parallel=2)
-print([one.describe_failure() for one in report.results if one.error] or zone)
+print([result.describe_failure() for result in report.results if result.error] or zone)
 spark.stop()
 """
 
 
 @pytest.fixture(scope="module")
 def lakes(make_lake: Callable[..., TestLake]) -> dict[str, TestLake]:
-    """A lake made by a process, with a JVM of its own, in each zone."""
-    made = {zone: make_lake(modules=MODULES, name=zone.replace("/", "_")) for zone in ZONES}
-    first = made[ZONES[0]]
+    """Build a lake in each zone, in a process with its own JVM."""
+    lakes = {zone: make_lake(modules=MODULES, name=zone.replace("/", "_")) for zone in ZONES}
+    first = lakes[ZONES[0]]
     for day in (GAP, REPEATED):
         deliver(first.root / "landing", since=day, until=day)
     first.land("bronze.flights", "flights_by_night.csv", NIGHT)
-    for lake in made.values():
+    for lake in lakes.values():
         if lake is not first:
             shutil.copytree(first.root / "landing", lake.root / "landing")
-    running = {zone: started_in(zone, lake.root) for zone, lake in made.items()}
+    running = {zone: start_in(zone, lake.root) for zone, lake in lakes.items()}
     for zone, process in running.items():
-        said, error = process.communicate(timeout=300)
-        assert said.strip() == zone, said + error[-2000:]
-    return made
+        output, error = process.communicate(timeout=300)
+        assert output.strip() == zone, output + error[-2000:]
+    return lakes
 
 
-def started_in(zone: str, root: Path) -> subprocess.Popen[str]:
+def start_in(zone: str, root: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(root)], cwd=PROJECT, env={**os.environ, "TZ": zone, "PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", RUN, str(root)],
+        cwd=PROJECT,
+        env={**os.environ, "TZ": zone, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def test_every_zone_makes_the_same_tables(lakes: dict[str, TestLake]) -> None:
-    found: dict[str, Content] = {zone: content(lake) for zone, lake in lakes.items()}
-    assert len(found["UTC"]["silver.flights"]) > 1500
+def test_every_zone_builds_same_tables(lakes: dict[str, TestLake]) -> None:
+    contents: dict[str, Content] = {zone: content(lake) for zone, lake in lakes.items()}
+    assert len(contents["UTC"]["silver.flights"]) > 1500
     for zone in ZONES[1:]:
-        assert found[zone] == found["UTC"], zone
+        assert contents[zone] == contents["UTC"], zone
     for zone, lake in lakes.items():
         (pinned,) = lake.history("bronze.flights")
         assert {at for (at,) in lake.rows("bronze.flights", "_ingested_at")} == {
@@ -99,14 +103,14 @@ def test_every_zone_makes_the_same_tables(lakes: dict[str, TestLake]) -> None:
         }, zone
 
 
-def test_instants_are_those_worked_out_by_hand(lakes: dict[str, TestLake]) -> None:
+def test_instants_equal_manual_results(lakes: dict[str, TestLake]) -> None:
     columns = ("flight", "carrier", "sched_dep_utc", "sched_arr_utc", "dep_utc", "arr_utc")
-    wanted = {
-        flight: tuple(datetime.strptime(f"2013-{one}", "%Y-%m-%d %H:%M").replace(tzinfo=UTC) for one in instants)
+    expected = {
+        flight: tuple(datetime.strptime(f"2013-{time}", "%Y-%m-%d %H:%M").replace(tzinfo=UTC) for time in instants)
         for flight, instants in INSTANTS.items()
     }
     for lake in lakes.values():
         night = [row for row in lake.rows("silver.flights", *columns) if row[1] == "XX"]
-        assert {flight: instants for flight, _, *instants in night} == {f: [*i] for f, i in wanted.items()}
-        aside = [one for one in lake.originals("silver.flights") if one["carrier"] == "XX"]
-        assert [one["flight"] for one in aside] == ["3"]
+        assert {flight: instants for flight, _, *instants in night} == {f: [*i] for f, i in expected.items()}
+        quarantined = [row for row in lake.originals("silver.flights") if row["carrier"] == "XX"]
+        assert [row["flight"] for row in quarantined] == ["3"]

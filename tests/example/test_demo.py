@@ -1,4 +1,4 @@
-"""The demo from first file to scored flights, on January, in processes of its own; then what reads its lake."""
+"""The demo from landed files to scored flights, on January, in separate processes; then readers of its lake."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def sql(demo: tuple[Path, str]) -> Callable[[str], list[dict[str, object]]]:
 def test_mlflow_alone_serves_the_champion(
     demo: tuple[Path, str], sql: Callable[[str], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    """By the code that is stored with it, from elsewhere, and without a pickle."""
+    """Use the code stored with the model, in another folder, without pickle."""
     columns = ", ".join(f"f.{name}" for name in FEATURES)
-    known = sql(
+    predictions = sql(
         f"""
         select p.probability, {columns} from gold.delay_predictions p join gold.flight_features f
             using (carrier, flight, origin, dest, sched_dep_utc)
@@ -49,14 +49,17 @@ def test_mlflow_alone_serves_the_champion(
     )
     port = free_port()
     mlflow = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", "models:/late_arrival@champion"]
-    told = {"MLFLOW_TRACKING_URI": f"sqlite:///{demo[0] / 'mlflow.db'}", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    told["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {"MLFLOW_TRACKING_URI": f"sqlite:///{demo[0] / 'mlflow.db'}", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     log = tmp_path / "log"
-    with log.open("w") as said:
+    with log.open("w") as output:
         server = subprocess.Popen(
             [*mlflow, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=tmp_path, env={**os.environ, **told}, stdout=said, stderr=said,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            stdout=output,
+            stderr=output,
+        )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             while True:
@@ -66,35 +69,36 @@ def test_mlflow_alone_serves_the_champion(
                         break
                 except httpx.TransportError:
                     time.sleep(0.2)
-            rows = [{name: row[name] for name in FEATURES} for row in known]
+            rows = [{name: row[name] for name in FEATURES} for row in predictions]
             answer = client.post("/invocations", json={"dataframe_records": rows})
     finally:
         server.terminate()
         server.wait(60)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["predictions"] == pytest.approx([row["probability"] for row in known], abs=1e-12)
+    assert answer.json()["predictions"] == pytest.approx([row["probability"] for row in predictions], abs=1e-12)
 
 
 def test_silver_and_gold_would_run_on_a_gpu(demo: tuple[Path, str]) -> None:
-    said = json.loads(run(demo[0], "lakehouse.cli.main", "gpu-report", "-s", "silver", "-s", "gold", "--json"))
-    covered = {one["table"]: one["coverage"] for one in said["tables"]}
-    plans = {one["table"]: [plan["plan"] for plan in one["plans"]] for one in said["tables"]}
+    report = json.loads(run(demo[0], "lakehouse.cli.main", "gpu-report", "-s", "silver", "-s", "gold", "--json"))
+    covered = {table["table"]: table["coverage"] for table in report["tables"]}
+    plans = {table["table"]: [plan["plan"] for plan in table["plans"]] for table in report["tables"]}
 
     assert len(covered) == 8
-    assert not any(one["missing"] for one in said["tables"]), said
-    assert min(covered.values()) >= 0.95, said
-    for table, found in plans.items():
-        assert set(found) == {"build", "write", *(() if table.startswith("gold.") else ("audit", "compare"))}, table
-    writes = [plan for one in said["tables"] for plan in one["plans"] if plan["plan"] == "write"]
+    assert not any(table["missing"] for table in report["tables"]), report
+    assert min(covered.values()) >= 0.95, report
+    for table, names in plans.items():
+        assert set(names) == {"build", "write", *(() if table.startswith("gold.") else ("audit", "compare"))}, table
+    writes = [plan for table in report["tables"] for plan in table["plans"] if plan["plan"] == "write"]
     assert all(plan["on_gpu"] == plan["operators"] > 0 for plan in writes), writes
-    # Rows that are kept are read by the CPU, and nothing else; what shuffles such rows next goes with it.
-    left = {one["why"] for table in said["tables"] for plan in table["plans"] for one in plan["fallbacks"]}
-    assert left == {
-        "ParquetCachedBatchSerializer is not being used", "Columnar exchange without columnar children is inefficient",
-    }  # fmt: skip
+    # Only reads of cached rows run on the CPU, and the shuffle that follows them.
+    reasons = {entry["why"] for table in report["tables"] for plan in table["plans"] for entry in plan["fallbacks"]}
+    assert reasons == {
+        "ParquetCachedBatchSerializer is not being used",
+        "Columnar exchange without columnar children is inefficient",
+    }
 
 
-def test_running_it_again_changes_no_table_of_the_pipeline(demo: tuple[Path, str]) -> None:
+def test_second_run_changes_no_pipeline_table(demo: tuple[Path, str]) -> None:
     root, _ = demo
     tables = ("bronze.flights", "silver.flights", "silver.planes", "gold.airport_daily", "gold.flight_features")
     before = {table: version(root, table) for table in tables}
@@ -116,12 +120,16 @@ def test_the_jobs_run_by_spark_submit(demo: tuple[Path, str], job: str, says: st
     done = subprocess.run(
         [*submit, f"jobs/{script}", *arguments],
         cwd=PROJECT,
-        env={**os.environ, "LAKEHOUSE_ROOT": str(demo[0]), "PYSPARK_PYTHON": sys.executable,
-             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env={
+            **os.environ,
+            "LAKEHOUSE_ROOT": str(demo[0]),
+            "PYSPARK_PYTHON": sys.executable,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert says in done.stdout
     assert " INFO " not in done.stderr

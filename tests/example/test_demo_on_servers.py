@@ -34,9 +34,9 @@ def test_the_demo_trains_and_scores_on_servers(running: RunningServers, tmp_path
     assert not [key for key in SECRETS if running.values[key] in output]
     count = "select count(*) as n from gold.delay_predictions"
     assert json.loads(run_command(minio, "lakehouse", "sql", count, "--json")) == [{"n": 5144}]
-    assert {one["state"] for one in json.loads(run_command(minio, "lakehouse", "status", "--json"))} == {"current"}
-    assert {one["action"] for one in json.loads(run_command(minio, "lakehouse", "plan", "--json"))} == {"none"}
+    assert {table["state"] for table in json.loads(run_command(minio, "lakehouse", "status", "--json"))} == {"current"}
+    assert {step["action"] for step in json.loads(run_command(minio, "lakehouse", "plan", "--json"))} == {"none"}
     assert len(json.loads(run_command(minio, "lakehouse", "history", "gold.airport_daily", "--json"))) == 2
     assert "gold.flight_features" in run_command(minio, "lakehouse", "tables")
     objects = running.s3(running.values["AWS_SECRET_ACCESS_KEY"]).list_objects_v2(Bucket="mlflow")["Contents"]
-    assert [one["Key"] for one in objects if one["Key"].endswith(".skops")]
+    assert [entry["Key"] for entry in objects if entry["Key"].endswith(".skops")]

@@ -1,4 +1,4 @@
-"""What drives a prediction."""
+"""The contributions of feature groups to a prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.app.drivers import OTHERS, group_features, rank_contributions, vari
 KNOWN_BY_NAME = {*TASK.key, TASK.time_column, TASK.label_column, "cutoff_utc", "tailnum"} - {*FEATURES}
 
 
-def test_every_feature_of_the_table_is_of_one_group() -> None:
+def test_every_feature_has_one_group() -> None:
     features = [name for name in COLUMNS if name not in KNOWN_BY_NAME]
     groups = group_features(features)
     assert OTHERS not in groups
@@ -19,14 +19,14 @@ def test_every_feature_of_the_table_is_of_one_group() -> None:
     assert groups["Carrier and route"][:3] == ("carrier", "origin", "dest"), "not with the airport's congestion"
 
 
-def test_a_feature_that_nobody_thought_of_is_not_left_out() -> None:
+def test_unknown_feature_is_not_left_out() -> None:
     assert group_features(["leg_turn_min", "moon_phase"]) == {
         "Aircraft's last legs": ("leg_turn_min",),
         OTHERS: ("moon_phase",),
     }
 
 
-def test_an_effect_is_what_goes_when_a_group_is_typical() -> None:
+def test_effect_disappears_for_typical_group() -> None:
     row = {"leg_turn_min": 10, "leg_slack_min": 20, "temp_f": 5.0, "aircraft_seats": None}
     typical = {"leg_turn_min": 40, "leg_slack_min": 50, "temp_f": 80.0, "aircraft_seats": 150}
     groups = group_features(row)
@@ -37,6 +37,6 @@ def test_an_effect_is_what_goes_when_a_group_is_typical() -> None:
         {**row, "temp_f": 80.0},
         {**row, "aircraft_seats": 150},
     ]
-    found = rank_contributions(groups, [0.5, 0.4, 0.8, 0.5])
-    assert [one.name for one in found] == ["Weather", "Aircraft's last legs", "Aircraft"]
-    assert [one.effect for one in found] == pytest.approx([-0.3, 0.1, 0.0])
+    ranked = rank_contributions(groups, [0.5, 0.4, 0.8, 0.5])
+    assert [group.name for group in ranked] == ["Weather", "Aircraft's last legs", "Aircraft"]
+    assert [group.effect for group in ranked] == pytest.approx([-0.3, 0.1, 0.0])

@@ -1,4 +1,4 @@
-"""Defects planted in days of flights: none that a check claims is missed, and none is seen where there is none."""
+"""Defects planted in days of flights: no claimed defect is missed, and no alarm is false."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def card(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Score
     return Scorecard(spark, tmp_path_factory.mktemp("scorecard"), last=last)
 
 
-def test_no_claimed_defect_is_missed_and_no_alarm_is_false(card: Scorecard) -> None:
-    planted = card.planted(each=3)
+def test_no_defect_missed_and_no_false_alarm(card: Scorecard) -> None:
+    planted = card.measure_planted(each=3)
     assert planted.score.missed() == []
     assert planted.score.false_alarms() == []
     assert planted.differences == ()
@@ -28,4 +28,4 @@ def test_no_claimed_defect_is_missed_and_no_alarm_is_false(card: Scorecard) -> N
 
 
 def test_a_day_in_kilometres_is_refused(card: Scorecard) -> None:
-    assert card.spoiled(DAY_KINDS[0])
+    assert card.is_refused(DAY_KINDS[0])

@@ -11,36 +11,37 @@ from lakehouse.definitions.sources import LANDING_COLUMNS
 from lakehouse.writes.rules import QUARANTINE_COLUMNS
 from tests.lakes import TestLake
 
-# When a row came is no part of what it says, nor by which run.
+# The time and the run of a row are not part of its content.
 TIMES = ("_ingested_at", "quarantined_at", "run")
 Content = dict[str, list[str]]
 
 
 def content(lake: TestLake, *, delivered: bool = True) -> Content:
-    """Every row of every table and quarantine, as text in order, once both readers agree on them.
+    """Return every row of every table and quarantine, as sorted text, and check that both readers agree.
 
-    Unless ``delivered``, without the places of rows in their files and the numbers of files and batches.
+    Args:
+        delivered: include the positions of rows in their files, and the numbers of files and batches.
     """
-    found: Content = {}
+    contents: Content = {}
     for name in lake.lake.graph.declarations:
         columns = [c for c in lake.lake.written_columns(name) if delivered or c not in LANDING_COLUMNS]
-        found[name] = _agreed(lake, lake.lake.path(name), columns)
+        contents[name] = _read_twice(lake, lake.lake.path(name), columns)
         if lake.lake.quarantine_path(name).exists():
-            kept = QUARANTINE_COLUMNS if delivered else ("rules", "original")
-            found[f"the quarantine of {name}"] = _agreed(lake, lake.lake.quarantine_path(name), [*kept])
-    return found
+            names = QUARANTINE_COLUMNS if delivered else ("rules", "original")
+            contents[f"the quarantine of {name}"] = _read_twice(lake, lake.lake.quarantine_path(name), [*names])
+    return contents
 
 
-def _agreed(lake: TestLake, path: Any, columns: list[str]) -> list[str]:
+def _read_twice(lake: TestLake, path: Any, columns: list[str]) -> list[str]:
     columns = [c for c in columns if c not in TIMES]
     by_spark = lake.spark.read.format("delta").load(str(path)).select(*columns).toArrow().to_pylist()
     by_delta_rs = DeltaTable(str(path)).to_pyarrow_table(columns=columns).to_pylist()
-    told = _told(by_spark)
-    assert told == _told(by_delta_rs), f"Spark and delta-rs read {path} otherwise"
-    return told
+    rows = _as_text(by_spark)
+    assert rows == _as_text(by_delta_rs), f"Spark and delta-rs read {path} differently"
+    return rows
 
 
-def _told(rows: list[dict[str, Any]]) -> list[str]:
+def _as_text(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(json.dumps(_plain(row), default=str, sort_keys=True) for row in rows)
 
 
@@ -52,8 +53,8 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_same(lake: TestLake, undisturbed: Content, *, delivered: bool = True) -> None:
-    """The lake holds what the undisturbed one does."""
-    found = content(lake, delivered=delivered)
-    assert found.keys() == undisturbed.keys()
+    """Check that the lake has the same content as the undisturbed one."""
+    contents = content(lake, delivered=delivered)
+    assert contents.keys() == undisturbed.keys()
     for name, rows in undisturbed.items():
-        assert found[name] == rows, name
+        assert contents[name] == rows, name

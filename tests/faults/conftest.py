@@ -1,4 +1,4 @@
-"""Fixtures of the packages' tests that the tests of bad days use as well."""
+"""Fixtures of the packages' tests that the fault tests use as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shop of the orders example gets: a first delivery, and a second with updates, rejects and withdrawn rows."""
+"""Deliveries to the shop of the orders example: a first one, and a second with updates, rejects and withdrawn rows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ from tests.lakes import TestLake, customer, json_lines, orders_csv, payments_fil
 Delivery = tuple[tuple[str, str, str | bytes], ...]
 
 FIRST: Delivery = (
-    ("raw.orders", "1.csv", orders_csv(
-        "1,10,2024-01-01,2024-01-01 08:00:00,NEW,5",
-        "2,11,2024-01-31,2024-01-31 08:00:00,NEW,7",
-        "3,11,2024-01-31,2024-01-31 08:00:00,NEW,-7",
-    )),
+    (
+        "raw.orders",
+        "1.csv",
+        orders_csv(
+            "1,10,2024-01-01,2024-01-01 08:00:00,NEW,5",
+            "2,11,2024-01-31,2024-01-31 08:00:00,NEW,7",
+            "3,11,2024-01-31,2024-01-31 08:00:00,NEW,-7",
+        ),
+    ),
     ("raw.customers", "1.json", json_lines(customer(10, "Ada", "Oslo", "2024-01-01"))),
     ("raw.payments", "a", payments_file((1, 1, "2024-01-02", 5.0), (2, 2, "2024-01-31", 2.5))),
-)  # fmt: skip
-# The file of payments takes the place of the first: payment 2 is withdrawn.
+)
+# The file of payments replaces the first one: payment 2 is withdrawn.
 SECOND: Delivery = (
-    ("raw.orders", "2.csv", orders_csv(
-        "1,10,2024-01-01,2024-01-02 08:00:00,PAID,6",
-        "2,11,2024-01-31,2024-01-31 08:00:00,NEW,7",
-        "4,12,2024-02-01,2024-02-01 08:00:00,NEW,9",
-        "5,12,2024-02-01,2024-02-01 08:00:00,NEW,-9",
-        "six,12,2024-02-01,2024-02-01 08:00:00,NEW,9",
-    )),
+    (
+        "raw.orders",
+        "2.csv",
+        orders_csv(
+            "1,10,2024-01-01,2024-01-02 08:00:00,PAID,6",
+            "2,11,2024-01-31,2024-01-31 08:00:00,NEW,7",
+            "4,12,2024-02-01,2024-02-01 08:00:00,NEW,9",
+            "5,12,2024-02-01,2024-02-01 08:00:00,NEW,-9",
+            "six,12,2024-02-01,2024-02-01 08:00:00,NEW,9",
+        ),
+    ),
     ("raw.customers", "2.json", json_lines(customer(10, "Ada", "Rom", "2024-02-01"))),
     ("raw.payments", "a", payments_file((1, 1, "2024-01-03", 5.0), (3, 4, "2024-02-01", 0.0))),
-)  # fmt: skip
+)
 
 
 def land(lake: TestLake, delivery: Delivery) -> None:

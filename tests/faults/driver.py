@@ -1,4 +1,4 @@
-"""A run of the orders example in a process of its own that kills itself at a given point, as a power cut would.
+"""A run of the orders example in its own process that kills itself at a given point, as a power cut would.
 
     python tests/faults/driver.py ROOT POINT
 
@@ -33,14 +33,14 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def die_during(module: Any, name: str, table: str, seconds: float) -> None:
-    """Die that long after the call about the table began, whether it is done or not."""
+    """Kill this process some seconds after a call for the table begins."""
     original = getattr(module, name)
 
-    def patched(*args: Any, **named: Any) -> Any:
-        if not any(isinstance(one, Target) and one.name == table for one in args):
-            return original(*args, **named)
+    def patched(*args: Any, **options: Any) -> Any:
+        if not any(isinstance(argument, Target) and argument.name == table for argument in args):
+            return original(*args, **options)
         threading.Thread(target=lambda: (time.sleep(seconds), die()), daemon=True).start()
-        original(*args, **named)
+        original(*args, **options)
         return time.sleep(2 * seconds)
 
     setattr(module, name, patched)

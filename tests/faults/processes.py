@@ -1,4 +1,4 @@
-"""Orders for runs in processes of their own, and what became of them; `tests.faults.runner` carries them out."""
+"""Orders for runs in separate processes, and their results; `tests.faults.runner` carries them out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a run's process ended (a signal's number, negative), and the commits that it came to, the last perhaps not made."""
+    """Exit code of a run (negative: a signal), and the commits that it reached; the last may be unfinished."""
 
     code: int
     reached: list[str]
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Runs:
-    """The process whose forks the runs are, and its log."""
+    """The process that forks the runs, and its log."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -98,12 +98,12 @@ class Runs:
 
 @contextmanager
 def runs_on(spark: SparkSession, folder: Path) -> Iterator[Runs]:
-    """Processes whose runs are on this session's JVM."""
+    """Start processes with runs on this session's JVM."""
     gateway = spark.sparkContext._gateway.gateway_parameters  # type: ignore[union-attr]
-    there = {"PYSPARK_GATEWAY_PORT": str(gateway.port), "PYSPARK_GATEWAY_SECRET": gateway.auth_token}
+    gateway_variables = {"PYSPARK_GATEWAY_PORT": str(gateway.port), "PYSPARK_GATEWAY_SECRET": gateway.auth_token}
     with (folder / "runner.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.runner"], cwd=PROJECT, env={**os.environ, **there},
+            [sys.executable, "-m", "tests.faults.runner"], cwd=PROJECT, env={**os.environ, **gateway_variables},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
     runs = Runs(process, folder / "runner.log")

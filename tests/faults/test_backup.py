@@ -148,7 +148,7 @@ def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (3, 1, 6)]
     assert [one["batch"] for one in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1, 2]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
 
 def _only(name: str, put: Any, rows: Any, target: Any, commit: Any, **more: Any) -> None:
@@ -168,7 +168,7 @@ def test_where_parts_are_missing(make_lake: Lakes) -> None:
     assert len(lake.plan()["raw.items"].files) == 2, "all would be ingested a second time"
     lake.run(full_refresh=True)
     assert lake.rows("clean.log") == whole
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
     shutil.rmtree(lake.root / "lake")
     shutil.rmtree(lake.root / "manifests")

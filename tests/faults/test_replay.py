@@ -1,4 +1,4 @@
-"""Replays that are cut short, and rejects whose file or batch came to something else."""
+"""Interrupted replays, and rejects with a file or batch that changed meanwhile."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from tests.lakes import items_csv, items_table, landed_items
 
 
 @pytest.mark.parametrize("write", [Append(), Merge(newest_by=("at",))], ids=["Append", "Merge"])
-def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
-    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, write: Any
-) -> None:
+def test_interrupted_replay_duplicates_nothing(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
     more = {"key": ()} if isinstance(write, Append) else {}
     strict = make_lake(landed_items, items_table(write, rules=SMALL, **more))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
@@ -37,11 +35,11 @@ def test_a_replay_that_was_cut_short_after_its_commit_doubles_nothing(
     assert replayed(lake, run=Run("replay-2", "")).replayed == 1
     assert (lake.rows("clean.items"), lake.version("clean.items")) == ([(1, 1, 5), (2, 1, 50)], (version or 0) + 1)
     assert lake.record("clean.items").rows["written"] == 0
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
     assert outcomes(lake) == [(1, 2, "replayed", "")]
 
 
-def test_a_reject_whose_file_was_delivered_again_is_discarded(make_lake: Lakes) -> None:
+def test_reject_of_redelivered_file_is_discarded(make_lake: Lakes) -> None:
     from dataclasses import replace
 
     source = replace(landed_items, on_redelivery="replace")
@@ -56,9 +54,7 @@ def test_a_reject_whose_file_was_delivered_again_is_discarded(make_lake: Lakes) 
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 55), (3, 1, 7)]
 
 
-def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
-    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_of_uncommitted_batch_await_its_retry(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     strict = make_lake(landed_items, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
@@ -69,16 +65,16 @@ def test_rejects_of_a_batch_that_was_not_committed_wait_for_its_retry(
         assert strict.attempt("clean.items").report.has_failed
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
     lake = strict.with_tables(landed_items, items_table())
-    assert [one["batch"] for one in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [reject["batch"] for reject in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
     assert replayed(lake) == ReplayResult("clean.items", 1, {}, {})
     assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50), (3, 1, 60), (4, 1, 6)]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
 
-def test_a_function_that_doubles_rejects_is_refused(make_lake: Lakes) -> None:
+def test_function_that_duplicates_rejects_is_refused(make_lake: Lakes) -> None:
     def doubles(items: DataFrame) -> DataFrame:
         from tests.lakes import parse_items
 
@@ -93,9 +89,7 @@ def test_a_function_that_doubles_rejects_is_refused(make_lake: Lakes) -> None:
     assert lake.rows("clean.items") == [(1, 1, 5)]
 
 
-def test_a_replay_cut_short_among_many_outcomes_still_adds_up(
-    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_replay_still_reconciles(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     strict = make_lake(landed_items, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50", "2,2,60", "3,1,70"))
     strict.run()
@@ -109,4 +103,4 @@ def test_a_replay_cut_short_among_many_outcomes_still_adds_up(
     done = replayed(lake, run=Run("replay-2", ""))
     assert (done.replayed, sum((done.discarded or {}).values())) == (1, 2)
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 2, 60), (3, 2, 6)]
-    assert [one.differences for one in reconcile(lake.lake)] == [(), ()]
+    assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]

@@ -1,4 +1,4 @@
-"""Models to reproduce whose recipe, files, table or log are changed or gone."""
+"""Models to reproduce after their recipe, files, table or log changed or disappeared."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from tests.lakehouse.ml.test_reproduce import again, artifact, table
 from tests.parcels import FILE, Place, change_model, parcels
 
 
-def test_tampered_parameters_and_a_tampered_model_are_seen(place: Place) -> None:
+def test_tampered_parameters_and_model_are_noticed(place: Place) -> None:
     trained = place.train(change_model())
     recipe = artifact(place, RECIPE_FILE)
-    said = json.loads(recipe.read_text())
-    assert said["params"] == {"max_iter": 30}
-    recipe.write_text(json.dumps({**said, "params": {"max_iter": 3}}))
-    found = again(place, trained)
-    assert [text.split()[0] for text in found.differences[:-1]] == list(found.metrics)
-    assert found.differences[-1].startswith("its predictions differ")
+    recorded = json.loads(recipe.read_text())
+    assert recorded["params"] == {"max_iter": 30}
+    recipe.write_text(json.dumps({**recorded, "params": {"max_iter": 3}}))
+    report = again(place, trained)
+    assert [text.split()[0] for text in report.differences[:-1]] == list(report.metrics)
+    assert report.differences[-1].startswith("its predictions differ")
 
-    recipe.write_text(json.dumps(said))
+    recipe.write_text(json.dumps(recorded))
     stored = artifact(place, f"artifacts/model/{FILE}")
     stored.write_bytes(b"not a model")
-    found = again(place, trained)
-    assert "late_parcel version 1 is refused: its files" in found.differences[0]
-    assert (len(found.differences), found.same_share) == (1, None)
+    report = again(place, trained)
+    assert "late_parcel version 1 is refused: its files" in report.differences[0]
+    assert (len(report.differences), report.same_share) == (1, None)
 
 
-def test_another_table_in_its_place_is_told_and_compared(place: Place) -> None:
+def test_replaced_table_is_named_and_compared(place: Place) -> None:
     trained = place.train(change_model())
     shutil.rmtree(table(place))
     place.write(parcels().slice(20))
-    found = again(place, trained)
-    assert found.differences[0].startswith(
+    report = again(place, trained)
+    assert report.differences[0].startswith(
         "gold.parcels is another table than the one that it was trained on: its id was "
     )
-    assert found.differences[1] == (
+    assert report.differences[1] == (
         "other rows in the train split: it had 180 and has 162; 18 keys are missing, 0 are new"
     )
-    assert not [text for text in found.differences if "validation split" in text]
+    assert not [text for text in report.differences if "validation split" in text]
 
     shutil.rmtree(table(place))
     place.write(parcels())
@@ -53,17 +53,17 @@ def test_another_table_in_its_place_is_told_and_compared(place: Place) -> None:
     assert only.startswith("gold.parcels is another table")
 
 
-def test_other_rows_at_the_same_version_of_the_same_table_are_told(place: Place) -> None:
+def test_other_rows_at_same_version_are_named(place: Place) -> None:
     rows = parcels()
     trained = place.train(change_model())
 
     def put(changed: pa.Table) -> None:
         """As if somebody had written the table's file anew."""
         log = table(place) / "_delta_log" / f"{0:020}.json"
-        kept = table_id(place)
+        original_id = table_id(place)
         shutil.rmtree(table(place))
         write_deltalake(table(place), changed)
-        log.write_text(log.read_text().replace(table_id(place), kept))
+        log.write_text(log.read_text().replace(table_id(place), original_id))
 
     def table_id(place: Place) -> str:
         return str(DeltaTable(table(place)).metadata().id)
@@ -82,16 +82,16 @@ def test_other_rows_at_the_same_version_of_the_same_table_are_told(place: Place)
     assert again(place, trained).differences == ()
 
 
-def test_a_version_that_was_vacuumed_is_told_and_not_replaced(place: Place) -> None:
+def test_vacuumed_version_is_named_and_not_replaced(place: Place) -> None:
     trained = place.train(change_model())
     place.write(parcels())
     DeltaTable(table(place)).vacuum(0, dry_run=False, enforce_retention_duration=False)
-    found = again(place, trained)
-    assert found.differences == ("1 of the 1 files of gold.parcels version 0 are gone (VACUUM)",)
-    assert (found.metrics, found.same_share) == ({}, None)
+    report = again(place, trained)
+    assert report.differences == ("1 of the 1 files of gold.parcels version 0 are gone (VACUUM)",)
+    assert (report.metrics, report.same_share) == ({}, None)
 
 
-def test_a_version_whose_log_is_gone_a_table_that_is_gone_and_one_that_lacks_the_version_are_told(place: Place) -> None:
+def test_missing_logs_tables_and_versions_are_named(place: Place) -> None:
     place.write(parcels())
     trained = place.train(change_model())
     kept = table(place).with_name("kept")
@@ -112,11 +112,11 @@ def test_a_version_whose_log_is_gone_a_table_that_is_gone_and_one_that_lacks_the
     assert lacks == "gold.parcels has no version 1; its latest is 0."
 
 
-def test_without_its_version_in_the_registry_metrics_are_compared_all_the_same(place: Place) -> None:
+def test_metrics_are_compared_without_registered_version(place: Place) -> None:
     trained = place.train(change_model())
     with tracking_client(place.tracking_uri) as client:
         client.delete_model_version("late_parcel", "1")
-    found = again(place, trained)
-    assert found.differences == ("its model is no longer in the registry, so that predictions cannot be compared",)
-    assert found.metrics["validation_brier"] == (trained.metrics["brier"],) * 2
-    assert np.isfinite([value for pair in found.metrics.values() for value in pair]).all()
+    report = again(place, trained)
+    assert report.differences == ("its model is no longer in the registry, so that predictions cannot be compared",)
+    assert report.metrics["validation_brier"] == (trained.metrics["brier"],) * 2
+    assert np.isfinite([value for pair in report.metrics.values() for value in pair]).all()

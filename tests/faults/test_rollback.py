@@ -1,4 +1,4 @@
-"""Runs are undone one after another, cut short, and after losses."""
+"""Rollbacks of runs: one after another, interrupted, and after losses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.lakes import (
 )
 
 
-def test_one_after_the_other_down_to_nothing(make_lake: Lakes) -> None:
+def test_runs_are_rolled_back_in_turn(make_lake: Lakes) -> None:
     # Going back is the same for every way of writing: it is Delta that knows what was written.
     lake = make_lake(landed_items, items_table(rules=SMALL))
     states = []
@@ -60,7 +60,7 @@ def test_one_after_the_other_down_to_nothing(make_lake: Lakes) -> None:
         roll_back(lake, "rollback-B")
 
 
-def test_undone_and_done_anew_and_undone(make_lake: Lakes) -> None:
+def test_run_repeated_after_rollback_is_rolled_back(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
     roll_back(lake, "B")
@@ -92,7 +92,7 @@ def everything(items: DataFrame) -> DataFrame:
 others = replace(landed_items, name="raw.others", landing="others")
 
 
-def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(make_lake: Lakes) -> None:
+def test_only_readers_of_rolled_back_rows_are_rebuilt(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, others, items_table(), named, everything)
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     lake.land("raw.others", "1.csv", items_csv("1,1,1"))
@@ -102,7 +102,7 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(make_lake: La
     lake.run("raw.items", "raw.others", "clean.items", run="B")
     lake.run("mart.named", run="C")  # has read what B wrote
     planned = roll_back(lake, "B")
-    assert [one.table for one in planned.tables] == ["clean.items", "raw.others", "raw.items"]
+    assert [entry.table for entry in planned.tables] == ["clean.items", "raw.others", "raw.items"]
     assert set(planned.tables_to_rebuild) == {"mart.named"}
     for name in ("raw.items", "raw.others"):
         (lake.folder(name) / "2.csv").unlink()
@@ -125,7 +125,7 @@ def test_who_read_what_was_taken_back_is_made_anew_and_nobody_else(make_lake: La
 
 
 @pytest.mark.parametrize("gone_back", [1, 2])
-def test_cut_short_between_tables(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, gone_back: int) -> None:
+def test_rollback_interrupted_between_tables(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, gone_back: int) -> None:
     lake = make_lake(landed_items, items_table(rules=SMALL), everything)
     landed(lake, THREE[0])
     before, waited = content(lake), waits(lake, "clean.items")
@@ -154,9 +154,7 @@ def test_cut_short_between_tables(make_lake: Lakes, monkeypatch: pytest.MonkeyPa
     adds_up(lake)
 
 
-def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
-    make_lake: Lakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_batches_are_dropped_without_losing_files(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = make_lake(landed_items, items_table(Append(), key=()))
     landed(lake, THREE[0], THREE[1])
     lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
@@ -164,7 +162,7 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
         changed.setattr(SparkTables, "append", lambda *_, **__: 1 / 0)  # killed between manifest and commit
         assert lake.attempt(run="C").report.has_failed
     roll_back(lake, "B")
-    assert {one.path for one in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}
+    assert {file.path for file in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}
     lake.run(run="D")
     assert lake.rows("clean.items", "id", "value") == [(1, 5), (1, 6), (2, 8), (2, 50), (3, 60), (4, 7)]
     # Later batches carry on what does not count.
@@ -175,7 +173,7 @@ def test_batches_pinned_later_count_no_longer_and_no_file_is_lost(
     adds_up(lake)
 
 
-def test_a_loss_after_it_is_named(make_lake: Lakes) -> None:
+def test_loss_after_rollback_is_named(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
     roll_back(lake, "B")
@@ -187,7 +185,7 @@ def test_a_loss_after_it_is_named(make_lake: Lakes) -> None:
         roll_back(lake, "A")
 
 
-def test_files_that_are_gone_and_files_that_vacuum_removed_are_told(make_lake: Lakes) -> None:
+def test_missing_and_vacuumed_files_are_named(make_lake: Lakes) -> None:
     source = replace(landed_items, on_redelivery="replace")
     lake = make_lake(source, items_table())
     lake.land("raw.items", "1.csv", items_csv(*THREE[0]))
@@ -203,7 +201,7 @@ def test_files_that_are_gone_and_files_that_vacuum_removed_are_told(make_lake: L
         roll_back(lake, "B")
 
 
-def test_tables_of_no_graph_go_back_too(make_lake: Lakes) -> None:
+def test_undeclared_tables_are_rolled_back(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
     alone = lake.with_tables(landed_items, replace_name(items_table(), "clean.other"))
@@ -218,7 +216,7 @@ def replace_name(declared: Any, name: str) -> Any:
     return replace(declared, name=name)
 
 
-def test_what_another_writer_changed_before_the_run_reaches_the_readers(make_lake: Lakes) -> None:
+def test_earlier_changes_of_other_writers_reach_readers(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(), everything)
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
     lake.run(run="A")

@@ -1,4 +1,4 @@
-"""Runs that meet a damaged log or another writer's commits."""
+"""Runs with a damaged log or another writer's commits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.lakehouse.runs.test_scheduler import Lakes
 from tests.lakes import items_csv, items_table, landed_items
 
 
-def test_a_damaged_log_is_told_and_stops_only_its_own_branch(make_lake: Lakes) -> None:
+def test_damaged_log_stops_only_its_branch(make_lake: Lakes) -> None:
     other = source("raw.other", landing="other", columns=("a",))
     lake = make_lake(landed_items, items_table(rules=(Rule("any", "true"),)), other)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
@@ -36,7 +36,7 @@ def test_a_damaged_log_is_told_and_stops_only_its_own_branch(make_lake: Lakes) -
 
 
 @pytest.mark.parametrize("conflicts", [0, 3, 4])
-def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
+def test_conflict_is_retried_three_times_with_jitter(
     make_lake: Lakes, monkeypatch: pytest.MonkeyPatch, conflicts: int
 ) -> None:
     lake = make_lake(landed_items, items_table())
@@ -62,5 +62,5 @@ def test_a_conflict_is_decided_anew_three_times_after_waits_of_no_one_length(
     assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
     assert len(decided) == 1 + min(conflicts, 3)
     assert len({*waits}) == len(waits) == min(conflicts, 3)
-    assert all(0 <= one <= engine.CONFLICT_SECONDS for one in waits)
+    assert all(0 <= seconds <= engine.CONFLICT_SECONDS for seconds in waits)
     assert lake.version("clean.items") == (0 if conflicts <= 3 else None)

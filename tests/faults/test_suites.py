@@ -14,7 +14,7 @@ from tests.lakes import TestLake, items_csv, items_table, landed_items
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         ({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "vaule", "max_value": 1}}, "could not be evaluated: .*vaule"),
         ({"type": "expect_nothing_of_the_kind", "kwargs": {}}, "could not validate the table: .*expect_nothing_of_the_kind"),
@@ -24,8 +24,8 @@ from tests.lakes import TestLake, items_csv, items_table, landed_items
         ("[]", "is not a suite: it needs a list of expectations"),
     ],
 )  # fmt: skip
-def test_whatever_breaks_what_is_published_stays(
-    make_lake: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch, broken: Any, said: str
+def test_broken_suite_keeps_published_table(
+    make_lake: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch, broken: Any, message: str
 ) -> None:
     lake = expecting(make_lake(landed_items, items_table()), TWO_ROWS)
     lake.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,5"))
@@ -40,5 +40,5 @@ def test_whatever_breaks_what_is_published_stays(
     else:
         lake = expecting(lake, broken)
     error = lake.attempt().errors["clean.items"]
-    assert re.search(said, error), error
+    assert re.search(message, error), error
     assert (lake.version("clean.items"), lake.rows("clean.items")) == before

@@ -1,4 +1,4 @@
-"""Two at once on one lake: two runs, or a reader and the upkeep that takes files from under it."""
+"""Two processes on one lake: two runs, or a reader and the upkeep that removes its files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DELIVERIES = [*SNAPSHOTS.items()]
 Lakes = Callable[..., TestLake]
 
 
-def test_two_runs_at_once_write_every_row_once(make_lake: Lakes, runs: Runs) -> None:
-    """One leaves with the holder's name, one waits, and one has lost its hold and comes too late with its commit."""
+def test_parallel_runs_write_every_row_once(make_lake: Lakes, runs: Runs) -> None:
+    """One run names the holder and ends, one waits, and one lost its lease and commits too late."""
     undisturbed, lake = (make_lake(modules=MODULES, name=name) for name in ("undisturbed", "lake"))
     land(undisturbed, lake, DELIVERIES[:2])
     commits = runs.completed(Order(str(undisturbed.root), MODULES))
@@ -47,8 +47,8 @@ def test_two_runs_at_once_write_every_row_once(make_lake: Lakes, runs: Runs) -> 
     assert runs.completed(Order(str(lake.root), MODULES)) == []
 
 
-def land(one: TestLake, other: TestLake, snapshots: list[tuple[str, str]]) -> None:
-    for lake in (one, other):
+def land(first: TestLake, second: TestLake, snapshots: list[tuple[str, str]]) -> None:
+    for lake in (first, second):
         for name, snapshot in snapshots:
             set_age(lake.land("raw.buses", name, snapshot), 60)
 
@@ -68,13 +68,13 @@ def parquet_files(path: Path) -> set[str]:
     return {file.name for file in path.glob("*.parquet")}
 
 
-def test_upkeep_takes_no_row_from_a_reader_and_is_no_input(make_lake: Lakes) -> None:
+def test_upkeep_removes_no_rows_and_is_no_input(make_lake: Lakes) -> None:
     tables = (landed_items, items_table())
     undisturbed, lake = make_lake(*tables, name="undisturbed"), make_lake(*tables)
     for number in range(3):
-        for one in (undisturbed, lake):
+        for target in (undisturbed, lake):
             rows = [f"{n},{number},{number}" for n in range(100 * number, 100 * number + 200)]
-            one.land("raw.items", f"{number}.csv", items_csv(*rows))
+            target.land("raw.items", f"{number}.csv", items_csv(*rows))
         lake.run("raw")
         if number < 2:
             lake.run()

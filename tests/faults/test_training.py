@@ -18,7 +18,7 @@ from tests.parcels import TASK, Place, change_model
 
 
 @pytest.mark.parametrize("moved_first", [True, False])
-def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: bool) -> None:
+def test_pending_training_is_registered_by_its_splits(place: Place, moved_first: bool) -> None:
     """A training on later days waits when one on the declared days is begun, and the other way round."""
     place.train(change_model(FEATURES=("noise",)))
     moved = replace(
@@ -33,15 +33,15 @@ def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: b
     assert "the next `lakehouse train` registers it" in error.value.__notes__[0]
     database.rmdir()
     away.rename(database)
-    told: list[str] = []
-    second = place.train(change_model(TASK=tasks[1]), progress=told.append)
+    messages: list[str] = []
+    second = place.train(change_model(TASK=tasks[1]), progress=messages.append)
 
     assert not list(place.pending_folder.glob("*/abandoned/*"))
-    assert "registering the training that waits for MLflow" in told
-    assert "fitting candidate 1 of 2" in told, "what waited is another training"
+    assert "registering the training that waits for MLflow" in messages
+    assert "fitting candidate 1 of 2" in messages, "what waited is another training"
     with tracking_client(place.tracking_uri) as client:
         versions = client.search_model_versions("name = 'late_parcel'", order_by=["version_number ASC"])
-    waited, own = (place.run(one.run_id) for one in versions[1:])
+    waited, own = (place.run(version.run_id) for version in versions[1:])
     for run, task in ((waited, tasks[0]), (own, tasks[1])):
         spans = {
             name: (run.data.params[f"{name}_from"], run.data.params[f"{name}_until"])
@@ -53,7 +53,7 @@ def test_what_waits_is_registered_by_its_own_splits(place: Place, moved_first: b
     assert (own.info.run_id, waited.data.tags["decision"]) == (second.run_id, "champion")
 
 
-def test_a_database_that_cannot_be_used_fails_at_once_and_shows_no_password(place: Place, tmp_path: Path) -> None:
+def test_unusable_database_fails_without_showing_password(place: Place, tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     database.write_text("not a database, but some text that is long enough to be read as a header " * 20)
     with pytest.raises(ModelError, match=r"MLflow at sqlite:///.*mlflow.db cannot be used: file is not a database"):
@@ -73,7 +73,7 @@ class Full(DummyClassifier):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_an_error_of_the_fitting_is_not_told_as_one_of_mlflow(place: Place) -> None:
+def test_fitting_error_is_not_an_mlflow_error(place: Place) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         place.train(change_model(fit=lambda train, choose, **_: make_pipeline(Full()).fit(train.frame, train.label)))
     with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking_client(place.tracking_uri):

@@ -26,8 +26,8 @@ from tests.parcels import LEARNER, Place
 from tests.paths import PROJECT
 
 
-def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str:
-    """A script that tunes."""
+def tuning_script(place: Place, trials: int, first: str = "", **more: Any) -> str:
+    """Return a Python script that tunes."""
     registry = f"Registry({place.tracking_uri!r}, {place.artifact_root!r}, {place.experiment!r})"
     places = f"lake=Path({str(place.lake)!r}), studies_folder=Path({str(place.pending_folder)!r}), registry={registry}"
     return "\n".join(
@@ -45,9 +45,9 @@ def in_a_process(place: Place, trials: int, first: str = "", **more: Any) -> str
     )
 
 
-def test_an_interrupt_keeps_what_ended_and_lets_the_trials_under_way_end(place: Place) -> None:
-    def interrupt(said: str) -> None:
-        if said.startswith("2 of 8"):
+def test_interrupt_keeps_ended_and_running_trials(place: Place) -> None:
+    def interrupt(text: str) -> None:
+        if text.startswith("2 of 8"):
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
@@ -64,8 +64,8 @@ def test_an_interrupt_keeps_what_ended_and_lets_the_trials_under_way_end(place: 
     assert numbers(result) == [0, 1, 2, 3, 4]
 
 
-def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
-    """The process ends while a trial is under way, and while MLflow is told of another."""
+def test_study_continues_after_kill(place: Place, tmp_path: Path) -> None:
+    """Kill the process during a trial, while another is logged to MLflow."""
     cut_off = """
         logged = study_runs.log_child_run
         def cut_off(*args):
@@ -75,56 +75,56 @@ def test_after_a_kill_a_study_goes_on(place: Place, tmp_path: Path) -> None:
             return run
         study_runs.log_child_run = cut_off
     """
-    script = in_a_process(place, 6, cut_off)
+    script = tuning_script(place, 6, cut_off)
     ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     result = tune(place, 6)
     below = runs(place, result)
 
     assert len(result.trials) == 6
-    assert not [one for one in result.trials if one.error], "what was cut off is no failure"
-    assert [int(run.data.tags["trial"]) for run in below] == numbers(result), "each trial is told once"
+    assert not [trial for trial in result.trials if trial.error], "an interrupted trial is no failure"
+    assert [int(run.data.tags["trial"]) for run in below] == numbers(result), "each trial is logged once"
     assert {run.info.status for run in below} == {"FINISHED"}
 
 
-def test_a_candidate_that_was_cut_off_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice the process ends during its first trial, which is one of the model's own candidates."""
+def test_interrupted_candidate_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill the process twice during its first trial, one of the model's own candidates."""
     cut_off = """
         parcel_trees.CANDIDATES = ({"max_iter": 7}, {"max_iter": 5})
         search.run_trial = lambda *_: os.kill(os.getpid(), 9)
     """
     for _ in range(2):
-        command = [sys.executable, "-c", in_a_process(place, 2, cut_off)]
+        command = [sys.executable, "-c", tuning_script(place, 2, cut_off)]
         ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 7}, {"max_iter": 5}))
     result = tune(place, 2)
-    assert sorted(one.params["max_iter"] for one in result.trials) == [5, 7]
-    assert sorted(one.params["max_iter"] for one in tune(place, 4).trials if one in result.trials) == [5, 7]
+    assert sorted(trial.params["max_iter"] for trial in result.trials) == [5, 7]
+    assert sorted(trial.params["max_iter"] for trial in tune(place, 4).trials if trial in result.trials) == [5, 7]
     assert len(runs(place, result)) == 4, "none is tried twice that came to an end"
 
 
-def test_a_trial_that_was_cut_off_when_all_was_known_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_interrupted_after_its_result_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as changed:
         changed.setattr(optuna.Study, "tell", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(place, 1)
-    known = tune(place, 1)
-    assert (numbers(known), known.best.params) == ([0], parcel_trees.CANDIDATES[0] | {"max_depth": 3})
+    result = tune(place, 1)
+    assert (numbers(result), result.best.params) == ([0], parcel_trees.CANDIDATES[0] | {"max_depth": 3})
 
 
 def interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_mlflow_is_told_later_what_it_missed(place: Place, tmp_path: Path) -> None:
+def test_missed_trials_are_logged_later(place: Place, tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
 
-    def cut_off(said: str) -> None:
-        if said.startswith("1 of 4"):
+    def cut_off(text: str) -> None:
+        if text.startswith("1 of 4"):
             database.rename(tmp_path / "away.db")
             database.mkdir()
-        if said.startswith("3 of 4"):
+        if text.startswith("3 of 4"):
             database.rmdir()
             (tmp_path / "away.db").rename(database)
 
@@ -132,16 +132,16 @@ def test_mlflow_is_told_later_what_it_missed(place: Place, tmp_path: Path) -> No
     assert [int(run.data.tags["trial"]) for run in runs(place, result)] == [0, 1, 2, 3]
 
 
-def test_a_server_that_is_down_costs_no_trial(place: Place, tmp_path: Path) -> None:
-    told: list[str] = []
+def test_unusable_server_costs_no_trial(place: Place, tmp_path: Path) -> None:
+    messages: list[str] = []
     (tmp_path / "mlflow.db").write_text("not a database, but some text that is long enough to be read as one " * 20)
     with pytest.raises(ModelError, match=r"mlflow.db cannot be used") as error:
-        tune(place, 3, progress=told.append)
+        tune(place, 3, progress=messages.append)
     assert "Trials that ended are kept in the study" in error.value.__notes__[0]
-    assert told == []
+    assert messages == []
 
 
-def test_studies_that_are_damaged_are_told(place: Place) -> None:
+def test_damaged_studies_are_named(place: Place) -> None:
     place.pending_folder.mkdir()
     (place.pending_folder / "studies.db").write_text(
         "not a database, but some text that is long enough to be read as one " * 20
@@ -156,25 +156,25 @@ def test_dask_workers_read_the_lake_themselves(
     monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 5}, {"max_iter": 20}))
     result = tune(place, 4, backend="dask", jobs=2)
     assert numbers(result) == [0, 1, 2, 3]
-    failed = next(one for one in result.trials if one.number == 1)
+    failed = next(trial for trial in result.trials if trial.number == 1)
     assert failed.error.startswith("ValueError: 20 rounds are too many")
     assert len(runs(place, result)) == 4
     assert capfd.readouterr() == ("", "")
     on_threads = tune(place, 5)
     assert on_threads.study == result.study
-    assert numbers(on_threads) == [0, 1, 2, 3, 4], "it goes on on threads"
+    assert numbers(on_threads) == [0, 1, 2, 3, 4], "the study continues on threads"
 
 
-def test_an_interrupt_reaches_the_workers_of_dask_and_ends_no_trial(place: Place, tmp_path: Path) -> None:
+def test_interrupt_reaches_dask_workers(place: Place, tmp_path: Path) -> None:
     script, out = tmp_path / "tune.py", tmp_path / "out"
-    script.write_text(in_a_process(place, 50, backend="dask", jobs=2))
+    script.write_text(tuning_script(place, 50, backend="dask", jobs=2))
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "SLOW_FIT": "2"}
-    with out.open("wb") as said:
+    with out.open("wb") as log:
         running = subprocess.Popen(
-            [sys.executable, script], env=environment, stdout=said, stderr=said, start_new_session=True
+            [sys.executable, script], env=environment, stdout=log, stderr=log, start_new_session=True
         )
     studies, until = place.pending_folder / "studies.db", time.monotonic() + 120
-    while ended(studies) < 2:
+    while count_ended(studies) < 2:
         assert running.poll() is None and time.monotonic() < until, out.read_text()
         time.sleep(0.2)
     time.sleep(1)  # the next two are under way
@@ -184,16 +184,16 @@ def test_an_interrupt_reaches_the_workers_of_dask_and_ends_no_trial(place: Place
     assert "KeyboardInterrupt" in out.read_text()
     assert "died" not in out.read_text()
     psutil.wait_procs(workers, timeout=20)
-    assert not [one for one in workers if one.is_running()]
-    known = ended(studies)
-    assert known >= 4
-    result = tune(place, known)
-    assert len(result.trials) == known
-    assert not [one for one in result.trials if one.error]
+    assert not [worker for worker in workers if worker.is_running()]
+    count = count_ended(studies)
+    assert count >= 4
+    result = tune(place, count)
+    assert len(result.trials) == count
+    assert not [trial for trial in result.trials if trial.error]
 
 
-def ended(studies: Path) -> int:
-    """How many trials have ended, by the file."""
+def count_ended(studies: Path) -> int:
+    """Return the number of ended trials in the file."""
     if not studies.exists():
         return 0
     with closing(sqlite3.connect(studies)) as connection, suppress(sqlite3.OperationalError):
@@ -201,7 +201,7 @@ def ended(studies: Path) -> int:
     return 0
 
 
-def test_a_dask_cluster_elsewhere_is_named_by_its_address(place: Place) -> None:
+def test_dask_cluster_is_named_by_address(place: Place) -> None:
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -213,7 +213,7 @@ def test_a_dask_cluster_elsewhere_is_named_by_its_address(place: Place) -> None:
         tune(place, 4, backend="dask", dask="tcp://127.0.0.1:1")
 
 
-def test_a_worker_that_finds_another_table_does_not_count_as_a_failed_trial(place: Place) -> None:
+def test_worker_with_other_table_fails_the_study(place: Place) -> None:
     from lakehouse.ml.tuning.trials import TrialSpec, run_trial
 
     table = DeltaTable(place.lake / "gold" / "parcels")

@@ -1,4 +1,4 @@
-"""Values in CSV that are hard to read: each row comes out as it was meant, or is set aside with what was landed."""
+"""Values in CSV that are hard to parse: each row is published correctly, or quarantined with its landed values."""
 
 from __future__ import annotations
 
@@ -98,33 +98,35 @@ Bad = tuple[tuple[str, ...], dict[str, str]]
 
 
 def bad_rows() -> list[Bad]:
-    """One row for each value that cannot be read, otherwise good, and the rules that it breaks."""
+    """Return one row for each value that cannot be parsed, otherwise good, and the rules that it violates."""
     good = dict(zip(COLUMNS, ["", *REST, "as landed"], strict=True))
     columns = [(column, value) for column, values in UNREADABLE.items() for value in values]
-    found: list[Bad] = [
+    rows: list[Bad] = [
         ((f"parsed: {column}",), {**good, "id": str(1000 + number), column: value})
         for number, (column, value) in enumerate(columns)
     ]
-    found += [(("key_is_not_null", "parsed: id"), {**good, "id": one}) for one in ("9223372036854775808", "NaN", "1e3")]
-    return [*found, (("key_is_not_null",), {**good, "id": ""})]
+    rows += [
+        (("key_is_not_null", "parsed: id"), {**good, "id": value}) for value in ("9223372036854775808", "NaN", "1e3")
+    ]
+    return [*rows, (("key_is_not_null",), {**good, "id": ""})]
 
 
 def as_meant(file: bytes) -> list[tuple[str | None, ...]]:
-    """The rows of a CSV file by Python's reader; what is empty is null, and a line end within a value is a line feed."""
+    """Read a CSV file by Python's reader: an empty value is null, a line end within a value is a line feed."""
     csv.field_size_limit(sys.maxsize)
     _, *rows = csv.reader(io.StringIO(file.decode("utf-8-sig"), newline=""))
     return [tuple(value.replace("\r\n", "\n") or None for value in row) for row in rows]
 
 
 def packed(rows: list[Bad]) -> bytes:
-    held = io.StringIO()
-    csv.writer(held, lineterminator="\n").writerows([COLUMNS, *(row.values() for _, row in rows)])
-    return held.getvalue().encode()
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([COLUMNS, *(row.values() for _, row in rows)])
+    return buffer.getvalue().encode()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(make_lake: Lakes) -> list[str]:
-    """The table from the good rows alone, parsed by another."""
+    """Return the table from the good rows only, parsed by another reader."""
     lake = make_lake(parsed_values, typed_values, name="undisturbed")
     texts = pa.schema([(name, pa.string()) for name in COLUMNS])
     for name, file in READABLE.items():
@@ -133,7 +135,7 @@ def undisturbed(make_lake: Lakes) -> list[str]:
     return content(lake, delivered=False)["clean.values"]
 
 
-def test_every_value_is_as_it_was_meant_or_set_aside_as_it_was_landed(make_lake: Lakes, undisturbed: list[str]) -> None:
+def test_every_value_is_correct_or_quarantined(make_lake: Lakes, undisturbed: list[str]) -> None:
     lake, bad = make_lake(landed_values, typed_values), bad_rows()
     files = {**READABLE, **REJECTED, "unreadable.csv": packed(bad), "uneven.csv": lines(*UNEVEN)}
     for name, file in files.items():
@@ -143,16 +145,18 @@ def test_every_value_is_as_it_was_meant_or_set_aside_as_it_was_landed(make_lake:
     assert lake.rejected("raw.values").keys() == REJECTED.keys()
     assert done.counts("clean.values")["superseded"] == SUPERSEDED
 
-    kept = [(tuple(rules), json.loads(text)) for rules, text in lake.quarantine("clean.values", "rules", "original")]
-    landed = [(rules, {c: row[c] or "" for c in COLUMNS}) for rules, row in kept if not row["_malformed"]]
+    quarantined = [
+        (tuple(rules), json.loads(text)) for rules, text in lake.quarantine("clean.values", "rules", "original")
+    ]
+    landed = [(rules, {c: row[c] or "" for c in COLUMNS}) for rules, row in quarantined if not row["_malformed"]]
     assert sorted(landed, key=str) == sorted(bad, key=str)
-    assert [(rules, row["_malformed"]) for rules, row in kept if row["_malformed"]] == [
-        (("well_formed",), one) for one in UNEVEN
+    assert [(rules, row["_malformed"]) for rules, row in quarantined if row["_malformed"]] == [
+        (("well_formed",), text) for text in UNEVEN
     ]
 
 
-def test_an_odd_quote_beside_a_long_value_is_no_reason_to_reject_the_file(make_lake: Lakes) -> None:
-    csv.field_size_limit(131_072)  # as it is where nobody sets it
+def test_odd_quote_beside_long_value_is_accepted(make_lake: Lakes) -> None:
+    csv.field_size_limit(131_072)  # the default limit
     lake = make_lake(landed_values)
     lake.land("raw.values", "inch.csv", lines(line(1, 'a 3" pipe'), line(2, "x" * 300_000)))
     lake.run()

@@ -197,7 +197,7 @@ def test_up_again_keeps_what_runs_and_starts_what_does_not(running: RunningServe
     after = running.processes()
     assert {name for name in before if before[name][0] != after[name][0]} == {"mlflow"}
     assert not [one for one in before["mlflow"] if processes._runs(one)]
-    assert running.command("status").splitlines() == [f"{server.name}: well" for server in SERVERS]
+    assert running.command("status").splitlines() == [f"{server.name}: healthy" for server in SERVERS]
 
 
 def test_down_stops_what_up_started_and_nothing_else(running: RunningServers) -> None:

@@ -40,7 +40,7 @@ def test_training_twice_gives_the_same_metrics() -> None:
 
 
 @pytest.mark.parametrize("name", [*PARAMS, FOREST])
-def test_a_model_does_as_well_by_gpu(name: str) -> None:
+def test_gpu_model_is_as_good(name: str) -> None:
     try:
         require_device(TRAINING_REQUIREMENT)
     except SessionError as error:
