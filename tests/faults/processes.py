@@ -21,10 +21,15 @@ from tests.paths import PROJECT
 
 @dataclass(frozen=True)
 class Order:
-    """A run on the lake at ``root``, whose tables ``modules`` declare.
+    """A run on a lake.
 
-    With ``strike`` (kill, stop) the process is struck ``when`` (before, after) it makes a commit that is none of those
-    ``passed``, the first of them or, with ``skip``, a later one.
+    Attributes:
+        root: The lake's folder.
+        modules: The modules that declare the lake's tables.
+        strike: "kill" or "stop" the process at a commit; empty to let it run.
+        when: Strike "before" or "after" the commit.
+        passed: Names of the commits that never count.
+        skip: Number of other commits to let pass before the strike.
     """
 
     root: str
@@ -58,7 +63,7 @@ class Runs:
         return self.wait(self.start(order))
 
     def start(self, order: Order) -> int:
-        """Start a run; returns its process id."""
+        """Start a run and return its process id."""
         pid = int(self._ask({"start": asdict(order)}))
         self.open_pids.add(pid)
         return pid
@@ -68,31 +73,32 @@ class Runs:
         self.open_pids.discard(pid)
         return answer
 
-    def completed(self, order: Order) -> list[str]:
-        """The commits of a run that must go well."""
+    def complete(self, order: Order) -> list[str]:
+        """Run the order, check that it succeeds, and return its commits."""
         answer = self(order)
-        assert answer.code == 0, self.said()
+        assert answer.code == 0, self.read_log()
         return answer.reached
 
-    def stopped(self, order: Order) -> int:
-        """The process id of a run that has stopped where the order says."""
+    def run_until_stopped(self, order: Order) -> int:
+        """Start a run, wait until it has stopped at the commit of the order, and return its process id."""
         pid = self.start(order)
-        until = time.monotonic() + 120
+        deadline = time.monotonic() + 120
         while (status := psutil.Process(pid).status()) != psutil.STATUS_STOPPED:
-            assert status != psutil.STATUS_ZOMBIE, f"the run ended before it came so far: {self.said()}"
-            assert time.monotonic() < until, self.said()
+            assert status != psutil.STATUS_ZOMBIE, f"the run ended before it stopped: {self.read_log()}"
+            assert time.monotonic() < deadline, self.read_log()
             time.sleep(0.05)
         return pid
 
-    def said(self) -> str:
+    def read_log(self) -> str:
+        """Return the end of the log."""
         return self.log.read_text()[-3000:]
 
-    def _ask(self, question: dict[str, Any]) -> Any:
+    def _ask(self, request: dict[str, Any]) -> Any:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps(question), file=self.process.stdin, flush=True)
+        print(json.dumps(request), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
-        assert answer, self.said()
+        assert answer, self.read_log()
         return json.loads(answer)
 
 
@@ -103,9 +109,14 @@ def runs_on(spark: SparkSession, folder: Path) -> Iterator[Runs]:
     gateway_variables = {"PYSPARK_GATEWAY_PORT": str(gateway.port), "PYSPARK_GATEWAY_SECRET": gateway.auth_token}
     with (folder / "runner.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.runner"], cwd=PROJECT, env={**os.environ, **gateway_variables},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.faults.runner"],
+            cwd=PROJECT,
+            env={**os.environ, **gateway_variables},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     runs = Runs(process, folder / "runner.log")
     try:
         yield runs

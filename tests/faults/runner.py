@@ -1,11 +1,11 @@
-"""Runs of a lake in processes of their own, which die or stop at a commit, on the JVM of the tests.
+"""Runs of a lake in separate processes on the JVM of the tests, which are killed or stopped at a commit.
 
-Python makes no commit that it does not wait for, so a process that dies between two leaves the same lake whether its JVM
-dies with it or not; a JVM for each would take ten times as long. What dies in the middle of a write takes its JVM with it:
-see driver.py.
+Python waits for each of its commits. So a process that dies between two commits leaves the same lake, whether or not
+its JVM dies with it. A JVM for each run would take ten times as long. Processes that die in the middle of a write take
+their JVM with them: see driver.py.
 
-Each run is a fork of this process, so that what is slow to import is imported once. Orders come and answers go in lines of
-JSON; `tests.faults.processes` is the other end.
+Each run is a fork of this process, because some imports are slow. Orders and answers are lines of JSON.
+`tests.faults.processes` is the other end.
 """
 
 from __future__ import annotations
@@ -38,39 +38,39 @@ SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 class Watch:
-    """What every commit goes through: it is told, and where it is the one of the order, the process is struck."""
+    """Wrapper of every commit. It reports the commit, and strikes the process at the commit of the order."""
 
-    def __init__(self, order: Order, tell: Callable[[str], None]) -> None:
-        self.order, self.tell, self.left = order, tell, order.skip
+    def __init__(self, order: Order, report: Callable[[str], None]) -> None:
+        self.order, self.report, self.commits_to_skip = order, report, order.skip
 
     def commit(self, name: str, call: Callable[[], Any]) -> Any:
-        self.tell(name)
+        self.report(name)
         if self.order.when == "before":
             self.strike(name)
-        done = call()  # raises where it makes no commit, as a first attempt that meets a bad row does
+        result = call()  # A call without a commit raises, such as a first attempt that meets a bad row.
         if self.order.when == "after":
             self.strike(name)
-        return done
+        return result
 
     def strike(self, name: str) -> None:
         if self.order.strike and name not in self.order.passed:
-            self.left -= 1
-            if self.left == -1:
+            self.commits_to_skip -= 1
+            if self.commits_to_skip == -1:
                 os.kill(os.getpid(), SIGNALS[self.order.strike])
 
-    def around_all(self) -> None:
-        """Manifests, and every write of a table or its quarantine."""
-        self._around(SparkTables, "_write", lambda tables, rows, target, *_: target.name)
-        self._around(SparkTables, "merge", lambda tables, rows, target, *_: target.name)
-        self._around(location, "create", lambda file, _: f"the manifest of {file.parent.name}")
+    def wrap_all(self) -> None:
+        """Wrap the creation of manifests, and every write of a table or its quarantine."""
+        self._wrap(SparkTables, "_write", lambda tables, rows, target, *_: target.name)
+        self._wrap(SparkTables, "merge", lambda tables, rows, target, *_: target.name)
+        self._wrap(location, "create", lambda file, _: f"the manifest of {file.parent.name}")
 
-    def _around(self, module: Any, name: str, named: Callable[..., str]) -> None:
+    def _wrap(self, module: Any, name: str, get_commit_name: Callable[..., str]) -> None:
         original = getattr(module, name)
-        setattr(module, name, lambda *given: self.commit(named(*given), lambda: original(*given)))
+        setattr(module, name, lambda *args: self.commit(get_commit_name(*args), lambda: original(*args)))
 
 
-def attached() -> SparkSession:
-    """The session of the JVM that the environment names, as a new JVM would have it: nothing is remembered."""
+def attach_session() -> SparkSession:
+    """Return the session of the JVM that the environment names, with empty caches as in a new JVM."""
     gateway = launch_gateway()
     jvm = gateway.jvm
     session = jvm.SparkSession.getDefaultSession().get()
@@ -82,57 +82,61 @@ def attached() -> SparkSession:
     return spark
 
 
-def carry_out(order: Order, tell: Callable[[str], None]) -> bool:
-    """The run of the order; whether all of it went well."""
+def carry_out(order: Order, report_commit: Callable[[str], None]) -> bool:
+    """Carry out the run of the order, and return whether it succeeded."""
     lake = Lake(graph.load(order.modules), Path(order.root))
     run = Run(order.run, "revision")
-    watch = Watch(order, tell)
+    watch = Watch(order, report_commit)
     with lock_lake(lake.root, run.id, order.wait_seconds, run.lease):
-        spark = attached()
-        watch.around_all()
+        spark = attach_session()
+        watch.wrap_all()
         names = lake.graph.select()
         request = Request(frozenset(names if order.full_refresh else ()))
         report = run_tables(SparkEngine.of(spark), lake, names, request, run, parallel=1)
-    sys.stderr.writelines(f"{one.describe_failure()}\n" for one in report.results if one.error)
+    sys.stderr.writelines(f"{result.describe_failure()}\n" for result in report.results if result.error)
     return not report.has_failed
 
 
-def forked(order: Order, told: int) -> int:
-    """Start the order's run; what it tells goes to that file descriptor."""
+def fork(order: Order, commits_to: int) -> int:
+    """Start the order's run, and return its process id.
+
+    Args:
+        commits_to: The file descriptor that receives the name of each commit.
+    """
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        code = 0 if carry_out(order, lambda name: _tell(told, name)) else 1
+        code = 0 if carry_out(order, lambda name: _write_line(commits_to, name)) else 1
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(code)  # what the parent process would do at its end is not for a fork to do
+        os._exit(code)  # A fork must not run the exit handlers of its parent.
 
 
-def _tell(told: int, name: str) -> None:
-    os.write(told, f"{name}\n".encode())
+def _write_line(descriptor: int, text: str) -> None:
+    os.write(descriptor, f"{text}\n".encode())
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever is printed is no answer
+    os.dup2(2, 1)  # Printed text is no answer.
     pipes: dict[int, int] = {}
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "start" in asked:
-            reading, writing = os.pipe()
-            pid = forked(Order(**asked["start"]), writing)
-            os.close(writing)
-            pipes[pid] = reading
-            said: Any = pid
+        request = json.loads(line)
+        if "start" in request:
+            read_end, write_end = os.pipe()
+            pid = fork(Order(**request["start"]), write_end)
+            os.close(write_end)
+            pipes[pid] = read_end
+            answer: Any = pid
         else:
-            _, status = os.waitpid(asked["wait"], 0)
-            with os.fdopen(pipes.pop(asked["wait"])) as told:
-                said = Answer(os.waitstatus_to_exitcode(status), told.read().splitlines()).__dict__
-        print(json.dumps(said), file=answers, flush=True)
+            _, status = os.waitpid(request["wait"], 0)
+            with os.fdopen(pipes.pop(request["wait"])) as commits:
+                answer = Answer(os.waitstatus_to_exitcode(status), commits.read().splitlines()).__dict__
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tests.fleet import SNAPSHOTS
 from tests.lakes import TestLake
 
 MODULES = ("tests.fleet",)
-# Of one delivery: its manifest, raw.buses, the quarantine of clean.buses, clean.buses, mart.fleet.
+# The commits of one delivery: its manifest, raw.buses, the quarantine of clean.buses, clean.buses, mart.fleet.
 MOST_COMMITS = 5
 
 
@@ -23,7 +23,7 @@ def test_shuffled_duplicate_snapshots_converge_despite_killed_runs(
     for name, snapshot in SNAPSHOTS.items():
         undisturbed.land("raw.buses", name, snapshot)
     undisturbed.run()
-    wanted = content(undisturbed, delivered=False)
+    expected = content(undisturbed, delivered=False)
 
     chance = random.Random(2)
     lake = make_lake(modules=MODULES, name="killed")
@@ -31,17 +31,17 @@ def test_shuffled_duplicate_snapshots_converge_despite_killed_runs(
     chance.shuffle(deliveries)
     kills = 0
     for number, (name, snapshot) in enumerate(deliveries):
-        lake.land("raw.buses", f"{number}/{name}", snapshot)  # in another folder it is another delivery
+        lake.land("raw.buses", f"{number}/{name}", snapshot)  # In another folder it is another delivery.
         when, skip = chance.choice(("before", "after")), chance.randrange(MOST_COMMITS)
         answer = runs(Order(str(lake.root), MODULES, f"run {number}", "kill", when, skip=skip))
-        assert answer.code in (0, -signal.SIGKILL), runs.said()
+        assert answer.code in (0, -signal.SIGKILL), runs.read_log()
         kills += answer.code == -signal.SIGKILL
     assert kills >= len(SNAPSHOTS), "most runs died"
-    runs.completed(Order(str(lake.root), MODULES))
-    found = content(lake, delivered=False)
+    runs.complete(Order(str(lake.root), MODULES))
+    actual = content(lake, delivered=False)
     for table in ("clean.buses", "mart.fleet"):
-        assert found[table] == wanted[table] != []
-    assert found["raw.buses"] == sorted(wanted["raw.buses"] * 2), "every row came twice, and is there twice"
-    assert runs.completed(Order(str(lake.root), MODULES)) == []
-    assert len(runs.completed(Order(str(lake.root), MODULES, full_refresh=True))) >= MOST_COMMITS - 1
-    assert content(lake, delivered=False)["clean.buses"] == wanted["clean.buses"]
+        assert actual[table] == expected[table] != []
+    assert actual["raw.buses"] == sorted(expected["raw.buses"] * 2), "every row landed twice"
+    assert runs.complete(Order(str(lake.root), MODULES)) == []
+    assert len(runs.complete(Order(str(lake.root), MODULES, full_refresh=True))) >= MOST_COMMITS - 1
+    assert content(lake, delivered=False)["clean.buses"] == expected["clean.buses"]

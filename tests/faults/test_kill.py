@@ -1,4 +1,4 @@
-"""A run killed in the middle of a write, its JVM with it, and run again, ends in the tables of an undisturbed run."""
+"""A run killed with its JVM in the middle of a write, then repeated, gives the tables of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from tests.paths import PROJECT
 MODULES = ("tests.orders",)
 
 
-def killed(root: Path, point: str) -> None:
-    driver = [sys.executable, str(Path(__file__).with_name("driver.py")), str(root), point]
+def run_and_die(root: Path, point: str) -> None:
+    """Run the lake in a process of its own that kills itself at the point."""
+    command = [sys.executable, str(Path(__file__).with_name("driver.py")), str(root), point]
     log = root.with_suffix(".log")
     with log.open("wb") as output:
-        done = subprocess.run(
-            driver, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stdout=output, stderr=output, check=False,
-        )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, f"the run was to be killed {point}: {log.read_text()[-2000:]}"
+        variables = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        result = subprocess.run(command, cwd=PROJECT, env=variables, stdout=output, stderr=output, check=False)
+    assert result.returncode == -signal.SIGKILL, f"expected a kill {point}: {log.read_text()[-2000:]}"
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
     make_lake: Callable[..., TestLake], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Content, Content]:
-    """A lake with the second delivery landed, what it held before, and what it holds after the second run."""
+    """Return a lake with the second delivery landed, its content before, and its content after the second run."""
     lake = make_lake(modules=MODULES)
     land(lake, FIRST)
     lake.run()
@@ -50,25 +50,25 @@ def undisturbed(
     return ready, before, content(lake)
 
 
-def test_runs_killed_while_they_write_for_the_first_time(
+def test_runs_killed_in_first_writes_converge(
     make_lake: Callable[..., TestLake], runs: Runs, undisturbed: tuple[Path, Content, Content]
 ) -> None:
     _, before, _ = undisturbed
     lake = make_lake(modules=MODULES)
     land(lake, FIRST)
-    killed(lake.root, "during the first write")
-    killed(lake.root, "during a gold write")
-    runs.completed(Order(str(lake.root), MODULES))
+    run_and_die(lake.root, "during the first write")
+    run_and_die(lake.root, "during a gold write")
+    runs.complete(Order(str(lake.root), MODULES))
     assert_same(lake, before)
 
 
-def test_a_run_killed_while_it_merges(
+def test_a_run_killed_in_a_merge_converges(
     spark: SparkSession, runs: Runs, undisturbed: tuple[Path, Content, Content], tmp_path: Path
 ) -> None:
     ready, _, after = undisturbed
     lake = TestLake(spark, Lake(graph.load(MODULES), tmp_path / "lake"))
     shutil.copytree(ready, lake.root)
-    killed(lake.root, "during a merge")
-    runs.completed(Order(str(lake.root), MODULES))
+    run_and_die(lake.root, "during a merge")
+    runs.complete(Order(str(lake.root), MODULES))
     assert_same(lake, after)
-    assert runs.completed(Order(str(lake.root), MODULES)) == []
+    assert runs.complete(Order(str(lake.root), MODULES)) == []

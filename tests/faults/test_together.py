@@ -24,27 +24,27 @@ def test_parallel_runs_write_every_row_once(make_lake: Lakes, runs: Runs) -> Non
     """One run names the holder and ends, one waits, and one lost its lease and commits too late."""
     undisturbed, lake = (make_lake(modules=MODULES, name=name) for name in ("undisturbed", "lake"))
     land(undisturbed, lake, DELIVERIES[:2])
-    commits = runs.completed(Order(str(undisturbed.root), MODULES))
-    holder = runs.stopped(Order(str(lake.root), MODULES, "holder", "stop", passed=tuple(commits[:2])))
+    commits = runs.complete(Order(str(undisturbed.root), MODULES))
+    holder = runs.run_until_stopped(Order(str(lake.root), MODULES, "holder", "stop", passed=tuple(commits[:2])))
     assert runs(Order(str(lake.root), MODULES, "hasty", wait_seconds=0)).code == 1
-    assert f"Another run holds the lake {lake.root}: run holder, process {holder} on " in runs.said()
+    assert f"Another run holds the lake {lake.root}: run holder, process {holder} on " in runs.read_log()
     patient = runs.start(Order(str(lake.root), MODULES, "patient", wait_seconds=120))
     kill(holder, signal.SIGCONT)
-    assert runs.wait(holder).code == 0, runs.said()
+    assert runs.wait(holder).code == 0, runs.read_log()
     answer = runs.wait(patient)
     assert (answer.code, answer.reached) == (0, []), "the holder left nothing to do"
     assert_same(lake, content(undisturbed))
 
     land(undisturbed, lake, DELIVERIES[2:])
-    runs.completed(Order(str(undisturbed.root), MODULES))
-    late = runs.stopped(Order(str(lake.root), MODULES, "late", "stop", passed=("the manifest of raw.buses",)))
+    runs.complete(Order(str(undisturbed.root), MODULES))
+    late = runs.run_until_stopped(Order(str(lake.root), MODULES, "late", "stop", passed=("the manifest of raw.buses",)))
     (lake.root / ".run.lock").unlink()  # as somebody does who takes it for a leftover
-    runs.completed(Order(str(lake.root), MODULES, "next"))
+    runs.complete(Order(str(lake.root), MODULES, "next"))
     kill(late, signal.SIGCONT)
     assert runs.wait(late).code == 1
-    assert "was not committed by this run; another writer used its number" in runs.said()
+    assert "was not committed by this run; another writer used its number" in runs.read_log()
     assert_same(lake, content(undisturbed))
-    assert runs.completed(Order(str(lake.root), MODULES)) == []
+    assert runs.complete(Order(str(lake.root), MODULES)) == []
 
 
 def land(first: TestLake, second: TestLake, snapshots: list[tuple[str, str]]) -> None:
@@ -54,7 +54,7 @@ def land(first: TestLake, second: TestLake, snapshots: list[tuple[str, str]]) ->
 
 
 def maintain(lake: TestLake, table: str) -> None:
-    """What upkeep does to a table, by either engine, with the table's own retention."""
+    """Remove a table's old files by either engine, with the table's own retention."""
     path = lake.lake.path(table)
     lake.spark.sql(f"OPTIMIZE delta.`{path}`")
     lake.spark.sql(f"VACUUM delta.`{path}`")
