@@ -20,48 +20,48 @@ def place(trained_parcels: Place, tmp_path: Path) -> Place:
 
 
 class Load(threading.Thread):
-    """A client that asks until it is told to stop; keeps the status and the version of each answer."""
+    """Client that sends requests until it is stopped, and records the status and the version of each answer."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self.url, self.done = url, threading.Event()
+        self.url, self.stopping = url, threading.Event()
         self.answers: list[tuple[int, int]] = []
 
     def run(self) -> None:
         with httpx.Client(base_url=self.url, headers=HEADERS, timeout=30) as client:
-            while not self.done.is_set():
+            while not self.stopping.is_set():
                 answer = client.post("/predict", json=BODY)
                 version = answer.json()["predictions"][0]["model_version"] if answer.is_success else 0
                 self.answers.append((answer.status_code, version))
 
 
-def test_an_alias_moves_under_load_without_a_failed_request(place: Place, tmp_path: Path) -> None:
+def test_an_alias_moves_without_failed_requests(place: Place, tmp_path: Path) -> None:
     with run_server(tmp_path, "--refresh-seconds", "0.2") as server:
         loads = [Load(server.url) for _ in range(4)]
-        for one in loads:
-            one.start()
+        for load in loads:
+            load.start()
         try:
             for version in (WEAK, GOOD, WEAK):
                 time.sleep(1)
                 give_alias(place, "champion", version)
-                until = time.monotonic() + 60
-                while any(one.answers[-1:] != [(200, version)] for one in loads):
-                    assert time.monotonic() < until, [one.answers[-1] for one in loads]
+                deadline = time.monotonic() + 60
+                while any(load.answers[-1:] != [(200, version)] for load in loads):
+                    assert time.monotonic() < deadline, [load.answers[-1] for load in loads]
                     time.sleep(0.05)
         finally:
-            for one in loads:
-                one.done.set()
-                one.join()
-        answers = [answer for one in loads for answer in one.answers]
+            for load in loads:
+                load.stopping.set()
+                load.join()
+        answers = [answer for load in loads for answer in load.answers]
         assert {status for status, _ in answers} == {200}
-        for one in loads:
-            versions = [version for _, version in one.answers]
+        for load in loads:
+            versions = [version for _, version in load.answers]
             assert [a for a, b in zip(versions, [0, *versions], strict=False) if a != b] == [GOOD, WEAK, GOOD, WEAK]
         assert server.end() == 0
     assert len(read_requests(place)) == len(answers)
 
 
-def test_it_serves_on_without_mlflow_and_shares_with_the_challenger(place: Place, tmp_path: Path) -> None:
+def test_both_models_serve_without_mlflow(place: Place, tmp_path: Path) -> None:
     with (
         run_server(tmp_path, "--canary", "0.5", "--refresh-seconds", "0.2") as server,
         httpx.Client(base_url=server.url, headers=HEADERS) as client,

@@ -1,4 +1,4 @@
-"""docs/howto/backup.md, done as it says: its own commands, while runs work between them; then the lake is lost and restored."""
+"""The commands of docs/howto/backup.md: runs work between them, then the lake is lost and restored."""
 
 from __future__ import annotations
 
@@ -50,44 +50,49 @@ DECLARED = (landed_items, items_table(rules=SMALL), event_log, mart, everything)
 LENIENT = (landed_items, items_table(rules=(Rule("value_is_small", "value < 60"),)), event_log, mart, everything)
 
 
-def commands(said: str) -> tuple[str, list[str]]:
-    """The commands of a block for the layers of this lake: what prepares them, and one for each step."""
-    for layer, ours in LAYERS.items():
-        said = said.replace(f"logs {layer}\n", f"logs {ours}\n")
-    lines = said.strip().splitlines()
+def split_commands(block: str) -> tuple[str, list[str]]:
+    """Return the commands of a block for the layers of this lake: the preparation, and one command for each step."""
+    for layer, own_layer in LAYERS.items():
+        block = block.replace(f"logs {layer}\n", f"logs {own_layer}\n")
+    lines = block.strip().splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("logs outcomes"))
     return "\n".join(lines[:first]), lines[first:]
 
 
-def shell(script: str, root: Path, copy: Path) -> None:
+def run_script(script: str, root: Path, copy: Path) -> None:
     subprocess.run(["bash", "-c", script], env={**os.environ, "DATA": str(root), "COPY": str(copy)}, check=True)
 
 
 def state(lake: TestLake) -> dict[str, Any]:
-    """What the lake says, but for the numbers of deliveries, which may differ in another order of batches."""
-    waiting = [json.loads(one["original"]) for one in quarantine.find_pending_rejects(lake.lake, "clean.items")]
+    """Return the rows and pending rejects, without the numbers of deliveries, which depend on the order of batches."""
+    originals = [json.loads(reject["original"]) for reject in quarantine.find_pending_rejects(lake.lake, "clean.items")]
     return {
         **{name: lake.rows(name, *ITEM_TYPES) for name in lake.lake.graph.declarations if name != "raw.items"},
         "raw.items": lake.rows("raw.items", *ITEM_TYPES),
-        "waiting": sorted([{k: v for k, v in one.items() if not k.startswith("_")} for one in waiting], key=str),
+        "pending": sorted([{k: v for k, v in row.items() if not k.startswith("_")} for row in originals], key=str),
     }
 
 
-def restored(lake: TestLake, copy: Path) -> None:
+def find_differences(lake: TestLake) -> list[tuple[str, tuple[str, ...]]]:
+    return [(entry.table, entry.differences) for entry in reconcile(lake.lake) if entry.differences]
+
+
+def lose_and_restore(lake: TestLake, copy: Path) -> None:
     shutil.rmtree(lake.root)
     lake.root.mkdir()
-    shell(RESTORING, lake.root, copy)
+    run_script(RESTORING, lake.root, copy)
 
 
-def caught_up(lake: TestLake) -> None:
+def run_until_idle(lake: TestLake) -> None:
+    """Run until no table has work."""
     for _ in range(9):
         if not any(step.has_work for step in lake.plan().values()):
             return
         lake.run()
-    raise AssertionError("it never ends")
+    raise AssertionError("every run leaves more work")
 
 
-def test_a_copy_taken_while_runs_work_becomes_the_same_lake(make_lake: Lakes, tmp_path: Path) -> None:
+def test_a_copy_made_during_runs_becomes_the_lake(make_lake: Lakes, tmp_path: Path) -> None:
     lake, copy, numbers = make_lake(*DECLARED), tmp_path / "copy", iter(range(1, 99))
     copy.mkdir()
 
@@ -102,33 +107,33 @@ def test_a_copy_taken_while_runs_work_becomes_the_same_lake(make_lake: Lakes, tm
     lenient = lake.with_tables(*LENIENT)
     meanwhile: dict[str, list[Callable[[], object]]] = {
         "logs outcomes": [lambda: replay_rejects(lake.engine, lenient.lake, "clean.items", Run("replay", "revision"))],
-        "logs mart": [lambda: lake.run("raw.items")],  # between two commits
+        "logs mart": [lambda: lake.run("raw.items")],  # Between two commits.
         "logs clean": [lake.run, lake.run],
         "logs raw": [lake.run, lake.run],
         "logs quarantine": [lake.run],
     }
-    before, steps = commands(COPYING)
+    preparation, steps = split_commands(COPYING)
     for step in steps:
-        shell(f"{before}\n{step}", lake.root, copy)
+        run_script(f"{preparation}\n{step}", lake.root, copy)
         for run in meanwhile.get(step, []):
             work(run)
-    caught_up(lake)
+    run_until_idle(lake)
     undisturbed = state(lake)
     assert not list(copy.glob(".run*"))
 
-    restored(lake, copy)
-    ((name, said),) = [(one.table, str(one.differences)) for one in reconcile(lake.lake) if one.differences]
+    lose_and_restore(lake, copy)
+    ((name, differences),) = find_differences(lake)
     assert name == "clean.items"
-    assert "rows that are in its quarantine, too" in said
+    assert "rows that are in its quarantine, too" in str(differences)
     assert replay_rejects(lake.engine, lenient.lake, "clean.items", Run("replay-2", "revision")).blocked == {}
-    assert [(one.table, one.differences) for one in reconcile(lake.lake) if one.differences] == []
+    assert find_differences(lake) == []
     assert "was left unfinished" in str(lake.plan()["raw.items"].reasons)
-    caught_up(lake)
+    run_until_idle(lake)
     assert state(lake) == undisturbed
-    assert [(one.table, one.differences) for one in reconcile(lake.lake) if one.differences] == []
+    assert find_differences(lake) == []
 
 
-def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
+def test_an_interrupted_run_continues_in_the_copy(
     make_lake: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, copy = make_lake(landed_items, items_table(rules=SMALL)), tmp_path / "copy"
@@ -137,46 +142,43 @@ def test_a_run_that_was_killed_between_two_commits_goes_on_in_the_copy(
     lake.run()
     lake.land("raw.items", "2.csv", items_csv("3,1,6", "4,1,60"))
     with monkeypatch.context() as changed:
-        changed.setattr(
-            SparkTables,
-            "append",
-            lambda *given, put=SparkTables.append, **more: _only("raw.items", put, *given, **more),
-        )
+        append = SparkTables.append
+
+        def append_bronze(tables: SparkTables, rows: Any, target: Any, commit: Any, **options: Any) -> None:
+            if target.name != "raw.items":
+                raise ZeroDivisionError
+            append(tables, rows, target, commit, **options)
+
+        changed.setattr(SparkTables, "append", append_bronze)
         assert lake.attempt().statuses == {"raw.items": "written", "clean.items": "failed"}
-    shell(COPYING.replace("logs silver", "logs clean").replace("logs bronze", "logs raw"), lake.root, copy)
-    restored(lake, copy)
+    run_script(COPYING.replace("logs silver", "logs clean").replace("logs bronze", "logs raw"), lake.root, copy)
+    lose_and_restore(lake, copy)
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (3, 1, 6)]
-    assert [one["batch"] for one in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1, 2]
+    assert [reject["batch"] for reject in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1, 2]
     assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
 
-def _only(name: str, put: Any, rows: Any, target: Any, commit: Any, **more: Any) -> None:
-    if target.name != name:
-        raise ZeroDivisionError
-    put(rows, target, commit, **more)
-
-
-def test_where_parts_are_missing(make_lake: Lakes) -> None:
+def test_a_lake_without_some_parts_recovers(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, event_log)
     for number in (1, 2):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,5"))
         lake.run()
-    whole = lake.rows("clean.log")
+    complete = lake.rows("clean.log")
     shutil.rmtree(lake.root / "manifests")
     assert "which no manifest names" in str(reconcile(lake.lake)[0].differences)
-    assert len(lake.plan()["raw.items"].files) == 2, "all would be ingested a second time"
+    assert len(lake.plan()["raw.items"].files) == 2, "every file would be ingested a second time"
     lake.run(full_refresh=True)
-    assert lake.rows("clean.log") == whole
+    assert lake.rows("clean.log") == complete
     assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
     shutil.rmtree(lake.root / "lake")
     shutil.rmtree(lake.root / "manifests")
     lake.run()
-    assert lake.rows("clean.log") == whole
+    assert lake.rows("clean.log") == complete
 
     shutil.rmtree(lake.root / "landing")
-    assert [(one.differences, one.uncounted_files) for one in reconcile(lake.lake)] == [((), 2), ((), 0)]
+    assert [(entry.differences, entry.uncounted_files) for entry in reconcile(lake.lake)] == [((), 2), ((), 0)]
     lake.land("raw.items", "3.csv", items_csv("3,1,5"))
     lake.run()
     assert len(lake.rows("clean.log")) == 3
@@ -184,16 +186,16 @@ def test_where_parts_are_missing(make_lake: Lakes) -> None:
         lake.run(full_refresh=True)
 
 
-def test_the_lock_can_be_held_from_a_shell(tmp_path: Path) -> None:
+def test_a_shell_can_hold_the_lock(tmp_path: Path) -> None:
     with lock_lake(tmp_path, "run"):
         pass
     command = ["flock", "--nonblock", str(tmp_path / ".run.lock"), "sh", "-c", "echo held; read line"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
-        assert held.stdout is not None
-        assert held.stdout.readline() == "held\n"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
         with pytest.raises(LockError, match="Another run holds the lake"), lock_lake(tmp_path, "other"):
             pass
-        held.communicate("\n")
+        holder.communicate("\n")
     with lock_lake(tmp_path, "other"):
         assert subprocess.run(command, input="\n", text=True, capture_output=True, check=False).returncode == 1
 
@@ -209,12 +211,12 @@ def test_models_are_copied(tmp_path: Path) -> None:
         database.execute("CREATE TABLE runs (id INTEGER)")
         database.execute("INSERT INTO runs VALUES (7)")
         database.commit()
-        database.execute("INSERT INTO runs VALUES (8)")  # not committed while it is copied
-        shell(MODELS, root, copy)
+        database.execute("INSERT INTO runs VALUES (8)")  # Not committed during the copy.
+        run_script(MODELS, root, copy)
     assert sqlite3.connect(copy / "mlflow.db").execute("SELECT * FROM runs").fetchall() == [(7,)]
     assert (copy / "mlartifacts" / "1").is_dir()
 
 
-def test_every_log_in_the_page_is_of_a_known_layer() -> None:
-    said = re.findall(r"^logs (\w+)$", COPYING, re.M)
-    assert said == re.findall(r"^logs (\w+)$", BUCKET, re.M) == ["outcomes", "gold", "silver", "bronze", "quarantine"]
+def test_the_page_copies_the_logs_of_every_layer() -> None:
+    layers = re.findall(r"^logs (\w+)$", COPYING, re.M)
+    assert layers == re.findall(r"^logs (\w+)$", BUCKET, re.M) == ["outcomes", "gold", "silver", "bronze", "quarantine"]
