@@ -1,4 +1,4 @@
-"""Log files deleted or damaged: every reader refuses, in words, or has every row; none ever has fewer."""
+"""Deleted or damaged log files: every reader raises an error with a reason, or returns every row."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def commit(version: int) -> str:
     return f"{version:020d}.json"
 
 
-def cut(file: Path, size: int) -> None:
+def truncate(file: Path, size: int) -> None:
     file.write_bytes(file.read_bytes()[:size])
 
 
-def to_line_end(file: Path) -> None:
-    """Cut as a power cut would, that lost the last blocks: what is left is whole lines, without the files it adds."""
+def truncate_before_adds(file: Path) -> None:
+    """Truncate as a power cut that lost the last blocks: complete lines remain, without the added files."""
     text = file.read_bytes()
-    cut(file, text.index(b'{"add"'))
+    truncate(file, text.index(b'{"add"'))
 
 
-def flipped(file: Path, what: bytes) -> None:
-    """Change one bit behind what is found in the file."""
+def flip_bit_after(file: Path, marker: bytes) -> None:
+    """Change one bit after the first occurrence of the marker."""
     damaged = bytearray(file.read_bytes())
-    damaged[damaged.index(what) + len(what)] ^= 1
+    damaged[damaged.index(marker) + len(marker)] ^= 1
     file.write_bytes(damaged)
 
 
-def zeroed(file: Path) -> None:
+def overwrite_with_zeros(file: Path) -> None:
     damaged = bytearray(file.read_bytes())
     damaged[200:1200] = bytes(1000)
     file.write_bytes(damaged)
 
 
-def without(*names: str) -> Callable[[Path], None]:
+def make_deletion(*names: str) -> Callable[[Path], None]:
     def remove(log: Path) -> None:
         for name in names:
             (log / name).unlink()
@@ -58,25 +58,25 @@ def without(*names: str) -> Callable[[Path], None]:
 
 
 HARMLESS: dict[str, Callable[[Path], None]] = {
-    "the first": without(commit(0)),
-    "one before the checkpoint": without(commit(1)),
-    "where the last checkpoint is": without("_last_checkpoint"),
-    "half of where the last checkpoint is": lambda log: cut(log / "_last_checkpoint", 9),
-    "half of a checksum": lambda log: cut(log / commit(NEWEST).replace("json", "crc"), 30),
+    "the first": make_deletion(commit(0)),
+    "one before the checkpoint": make_deletion(commit(1)),
+    "the pointer to the last checkpoint": make_deletion("_last_checkpoint"),
+    "half of the pointer to the last checkpoint": lambda log: truncate(log / "_last_checkpoint", 9),
+    "half of a checksum": lambda log: truncate(log / commit(NEWEST).replace("json", "crc"), 30),
 }
 DAMAGING: dict[str, Callable[[Path], None]] = {
-    "one after the checkpoint": without(commit(3)),
-    "the newest": without(commit(NEWEST)),
-    "half of the newest": lambda log: cut(log / commit(NEWEST), 200),
-    "all that is in the newest": lambda log: cut(log / commit(NEWEST), 0),
-    "the end of the newest": lambda log: to_line_end(log / commit(NEWEST)),
-    "the end of one after the checkpoint": lambda log: to_line_end(log / commit(3)),
-    "half of one after the checkpoint": lambda log: cut(log / commit(3), 200),
-    "a bit of a file's name": lambda log: flipped(log / commit(NEWEST), b'"path":"'),
-    "a bit of a brace": lambda log: flipped(log / commit(NEWEST), b'{"add":'),
-    "the checkpoint": without(CHECKPOINT),
-    "half of the checkpoint": lambda log: cut(log / CHECKPOINT, 5000),
-    "some bytes of the checkpoint": lambda log: zeroed(log / CHECKPOINT),
+    "one after the checkpoint": make_deletion(commit(3)),
+    "the newest": make_deletion(commit(NEWEST)),
+    "half of the newest": lambda log: truncate(log / commit(NEWEST), 200),
+    "the content of the newest": lambda log: truncate(log / commit(NEWEST), 0),
+    "the end of the newest": lambda log: truncate_before_adds(log / commit(NEWEST)),
+    "the end of one after the checkpoint": lambda log: truncate_before_adds(log / commit(3)),
+    "half of one after the checkpoint": lambda log: truncate(log / commit(3), 200),
+    "a bit of a file's name": lambda log: flip_bit_after(log / commit(NEWEST), b'"path":"'),
+    "a bit of a brace": lambda log: flip_bit_after(log / commit(NEWEST), b'{"add":'),
+    "the checkpoint": make_deletion(CHECKPOINT),
+    "half of the checkpoint": lambda log: truncate(log / CHECKPOINT, 5000),
+    "some bytes of the checkpoint": lambda log: overwrite_with_zeros(log / CHECKPOINT),
 }
 GRAPH = graph.build([landed_items, items_table()])
 
@@ -95,20 +95,20 @@ def undisturbed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -
     return lake, content(lake)
 
 
-def copied(lake: TestLake, root: Path) -> TestLake:
+def copy_lake(lake: TestLake, root: Path) -> TestLake:
     shutil.copytree(lake.root, root)
     return TestLake(lake.spark, Lake(GRAPH, root))
 
 
-def log_of(lake: TestLake, table: str) -> Path:
+def get_log_folder(lake: TestLake, table: str) -> Path:
     return lake.root.joinpath("lake", *table.split("."), "_delta_log")
 
 
 @pytest.mark.parametrize("lost", HARMLESS)
-def test_what_no_reader_needs(undisturbed: tuple[TestLake, Content], tmp_path: Path, lost: str) -> None:
-    lake = copied(undisturbed[0], tmp_path / "lake")
+def test_unneeded_log_files_can_be_lost(undisturbed: tuple[TestLake, Content], tmp_path: Path, lost: str) -> None:
+    lake = copy_lake(undisturbed[0], tmp_path / "lake")
     for table in TABLES:
-        HARMLESS[lost](log_of(lake, table))
+        HARMLESS[lost](get_log_folder(lake, table))
     assert {step.action for step in lake.plan().values()} == {"none"}
     assert set(lake.run().statuses.values()) == {"unchanged"}
     assert_same(lake, undisturbed[1])
@@ -116,28 +116,30 @@ def test_what_no_reader_needs(undisturbed: tuple[TestLake, Content], tmp_path: P
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("lost", DAMAGING)
-def test_what_is_missed_is_told(undisturbed: tuple[TestLake, Content], tmp_path: Path, table: str, lost: str) -> None:
-    lake = copied(undisturbed[0], tmp_path / "lake")
-    DAMAGING[lost](log_of(lake, table))
+def test_lost_log_files_are_reported(
+    undisturbed: tuple[TestLake, Content], tmp_path: Path, table: str, lost: str
+) -> None:
+    lake = copy_lake(undisturbed[0], tmp_path / "lake")
+    DAMAGING[lost](get_log_folder(lake, table))
     with pytest.raises(LakehouseError):
         query(lake.root / "lake", f"SELECT * FROM {table}")
-    if lost == "a bit of a file's name":  # only who reads the file misses it
+    if lost == "a bit of a file's name":  # Only a read of the file fails.
         return
     with pytest.raises(LakehouseError, match="the Delta log cannot be read"):
         lake.plan()
-    assert lake.attempt().statuses[table] == "failed", "nothing is built on it"
+    assert lake.attempt().statuses[table] == "failed", "no run builds on a damaged log"
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_commits_that_are_gone_with_all_that_tells_of_them_are_made_again(
+def test_commits_lost_with_all_traces_are_repeated(
     undisturbed: tuple[TestLake, Content], tmp_path: Path, table: str
 ) -> None:
-    """As when a table is put back from a backup: what it lost is in the landing zone, and on record in manifests."""
-    lake = copied(undisturbed[0], tmp_path / "lake")
+    """Lose commits as after a restore of a table from a backup. Their files are landed and named by manifests."""
+    lake = copy_lake(undisturbed[0], tmp_path / "lake")
     for version in (NEWEST, NEWEST - 1):
-        for file in log_of(lake, table).glob(f"*{version:020d}*"):
+        for file in get_log_folder(lake, table).glob(f"*{version:020d}*"):
             file.unlink()
     lake.attempt()
-    lake.run()  # one batch a run
+    lake.run()  # A run ingests one batch.
     assert set(lake.run().statuses.values()) == {"unchanged"}
     assert_same(lake, undisturbed[1])

@@ -16,14 +16,20 @@ from tests.lakes import TestLake, items_csv, items_table, landed_items
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "vaule", "max_value": 1}}, "could not be evaluated: .*vaule"),
-        ({"type": "expect_nothing_of_the_kind", "kwargs": {}}, "could not validate the table: .*expect_nothing_of_the_kind"),
+        (
+            {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "vaule", "max_value": 1}},
+            "could not be evaluated: .*vaule",
+        ),
+        (
+            {"type": "expect_nothing_of_the_kind", "kwargs": {}},
+            "could not validate the table: .*expect_nothing_of_the_kind",
+        ),
         ({"type": "expect_column_mean_to_be_between", "kwargs": {"colunm": "value"}}, "could not validate the table: "),
         (None, "could not validate the table: ZeroDivisionError"),
         ("not JSON", "is not JSON"),
         ("[]", "is not a suite: it needs a list of expectations"),
     ],
-)  # fmt: skip
+)
 def test_broken_suite_keeps_published_table(
     make_lake: Lakes, expecting: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch, broken: Any, message: str
 ) -> None:

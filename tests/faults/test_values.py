@@ -53,8 +53,14 @@ def line(number: int, text: str, *rest: str) -> str:
 
 READABLE = {
     "quotes.csv": lines(
-        line(1, '"say ""yes"", or no"'), line(2, 'an "inner" quote'), line(3, '""""'), line(4, "it's"), line(5, '"a,b"'),
-        line(6, r"back\slash"), line(7, r'"ends in a backslash\"'), line(8, '"x"', *(f'"{one}"' for one in REST)),
+        line(1, '"say ""yes"", or no"'),
+        line(2, 'an "inner" quote'),
+        line(3, '""""'),
+        line(4, "it's"),
+        line(5, '"a,b"'),
+        line(6, r"back\slash"),
+        line(7, r'"ends in a backslash\"'),
+        line(8, '"x"', *(f'"{one}"' for one in REST)),
     ),
     "newlines.csv": lines(line(11, '"one\ntwo"'), line(12, '"\n"'), line(13, '"a\n\nb\n"'), line(14, '"1,2,3\n4,5,6"')),
     "crlf.csv": lines(line(21, "plain"), line(22, '"one\r\ntwo"'), line(23, '"one\ntwo"'), end="\r\n"),
@@ -62,17 +68,26 @@ READABLE = {
     "quoted_header.csv": lines(line(41, "日本 😀"), header=",".join(f'"{c}"' for c in COLUMNS)),
     "spaces.csv": lines(line(51, "  kept  "), line(52, '" kept "'), line(53, "tab\tbed"), line(54, "nul\0nul")),
     "numbers.csv": lines(
-        line(9223372036854775807, "largest", "2147483647", "1.7976931348623157e308", "9999-12-31", "9999-12-31 23:59:59.999999"),
+        line(
+            9223372036854775807,
+            "largest",
+            "2147483647",
+            "1.7976931348623157e308",
+            "9999-12-31",
+            "9999-12-31 23:59:59.999999",
+        ),
         line(-9223372036854775808, "least", "-2147483648", "-4.9e-324", "0001-01-01", "0001-01-01 00:00:00"),
         line(61, "zero", "0", "-0.0", "1582-10-15", "1582-10-15 00:00:00"),
     ),
     "missing.csv": lines(line(71, "none", "", "", "", "")),
     "long.csv": lines(line(81, "x" * 300_000)),
     # Of each id, the newest by at; of the same at, the last in the file, and the last file.
-    "twice_1.csv": lines(line(91, "old"), line(91, "newest", "9", *REST[1:]), line(91, "old"), line(92, "first"), line(92, "last")),
+    "twice_1.csv": lines(
+        line(91, "old"), line(91, "newest", "9", *REST[1:]), line(91, "old"), line(92, "first"), line(92, "last")
+    ),
     "twice_2.csv": lines(line(91, "older", "8", *REST[1:]), line(93, "same"), line(93, "same"), line(94, "in file 2")),
     "twice_3.csv": lines(line(94, "in file 3")),
-}  # fmt: skip
+}
 SUPERSEDED = 6
 
 UNEVEN = ("201,1", line(202, "x,too many"))
