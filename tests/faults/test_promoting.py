@@ -1,4 +1,4 @@
-"""Champions that cannot be loaded, are changed, or are registered meanwhile by another machine."""
+"""Champions that cannot be loaded or were changed, and champions that another machine sets meanwhile."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ STAYS = "champion version 1 stays, as it cannot be evaluated here: ModelError: "
 
 
 def train_another(place: Place, models: dict[str, Any]) -> TrainResult:
-    """Train a learner that the champion was not made by, beside those of ``models``."""
+    """Train another learner than the champion's, beside those of ``models``."""
     registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
-    told = {"lake": place.lake, "registry": registry, "revision": "abc123", "pending_folder": place.pending_folder}
-    return train("other", {**models, "other": change_model(**MIDDLING)}, **told)
+    options = {"lake": place.lake, "registry": registry, "revision": "abc123", "pending_folder": place.pending_folder}
+    return train("other", {**models, "other": change_model(**MIDDLING)}, **options)
 
 
-def test_a_champion_whose_files_are_changed_or_gone_stays_until_somebody_replaces_it(place: Place) -> None:
+def test_a_champion_with_damaged_files_stays(place: Place) -> None:
     place.train(change_model(FEATURES=("noise",)))
     (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
     stored.write_bytes(stored.read_bytes() + b"!")
     second = train_another(place, {LEARNER: change_model()})
 
-    assert second.alias == "challenger", "it would be the better one"
+    assert second.alias == "challenger", "although it is better"
     assert second.reason.startswith(STAYS)
     assert "its files (models:/late_parcel/1/artifacts/model) are not those that were registered" in second.reason
     shutil.rmtree(stored.parent)
@@ -47,7 +47,7 @@ def test_a_champion_whose_files_are_changed_or_gone_stays_until_somebody_replace
     assert third.reason.startswith(f"{STAYS}late_parcel version 1 is gone from the store of artifacts")
     (command,) = re.findall(r"promote this version by (python -c \".*\")$", third.reason)
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
-    assert "of champion version 3" in train_another(place, {}).reason, "the gate is back"
+    assert "of champion version 3" in train_another(place, {}).reason, "the gate works again"
 
 
 def needs_torch(_: Path) -> Any:
@@ -61,27 +61,25 @@ def needs_torch(_: Path) -> Any:
         ({}, "was made by 'trees', which `models` in conf/base.yml does not name"),
     ],
 )
-def test_a_champion_that_this_checkout_cannot_load_stays(two: Place, models: dict[str, Any], text: str) -> None:
-    found = train_another(two, models)
-    assert found.alias == "challenger"
-    assert re.match(f"{STAYS}.*{text}", found.reason)
+def test_a_champion_that_cannot_be_loaded_stays(two: Place, models: dict[str, Any], text: str) -> None:
+    result = train_another(two, models)
+    assert result.alias == "challenger"
+    assert re.match(f"{STAYS}.*{text}", result.reason)
     assert two.champion().version == GOOD
 
 
-def test_a_champion_that_another_machine_makes_meanwhile_is_compared_with_too(
-    two: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_champion_set_meanwhile_is_compared(two: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     give_alias(two, CHAMPION, WEAK)
-    compare, compared = promotion.compare, []
+    compare, verdicts = promotion.compare, []
 
-    def compare_slowly(*what: Any) -> promotion.Verdict:
-        compared.append(compare(*what))
+    def compare_slowly(*args: Any) -> promotion.Verdict:
+        verdicts.append(compare(*args))
         give_alias(two, CHAMPION, GOOD)
-        return compared[-1]
+        return verdicts[-1]
 
     monkeypatch.setattr(promotion, "compare", compare_slowly)
     third = two.train(change_model(**MIDDLING))
-    assert [one.better for one in compared] == [True, False]
+    assert [verdict.is_better for verdict in verdicts] == [True, False]
     assert third.alias == "challenger"
     assert "of champion version 1" in third.reason
     assert two.run(third.run_id).data.tags["decision"] == "challenger"

@@ -9,18 +9,17 @@ from tests.lakehouse.quality.test_reconcile import differences
 from tests.lakes import TestLake, items_csv
 
 
-def test_a_reject_that_is_in_the_table_too_and_a_delivery_without_a_manifest_are_named(reconciled: TestLake) -> None:
-    aside = str(reconciled.lake.quarantine_path("clean.items"))
-    row = DeltaTable(aside).to_pyarrow_table().slice(0, 1)
-    write_deltalake(
-        aside, row.set_column(row.schema.get_field_index("_row"), "_row", pa.array([5], pa.int64())), mode="append"
-    )
+def test_written_rejects_and_unnamed_deliveries_are_reported(reconciled: TestLake) -> None:
+    quarantine = str(reconciled.lake.quarantine_path("clean.items"))
+    row = DeltaTable(quarantine).to_pyarrow_table().slice(0, 1)
+    row = row.set_column(row.schema.get_field_index("_row"), "_row", pa.array([5], pa.int64()))
+    write_deltalake(quarantine, row, mode="append")
     assert "has 1 rows that are in its quarantine, too, such as 1/5" in differences(reconciled)
     (reconciled.root / "manifests" / "raw.items" / "00000002.json").unlink()
     assert "has 3 rows of delivery 2, which no manifest names" in differences(reconciled, "raw.items")
 
 
-def test_a_log_that_is_damaged_is_told_and_stops_no_other(reconciled: TestLake) -> None:
+def test_a_damaged_log_blocks_no_other_table(reconciled: TestLake) -> None:
     for file in reconciled.lake.path("clean.items").glob("_delta_log/*.json"):
         file.write_text("{")
     assert "cannot be reconciled: " in differences(reconciled)
@@ -28,7 +27,7 @@ def test_a_log_that_is_damaged_is_told_and_stops_no_other(reconciled: TestLake) 
     assert differences(reconciled, "raw.items") == ""
 
 
-def test_a_missing_file_and_a_long_value_stop_no_other(reconciled: TestLake) -> None:
+def test_a_missing_file_blocks_no_other_table(reconciled: TestLake) -> None:
     reconciled.land("raw.items", "3.csv", items_csv(f"6,1,{'9' * 200_000}"))
     reconciled.run()
     assert differences(reconciled, "raw.items") == ""

@@ -1,4 +1,4 @@
-"""Bad days of the MLflow server: a training survives them, and is registered once."""
+"""Failures of the MLflow server: a training survives them, and is registered once."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.s3 import Proxy, free_ports, proxy
 
 pytestmark = pytest.mark.timeout(300)
 UP = "pass"
-MADE = "as the version is made"
+AS_VERSION_IS_CREATED = "as the version is created"
 REQUESTS = {
-    "as the experiment is made": "/experiments/create",
-    "as the run is made": "/runs/create",
+    "as the experiment is created": "/experiments/create",
+    "as the run is created": "/runs/create",
     "from the start": "/",
     "as files are uploaded": "/mlflow-artifacts/",
-    MADE: "/model-versions/create",
+    AS_VERSION_IS_CREATED: "/model-versions/create",
     "as the version gets its alias": "/registered-models/alias",
     "as the run ends": "/runs/update",
 }
@@ -36,7 +36,7 @@ REQUESTS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """An MLflow server, behind a proxy."""
+    """Run an MLflow server behind a proxy."""
     folder = tmp_path_factory.mktemp("mlflow")
     (port,) = free_ports(1)
     command = [
@@ -45,18 +45,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         *("--artifacts-destination", str(folder / "artifacts")),
     ]
     with (folder / "log").open("wb") as log:
-        running = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while not _answers(address):
-            assert time.monotonic() < until, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.2)
-        with proxy(address) as standing:
-            yield standing
+        with proxy(address) as server_proxy:
+            yield server_proxy
     finally:
-        running.terminate()
-        running.wait()
+        process.terminate()
+        process.wait()
 
 
 def _answers(address: str) -> bool:
@@ -68,7 +68,7 @@ def _answers(address: str) -> bool:
 
 @pytest.fixture
 def place(server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A lake of its own and, on the one server, an experiment and a model of its own."""
+    """Return a place with its own lake, and with its own experiment and model on the shared server."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     server.rule = lambda method, path: UP
@@ -77,117 +77,115 @@ def place(server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pla
     return place
 
 
-def task_of(place: Place) -> Task:
+def make_task(place: Place) -> Task:
     return replace(TASK, name=place.experiment)
 
 
-def champion(place: Place, module: Any) -> LoadedModel:
+def load_champion(place: Place, module: Any) -> LoadedModel:
     return load_by_alias(module.TASK, {LEARNER: module}, tracking_uri=place.tracking_uri)
 
 
-def of(run: Any, training: str) -> bool:
-    """Whether a run is the training's own, or that of one of its candidates."""
+def belongs_to(run: Any, training: str) -> bool:
+    """Return whether a run is the training's own or one of its candidates'."""
     return training in (run.info.run_id, run.data.tags.get("mlflow.parentRunId"))
 
 
-def registered(place: Place, name: str) -> list[tuple[int, str, str]]:
-    """Version, status and decision of the model's runs, as the registry has them."""
+def read_registry(place: Place, name: str) -> list[tuple[int, str, str]]:
+    """Return the version, status and decision of each of the model's runs."""
     with tracking_client(place.tracking_uri) as client:
         versions = client.search_model_versions(f"name = '{name}'")
-        runs = [client.get_run(one.run_id) for one in versions]
+        runs = [client.get_run(version.run_id) for version in versions]
         return [
-            (int(one.version), run.info.status, run.data.tags["decision"])
-            for one, run in zip(versions, runs, strict=True)
+            (int(version.version), run.info.status, run.data.tags["decision"])
+            for version, run in zip(versions, runs, strict=True)
         ]
 
 
 @pytest.mark.parametrize(
-    ("moment", "how"),
+    ("moment", "failure"),
     [
         *((moment, "down") for moment in REQUESTS if "experiment" not in moment),
-        *((moment, "lose") for moment in (MADE, "as the version gets its alias")),
+        *((moment, "lose") for moment in (AS_VERSION_IS_CREATED, "as the version gets its alias")),
     ],
 )
-def test_a_training_is_kept_while_mlflow_is_down_and_registered_once(
-    place: Place, server: Proxy, moment: str, how: str
+def test_a_training_survives_failures_and_registers_once(
+    place: Place, server: Proxy, moment: str, failure: str
 ) -> None:
-    late = change_model(TASK=task_of(place))
-    server.rule = lambda method, path: how if REQUESTS[moment] in path and method != "GET" else UP
+    late = change_model(TASK=make_task(place))
+    server.rule = lambda method, path: failure if REQUESTS[moment] in path and method != "GET" else UP
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"MLflow server at .* \(MLFLOW_TRACKING_URI\) does not answer") as error:
         place.train(late)
-    (kept,) = place.pending_folder.glob("*/*/training.json")
-    assert str(kept.parent) in error.value.__notes__[0]
+    (pending,) = place.pending_folder.glob("*/*/training.json")
+    assert str(pending.parent) in error.value.__notes__[0]
     assert time.monotonic() - began < 60
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
-        place.train(late)  # which fits nothing as long as one waits
-    assert [kept] == list(place.pending_folder.glob("*/*/training.json"))
+        place.train(late)  # Nothing is fitted while a training is pending.
+    assert [pending] == list(place.pending_folder.glob("*/*/training.json"))
     server.rule = lambda method, path: UP
-    told: list[str] = []
-    result = place.train(late, progress=told.append)
+    messages: list[str] = []
+    result = place.train(late, progress=messages.append)
 
-    assert not any("fitting" in one for one in told), "what was kept is what would be trained"
-    assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
+    assert not any("fitting" in message for message in messages), "the pending training is the same"
+    assert read_registry(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
-    assert champion(place, late)[2:4] == (1, result.run_id)
+    assert load_champion(place, late)[2:4] == (1, result.run_id)
     assert not list(place.pending_folder.glob("*/*/training.json"))
     with tracking_client(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
-    assert {run.info.status for run in runs if not of(run, result.run_id)} <= {"FAILED"}
+    assert {run.info.status for run in runs if not belongs_to(run, result.run_id)} <= {"FAILED"}
     assert place.train(late).alias == "challenger"
 
 
-@pytest.mark.parametrize("moment", ["as the experiment is made", "as the run is made", MADE])
-def test_what_is_made_is_made_once_though_an_answer_is_lost(place: Place, server: Proxy, moment: str) -> None:
-    late = change_model(TASK=task_of(place))
+@pytest.mark.parametrize("moment", ["as the experiment is created", "as the run is created", AS_VERSION_IS_CREATED])
+def test_lost_answers_create_nothing_twice(place: Place, server: Proxy, moment: str) -> None:
+    late = change_model(TASK=make_task(place))
     answers = iter(["lose"])
     server.rule = lambda method, path: next(answers, UP) if REQUESTS[moment] in path else UP
-    made = place.train(late)
+    result = place.train(late)
     sent = [(method, status) for method, path, status in server.requests if REQUESTS[moment] in path]
-    assert sent[sent.index(("POST", 0)) + 1][0] == "POST", "it is sent again"
-    assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
+    assert sent[sent.index(("POST", 0)) + 1][0] == "POST", "the client repeats the request"
+    assert read_registry(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     with tracking_client(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
-    assert {run.info.status for run in runs if not of(run, made.run_id)} <= {"FAILED"}
-    assert len([run for run in runs if of(run, made.run_id)]) == 1 + len(late.CANDIDATES)
+    assert {run.info.status for run in runs if not belongs_to(run, result.run_id)} <= {"FAILED"}
+    assert len([run for run in runs if belongs_to(run, result.run_id)]) == 1 + len(late.CANDIDATES)
 
 
-def test_what_waits_is_registered_as_it_was_declared_and_where_it_belongs(
-    place: Place, server: Proxy, tmp_path: Path
-) -> None:
-    late = change_model(TASK=task_of(place))
+def test_pending_trainings_keep_declaration_and_server(place: Place, server: Proxy, tmp_path: Path) -> None:
+    late = change_model(TASK=make_task(place))
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late)
-    (kept,) = place.pending_folder.glob("*/*/training.json")
+    (pending,) = place.pending_folder.glob("*/*/training.json")
     elsewhere = replace(place, tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=tmp_path.as_uri())
     assert elsewhere.train(late).model_version == 1
-    assert kept.exists(), "it waits for another server"
+    assert pending.exists(), "it is pending for another server"
     server.rule = lambda method, path: UP
-    fewer = place.train(change_model(TASK=task_of(place), FEATURES=("distance_km", "items")))
-    assert [one.name for one in place.pending_folder.glob("*/abandoned/*")] == [kept.parent.name]
-    assert registered(place, late.TASK.name) == [(1, "FINISHED", "champion")]
+    fewer = place.train(change_model(TASK=make_task(place), FEATURES=("distance_km", "items")))
+    assert [folder.name for folder in place.pending_folder.glob("*/abandoned/*")] == [pending.parent.name]
+    assert read_registry(place, late.TASK.name) == [(1, "FINISHED", "champion")]
     assert fewer.model_version == 1
 
 
-def test_code_that_is_not_known_to_be_the_same_is_trained_anew(place: Place, server: Proxy) -> None:
-    late = change_model(TASK=task_of(place))
+def test_code_of_unknown_revision_is_trained_again(place: Place, server: Proxy) -> None:
+    late = change_model(TASK=make_task(place))
     server.rule = lambda method, path: "down"
     with pytest.raises(ModelError, match="does not answer"):
         place.train(late, revision="")
     server.rule = lambda method, path: UP
     assert place.train(late, revision="").model_version == 2
-    assert len(registered(place, late.TASK.name)) == 2
+    assert len(read_registry(place, late.TASK.name)) == 2
 
 
-def test_a_champion_that_cannot_be_read_now_is_not_replaced(place: Place, server: Proxy) -> None:
-    best = change_model(TASK=task_of(place))
+def test_an_unreadable_champion_is_not_replaced(place: Place, server: Proxy) -> None:
+    best = change_model(TASK=make_task(place))
     place.train(best)
-    weak = change_model(TASK=task_of(place), FEATURES=("noise",))
+    weak = change_model(TASK=make_task(place), FEATURES=("noise",))
     server.rule = lambda method, path: "slow down" if method == "GET" and "/mlflow-artifacts/" in path else UP
     with pytest.raises(ModelError, match="MLflow server at"):
         place.train(weak)
     server.rule = lambda method, path: UP
     assert place.train(weak).alias == "challenger"
-    assert champion(place, best).version == 1
+    assert load_champion(place, best).version == 1
