@@ -57,8 +57,8 @@ def test_other_rows_at_same_version_are_named(place: Place) -> None:
     rows = parcels()
     trained = place.train(change_model())
 
-    def put(changed: pa.Table) -> None:
-        """As if somebody had written the table's file anew."""
+    def replace_file(changed: pa.Table) -> None:
+        """Replace the table's file, as another writer without a new version would."""
         log = table(place) / "_delta_log" / f"{0:020}.json"
         original_id = table_id(place)
         shutil.rmtree(table(place))
@@ -69,16 +69,16 @@ def test_other_rows_at_same_version_are_named(place: Place) -> None:
         return str(DeltaTable(table(place)).metadata().id)
 
     later = pc.if_else(pc.less(rows["parcel"], 3), pc.add(rows["parcel"], 1000), rows["parcel"])
-    put(rows.set_column(0, "parcel", later))
+    replace_file(rows.set_column(0, "parcel", later))
     assert again(place, trained).differences == (
         "other rows in the train split: it had 180 and has 180; 3 keys are missing, 3 are new",
     )
     items = pc.if_else(pc.equal(rows["parcel"], 210), pa.scalar(77), rows["items"])
-    put(rows.set_column(rows.column_names.index("items"), "items", items))
+    replace_file(rows.set_column(rows.column_names.index("items"), "items", items))
     assert (
         again(place, trained).differences[0] == "the rows of the validation split have the same keys and other values"
     )
-    put(rows)
+    replace_file(rows)
     assert again(place, trained).differences == ()
 
 
@@ -94,8 +94,6 @@ def test_vacuumed_version_is_named_and_not_replaced(place: Place) -> None:
 def test_missing_logs_tables_and_versions_are_named(place: Place) -> None:
     place.write(parcels())
     trained = place.train(change_model())
-    kept = table(place).with_name("kept")
-    shutil.copytree(table(place), kept)
     DeltaTable(table(place)).create_checkpoint()
     place.write(parcels())
     for version in (0, 1):

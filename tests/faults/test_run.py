@@ -28,9 +28,9 @@ def test_damaged_log_stops_only_its_branch(make_lake: Lakes) -> None:
     for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.crc"):
         file.unlink()
     lake.land("raw.other", "1.csv", "a\n1\n")
-    done = lake.attempt()
-    assert done.statuses == {"raw.items": "failed", "clean.items": "skipped", "raw.other": "written"}
-    assert "Delta log cannot be read" in done.errors["raw.items"]
+    results = lake.attempt()
+    assert results.statuses == {"raw.items": "failed", "clean.items": "skipped", "raw.other": "written"}
+    assert "Delta log cannot be read" in results.errors["raw.items"]
     with pytest.raises(LedgerError):
         table_log.open_log(lake.lake.path("raw.items"))
 
@@ -43,23 +43,23 @@ def test_conflict_is_retried_three_times_with_jitter(
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run("raw.items")
     waits: list[float] = []
-    left = iter([ConcurrentAppendException("another")] * conflicts)
-    carried_out = scheduler.execute_step
+    errors = iter([ConcurrentAppendException("another")] * conflicts)
+    execute_step = scheduler.execute_step
 
-    def conflicting(work: TableWriter) -> Outcome:
-        for error in left:
+    def execute_with_conflicts(work: TableWriter) -> Outcome:
+        for error in errors:
             raise error
-        return carried_out(work)
+        return execute_step(work)
 
-    monkeypatch.setattr(scheduler, "execute_step", conflicting)
+    monkeypatch.setattr(scheduler, "execute_step", execute_with_conflicts)
     monkeypatch.setattr(engine, "time", SimpleNamespace(sleep=waits.append))
     decided: list[str] = []
     decide = scheduler.decide_step
     monkeypatch.setattr(
         scheduler, "decide_step", lambda lake, name, request: decided.append(name) or decide(lake, name, request)
     )
-    done = lake.attempt("clean.items")
-    assert done.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
+    results = lake.attempt("clean.items")
+    assert results.statuses == {"clean.items": "written" if conflicts <= 3 else "failed"}
     assert len(decided) == 1 + min(conflicts, 3)
     assert len({*waits}) == len(waits) == min(conflicts, 3)
     assert all(0 <= seconds <= engine.CONFLICT_SECONDS for seconds in waits)

@@ -19,10 +19,10 @@ from tests.parcels import TASK, Place, change_model
 
 @pytest.mark.parametrize("moved_first", [True, False])
 def test_pending_training_is_registered_by_its_splits(place: Place, moved_first: bool) -> None:
-    """A training on later days waits when one on the declared days is begun, and the other way round."""
+    """A training on later days is pending when one on the declared days begins, and the other way round."""
     place.train(change_model(FEATURES=("noise",)))
     moved = replace(
-        TASK, splits=replace(TASK.splits, train=("2024-01-01", "2024-01-25"), choose=("2024-01-26", "2024-02-04"))
+        TASK, splits=replace(TASK.splits, train=("2024-01-01", "2024-01-25"), validation=("2024-01-26", "2024-02-04"))
     )
     tasks = (moved, TASK) if moved_first else (TASK, moved)
     database = place.lake.parent / "mlflow.db"
@@ -38,19 +38,19 @@ def test_pending_training_is_registered_by_its_splits(place: Place, moved_first:
 
     assert not list(place.pending_folder.glob("*/abandoned/*"))
     assert "registering the training that waits for MLflow" in messages
-    assert "fitting candidate 1 of 2" in messages, "what waited is another training"
+    assert "fitting candidate 1 of 2" in messages, "the pending training is another one"
     with tracking_client(place.tracking_uri) as client:
         versions = client.search_model_versions("name = 'late_parcel'", order_by=["version_number ASC"])
-    waited, own = (place.run(version.run_id) for version in versions[1:])
-    for run, task in ((waited, tasks[0]), (own, tasks[1])):
+    pending, own = (place.run(version.run_id) for version in versions[1:])
+    for run, task in ((pending, tasks[0]), (own, tasks[1])):
         spans = {
             name: (run.data.params[f"{name}_from"], run.data.params[f"{name}_until"])
             for name in ("train", "validation")
         }
         assert spans == {"train": task.splits.train, "validation": task.splits.validation}
     first, last = tasks[0].splits.validation
-    assert f"on 90 rows of {first} to {last} is below" in waited.data.tags["decision_reason"]
-    assert (own.info.run_id, waited.data.tags["decision"]) == (second.run_id, "champion")
+    assert f"on 90 rows of {first} to {last} is below" in pending.data.tags["decision_reason"]
+    assert (own.info.run_id, pending.data.tags["decision"]) == (second.run_id, "champion")
 
 
 def test_unusable_database_fails_without_showing_password(place: Place, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_unusable_database_fails_without_showing_password(place: Place, tmp_path
 
 
 class Full(DummyClassifier):
-    """A classifier of a library that MLflow listens to."""
+    """A classifier of a library with autologging, which finds the disk full."""
 
     def fit(self, *_: Any) -> Full:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -75,7 +75,9 @@ class Full(DummyClassifier):
 
 def test_fitting_error_is_not_an_mlflow_error(place: Place) -> None:
     with pytest.raises(OSError, match="No space left on device"):
-        place.train(change_model(fit=lambda train, choose, **_: make_pipeline(Full()).fit(train.frame, train.label)))
+        place.train(
+            change_model(fit=lambda train, validation, **_: make_pipeline(Full()).fit(train.frame, train.label))
+        )
     with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking_client(place.tracking_uri):
         raise FileNotFoundError("a file that is not of MLflow")
     with (
