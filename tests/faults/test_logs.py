@@ -58,20 +58,20 @@ def make_deletion(*names: str) -> Callable[[Path], None]:
 
 
 HARMLESS: dict[str, Callable[[Path], None]] = {
-    "the first": make_deletion(commit(0)),
-    "one before the checkpoint": make_deletion(commit(1)),
+    "the first commit": make_deletion(commit(0)),
+    "a commit before the checkpoint": make_deletion(commit(1)),
     "the pointer to the last checkpoint": make_deletion("_last_checkpoint"),
     "half of the pointer to the last checkpoint": lambda log: truncate(log / "_last_checkpoint", 9),
     "half of a checksum": lambda log: truncate(log / commit(NEWEST).replace("json", "crc"), 30),
 }
 DAMAGING: dict[str, Callable[[Path], None]] = {
-    "one after the checkpoint": make_deletion(commit(3)),
-    "the newest": make_deletion(commit(NEWEST)),
-    "half of the newest": lambda log: truncate(log / commit(NEWEST), 200),
-    "the content of the newest": lambda log: truncate(log / commit(NEWEST), 0),
-    "the end of the newest": lambda log: truncate_before_adds(log / commit(NEWEST)),
-    "the end of one after the checkpoint": lambda log: truncate_before_adds(log / commit(3)),
-    "half of one after the checkpoint": lambda log: truncate(log / commit(3), 200),
+    "a commit after the checkpoint": make_deletion(commit(3)),
+    "the newest commit": make_deletion(commit(NEWEST)),
+    "half of the newest commit": lambda log: truncate(log / commit(NEWEST), 200),
+    "the content of the newest commit": lambda log: truncate(log / commit(NEWEST), 0),
+    "the end of the newest commit": lambda log: truncate_before_adds(log / commit(NEWEST)),
+    "the end of a commit after the checkpoint": lambda log: truncate_before_adds(log / commit(3)),
+    "half of a commit after the checkpoint": lambda log: truncate(log / commit(3), 200),
     "a bit of a file's name": lambda log: flip_bit_after(log / commit(NEWEST), b'"path":"'),
     "a bit of a brace": lambda log: flip_bit_after(log / commit(NEWEST), b'{"add":'),
     "the checkpoint": make_deletion(CHECKPOINT),

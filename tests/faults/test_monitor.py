@@ -1,4 +1,4 @@
-"""Retraining that fails, and a champion whose training data is gone."""
+"""Retraining that fails, and a champion without its training data."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,8 +41,6 @@ def test_interrupted_replay_duplicates_nothing(make_lake: Lakes, monkeypatch: py
 
 
 def test_reject_of_redelivered_file_is_discarded(make_lake: Lakes) -> None:
-    from dataclasses import replace
-
     source = replace(landed_items, on_redelivery="replace")
     strict = make_lake(source, items_table(rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
@@ -61,21 +60,23 @@ def test_rejects_of_uncommitted_batch_await_its_retry(make_lake: Lakes, monkeypa
     strict.land("raw.items", "2.csv", items_csv("3,1,60", "4,1,6"))
     strict.run("raw.items")
     with monkeypatch.context() as changed:
-        changed.setattr(SparkTables, "append", lambda *_: 1 / 0)  # once the rejects are written
+        changed.setattr(SparkTables, "append", lambda *_: 1 / 0)  # After the rejects are written.
         assert strict.attempt("clean.items").report.has_failed
     assert [row[0] for row in strict.quarantine("clean.items", "batch")] == [1, 2]
     lake = strict.with_tables(landed_items, items_table())
     assert [reject["batch"] for reject in quarantine.find_pending_rejects(lake.lake, "clean.items")] == [1]
     assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
     assert replayed(lake) == ReplayResult("clean.items", 1, {}, {})
-    assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], "its retry finds the other again"
+    assert [row[0] for row in lake.quarantine("clean.items", "batch")] == [1], (
+        "the retry of batch 2 finds the other reject again"
+    )
     lake.run()
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 1, 50), (3, 1, 60), (4, 1, 6)]
     assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
 
 def test_function_that_duplicates_rejects_is_refused(make_lake: Lakes) -> None:
-    def doubles(items: DataFrame) -> DataFrame:
+    def duplicate_rows(items: DataFrame) -> DataFrame:
         from tests.lakes import parse_items
 
         return parse_items(items).withColumn("value", F.explode(F.array("value", "value")))
@@ -83,7 +84,7 @@ def test_function_that_duplicates_rejects_is_refused(make_lake: Lakes) -> None:
     strict = make_lake(landed_items, items_table(Append(), key=(), rules=SMALL))
     strict.land("raw.items", "1.csv", items_csv("1,1,5", "2,1,50"))
     strict.run()
-    lake = strict.with_tables(landed_items, items_table(Append(), doubles, key=()))
+    lake = strict.with_tables(landed_items, items_table(Append(), duplicate_rows, key=()))
     with pytest.raises(AccountingError, match="1 rows came in, but 2 staged = 2"):
         replayed(lake)
     assert lake.rows("clean.items") == [(1, 1, 5)]
@@ -100,7 +101,7 @@ def test_interrupted_replay_still_reconciles(make_lake: Lakes, monkeypatch: pyte
         changed.setattr("lakehouse.writes.replay._record_outcomes", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             replayed(lake)
-    done = replayed(lake, run=Run("replay-2", ""))
-    assert (done.replayed, sum((done.discarded or {}).values())) == (1, 2)
+    result = replayed(lake, run=Run("replay-2", ""))
+    assert (result.replayed, sum((result.discarded or {}).values())) == (1, 2)
     assert lake.rows("clean.items") == [(1, 1, 5), (2, 2, 60), (3, 2, 6)]
     assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]

@@ -21,7 +21,7 @@ Lakes = Callable[..., TestLake]
 
 
 def test_parallel_runs_write_every_row_once(make_lake: Lakes, runs: Runs) -> None:
-    """One run names the holder and ends, one waits, and one lost its lease and commits too late."""
+    """One run names the holder and ends, another waits, and a third lost its lock and commits too late."""
     undisturbed, lake = (make_lake(modules=MODULES, name=name) for name in ("undisturbed", "lake"))
     land(undisturbed, lake, DELIVERIES[:2])
     commits = runs.complete(Order(str(undisturbed.root), MODULES))
@@ -32,13 +32,13 @@ def test_parallel_runs_write_every_row_once(make_lake: Lakes, runs: Runs) -> Non
     kill(holder, signal.SIGCONT)
     assert runs.wait(holder).code == 0, runs.read_log()
     answer = runs.wait(patient)
-    assert (answer.code, answer.reached) == (0, []), "the holder left nothing to do"
+    assert (answer.code, answer.reached) == (0, []), "no work remains after the holder's run"
     assert_same(lake, content(undisturbed))
 
     land(undisturbed, lake, DELIVERIES[2:])
     runs.complete(Order(str(undisturbed.root), MODULES))
     late = runs.run_until_stopped(Order(str(lake.root), MODULES, "late", "stop", passed=("the manifest of raw.buses",)))
-    (lake.root / ".run.lock").unlink()  # as somebody does who takes it for a leftover
+    (lake.root / ".run.lock").unlink()  # As an operator does with a supposedly stale file.
     runs.complete(Order(str(lake.root), MODULES, "next"))
     kill(late, signal.SIGCONT)
     assert runs.wait(late).code == 1
@@ -79,7 +79,8 @@ def test_upkeep_removes_no_rows_and_is_no_input(make_lake: Lakes) -> None:
         if number < 2:
             lake.run()
     undisturbed.run()
-    for table, size in (("raw.items", 600), ("clean.items", 300)):  # the third delivery has yet to reach the second
+    # The second table has not read the third delivery yet.
+    for table, size in (("raw.items", 600), ("clean.items", 300)):
         path = lake.lake.path(table)
         before = parquet_files(path)
         by_spark = lake.spark.read.format("delta").load(str(path)).toLocalIterator()
@@ -89,15 +90,15 @@ def test_upkeep_removes_no_rows_and_is_no_input(make_lake: Lakes) -> None:
         next(by_spark)
         maintain(lake, table)
         assert lake.version(table) != pinned.version()
-        assert before <= parquet_files(path), "what is younger than the retention stays"
+        assert before <= parquet_files(path), "files younger than the retention stay"
         assert first.num_rows + sum(batch.num_rows for batch in by_delta_rs) == size
         assert 1 + sum(1 for _ in by_spark) == size
         assert pinned.to_pyarrow_table().num_rows == size
         assert query(lake.root / "lake", f"SELECT count(*) AS n FROM {table}").to_pylist() == [{"n": size}]
         assert lake.spark.read.format("delta").load(str(path)).count() == size
     assert lake.plan()["raw.items"].action == "none"
-    done = lake.run()
-    assert done.statuses == {"raw.items": "unchanged", "clean.items": "written"}
+    results = lake.run()
+    assert results.statuses == {"raw.items": "unchanged", "clean.items": "written"}
     assert lake.record("clean.items").rows == {"written": 200, "unchanged": 0, "superseded": 0, "quarantined": 0}
     assert_same(lake, content(undisturbed, delivered=False), delivered=False)
     for table in ("raw.items", "clean.items"):

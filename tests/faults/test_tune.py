@@ -57,7 +57,7 @@ def test_interrupt_keeps_ended_and_running_trials(place: Place) -> None:
     with tracking_client(place.tracking_uri) as client:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         (parent,) = client.search_runs([experiment], "tags.study LIKE 'trees%'")
-    assert (parent.info.status, parent.data.tags["trials"]) == ("KILLED", "3"), "the third was under way"
+    assert (parent.info.status, parent.data.tags["trials"]) == ("KILLED", "3"), "the third trial was running"
     result = tune(place, 5)
     assert result.run_id == parent.info.run_id
     assert place.run(result.run_id).info.status == "FINISHED"
@@ -76,15 +76,15 @@ def test_study_continues_after_kill(place: Place, tmp_path: Path) -> None:
         study_runs.log_child_run = cut_off
     """
     script = tuning_script(place, 6, cut_off)
-    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    process = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     result = tune(place, 6)
-    below = runs(place, result)
+    trial_runs = runs(place, result)
 
     assert len(result.trials) == 6
     assert not [trial for trial in result.trials if trial.error], "an interrupted trial is no failure"
-    assert [int(run.data.tags["trial"]) for run in below] == numbers(result), "each trial is logged once"
-    assert {run.info.status for run in below} == {"FINISHED"}
+    assert [int(run.data.tags["trial"]) for run in trial_runs] == numbers(result), "each trial is logged once"
+    assert {run.info.status for run in trial_runs} == {"FINISHED"}
 
 
 def test_interrupted_candidate_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,25 +95,25 @@ def test_interrupted_candidate_is_tried_again(place: Place, monkeypatch: pytest.
     """
     for _ in range(2):
         command = [sys.executable, "-c", tuning_script(place, 2, cut_off)]
-        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        process = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert process.returncode == -signal.SIGKILL, process.stderr
     monkeypatch.setattr(parcel_trees, "CANDIDATES", ({"max_iter": 7}, {"max_iter": 5}))
     result = tune(place, 2)
     assert sorted(trial.params["max_iter"] for trial in result.trials) == [5, 7]
     assert sorted(trial.params["max_iter"] for trial in tune(place, 4).trials if trial in result.trials) == [5, 7]
-    assert len(runs(place, result)) == 4, "none is tried twice that came to an end"
+    assert len(runs(place, result)) == 4, "no ended trial is repeated"
 
 
 def test_trial_interrupted_after_its_result_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as changed:
-        changed.setattr(optuna.Study, "tell", interrupted)
+        changed.setattr(optuna.Study, "tell", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tune(place, 1)
     result = tune(place, 1)
     assert (numbers(result), result.best.params) == ([0], parcel_trees.CANDIDATES[0] | {"max_depth": 3})
 
 
-def interrupted(*_: Any, **__: Any) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -134,7 +134,9 @@ def test_missed_trials_are_logged_later(place: Place, tmp_path: Path) -> None:
 
 def test_unusable_server_costs_no_trial(place: Place, tmp_path: Path) -> None:
     messages: list[str] = []
-    (tmp_path / "mlflow.db").write_text("not a database, but some text that is long enough to be read as one " * 20)
+    (tmp_path / "mlflow.db").write_text(
+        "not a database, but some text that is long enough to be read as a header " * 20
+    )
     with pytest.raises(ModelError, match=r"mlflow.db cannot be used") as error:
         tune(place, 3, progress=messages.append)
     assert "Trials that ended are kept in the study" in error.value.__notes__[0]
@@ -144,7 +146,7 @@ def test_unusable_server_costs_no_trial(place: Place, tmp_path: Path) -> None:
 def test_damaged_studies_are_named(place: Place) -> None:
     place.pending_folder.mkdir()
     (place.pending_folder / "studies.db").write_text(
-        "not a database, but some text that is long enough to be read as one " * 20
+        "not a database, but some text that is long enough to be read as a header " * 20
     )
     with pytest.raises(ModelError, match=r"The studies in .*studies.db cannot be used: .*not a database"):
         tune(place, 2)
@@ -170,17 +172,17 @@ def test_interrupt_reaches_dask_workers(place: Place, tmp_path: Path) -> None:
     script.write_text(tuning_script(place, 50, backend="dask", jobs=2))
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "SLOW_FIT": "2"}
     with out.open("wb") as log:
-        running = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, script], env=environment, stdout=log, stderr=log, start_new_session=True
         )
-    studies, until = place.pending_folder / "studies.db", time.monotonic() + 120
+    studies, deadline = place.pending_folder / "studies.db", time.monotonic() + 120
     while count_ended(studies) < 2:
-        assert running.poll() is None and time.monotonic() < until, out.read_text()
+        assert process.poll() is None and time.monotonic() < deadline, out.read_text()
         time.sleep(0.2)
-    time.sleep(1)  # the next two are under way
-    workers = psutil.Process(running.pid).children(recursive=True)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    running.wait(60)
+    time.sleep(1)  # The next two trials are running.
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+    process.wait(60)
     assert "KeyboardInterrupt" in out.read_text()
     assert "died" not in out.read_text()
     psutil.wait_procs(workers, timeout=20)

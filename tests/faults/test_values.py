@@ -36,7 +36,7 @@ parsed_values = source("raw.values", landing="values", columns=dict.fromkeys(COL
     write=Merge(newest_by=("at",)),
     values="raw.values",
 )
-def typed_values(values: DataFrame) -> DataFrame:
+def clean_values(values: DataFrame) -> DataFrame:
     """One row per id."""
     return values.select(
         *[parse(c, kind).alias(c) for c, kind in TYPES.items()], "text", unparsed(TYPES), *ORIGIN_COLUMNS
@@ -60,7 +60,7 @@ READABLE = {
         line(5, '"a,b"'),
         line(6, r"back\slash"),
         line(7, r'"ends in a backslash\"'),
-        line(8, '"x"', *(f'"{one}"' for one in REST)),
+        line(8, '"x"', *(f'"{value}"' for value in REST)),
     ),
     "newlines.csv": lines(line(11, '"one\ntwo"'), line(12, '"\n"'), line(13, '"a\n\nb\n"'), line(14, '"1,2,3\n4,5,6"')),
     "crlf.csv": lines(line(21, "plain"), line(22, '"one\r\ntwo"'), line(23, '"one\ntwo"'), end="\r\n"),
@@ -101,7 +101,7 @@ REJECTED = {
     "utf16.csv": lines(line(105, "x")).decode().encode("utf-16"),
 }
 
-UNREADABLE = {
+UNPARSED = {
     "ratio": ["NaN", "nan", "Infinity", "-Infinity", "inf", "+INF", "1e400", "-1e400", "1,5", "0x10", "1_000", "one"],
     "at": ["2147483648", "-2147483649", "1.5", "1e3", "٣", "NaN"],
     "day": ["2023-02-29", "2024-13-01", "today", "NaN"],
@@ -115,7 +115,7 @@ Bad = tuple[tuple[str, ...], dict[str, str]]
 def bad_rows() -> list[Bad]:
     """Return one row for each value that cannot be parsed, otherwise good, and the rules that it violates."""
     good = dict(zip(COLUMNS, ["", *REST, "as landed"], strict=True))
-    columns = [(column, value) for column, values in UNREADABLE.items() for value in values]
+    columns = [(column, value) for column, values in UNPARSED.items() for value in values]
     rows: list[Bad] = [
         ((f"parsed: {column}",), {**good, "id": str(1000 + number), column: value})
         for number, (column, value) in enumerate(columns)
@@ -126,14 +126,14 @@ def bad_rows() -> list[Bad]:
     return [*rows, (("key_is_not_null",), {**good, "id": ""})]
 
 
-def as_meant(file: bytes) -> list[tuple[str | None, ...]]:
+def read_records(file: bytes) -> list[tuple[str | None, ...]]:
     """Read a CSV file by Python's reader: an empty value is null, a line end within a value is a line feed."""
     csv.field_size_limit(sys.maxsize)
     _, *rows = csv.reader(io.StringIO(file.decode("utf-8-sig"), newline=""))
     return [tuple(value.replace("\r\n", "\n") or None for value in row) for row in rows]
 
 
-def packed(rows: list[Bad]) -> bytes:
+def write_records(rows: list[Bad]) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([COLUMNS, *(row.values() for _, row in rows)])
     return buffer.getvalue().encode()
@@ -142,23 +142,23 @@ def packed(rows: list[Bad]) -> bytes:
 @pytest.fixture(scope="module")
 def undisturbed(make_lake: Lakes) -> list[str]:
     """Return the table from the good rows only, parsed by another reader."""
-    lake = make_lake(parsed_values, typed_values, name="undisturbed")
+    lake = make_lake(parsed_values, clean_values, name="undisturbed")
     texts = pa.schema([(name, pa.string()) for name in COLUMNS])
     for name, file in READABLE.items():
-        lake.land("raw.values", name, parquet(as_meant(file), texts))
+        lake.land("raw.values", name, parquet(read_records(file), texts))
     lake.run()
     return content(lake, delivered=False)["clean.values"]
 
 
 def test_every_value_is_correct_or_quarantined(make_lake: Lakes, undisturbed: list[str]) -> None:
-    lake, bad = make_lake(landed_values, typed_values), bad_rows()
-    files = {**READABLE, **REJECTED, "unreadable.csv": packed(bad), "uneven.csv": lines(*UNEVEN)}
+    lake, bad = make_lake(landed_values, clean_values), bad_rows()
+    files = {**READABLE, **REJECTED, "unparsed.csv": write_records(bad), "uneven.csv": lines(*UNEVEN)}
     for name, file in files.items():
         lake.land("raw.values", name, file)
-    done = lake.run()
+    results = lake.run()
     assert content(lake, delivered=False)["clean.values"] == undisturbed
     assert lake.rejected("raw.values").keys() == REJECTED.keys()
-    assert done.counts("clean.values")["superseded"] == SUPERSEDED
+    assert results.counts("clean.values")["superseded"] == SUPERSEDED
 
     quarantined = [
         (tuple(rules), json.loads(text)) for rules, text in lake.quarantine("clean.values", "rules", "original")
