@@ -159,7 +159,7 @@ def test_an_interrupted_run_continues_in_the_copy(
     assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 
 
-def test_a_lake_without_some_parts_recovers(make_lake: Lakes) -> None:
+def test_a_lake_with_missing_parts(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, event_log)
     for number in (1, 2):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,5"))

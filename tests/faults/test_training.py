@@ -66,17 +66,19 @@ def test_unusable_database_fails_without_showing_password(place: Place, tmp_path
     assert "secret" not in str(error.value)
 
 
-class Full(DummyClassifier):
+class FullDiskClassifier(DummyClassifier):
     """A classifier of a library with autologging, which finds the disk full."""
 
-    def fit(self, *_: Any) -> Full:
+    def fit(self, *_: Any) -> FullDiskClassifier:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_fitting_error_is_not_an_mlflow_error(place: Place) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         place.train(
-            change_model(fit=lambda train, validation, **_: make_pipeline(Full()).fit(train.frame, train.label))
+            change_model(
+                fit=lambda train, validation, **_: make_pipeline(FullDiskClassifier()).fit(train.frame, train.label)
+            )
         )
     with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking_client(place.tracking_uri):
         raise FileNotFoundError("a file that is not of MLflow")
