@@ -180,7 +180,7 @@ def test_loss_after_rollback_is_named(make_lake: Lakes) -> None:
     DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 1")
     (said,) = [one.differences for one in reconcile(lake.lake) if one.differences]
     assert any("has 0 rows, but its commits left 1" in one for one in said)
-    assert any("misses 1 rows" in one for one in said)
+    assert any("lacks 1 rows" in one for one in said)
     with pytest.raises(RollbackError, match=r"clean.items was changed by another writer since: version 3, DELETE"):
         roll_back(lake, "A")
 
