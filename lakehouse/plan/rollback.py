@@ -158,8 +158,8 @@ def _check_run(states: Sequence[_TableState], run: str) -> None:
     run_records = [record for record in records if record.run == run]
     if any(record.rolled_back_run for record in run_records):
         raise RollbackError(
-            f"Run {run}: it rolled back run {run_records[0].rolled_back_run} and cannot be rolled back. "
-            "Run `lakehouse run` to continue from there."
+            f"Run {run} is the rollback of run {run_records[0].rolled_back_run}, and a rollback cannot be rolled back. "
+            "Run `lakehouse run` to bring the tables up to date."
         )
     if not run_records:
         newest = {

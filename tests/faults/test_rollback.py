@@ -56,7 +56,9 @@ def test_runs_are_rolled_back_in_turn(make_lake: Lakes) -> None:
     ids = {row[0] for row in lake.rows("raw.items", "_file_id")}
     assert ids == {4, 5, 6}, "no number is given twice"
     adds_up(lake)
-    with pytest.raises(RollbackError, match="Run rollback-B: it rolled back run B and cannot be rolled back"):
+    with pytest.raises(
+        RollbackError, match="Run rollback-B is the rollback of run B, and a rollback cannot be rolled back"
+    ):
         roll_back(lake, "rollback-B")
 
 

@@ -152,7 +152,7 @@ def test_columns_added_by_a_contract_are_no_change() -> None:
     ("columns", "problem"),
     [
         ({"id": "int", "ID": "int"}, "raw.items: columns id and ID differ only in case"),
-        ({"_File_id": "int"}, "raw.items: column _File_id is the platform's own name"),
+        ({"_File_id": "int"}, "raw.items: column _File_id uses a name that is reserved by the platform"),
         ({"id\n": "int"}, "raw.items: column 'id\\n' is not a plain name"),
         ({"a b": "int"}, "raw.items: column 'a b' is not a plain name"),
     ],
