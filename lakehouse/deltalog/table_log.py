@@ -258,7 +258,7 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
             raise StorageError(f"{path}: {explanation}") from error
         raise LedgerError(
             f"{path}: the Delta log cannot be read ({get_first_line(error)}). "
-            "Nothing was changed. Restore the missing files of the `_delta_log` folder."
+            "Nothing was changed. Restore the missing or damaged files of the `_delta_log` folder."
         ) from error
 
 
@@ -283,7 +283,8 @@ def _check_complete(log: TableLog) -> None:
     actual = (log.count_files(), log.count_bytes())
     if expected != actual:
         raise ValueError(
-            f"the checksum file counts {expected[0]} files of {expected[1]} bytes, but the log lists {actual[0]} of {actual[1]} bytes"
+            f"the checksum file counts {expected[0]} files of {expected[1]} bytes, "
+            f"but the log lists {actual[0]} files of {actual[1]} bytes"
         )
 
 
