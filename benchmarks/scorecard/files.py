@@ -20,10 +20,10 @@ COLUMNS, NOT_EMPTY, ENDED, QUOTES, UTF8, PACKED = (
     "packed data whole",
 )
 FILE_CHECKS = {
-    COLUMNS: ("misses column", "has an unknown column", "has its columns in another order", "has no header"),
+    COLUMNS: ("lacks column", "has an unknown column", "has its columns in another order", "has no header"),
     NOT_EMPTY: ("is empty",),
     ENDED: ("does not end with a line end",),
-    QUOTES: ("has a quote that nothing closes",),
+    QUOTES: ("has a quote that is never closed",),
     UTF8: ("is not UTF-8",),
     PACKED: (
         "ends before its compressed data does",

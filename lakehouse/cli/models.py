@@ -20,7 +20,7 @@ ModelName = Annotated[str | None, typer.Argument(help="A model's name.")]
 
 def train_model(
     model: ModelName = None,
-    tuned: Annotated[bool, typer.Option("--tuned", help="With the best parameters that `tune` found.")] = False,
+    tuned: Annotated[bool, typer.Option("--tuned", help="Use the best parameters that `tune` found.")] = False,
 ) -> None:
     """Train a model on its feature table, log it to MLflow, and promote it if it is better."""
     from lakehouse.ml import pipeline
@@ -78,7 +78,7 @@ def monitor_champion(
     task: TaskName = None,
     since: FirstDay = None,
     until: LastDay = None,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger on a finding.")] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger if there is a finding.")] = False,
 ) -> None:
     """Check the champion's results, drift and missing features. Without dates, check the last 28 scored days.
 

@@ -9,7 +9,7 @@ import typer
 
 Select = Annotated[
     list[str] | None,
-    typer.Option("--select", "-s", help="A table, +t (and its inputs), t+ (and its readers), or a layer."),
+    typer.Option("--select", "-s", help="A table, +t (and its inputs), t+ (and its downstream tables), or a layer."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 FirstDay = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")]

@@ -98,7 +98,8 @@ def vacuum_table(
         int | None, typer.Option(min=7, help="By default the table's retention, 30 days unless it declares another.")
     ] = None,
     forget: Annotated[
-        list[str] | None, typer.Option(help="A model's version that need not be reproducible, such as late_arrival:3.")
+        list[str] | None,
+        typer.Option(help="A model version, such as late_arrival:3, whose training data may be removed."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
 ) -> None:

@@ -98,7 +98,11 @@ def _find_name_problems(declared: Declaration) -> list[str]:
         by_lower.setdefault(column.lower(), []).append(column)
     duplicates = [f"columns {' and '.join(names)} differ only in case" for names in by_lower.values() if len(names) > 1]
     reserved = _RESERVED | _WORK_COLUMNS if isinstance(declared, Table) else _RESERVED
-    platform = [f"column {names[0]} is the platform's own name" for c, names in by_lower.items() if c in reserved]
+    platform = [
+        f"column {names[0]} uses a name that is reserved by the platform"
+        for c, names in by_lower.items()
+        if c in reserved
+    ]
     return [f"{declared.name}: {problem}" for problem in [*duplicates, *platform]]
 
 
@@ -152,7 +156,7 @@ def _find_rule_problems(table: Table) -> list[str]:
     ]
     names = [rule.name for rule in table.rules]
     reserved = [name for name in names if name in (KEY_RULE, MALFORMED_RULE, PARSED_RULE)]
-    problems += [f"rule {name} is the platform's own name" for name in reserved]
+    problems += [f"rule {name} uses a name that is reserved by the platform" for name in reserved]
     return problems + [f"two rules are called {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
 
 
@@ -204,4 +208,4 @@ def raise_problems(problems: Sequence[str]) -> None:
         DeclarationError: There is a problem.
     """
     if problems:
-        raise DeclarationError("The declared tables do not fit together:\n  - " + "\n  - ".join(problems))
+        raise DeclarationError("The declarations have these problems:\n  - " + "\n  - ".join(problems))

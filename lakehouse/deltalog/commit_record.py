@@ -102,7 +102,7 @@ def _check_format(number: int) -> None:
     if number > FORMAT:
         raise LedgerError(
             f"The lake was written by a newer version of lakehouse (format {number}; this version reads {FORMAT}). "
-            "Install that version."
+            f"Upgrade lakehouse to a version that reads format {number}."
         )
     if number < FORMAT:
         raise LedgerError(

@@ -48,7 +48,10 @@ def query(lake: Location, sql: str) -> pa.Table:
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         statements = connection.extract_statements(sql)
         if statements and statements[-1].type.name in _WRITE_STATEMENTS:
-            raise QueryError("The query writes, and queries can only read. `lakehouse run` writes the declared tables.")
+            raise QueryError(
+                "The query would change data, but queries are read-only. "
+                "Write a SELECT; `lakehouse run` writes the declared tables."
+            )
         result = connection.sql(sql)
         if result is None:
             raise QueryError("The query has no result. Write a SELECT.")

@@ -216,7 +216,9 @@ class TableLog:
         except StorageError:  # The store failed. The changes may exist.
             raise
         except Exception as error:  # The lazy reader of the files raises nothing more precise.
-            raise LedgerError(f"{self.path}: the changes after version {after} cannot be read: {error}") from error
+            raise LedgerError(
+                f"{self.path}: the change data feed after version {after} cannot be read ({error})"
+            ) from error
 
 
 @contextmanager
@@ -256,7 +258,7 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
             raise StorageError(f"{path}: {explanation}") from error
         raise LedgerError(
             f"{path}: the Delta log cannot be read ({get_first_line(error)}). "
-            "Nothing was changed; restore the missing log files."
+            "Nothing was changed. Restore the missing or damaged files of the `_delta_log` folder."
         ) from error
 
 
@@ -281,7 +283,8 @@ def _check_complete(log: TableLog) -> None:
     actual = (log.count_files(), log.count_bytes())
     if expected != actual:
         raise ValueError(
-            f"expected {expected[0]} files of {expected[1]} bytes, and the log names {actual[0]} of {actual[1]} bytes"
+            f"the checksum file counts {expected[0]} files of {expected[1]} bytes, "
+            f"but the log lists {actual[0]} files of {actual[1]} bytes"
         )
 
 

@@ -69,7 +69,7 @@ def explain_rejection(source: Source, file_columns: Mapping[str, str]) -> str | 
     contract, drift = source.contract, detect_drift(source, file_columns)
     reasons: list[str] = []
     if contract.missing_column == "fail":
-        reasons += [f"misses column {c}" for c in drift.missing_columns]
+        reasons += [f"lacks column {c}" for c in drift.missing_columns]
     if contract.new_column == "fail":
         reasons += [f"has an unknown column {c}{_describe_case_variant(drift, c)}" for c in drift.new_columns]
     if contract.changed_type == "fail":

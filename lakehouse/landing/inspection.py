@@ -116,7 +116,7 @@ def _find_open_quote(path: Location, source: Source, odd: bool) -> str | None:
                 return None
             except csv.Error as error:
                 if odd or reader.line_num > before + 1:
-                    return f"has a quote that nothing closes after line {before} ({error})"
+                    return f"has a quote that is never closed, after line {before} ({error})"
             before = reader.line_num
 
 

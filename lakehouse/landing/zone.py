@@ -172,9 +172,8 @@ class LandingZone:
         rejected = tuple(file for file in inspected if isinstance(file, RejectedFile))
         if is_full and (lost := sorted(deliveries.keys() - {file.path for file in numbered})):
             reasons = {file.path: file.reason for file in rejected}
-            raise _build_refresh_error(
-                self.source, [f"{path} {reasons.get(path, 'has not settled or is gone')}" for path in lost]
-            )
+            default = "is missing, or was modified within settle_seconds"
+            raise _build_refresh_error(self.source, [f"{path} {reasons.get(path, default)}" for path in lost])
         manifest = Manifest(self.source.name, batch, now(), fingerprint, numbered, rejected, is_full)
         self._create_manifest(manifest)
         return manifest
@@ -185,7 +184,7 @@ class LandingZone:
         try:
             location.create(file, json.dumps(fields, indent=1).encode())
         except FileExistsError:
-            raise LandingError(f"{file}: another run took this batch. Run again.") from None
+            raise LandingError(f"{file}: another run created this manifest. Run again.") from None
 
     def verify_manifest(self, manifest: Manifest, fingerprint: str) -> Manifest:
         """Return the manifest without files that vanished or changed after it was written. Record these as rejected.
@@ -280,7 +279,7 @@ class LandingZone:
         except EOFError:
             reason = "ends before its compressed data does"
         except UnicodeDecodeError as error:
-            reason = f"is not UTF-8 text (byte {error.start} of a part: {error.reason})"
+            reason = f"is not UTF-8 text ({error.reason}: {error.object[error.start : error.end].hex(' ')})"
         except StorageError:  # The store failed, not the file.
             raise
         except Exception as error:  # A damaged file must not block the others, whatever its reader raises.

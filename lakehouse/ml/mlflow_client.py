@@ -175,10 +175,12 @@ def fetch_version(
 
     version, learner = f"{entry.name} version {entry.version}", entry.tags.get(LEARNER_TAG)
     if learner not in models:
-        origin = (
-            f"by {learner!r}, which `models` in conf/base.yml does not name" if learner else "without a learner's name"
+        raise ModelError(
+            f"{version} was made by {learner!r}, which `models` in conf/base.yml does not name. "
+            "Add the learner there, or train another version."
+            if learner
+            else f"{version} has no tag {LEARNER_TAG!r}, which names its learner. Train another version."
         )
-        raise ModelError(f"{version} was made {origin}. Name its learner there, or train another version.")
     uri = f"models:/{entry.name}/{entry.version}/artifacts/{MODEL}" if part == MODEL else f"runs:/{entry.run_id}/{part}"
     missing = ModelError(
         f"{version} is gone from the store of artifacts ({uri}). Restore its files, or train another version."

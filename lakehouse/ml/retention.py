@@ -37,7 +37,7 @@ def pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str
             pins = [_read_pin(client, entry, table, opened) for name, entry in entries.items() if name not in forget]
     except ModelError as error:
         raise VacuumError(
-            f"{table}: nothing was removed, as the versions that its models need could not be found out. {error}"
+            f"{table}: nothing was removed, because the versions that its models need are unknown. {error}"
         ) from error
     existing = [pin for pin in pins if pin and _can_open(opened, pin.delta_version)]
     return sorted(existing, key=lambda pin: (pin.model, pin.version))

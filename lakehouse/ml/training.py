@@ -138,7 +138,11 @@ def _register_waiting(
         try:
             rows = earlier.open_rows(model, lake)
         except ModelError as error:  # it can never be compared with the champion
-            logger.warning("a training that waited for MLflow is set aside in %s: %s", earlier.abandon(), error)
+            logger.warning(
+                "a training that waited for MLflow cannot be registered and was moved to %s: %s",
+                earlier.abandon(),
+                error,
+            )
             continue
         tell("registering the training that waits for MLflow")
         yield earlier, registry.register(earlier, models, rows, tell)

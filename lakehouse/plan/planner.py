@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lakehouse.plan.steps import Request
 
 S = TypeVar("S", bound=Step)
-FEED_EXPIRED = "the change feed no longer reaches back so far"
+FEED_EXPIRED = "the change data feed of an input has expired"
 
 
 def plan_steps(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
@@ -246,7 +246,7 @@ def _compare_inputs(
         elif before.generation != after.generation and (input_.role == "incremental" or input_.on_change == "rebuild"):
             rebuild_reasons.append(f"{name} was rebuilt")
         elif before.version != after.version and input_.role == "lookup" and input_.on_change == "rebuild":
-            rebuild_reasons.append(f"{name} changed and affects everything")
+            rebuild_reasons.append(f'lookup {name} changed (on_change="rebuild")')
         elif before.version != after.version and input_.role == "incremental":
             reasons.append(f"{name} {before.version} to {after.version}")
     return rebuild_reasons, reasons

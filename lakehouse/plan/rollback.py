@@ -158,8 +158,8 @@ def _check_run(states: Sequence[_TableState], run: str) -> None:
     run_records = [record for record in records if record.run == run]
     if any(record.rolled_back_run for record in run_records):
         raise RollbackError(
-            f"Run {run}: it rolled back run {run_records[0].rolled_back_run} and cannot be rolled back. "
-            "Run `lakehouse run` to continue from there."
+            f"Run {run} is the rollback of run {run_records[0].rolled_back_run}, and a rollback cannot be rolled back. "
+            "Run `lakehouse run` to bring the tables up to date."
         )
     if not run_records:
         newest = {
@@ -169,8 +169,10 @@ def _check_run(states: Sequence[_TableState], run: str) -> None:
             if entry.record
         }
         names = sorted(newest, key=lambda name: (newest[name], name), reverse=True)[:_MAX_SHOWN]
-        hint = f"the newest are {', '.join(names)}" if names else "there is none"
-        raise RollbackError(f"No table has a commit of run {run!r}; {hint}. List them with `lakehouse history TABLE`.")
+        hint = f"The newest runs are {', '.join(names)}" if names else "No run can be rolled back"
+        raise RollbackError(
+            f"No table has a commit of run {run!r}. {hint}; `lakehouse history TABLE` lists the runs of a table."
+        )
 
 
 def _find_conflicts(state: _TableState, run: str) -> Iterator[str]:
@@ -233,7 +235,9 @@ def _find_version_before(state: _TableState, first: Entry) -> int | None:
     """
     older = [entry for entry in state.entries if entry.version < first.version]
     if not older and first.version > 0:
-        raise RollbackError(f"{state.name}: the log no longer has the versions before {first.version}")
+        raise RollbackError(
+            f"{state.name}: the log no longer has the versions before {first.version}, so the table cannot be restored"
+        )
     version: int | None = first.version - 1 if older else None
     for entry in older:
         if entry.record is not None or entry.operation not in _PREPARATION_OPERATIONS:

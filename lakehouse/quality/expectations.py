@@ -49,8 +49,7 @@ def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:
             ) from error
     if failed := list(_describe_failed(result, "critical")):
         raise SuiteError(
-            f"{table}: the suite {suites.get_path(table)} is not met: {'; '.join(failed)}. "
-            f"Nothing was written; see {page}."
+            f"{table}: the suite {suites.get_path(table)} failed: {'; '.join(failed)}. Nothing was written; see {page}."
         )
     for description in _describe_failed(result, "warning"):
         logger.warning("%s: %s", table, description)

@@ -170,9 +170,11 @@ def _reconcile_table(lake: Lake, table: Table, log: table_log.TableLog) -> Recon
     duplicates = input_rows - origins - quarantined
     recorded = _sum_recorded_duplicates(lake, log, table, replay_runs)
     if recorded is not None and recorded != duplicates:
+        missing = duplicates - recorded
         differences.append(
-            f"misses {duplicates - recorded:,} rows: {input_rows:,} landed rows less {origins:,} kept and {quarantined:,} "
-            f"in quarantine leave {duplicates:,} duplicates, but the runs counted {recorded:,}"
+            (f"lacks {missing:,} rows: " if missing > 0 else f"has {-missing:,} rows too many: ")
+            + f"{input_rows:,} landed rows less {origins:,} kept and {quarantined:,} in quarantine leave "
+            f"{duplicates:,} duplicates, but the runs counted {recorded:,}"
         )
     row_counts = {"kept": origins, "duplicates": duplicates, "quarantined": quarantined}
     return Reconciliation(table.name, input_rows, row_counts, tuple(differences))

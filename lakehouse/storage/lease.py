@@ -159,8 +159,8 @@ def _blocked_message(lock: S3Path, holder: Holder) -> str:
     )
     seconds = max(0.0, float(record.get("lease_seconds", LEASE_SECONDS)) - holder.age_seconds)
     return (
-        f"Another run holds the lake {lock}: {run}; unless it is renewed, its lease ends in {seconds:.0f} s. "
-        "Run again when it has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
+        f"Another run holds the lake {lock}: {run}; its lease expires in {seconds:.0f} s unless that run renews it. "
+        "Run again when that run has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
     )
 
 

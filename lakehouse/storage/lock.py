@@ -64,7 +64,7 @@ def _lock_folder(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
     except Timeout:
         raise LockError(
             f"Another run holds the lake {root}: {_describe_holder(holder)}. "
-            "Run again when it has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
+            "Run again when that run has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
         ) from None
     try:
         _await_jvm(holder)

@@ -239,8 +239,8 @@ class _Stream(io.BufferedIOBase):
         except FileNotFoundError:
             raise
         except OSError as error:
-            broke_off = f"{_describe_server()} broke off ({get_first_line(error)}). Run again."
-            raise StorageError(f"{self._path}: {broke_off}") from error
+            failure = f"reading from {_describe_server()} failed ({get_first_line(error)}). Run again."
+            raise StorageError(f"{self._path}: {failure}") from error
 
 
 # --- the client -----------------------------------------------------------------------------------------------------

@@ -184,8 +184,8 @@ def check_written(table: str, expected: int, written: int) -> None:
     """
     if expected != written:
         raise AccountingError(
-            f"{table}: {expected} rows were audited, but {written} written: the table's function returns other rows on "
-            "each call. Remove the clock or random numbers from the function, then run --full-refresh."
+            f"{table}: {expected} rows were checked, but {written} were written, because the table's function returns "
+            "other rows on each call. Remove the clock or random numbers from the function, then run --full-refresh."
         )
 
 

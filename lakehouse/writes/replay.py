@@ -96,8 +96,8 @@ def _make_step(lake: Lake, table: Table, record: Record) -> Update:
     if planned.is_breaking or isinstance(planned, Build):
         causes = "; ".join((*planned.schema_changes.describe(), *planned.reasons))
         raise SchemaError(
-            f"{table.name}: the next run must rebuild the table, with its rejects ({causes}). "
-            "Run `lakehouse run`, with --full-refresh where columns changed."
+            f"{table.name}: rejected rows cannot be replayed, because the table must be rebuilt first ({causes}). "
+            "Run `lakehouse run`, with --full-refresh if columns changed; the rebuild includes the rejected rows."
         )
     # Lookups are read at their newest version: the error that was corrected may have been in a lookup.
     incremental_input = table.incremental_input_table

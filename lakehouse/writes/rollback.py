@@ -43,8 +43,8 @@ def _roll_back_table(tables: Tables, lake: Lake, rollback: TableRollback, run: R
     log = table_log.open_log(path)
     if log is None or log.version != rollback.current_version:
         raise RollbackError(
-            f"{rollback.table}: the table was written meanwhile and not rolled back; other tables may be. "
-            "Roll back the run again."
+            f"{rollback.table}: another writer changed this table, which was not rolled back; "
+            "other tables may have been. Roll back the run again."
         )
     run.lease.check()
     target, commit = Target(rollback.table, path), Commit(rollback.table, record)

@@ -150,12 +150,12 @@ def is_violated(rule: Rule) -> Column:
     """Return a condition for the rows that violate a rule: its predicate is false or null.
 
     Raises:
-        RuleError: The predicate is not SQL.
+        RuleError: The predicate is not valid SQL.
     """
     try:
         return ~F.coalesce(F.expr(rule.predicate), F.lit(False))
     except ParseException as error:
         raise RuleError(
-            f"Rule {rule.name}: the predicate {rule.predicate} is not SQL: {get_first_line(error)}. "
+            f"Rule {rule.name}: the predicate {rule.predicate} is not valid SQL: {get_first_line(error)}. "
             "Correct the predicate."
         ) from error

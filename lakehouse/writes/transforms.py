@@ -36,7 +36,7 @@ def select_declared(
     problems += [f"{c} is not declared" for c in types if c not in (*columns, *required, *allowed)]
     if problems:
         raise SchemaError(
-            f"{name}: the table's function returned other columns than declared: {'; '.join(problems)}. "
+            f"{name}: the columns of the function's result differ from the declaration: {'; '.join(problems)}. "
             "Change the function or the declaration."
         )
     return frame.select(*columns, *required, *[c for c in allowed if c in types])

@@ -41,7 +41,7 @@ class Batcher:
             RequestError: Too many rows are pending.
         """
         if self._rows + len(rows) > MAX_WAITING_ROWS:
-            raise RequestError(503, "Too many requests are pending. Try again later.", headers={"Retry-After": "1"})
+            raise RequestError(503, "Too many rows are pending. Try again later.", headers={"Retry-After": "1"})
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Sequence[float]] = loop.create_future()
         self._pending.append((rows, answer))

@@ -22,7 +22,7 @@ _PROBLEMS = {
     415: "The body is not application/json",
     422: "The body is not a valid request",
     500: "Internal error",
-    503: "Too many requests are pending, or features cannot be looked up",
+    503: "Too many rows are pending, or features cannot be looked up",
     504: "The answer took too long",
 }
 

@@ -61,7 +61,7 @@ def another_holder(root: S3Path, seconds: float) -> subprocess.Popen[str]:
 
 def test_a_killed_local_holder_is_succeeded_at_once(root: S3Path) -> None:
     first = another_holder(root, 60)
-    named = rf"run the-first-run, process {first.pid} on .* its lease ends in \d+ s"
+    named = rf"run the-first-run, process {first.pid} on .* its lease expires in \d+ s unless that run renews it"
     with pytest.raises(LockError, match=named), lock_lake(root, "second"):
         pass
     first.kill()

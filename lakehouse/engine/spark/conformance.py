@@ -14,7 +14,7 @@ from lakehouse.spark import MICROSECOND_FORMATS
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-# Key in `_rescued` for the declared columns that the row's file misses.
+# Key in `_rescued` for the declared columns that the row's file lacks.
 MISSING = "_missing"
 _NESTED = ("array", "map", "struct")
 _NUMBERS = ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal")

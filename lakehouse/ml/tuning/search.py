@@ -200,7 +200,9 @@ def _lock_study(folder: Path, study: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ModelError(f"Another `lakehouse tune` is at the study {study}: wait for it, or end it.") from None
+        raise ModelError(
+            f"Study {study} is in use by another `lakehouse tune`. Wait until that command ends, or stop it."
+        ) from None
     try:
         yield
     finally:
@@ -337,7 +339,9 @@ def _draw_params(space: Space, trial: optuna.Trial) -> Mapping[str, Any]:
         trial.set_user_attr("params", params)
     except Exception as error:  # the user's function may raise anything
         reason = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
-        raise ModelError(f"The model's space cannot be drawn from: {reason}") from error
+        raise ModelError(
+            f"The model's space(): no parameters could be drawn: {reason}. Correct the function."
+        ) from error
     return params
 
 

@@ -26,7 +26,7 @@ def two_runs(lakehouse: Command, session_starts: list[object]) -> Command:
 def test_undo_refuses_without_changing_anything(two_runs: Command) -> None:
     versions = two_runs.lake.versions()
     assert "Cannot ask for confirmation: stdin is not a terminal." in two_runs("rollback", "B", exit_code=2)
-    assert "the newest are B, A" in two_runs("rollback", "C", exit_code=2)
+    assert "The newest runs are B, A;" in two_runs("rollback", "C", exit_code=2)
     assert "raw.orders was written by B since" in two_runs("rollback", "A", exit_code=2)
     two_runs.monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     two_runs.monkeypatch.setattr("sys.stdin.isatty", lambda: True)

@@ -65,7 +65,10 @@ def test_an_unknown_field_is_ignored() -> None:
     assert Record.from_json(json.dumps(record)) is not None
 
 
-@pytest.mark.parametrize(("number", "advice"), [(1, "move its folders `lake` and `manifests`"), (3, "Install that")])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(1, "move its folders `lake` and `manifests`"), (3, "Upgrade lakehouse to a version that reads format 3")],
+)
 def test_a_lake_of_another_format_is_rejected(tmp_path: Path, number: int, advice: str) -> None:
     record = json.loads(RECORD.to_json())
     record["lakehouse"] |= {"format": number}

@@ -32,11 +32,11 @@ def items(contract: Contract = STRICT, columns: Mapping[str, str] = COLUMNS) -> 
         ({"id": "int", "name": "string", "amount": "float"}, None),
         ({**COLUMNS, "gate": "string"}, "has an unknown column gate"),
         ({**COLUMNS, "Name": "string"}, "has an unknown column Name (differs from name only in case)"),
-        ({"id": "bigint", "name": "string"}, "misses column amount"),
+        ({"id": "bigint", "name": "string"}, "lacks column amount"),
         ({**COLUMNS, "amount": "string"}, "has column amount as string, declared double"),
         (
             {"id": "bigint", "Name": "string", "amount": "double"},
-            "misses column name; has an unknown column Name (differs from name only in case)",
+            "lacks column name; has an unknown column Name (differs from name only in case)",
         ),
     ],
 )
@@ -48,7 +48,7 @@ def test_default_contract_rejects_other_columns(columns: dict[str, str], reason:
 @pytest.mark.parametrize(
     ("contract", "columns", "reason"),
     [
-        (Contract(new_column="rescue"), {"id": "bigint", "name": "string", "x": "int"}, "misses column amount"),
+        (Contract(new_column="rescue"), {"id": "bigint", "name": "string", "x": "int"}, "lacks column amount"),
         (Contract(missing_column="ignore"), {"id": "bigint", "name": "string", "x": "int"}, "has an unknown column x"),
         (Contract(changed_type="rescue"), {**COLUMNS, "amount": "string", "x": "int"}, "has an unknown column x"),
     ],
@@ -99,7 +99,7 @@ def test_preview_names_missing_and_changed_columns() -> None:
     assert changed == ("amount",)
     rejected = [(path, conformance.explain_rejection(items(), columns), columns) for path, columns in files.items()]
     assert conformance.preview_drift(items(), rejected)[0] == (
-        "rejects a: misses column amount",
+        "rejects a: lacks column amount",
         "rejects b: has column amount as string, declared double",
         "rejects c: has an unknown column gate",
         "rejects d: has an unknown column gate; has an unknown column more",
@@ -152,7 +152,7 @@ def test_columns_added_by_a_contract_are_no_change() -> None:
     ("columns", "problem"),
     [
         ({"id": "int", "ID": "int"}, "raw.items: columns id and ID differ only in case"),
-        ({"_File_id": "int"}, "raw.items: column _File_id is the platform's own name"),
+        ({"_File_id": "int"}, "raw.items: column _File_id uses a name that is reserved by the platform"),
         ({"id\n": "int"}, "raw.items: column 'id\\n' is not a plain name"),
         ({"a b": "int"}, "raw.items: column 'a b' is not a plain name"),
     ],

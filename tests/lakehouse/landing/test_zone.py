@@ -142,7 +142,7 @@ def test_a_named_pipe_is_ignored(landing: LandingZone) -> None:
 def test_a_manifest_is_written_once(landing: LandingZone) -> None:
     put(landing, "a.csv")
     take(landing)
-    with pytest.raises(LandingError, match="another run took this batch"):
+    with pytest.raises(LandingError, match="another run created this manifest"):
         landing.write_manifest(1, "one", [], landing.list_files())
     assert not [p for p in landing.manifest_folder.iterdir() if p.suffix != ".json"]
 
@@ -204,11 +204,11 @@ def test_a_full_refresh_must_not_lose_files(landing: LandingZone) -> None:
     wider = create_zone(
         landing.root.parent, replace(ITEMS, columns={"id": "string", "value": "string", "more": "string"})
     )
-    with pytest.raises(LandingError, match=r"items/a\.csv misses column more"):
+    with pytest.raises(LandingError, match=r"items/a\.csv lacks column more"):
         wider.write_manifest(2, "two", wider.read_history(), wider.list_files(), is_full=True)
     assert len(wider.read_history()) == 1
     settling = create_zone(landing.root.parent, replace(ITEMS, settle_seconds=1e6))
-    with pytest.raises(LandingError, match=r"items/a\.csv has not settled"):
+    with pytest.raises(LandingError, match=r"items/a\.csv is missing, or was modified within settle_seconds"):
         settling.write_manifest(2, "one", settling.read_history(), settling.list_files(), is_full=True)
 
 
@@ -218,7 +218,7 @@ def test_pinned_files_must_fit_the_new_declaration(landing: LandingZone) -> None
     renamed = create_zone(landing.root.parent, replace(ITEMS, columns={"id": "string", "amount": "string"}))
     verified = renamed.verify_manifest(manifest, "two")
     assert verified.files == ()
-    assert verified.rejected_files[0].reason == "misses column amount; has an unknown column value"
+    assert verified.rejected_files[0].reason == "lacks column amount; has an unknown column value"
     assert pending(renamed, "two") == ["items/a.csv"], "the file is inspected again"
 
 
@@ -261,7 +261,7 @@ def test_deliver_copies_whole_files(tmp_path: Path) -> None:
         ("a", b"\n", "header"),
         ("a", b"1,1\n", "has no header: its first line is '1,1'"),
         ("a", b"value,id\n", "has its columns in another order: value,id"),
-        ("a", b"id\n", "misses column value"),
+        ("a", b"id\n", "lacks column value"),
         ("a", b"id,value,more\n", "has an unknown column more"),
         ("a", b"id,value,value\n", "value"),
         ("a", b"id;value\n", "has no header"),
@@ -272,9 +272,9 @@ def test_deliver_copies_whole_files(tmp_path: Path) -> None:
         ("a", b"\xef\xbb\xbf" + GOOD, None),
         ("a", b'"id","value"\r\n', None),
         ("a", b"id,value", "does not end with a line end"),
-        ("a", b'id,value\n1,"2\n3,4\n', "a quote that nothing closes after line 1"),
-        ("a", b'id,value\n1,"2\n3,4\n5,"6\n7,8\n', "a quote that nothing closes after line 1"),
-        ("a", b'id,value\n1,2\n3,"4"5\n6,"7\n8,"9\n', "a quote that nothing closes after line 3"),
+        ("a", b'id,value\n1,"2\n3,4\n', "a quote that is never closed, after line 1"),
+        ("a", b'id,value\n1,"2\n3,4\n5,"6\n7,8\n', "a quote that is never closed, after line 1"),
+        ("a", b'id,value\n1,2\n3,"4"5\n6,"7\n8,"9\n', "a quote that is never closed, after line 3"),
         ("a", b'id,value\n1,"2\n3"\n', None),
         ("a", b'id,value\n1,"2 ""and""\n3"\n', None),
         ("a", b'id,value\n1,2"3"\n4,"5"6\n', None),

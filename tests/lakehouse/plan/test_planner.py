@@ -73,7 +73,7 @@ def test_the_plan_in_each_state_of_a_lake(make_lake: Lakes) -> None:
     lake.spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     DeltaTable.forPath(lake.spark, str(lake.lake.path("clean.payments"))).vacuum(0)
     step = lake.plan()["mart.daily_revenue"]
-    assert (step.action, step.reasons[-1]) == ("build", "the change feed no longer reaches back so far")
+    assert (step.action, step.reasons[-1]) == ("build", "the change data feed of an input has expired")
     lake.run()
     assert lake.rows("mart.daily_revenue") == [(date(2024, 1, 1), 3.0, 3.0)]
 

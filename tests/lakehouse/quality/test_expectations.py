@@ -44,7 +44,7 @@ def test_no_reader_sees_a_failed_batch(make_lake: Lakes, expecting: Callable[...
     lake.land("raw.items", "1.csv", items_csv("1,1,5"))
     error = lake.attempt().errors["clean.items"]
     assert error.startswith(
-        f"clean.items: the suite {lake.lake.suites and lake.lake.suites.get_path('clean.items')} is not met: "
+        f"clean.items: the suite {lake.lake.suites and lake.lake.suites.get_path('clean.items')} failed: "
     )
     assert "expect_table_row_count_to_be_between(min_value=2), observed 1. Nothing was written; see " in error
     assert lake.version("clean.items") is None, "a failed first batch leaves no table"

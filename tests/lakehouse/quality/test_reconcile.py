@@ -71,7 +71,7 @@ def test_lost_duplicate_and_foreign_rows_are_named(reconciled: TestLake) -> None
     text = differences(reconciled)
     assert "was changed by another writer: version 2, DELETE" in text
     assert "has 2 rows, but its commits left 3" in text
-    expected = "misses 1 rows: 8 landed rows less 2 kept and 2 in quarantine leave 4 duplicates, but the runs counted 3"
+    expected = "lacks 1 rows: 8 landed rows less 2 kept and 2 in quarantine leave 4 duplicates, but the runs counted 3"
     assert expected in text
     rows = DeltaTable(clean).to_pyarrow_table()
     write_deltalake(clean, rows.slice(0, 1), mode="append")
@@ -79,6 +79,12 @@ def test_lost_duplicate_and_foreign_rows_are_named(reconciled: TestLake) -> None
     stranger = rows.slice(0, 1).set_column(rows.schema.get_field_index("_row"), "_row", pa.array([99], pa.int64()))
     write_deltalake(clean, stranger, mode="append")
     assert "has 1 rows that come from no landed row, such as 2/99" in differences(reconciled)
+    stranger = stranger.set_column(rows.schema.get_field_index("_row"), "_row", pa.array([98], pa.int64()))
+    write_deltalake(clean, stranger, mode="append")
+    expected = (
+        "has 1 rows too many: 8 landed rows less 4 kept and 2 in quarantine leave 2 duplicates, but the runs counted 3"
+    )
+    assert expected in differences(reconciled)
 
     write_deltalake(raw, DeltaTable(raw).to_pyarrow_table().slice(0, 1), mode="append")
     assert "has duplicate rows of" in differences(reconciled, "raw.items")

@@ -132,15 +132,15 @@ def broken_csv_files() -> dict[str, tuple[str | bytes, str]]:
         "empty.csv": ("", "empty"),
         "headless.csv": ("1,1,1\n", "no header"),
         "order.csv": ("id,value,at\n1,1,1\n", "another order"),
-        "missing.csv": ("id,at\n1,1\n", "misses column value"),
+        "missing.csv": ("id,at\n1,1\n", "lacks column value"),
         "extra.csv": ("id,at,value,more\n1,1,1,1\n", "unknown column more"),
-        "renamed.csv": ("id,at,values\n1,1,1\n", "misses column value; has an unknown column values"),
+        "renamed.csv": ("id,at,values\n1,1,1\n", "lacks column value; has an unknown column values"),
         "latin1.csv": ("id,at,value\n1,1,caf\xe9\n".encode("latin-1"), "not UTF-8"),
         "cut.csv.gz": (compressed[: len(compressed) // 2], "ends before"),
         "not_packed.csv.gz": (b"id,at,value\n1,1,1\n", "cannot be read"),
         "binary.csv": (bytes(range(128, 256)), "not UTF-8"),
         "cut.csv": (items_csv("1,1,1", "2,1,1500")[:-3], "does not end with a line end"),
-        "open_quote.csv": ('id,at,value\n1,1,1\n2,1,"2\n3,1,3\n', "a quote that nothing closes after line 2"),
+        "open_quote.csv": ('id,at,value\n1,1,1\n2,1,"2\n3,1,3\n', "a quote that is never closed, after line 2"),
     }
 
 
