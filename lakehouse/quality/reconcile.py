@@ -171,8 +171,8 @@ def _reconcile_table(lake: Lake, table: Table, log: table_log.TableLog) -> Recon
     recorded = _sum_recorded_duplicates(lake, log, table, replay_runs)
     if recorded is not None and recorded != duplicates:
         differences.append(
-            f"misses {duplicates - recorded:,} rows: {input_rows:,} landed rows less {origins:,} kept and {quarantined:,} "
-            f"in quarantine leave {duplicates:,} duplicates, but the runs counted {recorded:,}"
+            f"misses {duplicates - recorded:,} rows: {input_rows:,} landed rows less {origins:,} kept and "
+            f"{quarantined:,} in quarantine leave {duplicates:,} duplicates, but the runs counted {recorded:,}"
         )
     row_counts = {"kept": origins, "duplicates": duplicates, "quarantined": quarantined}
     return Reconciliation(table.name, input_rows, row_counts, tuple(differences))

@@ -93,8 +93,8 @@ def print_reproduction(console: Console, result: ReproductionResult) -> None:
         console.print(grid)
     if result.same_share is not None:
         console.print(
-            f"Predictions for {result.rows:,} rows: {result.same_share:.2%} exactly the same, the largest difference is "
-            f"{result.largest_difference:.2g}.",
+            f"Predictions for {result.rows:,} rows: {result.same_share:.2%} exactly the same, the largest difference "
+            f"is {result.largest_difference:.2g}.",
             highlight=False,
         )
     for kind, style, texts in (("note", "yellow", result.notes), ("difference", "bold red", result.differences)):

@@ -41,7 +41,8 @@ def print_monitoring(console: Console, result: MonitorResult) -> None:
     for finding in watched.findings:
         console.print(f"[bold red]finding[/] {escape_text(finding.message)}", highlight=False)
     console.print(
-        f"{result.quality_written:,} rows written to {task.quality_table}, {result.drift_written:,} to {task.drift_table}.",
+        f"{result.quality_written:,} rows written to {task.quality_table}, "
+        f"{result.drift_written:,} to {task.drift_table}.",
         highlight=False,
     )
     if not watched.findings:
