@@ -124,7 +124,7 @@ def draw_learning_curve(curves: Mapping[str, Sequence[tuple[int, float]]], title
 
 
 def _subplots(height: float, **layout: Any) -> tuple[Figure, Any]:
-    """Create a figure and its axes without pyplot, whose state all threads share."""
+    """Create a figure and its axes without pyplot, which shares state between threads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, height), dpi=110, layout="constrained")

@@ -165,14 +165,10 @@ def _lock_training(folder: Path, progress: Callable[[str], None]) -> Iterator[No
 
 
 def _fit_all(
-    model: Model,
-    features: FeatureTable,
-    origin: dict[str, Any],
-    pending_folder: Path,
-    progress: Callable[[str], None],
+    model: Model, features: FeatureTable, origin: dict[str, Any], pending_folder: Path, progress: Callable[[str], None]
 ) -> Training:
     """Fit the candidates and the baseline, and write the training to its own folder."""
-    seed, began = origin["seed"], time.time()
+    seed, candidates, began = origin["seed"], origin["candidate_params"], time.time()
     progress(f"reading {features}")
     validation = features.split("validation", columns_of(model))
     train = features.split("train", columns_of(model))
@@ -181,9 +177,7 @@ def _fit_all(
         (folder := Path(unfinished, "training")).mkdir()
         (artifacts := folder / "artifacts").mkdir()
         autolog = make_autologger(Path(unfinished))
-        fitted = _fit_candidates(
-            model, origin["candidate_params"], seed, train, validation, autolog, artifacts, progress
-        )
+        fitted = _fit_candidates(model, candidates, seed, train, validation, autolog, artifacts, progress)
         best = min(fitted, key=lambda candidate: candidate.validation["brier"])
         progress("fitting the baseline")
         base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, validation)
@@ -320,7 +314,7 @@ def fit(
 
 
 def _find_typical_values(frame: pd.DataFrame) -> dict[str, Any]:
-    """Find a value that occurs in each column: the median of numbers, else the most frequent; None if all are missing."""
+    """Find a value of each column that occurs: a number's median, else the most frequent; None if all are missing."""
     import pandas as pd
 
     typical: dict[str, Any] = {}
