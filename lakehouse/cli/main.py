@@ -29,7 +29,7 @@ COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("tables", tables.list_tables),
     ("history", tables.show_history),
     ("sql", tables.query_tables),
-    ("rollback", rollback.undo_run),
+    ("rollback", rollback.roll_back_run),
     ("vacuum", tables.vacuum_table),
     ("train", models.train_model),
     ("tune", models.tune_model),

@@ -38,7 +38,7 @@ def print_training(console: Console, result: TrainResult) -> None:
 
 
 def print_scoring(console: Console, result: ScoreResult) -> None:
-    """Print the number of scored rows, and the metrics where labels exist."""
+    """Print the number of scored rows, and the metrics of labelled rows."""
     console.print(
         f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version} "
         f"({result.alias}): {result.written:,} written to {result.table}, {result.rows - result.written:,} unchanged; "
