@@ -60,7 +60,7 @@ def make(kit: Path, training: bool = False) -> None:
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise StackError(
-            "The kit: this machine is not Linux on x86-64. Make the kit on such a machine, as it includes its Java."
+            "The kit: this machine is not Linux on x86-64. Make the kit on such a machine, which gives its Java."
         )
     _require_own(kit)
     java = _find_java_home()
@@ -104,7 +104,7 @@ def _copy_project(target: Path) -> None:
             f"Make the kit in a clone ({listing.stderr.strip()})."
         )
     for name in filter(None, listing.stdout.split("\0")):
-        if (PROJECT / name).is_file():  # not one that was deleted
+        if (PROJECT / name).is_file():  # deleted files are skipped
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / name, target / name)
 

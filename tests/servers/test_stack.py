@@ -157,7 +157,7 @@ def test_nothing_listens_beyond_loopback(running: RunningServers) -> None:
         assert len({port for _, port in addresses} - ports[name]) == int(name.startswith("spark-worker")), name
 
 
-def test_no_secret_is_on_a_command_line_or_in_a_file(running: RunningServers) -> None:
+def test_command_lines_and_files_have_no_secret(running: RunningServers) -> None:
     secrets = {key: running.values[key].encode() for key in SECRETS}
     for name, line in running.read_process_data("cmdline"):
         assert not [key for key, secret in secrets.items() if secret in line], name

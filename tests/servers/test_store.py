@@ -223,7 +223,7 @@ def test_wrong_credentials_and_a_missing_bucket_are_named(shop: Shop) -> None:
     assert "the bucket does not exist. Create it or correct `root`." in output
 
 
-def test_a_run_retries_an_overloaded_store_then_names_it(shop: Shop) -> None:
+def test_a_run_retries_then_names_an_overloaded_store(shop: Shop) -> None:
     with proxy(shop.endpoint) as between:
         paths = []
 
@@ -292,7 +292,7 @@ def test_a_full_disk_of_the_store_is_named(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
-def test_a_run_that_sleeps_past_its_lease_duplicates_nothing(shop: Shop) -> None:
+def test_a_run_past_its_lease_duplicates_nothing(shop: Shop) -> None:
     reached, woken = Event(), Event()
 
     def sleep(method: str, path: str) -> str:
