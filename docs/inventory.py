@@ -1,4 +1,4 @@
-"""List what users and other programs see of the project: python docs/inventory.py [FILE].
+"""List of all that users and other programs see of the project: python docs/inventory.py [FILE].
 
 Run it before and after a move of modules and compare. Only the last section, which names modules, should differ.
 """
@@ -31,7 +31,8 @@ FILES = (
 DOCUMENTS = """
 commit record: run batch generation inputs fingerprint; consumed version: version generation; lease: lease_seconds token
 manifest: source batch files rejected_files; landed file: path identity file_id; rejected file: path identity reason
-extract: number after until file; training.json: id started_at metrics baseline; made from: feature_table declared candidate_params
+extract: number after until file; training.json: id started_at metrics baseline
+made from: feature_table declared candidate_params
 recipe.json: fitted_on; bound for: lake registry; declared: key label time splits; learner.json: learner module
 environment: python packages device threads; candidates.json: chosen candidates; candidate: params train validation
 lock: run since jvms; lock holder: pid created host; released lease: released token; Data Docs: table run
@@ -58,7 +59,7 @@ def read_code(*folders: str) -> dict[str, ast.Module]:
 
 
 def read_template(node: ast.AST | None) -> str:
-    """Return the text of a literal, an f-string or a sum of these, with {…} for what is computed."""
+    """Return the text of a literal, an f-string or a sum of these, with {…} for computed parts."""
     parts = [node.left, node.right] if isinstance(node, ast.BinOp) else []
     parts = node.values if isinstance(node, ast.JoinedStr) else parts
     text = str(node.value) if isinstance(node, ast.Constant) else "{…}"
@@ -76,7 +77,7 @@ def list_strings(*folders: str) -> set[str]:
 
 
 def load_definition(name: str) -> Any:
-    """Import what a module of the platform defines under a name."""
+    """Import the definition of a name from its module of the platform."""
     home = next(m for m, t in read_code("lakehouse").items() for n in t.body if getattr(n, "name", "") == name)
     return getattr(importlib.import_module(home), name)
 
@@ -157,7 +158,7 @@ def list_layout() -> Iterator[str]:
 
 
 def find_uses() -> Iterator[tuple[str, str]]:
-    """Yield the module and name of what the example, the documents and the notebooks use of the platform."""
+    """Yield the module and name of each part of the platform that the example, the documents and notebooks use."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")]
     texts = [path.read_text() for path in pages]
     sources = [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.S)]
@@ -179,7 +180,7 @@ def outline(node: ast.AST) -> str:
 
 
 def main() -> None:
-    """Print the inventory, or write it to the file that is given."""
+    """Print the inventory, or write it to the file named on the command line."""
     sys.path.insert(0, str(ROOT))  # an installed project may be another one
     nodes = [(module, node) for module, tree in read_code(*PLATFORM).items() for node in tree.body]
     defined = {(m, getattr(n, "name", "") or ast.unparse(n).partition(" ")[0].rstrip(":")): n for m, n in nodes}

@@ -214,8 +214,11 @@ def ask_api(settings: Settings, task: Task) -> str:
         ModelError: The API does not start, or does not answer.
     """
     last, names = SECOND_DELIVERY[1], ", ".join(task.key)
-    select = f"SELECT {names}, {task.time_column}, probability FROM {task.predictions_table} WHERE {task.time_column} = DATE '{last}'"
-    row = query(settings.lake, f"{select} ORDER BY probability DESC, {names} LIMIT 1").to_pylist()[0]
+    statement = (
+        f"SELECT {names}, {task.time_column}, probability FROM {task.predictions_table} "
+        f"WHERE {task.time_column} = DATE '{last}' ORDER BY probability DESC, {names} LIMIT 1"
+    )
+    row = query(settings.lake, statement).to_pylist()[0]
     score = row.pop("probability")
     key = secrets.token_urlsafe()
     command = [sys.executable, "-m", "lakehouse.cli.main", "serve", task.name, "--port", "0"]

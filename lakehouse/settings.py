@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     profile: str = "local"
     """The profile: its file in `conf/` overrides `base.yml`."""
     root: Annotated[Location, PlainValidator(_parse_location)]
-    """The place of the landing zone, the lake, MLflow's database and the logs. A relative path starts at the project."""
+    """The place of the landing zone, lake, MLflow's database and logs. A relative path starts at the project."""
     log_folder: Path | None = None
     """The local folder of logs. By default `logs` below the root. Required where the root is a bucket."""
     mlflow: str = ""

@@ -11,15 +11,26 @@ from typing import Any
 from tests.stack import skip_missing
 
 CHROME_OPTIONS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-PATIENCE = 60_000  # milliseconds, of a machine that does other things as well
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+TIMEOUT_MS = 60_000  # on a busy machine
 
 
 @contextmanager
 def open_page(address: Path | str, requests: list[str] | None = None, width: int = 1280) -> Iterator[Any]:
-    """A page, ``width`` pixels wide, that shows a file or an address; the addresses that it asks for are put into ``asked``."""
+    """Open a page that shows a file or an address.
+
+    Args:
+        address: a file, or a URL.
+        requests: a list to which the URL of each of the page's requests is added.
+        width: the width of the page in pixels.
+    """
     from playwright.sync_api import expect, sync_playwright
 
     if (chromium := shutil.which("chromium")) is None:
@@ -27,10 +38,10 @@ def open_page(address: Path | str, requests: list[str] | None = None, width: int
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=[*CHROME_OPTIONS])
         page = browser.new_page(viewport={"width": width, "height": 800})
-        page.set_default_timeout(PATIENCE)
-        expect.set_options(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MS)
+        expect.set_options(TIMEOUT_MS)
         for kind in ("request", "websocket"):
-            page.on(kind, lambda one: requests.append(one.url) if requests is not None else None)
+            page.on(kind, lambda event: requests.append(event.url) if requests is not None else None)
         page.goto(address if isinstance(address, str) else address.as_uri(), wait_until="load")
         yield page
         browser.close()

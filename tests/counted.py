@@ -1,4 +1,4 @@
-"""The parcels' model, which writes down where it is loaded and about how many rows it is asked."""
+"""Model of the parcels that notes the process of each load, and the rows of each prediction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
     "fit",
     "input_columns",
 ]
-# It travels with the model's files: Spark's workers do not know what the process of the tests does.
+# A file of the model with the path of the notes. Spark's workers do not share the variables of the tests' process.
 NOTES_PATH_FILE = "where.txt"
 notes: Path | None = None
 
@@ -52,18 +52,20 @@ def load(folder: Path) -> Any:
 
 
 def predict(fitted: Any, frame: pd.DataFrame) -> np.ndarray:
-    if where := getattr(fitted, "notes", None):  # one that was just fitted has none
-        _note(where, "asked", len(frame))
+    if path := getattr(fitted, "notes", None):  # a model that was not loaded has none
+        _note(path, "predicted", len(frame))
     return parcels.predict(fitted, frame)
 
 
-def _note(where: Path, event: str, count: int) -> None:
-    with where.open("a") as file:
+def _note(path: Path, event: str, count: int) -> None:
+    with path.open("a") as file:
         file.write(f"{os.getpid()} {event} {count}\n")
 
 
 def read_notes(event: str) -> list[tuple[int, int]]:
-    """Process and count of all that was noted by other processes than this one."""
+    """Return the process and count of each note about an event, without those of this process."""
     assert notes
     lines = (line.split() for line in notes.read_text().splitlines())
-    return [(int(of), int(count)) for of, said, count in lines if said == event and int(of) != os.getpid()]
+    return [
+        (int(process), int(count)) for process, noted, count in lines if noted == event and int(process) != os.getpid()
+    ]

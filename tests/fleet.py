@@ -1,4 +1,4 @@
-"""A register of buses: landed snapshots, each bus with its history, and the fleet on each day that it changed."""
+"""Register of buses: landed snapshots, the history of each bus, and the fleet on each day of a change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def snapshot(**seats: str) -> str:
 SNAPSHOTS = {
     "buses_2024-01-01.csv": snapshot(B1="50", B2="60", B3="70"),
     "buses_2024-02-01.csv": snapshot(B1="50", B2="61"),  # B3 is gone
-    "buses_2024-03-01.csv": snapshot(B1="many", B2="61", B4="80"),  # B1 is in it, but its seats cannot be read
+    "buses_2024-03-01.csv": snapshot(B1="many", B2="61", B4="80"),  # the seats of B1 cannot be parsed
     "buses_2024-04-01.csv": snapshot(B1="51", B3="70", B4="80"),  # B2 is gone, B3 is back
 }
 
@@ -31,7 +31,7 @@ raw_buses = source(
     "raw.buses",
     landing="buses",
     columns=("plate", "model", "seats"),
-    # A corrected snapshot of the same name replaces the first: what it leaves out was not in the register.
+    # A corrected snapshot of the same name replaces the first. A bus that it lacks was not in the register.
     on_redelivery="replace",
 )
 
@@ -64,7 +64,7 @@ def buses(buses: DataFrame) -> DataFrame:
     buses="clean.buses",
 )
 def fleet(buses: DataFrame) -> DataFrame:
-    """One row per day on which the register changed: the buses that were in it then."""
+    """One row per day on which the register changed, with the buses of that day."""
     days = buses.select(F.explode(F.array("valid_from", "valid_to")).alias("day")).where("day IS NOT NULL").distinct()
-    known = (F.col("valid_from") <= F.col("day")) & (F.col("valid_to").isNull() | (F.col("valid_to") > F.col("day")))
-    return days.join(buses, known).groupBy("day").agg(F.count("*").alias("buses"), F.sum("seats").alias("seats"))
+    is_valid = (F.col("valid_from") <= F.col("day")) & (F.col("valid_to").isNull() | (F.col("valid_to") > F.col("day")))
+    return days.join(buses, is_valid).groupBy("day").agg(F.count("*").alias("buses"), F.sum("seats").alias("seats"))

@@ -1,4 +1,4 @@
-"""The servers of `make stack`, for the tests."""
+"""Servers of `make stack` for the tests."""
 
 from __future__ import annotations
 
@@ -40,31 +40,37 @@ def environment_without_settings() -> dict[str, str]:
 
 
 def run_command(variables: Mapping[str, str], *command: str) -> str:
-    """Run a program of the virtual environment, which must succeed, and return all that it prints."""
+    """Run a program of the virtual environment, which must succeed, and return its output."""
     env = {**variables, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, cwd=PROJECT, env=env, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout + done.stderr
+    result = subprocess.run(command, cwd=PROJECT, env=env, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout + result.stderr
 
 
 def listening_addresses(process: psutil.Process) -> set[tuple[str, int]]:
-    """The addresses and ports at which a process can be reached, by TCP or UDP."""
+    """Return the addresses and ports at which a process can be reached, by TCP or UDP."""
     try:
-        found = [one for one in process.net_connections("inet") if one.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
+        connections = process.net_connections("inet")
     except psutil.NoSuchProcess:
         return set()
-    return {(one.laddr[0].removeprefix("::ffff:"), one.laddr[1]) for one in found if one.laddr}
+    listening = [entry for entry in connections if entry.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
+    return {(entry.laddr[0].removeprefix("::ffff:"), entry.laddr[1]) for entry in listening if entry.laddr}
 
 
 def skip_missing(requirement: str) -> NoReturn:
-    """Skip a test whose machine lacks what it needs; in CI nothing may be lacking."""
+    """Skip a test on a machine that lacks a requirement. In CI the test fails instead."""
     if os.environ.get("CI"):
         pytest.fail(requirement)
     pytest.skip(requirement)
 
 
 def find_program(name: str, folder: Path | None = None) -> str:
-    """A server's program, built where it is not there; ``folder`` is the server's own."""
+    """Return a server's program. A missing program is built.
+
+    Args:
+        name: the server's name.
+        folder: the server's own folder.
+    """
     try:
         return programs.find(name, folder or Path())
     except StackError as error:
@@ -73,7 +79,7 @@ def find_program(name: str, folder: Path | None = None) -> str:
 
 @dataclass(frozen=True)
 class RunningServers:
-    """The servers of an .env."""
+    """Servers that were started with the values of one .env."""
 
     env_file: Path
     folder: Path
@@ -81,7 +87,8 @@ class RunningServers:
     services: str
 
     def command(self, name: str, exit_code: int = 0) -> str:
-        line = [
+        """Run a command of `deploy.stack`, which must end with the exit code, and return its output."""
+        arguments = [
             sys.executable,
             "-m",
             "deploy.stack",
@@ -94,26 +101,26 @@ class RunningServers:
             self.services,
         ]
         # No server may inherit this.
-        told = {**os.environ, "CANARY": "sings"}
-        done = subprocess.run(line, cwd=PROJECT, env=told, check=False, capture_output=True, text=True)
-        if done.returncode != exit_code:
+        variables = {**os.environ, "CANARY": "sings"}
+        result = subprocess.run(arguments, cwd=PROJECT, env=variables, check=False, capture_output=True, text=True)
+        if result.returncode != exit_code:
             logs = [f"{log.name}:\n{log.read_text()[-2000:]}" for log in self.folder.glob("logs/*")]
-            pytest.fail("\n".join([done.stdout, done.stderr, *logs]))
-        return done.stdout
+            pytest.fail("\n".join([result.stdout, result.stderr, *logs]))
+        return result.stdout
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        return {server.name: processes.members(self.folder, server.name) for server in SERVERS}
+        return {server.name: processes.find_processes(self.folder, server.name) for server in SERVERS}
 
-    def process_data(self, kind: str) -> Iterator[tuple[str, bytes]]:
-        """By server, what each of its processes was told: "cmdline" or "environ"."""
+    def read_process_data(self, kind: str) -> Iterator[tuple[str, bytes]]:
+        """Yield each server's name with the "cmdline" or "environ" of each of its processes."""
         for name, members in self.processes().items():
             for member in members:
-                with suppress(OSError):  # it has ended
+                with suppress(OSError):  # the process has ended
                     yield name, Path(f"/proc/{member.pid}/{kind}").read_bytes()
 
     @property
     def storage_options(self) -> dict[str, str]:
-        """The address and keys of MinIO for delta-rs."""
+        """Return the address and keys of MinIO for delta-rs."""
         return {k.lower(): v for k, v in self.values.items() if k.startswith("AWS_")} | {"allow_http": "true"}
 
     def get(self, url: str, **headers: str) -> tuple[int, str]:
@@ -134,23 +141,23 @@ class RunningServers:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
-def _free_ports(values: dict[str, str | None]) -> dict[str, int]:
-    """A free port for each key, none twice."""
-    with ExitStack() as held:
-        taken = {key: held.enter_context(socket.socket()) for key in values if key.endswith("_PORT")}
-        for one in taken.values():
-            one.bind(("127.0.0.1", 0))
-        return {key: one.getsockname()[1] for key, one in taken.items()}
+def _choose_ports(values: dict[str, str | None]) -> dict[str, int]:
+    """Choose a free port for each key. All ports differ."""
+    with ExitStack() as stack:
+        sockets = {key: stack.enter_context(socket.socket()) for key in values if key.endswith("_PORT")}
+        for server in sockets.values():
+            server.bind(("127.0.0.1", 0))
+        return {key: server.getsockname()[1] for key, server in sockets.items()}
 
 
 @contextmanager
 def running_servers(services: str = "minio,postgres,mlflow,spark") -> Iterator[RunningServers]:
-    """The servers, on free ports, in a folder of their own."""
-    # Not below pytest's own folder, which another user, PostgreSQL's, cannot enter.
+    """Run the servers on free ports, in a folder of their own."""
+    # PostgreSQL's user cannot enter pytest's own folder.
     folder = Path(tempfile.mkdtemp(prefix="lakehouse-stack-"))
     for name in ("minio", "postgres"):
         find_program(name, folder)
@@ -158,13 +165,13 @@ def running_servers(services: str = "minio,postgres,mlflow,spark") -> Iterator[R
     env_file = folder / ".env"
     env.write(env_file)
     text = env_file.read_text()
-    for key, port in _free_ports(dotenv_values(env_file)).items():
+    for key, port in _choose_ports(dotenv_values(env_file)).items():
         text = re.sub(rf"(?m)^{key}=.*$", f"{key}={port}", text)
     env_file.write_text(text)
-    made = RunningServers(env_file, folder / "stack", read_env(env_file), services)
+    servers = RunningServers(env_file, folder / "stack", read_env(env_file), services)
     try:
-        made.command("up")
-        yield made
+        servers.command("up")
+        yield servers
     finally:
-        made.command("down")
+        servers.command("down")
         shutil.rmtree(folder)

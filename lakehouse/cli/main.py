@@ -29,7 +29,7 @@ COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("tables", tables.list_tables),
     ("history", tables.show_history),
     ("sql", tables.query_tables),
-    ("rollback", rollback.undo_run),
+    ("rollback", rollback.roll_back_run),
     ("vacuum", tables.vacuum_table),
     ("train", models.train_model),
     ("tune", models.tune_model),
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Mapping[
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer prints nothing for it
-            errors.print("Interrupted. What was committed is kept; run the command again to continue.", highlight=False)
+            errors.print("Interrupted. Committed tables are kept. Run the command again to continue.", highlight=False)
         raise
 
 

@@ -89,7 +89,7 @@ def monitor_champion(
 
     settings = load_training_settings() if retrain else api.load_settings()
     run = create_run()
-    with logs.log_run(settings, run) as log, console.status("watching"):
+    with logs.log_run(settings, run) as log, console.status("monitoring"):
         result = pipeline.monitor(settings, task, *as_dates(since, until), run, log)
     print_monitoring(console, result)
     if not result.report.findings:

@@ -15,7 +15,7 @@ from lakehouse.runs import context, logs
 from lakehouse.runs.scheduler import create_run
 
 
-def undo_run(
+def roll_back_run(
     run: Annotated[str, typer.Argument(help="A run's id, as `lakehouse history TABLE` shows it.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be restored, and what the next run does.")

@@ -1,7 +1,7 @@
-"""Report which operators of each table's plans would run on a GPU. Needs no GPU.
+"""Report of the operators of each table's plans that would run on a GPU. It needs no GPU.
 
-The RAPIDS plugin explains a plan as Spark made it, before it is executed: nothing is computed or written.
-The plans by which Delta reads its own log are left out, as the plugin leaves them to the CPU.
+The RAPIDS plugin explains a plan of Spark before it is executed: nothing is computed or written. Plans that read
+Delta's own log are left out, as the plugin leaves them to the CPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NamedPlans = Iterator[tuple[str, UnexecutedPlan]]
 
 
 def report_tables(spark: SparkSession, lake: Lake, names: Iterable[str]) -> list[TableReport]:
-    """Report on tables whose inputs are built.
+    """Report on tables with built inputs.
 
     Args:
         spark: A session with the plugin on its class path.
@@ -48,6 +48,7 @@ def report_tables(spark: SparkSession, lake: Lake, names: Iterable[str]) -> list
 
 
 def _report_table(spark: SparkSession, lake: Lake, declared: Declaration) -> TableReport:
+    """Explain the plans of one table. If an input is not built, the report has that reason instead."""
     inputs = (
         {} if isinstance(declared, Source) else {use.table: lake.log(use.table) for use in declared.inputs.values()}
     )
@@ -56,7 +57,7 @@ def _report_table(spark: SparkSession, lake: Lake, declared: Declaration) -> Tab
     pinned = {name: InputVersion(log.version, 1) for name, log in inputs.items() if log}
     work = TableWriter(SparkEngine.of(spark), lake, create_run(), Build(table=declared.name, inputs=pinned))
     explanations = dict[str, list[str]]()
-    # Each plan is explained before the next is made: a plan made after rows were cached reads them from the cache.
+    # Each plan is explained before the next is made. A plan that is made after rows were cached reads the cache.
     for name, plan in _plan_source(work, declared) if isinstance(declared, Source) else _plan_table(work, declared):
         explanations.setdefault(name, []).append(_explain(_session_of(work), plan))
     if not explanations:
@@ -69,7 +70,7 @@ def _report_table(spark: SparkSession, lake: Lake, declared: Declaration) -> Tab
 def _explain(spark: SparkSession, plan: UnexecutedPlan) -> str:
     """Return the plugin's text: one line for each operator and expression.
 
-    Where the plugin cannot analyze the plan, one line in the same form says that all of it runs on the CPU.
+    If the plugin cannot analyze the plan, one line of the same form reports all of it as run by the CPU.
     """
     try:
         return explain_with(spark, _EXPLAINER, plan, "ALL")
@@ -146,10 +147,10 @@ def _cached(rows: DataFrame) -> Iterator[DataFrame]:
 
 
 def _plan_writes(work: TableWriter, declared: Declaration, rows: DataFrame) -> NamedPlans:
-    """Plan each command by which `lakehouse.engine.spark.tables` may commit the rows.
+    """Plan each command with which `lakehouse.engine.spark.tables` may commit the rows.
 
-    A merge is planned only for an existing table. Its source here is the table itself: the plugin looks at a command's
-    own settings, not at its rows.
+    A merge is planned only for an existing table. Its source here is the table itself: the plugin checks a command's
+    settings, not its rows.
     """
     write, path = declared.write if isinstance(declared, Table) else Append(), to_spark_uri(work.path)
     yield "write", plan_save(rows, "Overwrite", path, overwriteSchema="true")

@@ -56,8 +56,8 @@ def _install_cudf() -> None:
         cudf.pandas.install()
     except (RuntimeError, MemoryError) as error:
         raise SessionError(
-            f"The GPU cannot be used: {get_first_line(error)}. Where its memory is out, another process has it, as Spark's "
-            f"plugin takes all: nvidia-smi names it. {device.CPU_HINT}"
+            f"The GPU cannot be used: {get_first_line(error)}. Where its memory is out, another process has it, as "
+            f"Spark's plugin takes all: nvidia-smi names it. {device.CPU_HINT}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What libraries tell MLflow of a fitting, without a server."""
+"""Recording of fits by MLflow's autologging, without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from lakehouse.ml.mlflow_client import tracking_client
 
 @dataclass
 class AutologResult:
-    """What MLflow's autologging said of a fitting: files, if any; parameters; metrics as (step, value) by name."""
+    """Record of a fit by MLflow's autologging.
+
+    Attributes:
+        files: Folder of the logged files. It is missing if no file was logged.
+        params: Parameters as text.
+        metrics: Pairs of step and value, by the metric's name.
+    """
 
     files: Path
     params: dict[str, str] = field(default_factory=dict)
@@ -23,31 +29,36 @@ class AutologResult:
 
 
 def make_autologger(folder: Path) -> Callable[[str], AbstractContextManager[AutologResult]]:
-    """Lets libraries tell MLflow of fittings, each by a name of its own, without a server: ``folder`` gets a database and files."""
+    """Create a database for autologging in ``folder``.
+
+    Returns:
+        A function that records a fit under a name of its own. Files are logged to a folder of that name.
+    """
     file = folder / "autolog.db"
-    file.write_bytes(_empty_database())
+    file.write_bytes(_create_empty_database())
     database = f"sqlite:///{file}"
 
     @contextmanager
-    def one(name: str) -> Iterator[AutologResult]:
+    def record_fit(name: str) -> Iterator[AutologResult]:
         with tracking_client(database) as client:
             experiment = client.create_experiment(name, artifact_location=(folder / name).as_uri())
             run = client.create_run(experiment).info.run_id
-        said = AutologResult(folder / name / run / "artifacts")
-        with _capture_autologging(run):  # and not `tracking`, to which an error of the fitting would be MLflow's
-            yield said
+        result = AutologResult(folder / name / run / "artifacts")
+        with _capture_autologging(run):  # `tracking_client` would report an error of the fit as an error of MLflow
+            yield result
         with tracking_client(database) as client:
             data = client.get_run(run).data
-            said.params |= data.params
+            result.params |= data.params
             for metric in data.metrics:
-                said.metrics[metric] = [(at.step, at.value) for at in client.get_metric_history(run, metric)]
+                history = client.get_metric_history(run, metric)
+                result.metrics[metric] = [(point.step, point.value) for point in history]
 
-    return one
+    return record_fit
 
 
 @cache
-def _empty_database() -> bytes:
-    """MLflow takes a second to make one."""
+def _create_empty_database() -> bytes:
+    """Create a database of MLflow and return its bytes. They are cached, as MLflow needs a second for each."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "empty.db")
         with tracking_client(f"sqlite:///{file}") as client:
@@ -58,11 +69,12 @@ def _empty_database() -> bytes:
 
 @contextmanager
 def _capture_autologging(run: str) -> Iterator[None]:
+    """Log the parameters and metrics of fits to an MLflow run. Models and datasets are not logged."""
     import mlflow
 
-    nothing_stored = dict.fromkeys(("log_models", "log_input_examples", "log_model_signatures", "log_datasets"), False)
+    disabled = dict.fromkeys(("log_models", "log_input_examples", "log_model_signatures", "log_datasets"), False)
     try:
-        mlflow.autolog(**nothing_stored, silent=True)
+        mlflow.autolog(**disabled, silent=True)
         with mlflow.start_run(run_id=run):
             yield
     finally:

@@ -1,4 +1,4 @@
-"""Plots of a model's quality, as matplotlib figures that belong to no window and need no closing."""
+"""Plots of a model's quality, as matplotlib figures without a window. They need not be closed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BINS = 10
 
 
 def draw_calibration(label: np.ndarray, probabilities: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Draw how often the label is true, by predicted probability.
+    """Draw the observed share of true labels by predicted probability.
 
     The upper axes have scikit-learn's calibration curve of ten equally wide bins, with 95 % Wilson intervals. The lower
     axes have the rows in each bin.
@@ -78,9 +78,9 @@ def _count_by_bin(probability: np.ndarray) -> np.ndarray:
 
 
 def draw_importance(names: Sequence[str], importances: np.ndarray, title: str, most: int = 25) -> Figure:
-    """Draw how much the Brier score rises when one column is shuffled, largest first.
+    """Draw the rise of the Brier score when a column is shuffled, largest first.
 
-    Columns with the same information replace each other, so that each looks less important than it is. scikit-learn has
+    Columns with the same information replace each other, so each of them looks less important. scikit-learn has
     no display for permutation importance.
 
     Args:
@@ -124,11 +124,11 @@ def draw_learning_curve(curves: Mapping[str, Sequence[tuple[int, float]]], title
 
 
 def _subplots(height: float, **layout: Any) -> tuple[Figure, Any]:
-    """Create a figure and its axes without pyplot, whose state all threads share."""
+    """Create a figure and its axes without pyplot, which shares state between threads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, height), dpi=110, layout="constrained")
     axes = figure.subplots(**layout)
-    for each in figure.axes:
-        each.spines[["top", "right"]].set_visible(False)
+    for part in figure.axes:
+        part.spines[["top", "right"]].set_visible(False)
     return figure, axes

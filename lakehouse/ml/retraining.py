@@ -91,7 +91,7 @@ def _find_earlier_attempt(report: MonitoringReport, recipe: Recipe, splits: Spli
             run_params = {name: value for name, value in run.params.items() if name.startswith("model_")}
             if "decision" in run.tags and run_params == model_params and inputs.items() <= run.params.items():
                 return (
-                    f"version {entry.version} has learned from {splits.train[0]} to {splits.train[1]} of {features} with "
-                    f"the same parameters, and became {run.tags['decision']}: {run.tags['decision_reason']}"
+                    f"version {entry.version} has learned from {splits.train[0]} to {splits.train[1]} of {features} "
+                    f"with the same parameters, and became {run.tags['decision']}: {run.tags['decision_reason']}"
                 )
     return ""

@@ -146,7 +146,8 @@ def worker_errors(task: Task, model: ModelBundle) -> Iterator[None]:
     except PythonException as error:
         traceback, _, _ = str(error).partition("\n\nJVM stacktrace:")
         raise ModelError(
-            f"{task.name} version {model.version} cannot score on Spark's workers: {traceback.strip().splitlines()[-1]}. "
+            f"{task.name} version {model.version} cannot score on Spark's workers: "
+            f"{traceback.strip().splitlines()[-1]}. "
             f"Install the project's packages and the imports of {model.module} on the workers, as on the driver."
         ) from error
 

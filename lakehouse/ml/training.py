@@ -1,8 +1,8 @@
-"""Train models so that each can be rebuilt from the exact table version that it read.
+"""Training of models. Each model can be rebuilt from the exact table version that it read.
 
-Candidates are fitted on the train split. The one with the lowest Brier score on the validation split is used. The report
-split is never read here; `lakehouse.ml.scoring.report` reads it. All results go to a local folder first, and
-`lakehouse.ml.registry` logs them to MLflow. So a server that is down costs no training.
+Candidates are fitted on the train split. The candidate with the lowest Brier score on the validation split is used. The
+test split is never read here; `lakehouse.ml.scoring.report` reads it. All results go to a local folder first, and
+`lakehouse.ml.registry` logs them to MLflow. No training is lost while a server is down.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SAMPLED_ROWS = 5_000
 
 @dataclass(frozen=True)
 class TunedParams:
-    """The only parameters to try: the best of a study of `lakehouse tune`, or the champion's without a study."""
+    """The only candidate's parameters: the best of a study of `lakehouse tune`, or the champion's without a study."""
 
     study: str
     params: Mapping[str, Any]
@@ -76,39 +76,39 @@ def train(
     tuned: TunedParams | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Fit, choose, log and register a model from its feature table.
+    """Fit the candidates on a feature table, and log and register the best one.
 
-    A training that is not in MLflow yet is registered first. It is the result if its code, table version and seed are
+    A training that is not in MLflow yet is registered first. It is returned if its code, table version and seed are
     the same. `Registry.register` decides which version becomes champion.
 
     Args:
         learner: Name of the model in ``models``.
         revision: Revision of the code.
-        kept: Folder for trainings that are not in MLflow yet.
+        pending_folder: Folder for trainings that are not in MLflow yet.
         version: Version of the feature table; the latest by default.
-        tuned: Parameters that are the only candidate.
+        tuned: Parameters of the only candidate; the model's candidates by default.
         progress: Called with a text before each step.
 
     Raises:
         ModelError: The table, the version or a column is missing, a split has no labelled rows, the fitted model cannot
             be stored safely, or MLflow cannot be used.
     """
-    tell, model, pending_folder = progress or (lambda _: None), models[learner], pending_folder / learner
-    with _training_lock(pending_folder, tell):
+    notify, model, pending_folder = progress or (lambda _: None), models[learner], pending_folder / learner
+    with _lock_training(pending_folder, notify):
         features = open_features(model.TASK, lake, columns_of(model), version)
         destination = {"lake": str(lake), "registry": redact_password(registry.tracking_uri)}
-        made_from = _describe_origin(learner, model, features, revision, seed, tuned)
-        for earlier, result in _register_waiting(pending_folder, destination, models, model, lake, registry, tell):
-            if matches(earlier, made_from) and revision and not revision.endswith("dirty"):
+        origin = _describe_origin(learner, model, features, revision, seed, tuned)
+        for earlier, result in _register_pending(pending_folder, destination, models, model, lake, registry, notify):
+            if matches(earlier, origin) and revision and not revision.endswith("dirty"):
                 return result
-        training = _fit_all(model, features, {**destination, **made_from}, pending_folder, tell)
-        return registry.register(training, models, training.open_rows(model, lake), tell)
+        training = _fit_all(model, features, {**destination, **origin}, pending_folder, notify)
+        return registry.register(training, models, training.open_rows(model, lake), notify)
 
 
 def _describe_origin(
     learner: str, model: Model, features: FeatureTable, revision: str, seed: int, tuned: TunedParams | None
 ) -> dict[str, Any]:
-    """Describe what a training starts from. Trainings of the same description give the same model."""
+    """Describe the inputs of a training. Trainings with equal descriptions give equal models."""
     candidates = [tuned.params] if tuned else model.CANDIDATES
     return {
         "model": model.TASK.name,
@@ -124,17 +124,17 @@ def _describe_origin(
     }
 
 
-def _register_waiting(
-    kept: Path,
+def _register_pending(
+    pending_folder: Path,
     destination: Mapping[str, str],
     models: Mapping[str, Model],
     model: Model,
     lake: Location,
     registry: Registry,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> Iterator[tuple[Training, TrainResult]]:
     """Register the trainings that are not in MLflow yet, one at a time, the oldest first."""
-    for earlier in find_pending(kept, **destination):
+    for earlier in find_pending(pending_folder, **destination):
         try:
             rows = earlier.open_rows(model, lake)
         except ModelError as error:  # it can never be compared with the champion
@@ -144,13 +144,13 @@ def _register_waiting(
                 error,
             )
             continue
-        tell("registering the training that waits for MLflow")
-        yield earlier, registry.register(earlier, models, rows, tell)
+        notify("registering the training that waits for MLflow")
+        yield earlier, registry.register(earlier, models, rows, notify)
 
 
 @contextmanager
-def _training_lock(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
-    """Run one training of a model at a time on this machine, so that no training is registered twice."""
+def _lock_training(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """Block other trainings of the model on this machine. So no training is registered twice."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -165,41 +165,40 @@ def _training_lock(folder: Path, progress: Callable[[str], None]) -> Iterator[No
 
 
 def _fit_all(
-    model: Model,
-    features: FeatureTable,
-    made_from: dict[str, Any],
-    pending_folder: Path,
-    progress: Callable[[str], None],
+    model: Model, features: FeatureTable, origin: dict[str, Any], pending_folder: Path, progress: Callable[[str], None]
 ) -> Training:
     """Fit the candidates and the baseline, and write the training to its own folder."""
-    seed, began = made_from["seed"], time.time()
+    seed, candidates, began = origin["seed"], origin["candidate_params"], time.time()
     progress(f"reading {features}")
-    choose = features.split("validation", columns_of(model))
+    validation = features.split("validation", columns_of(model))
     train = features.split("train", columns_of(model))
-    # After a failed fit MLflow may still write to the folder: an error of the cleanup must not hide the fit's.
+    # After a failed fit MLflow may still write to the folder. An error of the cleanup must not hide the fit's error.
     with tempfile.TemporaryDirectory(prefix=".", dir=pending_folder, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
-        (shown := folder / "artifacts").mkdir()
-        listening = make_autologger(Path(unfinished))
-        fitted = _fit_candidates(model, made_from["candidate_params"], seed, train, choose, listening, shown, progress)
-        best = min(fitted, key=lambda one: one.validation["brier"])
+        (artifacts := folder / "artifacts").mkdir()
+        autolog = make_autologger(Path(unfinished))
+        fitted = _fit_candidates(model, candidates, seed, train, validation, autolog, artifacts, progress)
+        best = min(fitted, key=lambda candidate: candidate.validation["brier"])
         progress("fitting the baseline")
-        base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, choose)
-        sample = choose.sample(SAMPLED_ROWS, seed)
-        for name, one in {MODEL: best, BASELINE: base}.items():
-            _save_model(model, made_from["learner"], one.model, sample[0], folder / name)
-        prints = {"train": train.fingerprint(shown / "train_keys.parquet"), "validation": choose.fingerprint()}
+        base = fit(model, model.BASELINE_FEATURES, best.params, seed, train, validation)
+        sample = validation.sample(SAMPLED_ROWS, seed)
+        for name, candidate in {MODEL: best, BASELINE: base}.items():
+            _save_model(model, origin["learner"], candidate.model, sample[0], folder / name)
+        fingerprints = {
+            "train": train.fingerprint(artifacts / "train_keys.parquet"),
+            "validation": validation.fingerprint(),
+        }
         importances = _measure_importance(model, best.model, *sample, seed)
-        _draw(shown, model, fitted, best, base, choose, importances)
-        recipe = {**made_from, "params": dict(best.params), "fitted_on": describe_environment(model.REQUIREMENTS)}
-        (shown / RECIPE_FILE).write_text(json.dumps(recipe, indent=1))
+        _draw(artifacts, model, fitted, best, base, validation, importances)
+        recipe = {**origin, "params": dict(best.params), "fitted_on": describe_environment(model.REQUIREMENTS)}
+        (artifacts / RECIPE_FILE).write_text(json.dumps(recipe, indent=1))
         record = {
-            **made_from,
+            **origin,
             "id": uuid.uuid4().hex,
             "started_at": began,
-            "rows": {"train": train.rows, "validation": choose.rows},
+            "rows": {"train": train.rows, "validation": validation.rows},
             "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
-            **_describe_data(model, made_from, {"train": train, "validation": choose}, prints),
+            **_describe_data(model, origin, {"train": train, "validation": validation}, fingerprints),
             **_describe_fits(fitted, best, base),
         }
         record["logged_params"] |= {f"model_{name}": value for name, value in best.params.items()}
@@ -211,17 +210,22 @@ def _fit_candidates(
     candidates: Sequence[Mapping[str, Any]],
     seed: int,
     train: LabelledRows,
-    choose: LabelledRows,
-    listening: Callable[[str], AbstractContextManager[AutologResult]],
+    validation: LabelledRows,
+    autolog: Callable[[str], AbstractContextManager[AutologResult]],
     folder: Path,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> list[FittedCandidate]:
-    """Fit each candidate. The files of MLflow's autologging, ``listening``, are moved to ``folder``."""
+    """Fit each candidate.
+
+    Args:
+        autolog: Records a fit under a name by MLflow's autologging.
+        folder: Folder to which the recorded files are moved.
+    """
     fitted = []
-    for place, params in enumerate(candidates, start=1):
-        tell(f"fitting candidate {place} of {len(candidates)}")
-        with listening(name := f"candidate_{place}") as autologged:
-            candidate = fit(model, model.FEATURES, params, seed, train, choose)
+    for number, params in enumerate(candidates, start=1):
+        notify(f"fitting candidate {number} of {len(candidates)}")
+        with autolog(name := f"candidate_{number}") as autologged:
+            candidate = fit(model, model.FEATURES, params, seed, train, validation)
         fitted.append(replace(candidate, autologged=autologged))
         if autologged.files.exists():
             autologged.files.rename(folder / name)
@@ -244,40 +248,40 @@ def _describe_fits(fitted: list[FittedCandidate], best: FittedCandidate, base: F
         "metrics": best.validation,
         "baseline": base.validation,
         "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
-        "candidates": [_describe_candidate(one) for one in fitted],
+        "candidates": [_describe_candidate(candidate) for candidate in fitted],
     }
 
 
 def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
-    """Name a fitted model's metrics on both splits as MLflow has them."""
+    """Return a fitted model's metrics on both splits by their names in MLflow."""
     splits = {"train": candidate.train, "validation": candidate.validation}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
 
 
-def _describe_candidate(one: FittedCandidate) -> dict[str, Any]:
-    """Collect the parameters and metrics of a candidate's own run in MLflow."""
-    metrics = {name: [(0, value)] for name, value in named_metrics(one).items()} | dict(one.curves)
-    autologged = one.autologged
+def _describe_candidate(candidate: FittedCandidate) -> dict[str, Any]:
+    """Collect the parameters and metrics for a candidate's own run in MLflow."""
+    metrics = {name: [(0, value)] for name, value in named_metrics(candidate).items()} | dict(candidate.curves)
+    autologged = candidate.autologged
     assert autologged
-    return {"params": {**autologged.params, **one.params}, "metrics": autologged.metrics | metrics}
+    return {"params": {**autologged.params, **candidate.params}, "metrics": autologged.metrics | metrics}
 
 
 def _describe_data(
     model: Model,
-    made_from: Mapping[str, Any],
+    origin: Mapping[str, Any],
     splits: Mapping[str, LabelledRows],
-    prints: Mapping[str, Mapping[str, str]],
+    fingerprints: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Describe the training rows, so that the model can be rebuilt and its rows compared."""
-    named = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
-    params = {name: made_from[name] for name in named} | {"features": len(model.FEATURES)}
-    params |= {"study": made_from["study"]} if made_from["study"] else {}
+    """Describe the training rows. A rebuild of the model compares its rows with these."""
+    names = ("learner", "feature_table", "feature_table_id", "delta_version", "revision", "seed")
+    params = {name: origin[name] for name in names} | {"features": len(model.FEATURES)}
+    params |= {"study": origin["study"]} if origin["study"] else {}
     inputs = []
     for name, split in splits.items():
         params |= {f"{name}_from": split.span[0], f"{name}_until": split.span[1], f"{name}_rows": split.rows}
         params |= {f"{name}_unlabelled": split.unlabelled}
-        params |= {f"{name}_{of}": value for of, value in prints[name].items()}
-        digest = f"v{made_from['delta_version']}-{prints[name]['content_sha256'][:16]}"
+        params |= {f"{name}_{part}": value for part, value in fingerprints[name].items()}
+        digest = f"v{origin['delta_version']}-{fingerprints[name]['content_sha256'][:16]}"
         inputs.append({"context": name, "digest": digest, "rows": split.rows})
     return {"logged_params": params, "inputs": inputs}
 
@@ -310,7 +314,7 @@ def fit(
 
 
 def _find_typical_values(frame: pd.DataFrame) -> dict[str, Any]:
-    """Find a value of each column that occurs: the median, or the most frequent; None if all are missing."""
+    """Find a value of each column that occurs: a number's median, else the most frequent; None if all are missing."""
     import pandas as pd
 
     typical: dict[str, Any] = {}
@@ -323,7 +327,7 @@ def _find_typical_values(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _measure_importance(model: Model, fitted: Any, frame: pd.DataFrame, label: np.ndarray, seed: int) -> np.ndarray:
-    """Measure how much the Brier score rises when a feature is shuffled, on rows that were not trained on.
+    """Measure the rise of the Brier score when a feature is shuffled, on rows outside the train split.
 
     Returns:
         One row for each feature and one column for each shuffle.
@@ -334,7 +338,7 @@ def _measure_importance(model: Model, fitted: Any, frame: pd.DataFrame, label: n
     def negative_brier(model: Model, features: pd.DataFrame, label: np.ndarray) -> float:
         return -float(np.mean((model.predict(fitted, features) - label) ** 2))
 
-    # The model's module is the estimator: fitted models of other libraries than scikit-learn lack its methods.
+    # The model's module is the estimator. Only fitted models of scikit-learn have an estimator's methods.
     result = permutation_importance(
         model, frame[list(model.FEATURES)], label, scoring=negative_brier, n_repeats=SHUFFLES, random_state=seed
     )
@@ -351,12 +355,14 @@ def _draw(
     validation: LabelledRows,
     importances: np.ndarray,
 ) -> None:
-    """Write the list of candidates and the plots that a run shows to ``folder``."""
+    """Write a run's list of candidates and its plots to ``folder``."""
     from lakehouse.ml import plots
 
-    tried = [{"params": dict(one.params), "train": one.train, "validation": one.validation} for one in fitted]
-    chosen = {"chosen": fitted.index(best), "candidates": tried}
-    (folder / "candidates.json").write_text(json.dumps(chosen, indent=2))
+    candidates = [
+        {"params": dict(entry.params), "train": entry.train, "validation": entry.validation} for entry in fitted
+    ]
+    record = {"chosen": fitted.index(best), "candidates": candidates}
+    (folder / "candidates.json").write_text(json.dumps(record, indent=2))
     name, days = model.TASK.name, f"{validation.span[0]} to {validation.span[1]}"
     curves = {
         f"Model (Brier {best.validation['brier']:.4f})": best.probability,

@@ -1,7 +1,7 @@
-"""A lock in a bucket: an object that its holder renews, and that only conditional requests create or change.
+"""Lock in a bucket: an object that its holder renews. Only conditional requests create or change it.
 
-It keeps runs apart, but does not fence them. A holder that was paused past its lease may wake while another run works.
-Delta refuses its commits, as their transaction ids are the fence (see `lakehouse.deltalog.commit_record`).
+The lock keeps runs apart, but does not fence them. A holder that was paused past its lease may wake during another
+run. Delta refuses the holder's commits: their transaction ids are the fence (see `lakehouse.deltalog.commit_record`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 @dataclass
 class Lease:
-    """A run's hold of the lake.
+    """Lease of a run on the lake.
 
     Attributes:
-        until: when it expires, in seconds of this machine's clock; never by default.
+        expires_at: when the lease expires, in seconds of this machine's clock; never by default.
         token: a number larger than every earlier holder's.
     """
 
@@ -41,7 +41,7 @@ class Lease:
     def issue_fencing_token(self) -> int:
         """Return a number larger than any returned before, to this holder or an earlier one.
 
-        Delta skips a write whose transaction has a smaller number than a committed one.
+        Delta skips a write if its transaction's number is smaller than a committed one.
         """
         self.token += 1
         return self.token
@@ -50,10 +50,10 @@ class Lease:
         return time.clock_gettime(_CLOCK) > self.expires_at
 
     def check(self) -> None:
-        """Check that the hold has not expired.
+        """Check that the lease has not expired.
 
         Raises:
-            LockError: it has; another run may hold the lake.
+            LockError: the lease has expired; another run may hold the lake.
         """
         if self.is_expired():
             raise LockError(
@@ -64,10 +64,10 @@ class Lease:
 
 @dataclass(frozen=True)
 class Holder:
-    """The holder of a lock, as its object describes it.
+    """Holder of a lock, as described in the lock's object.
 
     Attributes:
-        age: seconds since the last renewal, by the store's own clock.
+        age_seconds: seconds since the last renewal, by the store's own clock.
     """
 
     record: Mapping[str, Any]
@@ -84,29 +84,29 @@ HasEnded = Callable[[Mapping[str, Any]], bool]
 
 @contextmanager
 def hold_lease(
-    lock: S3Path, record: Mapping[str, Any], wait_seconds: float, hold: Lease, has_ended: HasEnded
+    lock: S3Path, record: Mapping[str, Any], wait_seconds: float, lease: Lease, has_ended: HasEnded
 ) -> Iterator[None]:
     """Hold the lock while a thread renews it.
 
     Args:
         record: describes this holder, for others to read.
-        hold: expires if the lock cannot be renewed in time.
-        has_ended: called with another holder's record; returns True if that holder is known to have ended.
+        lease: expires if the lock cannot be renewed in time.
+        has_ended: takes another holder's record; returns True if that holder has certainly ended.
 
     Raises:
         LockError: another run holds the lock for longer than ``wait_seconds``.
     """
-    body = {**record, "lease_seconds": LEASE_SECONDS, "token": hold.token}
-    etag = [_acquire(lock, body, wait_seconds, hold, has_ended)]
-    done = Event()
-    renewing = Thread(target=_renew, args=(lock, body, etag, hold, done), name="lease", daemon=True)
-    renewing.start()
+    body = {**record, "lease_seconds": LEASE_SECONDS, "token": lease.token}
+    etag = [_acquire(lock, body, wait_seconds, lease, has_ended)]
+    stop = Event()
+    thread = Thread(target=_renew, args=(lock, body, etag, lease, stop), name="lease", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        done.set()
-        if not hold.is_expired():  # else there is no lock to release, and perhaps no store that answers
-            renewing.join()
+        stop.set()
+        if not lease.is_expired():  # an expired lock need not be released, and its store may not answer
+            thread.join()
             _release(lock, body, etag)
 
 
@@ -127,7 +127,7 @@ def read_holder(lock: S3Path) -> Holder | None:
     return Holder(record if isinstance(record, dict) else {}, response["ETag"], age)
 
 
-def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Lease, has_ended: HasEnded) -> str:
+def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, lease: Lease, has_ended: HasEnded) -> str:
     """Write the lock once it is free; return its ETag."""
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -136,11 +136,10 @@ def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, hold: Leas
             return holder.etag
         if holder is None or holder.is_expired() or has_ended(holder.record):
             condition = {"IfMatch": holder.etag} if holder else {"IfNoneMatch": "*"}
-            # Larger than the last holder's token, whatever the machines' clocks show.
-            hold.token = body["token"] = max(
-                hold.token, int(holder.record.get("token", 0)) + TOKENS_PER_HOLDER if holder else 0
-            )
-            hold.expires_at = time.clock_gettime(_CLOCK) + LEASE_SECONDS
+            # Clocks of machines may differ, so the token is compared with the last holder's.
+            lowest = int(holder.record.get("token", 0)) + TOKENS_PER_HOLDER if holder else 0
+            lease.token = body["token"] = max(lease.token, lowest)
+            lease.expires_at = time.clock_gettime(_CLOCK) + LEASE_SECONDS
             try:
                 return lock.write_bytes(_serialize(body), **condition)
             except (FileExistsError, FileNotFoundError):  # another run was faster
@@ -169,8 +168,8 @@ def _serialize(body: Mapping[str, Any]) -> bytes:
     return json.dumps({**body, "renewed": time.time_ns()}).encode()
 
 
-def _renew(lock: S3Path, body: Mapping[str, Any], etag: list[str], lease: Lease, done: Event) -> None:
-    while not done.wait(LEASE_SECONDS / RENEWALS_PER_LEASE):
+def _renew(lock: S3Path, body: Mapping[str, Any], etag: list[str], lease: Lease, stop: Event) -> None:
+    while not stop.wait(LEASE_SECONDS / RENEWALS_PER_LEASE):
         began = time.clock_gettime(_CLOCK)
         try:
             etag[0] = lock.write_bytes(_serialize(body), IfMatch=etag[0])
@@ -188,16 +187,16 @@ def _is_own(holder: Holder, body: Mapping[str, Any]) -> bool:
     return (record.get("run"), record.get("token")) == (body.get("run"), body["token"]) and "run" in body
 
 
-def _adopt(lock: S3Path, body: Mapping[str, Any], etag: list[str], hold: Lease, began: float) -> bool:
-    """Continue with the lock as it is now if it is this run's; otherwise end ``hold`` and return False."""
+def _adopt(lock: S3Path, body: Mapping[str, Any], etag: list[str], lease: Lease, began: float) -> bool:
+    """Check that the lock is still this run's and adopt its present ETag; otherwise end the lease and return False."""
     try:
         holder = read_holder(lock)
     except StorageError:  # try again until the lease ends
         return True
     if holder is None or not _is_own(holder, body):
-        hold.expires_at = 0.0
+        lease.expires_at = 0.0
         return False
-    etag[0], hold.expires_at = holder.etag, began + LEASE_SECONDS
+    etag[0], lease.expires_at = holder.etag, began + LEASE_SECONDS
     return True
 
 

@@ -27,7 +27,7 @@ def kit(tmp_path: Path) -> Path:
     (made / "wheels" / "a.whl").write_bytes(os.urandom(20_000))
     (conf := made / "lakehouse" / "conf" / "spark" / "local.conf").parent.mkdir(parents=True)
     conf.write_text("spark.master local[*]\n")
-    gpu_kit._sum(made)
+    gpu_kit._write_checksums(made)
     return made
 
 
@@ -131,12 +131,12 @@ def test_kit_has_only_the_projects_files(tmp_path: Path, monkeypatch: pytest.Mon
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(name)
     with pytest.raises(StackError, match="git cannot say which files are the project's"):
-        gpu_kit._project(target)
+        gpu_kit._copy_project(target)
     for words in (["init", "--quiet"], ["add", "conf", "gone.py"]):
         subprocess.run(["git", *words], cwd=project, check=True)
     (project / "gone.py").unlink()
     (project / "conf" / "base.yml").write_text("changed since")
-    gpu_kit._project(target)
+    gpu_kit._copy_project(target)
     copied = {str(file.relative_to(target)): file.read_text() for file in target.rglob("*") if file.is_file()}
     assert copied == {"conf/base.yml": "changed since"}
 
@@ -149,7 +149,7 @@ def test_folder_with_other_files_stays_unchanged(tmp_path: Path) -> None:
 
 
 def test_copied_java_runs(tmp_path: Path) -> None:
-    gpu_kit._java(gpu_kit._java_home(), tmp_path / "java")
+    gpu_kit._copy_java(gpu_kit._find_java_home(), tmp_path / "java")
     done = subprocess.run([tmp_path / "java/bin/java", "-version"], env={}, capture_output=True, text=True, check=True)
     assert 'version "17' in done.stderr
     assert not (tmp_path / "java" / "jmods").exists()
@@ -161,6 +161,6 @@ def test_unsupported_java_is_named_first(tmp_path: Path, monkeypatch: pytest.Mon
     program.write_text(f"#!/bin/sh\nprintf '{properties}' >&2\n")
     program.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(StackError, match=r"The plugin is made for Java 17; .* is 21\.0\.8: point JAVA_HOME at one"):
+    with pytest.raises(StackError, match=r"java: is Java 21\.0\.8, but .* Java 17\. Point JAVA_HOME at one"):
         gpu_kit.make(tmp_path / "kit")
     assert not (tmp_path / "kit").exists()

@@ -36,10 +36,10 @@ def run_script(environment: dict[str, str], job: str, *arguments: str, exit_code
     ("job", "arguments", "counts"),
     [
         ("bronze", (), "5 unchanged in"),
-        ("silver", (), "5 waits in"),
-        ("daily", (), "5 unchanged, 8 waits in"),
-        ("bronze", ("--select", "gold"), "3 waits in"),
-        ("gold", ("-sbronze.flights", "--select=silver.flights"), "1 unchanged, 1 waits in"),
+        ("silver", (), "5 blocked in"),
+        ("daily", (), "5 unchanged, 8 blocked in"),
+        ("bronze", ("--select", "gold"), "3 blocked in"),
+        ("gold", ("-sbronze.flights", "--select=silver.flights"), "1 unchanged, 1 blocked in"),
     ],
 )
 def test_a_job_runs_its_layer_or_selection(

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.browser import open_page
-from tests.example.flights_page import make_lake, pick, serving_page, settled
+from tests.example.flights_page import make_lake, pick, serving_page, wait_until_drawn
 
 
 def test_the_page_shows_what_the_api_predicts(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_the_page_shows_what_the_api_predicts(tmp_path: Path) -> None:
         with open_page(served.page, addresses) as page:
             pick(page, "From", flight["origin"], flight["origin"])
             pick(page, "Flight", str(flight["flight"]), f"{flight['carrier']} {flight['flight']} to {flight['dest']}")
-            shown = settled(page, flight)
+            shown = wait_until_drawn(page, flight)
     assert f"\n{probability:.0%}\n" in shown
     assert "Predicted by late_arrival version 1, the champion." in shown
     assert "version 1 gave 25% on average, and 30% were late" in shown

@@ -1,1 +1,1 @@
-"""A second example: the orders, customers and payments of a shop. It proves that the platform knows nothing of flights."""
+"""Second example: orders, customers and payments of a shop. It shows that the platform needs no flights."""

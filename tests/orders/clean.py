@@ -1,4 +1,4 @@
-"""Typed and conformed: one table for each source, and the log of what was said of each order."""
+"""Parsed tables: one for each source, and a log of every line about an order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lands: orders as CSV, snapshots of customers as JSON lines, payments as Parquet."""
+"""Sources: orders as CSV, snapshots of customers as JSON lines, payments as Parquet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ customers = source(
     columns={"customer_id": "bigint", "name": "string", "city": "string", "as_of": "date"},
 )
 
-# A file of payments that comes again says all that there is to say: what it leaves out was withdrawn.
+# A redelivered file of payments is complete: a payment that it lacks was withdrawn.
 payments = source(
     "raw.payments",
     landing="payments",

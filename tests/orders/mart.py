@@ -1,4 +1,4 @@
-"""What the shop looks at."""
+"""Tables that the shop's staff read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LOOK_BACK_DAYS = 2
     orders=lookup("clean.orders", on_change="rebuild"),
 )
 def receipts(payments: DataFrame, orders: DataFrame) -> DataFrame:
-    """One row per payment, with the customer who owed it."""
-    known = payments.join(orders.select("order_id", "customer_id"), "order_id", "left")
-    return known.select("payment_id", "customer_id", "paid_on", "amount")
+    """One row per payment, with the customer of its order."""
+    rows = payments.join(orders.select("order_id", "customer_id"), "order_id", "left")
+    return rows.select("payment_id", "customer_id", "paid_on", "amount")
 
 
 @table(
@@ -65,8 +65,8 @@ def monthly_orders(orders: DataFrame) -> DataFrame:
     customers=lookup("clean.customers", on_change="rebuild"),
 )
 def top_customers(orders: DataFrame, customers: DataFrame) -> DataFrame:
-    """One row per customer, for the three who ordered most."""
+    """One row per customer, for the three with the largest amounts."""
     amounts = orders.groupBy("customer_id").agg(F.sum("amount").alias("amount"))
     names = customers.where("is_current").select("customer_id", "name")
-    named = amounts.join(names, "customer_id", "left").select("customer_id", "name", "amount")
-    return named.orderBy(F.desc("amount"), "customer_id").limit(3)
+    rows = amounts.join(names, "customer_id", "left").select("customer_id", "name", "amount")
+    return rows.orderBy(F.desc("amount"), "customer_id").limit(3)

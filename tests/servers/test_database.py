@@ -1,4 +1,4 @@
-"""Sources kept in PostgreSQL, suppliers by a cursor and products as snapshots: no row is lost or duplicated."""
+"""Sources in PostgreSQL, suppliers by cursor and products as snapshots: no row is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TODAY = "2024-02-29"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[RunningServers]:
-    with running_servers("postgres") as made:
-        yield made
+    with running_servers("postgres") as servers:
+        yield servers
 
 
 @pytest.fixture
 def database(running: RunningServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection]:
-    """The suppliers and products in PostgreSQL, whose address is in the environment."""
+    """Fill PostgreSQL with suppliers and products, and set its address in the environment."""
     for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"):
         monkeypatch.setenv(name, running.values[name])
     with psycopg.connect(dbname="sources", autocommit=True) as connection:
@@ -47,10 +47,10 @@ def lake(make_lake: Callable[..., TestLake], database: psycopg.Connection, monke
 
 
 def test_every_row_is_extracted_once(lake: TestLake) -> None:
-    done = lake.run()
-    assert (done.counts("raw.suppliers"), done.counts("raw.products")) == ({"written": 4}, {"written": 5})
-    assert done.counts("clean.suppliers") == {"written": 4, "unchanged": 0, "superseded": 0, "quarantined": 0}
-    assert done.counts("clean.products")["written"] == 5
+    results = lake.run()
+    assert (results.counts("raw.suppliers"), results.counts("raw.products")) == ({"written": 4}, {"written": 5})
+    assert results.counts("clean.suppliers") == {"written": 4, "unchanged": 0, "superseded": 0, "quarantined": 0}
+    assert results.counts("clean.products")["written"] == 5
     assert location.list_names(lake.folder("raw.products")) == [f"products_{TODAY}.parquet"]
     assert location.list_names(lake.folder("raw.suppliers")) == [f"suppliers_00000001_{TODAY}.parquet"]
     assert location.list_names(lake.root / "extracts" / "raw.products") == []
@@ -73,7 +73,7 @@ def test_changed_rows_alone_are_extracted_again(lake: TestLake, database: psycop
     assert ("AB", "Renamed") in lake.rows("clean.suppliers", "code", "name")
     assert len(lake.rows("clean.suppliers")) == 5
     snapshot = lake.rows("raw.products", "sku", "stock")
-    assert snapshot == [("P1", "9"), ("P3", None), ("P4", "2"), ("P5", "1")], "it replaces that of the same day"
+    assert snapshot == [("P1", "9"), ("P3", None), ("P4", "2"), ("P5", "1")], "it replaces the snapshot of the same day"
 
 
 def test_an_interrupted_extract_is_finished_within_its_bounds(
@@ -98,8 +98,8 @@ def test_an_interrupted_extract_is_finished_within_its_bounds(
 def test_a_row_without_its_cursor_stops_the_extract(lake: TestLake, database: psycopg.Connection) -> None:
     database.execute("ALTER TABLE suppliers ALTER changed DROP NOT NULL")
     database.execute("INSERT INTO suppliers (code, changed) VALUES ('LOST', NULL)")
-    said = lake.attempt("raw.suppliers").errors["raw.suppliers"]
-    assert said.startswith("raw.suppliers: 1 rows of suppliers have no changed: an extract by cursor would miss them.")
+    error = lake.attempt("raw.suppliers").errors["raw.suppliers"]
+    assert error.startswith("raw.suppliers: 1 rows of suppliers have no changed: an extract by cursor would miss them.")
     assert lake.version("raw.suppliers") is None
 
 
@@ -111,10 +111,10 @@ def test_undeclared_columns_follow_the_contract(lake: TestLake, database: psycop
     assert lenient.rows("raw.suppliers", "country") == [("NO",)] * 4
     database.execute('ALTER TABLE suppliers RENAME name TO "Name"')
     database.execute("INSERT INTO suppliers (code) VALUES ('ZZ')")
-    said = lenient.attempt().errors["raw.suppliers"]
-    assert said.startswith("raw.suppliers: suppliers has a column Name, declared as name. Declare the column as Name.")
+    error = lenient.attempt().errors["raw.suppliers"]
+    assert error.startswith("raw.suppliers: suppliers has a column Name, declared as name. Declare the column as Name.")
     database.execute('ALTER TABLE suppliers RENAME "Name" TO name')
-    assert lenient.run().counts("raw.suppliers") == {"written": 1}, "it goes on once that is mended"
+    assert lenient.run().counts("raw.suppliers") == {"written": 1}, "the next run continues with the mended column"
 
 
 def test_landed_extracts_rebuild_the_table_without_the_database(lake: TestLake, database: psycopg.Connection) -> None:
@@ -130,15 +130,15 @@ def test_an_unreadable_database_is_reported_without_the_password(
 ) -> None:
     with monkeypatch.context() as changed:
         changed.setenv("PGPASSWORD", "canary-of-the-database")
-        said = lake.attempt("raw.products").errors["raw.products"]
-        assert "password authentication failed" in said
-        assert f"jdbc:postgresql://127.0.0.1:{os.environ['PGPORT']}/sources" in said
-        assert "PGHOST, PGPORT, PGUSER, PGPASSWORD are right" in said
-        assert "canary" not in said
+        error = lake.attempt("raw.products").errors["raw.products"]
+        assert "password authentication failed" in error
+        assert f"jdbc:postgresql://127.0.0.1:{os.environ['PGPORT']}/sources" in error
+        assert "PGHOST, PGPORT, PGUSER, PGPASSWORD are right" in error
+        assert "canary" not in error
     with monkeypatch.context() as changed:
         changed.setenv("PGPORT", "9")
-        said = lake.attempt("raw.products").errors["raw.products"]
-        assert "refused" in said
+        error = lake.attempt("raw.products").errors["raw.products"]
+        assert "refused" in error
     with monkeypatch.context() as changed:
         changed.delenv("PGUSER")
         assert "the database needs PGUSER" in lake.attempt("raw.products").errors["raw.products"]
@@ -148,19 +148,19 @@ def test_an_unreadable_database_is_reported_without_the_password(
 def test_a_hanging_database_ends_the_run_in_time(
     lake: TestLake, running: RunningServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake.run("raw.products")  # its connections are warm: what hangs then is the query
+    lake.run("raw.products")  # opens the connections: the next run hangs in its query
     monkeypatch.setattr(jdbc, "READ_SECONDS", 3)
     members = running.processes()["postgres"]
-    for one in members:
-        one.suspend()
+    for process in members:
+        process.suspend()
     try:
         began = time.monotonic()
-        said = lake.attempt("raw.products").errors["raw.products"]
+        error = lake.attempt("raw.products").errors["raw.products"]
         assert time.monotonic() - began < 60
     finally:
-        for one in members:
-            one.resume()
-    assert "the database (jdbc:postgresql:" in said
+        for process in members:
+            process.resume()
+    assert "the database (jdbc:postgresql:" in error
     assert lake.run("raw.products").statuses == {"raw.products": "unchanged"}
 
 
@@ -169,24 +169,23 @@ def test_a_run_without_its_lease_lands_nothing(lake: TestLake, monkeypatch: pyte
     (file,) = lake.folder("raw.suppliers").iterdir()
     file.unlink()
     with monkeypatch.context() as changed:
-        changed.setattr(
-            Lease, "check", lost_after(2)
-        )  # asked as the table's turn comes, as its extract begins and as it lands
-        changed.setattr(jdbc, "_has_landed", lambda landing, one: False)  # as it was when the run fell asleep
+        # The lease is checked before the table, before its extract and before the file lands.
+        changed.setattr(Lease, "check", expire_after(2))
+        changed.setattr(jdbc, "_has_landed", lambda landing, extract: False)  # as before the run fell asleep
         assert "lost the lake" in lake.attempt("raw.suppliers").errors["raw.suppliers"]
         assert not file.exists()
-    file.write_bytes(b"of a successor")  # which landed it between the last look and the landing
+    file.write_bytes(b"of a successor")  # it landed the file after this run's last check
     with monkeypatch.context() as changed:
-        changed.setattr(jdbc, "_has_landed", lambda landing, one: False)
+        changed.setattr(jdbc, "_has_landed", lambda landing, extract: False)
         lake.attempt("raw.suppliers")
     assert file.read_bytes() == b"of a successor"
 
 
-def lost_after(checks: int) -> Callable[[Lease], None]:
-    left = iter(range(checks))
+def expire_after(checks: int) -> Callable[[Lease], None]:
+    valid_checks = iter(range(checks))
 
     def check(hold: Lease) -> None:
-        if next(left, None) is None:
+        if next(valid_checks, None) is None:
             raise LockError("lost the lake")
 
     return check
@@ -197,9 +196,12 @@ def test_reserved_words_of_sql_can_be_names(make_lake: Callable[..., TestLake], 
     database.execute('CREATE TABLE "Order" ("user" text, "order" bigserial, "TailNum" text)')
     database.execute("""INSERT INTO "Order" ("user", "TailNum") VALUES ('Ada', 'N1')""")
     orders = source(
-        "raw.orders", landing="orders", columns={"user": "string", "order": "bigint", "TailNum": "string"}, format="parquet",
+        "raw.orders",
+        landing="orders",
+        columns={"user": "string", "order": "bigint", "TailNum": "string"},
+        format="parquet",
         database=Database(URL, "public.Order", key=("order",), cursor="order"),
-    )  # fmt: skip
+    )
     lake = make_lake(orders)
     lake.run()
     assert lake.rows("raw.orders") == [("Ada", 1, "N1")]
@@ -211,14 +213,17 @@ def test_a_row_committed_late_is_extracted_once_settled(
     database.execute("DROP TABLE IF EXISTS changes")
     database.execute("CREATE TABLE changes (id bigint, changed timestamptz DEFAULT clock_timestamp())")
     changes = source(
-        "raw.changes", landing="changes", columns={"id": "bigint", "changed": "timestamp"}, format="parquet",
+        "raw.changes",
+        landing="changes",
+        columns={"id": "bigint", "changed": "timestamp"},
+        format="parquet",
         database=Database(URL, "changes", key=("id",), cursor="changed", settle_seconds=2),
-    )  # fmt: skip
+    )
     lake = make_lake(changes)
     with psycopg.connect(dbname="sources") as slow:
         slow.execute("INSERT INTO changes VALUES (1)")
         database.execute("INSERT INTO changes VALUES (2)")
-        assert lake.run().statuses == {"raw.changes": "unchanged"}, "2 is too young: 1 may still come before it"
+        assert lake.run().statuses == {"raw.changes": "unchanged"}, "row 2 is too young: row 1 may still come before it"
     time.sleep(2.1)
     database.execute("INSERT INTO changes VALUES (3)")
     lake.run()
@@ -238,7 +243,10 @@ def test_a_connection_lost_while_reading_lands_nothing(
     database.execute(
         "CREATE VIEW products AS SELECT p.* FROM all_products p, LATERAL (SELECT pg_sleep(0.01) WHERE p.sku > '') s"
     )
-    reading = "FROM pg_stat_activity WHERE application_name LIKE 'PostgreSQL JDBC%' AND query LIKE '%stock%' AND state = 'active'"
+    reading = (
+        "FROM pg_stat_activity WHERE application_name LIKE 'PostgreSQL JDBC%' "
+        "AND query LIKE '%stock%' AND state = 'active'"
+    )
     ended = Event()
 
     def cut() -> None:
@@ -251,11 +259,11 @@ def test_a_connection_lost_while_reading_lands_nothing(
 
     cutting = Thread(target=cut)
     cutting.start()
-    said = lake.attempt("raw.products").errors["raw.products"]
+    error = lake.attempt("raw.products").errors["raw.products"]
     ended.set()
     cutting.join()
-    assert "the database" in said
-    assert "terminating connection" in said
+    assert "the database" in error
+    assert "terminating connection" in error
     assert location.list_names(lake.folder("raw.products")) == []
     database.execute("DROP VIEW products")
     database.execute("ALTER TABLE all_products RENAME TO products")
@@ -286,7 +294,7 @@ def test_a_restarted_database_loses_nothing(lake: TestLake, running: RunningServ
     finally:
         running.command("up")
     assert {"raw.suppliers", "raw.products"} == {*errors}
-    assert all("refused" in said and "PGHOST" in said for said in errors.values())
+    assert all("refused" in error and "PGHOST" in error for error in errors.values())
     assert not lake.folder("raw.products").exists()
-    done = lake.run()
-    assert (done.counts("raw.suppliers")["written"], done.counts("raw.products")["written"]) == (4, 5)
+    results = lake.run()
+    assert (results.counts("raw.suppliers")["written"], results.counts("raw.products")["written"]) == (4, 5)

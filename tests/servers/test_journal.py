@@ -1,4 +1,4 @@
-"""The journal of predictions in a bucket."""
+"""Journal of predictions in a bucket."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.parcels import TASK, parcels
 from tests.s3 import minio
 
 
-def entry(n: int) -> Entry:
-    return Entry(f"r{n}", datetime.now(UTC), 1, "champion", ("items",), [(1.0,)], [0.5])
+def make_entry(number: int) -> Entry:
+    return Entry(f"r{number}", datetime.now(UTC), 1, "champion", ("items",), [(1.0,)], [0.5])
 
 
-def test_a_lake_in_a_bucket_is_read_and_written_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookups_and_journal_work_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with minio(tmp_path / "data") as (_, env):
         for name, value in env.items():
             monkeypatch.setenv(name, value)
@@ -28,13 +28,13 @@ def test_a_lake_in_a_bucket_is_read_and_written_as_well(tmp_path: Path, monkeypa
         lake = S3Path("lake", "lake")
         path = lake.joinpath("gold", "parcels")
         write_deltalake(str(path), parcels(), storage_options=build_delta_options(path))
-        looked_up = Lookups(TASK, lake)
-        found, version = looked_up.find([((3,), None), ((4000,), None)], ("items", "shop"))
-        told = parcels().slice(3, 1).to_pylist()[0]
-        assert (found, version) == ({((3,), None): (told["items"], told["shop"])}, 0)
-        journal = Journal(looked_up.features, lake, flush_seconds=0.01)
+        lookups = Lookups(TASK, lake)
+        rows, version = lookups.find([((3,), None), ((4000,), None)], ("items", "shop"))
+        expected = parcels().slice(3, 1).to_pylist()[0]
+        assert (rows, version) == ({((3,), None): (expected["items"], expected["shop"])}, 0)
+        journal = Journal(lookups.features, lake, flush_seconds=0.01)
         journal.begin()
-        journal.put(entry(1))
+        journal.put(make_entry(1))
         journal.close()
-        written = DeltaTable(str(journal.path), storage_options=build_delta_options(journal.path))
-        assert written.to_pyarrow_table()["request_id"].to_pylist() == ["r1"]
+        table = DeltaTable(str(journal.path), storage_options=build_delta_options(journal.path))
+        assert table.to_pyarrow_table()["request_id"].to_pylist() == ["r1"]

@@ -1,4 +1,4 @@
-"""Files of a bucket: a store that fails does not make them seem damaged, missing or changed."""
+"""Files of a bucket: a failing store does not make them seem damaged, missing or changed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ROWS = pa.table({"order": list(range(1000))})
 @pytest.fixture(scope="module")
 def between(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("s3") / "data"
-    with minio(folder) as (endpoint, env), proxy(endpoint) as started, pytest.MonkeyPatch.context() as environment:
-        for name, value in {**env, "AWS_ENDPOINT_URL": started.endpoint}.items():
+    with minio(folder) as (endpoint, env), proxy(endpoint) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in {**env, "AWS_ENDPOINT_URL": server.endpoint}.items():
             environment.setenv(name, value)
         get_client().create_bucket(Bucket="lake")
-        yield started
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -83,10 +83,10 @@ def test_an_unreachable_store_does_not_empty_a_log(tmp_path: Path, monkeypatch: 
                 storage_options=options,
                 configuration={"delta.enableChangeDataFeed": "true"},
             )
-        opened = open_log(place)
-        assert opened is not None
-        assert len(opened.read_changed_values("order", 0, 1)) == 1000
-    for read in (lambda: opened.read_changed_values("order", 0, 1), opened.entries, lambda: open_log(place)):
+        log = open_log(place)
+        assert log is not None
+        assert len(log.read_changed_values("order", 0, 1)) == 1000
+    for read in (lambda: log.read_changed_values("order", 0, 1), log.entries, lambda: open_log(place)):
         began = time.monotonic()
         with pytest.raises(StorageError, match=r"the object store at .* \(AWS_ENDPOINT_URL\) does not answer"):
             read()

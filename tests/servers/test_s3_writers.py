@@ -1,4 +1,4 @@
-"""Concurrent writers of one Delta table on S3: no commit is lost, even if the store's answers are."""
+"""Concurrent writers of one Delta table on S3: no commit is lost, even if answers of the store are."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def commit(path: str, size: int) -> str:
     return "committed"
 
 
-def listed(path: str) -> list[str] | str:
+def list_names(path: str) -> list[str] | str:
     """List the names from a path onwards with the log store, or return the class of its error."""
     from py4j.protocol import Py4JJavaError
 
@@ -134,7 +134,7 @@ def listed(path: str) -> list[str] | str:
     return names
 
 
-def jars() -> str:
+def list_jars() -> str:
     """Return the jars that executors get."""
     return str(spark()._jsc.sc().listJars())
 
@@ -211,7 +211,7 @@ def store(
     writers: list[ProcessPoolExecutor],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Store]:
-    """Each kind of store in turn; all writers have its address."""
+    """Run each kind of store in turn, with its address in all writers."""
     if request.param == minio.name:
         yield minio
         return
@@ -226,8 +226,8 @@ def store(
 def call_at_once(
     writers: list[ProcessPoolExecutor], function: Callable[..., Any], *calls: tuple[Any, ...]
 ) -> list[Any]:
-    started = [writer.submit(carry_out, function, *call) for writer, call in zip(writers, calls, strict=False)]
-    return [future.result() for future in started]
+    futures = [writer.submit(carry_out, function, *call) for writer, call in zip(writers, calls, strict=False)]
+    return [future.result() for future in futures]
 
 
 def answer_once(between: Proxy, method: str, part: str, answer: str, before: Callable[[], None] = lambda: None) -> None:
@@ -281,8 +281,8 @@ def test_a_commit_in_parts_is_made_once(store: Store, writers: list[ProcessPoolE
         assert writers[0].submit(carry_out, commit, f"s3a://{bucket}{COMMIT % 0}", size).result() == "committed"
         assert [status for method, path, status in between.requests if method == "POST" and "=" in path] == [0, 412]
         assert writers[1].submit(carry_out, commit, f"s3a://{bucket}{COMMIT % 0}", size).result() == EXISTS
-        raced = call_at_once(writers, commit, *[(f"s3a://{bucket}{COMMIT % 1}", size)] * 2)
-        assert sorted(raced) == ["committed", EXISTS]
+        outcomes = call_at_once(writers, commit, *[(f"s3a://{bucket}{COMMIT % 1}", size)] * 2)
+        assert sorted(outcomes) == ["committed", EXISTS]
     assert "Uploads" not in store.client.list_multipart_uploads(Bucket=bucket), "a refused upload must be aborted"
 
 
@@ -310,7 +310,7 @@ def test_a_commit_is_made_once_for_any_answer(
 
 
 def test_executors_get_the_log_store_and_the_packages(writers: list[ProcessPoolExecutor]) -> None:
-    names = writers[0].submit(carry_out, jars).result()
+    names = writers[0].submit(carry_out, list_jars).result()
     assert "conditional-put-logstore.jar" in names
     assert "hadoop-aws" in names
     assert "bundle" not in names
@@ -319,11 +319,11 @@ def test_executors_get_the_log_store_and_the_packages(writers: list[ProcessPoolE
 
 def test_a_missing_log_differs_from_an_empty_one(minio: Store, writers: list[ProcessPoolExecutor]) -> None:
     assert (
-        writers[0].submit(carry_out, listed, minio.table("nowhere") + COMMIT % 0).result()
+        writers[0].submit(carry_out, list_names, minio.table("nowhere") + COMMIT % 0).result()
         == "java.io.FileNotFoundException"
     )
     minio.create("listed", {"id": [1]})
     minio.create("listed", {"id": [2]})
-    assert writers[0].submit(carry_out, listed, minio.table("listed/_delta_log/%020d.json") % 1).result() == [
+    assert writers[0].submit(carry_out, list_names, minio.table("listed/_delta_log/%020d.json") % 1).result() == [
         "00000000000000000001.json"
     ]

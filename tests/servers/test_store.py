@@ -89,24 +89,24 @@ class Shop:
             start_new_session=True,
         )
 
-    def fails(self, **others: str) -> str:
+    def fail_run(self, **others: str) -> str:
         """Start a run that must fail in bounded time; return its output. No output or log has a secret."""
-        output = ended(self.run(**others), self.keys)
+        output = await_end(self.run(**others), self.keys)
         secrets = {self.keys["AWS_SECRET_ACCESS_KEY"], {**self.keys, **others}["AWS_SECRET_ACCESS_KEY"]}
         logs = {file: file.read_text() for file in (self.folder / "logs").rglob("*") if file.is_file()}
         assert not [file for file, text in logs.items() if any(secret in text for secret in secrets)]
         return output
 
-    def completes(self, **others: str) -> dict[str, int]:
+    def complete_run(self, **others: str) -> dict[str, int]:
         """Start a run that must succeed; return the row counts of every table."""
         output, _ = (run := self.run(**others)).communicate(timeout=300)
         assert run.returncode == 0, output
-        return self.rows()
+        return self.count_rows()
 
-    def rows(self) -> dict[str, int]:
+    def count_rows(self) -> dict[str, int]:
         return {name: len(table.to_pyarrow_table()) for name, table in self.tables().items()}
 
-    def committed(self) -> dict[str, int]:
+    def count_committed_rows(self) -> dict[str, int]:
         """Return the row counts of the tables that exist."""
         return {name: len(table.to_pyarrow_table()) for name, table in self.tables(DeltaTable.is_deltatable).items()}
 
@@ -127,7 +127,7 @@ def command_line(process: psutil.Process) -> str:
     return ""
 
 
-def ended(run: subprocess.Popen[str], keys: dict[str, str], *codes: int) -> str:
+def await_end(run: subprocess.Popen[str], keys: dict[str, str], *codes: int) -> str:
     began = time.monotonic()
     output, _ = run.communicate(timeout=300)
     assert run.returncode in (codes or (1, 2)), output
@@ -176,13 +176,13 @@ def test_a_run_survives_a_store_that_stops(shop: Shop) -> None:
             break
     shop.stop()
     failure = f"the object store at {shop.endpoint} (AWS_ENDPOINT_URL) does not answer"
-    assert failure in ended(run, shop.keys)
-    assert failure in shop.fails()
+    assert failure in await_end(run, shop.keys)
+    assert failure in shop.fail_run()
     shop.start()
-    committed = shop.committed()
+    committed = shop.count_committed_rows()
     assert committed
     assert {name: rows for name, rows in COMPLETE.items() if name in committed}.items() <= committed.items()
-    rows = shop.completes()
+    rows = shop.complete_run()
     assert {name: rows[name] for name in COMPLETE} == COMPLETE
 
 
@@ -201,42 +201,42 @@ def test_a_run_ends_if_the_store_hangs(shop: Shop) -> None:
         os.kill(shop.process.pid, signal.SIGCONT)
     assert run.returncode == 1, output
     assert f"the object store at {shop.endpoint} (AWS_ENDPOINT_URL) does not answer" in " ".join(output.split())
-    rows = shop.completes()
+    rows = shop.complete_run()
     assert {name: rows[name] for name in COMPLETE} == COMPLETE
 
 
 def test_a_store_that_ignores_conditions_is_not_written(shop: Shop) -> None:
     with proxy(shop.endpoint) as between:
         between.rule = lambda method, path: "pretend" if method == "PUT" else "pass"
-        assert "does not honour If-None-Match" in shop.fails(AWS_ENDPOINT_URL=between.endpoint)
+        assert "does not honour If-None-Match" in shop.fail_run(AWS_ENDPOINT_URL=between.endpoint)
     entries = make_client(shop.endpoint, shop.keys).list_objects_v2(Bucket="shop")["Contents"]
     assert {entry["Key"] for entry in entries} == {f"landing/{name}" for name in LANDED}
 
 
 def test_wrong_credentials_and_a_missing_bucket_are_named(shop: Shop) -> None:
-    assert "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID" in shop.fails(
+    assert "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID" in shop.fail_run(
         AWS_SECRET_ACCESS_KEY="a-wrong-secret-of-the-test"  # noqa: S106
     )
-    assert "AWS_ACCESS_KEY_ID is unknown" in shop.fails(AWS_ACCESS_KEY_ID="stranger")
-    output = shop.fails(LAKEHOUSE_ROOT="s3://nowhere")
+    assert "AWS_ACCESS_KEY_ID is unknown" in shop.fail_run(AWS_ACCESS_KEY_ID="stranger")
+    output = shop.fail_run(LAKEHOUSE_ROOT="s3://nowhere")
     assert "s3://nowhere" in output
     assert "the bucket does not exist. Create it or correct `root`." in output
 
 
-def test_a_run_retries_an_overloaded_store_then_names_it(shop: Shop) -> None:
+def test_a_run_retries_then_names_an_overloaded_store(shop: Shop) -> None:
     with proxy(shop.endpoint) as between:
         paths = []
 
-        def overloaded(method: str, path: str) -> str:
+        def overload(method: str, path: str) -> str:
             paths.append(path)
             return "slow down" if "/lake/" in path and len(paths) % 5 == 0 else "pass"
 
-        between.rule = overloaded
+        between.rule = overload
         run = shop.run(AWS_ENDPOINT_URL=between.endpoint)
         output, _ = run.communicate(timeout=300)
         assert run.returncode == 0, output
         between.rule = lambda method, path: "slow down" if "/lake/" in path else "pass"
-        assert "it is overloaded" in shop.fails(AWS_ENDPOINT_URL=between.endpoint)
+        assert "it is overloaded" in shop.fail_run(AWS_ENDPOINT_URL=between.endpoint)
 
 
 def test_temporary_credentials_suffice_until_they_expire(shop: Shop) -> None:
@@ -263,11 +263,11 @@ def test_temporary_credentials_suffice_until_they_expire(shop: Shop) -> None:
             return "expired" if len(commits) > 2 else "pass"
 
         between.rule = expire_after_some_commits
-        output = shop.fails(**temporary, AWS_ENDPOINT_URL=between.endpoint)
+        output = shop.fail_run(**temporary, AWS_ENDPOINT_URL=between.endpoint)
     assert "the credentials have expired" in output
     assert credentials["SecretAccessKey"] not in output
-    assert "AWS_SESSION_TOKEN does not belong" in shop.fails(**{**temporary, "AWS_SESSION_TOKEN": "of another"})
-    rows = shop.completes(**temporary)
+    assert "AWS_SESSION_TOKEN does not belong" in shop.fail_run(**{**temporary, "AWS_SESSION_TOKEN": "of another"})
+    rows = shop.complete_run(**temporary)
     assert {name: rows[name] for name in COMPLETE} == COMPLETE
 
 
@@ -276,7 +276,7 @@ def test_a_full_disk_of_the_store_is_named(tmp_path: Path) -> None:
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        skip_missing("no file system can be mounted here")
+        skip_missing("no file system can be mounted on this machine")
     try:
         with running_shop(small) as shop:
             ballast = small / "ballast"
@@ -284,15 +284,15 @@ def test_a_full_disk_of_the_store_is_named(tmp_path: Path) -> None:
                 while True:
                     file.write(bytes(1 << 16))
             failure = f"the object store at {shop.endpoint} (AWS_ENDPOINT_URL) refuses: its disk is full"
-            assert failure in shop.fails()
+            assert failure in shop.fail_run()
             ballast.unlink()
-            rows = shop.completes()
+            rows = shop.complete_run()
             assert {name: rows[name] for name in COMPLETE} == COMPLETE
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
-def test_a_run_that_sleeps_past_its_lease_duplicates_nothing(shop: Shop) -> None:
+def test_a_run_past_its_lease_duplicates_nothing(shop: Shop) -> None:
     reached, woken = Event(), Event()
 
     def sleep(method: str, path: str) -> str:
@@ -307,15 +307,15 @@ def test_a_run_that_sleeps_past_its_lease_duplicates_nothing(shop: Shop) -> None
         assert reached.wait(120)
         os.killpg(sleeper.pid, signal.SIGSTOP)
         try:
-            assert "Another run holds the lake" in shop.fails()
+            assert "Another run holds the lake" in shop.fail_run()
             time.sleep(lease.LEASE_SECONDS)
-            rows, versions = shop.completes(), shop.versions()
+            rows, versions = shop.complete_run(), shop.versions()
         finally:
             os.killpg(sleeper.pid, signal.SIGCONT)
             woken.set()
-        output = ended(sleeper, shop.keys, 0, 1)
+        output = await_end(sleeper, shop.keys, 0, 1)
     assert {name: rows[name] for name in COMPLETE} == COMPLETE
-    assert (shop.rows(), shop.versions()) == (rows, versions), output
+    assert (shop.count_rows(), shop.versions()) == (rows, versions), output
     assert "The lease on the lake expired during this run" in output
-    assert set(shop.completes().items()) == set(rows.items())
+    assert set(shop.complete_run().items()) == set(rows.items())
     assert shop.versions() == versions

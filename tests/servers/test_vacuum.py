@@ -1,4 +1,4 @@
-"""VACUUM in a bucket removes what no registered model needs."""
+"""VACUUM in a bucket removes the files that no registered model needs."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from tests.parcels import LEARNER, Place, change_model, parcels
 from tests.s3 import minio
 
 
-def clean(settings: Settings, *forget: str) -> VacuumResult:
+def run_vacuum(settings: Settings, *forget: str) -> VacuumResult:
     return vacuum(settings, "gold.parcels", Run("V", ""), keep_days=None, forget=forget, dry_run=False)
 
 
-def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vacuum_keeps_files_that_a_model_needs(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = S3Path("lake")
-    at = bucket.joinpath("lake", "gold", "parcels")
+    path = bucket.joinpath("lake", "gold", "parcels")
     for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
         monkeypatch.delenv(name)
     with minio(tmp_path / "data") as (_, env):
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         get_client().create_bucket(Bucket="lake")
-        at_once = {"delta.deletedFileRetentionDuration": "interval 0 days"}
-        for seed, configuration in ((0, at_once), (1, None)):
+        no_retention = {"delta.deletedFileRetentionDuration": "interval 0 days"}
+        for seed, configuration in ((0, no_retention), (1, None)):
             write_deltalake(
-                str(at),
+                str(path),
                 parcels(seed),
                 mode="overwrite",
                 configuration=configuration,
-                storage_options=build_delta_options(at),
+                storage_options=build_delta_options(path),
             )
         training = {"revision": "abc123", "pending_folder": place.pending_folder, "version": 0}
         registry = Registry(place.tracking_uri, place.artifact_root, place.experiment)
@@ -50,12 +50,12 @@ def test_in_a_bucket(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(
             VacuumError, match="late_parcel version 1 was trained on version 0, which would lose 1 files"
         ):
-            clean(settings)
-        assert len(parquet(at)) == 2
-        done = clean(settings, "late_parcel:1")
-        assert (done.files, done.bytes > 1000, len(parquet(at))) == (1, True, 1)
-        assert clean(settings).files == 0
+            run_vacuum(settings)
+        assert len(list_parquet_files(path)) == 2
+        result = run_vacuum(settings, "late_parcel:1")
+        assert (result.files, result.bytes > 1000, len(list_parquet_files(path))) == (1, True, 1)
+        assert run_vacuum(settings).files == 0
 
 
-def parquet(at: S3Path) -> list[str]:
-    return [one["Key"] for one in at.list_objects() if one["Key"].endswith(".parquet")]
+def list_parquet_files(path: S3Path) -> list[str]:
+    return [entry["Key"] for entry in path.list_objects() if entry["Key"].endswith(".parquet")]

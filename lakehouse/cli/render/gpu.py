@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table as Grid
 
 Reasons = Callable[[Plan], Mapping[tuple[str, str], int]]
-# In the table; the JSON has all of it.
+# Characters in the table. The JSON has the whole reason.
 LONGEST_REASON: Final = 160
 COLUMNS: Final = (
     "table",
@@ -30,7 +30,7 @@ COLUMNS: Final = (
 
 
 def print_coverage(console: Console, reports: Sequence[TableReport], as_json: bool) -> None:
-    """Print which parts of the tables' plans a GPU would run."""
+    """Print the parts of the tables' plans that a GPU would run."""
     if as_json:
         entries = [_as_entry(report) for report in reports]
         print_json(console, {"coverage": compute_coverage(reports), "tables": entries})

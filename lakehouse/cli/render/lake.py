@@ -67,7 +67,7 @@ def print_status(console: Console, lake: Lake, as_json: bool) -> None:
 
 def _print_gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
     span = gap["first"] if gap["first"] == gap["last"] else f"{gap['first']} to {gap['last']}"
-    count = pluralize(gap["partitions"], "partition")
+    count = pluralize(gap["partition_count"], "partition")
     inputs = ", ".join(gap["inputs_with_rows"])
     reason = f"rows exist in {inputs}" if inputs else "its inputs have no rows for them either"
     console.print(f"[yellow]gap[/] {table} {span}: {count} without rows; {reason}", highlight=False)

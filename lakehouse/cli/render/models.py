@@ -38,7 +38,7 @@ def print_training(console: Console, result: TrainResult) -> None:
 
 
 def print_scoring(console: Console, result: ScoreResult) -> None:
-    """Print the number of scored rows, and the metrics where labels exist."""
+    """Print the number of scored rows, and the metrics of labelled rows."""
     console.print(
         f"{result.rows:,} rows from {result.since} to {result.until} scored by {result.model} version {result.version} "
         f"({result.alias}): {result.written:,} written to {result.table}, {result.rows - result.written:,} unchanged; "
@@ -93,8 +93,8 @@ def print_reproduction(console: Console, result: ReproductionResult) -> None:
         console.print(grid)
     if result.same_share is not None:
         console.print(
-            f"Predictions for {result.rows:,} rows: {result.same_share:.2%} exactly the same, the largest difference is "
-            f"{result.largest_difference:.2g}.",
+            f"Predictions for {result.rows:,} rows: {result.same_share:.2%} exactly the same, the largest difference "
+            f"is {result.largest_difference:.2g}.",
             highlight=False,
         )
     for kind, style, texts in (("note", "yellow", result.notes), ("difference", "bold red", result.differences)):

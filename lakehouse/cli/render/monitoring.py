@@ -25,41 +25,42 @@ RESULTS: Final = {
 
 def print_monitoring(console: Console, result: MonitorResult) -> None:
     """Print the champion's results beside those on its validation split, then the findings."""
-    watched = result.report
-    task, now = watched.features.task, watched.current_metrics
+    report = result.report
+    task, now = report.features.task, report.current_metrics
     console.print(
-        f"{task.name} version {watched.champion.version}, {watched.span[0]} to {watched.span[1]}: "
+        f"{task.name} version {report.champion.version}, {report.span[0]} to {report.span[1]}: "
         f"{now['scored']:,} rows scored, {now['labelled']:,} with a label.",
         highlight=False,
     )
     grid = make_grid("", *[f">{title}" for title in RESULTS])
-    for name, values in {"validation split": watched.validation_metrics, "these days": now}.items():
+    for name, values in {"validation split": report.validation_metrics, "these days": now}.items():
         grid.add_row(name, *[f"{values[metric]:.4f}" if metric in values else "-" for metric in RESULTS.values()])
     console.print(grid)
-    for note in watched.notes:
+    for note in report.notes:
         console.print(f"[yellow]note[/] {escape_text(note)}", highlight=False)
-    for finding in watched.findings:
+    for finding in report.findings:
         console.print(f"[bold red]finding[/] {escape_text(finding.message)}", highlight=False)
     console.print(
-        f"{result.quality_written:,} rows written to {task.quality_table}, {result.drift_written:,} to {task.drift_table}.",
+        f"{result.quality_written:,} rows written to {task.quality_table}, "
+        f"{result.drift_written:,} to {task.drift_table}.",
         highlight=False,
     )
-    if not watched.findings:
+    if not report.findings:
         console.print("Nothing is beyond its limit.", highlight=False)
 
 
-def print_advice(console: Console, watched: MonitoringReport) -> None:
-    """Print where to look after a finding, and the command that retrains."""
-    task = watched.features.task
+def print_advice(console: Console, report: MonitoringReport) -> None:
+    """Print the tables to read after a finding, and the command that retrains."""
+    task = report.features.task
     advice = f"See {task.drift_table} and {task.quality_table} day by day."
-    if any(finding.limit == "missing" for finding in watched.findings):
+    if any(finding.limit == "missing" for finding in report.findings):
         advice += f" Fix missing features where they are computed: `lakehouse lineage {task.feature_table}`."
     advice += f" `lakehouse monitor {task.name} --retrain` trains a challenger on the days up to now."
     console.print(advice, highlight=False, soft_wrap=True)
 
 
 def print_retraining(console: Console, result: TrainResult | str) -> None:
-    """Print the challenger that was trained, or the reason why none was."""
+    """Print the trained challenger, or the reason for not training."""
     if isinstance(result, str):
         console.print(f"Not retrained: {escape_text(result)}", highlight=False, soft_wrap=True)
     else:

@@ -19,7 +19,7 @@ def print_json(console: Console, value: Any) -> None:
 
 
 def _as_plain(value: Any) -> Any:
-    """Convert a value that JSON lacks: decimals, such as DuckDB's sums of integers, to numbers, times to text."""
+    """Convert a value that JSON lacks. Decimals, such as DuckDB's sums, become numbers; times become text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return str(value)
@@ -56,5 +56,5 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def escape_text(text: str) -> str:
-    """Escape text from outside: no markup in it, and nothing that a terminal cannot be sent."""
+    """Escape text from outside: markup, and characters that UTF-8 cannot encode."""
     return escape(text.encode("utf-8", "replace").decode())

@@ -14,7 +14,7 @@ _MOST_FILES: Final = 20
 
 
 def print_plan(console: Console, plan: RollbackPlan) -> None:
-    """Print the versions that the tables are restored to, and what the next run then does."""
+    """Print the versions to which the tables are restored, and the work of the next run."""
     if not plan.tables:
         text = f"Run {plan.run} is rolled back already. `lakehouse run` continues from there."
         console.print(text, highlight=False)

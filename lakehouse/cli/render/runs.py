@@ -33,29 +33,33 @@ STATUS_STYLE: Final = {
 
 @contextmanager
 def show_progress(console: Console, names: Sequence[str]) -> Iterator[RunListener]:
-    """Show a run's progress: the tables under way, and a line for each table that is done."""
+    """Show a run's progress: the tables in progress, and a line for each finished table."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("locking the lake, starting Spark", total=len(names))
-        under_way: list[str] = []
+        in_progress: list[str] = []
 
         def on_start(table: str) -> None:
-            under_way.append(table)
-            bar.update(task, description=f"writing {', '.join(under_way)}")
+            in_progress.append(table)
+            bar.update(task, description=f"writing {', '.join(in_progress)}")
 
         def on_end(result: TableResult) -> None:
-            if result.table in under_way:
-                under_way.remove(result.table)
+            if result.table in in_progress:
+                in_progress.remove(result.table)
             if result.status != "unchanged":
                 console.print(_format_result(result), highlight=False)
-            bar.update(task, advance=1, description=f"writing {', '.join(under_way)}" if under_way else "planning")
+            bar.update(task, advance=1, description=f"writing {', '.join(in_progress)}" if in_progress else "planning")
 
         yield RunListener(on_start, on_end)
 
 
 @contextmanager
 def show_upload(console: Console, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
-    """Show the progress of files that go to a bucket. Yields a function that takes the number of bytes just sent."""
+    """Show the progress of an upload to a bucket.
+
+    Yields:
+        A function that takes the number of bytes just sent.
+    """
     columns = (TextColumn("delivering"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=sum(file.stat().st_size for file in files if file.is_file()))

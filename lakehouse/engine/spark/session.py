@@ -49,8 +49,8 @@ LOG_STORE = "lakehouse.ConditionalPutLogStore"
 LOCAL_FILES = "lakehouse.PosixLocalFileSystem"
 JAVA_HINT = (
     "Spark needs Java 17 or 21. Install it (Debian and Ubuntu: apt-get install openjdk-17-jre-headless or "
-    "openjdk-21-jre-headless; Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17, then export "
-    'JAVA_HOME="$(brew --prefix openjdk@17)"; any system: a Temurin 17 or 21 package) or point JAVA_HOME at one.'
+    "openjdk-21-jre-headless; Fedora: dnf install java-21-openjdk-headless; macOS: brew install openjdk@17, then "
+    'export JAVA_HOME="$(brew --prefix openjdk@17)"; any system: a Temurin 17 or 21 package) or point JAVA_HOME at one.'
 )
 
 

@@ -174,7 +174,7 @@ def test_a_worker_loads_once_and_predicts_each_row_once(
     for first, last in ((1, 10), (11, 20), (21, 30)):
         assert score(spark, place, date(2024, 1, first), date(2024, 1, last), module="tests.counted").written == 100
 
-    loads, predictions = counted.read_notes("loaded"), counted.read_notes("asked")
+    loads, predictions = counted.read_notes("loaded"), counted.read_notes("predicted")
     assert sum(count for _, count in predictions) == 300
     assert len(predictions) > len(loads)
     assert sorted(process for process, _ in loads) == sorted({process for process, _ in predictions})
