@@ -118,7 +118,7 @@ def test_an_interrupted_run_ends_and_the_next_continues(
             return carry_out(work)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)  # between two of its jobs
-        work.spark.range(10**8).agg(F.sum(F.sqrt("id"))).collect()  # seconds, if nothing ends it
+        spark.range(10**8).agg(F.sum(F.sqrt("id"))).collect()  # seconds, if nothing ends it
         return carry_out(work)
 
     with monkeypatch.context() as patch:

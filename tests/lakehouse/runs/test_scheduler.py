@@ -226,8 +226,8 @@ def test_a_killed_run_is_resumed(make_lake: Lakes, runs: Runs) -> None:
         land(target, FIRST)
     killed = runs(Order(str(lake.root), ("tests.orders",), strike="kill", when="after", skip=4))
     assert killed.code == -signal.SIGKILL
-    resumed = runs.completed(Order(str(lake.root), ("tests.orders",)))
-    commits = runs.completed(Order(str(undisturbed.root), ("tests.orders",)))
+    resumed = runs.complete(Order(str(lake.root), ("tests.orders",)))
+    commits = runs.complete(Order(str(undisturbed.root), ("tests.orders",)))
     assert len(resumed) < len(commits)
     assert_same(lake, content(undisturbed))
-    assert runs.completed(Order(str(lake.root), ("tests.orders",))) == []
+    assert runs.complete(Order(str(lake.root), ("tests.orders",))) == []
