@@ -38,7 +38,7 @@ def lock_lake(root: Location, run: str, wait_seconds: float = 0, run_lease: Leas
     Args:
         run: this run's id; other runs report it while they are blocked.
         wait_seconds: how long to wait for another run.
-        hold: records until when the lock is held, and its token.
+        run_lease: records until when the lock is held, and its token.
 
     Raises:
         LockError: another run holds the lake, or a killed run's JVM does not end.

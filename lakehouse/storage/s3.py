@@ -122,7 +122,7 @@ class S3Path:
         """List the objects below this prefix.
 
         Args:
-            most: stop after about this many objects.
+            max_count: stop after about this many objects.
 
         Returns:
             S3's own entries: Key, Size, ETag, LastModified.
