@@ -1,8 +1,8 @@
 """Training of models. Each model can be rebuilt from the exact table version that it read.
 
 Candidates are fitted on the train split. The candidate with the lowest Brier score on the validation split is used. The
-test split is never read here; `lakehouse.ml.scoring.evaluate_test_split` reads it. All results go to a local folder first, and
-`lakehouse.ml.registry` logs them to MLflow. No training is lost while a server is down.
+test split is never read here: `lakehouse.ml.scoring.evaluate_test_split` reads it. All results go to a local folder
+first, and `lakehouse.ml.registry` logs them to MLflow. No training is lost while a server is down.
 """
 
 from __future__ import annotations

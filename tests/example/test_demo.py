@@ -91,7 +91,7 @@ def test_silver_and_gold_would_run_on_a_gpu(demo: tuple[Path, str]) -> None:
     writes = [plan for table in report["tables"] for plan in table["plans"] if plan["plan"] == "write"]
     assert all(plan["on_gpu"] == plan["operators"] > 0 for plan in writes), writes
     # Only reads of cached rows run on the CPU, and the shuffle that follows them.
-    reasons = {entry["why"] for table in report["tables"] for plan in table["plans"] for entry in plan["fallbacks"]}
+    reasons = {entry["reason"] for table in report["tables"] for plan in table["plans"] for entry in plan["fallbacks"]}
     assert reasons == {
         "ParquetCachedBatchSerializer is not being used",
         "Columnar exchange without columnar children is inefficient",

@@ -102,4 +102,4 @@ def _plan_entry(plan: Plan) -> dict[str, Any]:
 
 
 def _list_reasons(reasons: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
-    return [{"what": name, "why": reason, "times": count} for (name, reason), count in sorted(reasons.items())]
+    return [{"name": name, "reason": reason, "count": count} for (name, reason), count in sorted(reasons.items())]
