@@ -205,6 +205,6 @@ def test_commands_report_tuning_and_reproduction(
     place.write(parcels(seed=1))
     DeltaTable(table(place)).vacuum(0, dry_run=False, enforce_retention_duration=False)
     output = command("reproduce", run_id, exit_code=1)
-    assert "differs 1 of the 1 files of gold.parcels version 0 are gone (VACUUM) The models differ." in output
+    assert "difference 1 of the 1 files of gold.parcels version 0 are gone (VACUUM) The models differ." in output
     assert "gold.parcels: 0 files (0 B) removed." in command("vacuum", "gold.parcels")
     assert "greater than or equal to 7" in command("vacuum", "gold.parcels", "--keep-days", "6", exit_code=2)

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse import settings
 from lakehouse.engine.spark.engine import SparkEngine
+from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline, scoring, spark_scoring
 from lakehouse.ml.dataset import open_features
@@ -185,7 +186,7 @@ def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: P
     champion, features = place.champion(), open_features(TASK, place.lake, ())
     bundle = scoring.broadcast_model(TASK, {LEARNER: change_model()}, tracking_uri=place.tracking_uri)
     span = ("2024-01-01", "2024-02-09")
-    rows = spark_scoring.read_features(spark, features, span, ["day", *bundle.input_columns])
+    rows = spark_scoring.read_features(SparkTables(spark), features, span, ["day", *bundle.input_columns])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "7")
     try:
         scored = spark_scoring.apply_model(rows.repartition(5), bundle, ["parcel", "day"]).toArrow().sort_by("parcel")

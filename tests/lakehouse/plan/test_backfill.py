@@ -119,7 +119,7 @@ def test_a_backfill_skips_partitions_that_are_current(filled_days: TestLake) -> 
     filled_days.run(request=RANGE)
 
     def count_pending(lake: TestLake) -> int:
-        return len(lake.plan(request=RANGE)["mart.days"].partitions or ())
+        return len(getattr(lake.plan(request=RANGE)["mart.days"], "partitions", ()))  # an idle step has none
 
     assert count_pending(filled_days) == 0
     assert count_pending(filled_days.with_tables(*declare_days(rate=2))) == 1126, "the code changed"
