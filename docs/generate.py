@@ -207,7 +207,7 @@ def write_settings() -> str:
         [
             "# Settings\n",
             NOTE,
-            "Settings lie in `conf/base.yml` and in the profile's file, such as `conf/minio.yml`. "
+            "Settings are in `conf/base.yml` and in the profile's file, such as `conf/minio.yml`. "
             "A variable overrides both.",
             "In the variable, a list or a mapping is JSON. An unknown setting is refused by name.\n",
             write_table(head, rows),
