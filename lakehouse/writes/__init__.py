@@ -1,1 +1,1 @@
-"""How each way of writing computes its rows."""
+"""The computation of each write mode: newest rows, versions, differences, rules, replay."""
