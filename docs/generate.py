@@ -19,7 +19,7 @@ import typer
 import yaml
 
 import lakehouse
-from docs.inventory import read_code
+from docs.inventory import read_code, walk_commands
 from lakehouse.cli.main import app
 from lakehouse.settings import PREFIX, Settings
 
@@ -41,13 +41,6 @@ def write_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
-def walk_commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield each command of Typer with its full name. A group comes before its commands."""
-    yield path, command
-    for name, child in getattr(command, "commands", {}).items():
-        yield from walk_commands(child, f"{path} {name}")
 
 
 def describe_parameter(parameter: Any) -> tuple[str, str, str, str]:

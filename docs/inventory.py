@@ -82,15 +82,21 @@ def load_definition(name: str) -> Any:
     return getattr(importlib.import_module(home), name)
 
 
-def list_commands(command: Any, path: str) -> Iterator[str]:
-    """Yield a command of Typer with its parameters, then its sub-commands."""
-    yield f"{path}: {command.help}"
-    for param in command.params:
-        facts = {name: vars(param).get(name) for name in FACTS if vars(param).get(name) is not None}
-        kind = f"{param.type_descriptor.annotation} {param.type_descriptor.parameter_info.formats or ''}"
-        yield f"{path} {' '.join(param.opts + param.secondary_opts)} ({param.param_type_name}): {kind} {facts}"
+def walk_commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield each command of Typer with its full name. A group comes before its commands."""
+    yield path, command
     for name, child in getattr(command, "commands", {}).items():
-        yield from list_commands(child, f"{path} {name}")
+        yield from walk_commands(child, f"{path} {name}")
+
+
+def list_commands(program: Any) -> Iterator[str]:
+    """Yield each command of Typer with its parameters. A group comes before its commands."""
+    for path, command in walk_commands(program, "lakehouse"):
+        yield f"{path}: {command.help}"
+        for param in command.params:
+            facts = {name: vars(param).get(name) for name in FACTS if vars(param).get(name) is not None}
+            kind = f"{param.type_descriptor.annotation} {param.type_descriptor.parameter_info.formats or ''}"
+            yield f"{path} {' '.join(param.opts + param.secondary_opts)} ({param.param_type_name}): {kind} {facts}"
 
 
 def list_programs() -> Iterator[str]:
@@ -98,7 +104,7 @@ def list_programs() -> Iterator[str]:
     module = re.findall(r'^lakehouse = "(.*):', (ROOT / "pyproject.toml").read_text(), re.M)[0]
     groups = [value for value in vars(importlib.import_module(module)).values() if isinstance(value, typer.Typer)]
     program = max(groups, key=lambda group: len(group.registered_commands) + len(group.registered_groups))
-    yield from list_commands(typer.main.get_command(program), "lakehouse")
+    yield from list_commands(typer.main.get_command(program))
     for name, tree in read_code("jobs", "deploy", "benchmarks").items():
         texts = [ast.unparse(node) for node in [*tree.body, *ast.walk(tree)] if isinstance(node, ast.If | ast.Call)]
         yield from (f"{name}: {text}" for text in texts if re.match(r"if __name__|\w+\.add_argument\(", text))

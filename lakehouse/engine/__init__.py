@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,11 @@ if TYPE_CHECKING:
     from lakehouse.settings import Settings
 
 
-def open_engine(settings: Settings, log: Path | None = None, on_start: Callable[[], None] | None = None) -> Engine:
-    """Return the engine that the settings name. The caller stops it.
+@contextmanager
+def open_engine(
+    settings: Settings, log: Path | None = None, on_start: Callable[[], None] | None = None
+) -> Iterator[Engine]:
+    """Yield the engine that the settings name, and stop it in the end. It starts on first use.
 
     Args:
         log: A file for the output of the engine's own process.
@@ -21,7 +25,11 @@ def open_engine(settings: Settings, log: Path | None = None, on_start: Callable[
     """
     from lakehouse.engine.spark.engine import SparkEngine
 
-    return SparkEngine.open(settings, log, on_start)
+    engine = SparkEngine.open(settings, log, on_start)
+    try:
+        yield engine
+    finally:
+        engine.stop()
 
 
 def running_engine() -> Engine:

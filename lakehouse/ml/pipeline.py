@@ -173,12 +173,9 @@ def _engine_for(model: Model | None, settings: Settings, log_file: Path | None) 
     if not (model and model.ON_SPARK):
         yield
         return
-    engine = open_engine(settings, log_file)
-    try:
+    with open_engine(settings, log_file) as engine:
         engine.start()
         yield
-    finally:
-        engine.stop()
 
 
 def _open_registry(settings: Settings, model: Model) -> Registry:

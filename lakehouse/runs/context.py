@@ -33,11 +33,10 @@ def open_lake(settings: Settings) -> Lake:
 @contextmanager
 def engine_for(settings: Settings, run: Run, log: Path | None) -> Iterator[Engine]:
     """Lock the lake and yield an engine for this run. The engine starts on first use."""
-    with lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease):
-        engine = open_engine(settings, log, lambda: record_jvms(settings.root, run.id))
-        try:
-            if YARN_DRIVER in os.environ:
-                engine.start()
-            yield engine
-        finally:
-            engine.stop()
+    with (
+        lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease),
+        open_engine(settings, log, lambda: record_jvms(settings.root, run.id)) as engine,
+    ):
+        if YARN_DRIVER in os.environ:
+            engine.start()
+        yield engine
