@@ -25,7 +25,7 @@ from benchmarks import data, report
 from benchmarks.measure import Measured, describe_machine, measure_command
 from benchmarks.store import Audit, minio
 from deploy.env import PROJECT
-from lakehouse.runs.scheduler import get_revision
+from lakehouse.runs.context import get_revision
 from lakehouse.settings import PREFIX
 
 PAGE = PROJECT / "docs" / "benchmarks.md"
@@ -213,7 +213,7 @@ class Bench:
         else:
             by_years = {**self.results.get(case, {}), key: value}
             self.results[case] = {years: by_years[years] for years in sorted(by_years, key=int)}
-        measured = {"revision": get_revision(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        measured = {"revision": get_revision(PROJECT), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
         self.results["measured"] = {**self.results.get("measured", {}), case: measured}
         self.results["machine"] = describe_machine()
         self.file.write_text(json.dumps(self.results, indent=1), encoding="utf-8")

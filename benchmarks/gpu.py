@@ -31,7 +31,7 @@ from lakehouse.errors import LakehouseError, SessionError
 from lakehouse.gpu.device import require_device
 from lakehouse.gpu.plugin import PLUGIN
 from lakehouse.runs import lineage
-from lakehouse.runs.scheduler import get_revision
+from lakehouse.runs.context import get_revision
 
 YEARS = (1, 20, 100)
 ROUNDS, LONG_YEARS = 3, 10
@@ -213,7 +213,7 @@ def main() -> None:
         "differences": None,
         "failed": "",
         "prices": dict(zip(("cpu", "gpu"), options.prices, strict=True)) if options.prices else None,
-        "revision": get_revision(),
+        "revision": get_revision(PROJECT),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
     try:

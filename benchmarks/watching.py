@@ -38,7 +38,7 @@ from lakehouse.ml.retraining import with_splits
 from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Span, Splits
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.runs.scheduler import get_revision
+from lakehouse.runs.context import get_revision
 from lakehouse.settings import load as load_settings
 from models import trees
 
@@ -81,7 +81,7 @@ class Service:
         models = {LEARNER: with_splits(MODEL, splits)}
         pending = self.folder / "trainings"
         return training.train(
-            LEARNER, models, lake=self.lake, registry=registry, revision=get_revision(), pending_folder=pending
+            LEARNER, models, lake=self.lake, registry=registry, revision=get_revision(PROJECT), pending_folder=pending
         )
 
     def champion(self) -> LoadedModel:

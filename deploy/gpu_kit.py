@@ -29,7 +29,7 @@ from deploy.env import PROJECT
 from lakehouse.engine.spark.session import read_properties
 from lakehouse.errors import LakehouseError, StackError
 from lakehouse.gpu.plugin import error_line, fetch_jar, fetch_packages
-from lakehouse.runs.scheduler import get_revision
+from lakehouse.runs.context import get_revision
 from lakehouse.settings import load
 
 KIT: Final = PROJECT / "build" / "gpu-kit"
@@ -76,7 +76,7 @@ def make(kit: Path, training: bool = False) -> None:
     _fetch_jars(unfinished / "ivy")
     shutil.copy(plugin, unfinished / "rapids-4-spark.jar")
     (unfinished / "EXTRAS").write_text(extras)
-    (unfinished / "REVISION").write_text(f"{get_revision()}\n")
+    (unfinished / "REVISION").write_text(f"{get_revision(PROJECT)}\n")
     _write_checksums(unfinished)
     shutil.rmtree(kit, ignore_errors=True)
     unfinished.rename(kit)

@@ -35,7 +35,8 @@ from lakehouse.ml.task import Task
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.plan.steps import Request
 from lakehouse.runs import context, lineage, logs
-from lakehouse.runs.scheduler import RunReport, create_run, run_tables
+from lakehouse.runs.report import RunReport
+from lakehouse.runs.scheduler import run_tables
 from lakehouse.settings import Settings
 from serving.api.server import KEY_VARIABLE
 from serving.app.client import Client
@@ -96,8 +97,8 @@ class _Demo:
 
     def run(self) -> None:
         """Run every step, then print the summary."""
-        first_run = create_run()
-        second_run = replace(create_run(), lease=first_run.lease)  # one lock for both
+        first_run = context.create_run(self.settings.project)
+        second_run = replace(context.create_run(self.settings.project), lease=first_run.lease)  # one lock for both
         try:
             with logs.log_run(self.settings, first_run) as log_file:
                 self._print_title("1. Eleven months of flights land")

@@ -3,43 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lakehouse import engine
 from lakehouse.catalog import Lake
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.engine.spark.session import compose_properties, spark_session
 from lakehouse.errors import DeclarationError, RollbackError
 from lakehouse.plan.steps import Request
 from lakehouse.quality import quarantine
-from lakehouse.runs import lineage
 from lakehouse.runs.context import engine_for, open_lake
-from lakehouse.runs.scheduler import RunListener, RunReport, create_run, run_tables
 from lakehouse.settings import Settings, load
 
 if TYPE_CHECKING:
     from lakehouse.gpu.explanation import TableReport
     from lakehouse.plan.rollback import RollbackPlan
+    from lakehouse.runs.report import RunListener, RunReport
     from lakehouse.runs.vacuum import VacuumResult
     from lakehouse.writes.replay import ReplayResult
 
 
-def run_pipeline(
+@dataclass(frozen=True)
+class Selection:
+    """The tables that a user selected, and what the user asks for them."""
+
+    lake: Lake
+    names: tuple[str, ...]
+    request: Request
+
+
+def select_tables(
     settings: Settings,
     selectors: Iterable[str] = (),
-    request: Request | None = None,
-    listener: RunListener | None = None,
-    run: Run | None = None,
-    log: Path | None = None,
-) -> RunReport:
-    """Bring the selected tables up to date, under the lake's lock, in a new session."""
+    *,
+    is_full_refresh: bool = False,
+    since: date | None = None,
+    until: date | None = None,
+) -> Selection:
+    """Select tables for a plan or a run.
+
+    Args:
+        selectors: Tables, `+t`, `t+` or layers. Without any, all tables.
+        is_full_refresh: Rebuild the selected tables.
+        since: The first day to recompute in tables that are replaced by partition.
+        until: The last day, included.
+
+    Raises:
+        DeclarationError: A range of dates lacks an end or is reversed, no selected table is replaced by partition, or
+            a selector names no table.
+    """
     lake = open_lake(settings)
     names = lake.graph.select(tuple(selectors))
-    run = run or create_run()
-    with engine_for(settings, run, log) as engine:
-        listener = lineage.add_lineage(settings, lake, run, listener)
-        return run_tables(engine, lake, names, request or Request(), run, settings.parallel_tables, listener)
+    _check_range(lake, names, since, until)
+    return Selection(lake, names, Request(frozenset(names) if is_full_refresh else frozenset(), since, until))
+
+
+def _check_range(lake: Lake, names: tuple[str, ...], since: date | None, until: date | None) -> None:
+    if since is None and until is None:
+        return
+    if since is None or until is None:
+        raise DeclarationError("A range needs both --from and --to.")
+    if since > until:
+        raise DeclarationError(f"--from {since} is after --to {until}.")
+    declared = (lake.graph.declarations[name] for name in names)
+    if not any(isinstance(t, Table) and t.partitioning for t in declared):
+        raise DeclarationError(
+            "--from and --to: none of the selected tables is replaced by partition. Select one, or omit the range."
+        )
+
+
+def run_pipeline(settings: Settings, selection: Selection, run: Run, listener: RunListener, log: Path) -> RunReport:
+    """Bring the selected tables up to date, under the lake's lock. An engine starts only for a table with work."""
+    from lakehouse.runs import lineage
+    from lakehouse.runs.scheduler import run_tables
+
+    listener = lineage.add_lineage(settings, selection.lake, run, listener)
+    with engine_for(settings, run, log) as running:
+        return run_tables(
+            running, selection.lake, selection.names, selection.request, run, settings.parallel_tables, listener
+        )
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -66,7 +111,7 @@ def spark_properties(settings: Settings) -> dict[str, str]:
         from lakehouse.gpu.plugin import fetch_jar
 
         fetch_jar(settings)
-    return compose_properties(settings)
+    return engine.compose_spark_properties(settings)
 
 
 def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:
@@ -76,7 +121,7 @@ def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path 
 
     lake = open_lake(settings).cache_logs()
     explaining = configure_spark(settings.model_copy(update={"gpu": "explain"}))
-    with spark_session(explaining, log) as spark:
+    with engine.open_spark_session(explaining, log) as spark:
         return report_tables(spark, lake, lake.graph.select(tuple(selectors)))
 
 
@@ -87,8 +132,8 @@ def replay(settings: Settings, table: str, run: Run, log: Path | None, dry_run: 
     lake = open_lake(settings)
     if not quarantine.find_pending_rejects(lake, table):  # An empty result needs no JVM.
         return ReplayResult(table)
-    with engine_for(settings, run, log) as engine:
-        return engine.retry_on_conflict(table, lambda: replay_rejects(engine, lake, table, run, dry_run=dry_run))
+    with engine_for(settings, run, log) as running:
+        return running.retry_on_conflict(table, lambda: replay_rejects(running, lake, table, run, dry_run=dry_run))
 
 
 def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None) -> None:
@@ -101,12 +146,12 @@ def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None
     from lakehouse.writes.rollback import roll_back_tables
 
     lake = open_lake(settings)
-    with engine_for(settings, run, log) as engine:
+    with engine_for(settings, run, log) as running:
         if plan_rollback(lake, plan.run).tables != plan.tables:
             raise RollbackError(
                 f"Run {plan.run}: the lake has changed since the plan, so nothing was rolled back. Check the new plan."
             )
-        roll_back_tables(engine, lake, plan, run)
+        roll_back_tables(running, lake, plan, run)
 
 
 def vacuum(
@@ -135,21 +180,3 @@ def vacuum(
         keep_days=keep_days,
         dry_run=dry_run,
     )
-
-
-def make_request(lake: Lake, names: tuple[str, ...], full_refresh: bool, since: Any, until: Any) -> Request:
-    """Build the request of a run from the user's options.
-
-    Raises:
-        DeclarationError: a range of dates lacks an end or is reversed, or no selected table is replaced by partition.
-    """
-    if (since is None) != (until is None):
-        raise DeclarationError("A range needs both --from and --to.")
-    if since is not None and since > until:
-        raise DeclarationError(f"--from {since} is after --to {until}.")
-    declared = (lake.graph.declarations[name] for name in names)
-    if since is not None and not any(isinstance(t, Table) and t.partitioning for t in declared):
-        raise DeclarationError(
-            "--from and --to: none of the selected tables is replaced by partition. Select one, or omit the range."
-        )
-    return Request(frozenset(names) if full_refresh else frozenset(), since, until)

@@ -29,7 +29,8 @@ from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.landing.manifest import Manifest
 from lakehouse.plan.planner import plan_steps
 from lakehouse.plan.steps import Request, Step
-from lakehouse.runs.scheduler import RunReport, TableResult, run_tables
+from lakehouse.runs.report import RunReport, TableResult
+from lakehouse.runs.scheduler import run_tables
 from lakehouse.spark import parse, unparsed
 from lakehouse.storage import location
 from lakehouse.writes import rules

@@ -17,7 +17,7 @@ from benchmarks.scorecard.page import render_page
 from deploy.env import PROJECT
 from lakehouse.api import load_settings
 from lakehouse.engine.spark.session import spark_session
-from lakehouse.runs.scheduler import get_revision
+from lakehouse.runs.context import get_revision
 
 PAGE = PROJECT / "docs" / "scorecard.md"
 EACH = 20
@@ -31,7 +31,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     scratch = arguments.scratch.resolve()
-    when = f"Measured on {datetime.now(UTC):%Y-%m-%d} at revision {get_revision() or 'unknown'}."
+    when = f"Measured on {datetime.now(UTC):%Y-%m-%d} at revision {get_revision(PROJECT) or 'unknown'}."
     with spark_session(load_settings(root=scratch), scratch / "spark.log") as spark:
         card = Scorecard(spark, scratch)
         untouched, planted = card.measure_untouched(), card.measure_planted(arguments.each)

@@ -12,7 +12,9 @@ from lakehouse.catalog import Lake, Suites
 from lakehouse.definitions import graph
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.plan.steps import Request
-from lakehouse.runs.scheduler import RunReport, create_run, run_tables
+from lakehouse.runs.context import create_run
+from lakehouse.runs.report import RunReport
+from lakehouse.runs.scheduler import run_tables
 from lakehouse.storage import location
 
 if TYPE_CHECKING:
@@ -29,5 +31,5 @@ def build_lake(
             location.put_if_changed(root / "landing" / source / name, content)
     lake = Lake(graph.load(["bronze", "silver"]), root, Suites(PROJECT / "conf" / "expectations", root / "data_docs"))
     return lake, run_tables(
-        SparkEngine.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), create_run(), parallel=2
+        SparkEngine.of(spark), lake, lake.graph.select(("+silver.flights",)), Request(), create_run(PROJECT), parallel=2
     )

@@ -14,7 +14,7 @@ from benchmarks.scorecard.plant import Month, plant_defects, read_days, spoil_da
 from benchmarks.scorecard.score import Score, read_outcomes, score_month
 from flights import delivery
 from lakehouse.quality.reconcile import reconcile
-from lakehouse.runs.scheduler import RunReport
+from lakehouse.runs.report import RunReport
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

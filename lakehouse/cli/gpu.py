@@ -5,8 +5,7 @@ from __future__ import annotations
 from lakehouse import api
 from lakehouse.cli.options import AsJson, Select
 from lakehouse.cli.terminal import console
-from lakehouse.runs import logs
-from lakehouse.runs.scheduler import create_run
+from lakehouse.runs import context, logs
 
 
 def report_coverage(select: Select = None, as_json: AsJson = False) -> None:
@@ -17,6 +16,6 @@ def report_coverage(select: Select = None, as_json: AsJson = False) -> None:
     from lakehouse.cli.render.gpu import print_coverage
 
     settings = api.load_settings()
-    with logs.log_run(settings, create_run()) as log, console.status("asking the plugin"):
+    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("asking the plugin"):
         reports = api.report_gpu_coverage(settings, select or (), log)
     print_coverage(console, reports, as_json)

@@ -11,8 +11,7 @@ from lakehouse.cli.options import FirstDay, LastDay, TaskName, as_dates
 from lakehouse.cli.render.models import print_reproduction, print_scoring, print_search, print_training
 from lakehouse.cli.terminal import console, print_error
 from lakehouse.errors import LakehouseError
-from lakehouse.runs import logs
-from lakehouse.runs.scheduler import create_run
+from lakehouse.runs import context, logs
 from lakehouse.settings import Settings
 
 ModelName = Annotated[str | None, typer.Argument(help="A model's name.")]
@@ -26,7 +25,7 @@ def train_model(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.log_run(settings, create_run()) as log, console.status("training") as status:
+    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("training") as status:
         result = pipeline.train(settings, model, status.update, log, tuned)
     print_training(console, result)
 
@@ -41,7 +40,7 @@ def tune_model(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.log_run(settings, create_run()) as log, console.status("tuning") as status:
+    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("tuning") as status:
         result = pipeline.tune(settings, model, trials, jobs, on, status.update, log)
     print_search(console, result)
 
@@ -51,7 +50,7 @@ def reproduce_model(run: Annotated[str, typer.Argument(help="The id of a trainin
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.log_run(settings, create_run()) as log, console.status("reproducing") as status:
+    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("reproducing") as status:
         result = pipeline.reproduce(settings, run, status.update, log)
     print_reproduction(console, result)
     if result.differences:
@@ -68,7 +67,7 @@ def score_days(
     from lakehouse.ml import pipeline
 
     settings = api.load_settings()
-    run = create_run()
+    run = context.create_run(settings.project)
     with logs.log_run(settings, run) as log, console.status("scoring"):
         result = pipeline.score(settings, task, *as_dates(since, until), run, log, alias)
     print_scoring(console, result)
@@ -88,7 +87,7 @@ def monitor_champion(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings() if retrain else api.load_settings()
-    run = create_run()
+    run = context.create_run(settings.project)
     with logs.log_run(settings, run) as log, console.status("monitoring"):
         result = pipeline.monitor(settings, task, *as_dates(since, until), run, log)
     print_monitoring(console, result)

@@ -12,7 +12,6 @@ from lakehouse.cli.render.quarantine import print_rejects, print_replay, print_s
 from lakehouse.cli.terminal import console
 from lakehouse.quality import quarantine
 from lakehouse.runs import context, logs
-from lakehouse.runs.scheduler import create_run
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Quarantined rows: list, show, replay.")
 
@@ -37,7 +36,7 @@ def replay_rejects(
 ) -> None:
     """Run a table's quarantined rows through today's code and rules. The outcome of each row is recorded."""
     settings = api.load_settings()
-    run = create_run()
+    run = context.create_run(settings.project)
     with logs.log_run(settings, run) as log, console.status("replaying"):
         result = api.replay(settings, table, run, log, dry_run)
     print_replay(console, result, dry_run)

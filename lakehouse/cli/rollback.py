@@ -12,7 +12,6 @@ from lakehouse.cli.render.rollback import print_outcome, print_plan
 from lakehouse.cli.terminal import console
 from lakehouse.errors import RollbackError
 from lakehouse.runs import context, logs
-from lakehouse.runs.scheduler import create_run
 
 
 def roll_back_run(
@@ -39,7 +38,7 @@ def roll_back_run(
                 "Cannot ask for confirmation: stdin is not a terminal. Nothing was changed. Pass --yes to continue."
             )
         typer.confirm("Roll back?", abort=True)
-    own_run = create_run()
+    own_run = context.create_run(settings.project)
     with logs.log_run(settings, own_run) as log, console.status("rolling back"):
         api.roll_back(settings, plan, own_run, log)
     print_outcome(console, plan, own_run.id)

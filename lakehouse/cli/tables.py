@@ -15,7 +15,7 @@ from lakehouse.cli.render.quarantine import print_accounts
 from lakehouse.cli.render.runs import print_report, show_progress
 from lakehouse.cli.terminal import console
 from lakehouse.runs import context, logs
-from lakehouse.runs.scheduler import create_run
+from lakehouse.settings import Settings
 
 
 def show_plan(
@@ -28,11 +28,9 @@ def show_plan(
     """Show what the next run would do to each table, and why. Exits with 1 on a breaking schema change."""
     from lakehouse.plan import planner
 
-    lake = context.open_lake(api.load_settings())
-    names = lake.graph.select(select or ())
-    request = api.make_request(lake, names, full_refresh, *as_dates(since, until))
-    steps = planner.plan_steps(lake, names, request)
-    print_plan(console, lake, steps, as_json)
+    selection = _select_tables(api.load_settings(), select, full_refresh, since, until)
+    steps = planner.plan_steps(selection.lake, selection.names, selection.request)
+    print_plan(console, selection.lake, steps, as_json)
     if any(step.is_breaking for step in steps):
         raise typer.Exit(1)
 
@@ -42,15 +40,20 @@ def run_tables(
 ) -> None:
     """Bring tables up to date. Exits with 1 if a table failed."""
     settings = api.load_settings()
-    lake = context.open_lake(settings)
-    names = lake.graph.select(select or ())
-    request = api.make_request(lake, names, full_refresh, *as_dates(since, until))
-    run = create_run()
-    with logs.log_run(settings, run) as log, show_progress(console, names) as watcher:
-        report = api.run_pipeline(settings, select or (), request, watcher, run, log)
+    selection = _select_tables(settings, select, full_refresh, since, until)
+    run = context.create_run(settings.project)
+    with logs.log_run(settings, run) as log, show_progress(console, selection.names) as listener:
+        report = api.run_pipeline(settings, selection, run, listener, log)
     print_report(console, report, log)
     if report.has_failed:
         raise typer.Exit(1)
+
+
+def _select_tables(
+    settings: Settings, select: Select, full_refresh: FullRefresh, since: FirstDay, until: LastDay
+) -> api.Selection:
+    first, last = as_dates(since, until)
+    return api.select_tables(settings, select or (), is_full_refresh=full_refresh, since=first, until=last)
 
 
 def show_status(as_json: AsJson = False) -> None:
@@ -105,7 +108,7 @@ def vacuum_table(
 ) -> None:
     """Remove a table's files that only older versions need. Refuses where a registered model needs one of them."""
     settings = api.load_settings()
-    run = create_run()
+    run = context.create_run(settings.project)
     with logs.log_run(settings, run), console.status("looking for unused files"):
         result = api.vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)
     print_vacuum(console, result, dry_run)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from lakehouse.engine.base import Engine
     from lakehouse.settings import Settings
 
@@ -40,6 +42,20 @@ def running_engine() -> Engine:
     from lakehouse.engine.spark.engine import SparkEngine
 
     return SparkEngine.running()
+
+
+def compose_spark_properties(settings: Settings) -> dict[str, str]:
+    """Return the properties of a Spark session with these settings."""
+    from lakehouse.engine.spark.session import compose_properties
+
+    return compose_properties(settings)
+
+
+def open_spark_session(settings: Settings, log: Path | None = None) -> AbstractContextManager[SparkSession]:
+    """Open a Spark session, for work that needs Spark whatever the engine is."""
+    from lakehouse.engine.spark.session import spark_session
+
+    return spark_session(settings, log)
 
 
 def redirect_query_logs(handler: logging.Handler) -> None:

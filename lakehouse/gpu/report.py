@@ -15,13 +15,12 @@ from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.definitions.write_modes import Append, History, Merge, Replace
-from lakehouse.deltalog.commit_record import InputVersion
+from lakehouse.deltalog.commit_record import InputVersion, Run
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.unexecuted import UnexecutedPlan, explain_with, plan_rows, plan_save, plan_statement
 from lakehouse.errors import SessionError
 from lakehouse.gpu.explanation import Plan, TableReport, parse_explanation
 from lakehouse.plan.steps import Build
-from lakehouse.runs.scheduler import create_run
 from lakehouse.storage.location import to_spark_uri
 from lakehouse.writes import audit, executor, keyed, rules, transforms
 from lakehouse.writes.table_writer import Batch, TableWriter
@@ -55,7 +54,7 @@ def _report_table(spark: SparkSession, lake: Lake, declared: Declaration) -> Tab
     if missing := [name for name, log in inputs.items() if log is None]:
         return TableReport(declared.name, (), f"{', '.join(missing)} is not built yet")
     pinned = {name: InputVersion(log.version, 1) for name, log in inputs.items() if log}
-    work = TableWriter(SparkEngine.of(spark), lake, create_run(), Build(table=declared.name, inputs=pinned))
+    work = TableWriter(SparkEngine.of(spark), lake, Run("gpu-report", ""), Build(table=declared.name, inputs=pinned))
     explanations = dict[str, list[str]]()
     # Each plan is explained before the next is made. A plan that is made after rows were cached reads the cache.
     for name, plan in _plan_source(work, declared) if isinstance(declared, Source) else _plan_table(work, declared):

@@ -31,7 +31,7 @@ from lakehouse.ml.tuning import search
 from lakehouse.ml.tuning.search import TuneResult
 from lakehouse.ml.tuning.trials import Backend
 from lakehouse.runs import context
-from lakehouse.runs.scheduler import get_revision
+from lakehouse.runs.context import get_revision
 from lakehouse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _train(
             models,
             lake=settings.lake,
             registry=_open_registry(settings, models[name]),
-            revision=get_revision(),
+            revision=get_revision(settings.project),
             pending_folder=settings.trainings,
             progress=progress,
             **options,
@@ -147,7 +147,7 @@ def tune(
             models,
             lake=settings.lake,
             registry=_open_registry(settings, models[name]),
-            revision=get_revision(),
+            revision=get_revision(settings.project),
             studies_folder=settings.trainings,
             trials=trials,
             jobs=jobs,
@@ -164,7 +164,9 @@ def reproduce(
     models = declared_models.load_models(settings)
     recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
     with _engine_for(models.get(recipe.learner), settings, log_file):
-        return reproducing.reproduce(recipe, models, lake=settings.lake, revision=get_revision(), progress=progress)
+        return reproducing.reproduce(
+            recipe, models, lake=settings.lake, revision=get_revision(settings.project), progress=progress
+        )
 
 
 @contextmanager

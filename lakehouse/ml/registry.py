@@ -20,7 +20,6 @@ from lakehouse.ml.mlflow_client import BASELINE, LEARNER_TAG, MODEL, tracking_cl
 from lakehouse.ml.promotion import assign_alias
 from lakehouse.ml.task import Model
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.project import find_root
 
 if TYPE_CHECKING:
     from lakehouse.ml.training_record import Training
@@ -187,7 +186,7 @@ def _log_model(training: Training, model: Model, validation: LabelledRows) -> An
         name=MODEL,
         python_model=str(Path(__file__).with_name("pyfunc.py")),
         artifacts={MODEL: str(training.folder / MODEL)},
-        code_paths=[str(files("lakehouse")), *(str(find_root() / name) for name in model.CODE)],
+        code_paths=[str(files(package)) for package in ("lakehouse", *model.CODE)],
         signature=infer_signature(example, model.predict(fitted, example)),
         input_example=example,
         # Explicit, because MLflow would otherwise start another process to infer them.

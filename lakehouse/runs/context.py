@@ -1,10 +1,13 @@
-"""The lake of the settings, and the engine of a run."""
+"""A run, the lake that it works on, and its engine."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +31,21 @@ def open_lake(settings: Settings) -> Lake:
     """
     suites = Suites(settings.conf / "expectations", settings.logs / "data_docs")
     return Lake(graph.load(settings.declarations), settings.root, suites)
+
+
+def create_run(project: Path) -> Run:
+    """Create a run with an id that sorts by time (UTC), and the revision of the project's code."""
+    return Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", get_revision(project))
+
+
+def get_revision(project: Path) -> str:
+    """Return the commit of the project's working tree, marked if files differ from it. Empty without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        result = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 @contextmanager

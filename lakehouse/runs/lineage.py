@@ -21,7 +21,7 @@ from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import table_log
 from lakehouse.errors import DeclarationError, get_first_line, redact_password
-from lakehouse.runs.scheduler import RunListener, TableResult
+from lakehouse.runs.report import RunListener, TableResult
 from lakehouse.storage.s3 import S3Path
 
 if TYPE_CHECKING:

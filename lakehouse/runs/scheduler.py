@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Literal
+from dataclasses import replace
 
 from lakehouse.catalog import Lake
 from lakehouse.definitions.sources import Source
@@ -22,66 +18,13 @@ from lakehouse.plan.backfill import split_by_year
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.schema_diff import SchemaChanges
 from lakehouse.plan.steps import Blocked, Ingest, Request, Step, UpdatePartitions, WriteStep
-from lakehouse.project import find_root
+from lakehouse.runs.report import RunListener, RunReport, TableResult
 from lakehouse.storage import s3
 from lakehouse.writes.executor import execute_step
-from lakehouse.writes.table_writer import Outcome, TableWriter, sum_outcomes
+from lakehouse.writes.outcome import Outcome, sum_outcomes
+from lakehouse.writes.table_writer import TableWriter
 
-Status = Literal["written", "unchanged", "failed", "skipped", "blocked"]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TableResult:
-    """Result of one table in a run."""
-
-    table: str
-    status: Status
-    step: Step | None = None
-    outcome: Outcome | None = None
-    seconds: float = 0.0
-    error: str = ""
-
-    def describe_failure(self) -> str:
-        """Return the error after the name of the table. An error that begins with the name does not repeat it."""
-        return f"{self.table}: {self.error.removeprefix(f'{self.table}: ')}"
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """Results of a run's tables."""
-
-    run: str
-    results: tuple[TableResult, ...]
-    seconds: float
-
-    @property
-    def has_failed(self) -> bool:
-        """Return whether any table failed or was skipped."""
-        return any(result.status in ("failed", "skipped") for result in self.results)
-
-
-@dataclass
-class RunListener:
-    """Callbacks for the progress of a run: the start and the end of each table."""
-
-    on_table_start: Callable[[str], None] = field(default=lambda table: None)
-    on_table_end: Callable[[TableResult], None] = field(default=lambda result: None)
-
-
-def create_run() -> Run:
-    """Create a run with an id that sorts by time (UTC), and the revision of the code."""
-    return Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", get_revision())
-
-
-def get_revision() -> str:
-    """Return the commit of the working tree, with a mark if files differ from it; empty without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=find_root(), capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def run_tables(

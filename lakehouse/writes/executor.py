@@ -17,7 +17,8 @@ from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.zone import LandingZone
 from lakehouse.plan.steps import Build, Ingest, UpdatePartitions, WriteStep
 from lakehouse.writes import audit, keyed, rules
-from lakehouse.writes.table_writer import Outcome, TableWriter
+from lakehouse.writes.outcome import Outcome
+from lakehouse.writes.table_writer import TableWriter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -15,7 +15,8 @@ from lakehouse.plan.steps import Build
 from lakehouse.writes import audit, transforms
 from lakehouse.writes import rules as row_rules
 from lakehouse.writes.audit import RuleCounts
-from lakehouse.writes.table_writer import Batch, Outcome, TableWriter
+from lakehouse.writes.outcome import Outcome
+from lakehouse.writes.table_writer import Batch, TableWriter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

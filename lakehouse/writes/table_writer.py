@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Record, Run
 from lakehouse.engine.base import Commit, Engine, Tables, Target
 from lakehouse.errors import SchemaError
-from lakehouse.landing.manifest import RejectedFile
 from lakehouse.plan.steps import Step, UpdatePartitions
 from lakehouse.quality import expectations
 from lakehouse.storage.location import Location
@@ -28,37 +26,6 @@ from lakehouse.writes import audit, rules, transforms
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of one step.
-
-    Attributes:
-        rows: Row counts by outcome (written, unchanged, ...).
-        partitions: Number of replaced partitions.
-        rejected_files: Files that the step rejected.
-        warnings: Violations of each rule that only warns.
-        is_committed: False where the step had nothing to commit.
-        contract: Changes that the source's contract made for files with other columns.
-    """
-
-    rows: Mapping[str, int]
-    partitions: int | None = None
-    rejected_files: tuple[RejectedFile, ...] = ()
-    warnings: Mapping[str, int] = field(default_factory=dict)
-    is_committed: bool = True
-    contract: tuple[str, ...] = ()
-
-
-def sum_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
-    """Sum the outcomes of a step that took several commits."""
-    rows, warnings = Counter[str](), Counter[str]()
-    for outcome in outcomes:
-        rows.update(outcome.rows)
-        warnings.update(outcome.warnings)
-    partitions = sum(outcome.partitions or 0 for outcome in outcomes)
-    return replace(outcomes[0], rows=rows, warnings=warnings, partitions=partitions)
 
 
 @dataclass(frozen=True)

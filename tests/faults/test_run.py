@@ -13,7 +13,8 @@ from lakehouse.deltalog import table_log
 from lakehouse.engine.spark import engine
 from lakehouse.errors import LedgerError
 from lakehouse.runs import scheduler
-from lakehouse.writes.table_writer import Outcome, TableWriter
+from lakehouse.writes.outcome import Outcome
+from lakehouse.writes.table_writer import TableWriter
 from tests.lakehouse.runs.test_scheduler import Lakes
 from tests.lakes import items_csv, items_table, landed_items
 

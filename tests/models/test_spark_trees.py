@@ -25,11 +25,12 @@ from lakehouse.ml import pipeline
 from lakehouse.ml.dataset import LabelledRows, as_frame
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.training import train
-from lakehouse.runs.scheduler import create_run
+from lakehouse.runs.context import create_run
 from models import _spark_nodes, spark_forest, spark_trees
 from models.late_arrival import CATEGORIES, FEATURES, TASK
 from tests.example.departures import features_of, splits_of
 from tests.parcels import Place
+from tests.paths import PROJECT
 
 TREE = """\
 DecisionTreeRegressionModel: uid=dtr_1, depth=2, numNodes=5, numFeatures=2
@@ -219,6 +220,6 @@ def test_spark_trees_are_registered_and_score(
     assert trained.metrics["brier"] < trained.baseline["brier"]
     configured = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
     days = (date(2013, 11, 1), date(2013, 11, 7))
-    done = pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run())
+    done = pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run(PROJECT))
     assert (done.rows, done.written) == (280, 280)
-    assert pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run()).written == 0
+    assert pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run(PROJECT)).written == 0

@@ -19,8 +19,8 @@ from rich.progress import (
 )
 
 from lakehouse.cli.render.printing import escape_text, pluralize
-from lakehouse.runs.scheduler import RunListener, RunReport, TableResult
-from lakehouse.writes.table_writer import Outcome
+from lakehouse.runs.report import RunListener, RunReport, TableResult
+from lakehouse.writes.outcome import Outcome
 
 STATUS_STYLE: Final = {
     "written": "green",

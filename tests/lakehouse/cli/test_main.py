@@ -17,7 +17,8 @@ from pyspark.sql import functions as F
 from lakehouse.cli.main import COMMANDS
 from lakehouse.deltalog import table_log
 from lakehouse.runs import scheduler
-from lakehouse.writes.table_writer import Outcome, TableWriter
+from lakehouse.writes.outcome import Outcome
+from lakehouse.writes.table_writer import TableWriter
 from tests.lakehouse.cli.conftest import Command
 from tests.lakes import orders_csv, payments_file
 from tests.paths import PROJECT

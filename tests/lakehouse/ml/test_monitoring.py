@@ -30,9 +30,10 @@ from lakehouse.ml.mlflow_client import tracking_client
 from lakehouse.ml.monitoring import MonitoringReport, later_splits, monitor_champion
 from lakehouse.ml.training import TunedParams
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.runs.scheduler import get_revision
+from lakehouse.runs.context import get_revision
 from lakehouse.settings import Settings, load
 from tests.parcels import LEARNER, TASK, Place, change_model, parcels
+from tests.paths import PROJECT
 
 # Ninety rows in ten bins: observed shares are far from predicted ones by chance.
 CALM = replace(TASK, limits=Limits(calibration_error=0.2, brier_skill_drop=0.5))
@@ -228,7 +229,7 @@ def test_splits_move_to_the_last_labelled_days(trained: Place) -> None:
 def test_a_retraining_changes_only_days_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = change_model(CANDIDATES=({"max_iter": 3}, {"max_iter": 4}))
     best = TunedParams("a-study", {"max_iter": 7, "max_leaf_nodes": 5})
-    place.train(tuned, tuned=best, seed=5, revision=get_revision())
+    place.train(tuned, tuned=best, seed=5, revision=get_revision(PROJECT))
     score(place)
     settings = settings_with(place, monkeypatch, tuned)
     result = pipeline.retrain(settings, watched(place))

@@ -177,7 +177,7 @@ def test_commands_report_tuning_and_reproduction(
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(place.lake.parent))
     monkeypatch.setenv("LAKEHOUSE_MODELS", '{"trees": "tests.parcel_trees"}')
 
-    monkeypatch.setattr(pipeline, "get_revision", lambda: "abc123")
+    monkeypatch.setattr(pipeline, "get_revision", lambda project: "abc123")
 
     def command(*arguments: str, exit_code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["lakehouse", *arguments])

@@ -21,10 +21,11 @@ from lakehouse.ml import pipeline, scoring, spark_scoring
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.pipeline import ScoreResult
 from lakehouse.runs import context
-from lakehouse.runs.scheduler import create_run
+from lakehouse.runs.context import create_run
 from lakehouse.settings import Settings
 from tests import counted
 from tests.parcels import FILE, LEARNER, TASK, Place, change_model, parcels
+from tests.paths import PROJECT
 
 SCHEMA = pa.schema(
     {
@@ -47,7 +48,7 @@ def settings_of(place: Place, module: str = "tests.parcels") -> Settings:
 def score(spark: SparkSession, place: Place, since: date, until: date, **more: Any) -> ScoreResult:
     module = more.pop("module", "tests.parcels")
     return pipeline.score_on(
-        SparkEngine.of(spark), settings_of(place, module), TASK, since, until, create_run(), **more
+        SparkEngine.of(spark), settings_of(place, module), TASK, since, until, create_run(PROJECT), **more
     )
 
 
@@ -205,7 +206,7 @@ def test_changed_files_are_refused_before_spark_starts(place: Place, monkeypatch
     with pytest.raises(
         ModelError, match="late_parcel version 1 is refused: its files .* are not those that were registered"
     ):
-        pipeline.score(settings_of(place), None, *LAST_DAYS, create_run(), None)
+        pipeline.score(settings_of(place), None, *LAST_DAYS, create_run(PROJECT), None)
 
 
 def test_workers_without_the_models_code_are_reported(

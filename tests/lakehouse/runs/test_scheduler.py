@@ -20,7 +20,8 @@ from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import LedgerError, SessionError
 from lakehouse.plan.steps import Request
-from lakehouse.runs.scheduler import RunListener, TableResult, run_tables
+from lakehouse.runs.report import RunListener, TableResult
+from lakehouse.runs.scheduler import run_tables
 from tests.faults.compare import assert_same, content
 from tests.faults.deliveries import FIRST, land
 from tests.faults.processes import Order, Runs
