@@ -34,6 +34,7 @@ SCHEDULE = (
     "sched_dep_utc",
     "cutoff_utc",
     "late",
+    "tailnum",
     "sched_minute",
     "weekday",
     "month",
