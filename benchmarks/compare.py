@@ -45,8 +45,8 @@ def _key_and_columns(declared: Declaration) -> tuple[list[str], list[str]]:
     columns = list(declared.columns)
     if declared.name.startswith("silver."):
         columns += ORIGIN_COLUMNS
-    columns += declared.write.added_columns(declared.columns)
-    return list(declared.write.identity_columns(declared.key)), columns
+    columns += declared.write.get_added_columns(declared.columns)
+    return list(declared.write.get_identity_columns(declared.key)), columns
 
 
 def _read(path: Path, key: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:

@@ -55,7 +55,7 @@ def main() -> None:
     task = models.choose_task(models.load_models(configured), None)
     champion = load_by_alias(task, models.load_models(configured), tracking_uri=configured.tracking_uri)
     key = secrets.token_hex(20)
-    requests = _requests(configured, champion.input_columns(), key)
+    requests = _requests(configured, champion.get_input_columns(), key)
     serve = [sys.executable, "-m", "lakehouse.cli.main", "serve", "--port"]
     mlflow = [
         str(Path(sys.executable).with_name("mlflow")),

@@ -65,7 +65,11 @@ def run(root: Path, mode: str, properties: Mapping[str, str], **settings: str) -
         "spark.eventLog.rolling.enabled": "false",
         "spark.eventLog.compress": "false",
     }
-    properties = {**api.spark_properties(api.load_settings(gpu=mode, spark="local.conf")), **properties, **event_log}
+    properties = {
+        **api.compose_spark_properties(api.load_settings(gpu=mode, spark="local.conf")),
+        **properties,
+        **event_log,
+    }
     (conf := root.with_suffix(".conf")).write_text("\n".join(map(" ".join, properties.items())), encoding="utf-8")
     env = environment(LAKEHOUSE_ROOT=str(root), LAKEHOUSE_GPU=mode, PYSPARK_PYTHON=sys.executable, **settings)
     submit = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")

@@ -31,8 +31,8 @@ from deploy.env import PROJECT
 from lakehouse.ml import training
 from lakehouse.ml.dataset import LabelledRows, open_features, predict_probabilities
 from lakehouse.ml.metrics import evaluate
-from lakehouse.ml.mlflow_client import CHAMPION, LoadedModel, load_version, tracking_client
-from lakehouse.ml.monitoring import MonitoringReport, later_splits, monitor_champion
+from lakehouse.ml.mlflow_client import CHAMPION, LoadedModel, load_version, open_tracking_client
+from lakehouse.ml.monitoring import MonitoringReport, monitor_champion, shift_splits
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.retraining import with_splits
 from lakehouse.ml.scoring import load_by_alias
@@ -88,22 +88,22 @@ class Service:
         return load_by_alias(TASK, {LEARNER: MODEL}, tracking_uri=self.tracking_uri, alias=CHAMPION)
 
     def version(self, number: int) -> LoadedModel:
-        with tracking_client(self.tracking_uri) as client:
+        with open_tracking_client(self.tracking_uri) as client:
             return load_version(client, client.get_model_version(TASK.name, str(number)), {LEARNER: MODEL})
 
     def results(self, model: LoadedModel, span: Span) -> dict[str, float]:
-        features = open_features(TASK, self.lake, model.input_columns())
-        rows = LabelledRows(features, span, model.input_columns())
+        features = open_features(TASK, self.lake, model.get_input_columns())
+        rows = LabelledRows(features, span, model.get_input_columns())
         return evaluate(rows.label, predict_probabilities(model.model, model.fitted, rows))
 
     def scores(self, span: Span) -> pa.Table:
         """Return the champion's predictions of these days, with the columns of the table of predictions."""
         champion = self.champion()
-        features = open_features(TASK, self.lake, champion.input_columns())
-        rows = features.read(span, [TASK.time_column, *champion.input_columns()])
+        features = open_features(TASK, self.lake, champion.get_input_columns())
+        rows = features.read(span, [TASK.time_column, *champion.get_input_columns()])
         predictions = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
         predictions["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
-        predictions["probability"] = pa.array(champion.predict(features.frame(rows)))
+        predictions["probability"] = pa.array(champion.predict(features.read_frame(rows)))
         return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | predictions)
 
     def monitor(self, span: Span) -> MonitoringReport:
@@ -134,7 +134,7 @@ def monitor_half_a_year(retrained: Service, newest: Service, show: Callable[[str
         monitoring = retrained.monitor(span)
         outcome = "-"
         if number != MONTHS[-1]:
-            splits = later_splits(monitoring)
+            splits = shift_splits(monitoring)
             assert splits, "another month is labelled"
             last = newest.train(splits).model_version
             if monitoring.findings:

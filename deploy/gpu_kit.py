@@ -28,7 +28,7 @@ from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filen
 from deploy.env import PROJECT
 from lakehouse.engine.spark.session import read_properties
 from lakehouse.errors import LakehouseError, StackError
-from lakehouse.gpu.plugin import error_line, fetch_jar, fetch_packages
+from lakehouse.gpu.plugin import fetch_jar, fetch_packages, find_error_line
 from lakehouse.runs.context import get_revision
 from lakehouse.settings import load
 
@@ -48,12 +48,12 @@ PLATFORMS: Final = tuple(
 )
 
 
-def make(kit: Path, training: bool = False) -> None:
+def make(kit: Path, has_training: bool = False) -> None:
     """Rebuild the folder. An existing kit is removed once the new one is complete.
 
     Args:
         kit: the folder.
-        training: add the packages that train models.
+        has_training: add the packages that train models.
 
     Raises:
         StackError, SessionError: something cannot be fetched, or the folder holds other files.
@@ -65,7 +65,7 @@ def make(kit: Path, training: bool = False) -> None:
     _require_own(kit)
     java = _find_java_home()
     plugin = fetch_jar(load())
-    extras = "kit,torch,rapids" if training else "kit"
+    extras = "kit,torch,rapids" if has_training else "kit"
     unfinished = kit.with_name(f".{kit.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -197,7 +197,7 @@ def _fetch_jars(ivy: Path) -> None:
     packages = read_properties(PROJECT / "conf" / "spark" / "local.conf")["spark.jars.packages"]
     result = fetch_packages(packages, ivy)
     if result.returncode:
-        raise StackError(f"The jars of Spark's packages cannot be fetched: {error_line(result)}")
+        raise StackError(f"The jars of Spark's packages cannot be fetched: {find_error_line(result)}")
 
 
 def _write_checksums(folder: Path) -> None:

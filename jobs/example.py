@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from flights.delivery import deliver
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.cli.render.models import make_metrics_grid, print_training
 from lakehouse.cli.render.printing import make_grid
 from lakehouse.cli.render.runs import format_outcome, show_progress
@@ -33,7 +33,7 @@ from lakehouse.ml import pipeline, score_writer
 from lakehouse.ml.monitoring import monitor_champion
 from lakehouse.ml.task import Task
 from lakehouse.ml.training_record import TrainResult
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.runs import context, lineage, logs
 from lakehouse.runs.report import RunReport
 from lakehouse.runs.scheduler import run_tables
@@ -83,7 +83,7 @@ def demo(settings: Settings, console: Console) -> None:
     Raises:
         LakehouseError: A table or the training failed. The text names the log.
     """
-    _Demo(settings, console, context.open_lake(settings)).run()
+    _Demo(settings, console, context.open_catalog(settings)).run()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _Demo:
 
     settings: Settings
     console: Console
-    lake: Lake
+    catalog: Catalog
     timings: Timings = field(default_factory=Timings)
 
     def run(self) -> None:
@@ -104,7 +104,7 @@ class _Demo:
                 self._print_title("1. Eleven months of flights land")
                 with self.timings.of("deliver January to November"):
                     land(self.settings, self.console, None, FIRST_DELIVERY_ENDS)
-                with context.engine_for(self.settings, first_run, log_file) as engine:
+                with context.open_locked_engine(self.settings, first_run, log_file) as engine:
                     self._print_title("2. Bronze, silver, gold")
                     self._run_tables("first run", engine, first_run)
                     self._print_title("3. Train on January to October, choose on November")
@@ -128,10 +128,10 @@ class _Demo:
         self.console.rule(f"[bold]{title}", align="left")
 
     def _run_tables(self, step: str, engine: Engine, run: Run) -> RunReport:
-        names = self.lake.graph.select()
+        names = self.catalog.graph.select()
         with self.timings.of(step), show_progress(self.console, names) as watcher:
-            traced = lineage.add_lineage(self.settings, self.lake, run, watcher)
-            report = run_tables(engine, self.lake, names, Request(), run, self.settings.parallel_tables, traced)
+            traced = lineage.add_lineage(self.settings, self.catalog, run, watcher)
+            report = run_tables(engine, self.catalog, names, RunRequest(), run, self.settings.parallel_tables, traced)
         failed = [result for result in report.results if result.status == "failed"]
         if failed:
             raise LakehouseError("; ".join(result.describe_failure() for result in failed))
@@ -189,8 +189,8 @@ class _Demo:
         outcomes[scores.table] = f"{scores.written:,} scores"
         outcomes[scores.quality_table] = f"{scores.quality_written:,} days evaluated"
         grid = make_grid("table", ">rows", ">version", "the second run wrote")
-        for name in (*self.lake.graph.declarations, scores.table, scores.quality_table):
-            log = table_log.open_log(self.lake.path(name))
+        for name in (*self.catalog.graph.declarations, scores.table, scores.quality_table):
+            log = table_log.open_log(self.catalog.get_path(name))
             if log:
                 outcome = outcomes.get(name, "nothing: its inputs did not change")
                 grid.add_row(name, f"{log.count_rows():,}", str(log.version), outcome)

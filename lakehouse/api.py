@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse import engine
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError, RollbackError
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.quality import quarantine
-from lakehouse.runs.context import engine_for, open_lake
+from lakehouse.runs.context import open_catalog, open_locked_engine
 from lakehouse.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class Selection:
     """The tables that a user selected, and what the user asks for them."""
 
-    lake: Lake
+    catalog: Catalog
     names: tuple[str, ...]
-    request: Request
+    request: RunRequest
 
 
 def select_tables(
@@ -55,20 +55,20 @@ def select_tables(
         DeclarationError: A range of dates lacks an end or is reversed, no selected table is replaced by partition, or
             a selector names no table.
     """
-    lake = open_lake(settings)
-    names = lake.graph.select(tuple(selectors))
-    _check_range(lake, names, since, until)
-    return Selection(lake, names, Request(frozenset(names) if is_full_refresh else frozenset(), since, until))
+    catalog = open_catalog(settings)
+    names = catalog.graph.select(tuple(selectors))
+    _check_range(catalog, names, since, until)
+    return Selection(catalog, names, RunRequest(frozenset(names) if is_full_refresh else frozenset(), since, until))
 
 
-def _check_range(lake: Lake, names: tuple[str, ...], since: date | None, until: date | None) -> None:
+def _check_range(catalog: Catalog, names: tuple[str, ...], since: date | None, until: date | None) -> None:
     if since is None and until is None:
         return
     if since is None or until is None:
         raise DeclarationError("A range needs both --from and --to.")
     if since > until:
         raise DeclarationError(f"--from {since} is after --to {until}.")
-    declared = (lake.graph.declarations[name] for name in names)
+    declared = (catalog.graph.declarations[name] for name in names)
     if not any(isinstance(t, Table) and t.partitioning for t in declared):
         raise DeclarationError(
             "--from and --to: none of the selected tables is replaced by partition. Select one, or omit the range."
@@ -80,10 +80,10 @@ def run_pipeline(settings: Settings, selection: Selection, run: Run, listener: R
     from lakehouse.runs import lineage
     from lakehouse.runs.scheduler import run_tables
 
-    listener = lineage.add_lineage(settings, selection.lake, run, listener)
-    with engine_for(settings, run, log) as running:
+    listener = lineage.add_lineage(settings, selection.catalog, run, listener)
+    with open_locked_engine(settings, run, log) as running:
         return run_tables(
-            running, selection.lake, selection.names, selection.request, run, settings.parallel_tables, listener
+            running, selection.catalog, selection.names, selection.request, run, settings.parallel_tables, listener
         )
 
 
@@ -101,7 +101,7 @@ def load_settings(**overrides: Any) -> Settings:
     return configure_spark(settings)
 
 
-def spark_properties(settings: Settings) -> dict[str, str]:
+def compose_spark_properties(settings: Settings) -> dict[str, str]:
     """Return the Spark properties of the settings for spark-submit; fetch the GPU's plugin if they name it.
 
     Raises:
@@ -119,21 +119,21 @@ def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path 
     from lakehouse.gpu.report import report_tables
     from lakehouse.gpu.spark_properties import configure_spark
 
-    lake = open_lake(settings).cache_logs()
+    catalog = open_catalog(settings).cache_logs()
     explaining = configure_spark(settings.model_copy(update={"gpu": "explain"}))
     with engine.open_spark_session(explaining, log) as spark:
-        return report_tables(spark, lake, lake.graph.select(tuple(selectors)))
+        return report_tables(spark, catalog, catalog.graph.select(tuple(selectors)))
 
 
 def replay(settings: Settings, table: str, run: Run, log: Path | None, dry_run: bool) -> ReplayResult:
     """Replay a table's rejects, under the lake's lock, in a new session."""
     from lakehouse.writes.replay import ReplayResult, replay_rejects
 
-    lake = open_lake(settings)
-    if not quarantine.find_pending_rejects(lake, table):  # An empty result needs no JVM.
+    catalog = open_catalog(settings)
+    if not quarantine.find_pending_rejects(catalog, table):  # An empty result needs no JVM.
         return ReplayResult(table)
-    with engine_for(settings, run, log) as running:
-        return running.retry_on_conflict(table, lambda: replay_rejects(running, lake, table, run, dry_run=dry_run))
+    with open_locked_engine(settings, run, log) as running:
+        return running.retry_on_conflict(table, lambda: replay_rejects(running, catalog, table, run, dry_run=dry_run))
 
 
 def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None) -> None:
@@ -145,13 +145,13 @@ def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None
     from lakehouse.plan.rollback import plan_rollback
     from lakehouse.writes.rollback import roll_back_tables
 
-    lake = open_lake(settings)
-    with engine_for(settings, run, log) as running:
-        if plan_rollback(lake, plan.run).tables != plan.tables:
+    catalog = open_catalog(settings)
+    with open_locked_engine(settings, run, log) as running:
+        if plan_rollback(catalog, plan.run).tables != plan.tables:
             raise RollbackError(
                 f"Run {plan.run}: the lake has changed since the plan, so nothing was rolled back. Check the new plan."
             )
-        roll_back_tables(running, lake, plan, run)
+        roll_back_tables(running, catalog, plan, run)
 
 
 def vacuum(
@@ -169,14 +169,14 @@ def vacuum(
             is longer. Nothing was removed.
         LockError: another run holds the lake.
     """
-    from lakehouse.ml.retention import pinned_versions
+    from lakehouse.ml.retention import find_pinned_versions
     from lakehouse.runs.vacuum import vacuum_table
 
     return vacuum_table(
         settings,
         table,
         run,
-        lambda log: pinned_versions(settings.tracking_uri, table, log, forget),
+        lambda log: find_pinned_versions(settings.tracking_uri, table, log, forget),
         keep_days=keep_days,
         dry_run=dry_run,
     )

@@ -36,7 +36,7 @@ class Suites:
 
 
 @dataclass(frozen=True)
-class Lake:
+class Catalog:
     """The locations of a graph's tables, landed files and manifests, and the suites of expectations.
 
     Attributes:
@@ -48,35 +48,35 @@ class Lake:
     suites: Suites | None = None
     log_cache: dict[str, TableLog | None] | None = field(default=None, compare=False, repr=False)
 
-    def cache_logs(self) -> Lake:
+    def cache_logs(self) -> Catalog:
         """Return the same lake with a cache: each log is read once, at its first use."""
         return replace(self, log_cache={})
 
-    def log(self, name: str) -> TableLog | None:
+    def read_log(self, name: str) -> TableLog | None:
         """Return a table's log; None where there is no table.
 
         Raises:
             LedgerError: The table's log is damaged.
         """
         if self.log_cache is None:
-            return open_log(self.path(name))
+            return open_log(self.get_path(name))
         if name not in self.log_cache:
-            self.log_cache[name] = open_log(self.path(name))
+            self.log_cache[name] = open_log(self.get_path(name))
         return self.log_cache[name]
 
-    def path(self, name: str) -> Location:
+    def get_path(self, name: str) -> Location:
         """Return the path of a table, which need not exist."""
         return self.root.joinpath("lake", *name.split("."))
 
-    def quarantine_path(self, name: str) -> Location:
+    def get_quarantine_path(self, name: str) -> Location:
         """Return the path of the table with a table's quarantined rows."""
         return self.root.joinpath("lake", "quarantine", name)
 
-    def outcomes_path(self, name: str) -> Location:
+    def get_outcomes_path(self, name: str) -> Location:
         """Return the path of the table with the outcomes of a table's quarantined rows."""
         return self.root.joinpath("lake", "outcomes", name)
 
-    def landing_zone(self, source: Source) -> LandingZone:
+    def get_landing_zone(self, source: Source) -> LandingZone:
         """Return a source's landing zone. It reads the rolled back batches only when it needs them."""
         return LandingZone(
             source, self.root / "landing", self.root / "manifests", lambda: self._get_rolled_back_batches(source.name)
@@ -84,7 +84,7 @@ class Lake:
 
     def _get_rolled_back_batches(self, name: str) -> tuple[int, ...]:
         """Return the batches of landed files that a source's table lost by a rollback of their runs."""
-        log = self.log(name)
+        log = self.read_log(name)
         last = log.last if log else None
         return last.record.rolled_back_batches if last and last.record else ()
 
@@ -95,7 +95,7 @@ class Lake:
             name for name in location.list_names(self.root / "landing") if name not in folders and not is_ignored(name)
         ]
 
-    def written_columns(self, name: str) -> dict[str, str]:
+    def get_written_columns(self, name: str) -> dict[str, str]:
         """Return the types of the table's written columns: the declared ones and those that the platform adds."""
         declared = self.graph.declarations[name]
         columns = dict(declared.columns)
@@ -103,7 +103,7 @@ class Lake:
             return {**columns, **declared.platform_columns}
         if self.get_landed_source(declared):
             columns |= dict.fromkeys(ORIGIN_COLUMNS, "bigint")
-        return columns | declared.write.added_columns(columns)
+        return columns | declared.write.get_added_columns(columns)
 
     def get_landed_source(self, table: Table) -> Source | None:
         """Return the source with the rows that a row-preserving table takes one by one; None where there is none."""

@@ -117,7 +117,7 @@ def spool(rows: LabelledRows, encoding: Encoding, folder: Path) -> list[Path]:
     import numpy as np
 
     files: list[Path] = []
-    for table in rows.batches():
+    for table in rows.read_batches():
         codes, numbers = encoding.encode(table)
         label = table[rows.features.task.label_column].to_numpy().astype(np.float32)
         files.append(folder / f"{rows.span[0]}-{rows.span[1]}-{len(files)}.npz")

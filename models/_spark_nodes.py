@@ -172,7 +172,7 @@ def _parse_node(lines: list[str], nodes: list[dict[str, Any]]) -> None:
 def report_curve(fitted: FittedTrees, link: Link, validation: LabelledRows, curve: Curve) -> None:
     """Report the Brier score on the validation split after each tree."""
     errors = np.zeros(len(fitted.roots))
-    for frame, label in validation.frames():
+    for frame, label in validation.read_frames():
         for start, sums in _sums(fitted, frame):
             errors += ((link(sums) - label[start : start + len(sums), None]) ** 2).sum(axis=0)
     for trees, error in enumerate(errors, start=1):
@@ -198,8 +198,8 @@ def _encode(fitted: FittedTrees, frame: pd.DataFrame) -> np.ndarray:
     """Encode a frame with a column per feature: numbers, and the codes of categories."""
     import pandas as pd
 
-    columns = np.empty((len(frame), len(input_columns(fitted))))
-    for index, name in enumerate(input_columns(fitted)):
+    columns = np.empty((len(frame), len(get_input_columns(fitted))))
+    for index, name in enumerate(get_input_columns(fitted)):
         if (labels := fitted.description["labels"].get(name)) is not None:
             code = pd.Index(labels, dtype=object).get_indexer(frame[name].astype(object))
             columns[:, index] = np.where(code < 0, len(labels), code)
@@ -221,7 +221,7 @@ def _find_leaves(fitted: FittedTrees, columns: np.ndarray) -> np.ndarray:
     return node
 
 
-def input_columns(fitted: FittedTrees) -> tuple[str, ...]:
+def get_input_columns(fitted: FittedTrees) -> tuple[str, ...]:
     return tuple(fitted.description["features"])
 
 

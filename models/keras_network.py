@@ -64,7 +64,7 @@ def fit(
     keras = _import_keras()
     import_package("tensorflow", "keras").config.experimental.enable_op_determinism()
     train, validation = (replace(rows, columns=features) for rows in (train, validation))
-    encoding = learn_encoding(train.batches(), features, EMBEDDED)
+    encoding = learn_encoding(train.read_batches(), features, EMBEDDED)
     description = Description(encoding=encoding, width=params["width"])
     network = Network(description, _build_layers(description, params["dropout"], seed))
     optimiser = keras.optimizers.AdamW(params["learning_rate"], weight_decay=params["weight_decay"])
@@ -101,7 +101,7 @@ def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
     return predict_in_parts(fitted.probability, *fitted.description.encoding.encode_frame(frame))
 
 
-def input_columns(fitted: Network) -> tuple[str, ...]:
+def get_input_columns(fitted: Network) -> tuple[str, ...]:
     return fitted.description.encoding.features
 
 

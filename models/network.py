@@ -111,7 +111,7 @@ def fit(
     """
     import_package("torch", "torch")
     train, validation = (replace(rows, columns=features) for rows in (train, validation))
-    encoding = learn_encoding(train.batches(), features, EMBEDDED)
+    encoding = learn_encoding(train.read_batches(), features, EMBEDDED)
     description = Description(encoding=encoding, width=params["width"])
     with _deterministic_torch(seed):
         network = Network(description, _build_layers(description, params["dropout"]).to(_device()))
@@ -180,7 +180,7 @@ def predict(fitted: Network, frame: pd.DataFrame) -> np.ndarray:
     return predict_in_parts(fitted.probability, *fitted.description.encoding.encode_frame(frame))
 
 
-def input_columns(fitted: Network) -> tuple[str, ...]:
+def get_input_columns(fitted: Network) -> tuple[str, ...]:
     return fitted.description.encoding.features
 
 

@@ -11,8 +11,8 @@ from models._spark_nodes import (
     FittedTrees,
     distribute,
     export_trees,
+    get_input_columns,
     grow_trees,
-    input_columns,
     load,
     predict_trees,
     report_curve,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lakehouse.ml.dataset import LabelledRows
     from lakehouse.ml.task import Curve
 
-__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "input_columns", "load", "save"]
+__all__ = ["BASELINE_FEATURES", "FEATURES", "TASK", "get_input_columns", "load", "save"]
 REQUIREMENTS = ("numpy",)
 CODE = ("models", "flights")
 ON_SPARK = True

@@ -85,7 +85,7 @@ def _report_curve(pipeline: Pipeline, validation: LabelledRows, curve: Curve) ->
     """Report the Brier score on the validation split after every CURVE_STEP trees."""
     import numpy as np
 
-    columns = pipeline["columns"].transform(validation.frame[list(input_columns(pipeline))])
+    columns = pipeline["columns"].transform(validation.frame[list(get_input_columns(pipeline))])
     for trees, probability in enumerate(pipeline["trees"].staged_predict_proba(columns), start=1):
         if trees % CURVE_STEP == 0:
             curve(trees, {"validation_brier": float(np.mean((probability[:, 1] - validation.label) ** 2))})
@@ -95,11 +95,11 @@ def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
     """Return the probability that each flight is late."""
     if len(frame) <= MAX_ROWS:
         return cached_few_rows(fitted).predict(frame)
-    probability: np.ndarray = fitted.predict_proba(frame[list(input_columns(fitted))])[:, 1]
+    probability: np.ndarray = fitted.predict_proba(frame[list(get_input_columns(fitted))])[:, 1]
     return probability
 
 
-def input_columns(fitted: Pipeline) -> tuple[str, ...]:
+def get_input_columns(fitted: Pipeline) -> tuple[str, ...]:
     return tuple(str(name) for name in fitted.feature_names_in_)
 
 

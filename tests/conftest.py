@@ -15,13 +15,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructField
 from threadpoolctl import threadpool_limits
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
 
 # Before any test imports MLflow, which reads the environment at its import.
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from tests.faults.processes import Runs, runs_on
 from tests.lakes import TestLake
 from tests.parcels import Place, parcels
@@ -130,7 +130,7 @@ def make_lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
 
     def make(*declared: Declaration, modules: tuple[str, ...] = (), name: str = "lake") -> TestLake:
         root = tmp_path_factory.mktemp(name)
-        return TestLake(spark, Lake(graph.build(declared) if declared else graph.load(modules), root))
+        return TestLake(spark, Catalog(graph.build(declared) if declared else graph.load(modules), root))
 
     return make
 
@@ -152,7 +152,7 @@ def runs(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an MLflow database without runs, which tests copy: MLflow takes two seconds to make it."""
     database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with tracking_client(f"sqlite:///{database}") as client:
+    with open_tracking_client(f"sqlite:///{database}") as client:
         client.search_experiments()
     return database
 

@@ -20,7 +20,7 @@ from tests.parcels import (
     REQUIREMENTS,
     TASK,
     fit,
-    input_columns,
+    get_input_columns,
 )
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "REQUIREMENTS",
     "TASK",
     "fit",
-    "input_columns",
+    "get_input_columns",
 ]
 # A file of the model with the path of the notes. Spark's workers do not share the variables of the tests' process.
 NOTES_PATH_FILE = "where.txt"

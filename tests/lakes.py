@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source, source
 from lakehouse.definitions.tables import Declaration, Table, table
@@ -28,7 +28,7 @@ from lakehouse.deltalog.commit_record import Record, Run
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.landing.manifest import Manifest
 from lakehouse.plan.planner import plan_steps
-from lakehouse.plan.steps import Request, Step
+from lakehouse.plan.steps import RunRequest, Step
 from lakehouse.runs.report import RunReport, TableResult
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.spark import parse, unparsed
@@ -101,7 +101,7 @@ class TestLake:
     __test__ = False
 
     spark: SparkSession
-    lake: Lake
+    lake: Catalog
 
     @property
     def root(self) -> Path:
@@ -109,10 +109,10 @@ class TestLake:
 
     @property
     def engine(self) -> SparkEngine:
-        return SparkEngine.of(self.spark)
+        return SparkEngine.wrap_session(self.spark)
 
     def with_tables(self, *declared: Declaration) -> TestLake:
-        return replace(self, lake=Lake(graph.build(declared), self.root))
+        return replace(self, lake=Catalog(graph.build(declared), self.root))
 
     def folder(self, source: str) -> Path:
         declared = self.lake.graph.declarations[source]
@@ -128,21 +128,21 @@ class TestLake:
         location.put_if_changed(file, gzip.compress(data, mtime=0) if is_compressed else data)
         return file
 
-    def plan(self, *selectors: str, request: Request | None = None) -> dict[str, Step]:
+    def plan(self, *selectors: str, request: RunRequest | None = None) -> dict[str, Step]:
         names = self.lake.graph.select(selectors)
-        return {step.table: step for step in plan_steps(self.lake, names, request or Request())}
+        return {step.table: step for step in plan_steps(self.lake, names, request or RunRequest())}
 
     def attempt(
-        self, *selectors: str, request: Request | None = None, run: str = "run", parallel: int = 2
+        self, *selectors: str, request: RunRequest | None = None, run: str = "run", parallel: int = 2
     ) -> RunResults:
         """Run tables, and return the results also of a failed run."""
         names, attempt = self.lake.graph.select(selectors), Run(run, "revision")
-        return RunResults(run_tables(self.engine, self.lake, names, request or Request(), attempt, parallel))
+        return RunResults(run_tables(self.engine, self.lake, names, request or RunRequest(), attempt, parallel))
 
     def run(self, *selectors: str, full_refresh: bool = False, **more: Any) -> RunResults:
         """Run tables, and check that the run does not fail."""
         if full_refresh:
-            more["request"] = Request(frozenset(self.lake.graph.select(selectors)))
+            more["request"] = RunRequest(frozenset(self.lake.graph.select(selectors)))
         results = self.attempt(*selectors, **more)
         assert not results.report.has_failed, results.errors
         return results
@@ -150,11 +150,11 @@ class TestLake:
     # --- reading without Spark --------------------------------------------------------------------------------------
 
     def version(self, name: str) -> int | None:
-        log = table_log.open_log(self.lake.path(name))
+        log = table_log.open_log(self.lake.get_path(name))
         return log.version if log else None
 
     def open_log(self, name: str) -> table_log.TableLog:
-        log = table_log.open_log(self.lake.path(name))
+        log = table_log.open_log(self.lake.get_path(name))
         assert log is not None, name
         return log
 
@@ -162,18 +162,18 @@ class TestLake:
         return {name: self.version(name) for name in self.lake.graph.declarations}
 
     def record(self, name: str) -> Record:
-        record = table_log.read_last_record(self.lake.path(name))
+        record = table_log.read_last_record(self.lake.get_path(name))
         assert record is not None
         return record
 
     def rows(self, name: str, *columns: str) -> list[tuple[Any, ...]]:
         """Read a table's rows in order: the named columns, or else the declared columns."""
-        return read_rows(self.lake.path(name), columns or self.columns(name))
+        return read_rows(self.lake.get_path(name), columns or self.columns(name))
 
     def rows_changed(self, name: str, column: str, version: int) -> set[Any]:
         """Return the values of a column in the rows that a version changed."""
-        after = DeltaTable(str(self.lake.path(name)), version=version).to_pyarrow_table().to_pylist()
-        before = DeltaTable(str(self.lake.path(name)), version=version - 1).to_pyarrow_table().to_pylist()
+        after = DeltaTable(str(self.lake.get_path(name)), version=version).to_pyarrow_table().to_pylist()
+        before = DeltaTable(str(self.lake.get_path(name)), version=version - 1).to_pyarrow_table().to_pylist()
         return {row[column] for row in after if row not in before} | {row[column] for row in before if row not in after}
 
     def columns(self, name: str) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class TestLake:
         return {name: self.rows(name) for name in tables if self.version(name) is not None}
 
     def quarantine(self, name: str, *columns: str) -> list[tuple[Any, ...]]:
-        path = self.lake.quarantine_path(name)
+        path = self.lake.get_quarantine_path(name)
         return read_rows(path, columns or tuple(rules.QUARANTINE_COLUMNS)) if path.exists() else []
 
     def originals(self, name: str) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ class TestLake:
     def history(self, source: str) -> list[Manifest]:
         declared = self.lake.graph.declarations[source]
         assert isinstance(declared, Source)
-        return self.lake.landing_zone(declared).read_history()
+        return self.lake.get_landing_zone(declared).read_history()
 
     def rejected(self, source: str) -> dict[str, str]:
         """Return the reason of each rejected file, by its name below the source's folder."""

@@ -15,9 +15,9 @@ from lakehouse.ml import skops_io
 from lakehouse.ml.dataset import LabelledRows
 from lakehouse.ml.task import Curve
 from tests import parcels
-from tests.parcels import FILE, TASK, input_columns, load, predict
+from tests.parcels import FILE, TASK, get_input_columns, load, predict
 
-__all__ = ["TASK", "input_columns", "load", "predict"]
+__all__ = ["TASK", "get_input_columns", "load", "predict"]
 FEATURES = ("distance_km", "shop", "items")
 BASELINE_FEATURES = ("shop",)
 CANDIDATES: tuple[Mapping[str, Any], ...] = ({"max_iter": 2},)

@@ -19,7 +19,7 @@ from sklearn.preprocessing import OrdinalEncoder
 
 from lakehouse.ml import skops_io
 from lakehouse.ml.dataset import LabelledRows, open_features
-from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
+from lakehouse.ml.mlflow_client import LoadedModel, open_tracking_client
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.scoring import EvaluationResult, evaluate_test_split
 from lakehouse.ml.scoring import load_by_alias as load_alias
@@ -79,7 +79,7 @@ def predict(fitted: Pipeline, frame: pd.DataFrame) -> np.ndarray:
     return fitted.predict_proba(frame[list(fitted.feature_names_in_)])[:, 1]
 
 
-def input_columns(fitted: Pipeline) -> tuple[str, ...]:
+def get_input_columns(fitted: Pipeline) -> tuple[str, ...]:
     return tuple(fitted.feature_names_in_)
 
 
@@ -152,10 +152,10 @@ class Place:
     def scores(self, since: date | str, until: date | str) -> pa.Table:
         """Return the champion's scores of these days, as rows of the table of predictions."""
         champion, features = self.champion(), open_features(TASK, self.lake, ())
-        rows = features.read((str(since), str(until)), [TASK.time_column, *champion.input_columns()])
+        rows = features.read((str(since), str(until)), [TASK.time_column, *champion.get_input_columns()])
         columns = {"model_name": pa.repeat(TASK.name, rows.num_rows)}
         columns["model_version"] = pa.repeat(pa.scalar(champion.version, pa.int32()), rows.num_rows)
-        columns["probability"] = pa.array(champion.predict(features.frame(rows)))
+        columns["probability"] = pa.array(champion.predict(features.read_frame(rows)))
         return pa.table({name: rows[name] for name in (*TASK.key, TASK.time_column)} | columns)
 
     def report(self, module: Any = None) -> EvaluationResult:
@@ -168,5 +168,5 @@ class Place:
         return self.lake.parent / "trainings"
 
     def run(self, run_id: str) -> Any:
-        with tracking_client(self.tracking_uri) as client:
+        with open_tracking_client(self.tracking_uri) as client:
             return client.get_run(run_id)

@@ -19,7 +19,7 @@ import httpx
 import uvicorn
 from deltalake import DeltaTable
 
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from serving.api.app import Service, create_app
 from serving.api.journal import Journal
 from serving.api.lookups import Lookups
@@ -57,7 +57,7 @@ def copy_place(place: Place, root: Path) -> Place:
 
 def give_alias(place: Place, alias: str, version: int | None) -> None:
     """Give a version the alias, or remove the alias if the version is None."""
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         if version is None:
             client.delete_registered_model_alias(TASK.name, alias)
         else:

@@ -8,7 +8,7 @@ import sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
-from lakehouse.engine.spark.session import add_jvm_jars, archive_options, local_file_properties, read_properties
+from lakehouse.engine.spark.session import add_jvm_jars, get_archive_options, get_local_file_properties, read_properties
 from tests.paths import CONF, PROJECT
 
 # Spark's workers run in the environment of the tests, too.
@@ -17,11 +17,11 @@ SMALL = {
     "spark.sql.adaptive.enabled": "false",  # it makes a job of each stage; the commands under test enable it
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.driver.extraJavaOptions": f"{archive_options()} -XX:+UseSerialGC",  # several JVMs share two cores
+    "spark.driver.extraJavaOptions": f"{get_archive_options()} -XX:+UseSerialGC",  # several JVMs share two cores
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.ui.explainMode": "simple",  # the tests do not use the plans of Spark's web page
-    **local_file_properties(),
+    **get_local_file_properties(),
 }
 
 
@@ -43,7 +43,7 @@ def small_session(*, compiled: bool = False) -> SparkSession:
             "spark.sql.sources.parallelPartitionDiscovery.parallelism", "2"
         )  # the number of tasks that list files for a vacuum
         # This collector does no work in the background, because that slows down tests on two cores.
-        .config("spark.driver.extraJavaOptions", f"{archive_options()} -XX:+UseParallelGC")
+        .config("spark.driver.extraJavaOptions", f"{get_archive_options()} -XX:+UseParallelGC")
         .config("spark.sql.codegen.wholeStage", str(compiled).lower())
         .config("spark.sql.codegen.factoryMode", "CODEGEN_ONLY" if compiled else "NO_CODEGEN")
         .config("spark.driver.memory", "3g")

@@ -19,7 +19,7 @@ SHARES = (
         "faults/test_rollback.py",
         "faults/test_boundaries.py",
         "faults/test_suites.py",
-        "faults/test_reproduce.py",
+        "faults/test_reproduction.py",
         "faults/test_promoting.py",
         "faults/test_together.py",
         "faults/test_quality.py",
@@ -43,7 +43,7 @@ SHARES = (
         "servers/test_compose.py",
         "faults/test_tune.py",
         "faults/test_replay.py",
-        "faults/test_reconcile.py",
+        "faults/test_reconciliation.py",
         "servers/test_lease.py",
         "faults/test_files.py",
         "faults/test_convergence.py",
@@ -62,7 +62,7 @@ SHARES = (
         "faults/test_api_process.py",
         "faults/test_monitor.py",
         "example/gpu/test_training.py",
-        "example/test_drivers.py",
+        "example/test_contributions.py",
     ),
 )
 # The slowest of the packages' tests.

@@ -8,12 +8,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.scorecard.detection import Score, read_outcomes, score_month
 from benchmarks.scorecard.files import DAY_KINDS, DayKind, Files
 from benchmarks.scorecard.lakes import build_lake
 from benchmarks.scorecard.plant import Month, plant_defects, read_days, spoil_day
-from benchmarks.scorecard.score import Score, read_outcomes, score_month
 from flights import delivery
-from lakehouse.quality.reconcile import reconcile
+from lakehouse.quality.reconciliation import reconcile
 from lakehouse.runs.report import RunReport
 
 if TYPE_CHECKING:

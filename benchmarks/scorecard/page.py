@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from benchmarks.scorecard.detection import CHECKS, Tally
 from benchmarks.scorecard.files import DAY_KINDS
 from benchmarks.scorecard.measure import Measured
-from benchmarks.scorecard.score import CHECKS, Tally
 
 INTRODUCTION = """\
 # Defects that the checks catch

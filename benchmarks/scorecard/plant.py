@@ -48,7 +48,7 @@ class _Line:
     kind: Kind | None = None
     copy: _Line | None = None
     joined: _Line | None = None
-    left_out: bool = False
+    is_left_out: bool = False
 
     def render(self) -> str:
         return ",".join(self.row.values()) + "\n" + (self.joined.render() if self.joined else "")
@@ -79,7 +79,7 @@ def plant_defects(files: Mapping[str, bytes], each: int, seed: int = SEED) -> Mo
     header = next(iter(files.values())).decode().partition("\n")[0]
     places: dict[_Line, Place] = {}
     for name, lines in sheets.items():
-        delivered_lines = [line for line in lines if not line.left_out]
+        delivered_lines = [line for line in lines if not line.is_left_out]
         delivered[name] = f"{header}\n{''.join(line.render() for line in delivered_lines)}".encode()
         places |= {line: (name, number) for number, line in enumerate(delivered_lines, start=1)}
     planted += _list_row_defects(sheets, places)
@@ -135,12 +135,12 @@ def _plant_rows(sheets: Mapping[str, list[_Line]], each: int, generator: random.
             if kind.joins is not None:
                 _join(line, following[line], kind.joins)
             kind.change(line.row, turn)
-            line.left_out = kind.how == "drop"
+            line.is_left_out = kind.how == "drop"
 
 
 def _join(line: _Line, after: _Line, column: str) -> None:
     """Open the value of the column with a quote, and close it with another one in the next row."""
-    after.kind, after.left_out, line.joined = line.kind, True, after
+    after.kind, after.is_left_out, line.joined = line.kind, True, after
     line.row[column] = f'"{line.row[column]}'
     after.row[column] += '"'
 

@@ -31,7 +31,7 @@ def land_files(
     from lakehouse.definitions.sources import Source
     from lakehouse.landing import zone
 
-    declarations = context.open_lake(settings).graph.declarations
+    declarations = context.open_catalog(settings).graph.declarations
     declared = declarations.get(source)
     if not isinstance(declared, Source):
         sources = [name for name, entry in declarations.items() if isinstance(entry, Source)]

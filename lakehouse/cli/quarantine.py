@@ -19,15 +19,15 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Quarantin
 @group.command("list")
 def list_quarantines(as_json: AsJson = False) -> None:
     """Count each table's quarantined rows by violated rule, and those replayed or discarded."""
-    print_summaries(console, quarantine.summarize_quarantines(context.open_lake(api.load_settings())), as_json)
+    print_summaries(console, quarantine.summarize_quarantines(context.open_catalog(api.load_settings())), as_json)
 
 
 @group.command("show")
 def show_rejects(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
     """Show a table's quarantined rows: their file, the violated rules, the values as landed."""
-    lake = context.open_lake(api.load_settings())
-    rows = quarantine.find_pending_rejects(lake, table)
-    print_rejects(console, rows, quarantine.list_reject_columns(lake, table), limit, as_json)
+    catalog = context.open_catalog(api.load_settings())
+    rows = quarantine.find_pending_rejects(catalog, table)
+    print_rejects(console, rows, quarantine.list_reject_columns(catalog, table), limit, as_json)
 
 
 @group.command("replay")

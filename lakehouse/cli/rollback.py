@@ -28,7 +28,7 @@ def roll_back_run(
     from lakehouse.plan.rollback import plan_rollback
 
     settings = api.load_settings()
-    plan = plan_rollback(context.open_lake(settings), run)
+    plan = plan_rollback(context.open_catalog(settings), run)
     print_plan(console, plan)
     if dry_run or not plan.tables:
         return

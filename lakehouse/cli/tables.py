@@ -29,8 +29,8 @@ def show_plan(
     from lakehouse.plan import planner
 
     selection = _select_tables(api.load_settings(), select, full_refresh, since, until)
-    steps = planner.plan_steps(selection.lake, selection.names, selection.request)
-    print_plan(console, selection.lake, steps, as_json)
+    steps = planner.plan_steps(selection.catalog, selection.names, selection.request)
+    print_plan(console, selection.catalog, steps, as_json)
     if any(step.is_breaking for step in steps):
         raise typer.Exit(1)
 
@@ -58,21 +58,21 @@ def _select_tables(
 
 def show_status(as_json: AsJson = False) -> None:
     """Show each table's state: last run, row counts, pending work, rejected files."""
-    print_status(console, context.open_lake(api.load_settings()), as_json)
+    print_status(console, context.open_catalog(api.load_settings()), as_json)
 
 
 def show_lineage(table: str) -> None:
     """Show a table's inputs by version, down to the landed files, and the tables that read it."""
     from lakehouse.runs import lineage
 
-    console.print(lineage.build_tree(context.open_lake(api.load_settings()), table), highlight=False)
+    console.print(lineage.build_tree(context.open_catalog(api.load_settings()), table), highlight=False)
 
 
 def reconcile_lake(as_json: AsJson = False) -> None:
     """Recount the rows of landed files, bronze, tables and quarantine. Exits with 1 on a difference."""
-    from lakehouse.quality.reconcile import reconcile
+    from lakehouse.quality.reconciliation import reconcile
 
-    accounts = reconcile(context.open_lake(api.load_settings()))
+    accounts = reconcile(context.open_catalog(api.load_settings()))
     print_accounts(console, accounts, as_json)
     if any(account.differences for account in accounts):
         raise typer.Exit(1)
@@ -80,12 +80,12 @@ def reconcile_lake(as_json: AsJson = False) -> None:
 
 def list_tables(as_json: AsJson = False) -> None:
     """List the tables with rows, size and version."""
-    print_tables(console, context.open_lake(api.load_settings()), as_json)
+    print_tables(console, context.open_catalog(api.load_settings()), as_json)
 
 
 def show_history(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
     """List a table's versions: time, run, inputs and rows written."""
-    print_history(console, context.open_lake(api.load_settings()), table, limit, as_json)
+    print_history(console, context.open_catalog(api.load_settings()), table, limit, as_json)
 
 
 def query_tables(text: Annotated[str, typer.Argument(metavar="QUERY")], as_json: AsJson = False) -> None:

@@ -24,27 +24,27 @@ class Graph:
 
     declarations: Mapping[str, Declaration]
 
-    def inputs(self, name: str) -> tuple[str, ...]:
+    def list_inputs(self, name: str) -> tuple[str, ...]:
         """Return the tables that ``name`` reads directly."""
         declared = self.declarations[name]
         if isinstance(declared, Source):
             return ()
         return tuple(dict.fromkeys(input_.table for input_ in declared.inputs.values()))
 
-    def downstream(self, name: str) -> tuple[str, ...]:
+    def find_downstream(self, name: str) -> tuple[str, ...]:
         """Return every table that reads ``name``, directly or through others, in order."""
         reached = {name}
         for other in self.declarations:
-            if reached & set(self.inputs(other)):
+            if reached & set(self.list_inputs(other)):
                 reached.add(other)
         return tuple(other for other in self.declarations if other in reached - {name})
 
-    def upstream(self, name: str) -> tuple[str, ...]:
+    def find_upstream(self, name: str) -> tuple[str, ...]:
         """Return every table that ``name`` reads, directly or through others, in order."""
         reached = {name}
         for other in reversed(list(self.declarations)):
             if other in reached:
-                reached.update(self.inputs(other))
+                reached.update(self.list_inputs(other))
         return tuple(other for other in self.declarations if other in reached - {name})
 
     def select(self, selectors: Iterable[str] = ()) -> tuple[str, ...]:
@@ -67,8 +67,8 @@ class Graph:
                 continue
             for name in names:
                 chosen.add(name)
-                chosen.update(self.upstream(name) if match[1] else ())
-                chosen.update(self.downstream(name) if match[3] else ())
+                chosen.update(self.find_upstream(name) if match[1] else ())
+                chosen.update(self.find_downstream(name) if match[3] else ())
         if problems:
             raise DeclarationError("\n".join(problems))
         return tuple(name for name in self.declarations if name in chosen or not selectors)

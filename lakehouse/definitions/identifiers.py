@@ -9,7 +9,7 @@ from lakehouse.errors import DeclarationError
 COLUMN_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def refuse_text(name: str, **columns: object) -> None:
+def require_sequences(name: str, **columns: object) -> None:
     """Check that no column list is plain text: ("id") would be read as the columns i and d.
 
     Raises:

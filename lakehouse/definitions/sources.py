@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from lakehouse.definitions.contracts import Contract
-from lakehouse.definitions.identifiers import refuse_text
+from lakehouse.definitions.identifiers import require_sequences
 
 # Columns that the platform adds to every landed row. `_file_id` grows with each delivery. `_row` counts the file's
 # records from 1. `_ingested_at` (UTC) is the time of the batch, the same for each of its rows.
@@ -109,7 +109,7 @@ def source(
     contract: Contract = Contract(),
 ) -> Source:
     """Declare a source. Columns without types are strings."""
-    refuse_text(name, columns=columns, stats=stats)
+    require_sequences(name, columns=columns, stats=stats)
     types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
     return Source(
         name,

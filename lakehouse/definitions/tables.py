@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from lakehouse.definitions.identifiers import refuse_text
+from lakehouse.definitions.identifiers import require_sequences
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.write_modes import Replace
@@ -157,7 +157,7 @@ def _check_arguments(name: str, columns: object, rules: object, **columns_by_par
     Raises:
         DeclarationError: An argument has a wrong type.
     """
-    refuse_text(name, **columns_by_parameter)
+    require_sequences(name, **columns_by_parameter)
     if not isinstance(columns, Mapping):
         raise DeclarationError(
             f"{name}: columns={columns!r} must map each column to its type, such as {{'id': 'bigint'}}."

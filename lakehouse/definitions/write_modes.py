@@ -27,15 +27,15 @@ class WriteMode:
     is_rebuilt: ClassVar[bool] = False
     reads_all_rows: ClassVar[bool] = False
 
-    def identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
+    def get_identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
         """Return the columns that identify a row of the table, given its declared key."""
         return key
 
-    def order_columns(self) -> tuple[str, ...]:
+    def get_order_columns(self) -> tuple[str, ...]:
         """Return the columns that order the rows of one key by age, most significant first."""
         return ()
 
-    def added_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
+    def get_added_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
         """Return the columns that the platform adds, with their types, given the declared ones."""
         return {}
 
@@ -47,7 +47,7 @@ class Append(WriteMode):
     is_row_preserving = True
     is_append_only = True
 
-    def identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
+    def get_identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
         return ORIGIN_COLUMNS
 
 
@@ -63,7 +63,7 @@ class Merge(WriteMode):
     is_row_preserving = True
     newest_by: tuple[str, ...] = ()
 
-    def order_columns(self) -> tuple[str, ...]:
+    def get_order_columns(self) -> tuple[str, ...]:
         return self.newest_by
 
 
@@ -86,10 +86,10 @@ class History(WriteMode):
     effective_column: str
     has_snapshots: bool = False
 
-    def identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
+    def get_identity_columns(self, key: tuple[str, ...]) -> tuple[str, ...]:
         return (*key, VALIDITY_COLUMNS[0])
 
-    def added_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
+    def get_added_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
         time = columns[self.effective_column]
         return dict(zip(VALIDITY_COLUMNS, (time, time, "boolean"), strict=True))
 

@@ -83,7 +83,7 @@ class TableLog:
     def version(self) -> int:
         return int(self.delta_table.version())
 
-    def entries(self, limit: int | None = None) -> list[Entry]:
+    def read_entries(self, limit: int | None = None) -> list[Entry]:
         """Return the versions, newest first."""
         with _translate_store_errors(self.path):
             return [_parse_entry(commit) for commit in self.delta_table.history(limit)]
@@ -92,13 +92,13 @@ class TableLog:
     def last(self) -> Entry | None:
         """The newest entry that carries a record."""
         for limit in SCAN_LIMITS:
-            entries = self.entries(limit)
+            entries = self.read_entries(limit)
             last = next((entry for entry in entries if entry.record), None)
             if last or limit is None or len(entries) < limit:
                 return last
         return None
 
-    def columns(self) -> dict[str, str]:
+    def read_columns(self) -> dict[str, str]:
         """Return the column names with their Spark SQL types."""
         return {f["name"]: _to_sql_type(f["type"]) for f in json.loads(self.delta_table.schema().to_json())["fields"]}
 
@@ -129,7 +129,7 @@ class TableLog:
     def measure_changes(self, after: int) -> tuple[int, int]:
         """Return the number of rows that were written or deleted after a version, and the bytes of their files."""
         rows = size = 0
-        for entry in self.entries(max(self.version - after, 0) or 1):
+        for entry in self.read_entries(max(self.version - after, 0) or 1):
             if entry.version > after:
                 merged = [int(entry.metrics.get(name, 0)) for name in _MERGE_METRICS]
                 rows += sum(merged) or int(entry.metrics.get("numOutputRows", 0))
@@ -187,7 +187,7 @@ class TableLog:
             change_types.update(pc.unique(batch.column(_CHANGE_TYPE)).to_pylist())
         if len(change_types) < 2:
             return values  # With one type of change, no change can cancel another.
-        compared = [c for c in self.columns() if c not in ignored]
+        compared = [c for c in self.read_columns() if c not in ignored]
         names = ", ".join('"' + c.replace('"', '""') + '"' for c in compared)
         net = f"sum(CASE WHEN {_CHANGE_TYPE} IN ('insert', 'update_postimage') THEN 1 ELSE -1 END)"
         batches = self._read_changes([*compared, _CHANGE_TYPE], after, until)
@@ -288,7 +288,7 @@ def _check_complete(log: TableLog) -> None:
         )
 
 
-def rows_written(path: Location) -> int:
+def count_written_rows(path: Location) -> int:
     """Return the rows that the table's last recorded commit wrote, by Delta's own count."""
     log = open_log(path)
     return log.last.rows_written if log and log.last else 0
@@ -333,7 +333,7 @@ def resolve_current_version(log: TableLog | None, input_version: InputVersion) -
     """Resolve a version as `resolve_version` does. The log is scanned only where the table's generation has changed."""
     record = log.last.record if log and log.last else None
     is_same = record is None or record.generation == input_version.generation
-    return input_version if log is None or is_same else resolve_version(log.entries(), input_version)
+    return input_version if log is None or is_same else resolve_version(log.read_entries(), input_version)
 
 
 def is_rolled_back(entries: Sequence[Entry], version: int) -> bool:

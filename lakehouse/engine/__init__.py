@@ -34,14 +34,14 @@ def open_engine(
         engine.stop()
 
 
-def running_engine() -> Engine:
+def get_running_engine() -> Engine:
     """Return the engine that this process already runs, or else an engine that starts with its defaults.
 
     It is not bound to the active session: that may belong to other code, which configures it for its own reads.
     """
     from lakehouse.engine.spark.engine import SparkEngine
 
-    return SparkEngine.running()
+    return SparkEngine.get_running()
 
 
 def compose_spark_properties(settings: Settings) -> dict[str, str]:

@@ -37,19 +37,19 @@ class Target:
 
     Attributes:
         stats: Columns of which Delta keeps minimum and maximum for each file.
-        change_feed: Other tables read the changes of this one.
+        has_change_feed: Other tables read the changes of this one.
     """
 
     name: str
     path: Location
     stats: tuple[str, ...] = ()
-    change_feed: bool = True
+    has_change_feed: bool = True
 
-    def properties(self) -> dict[str, str]:
+    def compose_properties(self) -> dict[str, str]:
         """Return the table's Delta properties."""
         stats = {"delta.dataSkippingStatsColumns": ",".join(self.stats)}
         none = {"delta.dataSkippingNumIndexedCols": "0"}
-        feed = {"delta.enableChangeDataFeed": str(self.change_feed).lower()}
+        feed = {"delta.enableChangeDataFeed": str(self.has_change_feed).lower()}
         return {**RETENTION, **feed, **(stats if self.stats else none)}
 
 
@@ -152,7 +152,7 @@ class Engine(Protocol):
     def start(self) -> None:
         """Start now."""
 
-    def isolate(self) -> Tables:
+    def open_tables(self) -> Tables:
         """Return the reader and writer of one table. Start the engine if it has not started.
 
         Raises:

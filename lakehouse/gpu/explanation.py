@@ -49,23 +49,23 @@ class Plan:
     name: str
     nodes: tuple[Node, ...]
 
-    def operators(self) -> list[Node]:
+    def list_operators(self) -> list[Node]:
         """Return the operators that a GPU's plan has."""
         return [node for node in self.nodes if node.is_operator and node.mark != LEFT_OUT]
 
-    def on_gpu(self) -> int:
+    def list_on_gpu(self) -> int:
         """Count the operators that would run on the GPU."""
-        return sum(node.mark == ON_GPU for node in self.operators())
+        return sum(node.mark == ON_GPU for node in self.list_operators())
 
-    def expressions(self) -> Mapping[str, int]:
+    def list_expressions(self) -> Mapping[str, int]:
         """Count the expressions by mark."""
         return Counter(node.mark for node in self.nodes if not node.is_operator)
 
-    def fallbacks(self) -> Mapping[tuple[str, str], int]:
+    def list_fallbacks(self) -> Mapping[tuple[str, str], int]:
         """Count what cannot run on the GPU, by name and reason; not what could if something else did."""
         return Counter((node.name, node.reason) for node in self.nodes if node.mark == FALLBACK)
 
-    def bridged(self) -> Mapping[tuple[str, str], int]:
+    def list_bridged(self) -> Mapping[tuple[str, str], int]:
         """Count the BRIDGED expressions that are the cause, by name and reason; not those that avoid a transfer."""
         causes = (node for node in self.nodes if node.mark == BRIDGED and "avoids excess" not in node.reason)
         return Counter((node.name, node.reason) for node in causes)
@@ -79,21 +79,21 @@ class TableReport:
         table: The table's name.
         plans: The plans, by purpose.
         missing: Why there are no plans; empty if there are.
-        cached_for_suite: A run caches the rows while their suite runs. No plan contains the CPU's reads of that cache.
+        is_cached_for_suite: A run caches the rows while their suite runs. The CPU's reads of that cache are in no plan.
     """
 
     table: str
     plans: tuple[Plan, ...]
     missing: str = ""
-    cached_for_suite: bool = False
+    is_cached_for_suite: bool = False
 
     @property
     def operators(self) -> int:
-        return sum(len(plan.operators()) for plan in self.plans)
+        return sum(len(plan.list_operators()) for plan in self.plans)
 
     @property
     def on_gpu(self) -> int:
-        return sum(plan.on_gpu() for plan in self.plans)
+        return sum(plan.list_on_gpu() for plan in self.plans)
 
 
 def compute_coverage(reports: Iterable[TableReport]) -> float | None:

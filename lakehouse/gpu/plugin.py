@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 PLUGIN: Final = "com.nvidia:rapids-4-spark_2.13:26.08.1"
 
 
-def jar_path(settings: Settings) -> Path:
+def get_jar_path(settings: Settings) -> Path:
     """Return where the plugin's jar is, or where `fetch_jar` will put it."""
     if settings.gpu_jar:
         return settings.gpu_jar
@@ -32,7 +32,7 @@ def fetch_jar(settings: Settings) -> Path:
     Raises:
         SessionError: The jar is not where the settings say, or cannot be fetched.
     """
-    jar = jar_path(settings)
+    jar = get_jar_path(settings)
     if settings.gpu_jar:
         if not jar.is_file():
             raise SessionError(f"The RAPIDS plugin is not at {jar} (LAKEHOUSE_GPU_JAR).")
@@ -52,7 +52,7 @@ def _fetch(jar: Path, repositories: Path) -> None:
         fetched = Path(folder, "jars", f"{group}_{artifact}-{version}.jar")
         if process.returncode or not fetched.exists():
             raise SessionError(
-                f"The RAPIDS plugin ({PLUGIN}, 1 GB) cannot be fetched from Maven Central: {error_line(process)}. "
+                f"The RAPIDS plugin ({PLUGIN}, 1 GB) cannot be fetched from Maven Central: {find_error_line(process)}. "
                 "Where there is no network, bring the jar and say where it is: LAKEHOUSE_GPU_JAR."
             )
         fetched.rename(jar)
@@ -77,7 +77,7 @@ def fetch_packages(packages: str, ivy: Path, *options: str) -> subprocess.Comple
     return process
 
 
-def error_line(process: subprocess.CompletedProcess[str]) -> str:
+def find_error_line(process: subprocess.CompletedProcess[str]) -> str:
     """Return the line with the error from all that Ivy and Java printed during `fetch_packages`."""
     lines = process.stderr.strip().splitlines() or ["nothing was said"]
     return next((line for line in lines if "Exception" in line), lines[-1])

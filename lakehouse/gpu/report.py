@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, cast
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
@@ -22,7 +22,7 @@ from lakehouse.errors import SessionError
 from lakehouse.gpu.explanation import Plan, TableReport, parse_explanation
 from lakehouse.plan.steps import Build
 from lakehouse.storage.location import to_spark_uri
-from lakehouse.writes import audit, executor, keyed, rules, transforms
+from lakehouse.writes import audit, executor, row_preserving, rules, transforms
 from lakehouse.writes.table_writer import Batch, TableWriter
 
 if TYPE_CHECKING:
@@ -34,36 +34,40 @@ _EXPLAINER: Final = "com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan
 NamedPlans = Iterator[tuple[str, UnexecutedPlan]]
 
 
-def report_tables(spark: SparkSession, lake: Lake, names: Iterable[str]) -> list[TableReport]:
+def report_tables(spark: SparkSession, catalog: Catalog, names: Iterable[str]) -> list[TableReport]:
     """Report on tables with built inputs.
 
     Args:
         spark: A session with the plugin on its class path.
-        lake: The lake.
+        catalog: The catalog.
         names: The tables' names.
     """
     spark.conf.set("spark.rapids.sql.explain", "NONE")  # otherwise the plugin also logs each plan
-    return [_report_table(spark, lake, lake.graph.declarations[name]) for name in names]
+    return [_report_table(spark, catalog, catalog.graph.declarations[name]) for name in names]
 
 
-def _report_table(spark: SparkSession, lake: Lake, declared: Declaration) -> TableReport:
+def _report_table(spark: SparkSession, catalog: Catalog, declared: Declaration) -> TableReport:
     """Explain the plans of one table. If an input is not built, the report has that reason instead."""
     inputs = (
-        {} if isinstance(declared, Source) else {use.table: lake.log(use.table) for use in declared.inputs.values()}
+        {}
+        if isinstance(declared, Source)
+        else {use.table: catalog.read_log(use.table) for use in declared.inputs.values()}
     )
     if missing := [name for name, log in inputs.items() if log is None]:
         return TableReport(declared.name, (), f"{', '.join(missing)} is not built yet")
     pinned = {name: InputVersion(log.version, 1) for name, log in inputs.items() if log}
-    work = TableWriter(SparkEngine.of(spark), lake, Run("gpu-report", ""), Build(table=declared.name, inputs=pinned))
+    work = TableWriter(
+        SparkEngine.wrap_session(spark), catalog, Run("gpu-report", ""), Build(table=declared.name, inputs=pinned)
+    )
     explanations = dict[str, list[str]]()
     # Each plan is explained before the next is made. A plan that is made after rows were cached reads the cache.
     for name, plan in _plan_source(work, declared) if isinstance(declared, Source) else _plan_table(work, declared):
-        explanations.setdefault(name, []).append(_explain(_session_of(work), plan))
+        explanations.setdefault(name, []).append(_explain(_get_session(work), plan))
     if not explanations:
         return TableReport(declared.name, (), "nothing was landed yet")
     plans = tuple(Plan(name, parse_explanation("\n".join(texts))) for name, texts in explanations.items())
     has_suite = isinstance(declared, Table) and work.has_suite(declared)
-    return TableReport(declared.name, plans, cached_for_suite=has_suite)
+    return TableReport(declared.name, plans, is_cached_for_suite=has_suite)
 
 
 def _explain(spark: SparkSession, plan: UnexecutedPlan) -> str:
@@ -78,7 +82,7 @@ def _explain(spark: SparkSession, plan: UnexecutedPlan) -> str:
 
 
 def _plan_source(work: TableWriter, source: Source) -> NamedPlans:
-    landing = work.lake.landing_zone(source)
+    landing = work.catalog.get_landing_zone(source)
     batches = [batch for batch in landing.read_history() if batch.files]
     if batches:
         rows = work.tables.read_landed(source, batches[-1], landing.root, {})
@@ -97,46 +101,46 @@ def _plan_table(work: TableWriter, table: Table) -> NamedPlans:
         yield from _plan_history(work, table, table.write, batch)
     else:
         yield from _plan_keyed(work, table, batch)
-    if work.lake.get_landed_source(table):
+    if work.catalog.get_landed_source(table):
         yield "audit", plan_rows(batch.count_input())
 
 
 def _plan_keyed(work: TableWriter, table: Table, batch: Batch) -> NamedPlans:
     """Plan a first build, then an update, of a table with append or merge."""
     is_merge = not table.write.is_append_only
-    rows = rules.stop_on_violation(table, batch.staged).select(*work.written_columns(batch.staged))
+    rows = rules.stop_on_violation(table, batch.staged).select(*work.select_written_columns(batch.staged))
     yield "build", plan_rows(rows)
     yield from _plan_writes(work, table, rows)
     yield "audit", plan_rows(audit.aggregate_batch(table, batch.staged, is_merge, has_rules=False))
     if not is_merge:
         yield "audit", plan_rows(audit.aggregate_batch(table, batch.staged, False))
         return
-    with _cached(batch.staged) as staged:
+    with _mark_as_cached(batch.staged) as staged:
         yield "audit", plan_rows(audit.aggregate_batch(table, staged))
-        if work.lake.log(table.name):
-            existing, columns = work.tables.read_latest(work.path), work.written_columns(staged)
+        if work.catalog.read_log(table.name):
+            existing, columns = work.tables.read_latest(work.path), work.select_written_columns(staged)
             yield (
                 "compare",
-                plan_rows(transforms.classify(table, transforms.newest_per_key(table, staged), existing, columns)),
+                plan_rows(transforms.classify(table, transforms.keep_newest_per_key(table, staged), existing, columns)),
             )
 
 
 def _plan_history(work: TableWriter, table: Table, history: History, batch: Batch) -> NamedPlans:
     yield "build", plan_rows(batch.staged)
-    with _cached(batch.staged) as staged:
-        versions = keyed.compute_versions(work, table, history, staged, batch.input_rows)
+    with _mark_as_cached(batch.staged) as staged:
+        versions = row_preserving.compute_versions(work, table, history, staged, batch.input_rows)
         yield "build", plan_rows(versions)
         yield from _plan_writes(work, table, versions)
-        yield "audit", plan_rows(audit.aggregate_batch(keyed.observation_table(table, history), staged))
-        if work.lake.log(table.name):
+        yield "audit", plan_rows(audit.aggregate_batch(row_preserving.key_by_observation(table, history), staged))
+        if work.catalog.read_log(table.name):
             existing = work.tables.read_latest(work.path).select(*versions.columns)
-            with _cached(versions) as rows:
-                differences = transforms.differences(rows, existing, (*table.key, "valid_from"), "_delete")
+            with _mark_as_cached(versions) as rows:
+                differences = transforms.compute_differences(rows, existing, (*table.key, "valid_from"), "_delete")
                 yield "compare", plan_rows(differences)
 
 
 @contextmanager
-def _cached(rows: DataFrame) -> Iterator[DataFrame]:
+def _mark_as_cached(rows: DataFrame) -> Iterator[DataFrame]:
     """Mark the rows as cached, as `keyed` does in a run. Nothing computes them here."""
     cached = rows.persist()
     try:
@@ -160,8 +164,8 @@ def _plan_writes(work: TableWriter, declared: Declaration, rows: DataFrame) -> N
     if isinstance(write, Replace):
         condition = f"`{write.partition}` IS NULL"
         yield "write", plan_save(rows, "Overwrite", path, replaceWhere=condition, mergeSchema="false")
-    if isinstance(declared, Table) and isinstance(write, Merge | History) and work.lake.log(declared.name):
-        yield "write", plan_statement(_session_of(work), _merge_statement(declared, path))
+    if isinstance(declared, Table) and isinstance(write, Merge | History) and work.catalog.read_log(declared.name):
+        yield "write", plan_statement(_get_session(work), _merge_statement(declared, path))
 
 
 def _merge_statement(table: Table, path: str) -> str:
@@ -175,6 +179,6 @@ def _merge_statement(table: Table, path: str) -> str:
     )
 
 
-def _session_of(work: TableWriter) -> SparkSession:
+def _get_session(work: TableWriter) -> SparkSession:
     """Return the session of the table's write: the plugin explains plans of Spark alone."""
     return cast("SparkTables", work.tables).spark

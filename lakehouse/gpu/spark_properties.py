@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from lakehouse.gpu.device import require_device
-from lakehouse.gpu.plugin import fetch_jar, jar_path
+from lakehouse.gpu.plugin import fetch_jar, get_jar_path
 from lakehouse.settings import Settings, SparkAdditions
 
 
@@ -18,7 +18,7 @@ def configure_spark(settings: Settings) -> Settings:
     if not settings.gpu:
         return settings
     # On the class path: Spark would copy a jar of spark.jars.packages, all of its gigabyte, whenever a session starts.
-    jar = str(jar_path(settings))
+    jar = str(get_jar_path(settings))
     return settings.with_spark(
         SparkAdditions(
             overlays=_list_overlays(settings),

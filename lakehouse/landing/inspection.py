@@ -16,7 +16,7 @@ from lakehouse.definitions.identifiers import COLUMN_PATTERN
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import TYPES
 from lakehouse.errors import StorageError
-from lakehouse.landing import conformance
+from lakehouse.landing import schema_drift
 from lakehouse.storage.location import Location
 
 CHUNK_BYTES = 1 << 20
@@ -96,7 +96,7 @@ def _read_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, s
     columns = dict.fromkeys(header, "string")
     if {*columns} == {*source.columns} and not source.contract.has_rescued_column:
         return None, f"has its columns in another order: {','.join(header)}"
-    return columns, conformance.explain_rejection(source, columns)
+    return columns, schema_drift.explain_rejection(source, columns)
 
 
 def _find_open_quote(path: Location, source: Source, odd: bool) -> str | None:
@@ -172,14 +172,14 @@ def _inspect_parquet_schema(file: Any, source: Source) -> Inspection:
     if duplicates := sorted({c for c in names if names.count(c) > 1}):
         return Inspection(f"has column {duplicates[0]} twice")
     types = {field.name: field.type for field in file.schema_arrow}
-    columns = {name: conformance.to_sql_type(kind) for name, kind in types.items()}
+    columns = {name: schema_drift.to_sql_type(kind) for name, kind in types.items()}
     inspection = _apply_contract(source, columns)
     if inspection.reason is None:
         # A column with another type than the declared one needs a type that every reader knows.
         unsupported = [
             c
             for c, kind in columns.items()
-            if kind not in (source.columns.get(c), conformance.VOID) and not _is_readable(types[c])
+            if kind not in (source.columns.get(c), schema_drift.VOID) and not _is_readable(types[c])
         ]
         if unsupported:
             c = unsupported[0]
@@ -197,14 +197,14 @@ def _is_readable(kind: Any) -> bool:
         return _is_readable(kind.key_type) and _is_readable(kind.item_type)
     if arrow.is_nested(kind) or arrow.is_dictionary(kind):
         return _is_readable(kind.value_type)
-    name = conformance.to_sql_type(kind)
+    name = schema_drift.to_sql_type(kind)
     return name in TYPES or name.startswith("decimal(")
 
 
 def _apply_contract(source: Source, file_columns: Mapping[str, str]) -> Inspection:
     return Inspection(
-        conformance.explain_rejection(source, file_columns),
-        None if conformance.has_declared_schema(source, file_columns) else file_columns,
+        schema_drift.explain_rejection(source, file_columns),
+        None if schema_drift.has_declared_schema(source, file_columns) else file_columns,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 
 
 @dataclass
@@ -40,13 +40,13 @@ def make_autologger(folder: Path) -> Callable[[str], AbstractContextManager[Auto
 
     @contextmanager
     def record_fit(name: str) -> Iterator[AutologResult]:
-        with tracking_client(database) as client:
+        with open_tracking_client(database) as client:
             experiment = client.create_experiment(name, artifact_location=(folder / name).as_uri())
             run = client.create_run(experiment).info.run_id
         result = AutologResult(folder / name / run / "artifacts")
-        with _capture_autologging(run):  # `tracking_client` would report an error of the fit as an error of MLflow
+        with _capture_autologging(run):  # `open_tracking_client` would report an error of the fit as an error of MLflow
             yield result
-        with tracking_client(database) as client:
+        with open_tracking_client(database) as client:
             data = client.get_run(run).data
             result.params |= data.params
             for metric in data.metrics:
@@ -61,7 +61,7 @@ def _create_empty_database() -> bytes:
     """Create a database of MLflow and return its bytes. They are cached, as MLflow needs a second for each."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "empty.db")
-        with tracking_client(f"sqlite:///{file}") as client:
+        with open_tracking_client(f"sqlite:///{file}") as client:
             client.search_experiments()
         with closing(sqlite3.connect(file)) as connection:
             return connection.serialize()

@@ -77,7 +77,7 @@ class FeatureTable:
         """Return the table as a dataset of pyarrow; read it within `translate_errors`."""
         return self.log.delta_table.to_pyarrow_dataset()
 
-    def span_filter(self, span: Span) -> Any:
+    def build_span_filter(self, span: Span) -> Any:
         """Return pyarrow's filter for the rows of a span."""
         import pyarrow as pa
         import pyarrow.dataset as ds
@@ -103,7 +103,7 @@ class FeatureTable:
 
         names = list(dict.fromkeys((*self.task.key, *columns)))
         with self.translate_errors():
-            condition = self.span_filter(span) if span else None
+            condition = self.build_span_filter(span) if span else None
             for name, values in (key_values or {}).items():
                 is_allowed = ds.field(name).isin(pa.array(values, self.dataset.schema.field(name).type))
                 condition = is_allowed if condition is None else condition & is_allowed
@@ -112,7 +112,9 @@ class FeatureTable:
 
     def has_rows(self, span: Span) -> bool:
         with self.translate_errors():
-            return bool(self.dataset.head(1, columns=[self.task.time_column], filter=self.span_filter(span)).num_rows)
+            return bool(
+                self.dataset.head(1, columns=[self.task.time_column], filter=self.build_span_filter(span)).num_rows
+            )
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -134,7 +136,7 @@ class FeatureTable:
                 raise StorageError(f"{self}: {explanation}") from error
             raise
 
-    def batches(self, span: Span, columns: Iterable[str]) -> Iterator[pa.Table]:
+    def read_batches(self, span: Span, columns: Iterable[str]) -> Iterator[pa.Table]:
         """Read the rows of a span a week at a time; see `read`.
 
         A read scans whole files, however few of their rows it returns. So weeks are read together, up to READ_ROWS
@@ -157,7 +159,7 @@ class FeatureTable:
         import numpy as np
 
         with self.translate_errors():
-            in_spans = self.span_filter((spans[0][0], spans[-1][1]))
+            in_spans = self.build_span_filter((spans[0][0], spans[-1][1]))
             days = self.dataset.to_table(columns=[self.task.time_column], filter=in_spans)[self.task.time_column]
         group, group_start, previous_end = list[Span](), 0, 0
         for span, end in zip(spans, _count_until(np.sort(days.to_numpy()), spans), strict=True):
@@ -182,13 +184,13 @@ class FeatureTable:
             raise ModelError(f"{self}: {rest} in the {name} split, {span[0]} to {span[1]}. {self._describe_days()}")
         return rows
 
-    def frame(self, rows: pa.Table) -> pd.DataFrame:
+    def read_frame(self, rows: pa.Table) -> pd.DataFrame:
         """Convert rows to a model's input frame, without the label."""
         return as_frame(rows.drop_columns([name for name in rows.column_names if name == self.task.label_column]))
 
-    def existing_columns(self, names: Iterable[str]) -> list[str]:
+    def filter_existing_columns(self, names: Iterable[str]) -> list[str]:
         """Return the given columns that the table has."""
-        existing = self.log.columns()
+        existing = self.log.read_columns()
         return [name for name in names if name in existing]
 
     def _describe_days(self) -> str:
@@ -216,26 +218,26 @@ class LabelledRows:
     span: Span
     columns: tuple[str, ...]
 
-    def batches(self) -> Iterator[pa.Table]:
+    def read_batches(self) -> Iterator[pa.Table]:
         """Read the rows and their label a week at a time, so that only one week is in memory."""
         import pyarrow.compute as pc
 
         label = self.features.task.label_column
-        for rows in self.features.batches(self.span, (*self.columns, label)):
+        for rows in self.features.read_batches(self.span, (*self.columns, label)):
             if labelled := rows.filter(pc.is_valid(rows[label])):
                 yield labelled
 
-    def frames(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    def read_frames(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
         """Read the input frames of `Model.predict` and their labels, a week at a time."""
-        for rows in self.batches():
-            yield self.features.frame(rows), rows[self.features.task.label_column].to_numpy()
+        for rows in self.read_batches():
+            yield self.features.read_frame(rows), rows[self.features.task.label_column].to_numpy()
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """Read and cache all rows as one frame, for learners that need them at once."""
         import pandas as pd
 
-        return pd.concat((frame for frame, _ in self.frames()), ignore_index=True)
+        return pd.concat((frame for frame, _ in self.read_frames()), ignore_index=True)
 
     def sample(self, max_rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
         """Sample at most ``max_rows`` rows in their order, as an input frame of `Model.predict` and labels."""
@@ -245,7 +247,7 @@ class LabelledRows:
         positions = np.random.default_rng(seed).choice(self.rows, min(max_rows, self.rows), replace=False)
         positions.sort()
         parts, start = list[pd.DataFrame](), 0
-        for frame, _ in self.frames():
+        for frame, _ in self.read_frames():
             offsets = positions - start
             parts.append(frame.iloc[offsets[(offsets >= 0) & (offsets < len(frame))]])
             start += len(frame)
@@ -282,14 +284,14 @@ class LabelledRows:
 
         label, time, unlabelled = self.features.task.label_column, self.features.task.time_column, 0
         labels, days = [np.empty(0, dtype=bool)], [np.empty(0, dtype="datetime64[D]")]
-        for rows in self.features.batches(self.span, [label, time]):
+        for rows in self.features.read_batches(self.span, [label, time]):
             labelled = rows.filter(pc.is_valid(rows[label]))
             labels.append(labelled[label].to_numpy())
             days.append(labelled[time].to_numpy())
             unlabelled += rows.num_rows - labelled.num_rows
         return np.concatenate(labels), np.concatenate(days), unlabelled
 
-    def fingerprint(self, keys_to: Path | None = None) -> dict[str, str]:
+    def compute_fingerprint(self, keys_to: Path | None = None) -> dict[str, str]:
         """Compute sha256 of the rows' keys and of all their values, independent of the layout in Arrow and in files.
 
         Args:
@@ -299,7 +301,7 @@ class LabelledRows:
 
         key, label = list(self.features.task.key), self.features.task.label_column
         keys, content, writer = hashlib.sha256(), hashlib.sha256(), None
-        for rows in self.batches():
+        for rows in self.read_batches():
             keys.update(_to_csv(rows.select(key)))
             content.update(_to_csv(rows.select([*self.columns, label])))
             if keys_to:
@@ -314,7 +316,7 @@ def predict_probabilities(model: Model, fitted: Any, rows: LabelledRows) -> np.n
     """Return a fitted model's probabilities for all rows, in their order."""
     import numpy as np
 
-    return np.concatenate([model.predict(fitted, frame) for frame, _ in rows.frames()])
+    return np.concatenate([model.predict(fitted, frame) for frame, _ in rows.read_frames()])
 
 
 def open_features(task: Task, lake: Location, columns: Iterable[str], version: int | None = None) -> FeatureTable:
@@ -339,7 +341,7 @@ def open_features(task: Task, lake: Location, columns: Iterable[str], version: i
     if version not in (None, log.version):
         log = open_log(path, version)
         assert log is not None
-    existing = log.columns()
+    existing = log.read_columns()
     required = dict.fromkeys((*task.key, task.time_column, *columns, task.label_column))
     if missing := [name for name in required if name not in existing]:
         raise ModelError(
@@ -356,7 +358,7 @@ def check_columns(version: int, input_columns: Sequence[str], features: FeatureT
     Raises:
         ModelError: the table lacks some; they are named.
     """
-    existing = features.log.columns()
+    existing = features.log.read_columns()
     if missing := [name for name in input_columns if name not in existing]:
         raise ModelError(
             f"{features.task.name} version {version} was trained on columns that {features} does not have: "

@@ -32,20 +32,20 @@ def describe_environment(requirements: Iterable[str]) -> dict[str, Any]:
     imported = [package for module, package in FITTING_PACKAGES.items() if module in sys.modules]
     return {
         "python": platform.python_version(),
-        "packages": {name: installed_version(name) for name in sorted({*requirements, *imported})},
-        "device": _device(),
+        "packages": {name: find_installed_version(name) for name in sorted({*requirements, *imported})},
+        "device": _describe_device(),
         "threads": os.environ.get("OMP_NUM_THREADS") or str(cpu_count()),
     }
 
 
-def installed_version(package: str) -> str:
+def find_installed_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _device() -> str:
+def _describe_device() -> str:
     """Return the name of the GPU that an imported library computes on; "cpu" without one."""
     if (cupy := sys.modules.get("cupy")) and cupy.is_available():  # RAPIDS computes with cupy
         return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())

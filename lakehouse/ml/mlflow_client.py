@@ -56,7 +56,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
-def tracking_client(uri: str) -> Iterator[Any]:
+def open_tracking_client(uri: str) -> Iterator[Any]:
     """Open an MlflowClient for ``uri``, and set ``uri`` as the process's tracking server, which logging a model needs.
 
     A missing SQLite database is created and migrated (two seconds). Nothing is printed: MLflow's messages go to the
@@ -137,8 +137,8 @@ class LoadedModel(NamedTuple):
     run_id: str
     typical: Mapping[str, Any]
 
-    def input_columns(self) -> tuple[str, ...]:
-        return self.model.input_columns(self.fitted)
+    def get_input_columns(self) -> tuple[str, ...]:
+        return self.model.get_input_columns(self.fitted)
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         return self.model.predict(self.fitted, frame)
@@ -195,7 +195,7 @@ def fetch_version(
         raise
     except FileNotFoundError as error:
         raise missing from error
-    if digest(Path(path)) != entry.tags.get(f"{part}_sha256"):
+    if compute_digest(Path(path)) != entry.tags.get(f"{part}_sha256"):
         raise ModelError(
             f"{version} is refused: its files ({uri}) are not those that were registered. Restore the files, or train "
             "another version."
@@ -221,7 +221,7 @@ def load_files(model: Model, files: Path, description: str) -> Any:
         ) from error
 
 
-def digest(folder: Path) -> str:
+def compute_digest(folder: Path) -> str:
     """Compute sha256 of a folder's files, names and bytes."""
     total = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -230,13 +230,13 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def sqlite_file(uri: str) -> Path | None:
+def get_sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def _check_sqlite(uri: str) -> None:
     """Fail at once where MLflow would retry for a minute."""
-    database = sqlite_file(uri)
+    database = get_sqlite_file(uri)
     if database:
         try:
             database.parent.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,9 @@ from lakehouse.ml import limits
 from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
 from lakehouse.ml.limits import FeatureDrift, Finding
 from lakehouse.ml.metrics import METRICS
-from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
-from lakehouse.ml.psi import WINDOW_DAYS, Spread, spreads
-from lakehouse.ml.scoring import load_by_alias, measure_quality, scored_rows, summarize_scores
+from lakehouse.ml.mlflow_client import LoadedModel, open_tracking_client
+from lakehouse.ml.psi import WINDOW_DAYS, Spread, compute_spreads
+from lakehouse.ml.scoring import load_by_alias, measure_quality, score_rows, summarize_scores
 from lakehouse.ml.task import Model, Span, Splits, Task
 
 if TYPE_CHECKING:
@@ -73,17 +73,17 @@ def monitor_champion(
         ModelError: there is no champion, nothing is scored, the span has no row, or a table or a column is missing.
     """
     champion = load_by_alias(task, models, tracking_uri=tracking_uri)
-    with tracking_client(tracking_uri) as client:
+    with open_tracking_client(tracking_uri) as client:
         run = client.get_run(champion.run_id).data
-    features = open_features(task, lake, champion.input_columns())
+    features = open_features(task, lake, champion.get_input_columns())
     span = _resolve_span(features, lake, since, until)
     feature_spreads, label_rate, notes = _read_spreads(champion, run.params, features, lake, span)
     validation = {name: run.metrics[f"validation_{name}"] for name in METRICS}
-    validation["brier_skill"] = _brier_skill(validation["brier"], label_rate)
-    current = _current_metrics(champion, features, lake, span)
+    validation["brier_skill"] = _compute_brier_skill(validation["brier"], label_rate)
+    current = _compute_current_metrics(champion, features, lake, span)
     drifts = tuple(spread.measure_drift(span, task.limits.psi) for spread in feature_spreads)
     findings = limits.check_results(task.limits, validation, current) if "roc_auc" in current else []
-    daily = _daily_drift(feature_spreads, span, task)
+    daily = _compute_daily_drift(feature_spreads, span, task)
     return MonitoringReport(
         champion=champion,
         features=features,
@@ -93,13 +93,13 @@ def monitor_champion(
         current_metrics=current,
         feature_drift=drifts,
         findings=(*findings, *limits.check_features(task.limits, drifts)),
-        notes=(*notes, *_judgement_notes(champion, current, span, run.params["validation_until"])),
-        quality=_quality_rows(champion, features, lake, span, daily),
-        drift=_drift_rows(champion, features, daily),
+        notes=(*notes, *_list_judgement_notes(champion, current, span, run.params["validation_until"])),
+        quality=_build_quality_rows(champion, features, lake, span, daily),
+        drift=_build_drift_rows(champion, features, daily),
     )
 
 
-def later_splits(report: MonitoringReport) -> Splits | None:
+def shift_splits(report: MonitoringReport) -> Splits | None:
     """Move the task's splits to the last labelled days up to the end of the report's span.
 
     The validation split keeps its length. The train split begins on the same day and takes all days before the
@@ -126,7 +126,7 @@ def later_splits(report: MonitoringReport) -> Splits | None:
 
 def _resolve_span(features: FeatureTable, lake: Location, since: date | None, until: date | None) -> Span:
     task = features.task
-    last_scored = _last_scored_day(task, lake)
+    last_scored = _find_last_scored_day(task, lake)
     if last_scored is None:
         raise ModelError(f"{task.predictions_table} holds no scores of {task.name}: run `lakehouse score` first.")
     until = until or last_scored
@@ -138,7 +138,7 @@ def _resolve_span(features: FeatureTable, lake: Location, since: date | None, un
     return str(since), str(until)
 
 
-def _last_scored_day(task: Task, lake: Location) -> date | None:
+def _find_last_scored_day(task: Task, lake: Location) -> date | None:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
@@ -157,7 +157,7 @@ def _read_spreads(
     """Read the features' spreads and the label's rate in the validation split, with notes on their table."""
     task = features.task
     try:
-        trained = open_features(task, lake, champion.input_columns(), int(params["delta_version"]))
+        trained = open_features(task, lake, champion.get_input_columns(), int(params["delta_version"]))
         if trained.table_id != params["feature_table_id"]:
             raise ModelError(f"{task.feature_table} was rebuilt since.")
         return *_compare_spreads(champion, params, trained, features, span), []
@@ -175,25 +175,29 @@ def _compare_spreads(
     train, validation = ((params[f"{name}_from"], params[f"{name}_until"]) for name in ("train", "validation"))
     # The windows of the first days also cover the days before.
     first = date.fromisoformat(span[0]) - timedelta(days=WINDOW_DAYS - 1)
-    feature_spreads = [*spreads(trained, features, champion.input_columns(), (train, (str(first), span[1])))]
+    feature_spreads = [
+        *compute_spreads(trained, features, champion.get_input_columns(), (train, (str(first), span[1])))
+    ]
     return feature_spreads, float(LabelledRows(trained, validation, ()).label.mean())
 
 
-def _brier_skill(brier: float, label_rate: float) -> float:
+def _compute_brier_skill(brier: float, label_rate: float) -> float:
     """Compute 1 - the Brier score / the Brier score of a constant prediction of the label's rate."""
     return 1 - brier / (label_rate * (1 - label_rate))
 
 
-def _current_metrics(champion: LoadedModel, features: FeatureTable, lake: Location, span: Span) -> dict[str, Any]:
-    scores = scored_rows(features.task, features, lake=lake, since=span[0], until=span[1])
+def _compute_current_metrics(
+    champion: LoadedModel, features: FeatureTable, lake: Location, span: Span
+) -> dict[str, Any]:
+    scores = score_rows(features.task, features, lake=lake, since=span[0], until=span[1])
     assert scores is not None, "there is a table of predictions"
     metrics = summarize_scores(scores[scores["model_version"] == champion.version], features.task.label_column)
     if "brier" in metrics:
-        metrics["brier_skill"] = _brier_skill(metrics["brier"], metrics["label_rate"])
+        metrics["brier_skill"] = _compute_brier_skill(metrics["brier"], metrics["label_rate"])
     return metrics
 
 
-def _judgement_notes(
+def _list_judgement_notes(
     champion: LoadedModel, current: Mapping[str, Any], span: Span, validation_until: str
 ) -> Iterator[str]:
     """Explain results that cannot be judged or are too good."""
@@ -210,15 +214,15 @@ def _judgement_notes(
         )
 
 
-def _daily_drift(feature_spreads: list[Spread], span: Span, task: Task) -> pd.DataFrame:
+def _compute_daily_drift(feature_spreads: list[Spread], span: Span, task: Task) -> pd.DataFrame:
     """Return one row per feature and day with rows."""
     import pandas as pd
 
-    days = {spread.feature: spread.daily(span, task.limits.psi) for spread in feature_spreads}
+    days = {spread.feature: spread.compute_daily(span, task.limits.psi) for spread in feature_spreads}
     return pd.concat(days, names=["feature", task.time_column]).dropna(subset="missing_share").reset_index()
 
 
-def _drift_rows(champion: LoadedModel, features: FeatureTable, daily: pd.DataFrame) -> pa.Table:
+def _build_drift_rows(champion: LoadedModel, features: FeatureTable, daily: pd.DataFrame) -> pa.Table:
     """Return the rows for the table of drift.
 
     Returns:
@@ -234,7 +238,7 @@ def _drift_rows(champion: LoadedModel, features: FeatureTable, daily: pd.DataFra
     return pa.Table.from_pandas(rows, pa.schema(kinds), preserve_index=False)
 
 
-def _quality_rows(
+def _build_quality_rows(
     champion: LoadedModel, features: FeatureTable, lake: Location, span: Span, daily: pd.DataFrame
 ) -> pa.Table:
     """Return the rows for the table of quality.

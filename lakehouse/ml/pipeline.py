@@ -15,16 +15,16 @@ from lakehouse.engine import open_engine
 from lakehouse.engine.base import Engine
 from lakehouse.errors import ModelError
 from lakehouse.ml import models as declared_models
-from lakehouse.ml import reproduce as reproducing
+from lakehouse.ml import reproduction as reproducing
 from lakehouse.ml import retraining, training
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.mlflow_client import CHAMPION
 from lakehouse.ml.monitoring import MonitoringReport, monitor_champion
 from lakehouse.ml.registry import Registry
-from lakehouse.ml.reproduce import ReproductionResult
-from lakehouse.ml.score_writer import ScoreMerge, has_changes, rows_by_table, write_monitoring
+from lakehouse.ml.reproduction import ReproductionResult
+from lakehouse.ml.score_writer import ScoreMerge, group_rows_by_table, has_changes, write_monitoring
 from lakehouse.ml.scoring import EvaluationResult, broadcast_model, evaluate_test_split, measure_quality
-from lakehouse.ml.spark_scoring import ModelBundle, score_features, worker_errors
+from lakehouse.ml.spark_scoring import ModelBundle, explain_worker_errors, score_features
 from lakehouse.ml.task import Model, Task
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.ml.tuning import search
@@ -116,7 +116,7 @@ def _train(
     log_file: Path | None,
     **options: Any,
 ) -> TrainResult:
-    with _engine_for(models[name], settings, log_file):
+    with _open_engine(models[name], settings, log_file):
         return training.train(
             name,
             models,
@@ -141,7 +141,7 @@ def tune(
     """Search a declared model's best parameters on the newest version of its feature table; see `search.tune`."""
     models = declared_models.load_models(settings)
     name = declared_models.choose_model(models, name)
-    with _engine_for(models[name], settings, log_file):
+    with _open_engine(models[name], settings, log_file):
         return search.tune(
             name,
             models,
@@ -160,17 +160,17 @@ def tune(
 def reproduce(
     settings: Settings, run_id: str, progress: Callable[[str], None] | None = None, log_file: Path | None = None
 ) -> ReproductionResult:
-    """Reproduce a registered model; see `lakehouse.ml.reproduce.reproduce`."""
+    """Reproduce a registered model; see `lakehouse.ml.reproduction.reproduce`."""
     models = declared_models.load_models(settings)
     recipe = reproducing.open_recipe(run_id, settings.tracking_uri)
-    with _engine_for(models.get(recipe.learner), settings, log_file):
+    with _open_engine(models.get(recipe.learner), settings, log_file):
         return reproducing.reproduce(
             recipe, models, lake=settings.lake, revision=get_revision(settings.project), progress=progress
         )
 
 
 @contextmanager
-def _engine_for(model: Model | None, settings: Settings, log_file: Path | None) -> Iterator[None]:
+def _open_engine(model: Model | None, settings: Settings, log_file: Path | None) -> Iterator[None]:
     """Run an engine for a model that is fitted on Spark; do nothing for others."""
     if not (model and model.ON_SPARK):
         yield
@@ -203,7 +203,7 @@ def score(
     task = declared_models.choose_task(models, name)
     # Before Spark starts, because without a valid model there is nothing to score.
     model = broadcast_model(task, models, tracking_uri=settings.tracking_uri, alias=alias)
-    with context.engine_for(settings, run, log_file) as engine:
+    with context.open_locked_engine(settings, run, log_file) as engine:
         return _score(engine, settings, task, model, since, until, run)
 
 
@@ -240,8 +240,8 @@ def _score(
     features = open_features(task, settings.lake, ())
     if not features.has_rows((first, last)):
         raise ModelError(f"{task.feature_table} has no rows from {first} to {last}: nothing to score.")
-    merge = ScoreMerge(engine, context.open_lake(settings), task, run, features.version)
-    with worker_errors(task, model):
+    merge = ScoreMerge(engine, context.open_catalog(settings), task, run, features.version)
+    with explain_worker_errors(task, model):
         rows, written = merge(
             task.predictions_table, score_features(merge.tables, features, first, last, model), task.key
         )
@@ -294,9 +294,9 @@ def monitor(
     report = monitor_champion(
         task, models, lake=settings.lake, tracking_uri=settings.tracking_uri, since=since, until=until
     )
-    lake, tables = context.open_lake(settings), rows_by_table(report)
+    lake, tables = context.open_catalog(settings), group_rows_by_table(report)
     written = dict.fromkeys(tables, 0)
-    if any(has_changes(lake.path(table), rows, task.time_column) for table, (rows, _) in tables.items()):
-        with context.engine_for(settings, run, log_file) as engine:
+    if any(has_changes(lake.get_path(table), rows, task.time_column) for table, (rows, _) in tables.items()):
+        with context.open_locked_engine(settings, run, log_file) as engine:
             written = write_monitoring(engine, settings, report, run)
     return MonitorResult(report, written[task.quality_table], written[task.drift_table])

@@ -29,7 +29,7 @@ def draw_calibration(label: np.ndarray, probabilities: Mapping[str, np.ndarray],
     import numpy as np
     from matplotlib.ticker import PercentFormatter
 
-    figure, (upper, lower) = _subplots(7.2, nrows=2, sharex=True, height_ratios=(3, 1.4))
+    figure, (upper, lower) = _make_subplots(7.2, nrows=2, sharex=True, height_ratios=(3, 1.4))
     for index, (name, probability) in enumerate(probabilities.items()):
         colour = COLOURS[index % len(COLOURS)]
         counts = _count_by_bin(probability)
@@ -94,7 +94,7 @@ def draw_importance(names: Sequence[str], importances: np.ndarray, title: str, m
     order = np.argsort(importances.mean(axis=1), kind="stable")[::-1][:most][::-1]
     mean = importances.mean(axis=1)[order]
     whiskers = np.abs(np.stack((importances.min(axis=1)[order], importances.max(axis=1)[order])) - mean)
-    figure, axes = _subplots(1.4 + 0.26 * len(order))
+    figure, axes = _make_subplots(1.4 + 0.26 * len(order))
     axes.barh([names[i] for i in order], mean, xerr=whiskers, color=COLOURS[0], ecolor=GREY, capsize=2)
     axes.axvline(0, color=GREY, linewidth=1)
     axes.margins(y=0.01)
@@ -113,7 +113,7 @@ def draw_learning_curve(curves: Mapping[str, Sequence[tuple[int, float]]], title
         curves: Pairs of step and value, by the metric's name.
         title: Title of the figure.
     """
-    figure, axes = _subplots(4.2)
+    figure, axes = _make_subplots(4.2)
     for index, (name, values) in enumerate(curves.items()):
         steps, heights = zip(*values, strict=True)
         axes.plot(steps, heights, color=COLOURS[index % len(COLOURS)], marker=".", label=name)
@@ -123,7 +123,7 @@ def draw_learning_curve(curves: Mapping[str, Sequence[tuple[int, float]]], title
     return figure
 
 
-def _subplots(height: float, **layout: Any) -> tuple[Figure, Any]:
+def _make_subplots(height: float, **layout: Any) -> tuple[Figure, Any]:
     """Create a figure and its axes without pyplot, which shares state between threads."""
     from matplotlib.figure import Figure
 

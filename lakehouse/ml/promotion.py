@@ -140,17 +140,17 @@ def _decide(
     new = predict_probabilities(model, model.load(training.folder / MODEL), validation)
     try:
         loaded = load_version(client, champion_entry, models)
-        columns = loaded.input_columns()
-        if missing := _missing_columns(features, columns):
+        columns = loaded.get_input_columns()
+        if missing := _find_missing_columns(features, columns):
             table = features.task.feature_table
             return CHAMPION, f"{champion} can score no more: {table} lacks its columns {', '.join(missing)}"
-        rows = features.split("validation", features.existing_columns(columns))
+        rows = features.split("validation", features.filter_existing_columns(columns))
         old = predict_probabilities(loaded.model, loaded.fitted, rows)
     except (ModelError, ImportError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         fault = f"{type(error).__name__}: {get_first_line(error)}".rstrip(".")
         return CHALLENGER, (
             f"{champion} stays, as it cannot be evaluated here: {fault}. If {champion} serves nowhere, promote this "
-            f"version by {_promotion_command(client, features.task.name, version)}"
+            f"version by {_format_promotion_command(client, features.task.name, version)}"
         )
     learned_until = client.get_run(champion_entry.run_id).data.params["train_until"]
     if learned_until >= validation.span[0]:
@@ -169,15 +169,15 @@ def _log_verdict(verdict: Verdict) -> None:
     mlflow.log_metrics({"validation_champion_brier": verdict.old, "gate_low": verdict.low, "gate_high": verdict.high})
 
 
-def _missing_columns(features: FeatureTable, columns: Iterable[str]) -> list[str]:
+def _find_missing_columns(features: FeatureTable, columns: Iterable[str]) -> list[str]:
     """Return the given columns that the latest version of the table lacks."""
     latest = open_log(features.log.path)
     assert latest, "the table has rows, so it has a log"
-    existing = latest.columns()
+    existing = latest.read_columns()
     return [name for name in columns if name not in existing]
 
 
-def _promotion_command(client: Any, name: str, version: int) -> str:
+def _format_promotion_command(client: Any, name: str, version: int) -> str:
     """Return the command that promotes a version to champion in spite of the gate."""
     uri = redact_password(client.tracking_uri)
     set_alias = f"MlflowClient('{uri}').set_registered_model_alias('{name}', '{CHAMPION}', '{version}')"

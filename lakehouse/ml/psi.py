@@ -32,14 +32,14 @@ SAMPLED_ROWS: Final = 500_000
 MISSING: Final = -1
 
 
-def quantile_bins(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def compute_quantile_bins(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return the number of each value's bin, for bins that end at `quantiles`."""
     import numpy as np
 
     return np.searchsorted(ends, values, side="left")
 
 
-def quantiles(numbers: np.ndarray) -> np.ndarray:
+def compute_quantiles(numbers: np.ndarray) -> np.ndarray:
     """Return the inner ends of BINS bins with equally many numbers, or of fewer bins where ends are equal."""
     import numpy as np
 
@@ -65,7 +65,7 @@ class Bins:
 
         values = trained.dropna()
         if is_numeric_dtype(trained):
-            return Bins(ends=quantiles(values.to_numpy()))
+            return Bins(ends=compute_quantiles(values.to_numpy()))
         return Bins(categories=pd.Index(values.unique()))
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class Bins:
         import pandas as pd
 
         if self.ends is not None:
-            bins = quantile_bins(values.to_numpy(), self.ends)
+            bins = compute_quantile_bins(values.to_numpy(), self.ends)
         else:
             assert self.categories is not None
             bins = self.categories.get_indexer(pd.Index(values))
@@ -115,7 +115,7 @@ class Spread:
         """Measure the drift of some monitored days together; only a PSI above ``min_psi`` is drift."""
         days = self.monitored_counts.loc[span[0] : span[1]]
         counts = days.sum().to_frame().T
-        index, missing = float(self._psi(counts).iloc[0]), float(_missing_share(counts).iloc[0])
+        index, missing = float(self._compute_psi(counts).iloc[0]), float(_compute_missing_share(counts).iloc[0])
         return FeatureDrift(
             self.feature,
             None if math.isnan(index) else index,
@@ -124,17 +124,20 @@ class Spread:
             self._training_missing_share,
         )
 
-    def daily(self, span: Span, min_psi: float) -> pd.DataFrame:
+    def compute_daily(self, span: Span, min_psi: float) -> pd.DataFrame:
         """Return one row per day: psi and psi_limit of the WINDOW_DAYS up to the day, its missing_share."""
         import pandas as pd
 
         days = self.monitored_counts.loc[span[0] : span[1]]
         windows = self.monitored_counts.rolling(WINDOW_DAYS, min_periods=1).sum().loc[days.index]
-        columns = {"psi": self._psi(windows), "psi_limit": self._limit(WINDOW_DAYS, min_psi)}
-        columns |= {"missing_share": _missing_share(days), "trained_missing_share": self._training_missing_share}
+        columns = {"psi": self._compute_psi(windows), "psi_limit": self._limit(WINDOW_DAYS, min_psi)}
+        columns |= {
+            "missing_share": _compute_missing_share(days),
+            "trained_missing_share": self._training_missing_share,
+        }
         return pd.DataFrame(columns, index=days.index)
 
-    def _psi(self, counts: pd.DataFrame) -> pd.Series:
+    def _compute_psi(self, counts: pd.DataFrame) -> pd.Series:
         return compute_psi(counts.drop(columns=MISSING), self.training_counts.drop(columns=MISSING).sum())
 
     def _limit(self, days: int, min_psi: float) -> float:
@@ -143,15 +146,15 @@ class Spread:
         Features that follow the season or the calendar move every few weeks, within the training as well.
         """
         windows = self.training_counts.rolling(min(days, len(self.training_counts))).sum().dropna()
-        largest = float(self._psi(windows).max())
+        largest = float(self._compute_psi(windows).max())
         return largest if largest > min_psi else min_psi  # NaN where no training row has a value
 
     @property
     def _training_missing_share(self) -> float:
-        return float(_missing_share(self.training_counts.sum().to_frame().T).iloc[0])
+        return float(_compute_missing_share(self.training_counts.sum().to_frame().T).iloc[0])
 
 
-def spreads(
+def compute_spreads(
     training: FeatureTable, monitored: FeatureTable, columns: Iterable[str], spans: tuple[Span, Span]
 ) -> Iterator[Spread]:
     """Count the spread of each column in the training rows and in the monitored rows, labelled or not.
@@ -175,8 +178,8 @@ def _sample(features: FeatureTable, columns: Iterable[str], span: Span) -> pd.Da
     import pandas as pd
 
     parts, step, read = list[pd.DataFrame](), 1, 0
-    for rows in features.batches(span, columns):
-        parts.append(features.frame(rows).iloc[-read % step :: step])
+    for rows in features.read_batches(span, columns):
+        parts.append(features.read_frame(rows).iloc[-read % step :: step])
         read += rows.num_rows
         while sum(map(len, parts)) > SAMPLED_ROWS:
             parts, step = [part.iloc[::2] for part in parts], step * 2
@@ -190,8 +193,8 @@ def _count_by_day(features: FeatureTable, bins: Mapping[str, Bins], span: Span) 
 
     days, time = pd.date_range(*span), features.task.time_column
     counts = {name: np.zeros(len(days) * (len(column_bins) + 1), dtype=int) for name, column_bins in bins.items()}
-    for rows in features.batches(span, [time, *bins]):
-        frame = features.frame(rows)
+    for rows in features.read_batches(span, [time, *bins]):
+        frame = features.read_frame(rows)
         day_numbers = (pd.to_datetime(frame[time]) - days[0]).dt.days.to_numpy()
         for name, column_bins in bins.items():
             cells = day_numbers * (len(column_bins) + 1) + column_bins.assign(frame[name]) - MISSING
@@ -203,6 +206,6 @@ def _count_by_day(features: FeatureTable, bins: Mapping[str, Bins], span: Span) 
     }
 
 
-def _missing_share(counts: pd.DataFrame) -> pd.Series:
+def _compute_missing_share(counts: pd.DataFrame) -> pd.Series:
     share: pd.Series = counts[MISSING] / counts.sum(axis=1)
     return share

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import FeatureTable, LabelledRows
-from lakehouse.ml.mlflow_client import BASELINE, LEARNER_TAG, MODEL, tracking_client
+from lakehouse.ml.mlflow_client import BASELINE, LEARNER_TAG, MODEL, open_tracking_client
 from lakehouse.ml.promotion import assign_alias
 from lakehouse.ml.task import Model
 from lakehouse.ml.training_record import TrainResult
@@ -63,7 +63,7 @@ class Registry:
             ModelError: MLflow cannot be used. The folder still exists.
         """
         try:
-            with tracking_client(self.tracking_uri) as client:
+            with open_tracking_client(self.tracking_uri) as client:
                 result = self._register(client, training, models, *rows, progress)
         except Exception as error:
             error.add_note(
@@ -180,7 +180,7 @@ def _log_model(training: Training, model: Model, validation: LabelledRows) -> An
     import mlflow.pyfunc
     from mlflow.models import infer_signature
 
-    example = next(validation.frames())[0][list(model.FEATURES)].head(EXAMPLE_ROWS)
+    example = next(validation.read_frames())[0][list(model.FEATURES)].head(EXAMPLE_ROWS)
     fitted = model.load(training.folder / MODEL)
     return mlflow.pyfunc.log_model(
         name=MODEL,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import LedgerError, ModelError, VacuumError
-from lakehouse.ml.mlflow_client import NOT_FOUND_CODES, sqlite_file, tracking_client
+from lakehouse.ml.mlflow_client import NOT_FOUND_CODES, get_sqlite_file, open_tracking_client
 from lakehouse.runs.vacuum import Pin
 
 if TYPE_CHECKING:
     from lakehouse.deltalog.table_log import TableLog
 
 
-def pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str]) -> list[Pin]:
+def find_pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str]) -> list[Pin]:
     """Return the existing versions of a table that registered models were trained on, sorted by model and version.
 
     Args:
@@ -24,11 +24,11 @@ def pinned_versions(uri: str, table: str, opened: TableLog, forget: Sequence[str
     Raises:
         VacuumError: MLflow cannot be used, or has no model version that ``forget`` names.
     """
-    database = sqlite_file(uri)
+    database = get_sqlite_file(uri)
     if database and not database.exists() and not forget:
         return []  # nothing was ever registered
     try:
-        with tracking_client(uri) as client:
+        with open_tracking_client(uri) as client:
             entries = {f"{entry.name}:{entry.version}": entry for entry in _list_versions(client)}
             if unknown := [name for name in forget if name not in entries]:
                 raise VacuumError(

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking_client
-from lakehouse.ml.monitoring import MonitoringReport, later_splits
-from lakehouse.ml.reproduce import Recipe, open_recipe
+from lakehouse.ml.mlflow_client import open_tracking_client
+from lakehouse.ml.monitoring import MonitoringReport, shift_splits
+from lakehouse.ml.reproduction import Recipe, open_recipe
 from lakehouse.ml.task import Model, Splits
 from lakehouse.ml.training import TunedParams
 
@@ -42,7 +42,7 @@ def plan_retraining(report: MonitoringReport, models: Mapping[str, Model], *, tr
     Raises:
         ModelError: the champion's run has no recipe, its learner is not among the models, or MLflow cannot be used.
     """
-    champion, splits = report.champion, later_splits(report)
+    champion, splits = report.champion, shift_splits(report)
     if splits is None:
         return (
             f"with a validation split as long as the task's, no labelled day up to {report.span[1]} is left to learn "
@@ -83,7 +83,7 @@ def _find_earlier_attempt(report: MonitoringReport, recipe: Recipe, splits: Spli
         "validation_from": splits.validation[0],
         "validation_until": splits.validation[1],
     }
-    with tracking_client(recipe.tracking_uri) as client:
+    with open_tracking_client(recipe.tracking_uri) as client:
         for entry in client.search_model_versions(f"name = '{features.task.name}'"):
             if entry.tags.get("delta_version") != inputs["delta_version"]:
                 continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.clock import now
 from lakehouse.definitions.tables import Table, incremental
 from lakehouse.definitions.write_modes import Merge
@@ -32,12 +32,12 @@ IGNORED_COLUMNS = ("feature_version", "alias")
 
 def write_monitoring(engine: Engine, settings: Settings, report: MonitoringReport, run: Run) -> dict[str, int]:
     """Merge a report into the task's tables of quality and drift, and return the written rows by table."""
-    merge = ScoreMerge(engine, context.open_lake(settings), report.features.task, run, report.features.version)
-    tables = rows_by_table(report).items()
+    merge = ScoreMerge(engine, context.open_catalog(settings), report.features.task, run, report.features.version)
+    tables = group_rows_by_table(report).items()
     return {table: merge(table, merge.tables.from_arrow(rows), key)[1] for table, (rows, key) in tables}
 
 
-def rows_by_table(report: MonitoringReport) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
+def group_rows_by_table(report: MonitoringReport) -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
     """Return the rows for each of the task's tables, and their key without the model's version."""
     task = report.features.task
     return {
@@ -52,7 +52,7 @@ def has_changes(path: Location, rows: pa.Table, time: str) -> bool:
 
     log = table_log.open_log(path)
     columns = [name for name in rows.column_names if name != "feature_version"]
-    if log is None or not {*columns} <= {*log.columns()}:
+    if log is None or not {*columns} <= {*log.read_columns()}:
         return bool(rows.num_rows)
     in_days = ds.field(time).isin(rows[time].combine_chunks())
     existing = log.delta_table.to_pyarrow_dataset().to_table(columns, in_days)
@@ -69,14 +69,14 @@ class ScoreMerge:
     """
 
     engine: Engine
-    lake: Lake
+    catalog: Catalog
     task: Task
     run: Run
     feature_version: int
 
     @cached_property
     def tables(self) -> Tables:
-        return self.engine.isolate()
+        return self.engine.open_tables()
 
     def __call__(self, name: str, rows: DataFrame, key: Sequence[str]) -> tuple[int, int]:
         """Write the rows that differ from the existing ones in more than IGNORED_COLUMNS.
@@ -87,16 +87,16 @@ class ScoreMerge:
         return self.engine.retry_on_conflict(name, lambda: self._attempt(name, rows, key))
 
     def _attempt(self, name: str, rows: DataFrame, key: Sequence[str]) -> tuple[int, int]:
-        path = self.lake.path(name)
+        path = self.catalog.get_path(name)
         log = table_log.open_log(path)
         record = log.last.record if log and log.last else None
         kinds = {field.name: field.dataType.simpleString() for field in rows.schema}
         inputs = {"features": incremental(self.task.feature_table)}
         table = Table(name, lambda: rows, kinds, Merge(), inputs, (*key, *MODEL_KEY))
-        target = Target(name, path, tuple(dict.fromkeys((*table.key, self.task.time_column))), change_feed=False)
+        target = Target(name, path, tuple(dict.fromkeys((*table.key, self.task.time_column))), has_change_feed=False)
         classified = rows.selectExpr("*", "'new' AS _class")
         if record is not None:
-            existing = log.columns() if log else {}
+            existing = log.read_columns() if log else {}
             self.tables.prepare(target, {column: kind for column, kind in kinds.items() if column not in existing})
             classified = classify(table, rows, self.tables.read_latest(path), rows.columns, IGNORED_COLUMNS)
         classified.persist()  # the model predicts each row once
@@ -118,7 +118,7 @@ class ScoreMerge:
 
     def _commit(self, name: str, before: Record | None, written: int, unchanged: int) -> Commit:
         self.run.lease.check()
-        features = table_log.read_last_record(self.lake.path(self.task.feature_table))
+        features = table_log.read_last_record(self.catalog.get_path(self.task.feature_table))
         consumed = InputVersion(self.feature_version, features.generation if features else 1)
         counts = {"written": written, "unchanged": unchanged}
         inputs = {self.task.feature_table: consumed}

@@ -21,9 +21,9 @@ from lakehouse.ml.mlflow_client import (
     CHAMPION,
     LoadedModel,
     find_alias,
+    get_sqlite_file,
     load_version,
-    sqlite_file,
-    tracking_client,
+    open_tracking_client,
 )
 from lakehouse.ml.spark_scoring import ModelBundle
 from lakehouse.ml.task import Model, Task
@@ -79,17 +79,17 @@ def broadcast_model(
 def _open_alias(task: Task, tracking_uri: str, alias: str) -> Iterator[tuple[Any, Any]]:
     """Open a client and the registry's entry of the version that has the alias."""
     missing = ModelError(f"{task.name} has no {alias} at {redact_password(tracking_uri)}: run `lakehouse train` first.")
-    database = sqlite_file(tracking_uri)
+    database = get_sqlite_file(tracking_uri)
     if database and not database.exists():
         raise missing
-    with tracking_client(tracking_uri) as client:
+    with open_tracking_client(tracking_uri) as client:
         entry = find_alias(client, task.name, alias)
         if entry is None:
             raise missing
         yield client, entry
 
 
-def scored_rows(
+def score_rows(
     task: Task, features: FeatureTable, *, lake: Location, since: str | date, until: str | date
 ) -> pd.DataFrame | None:
     """Read the scores from ``since`` to ``until`` (both included), with the labels of the feature table.
@@ -131,11 +131,11 @@ def summarize_scores(scored: pd.DataFrame, label: str) -> dict[str, Any]:
         summary |= {"label_rate": float(positive.mean()), "mean_probability": float(probability.mean())}
         if 0 < positive.sum() < len(positive):
             summary |= evaluate(positive, probability)
-            summary["calibration_error"] = calibration_error(positive, probability)
+            summary["calibration_error"] = compute_calibration_error(positive, probability)
     return summary
 
 
-def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
+def compute_calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
     """Compute the expected calibration error: the mean gap of probability and observed share over ten bins.
 
     The bins have equally many rows. Rows of the same probability share a bin, and bins are weighted by their rows.
@@ -143,9 +143,9 @@ def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
     """
     import numpy as np
 
-    from lakehouse.ml.psi import quantile_bins, quantiles
+    from lakehouse.ml.psi import compute_quantile_bins, compute_quantiles
 
-    gaps = np.bincount(quantile_bins(probability, quantiles(probability)), probability - label)
+    gaps = np.bincount(compute_quantile_bins(probability, compute_quantiles(probability)), probability - label)
     return float(np.abs(gaps).sum() / len(label))
 
 
@@ -175,7 +175,7 @@ def measure_quality(
     kinds |= dict.fromkeys(("label_rate", "mean_probability", *METRICS, "calibration_error"), pa.float64())
     schema = pa.schema(kinds | {"feature_version": pa.int64()})
     features = open_features(task, lake, (), version)
-    scores = scored_rows(task, features, lake=lake, since=since, until=until)
+    scores = score_rows(task, features, lake=lake, since=since, until=until)
     if scores is None:
         return schema.empty_table()
     rows = [
@@ -208,14 +208,14 @@ def evaluate_test_split(
     """
     features = open_features(task, lake, (), version)
     champion = load_by_alias(task, models, tracking_uri=tracking_uri)
-    with tracking_client(tracking_uri) as client:
+    with open_tracking_client(tracking_uri) as client:
         run = client.get_run(champion.run_id)
         entry = client.get_model_version(task.name, str(champion.version))
         pair = (champion, load_version(client, entry, models, BASELINE))
         for model in pair:
-            check_columns(champion.version, model.input_columns(), features)
+            check_columns(champion.version, model.get_input_columns(), features)
         _check_selection_days(task, champion.version, run.data.params["validation_until"])
-        rows = features.split("test", dict.fromkeys(name for model in pair for name in model.input_columns()))
+        rows = features.split("test", dict.fromkeys(name for model in pair for name in model.get_input_columns()))
         probability, base_probability = (model.predict(rows.frame) for model in pair)
         result = EvaluationResult(
             model_name=task.name,

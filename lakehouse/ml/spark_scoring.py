@@ -15,10 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lakehouse.engine import running_engine
+from lakehouse.engine import get_running_engine
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import FeatureTable, LabelledRows, as_frame, check_columns
-from lakehouse.ml.mlflow_client import digest, fetch_version, load_files
+from lakehouse.ml.mlflow_client import compute_digest, fetch_version, load_files
 from lakehouse.ml.task import Model, Span, Task
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def broadcast_model(client: Any, entry: Any, models: Mapping[str, Model], alias:
         fitted = load_files(model, folder, f"{entry.name} version {entry.version}")
         return ModelBundle(
             module=model.__name__,
-            sha256=digest(folder),
+            sha256=compute_digest(folder),
             version=int(entry.version),
             alias=alias,
-            input_columns=model.input_columns(fitted),
+            input_columns=model.get_input_columns(fitted),
             files={
                 file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
             },
@@ -112,7 +112,7 @@ def read_features(tables: Tables, features: FeatureTable, span: Span, columns: I
 def read_labelled(rows: LabelledRows) -> DataFrame:
     """Read labelled rows with the process's Spark session: their columns and their label, in no order."""
     label = rows.features.task.label_column
-    return read_features(running_engine().isolate(), rows.features, rows.span, (*rows.columns, label)).dropna(
+    return read_features(get_running_engine().open_tables(), rows.features, rows.span, (*rows.columns, label)).dropna(
         subset=[label]
     )
 
@@ -133,7 +133,7 @@ def apply_model(rows: DataFrame, bundle: ModelBundle, kept_columns: Sequence[str
 
 
 @contextmanager
-def worker_errors(task: Task, model: ModelBundle) -> Iterator[None]:
+def explain_worker_errors(task: Task, model: ModelBundle) -> Iterator[None]:
     """Convert an error in a worker's Python to a ModelError with the last line of the worker's traceback.
 
     Raises:

@@ -104,7 +104,7 @@ class Model(Protocol):
     def predict(self, fitted: Any, frame: pd.DataFrame) -> np.ndarray:
         """Return the label's probability for each row."""
 
-    def input_columns(self, fitted: Any) -> tuple[str, ...]:
+    def get_input_columns(self, fitted: Any) -> tuple[str, ...]:
         """Return the columns that the model was fitted on, which may differ from today's FEATURES."""
 
     def save(self, fitted: Any, folder: Path) -> None:
@@ -117,6 +117,6 @@ class Model(Protocol):
         """
 
 
-def columns_of(model: Model) -> list[str]:
+def list_read_columns(model: Model) -> list[str]:
     """Return every feature that the model or its baseline reads."""
     return list(dict.fromkeys((*model.FEATURES, *model.BASELINE_FEATURES)))

@@ -25,10 +25,17 @@ from lakehouse.ml.autolog import AutologResult, make_autologger
 from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features, predict_probabilities
 from lakehouse.ml.environment import describe_environment
 from lakehouse.ml.metrics import evaluate
-from lakehouse.ml.mlflow_client import BASELINE, LEARNER_FILE, MODEL, TYPICAL_FILE, digest
+from lakehouse.ml.mlflow_client import BASELINE, LEARNER_FILE, MODEL, TYPICAL_FILE, compute_digest
 from lakehouse.ml.registry import Registry
-from lakehouse.ml.task import Model, columns_of
-from lakehouse.ml.training_record import RECIPE_FILE, Training, TrainResult, describe_declaration, find_pending, matches
+from lakehouse.ml.task import Model, list_read_columns
+from lakehouse.ml.training_record import (
+    RECIPE_FILE,
+    Training,
+    TrainResult,
+    describe_declaration,
+    find_pending,
+    is_match,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,11 +102,11 @@ def train(
     """
     notify, model, pending_folder = progress or (lambda _: None), models[learner], pending_folder / learner
     with _lock_training(pending_folder, notify):
-        features = open_features(model.TASK, lake, columns_of(model), version)
+        features = open_features(model.TASK, lake, list_read_columns(model), version)
         destination = {"lake": str(lake), "registry": redact_password(registry.tracking_uri)}
         origin = _describe_origin(learner, model, features, revision, seed, tuned)
         for earlier, result in _register_pending(pending_folder, destination, models, model, lake, registry, notify):
-            if matches(earlier, origin) and revision and not revision.endswith("dirty"):
+            if is_match(earlier, origin) and revision and not revision.endswith("dirty"):
                 return result
         training = _fit_all(model, features, {**destination, **origin}, pending_folder, notify)
         return registry.register(training, models, training.open_rows(model, lake), notify)
@@ -170,8 +177,8 @@ def _fit_all(
     """Fit the candidates and the baseline, and write the training to its own folder."""
     seed, candidates, began = origin["seed"], origin["candidate_params"], time.time()
     progress(f"reading {features}")
-    validation = features.split("validation", columns_of(model))
-    train = features.split("train", columns_of(model))
+    validation = features.split("validation", list_read_columns(model))
+    train = features.split("train", list_read_columns(model))
     # After a failed fit MLflow may still write to the folder. An error of the cleanup must not hide the fit's error.
     with tempfile.TemporaryDirectory(prefix=".", dir=pending_folder, ignore_cleanup_errors=True) as unfinished:
         (folder := Path(unfinished, "training")).mkdir()
@@ -185,8 +192,8 @@ def _fit_all(
         for name, candidate in {MODEL: best, BASELINE: base}.items():
             _save_model(model, origin["learner"], candidate.model, sample[0], folder / name)
         fingerprints = {
-            "train": train.fingerprint(artifacts / "train_keys.parquet"),
-            "validation": validation.fingerprint(),
+            "train": train.compute_fingerprint(artifacts / "train_keys.parquet"),
+            "validation": validation.compute_fingerprint(),
         }
         importances = _measure_importance(model, best.model, *sample, seed)
         _draw(artifacts, model, fitted, best, base, validation, importances)
@@ -197,7 +204,7 @@ def _fit_all(
             "id": uuid.uuid4().hex,
             "started_at": began,
             "rows": {"train": train.rows, "validation": validation.rows},
-            "sha256": {name: digest(folder / name) for name in (MODEL, BASELINE)},
+            "sha256": {name: compute_digest(folder / name) for name in (MODEL, BASELINE)},
             **_describe_data(model, origin, {"train": train, "validation": validation}, fingerprints),
             **_describe_fits(fitted, best, base),
         }
@@ -237,7 +244,7 @@ def _save_model(model: Model, learner: str, fitted: Any, sample: pd.DataFrame, f
     folder.mkdir()
     model.save(fitted, folder)
     (folder / LEARNER_FILE).write_text(json.dumps({"learner": learner, "module": model.__name__}))
-    typical = _find_typical_values(sample[list(model.input_columns(fitted))])
+    typical = _find_typical_values(sample[list(model.get_input_columns(fitted))])
     (folder / TYPICAL_FILE).write_text(json.dumps(typical, indent=1))
 
 
@@ -247,12 +254,12 @@ def _describe_fits(fitted: list[FittedCandidate], best: FittedCandidate, base: F
         "params": dict(best.params),
         "metrics": best.validation,
         "baseline": base.validation,
-        "logged_metrics": named_metrics(best) | named_metrics(base, "baseline_"),
+        "logged_metrics": name_metrics(best) | name_metrics(base, "baseline_"),
         "candidates": [_describe_candidate(candidate) for candidate in fitted],
     }
 
 
-def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
+def name_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, float]:
     """Return a fitted model's metrics on both splits by their names in MLflow."""
     splits = {"train": candidate.train, "validation": candidate.validation}
     return {f"{split}_{prefix}{name}": value for split, metrics in splits.items() for name, value in metrics.items()}
@@ -260,7 +267,7 @@ def named_metrics(candidate: FittedCandidate, prefix: str = "") -> dict[str, flo
 
 def _describe_candidate(candidate: FittedCandidate) -> dict[str, Any]:
     """Collect the parameters and metrics for a candidate's own run in MLflow."""
-    metrics = {name: [(0, value)] for name, value in named_metrics(candidate).items()} | dict(candidate.curves)
+    metrics = {name: [(0, value)] for name, value in name_metrics(candidate).items()} | dict(candidate.curves)
     autologged = candidate.autologged
     assert autologged
     return {"params": {**autologged.params, **candidate.params}, "metrics": autologged.metrics | metrics}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features
 from lakehouse.ml.promotion import Alias
-from lakehouse.ml.task import Model, Splits, Task, columns_of
+from lakehouse.ml.task import Model, Splits, Task, list_read_columns
 
 if TYPE_CHECKING:
     from lakehouse.storage.location import Location
@@ -83,11 +83,11 @@ class Training:
         declaration = self.record["declared"]
         if describe_declaration(model) | {"splits": declaration["splits"]} != declaration:
             raise ModelError(f"{self.record['learner']}: its declaration has changed since.")
-        task = replace(model.TASK, splits=recorded_splits(declaration, model.TASK))
-        features = open_features(task, lake, columns_of(model), self.record["delta_version"])
+        task = replace(model.TASK, splits=read_splits(declaration, model.TASK))
+        features = open_features(task, lake, list_read_columns(model), self.record["delta_version"])
         if features.table_id != self.record["feature_table_id"]:
             raise ModelError(f"{task.feature_table} was rebuilt since.")
-        return features, features.split("validation", columns_of(model))
+        return features, features.split("validation", list_read_columns(model))
 
 
 def describe_declaration(model: Model) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def describe_declaration(model: Model) -> dict[str, Any]:
     return {**features, "key": list(task.key), "label": task.label_column, "time": task.time_column, "splits": splits}
 
 
-def recorded_splits(declaration: Mapping[str, Any], today: Task) -> Splits:
+def read_splits(declaration: Mapping[str, Any], today: Task) -> Splits:
     """Return the splits of a recorded declaration, with today's test split."""
     return Splits(test=today.splits.test, **{name: tuple(declaration["splits"][name]) for name in FITTING_SPLITS})
 
@@ -115,10 +115,10 @@ def find_pending(folder: Path, **expected: Any) -> list[Training]:
             trainings.append(Training(file.parent, json.loads(file.read_text())))
         except ValueError as error:
             raise ModelError(f"{file} is damaged ({error}): move {file.parent} away, or delete it.") from error
-    matching = (training for training in trainings if matches(training, expected))
+    matching = (training for training in trainings if is_match(training, expected))
     return sorted(matching, key=lambda training: training.record["started_at"])
 
 
-def matches(training: Training, expected: Mapping[str, Any]) -> bool:
+def is_match(training: Training, expected: Mapping[str, Any]) -> bool:
     """Return whether the training's record has all expected values."""
     return all(training.record.get(name) == value for name, value in expected.items())

@@ -42,7 +42,7 @@ def find_completed_backfill(
     completed: set[date] = set()
     fingerprint = compute_fingerprint(table)
     lookups = {input_.table for input_ in table.inputs.values() if input_.role == "lookup"}
-    for entry in log.entries():
+    for entry in log.read_entries():
         record = entry.record
         if record is None or record.rolled_back_run or record.fingerprint != fingerprint:
             break

@@ -14,66 +14,68 @@ from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.deltalog.commit_record import InputVersion, Record
 from lakehouse.deltalog.table_log import TableLog, is_rolled_back, resolve_current_version
 from lakehouse.errors import LedgerError
-from lakehouse.landing import conformance
+from lakehouse.landing import schema_drift
 from lakehouse.plan import schema_diff
 from lakehouse.plan.backfill import find_completed_backfill, select_backfill_partitions
 from lakehouse.plan.schema_diff import SchemaChanges
 from lakehouse.plan.steps import Blocked, Build, Idle, Ingest, Step, Update, UpdatePartitions, WriteStep
 
 if TYPE_CHECKING:
-    from lakehouse.catalog import Lake
-    from lakehouse.plan.steps import Request
+    from lakehouse.catalog import Catalog
+    from lakehouse.plan.steps import RunRequest
 
 S = TypeVar("S", bound=Step)
 FEED_EXPIRED = "the change data feed of an input has expired"
 
 
-def plan_steps(lake: Lake, names: Iterable[str], request: Request) -> list[Step]:
+def plan_steps(catalog: Catalog, names: Iterable[str], request: RunRequest) -> list[Step]:
     """Return the steps of the next run, in order. A table with inputs that the run changes has ``pending_inputs``."""
     steps: dict[str, Step] = {}
-    lake = lake.cache_logs()
+    catalog = catalog.cache_logs()
     for name in names:
-        step = _preview_files(lake, decide_step(lake, name, request))
+        step = _preview_files(catalog, decide_step(catalog, name, request))
         pending = tuple(
-            i for i in lake.graph.inputs(name) if (i in steps and (steps[i].has_work or steps[i].pending_inputs))
+            i
+            for i in catalog.graph.list_inputs(name)
+            if (i in steps and (steps[i].has_work or steps[i].pending_inputs))
         )
-        if pending and _is_affected_by(lake, name, pending):
-            step = _defer(lake, step, [steps[i] for i in pending])
+        if pending and _is_affected_by(catalog, name, pending):
+            step = _defer(catalog, step, [steps[i] for i in pending])
         steps[name] = step
     return list(steps.values())
 
 
-def _preview_files(lake: Lake, step: Step) -> Step:
+def _preview_files(catalog: Catalog, step: Step) -> Step:
     """Return a source's step with the row count of its files, where it is known, and with their columns.
 
     Only planning opens the files for that. A run reads them anyway.
     """
-    declared = lake.graph.declarations[step.table]
+    declared = catalog.graph.declarations[step.table]
     if not isinstance(declared, Source) or not isinstance(step, Ingest) or not step.files:
         return step
-    landing = lake.landing_zone(declared)
-    drift, columns = conformance.preview_drift(declared, landing.preview_files(step.files))
+    landing = catalog.get_landing_zone(declared)
+    drift, columns = schema_drift.preview_drift(declared, landing.preview_files(step.files))
     changed = tuple(dict.fromkeys((*step.changed_columns, *columns)))
     return replace(step, rows=landing.count_rows(step.files), drift=drift, changed_columns=changed)
 
 
-def _is_affected_by(lake: Lake, name: str, inputs: Collection[str]) -> bool:
+def _is_affected_by(catalog: Catalog, name: str, inputs: Collection[str]) -> bool:
     """Return whether the run writes the table after these inputs have changed."""
-    table = lake.graph.declarations[name]
+    table = catalog.graph.declarations[name]
     assert isinstance(table, Table)
-    without_data = {input_.table for input_ in table.inputs.values() if lake.log(input_.table) is None}
+    without_data = {input_.table for input_ in table.inputs.values() if catalog.read_log(input_.table) is None}
     if without_data:
         return without_data <= set(inputs)
     return any(
         input_.table in inputs
-        and (input_.role == "incremental" or input_.on_change == "rebuild" or lake.log(name) is None)
+        and (input_.role == "incremental" or input_.on_change == "rebuild" or catalog.read_log(name) is None)
         for input_ in table.inputs.values()
     )
 
 
-def _defer(lake: Lake, step: Step, input_steps: list[Step]) -> Step:
+def _defer(catalog: Catalog, step: Step, input_steps: list[Step]) -> Step:
     """Return the step as far as it is known before its inputs have changed."""
-    table = lake.graph.declarations[step.table]
+    table = catalog.graph.declarations[step.table]
     assert isinstance(table, Table)
     inputs = tuple(input_step.table for input_step in input_steps)
     rebuilt_inputs = {
@@ -93,27 +95,35 @@ def _defer(lake: Lake, step: Step, input_steps: list[Step]) -> Step:
     return _convert_step(kind, step, reasons=reasons, pending_inputs=inputs, rows=rows)
 
 
-def decide_step(lake: Lake, name: str, request: Request) -> Step:
+def decide_step(catalog: Catalog, name: str, request: RunRequest) -> Step:
     """Decide the step of one table, given the current commits.
 
     Raises:
         LedgerError: A log is damaged.
         LandingError: A manifest is damaged.
     """
-    declared = lake.graph.declarations[name]
-    log = lake.log(name)
+    declared = catalog.graph.declarations[name]
+    log = catalog.read_log(name)
     last = log.last if log else None
     record = last.record if last else None
     full = name in request.full_refresh
     if isinstance(declared, Source):
-        step = _decide_source(lake, declared, record, full)
+        step = _decide_source(catalog, declared, record, full)
     else:
-        step = _decide_table(lake, declared, record, full, request)
+        step = _decide_table(catalog, declared, record, full, request)
     changes = (
-        schema_diff.compare_schemas(lake.written_columns(name), log.columns(), declared) if log else SchemaChanges()
+        schema_diff.compare_schemas(catalog.get_written_columns(name), log.read_columns(), declared)
+        if log
+        else SchemaChanges()
     )
-    if changes.widenings and not changes.conflicts and not full and record is not None and _can_rebuild(lake, declared):
-        rebuild = decide_step(lake, name, replace(request, full_refresh=request.full_refresh | {name}))
+    if (
+        changes.widenings
+        and not changes.conflicts
+        and not full
+        and record is not None
+        and _can_rebuild(catalog, declared)
+    ):
+        rebuild = decide_step(catalog, name, replace(request, full_refresh=request.full_refresh | {name}))
         return replace(rebuild, reasons=("a column's type is widened",))
     is_refreshed = full or (isinstance(step, WriteStep) and step.is_full_refresh)
     return replace(
@@ -125,30 +135,32 @@ def decide_step(lake: Lake, name: str, request: Request) -> Step:
     )
 
 
-def _can_rebuild(lake: Lake, declared: Declaration) -> bool:
+def _can_rebuild(catalog: Catalog, declared: Declaration) -> bool:
     """Return whether a rebuild of the table and of its readers loses no rows.
 
     A table that appends the rows of another one may have more rows than the other has now. A source checks its files.
     """
-    tables = (lake.graph.declarations[name] for name in (declared.name, *lake.graph.downstream(declared.name)))
+    tables = (
+        catalog.graph.declarations[name] for name in (declared.name, *catalog.graph.find_downstream(declared.name))
+    )
     return not any(
         isinstance(table, Table)
         and table.write.is_append_only
-        and lake.get_landed_source(table) is None
-        and lake.log(table.name) is not None
+        and catalog.get_landed_source(table) is None
+        and catalog.read_log(table.name) is not None
         for table in tables
     )
 
 
-def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool) -> Step:
-    landing = lake.landing_zone(source)
+def _decide_source(catalog: Catalog, source: Source, record: Record | None, is_full_refresh: bool) -> Step:
+    landing = catalog.get_landing_zone(source)
     history = landing.read_history_without(record.rolled_back_batches if record else ())
     committed = record.batch if record else 0
-    generation = (record.generation if record else 1) + (1 if full and record else 0)
+    generation = (record.generation if record else 1) + (1 if is_full_refresh and record else 0)
     # The oldest one: a copy of the lake that was made during runs may have several unfinished manifests.
     unfinished = next((m for m in history if m.batch > committed and m.files), None)
     batch = max([committed, *(m.batch for m in history)]) + 1
-    if unfinished and not full:
+    if unfinished and not is_full_refresh:
         return Ingest(
             table=source.name,
             reasons=(f"batch {unfinished.batch} was left unfinished",),
@@ -160,8 +172,8 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
             bytes=sum(file.size for file in unfinished.files),
             is_full_refresh=unfinished.is_full,
         )
-    files = landing.list_files() if full else landing.find_new_files(history, compute_fingerprint(source))
-    if not files and not (full and record):
+    files = landing.list_files() if is_full_refresh else landing.find_new_files(history, compute_fingerprint(source))
+    if not files and not (is_full_refresh and record):
         rejected = len(landing.find_rejected_files(history))
         reason = "no new files" + (f"; {rejected} rejected" if rejected else "")
         return Idle(
@@ -169,43 +181,47 @@ def _decide_source(lake: Lake, source: Source, record: Record | None, full: bool
         )
     return Ingest(
         table=source.name,
-        reasons=("full refresh" if full else f"{len(files)} new file{'s' if len(files) > 1 else ''}",),
+        reasons=("full refresh" if is_full_refresh else f"{len(files)} new file{'s' if len(files) > 1 else ''}",),
         batch=batch,
         generation=generation,
         files=tuple(files),
         rows=None,
         bytes=sum(file.size for file in files),
-        is_full_refresh=full,
+        is_full_refresh=is_full_refresh,
     )
 
 
-def _decide_table(lake: Lake, table: Table, record: Record | None, full: bool, request: Request) -> Step:
-    logs = {name: lake.log(name) for name in lake.graph.inputs(table.name)}
+def _decide_table(
+    catalog: Catalog, table: Table, record: Record | None, is_full_refresh: bool, request: RunRequest
+) -> Step:
+    logs = {name: catalog.read_log(name) for name in catalog.graph.list_inputs(table.name)}
     entries = {name: log.last if log else None for name, log in logs.items()}
     without_data = [name for name, entry in entries.items() if entry is None]
     if without_data:
         return Blocked(table=table.name, reasons=(f"{', '.join(without_data)} has no data yet",))
     inputs = {n: InputVersion(e.version, e.record.generation) for n, e in entries.items() if e and e.record}
-    if record is None or full:
+    if record is None or is_full_refresh:
         step = Build(
             table=table.name,
             reasons=("full refresh" if record else "no table yet",),
             inputs=inputs,
             batch=record.batch + 1 if record else 1,
             generation=record.generation + 1 if record else 1,
-            is_full_refresh=full and record is not None,
+            is_full_refresh=is_full_refresh and record is not None,
         )
         return _add_size(table, logs, step)
     current = {name: resolve_current_version(logs.get(name), version) for name, version in record.inputs.items()}
-    return _add_size(table, logs, _decide_change(lake, table, replace(record, inputs=current), inputs, request, logs))
+    return _add_size(
+        table, logs, _decide_change(catalog, table, replace(record, inputs=current), inputs, request, logs)
+    )
 
 
 def _decide_change(
-    lake: Lake,
+    catalog: Catalog,
     table: Table,
     record: Record,
     inputs: Mapping[str, InputVersion],
-    request: Request,
+    request: RunRequest,
     logs: Mapping[str, TableLog | None],
 ) -> Step:
     rebuild_reasons, reasons = _compare_inputs(table, record, inputs, logs)
@@ -223,8 +239,8 @@ def _decide_change(
     if not reasons and not requested:
         return _convert_step(Idle, step, reasons=("its inputs have not changed",))
     if table.partitioning:
-        return _decide_partitions(lake, table, step, logs, requested)
-    return _check_feed(lake, table, step, logs)
+        return _decide_partitions(catalog, table, step, logs, requested)
+    return _check_feed(catalog, table, step, logs)
 
 
 def _compare_inputs(
@@ -241,7 +257,7 @@ def _compare_inputs(
         before, after, log = record.inputs.get(name), inputs[name], logs[name]
         if before is None:
             rebuild_reasons.append(f"{name} is a new input")
-        elif log and before.generation != after.generation and is_rolled_back(log.entries(), before.version):
+        elif log and before.generation != after.generation and is_rolled_back(log.read_entries(), before.version):
             rebuild_reasons.append(f"{name} was rolled back, and the table has rows of the rolled back run")
         elif before.generation != after.generation and (input_.role == "incremental" or input_.on_change == "rebuild"):
             rebuild_reasons.append(f"{name} was rebuilt")
@@ -253,9 +269,9 @@ def _compare_inputs(
 
 
 def _decide_partitions(
-    lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None], requested: set[date]
+    catalog: Catalog, table: Table, step: Update, logs: Mapping[str, TableLog | None], requested: set[date]
 ) -> Step:
-    own_log, write = lake.log(table.name), table.partitioning
+    own_log, write = catalog.read_log(table.name), table.partitioning
     assert own_log is not None and write is not None
     completed = find_completed_backfill(table, own_log, requested, step.inputs) if requested else set()
     requested = requested - completed
@@ -284,11 +300,11 @@ def _decide_partitions(
     )
 
 
-def _check_feed(lake: Lake, table: Table, step: Update, logs: Mapping[str, TableLog | None]) -> Step:
+def _check_feed(catalog: Catalog, table: Table, step: Update, logs: Mapping[str, TableLog | None]) -> Step:
     """Return the step, or a rebuild where the change feed no longer has the changes that it needs."""
     try:
         for input_ in table.incremental_inputs.values():
-            log, column = logs[input_.table], next(iter(lake.graph.declarations[input_.table].columns))
+            log, column = logs[input_.table], next(iter(catalog.graph.declarations[input_.table].columns))
             if log is not None and not table.write.reads_all_rows:
                 log.read_changed_values(column, step.previous_versions[input_.table], step.inputs[input_.table].version)
     except LedgerError:

@@ -24,7 +24,7 @@ from lakehouse.errors import LakehouseError, RollbackError
 from lakehouse.storage import location
 
 if TYPE_CHECKING:
-    from lakehouse.catalog import Lake
+    from lakehouse.catalog import Catalog
     from lakehouse.deltalog.table_log import Entry, TableLog
     from lakehouse.landing.manifest import Manifest
 
@@ -99,14 +99,14 @@ class _TableState:
         return any(entry.record and entry.record.run == run for entry in self.entries)
 
 
-def plan_rollback(lake: Lake, run: str) -> RollbackPlan:
+def plan_rollback(catalog: Catalog, run: str) -> RollbackPlan:
     """Plan the rollback of a run, without changing anything.
 
     Raises:
         RollbackError: The run does not exist or cannot be rolled back. Every reason is listed.
         LedgerError: A log is damaged.
     """
-    states = _read_tables(lake)
+    states = _read_tables(catalog)
     _check_run(states, run)
     written = [state for state in states if state.list_commits_of(run)]
     if problems := [problem for state in written for problem in _find_conflicts(state, run)]:
@@ -114,14 +114,16 @@ def plan_rollback(lake: Lake, run: str) -> RollbackPlan:
     rollbacks, problems = [], []
     for state in written:
         try:
-            rollbacks.append(_plan_table(lake, state, run))
+            rollbacks.append(_plan_table(catalog, state, run))
         except LakehouseError as error:
             problems.append(str(error))
     if problems:
         raise _build_error(run, problems)
     completed = [state.name for state in states if state not in written and state.has_record_of(run)]
-    new_files, missing_files = _classify_files(lake, rollbacks)
-    rebuilds = _find_rebuilds(lake, {state.name: state for state in states}, {back.table: back for back in rollbacks})
+    new_files, missing_files = _classify_files(catalog, rollbacks)
+    rebuilds = _find_rebuilds(
+        catalog, {state.name: state for state in states}, {back.table: back for back in rollbacks}
+    )
     return RollbackPlan(run, tuple(rollbacks), tuple(completed), new_files, missing_files, rebuilds)
 
 
@@ -130,18 +132,18 @@ def _build_error(run: str, problems: Sequence[str]) -> RollbackError:
     return RollbackError(f"Run {run} cannot be rolled back. Nothing was changed:{lines}")
 
 
-def _read_tables(lake: Lake) -> list[_TableState]:
+def _read_tables(catalog: Catalog) -> list[_TableState]:
     """Read the log of every table with rows, readers before their inputs.
 
     Tables that no graph declares, such as scores, come first.
     """
-    paths = sql.find_tables(lake.root / "lake")
-    declared = [name for name in reversed(list(lake.graph.declarations)) if name in paths]
+    paths = sql.find_tables(catalog.root / "lake")
+    declared = [name for name in reversed(list(catalog.graph.declarations)) if name in paths]
     others = [name for name in paths if name not in declared and name.split(".")[0] not in EVIDENCE_LAYERS]
 
     def read(name: str) -> _TableState | None:
         log = table_log.open_log(paths[name])
-        entries = log.entries() if log else []
+        entries = log.read_entries() if log else []
         return _TableState(name, log, entries, table_log.filter_effective(entries)) if log else None
 
     with ThreadPoolExecutor() as pool:
@@ -193,7 +195,7 @@ def _find_conflicts(state: _TableState, run: str) -> Iterator[str]:
             yield f"{state.name} was changed by another writer since: version {entry.version}, {entry.operation}"
 
 
-def _plan_table(lake: Lake, state: _TableState, run: str) -> TableRollback:
+def _plan_table(catalog: Catalog, state: _TableState, run: str) -> TableRollback:
     """Plan the rollback of one table.
 
     Raises:
@@ -208,7 +210,7 @@ def _plan_table(lake: Lake, state: _TableState, run: str) -> TableRollback:
     between = [e for e in state.entries if before and target and before.version < e.version <= target]
     if target is not None and any(e.operation not in table_log.MAINTENANCE_OPERATIONS for e in between):
         restored = target  # Another writer changed rows after the recorded version. Its readers have not read those.
-    batches, batch = _find_rolled_back_batches(lake, state.name, last_record, target_record)
+    batches, batch = _find_rolled_back_batches(catalog, state.name, last_record, target_record)
     return TableRollback(
         table=state.name,
         run=run,
@@ -262,14 +264,14 @@ def _count_rows(state: _TableState, version: int) -> int:
 
 
 def _find_rolled_back_batches(
-    lake: Lake, name: str, last_record: Record, target_record: Record | None
+    catalog: Catalog, name: str, last_record: Record, target_record: Record | None
 ) -> tuple[tuple[int, ...], int]:
     """Return the batches of landed files that no longer count after the rollback, and the next batch's number.
 
     All batches after the target record's are among them: also a batch that a later run pinned and did not ingest, and
     the batches of runs that were rolled back before.
     """
-    stems = (file.removesuffix(".json") for file in location.list_names(lake.root.joinpath("manifests", name)))
+    stems = (file.removesuffix(".json") for file in location.list_names(catalog.root.joinpath("manifests", name)))
     batches = [int(stem) for stem in stems if stem.isdigit()]
     target_batch, earlier = (target_record.batch, target_record.rolled_back_batches) if target_record else (0, ())
     rolled_back = {*earlier, *(batch for batch in batches if batch > target_batch)}
@@ -279,15 +281,15 @@ def _find_rolled_back_batches(
 # --- effects on the next run ----------------------------------------------------------------------------------------
 
 
-def _classify_files(lake: Lake, rollbacks: Sequence[TableRollback]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _classify_files(catalog: Catalog, rollbacks: Sequence[TableRollback]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return, of the files in the rolled back batches, those that are new again and those that are missing."""
     new: list[str] = []
     missing: list[str] = []
     for rollback in rollbacks:
-        source = lake.graph.declarations.get(rollback.table)
+        source = catalog.graph.declarations.get(rollback.table)
         if not isinstance(source, Source):
             continue
-        landing = lake.landing_zone(source)
+        landing = catalog.get_landing_zone(source)
         remaining = landing.read_history_without(rollback.rolled_back_batches)
         ingested = {(file.path, file.identity) for manifest in remaining for file in manifest.files}
         rolled_back = [
@@ -309,14 +311,14 @@ def _list_paths(manifests: Sequence[Manifest]) -> list[str]:
 
 
 def _find_rebuilds(
-    lake: Lake, states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback]
+    catalog: Catalog, states: Mapping[str, _TableState], rollbacks: Mapping[str, TableRollback]
 ) -> dict[str, str]:
     """Return the tables that the next run rebuilds, with the reason.
 
     After the rollback the planner decides the same.
     """
     reasons: dict[str, str] = {}
-    for name, table in lake.graph.declarations.items():
+    for name, table in catalog.graph.declarations.items():
         record = _get_record_after(states, rollbacks, name)
         if not isinstance(table, Table) or record is None:
             continue
@@ -332,15 +334,15 @@ def _find_rebuilds(
             differs = input_.table in rollbacks and current.generation != after.generation
             if differs and (can_rebuild or table_log.is_rolled_back(entries, current.version)):
                 reasons.setdefault(
-                    name, f"it read rows of {input_.table} that are removed{_describe_loss(lake, table)}"
+                    name, f"it read rows of {input_.table} that are removed{_describe_loss(catalog, table)}"
                 )
             elif input_.table in reasons and can_rebuild:
-                reasons.setdefault(name, f"{input_.table} is rebuilt{_describe_loss(lake, table)}")
+                reasons.setdefault(name, f"{input_.table} is rebuilt{_describe_loss(catalog, table)}")
     return reasons
 
 
-def _describe_loss(lake: Lake, table: Table) -> str:
-    if not table.write.is_append_only or lake.get_landed_source(table):
+def _describe_loss(catalog: Catalog, table: Table) -> str:
+    if not table.write.is_append_only or catalog.get_landed_source(table):
         return ""
     return "; appended rows that its inputs no longer have are lost"
 

@@ -117,7 +117,7 @@ class UpdatePartitions(Update):
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """Options of a run: tables to rebuild, and days to backfill."""
 
     full_refresh: frozenset[str] = frozenset()

@@ -105,7 +105,7 @@ def _describe(expectation: Any) -> str:
     config = expectation.expectation_config
     arguments = {name: value for name, value in config.kwargs.items() if name != "batch_id" and value is not None}
     call = f"{config.type}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
-    if messages := report.error_messages(expectation.exception_info or {}):
+    if messages := report.list_error_messages(expectation.exception_info or {}):
         return f"{call} could not be evaluated: {get_first_line(ValueError(messages[0]))}"
     observed = expectation.result.get("observed_value", expectation.result.get("unexpected_percent"))
     return f"{call}, observed {observed!r}"

@@ -17,7 +17,7 @@ from lakehouse.deltalog import table_log
 from lakehouse.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from lakehouse.catalog import Lake
+    from lakehouse.catalog import Catalog
     from lakehouse.storage.location import Location
 
 # The outcome of a reject, its reason, and the run that recorded it (``at`` is UTC).
@@ -52,15 +52,15 @@ class QuarantineSummary:
     last_quarantined_at: str
 
 
-def summarize_quarantines(lake: Lake) -> list[QuarantineSummary]:
+def summarize_quarantines(catalog: Catalog) -> list[QuarantineSummary]:
     """Summarize the quarantine of each table that has ever rejected a row."""
     summaries = []
-    for name in (n for n, d in lake.graph.declarations.items() if isinstance(d, Table)):
-        rejects = _read_rows(lake.quarantine_path(name), ("quarantined_at",))
+    for name in (n for n, d in catalog.graph.declarations.items() if isinstance(d, Table)):
+        rejects = _read_rows(catalog.get_quarantine_path(name), ("quarantined_at",))
         if not rejects:
             continue
-        pending = find_pending_rejects(lake, name)
-        outcomes = {_get_identity(row): row["outcome"] for row in _read_outcomes(lake, name)}
+        pending = find_pending_rejects(catalog, name)
+        outcomes = {_get_identity(row): row["outcome"] for row in _read_outcomes(catalog, name)}
         summaries.append(
             QuarantineSummary(
                 name,
@@ -73,7 +73,7 @@ def summarize_quarantines(lake: Lake) -> list[QuarantineSummary]:
     return summaries
 
 
-def find_pending_rejects(lake: Lake, name: str) -> list[dict[str, Any]]:
+def find_pending_rejects(catalog: Catalog, name: str) -> list[dict[str, Any]]:
     """Return the rejects without an outcome in a table's newest generation, in the order in which they were landed.
 
     Rejects of an uncommitted batch are left out, as its retry finds them again. A table that rereads all its rows may
@@ -82,16 +82,16 @@ def find_pending_rejects(lake: Lake, name: str) -> list[dict[str, Any]]:
     Raises:
         DeclarationError: there is no such table.
     """
-    table = lake.graph.declarations.get(name)
+    table = catalog.graph.declarations.get(name)
     if not isinstance(table, Table):
-        tables = [n for n, d in lake.graph.declarations.items() if isinstance(d, Table)]
+        tables = [n for n, d in catalog.graph.declarations.items() if isinstance(d, Table)]
         raise DeclarationError(f"{name!r} is not a table with a quarantine. Choose one of {', '.join(tables)}.")
-    record = table_log.read_last_record(lake.path(name))
+    record = table_log.read_last_record(catalog.get_path(name))
     if record is None:
         return []
-    settled_batches = _read_settled_batches(lake, name)
+    settled_batches = _read_settled_batches(catalog, name)
     rows = _read_rows(
-        lake.quarantine_path(name),
+        catalog.get_quarantine_path(name),
         ("rules", "original", *_IDENTITY_COLUMNS, "_source_file", "batch", "run", "quarantined_at"),
     )
     pending = [
@@ -100,17 +100,17 @@ def find_pending_rejects(lake: Lake, name: str) -> list[dict[str, Any]]:
         if row["generation"] == record.generation
         and settled_batches.get(_get_identity(row), 0) < row["batch"] <= record.batch
     ]
-    if lake.can_reread_all_rows(table):
-        accepted = _read_origins(lake, name, {row["_file_id"] for row in pending})
+    if catalog.can_reread_all_rows(table):
+        accepted = _read_origins(catalog, name, {row["_file_id"] for row in pending})
         pending = [row for row in pending if (row["_file_id"], row["_row"]) not in accepted]
     return sorted(pending, key=lambda row: (row["_file_id"] or 0, row["_row"] or 0, row["original"]))
 
 
-def _read_outcomes(lake: Lake, name: str) -> list[dict[str, Any]]:
+def _read_outcomes(catalog: Catalog, name: str) -> list[dict[str, Any]]:
     """Return the outcomes of rejects, without those of replays that were rolled back."""
-    outcomes = _read_rows(lake.outcomes_path(name), tuple(OUTCOME_COLUMNS))
-    log = table_log.open_log(lake.path(name)) if outcomes else None
-    entries = log.entries() if log else []
+    outcomes = _read_rows(catalog.get_outcomes_path(name), tuple(OUTCOME_COLUMNS))
+    log = table_log.open_log(catalog.get_path(name)) if outcomes else None
+    entries = log.read_entries() if log else []
     effective = {entry.version for entry in table_log.filter_effective(entries)}
     rolled_back = {
         entry.record.batch
@@ -120,19 +120,19 @@ def _read_outcomes(lake: Lake, name: str) -> list[dict[str, Any]]:
     return [row for row in outcomes if row["batch"] not in rolled_back]
 
 
-def _read_settled_batches(lake: Lake, name: str) -> dict[tuple[Any, ...], int]:
+def _read_settled_batches(catalog: Catalog, name: str) -> dict[tuple[Any, ...], int]:
     """Return by reject the newest batch with an outcome. A reject of a later batch is pending again."""
     batches: dict[tuple[Any, ...], int] = {}
-    for row in _read_rows(lake.outcomes_path(name), (*_IDENTITY_COLUMNS, "batch")):
+    for row in _read_rows(catalog.get_outcomes_path(name), (*_IDENTITY_COLUMNS, "batch")):
         batches[_get_identity(row)] = max(batches.get(_get_identity(row), 0), row["batch"])
     return batches
 
 
-def _read_origins(lake: Lake, name: str, files: set[int]) -> set[tuple[int, int]]:
+def _read_origins(catalog: Catalog, name: str, files: set[int]) -> set[tuple[int, int]]:
     """Return the file and row number of each row in the table that came from one of the files."""
     import pyarrow.compute as pc
 
-    log = table_log.open_log(lake.path(name))
+    log = table_log.open_log(catalog.get_path(name))
     if log is None or not files:
         return set()
     rows = log.delta_table.to_pyarrow_dataset().to_table(
@@ -141,11 +141,11 @@ def _read_origins(lake: Lake, name: str, files: set[int]) -> set[tuple[int, int]
     return {(row["_file_id"], row["_row"]) for row in rows.to_pylist()}
 
 
-def list_reject_columns(lake: Lake, name: str) -> tuple[str, ...]:
+def list_reject_columns(catalog: Catalog, name: str) -> tuple[str, ...]:
     """Return the columns of the landed rows that became rejects; without a landed source, the table's own."""
-    table = lake.graph.declarations[name]
+    table = catalog.graph.declarations[name]
     assert isinstance(table, Table)
-    source = lake.get_landed_source(table)
+    source = catalog.get_landed_source(table)
     return (*(source or table).columns, MALFORMED)
 
 

@@ -54,16 +54,16 @@ def add_result(folder: Path, table: str, run: str, result: ExpectationSuiteValid
     for directory in (results, pages):
         for file in sorted(directory.glob("[!.]*"))[:-RESULTS_PER_TABLE]:  # run ids sort by time
             file.unlink(missing_ok=True)
-    location.put(index_path(folder), _render_index(folder).encode())
+    location.put(get_index_path(folder), _render_index(folder).encode())
     return page
 
 
-def index_path(folder: Path) -> Path:
+def get_index_path(folder: Path) -> Path:
     """Return the path of the page that links to all results."""
     return folder / "index.html"
 
 
-def error_messages(exception_info: dict[str, Any]) -> list[str]:
+def list_error_messages(exception_info: dict[str, Any]) -> list[str]:
     """Return the errors of an expectation that could not be evaluated: one message, or one for each metric."""
     entries = [exception_info] if "raised_exception" in exception_info else exception_info.values()
     return [entry["exception_message"] for entry in entries if entry.get("raised_exception")]
@@ -117,7 +117,7 @@ def _summarize(entry: dict[str, Any]) -> dict[str, Any]:
         "notes": [notes] if isinstance(notes, str) else notes,
         "is_met": entry["success"],
         "observed": _collect_observed(entry["result"]),
-        "errors": [_shorten(message) for message in error_messages(entry["exception_info"] or {})],
+        "errors": [_shorten(message) for message in list_error_messages(entry["exception_info"] or {})],
     }
 
 

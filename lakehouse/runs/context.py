@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from lakehouse.catalog import Lake, Suites
+from lakehouse.catalog import Catalog, Suites
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine import open_engine
@@ -23,14 +23,14 @@ from lakehouse.storage.lock import lock_lake, record_jvms
 YARN_DRIVER: Final = "SPARK_YARN_STAGING_DIR"
 
 
-def open_lake(settings: Settings) -> Lake:
+def open_catalog(settings: Settings) -> Catalog:
     """Open the lake of the settings with its declared tables.
 
     Raises:
         DeclarationError: the declarations cannot be loaded, or contradict each other.
     """
     suites = Suites(settings.conf / "expectations", settings.logs / "data_docs")
-    return Lake(graph.load(settings.declarations), settings.root, suites)
+    return Catalog(graph.load(settings.declarations), settings.root, suites)
 
 
 def create_run(project: Path) -> Run:
@@ -49,7 +49,7 @@ def get_revision(project: Path) -> str:
 
 
 @contextmanager
-def engine_for(settings: Settings, run: Run, log: Path | None) -> Iterator[Engine]:
+def open_locked_engine(settings: Settings, run: Run, log: Path | None) -> Iterator[Engine]:
     """Lock the lake and yield an engine for this run. The engine starts on first use."""
     with (
         lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease),

@@ -27,7 +27,7 @@ from lakehouse.storage.s3 import S3Path
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lakehouse.catalog import Lake
+    from lakehouse.catalog import Catalog
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.settings import Settings
     from lakehouse.storage.location import Location
@@ -48,9 +48,9 @@ _EVENT_TYPES = {
 }
 
 
-def add_lineage(settings: Settings, lake: Lake, run: Run, listener: RunListener | None = None) -> RunListener:
+def add_lineage(settings: Settings, catalog: Catalog, run: Run, listener: RunListener | None = None) -> RunListener:
     """Return a listener that sends an event when a table starts or ends, and then calls the given listener."""
-    inner, events = listener or RunListener(), _EventSender(settings, lake, run)
+    inner, events = listener or RunListener(), _EventSender(settings, catalog, run)
 
     def on_start(table: str) -> None:
         events.send(table, "START", None)
@@ -66,8 +66,8 @@ def add_lineage(settings: Settings, lake: Lake, run: Run, listener: RunListener 
 class _EventSender:
     """Sender of a run's events, until the first failure."""
 
-    def __init__(self, settings: Settings, lake: Lake, run: Run) -> None:
-        self._settings, self._lake, self._run = settings, lake, run
+    def __init__(self, settings: Settings, catalog: Catalog, run: Run) -> None:
+        self._settings, self._lake, self._run = settings, catalog, run
         self._emit: Callable[[dict[str, Any]], object] | None = None
         self._has_failed = False
 
@@ -105,7 +105,7 @@ def _append(file: Path, event: dict[str, Any]) -> None:
         lines.write(json.dumps(event) + "\n")
 
 
-def build_event(lake: Lake, run: Run, table: str, state: str, result: TableResult | None) -> dict[str, Any]:
+def build_event(catalog: Catalog, run: Run, table: str, state: str, result: TableResult | None) -> dict[str, Any]:
     """Build the OpenLineage event for the start or end of a table in a run."""
     parent = {"run": {"runId": _make_uuid(run.id)}, "job": {"namespace": NAMESPACE, "name": "run"}}
     facets = {"parent": _build_facet("1-2-0/ParentRunFacet", **parent)}
@@ -118,8 +118,8 @@ def build_event(lake: Lake, run: Run, table: str, state: str, result: TableResul
         "eventTime": datetime.now(UTC).isoformat(),
         "run": {"runId": _make_uuid(f"{run.id}/{table}"), "facets": facets},
         "job": {"namespace": NAMESPACE, "name": table},
-        "inputs": _build_inputs(lake, table, result),
-        "outputs": [_build_output(lake, table, result)],
+        "inputs": _build_inputs(catalog, table, result),
+        "outputs": [_build_output(catalog, table, result)],
         "producer": PRODUCER,
         "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
     }
@@ -135,27 +135,27 @@ def _make_uuid(text: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{NAMESPACE}/{text}"))
 
 
-def _build_inputs(lake: Lake, table: str, result: TableResult | None) -> list[dict[str, Any]]:
-    declared = lake.graph.declarations[table]
+def _build_inputs(catalog: Catalog, table: str, result: TableResult | None) -> list[dict[str, Any]]:
+    declared = catalog.graph.declarations[table]
     if isinstance(declared, Source):
-        return [_build_dataset(lake.landing_zone(declared).folder, {})]
+        return [_build_dataset(catalog.get_landing_zone(declared).folder, {})]
     pins = result.step.inputs if result and result.step else {}
     return [
-        _build_dataset(lake.path(name), _build_version_facet(pins[name].version) if name in pins else {})
-        for name in lake.graph.inputs(table)
+        _build_dataset(catalog.get_path(name), _build_version_facet(pins[name].version) if name in pins else {})
+        for name in catalog.graph.list_inputs(table)
     ]
 
 
-def _build_output(lake: Lake, table: str, result: TableResult | None) -> dict[str, Any]:
-    fields = [{"name": name, "type": kind} for name, kind in lake.written_columns(table).items()]
+def _build_output(catalog: Catalog, table: str, result: TableResult | None) -> dict[str, Any]:
+    fields = [{"name": name, "type": kind} for name, kind in catalog.get_written_columns(table).items()]
     facets = {"schema": _build_facet("1-2-0/SchemaDatasetFacet", fields=fields)}
     output_facets: dict[str, Any] = {}
     if result and result.outcome and result.outcome.is_committed:
-        log = table_log.open_log(lake.path(table))
+        log = table_log.open_log(catalog.get_path(table))
         facets |= _build_version_facet(log.last.version) if log and log.last else {}
         written = result.outcome.rows.get("written", 0)
         output_facets["outputStatistics"] = _build_facet("1-0-2/OutputStatisticsOutputDatasetFacet", rowCount=written)
-    return {**_build_dataset(lake.path(table), facets), "outputFacets": output_facets}
+    return {**_build_dataset(catalog.get_path(table), facets), "outputFacets": output_facets}
 
 
 def _build_version_facet(number: int) -> dict[str, Any]:
@@ -171,27 +171,27 @@ def _build_dataset(path: Location, facets: dict[str, Any]) -> dict[str, Any]:
 # --- the tree, from the ledger ----------------------------------------------------------------------------------------
 
 
-def build_tree(lake: Lake, name: str) -> Tree:
+def build_tree(catalog: Catalog, name: str) -> Tree:
     """Build a tree of a table's inputs and readers, each with the version that was read.
 
     Raises:
         DeclarationError: there is no such table.
     """
-    if name not in lake.graph.declarations:
-        raise DeclarationError(f"{name!r} is not declared. Choose one of {', '.join(lake.graph.declarations)}.")
-    root = Tree(f"[bold]{name}[/] {_describe_version(lake, name)}")
-    _add_inputs(root.add("inputs"), lake, name)
-    readers = [n for n in lake.graph.declarations if name in lake.graph.inputs(n)]
+    if name not in catalog.graph.declarations:
+        raise DeclarationError(f"{name!r} is not declared. Choose one of {', '.join(catalog.graph.declarations)}.")
+    root = Tree(f"[bold]{name}[/] {_describe_version(catalog, name)}")
+    _add_inputs(root.add("inputs"), catalog, name)
+    readers = [n for n in catalog.graph.declarations if name in catalog.graph.list_inputs(n)]
     branch = root.add("readers")
     for reader in readers:
-        branch.add(f"{reader} {_describe_consumed_version(lake, reader, name)}")
+        branch.add(f"{reader} {_describe_consumed_version(catalog, reader, name)}")
     if not readers:
         branch.add("no table")
     return root
 
 
-def _add_inputs(branch: Tree, lake: Lake, name: str) -> None:
-    declared = lake.graph.declarations[name]
+def _add_inputs(branch: Tree, catalog: Catalog, name: str) -> None:
+    declared = catalog.graph.declarations[name]
     if isinstance(declared, Source):
         branch.add(f"landing/{declared.landing}" + (f", from {declared.database.table}" if declared.database else ""))
         return
@@ -199,17 +199,17 @@ def _add_inputs(branch: Tree, lake: Lake, name: str) -> None:
     for table in dict.fromkeys(i.table for i in declared.inputs.values()):
         roles = {i.role for i in declared.inputs.values() if i.table == table}
         suffix = "" if "incremental" in roles else " (lookup)"
-        _add_inputs(branch.add(f"{table} {_describe_consumed_version(lake, name, table)}{suffix}"), lake, table)
+        _add_inputs(branch.add(f"{table} {_describe_consumed_version(catalog, name, table)}{suffix}"), catalog, table)
 
 
-def _describe_version(lake: Lake, name: str) -> str:
-    log = table_log.open_log(lake.path(name))
+def _describe_version(catalog: Catalog, name: str) -> str:
+    log = table_log.open_log(catalog.get_path(name))
     entry = log.last if log else None
     return f"version {entry.version}, {entry.committed_at:%Y-%m-%d %H:%M} UTC" if entry else "not written yet"
 
 
-def _describe_consumed_version(lake: Lake, reader: str, name: str) -> str:
-    record = table_log.read_last_record(lake.path(reader))
+def _describe_consumed_version(catalog: Catalog, reader: str, name: str) -> str:
+    record = table_log.read_last_record(catalog.get_path(reader))
     if record is None:
         return "not read yet"
     return f"version {record.inputs[name].version}" if name in record.inputs else "not read yet"

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions.sources import Source
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.base import Engine
@@ -17,7 +17,7 @@ from lakehouse.errors import LakehouseError, SchemaError, locate_error
 from lakehouse.plan.backfill import split_by_year
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.schema_diff import SchemaChanges
-from lakehouse.plan.steps import Blocked, Ingest, Request, Step, UpdatePartitions, WriteStep
+from lakehouse.plan.steps import Blocked, Ingest, RunRequest, Step, UpdatePartitions, WriteStep
 from lakehouse.runs.report import RunListener, RunReport, TableResult
 from lakehouse.storage import s3
 from lakehouse.writes.executor import execute_step
@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 def run_tables(
     engine: Engine,
-    lake: Lake,
+    catalog: Catalog,
     names: Iterable[str],
-    request: Request,
+    request: RunRequest,
     run: Run,
     parallel: int,
     listener: RunListener | None = None,
@@ -40,27 +40,29 @@ def run_tables(
     listener = listener or RunListener()
     began = time.monotonic()
     # Tables with the most dependents come first. Tables without any fill the gaps.
-    pending = sorted(names, key=lambda name: -len(lake.graph.downstream(name)))
+    pending = sorted(names, key=lambda name: -len(catalog.graph.find_downstream(name)))
     results: dict[str, TableResult] = {}
     running: dict[Future[TableResult], str] = {}
     with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool, _cancel_on_error(engine, running):
         while pending or running:
-            for name in _find_ready_tables(lake, pending, running.values())[: parallel - len(running)]:
+            for name in _find_ready_tables(catalog, pending, running.values())[: parallel - len(running)]:
                 pending.remove(name)
                 failed_inputs = [
-                    i for i in lake.graph.inputs(name) if i in results and results[i].status in ("failed", "skipped")
+                    i
+                    for i in catalog.graph.list_inputs(name)
+                    if i in results and results[i].status in ("failed", "skipped")
                 ]
                 if failed_inputs:
                     results[name] = TableResult(name, "skipped", error=f"{', '.join(failed_inputs)} failed")
                     listener.on_table_end(results[name])
                     continue
                 listener.on_table_start(name)
-                running[pool.submit(_run_table, engine, lake, name, request, run)] = name
+                running[pool.submit(_run_table, engine, catalog, name, request, run)] = name
             for future in engine.wait(running) if running else ():
                 name = running.pop(future)
                 results[name] = future.result()
                 listener.on_table_end(results[name])
-    ordered = tuple(results[name] for name in lake.graph.declarations if name in results)
+    ordered = tuple(results[name] for name in catalog.graph.declarations if name in results)
     return RunReport(run.id, ordered, time.monotonic() - began)
 
 
@@ -79,16 +81,16 @@ def _cancel_on_error(engine: Engine, running: Mapping[Future[TableResult], str])
         raise
 
 
-def _find_ready_tables(lake: Lake, pending: list[str], running: Iterable[str]) -> list[str]:
+def _find_ready_tables(catalog: Catalog, pending: list[str], running: Iterable[str]) -> list[str]:
     """Return the pending tables without a pending or running input, in order."""
     unfinished = {*pending, *running}
-    return [name for name in pending if not unfinished.intersection(lake.graph.inputs(name))]
+    return [name for name in pending if not unfinished.intersection(catalog.graph.list_inputs(name))]
 
 
-def _run_table(engine: Engine, lake: Lake, name: str, request: Request, run: Run) -> TableResult:
+def _run_table(engine: Engine, catalog: Catalog, name: str, request: RunRequest, run: Run) -> TableResult:
     began = time.monotonic()
     try:
-        result = engine.retry_on_conflict(name, lambda: _attempt(engine, lake, name, request, run))
+        result = engine.retry_on_conflict(name, lambda: _attempt(engine, catalog, name, request, run))
         return replace(result, seconds=time.monotonic() - began) if result.outcome else result
     except LakehouseError as error:
         message = str(error)
@@ -98,24 +100,24 @@ def _run_table(engine: Engine, lake: Lake, name: str, request: Request, run: Run
     return TableResult(name, "failed", seconds=time.monotonic() - began, error=message)
 
 
-def _attempt(engine: Engine, lake: Lake, name: str, request: Request, run: Run) -> TableResult:
+def _attempt(engine: Engine, catalog: Catalog, name: str, request: RunRequest, run: Run) -> TableResult:
     run.lease.check()
-    step = _decide_or_refuse(lake, name, request)
-    declared = lake.graph.declarations[name]
+    step = _decide_or_refuse(catalog, name, request)
+    declared = catalog.graph.declarations[name]
     # A pinned manifest is finished first, as an extract might replace one of its files.
     if isinstance(declared, Source) and declared.database and not (isinstance(step, Ingest) and step.manifest):
-        _extract(engine, lake, declared, run)
-        step = _decide_or_refuse(lake, name, request)
+        _extract(engine, catalog, declared, run)
+        step = _decide_or_refuse(catalog, name, request)
     if not isinstance(step, WriteStep):
         return TableResult(name, "blocked" if isinstance(step, Blocked) else "unchanged", step)
     if isinstance(step, UpdatePartitions) and step.backfilled:
-        outcome = _backfill(engine, lake, run, step)
+        outcome = _backfill(engine, catalog, run, step)
     else:
-        outcome = execute_step(TableWriter(engine, lake, run, step))
+        outcome = execute_step(TableWriter(engine, catalog, run, step))
     return TableResult(name, "written" if outcome.is_committed else "unchanged", step, outcome)
 
 
-def _backfill(engine: Engine, lake: Lake, run: Run, step: UpdatePartitions) -> Outcome:
+def _backfill(engine: Engine, catalog: Catalog, run: Run, step: UpdatePartitions) -> Outcome:
     """Replace the partitions of a backfill in pieces, with a commit for each.
 
     An interrupted run is resumed after its last commit.
@@ -127,22 +129,22 @@ def _backfill(engine: Engine, lake: Lake, run: Run, step: UpdatePartitions) -> O
         piece = replace(
             step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)), batch=step.batch + number
         )
-        outcomes.append(execute_step(TableWriter(engine, lake, run, piece)))
+        outcomes.append(execute_step(TableWriter(engine, catalog, run, piece)))
         step = replace(step, schema_changes=SchemaChanges())  # The first piece adapts the columns.
     return sum_outcomes(outcomes)
 
 
-def _extract(engine: Engine, lake: Lake, declared: Source, run: Run) -> None:
-    engine.extract(declared, lake.landing_zone(declared), lake.root.joinpath("extracts", declared.name), run)
+def _extract(engine: Engine, catalog: Catalog, declared: Source, run: Run) -> None:
+    engine.extract(declared, catalog.get_landing_zone(declared), catalog.root.joinpath("extracts", declared.name), run)
 
 
-def _decide_or_refuse(lake: Lake, name: str, request: Request) -> Step:
+def _decide_or_refuse(catalog: Catalog, name: str, request: RunRequest) -> Step:
     """Decide the step of a table.
 
     Raises:
         SchemaError: the declared columns break with the columns of the table.
     """
-    step = decide_step(lake, name, request)
+    step = decide_step(catalog, name, request)
     if step.is_breaking:
         changes = "; ".join(step.schema_changes.describe())
         raise SchemaError(

@@ -145,11 +145,11 @@ def _acquire(lock: S3Path, body: dict[str, Any], wait_seconds: float, lease: Lea
             except (FileExistsError, FileNotFoundError):  # another run was faster
                 continue
         if time.monotonic() >= deadline:
-            raise LockError(_blocked_message(lock, holder))
+            raise LockError(_format_blocked_message(lock, holder))
         time.sleep(0.5)
 
 
-def _blocked_message(lock: S3Path, holder: Holder) -> str:
+def _format_blocked_message(lock: S3Path, holder: Holder) -> str:
     record = holder.record
     run = (
         f"run {record['run']}, process {record['pid']} on {record['host']}, since {record['since']}"

@@ -48,7 +48,7 @@ def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[FileIn
             path = entry["Key"][start:]
             # A key that ends in a slash marks a folder; the listed folder's own marker leaves an empty path.
             if path and not path.endswith("/") and not any(is_ignored(part) for part in path.split("/")):
-                yield _file_entry(path, entry)
+                yield _make_file_entry(path, entry)
         return
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_ignored(name))
@@ -115,7 +115,7 @@ def create(file: Location, content: bytes) -> None:
     if isinstance(file, S3Path):
         file.create_from(io.BytesIO(content))
         return
-    with _temporary_sibling(file, content) as temporary:
+    with _make_temporary_sibling(file, content) as temporary:
         os.link(temporary, file)
 
 
@@ -124,7 +124,7 @@ def put(file: Location, content: bytes) -> None:
     if isinstance(file, S3Path):
         file.write_bytes(content)
         return
-    with _temporary_sibling(file, content) as temporary:
+    with _make_temporary_sibling(file, content) as temporary:
         os.replace(temporary, file)
 
 
@@ -140,7 +140,7 @@ def put_if_changed(file: Location, content: bytes | Path, progress: Callable[[in
     if _has_content(file, content):
         return False
     if isinstance(file, Path):
-        with _temporary_sibling(file, content) as temporary:
+        with _make_temporary_sibling(file, content) as temporary:
             os.replace(temporary, file)
     elif isinstance(content, bytes):
         file.write_bytes(content)
@@ -225,7 +225,7 @@ def build_delta_options(place: Location) -> dict[str, str]:
 
 
 @contextmanager
-def _temporary_sibling(file: Path, content: bytes | Path) -> Iterator[Path]:
+def _make_temporary_sibling(file: Path, content: bytes | Path) -> Iterator[Path]:
     """Write the content to a temporary file in the same folder; remove that file afterwards."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # The file's own name may have the maximal length.
@@ -245,7 +245,7 @@ def _hash_file(file: Location) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # any stream will do
 
 
-def _file_entry(path: str, entry: dict[str, object]) -> FileInfo:
+def _make_file_entry(path: str, entry: dict[str, object]) -> FileInfo:
     modified = entry["LastModified"].timestamp()  # type: ignore[attr-defined]
     size = int(entry["Size"])  # type: ignore[call-overload]
     return FileInfo(path, size, int(modified * 1e9), _unquote(str(entry["ETag"])))

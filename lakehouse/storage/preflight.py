@@ -33,7 +33,7 @@ def require_conditional_put(client: Any, bucket: str, prefix: str) -> None:
                 statuses = list(writers.map(lambda _: _put_if_absent(client, bucket, key), range(WRITERS)))
             created = sum(status not in _REFUSAL_STATUSES for status in statuses)
             # If the answer to the successful PUT was lost, the client repeats it and is refused.
-            is_atomic = created == 1 or (created == 0 and _exists(client, bucket, key))
+            is_atomic = created == 1 or (created == 0 and _has_file(client, bucket, key))
         finally:
             client.delete_object(Bucket=bucket, Key=key)
     if not is_atomic:
@@ -45,7 +45,7 @@ def require_conditional_put(client: Any, bucket: str, prefix: str) -> None:
         )
 
 
-def _exists(client: Any, bucket: str, key: str) -> bool:
+def _has_file(client: Any, bucket: str, key: str) -> bool:
     try:
         client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:

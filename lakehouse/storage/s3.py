@@ -341,7 +341,7 @@ def translate_errors(path: S3Path) -> Iterator[None]:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         if code in _CONFLICT_CODES:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        raise StorageError(f"{path}: {_failure_text(cause, code)}") from error
+        raise StorageError(f"{path}: {_describe_failure(cause, code)}") from error
 
 
 def explain_error(error: Exception) -> str | None:
@@ -353,7 +353,7 @@ def explain_error(error: Exception) -> str | None:
     text = str(error)
     if not _ABOUT_S3.search(text):
         return None
-    code = next((code for code in _REFUSALS if re.search(_code_pattern(code), text)), None)
+    code = next((code for code in _REFUSALS if re.search(_build_code_pattern(code), text)), None)
     if code:
         return f"{_describe_server()} refuses: {_REFUSALS[code]}"
     if _BY_A_CLIENT.search(text) and _UNREACHABLE.search(text):
@@ -361,7 +361,7 @@ def explain_error(error: Exception) -> str | None:
     return None
 
 
-def _code_pattern(code: str) -> str:
+def _build_code_pattern(code: str) -> str:
     """Return a pattern for an error code. A bare number could be part of a file's name or a value."""
     return rf"(?i:status(?: code)?:? ?){code}\b" if code.isdigit() else rf"\b{code}\b"
 
@@ -372,7 +372,7 @@ def _describe_server() -> str:
     return "Amazon S3 (AWS_ENDPOINT_URL is not set)"
 
 
-def _failure_text(error: Exception, code: str) -> str:
+def _describe_failure(error: Exception, code: str) -> str:
     from botocore.exceptions import ConnectionError, HTTPClientError
 
     if isinstance(error, HTTPClientError | ConnectionError):

@@ -12,7 +12,7 @@ from lakehouse.definitions.rules import PARSED_RULE, Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNPARSED, Table
 from lakehouse.errors import AccountingError, RuleError
-from lakehouse.writes.rules import effective_rules, is_violated, passing_rows, violates_any
+from lakehouse.writes.rules import build_reject_condition, get_effective_rules, is_violated, select_passing_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -27,7 +27,7 @@ class RuleCounts:
     Attributes:
         duplicates: Number of rows beyond one per key.
         violations: Number of rows that violate each rule. A rule that only warns counts rows that are not rejected.
-        key_ranges: Least and greatest value of each key column in `range_columns`, as text in UTC.
+        key_ranges: Least and greatest value of each key column in `get_range_columns`, as text in UTC.
         origins: Hash of the set of landed rows that the staged rows come from.
     """
 
@@ -39,7 +39,7 @@ class RuleCounts:
     origins: int | None = None
 
 
-def range_columns(table: Table) -> list[str]:
+def get_range_columns(table: Table) -> list[str]:
     """Return the key columns with an order by which a merge can skip files."""
     return [c for c in table.key if table.columns[c] in RANGED_TYPES]
 
@@ -55,13 +55,13 @@ def count_batch(
     row = aggregate_batch(table, staged, can_have_duplicates, has_rules=has_rules).first()
     assert row is not None
     values = row.asDict()
-    violations = {rule.name: int(values.get(f"rule_{i}") or 0) for i, rule in enumerate(effective_rules(table))}
+    violations = {rule.name: int(values.get(f"rule_{i}") or 0) for i, rule in enumerate(get_effective_rules(table))}
     if values.get("unreadable"):
         violations[PARSED_RULE] = int(values["unreadable"])
-    bounds = [(c, values.get(f"min_{i}"), values.get(f"max_{i}")) for i, c in enumerate(range_columns(table))]
+    bounds = [(c, values.get(f"min_{i}"), values.get(f"max_{i}")) for i, c in enumerate(get_range_columns(table))]
     duplicates = 0
     if values.get("extra"):
-        duplicates = _count_duplicates(table, passing_rows(table, staged) if has_rules else staged)
+        duplicates = _count_duplicates(table, select_passing_rows(table, staged) if has_rules else staged)
     return RuleCounts(
         rows=int(values["rows"] or 0),
         rejected=int(values["rejected"] or 0),
@@ -82,15 +82,15 @@ def aggregate_batch(
     Args:
         can_have_duplicates: Also count the rows beyond one per hash of a key.
     """
-    rejected = violates_any(table, staged) if has_rules else F.lit(False)
+    rejected = build_reject_condition(table, staged) if has_rules else F.lit(False)
     # Each aggregate of the rows, with the aggregate that combines the values of several groups.
     aggregates = {"rows": (F.count(F.lit(1)), F.sum), "rejected": (F.count_if(rejected), F.sum)}
     if set(ORIGIN_COLUMNS) <= set(staged.columns):
         aggregates["origins"] = (hash_origins(), F.bit_xor)
     if has_rules:
-        for i, rule in enumerate(effective_rules(table)):
+        for i, rule in enumerate(get_effective_rules(table)):
             aggregates[f"rule_{i}"] = (_count_violations(rule, rejected), F.sum)
-        for i, column in enumerate(range_columns(table)):
+        for i, column in enumerate(get_range_columns(table)):
             aggregates[f"min_{i}"] = (F.min(column), F.min)
             aggregates[f"max_{i}"] = (F.max(column), F.max)
         if UNPARSED in staged.columns:
@@ -122,7 +122,7 @@ def raise_on_failures(table: Table, rule_counts: RuleCounts) -> None:
         RuleError: Rows violate such a rule. Each rule is listed with its predicate and its number of rows.
     """
     violations = rule_counts.violations
-    fatal = [rule for rule in effective_rules(table) if rule.on_violation == "fail" and violations.get(rule.name)]
+    fatal = [rule for rule in get_effective_rules(table) if rule.on_violation == "fail" and violations.get(rule.name)]
     if fatal:
         listing = "; ".join(f"{rule.name} ({rule.predicate}): {violations[rule.name]} rows" for rule in fatal)
         raise RuleError(
@@ -147,7 +147,7 @@ def check_accounting(table: str, rows_in: int, counts: Mapping[str, int]) -> Non
         )
 
 
-def warning_counts(table: Table, rule_counts: RuleCounts) -> dict[str, int]:
+def get_warning_counts(table: Table, rule_counts: RuleCounts) -> dict[str, int]:
     """Return the number of rows that violate each rule that only warns."""
     names = {rule.name for rule in table.rules if rule.on_violation == "warn"}
     return {name: count for name, count in rule_counts.violations.items() if name in names}

@@ -12,11 +12,11 @@ from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.definitions.write_modes import Append, History, Rebuild, Replace
 from lakehouse.deltalog import table_log
-from lakehouse.landing import conformance
+from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.zone import LandingZone
 from lakehouse.plan.steps import Build, Ingest, UpdatePartitions, WriteStep
-from lakehouse.writes import audit, keyed, rules
+from lakehouse.writes import audit, row_preserving, rules
 from lakehouse.writes.outcome import Outcome
 from lakehouse.writes.table_writer import TableWriter
 
@@ -32,7 +32,7 @@ def execute_step(writer: TableWriter) -> Outcome:
     Raises:
         LakehouseError: The batch was rejected. The table has none of its rows.
     """
-    declared, step = writer.lake.graph.declarations[writer.step.table], writer.step
+    declared, step = writer.catalog.graph.declarations[writer.step.table], writer.step
     assert isinstance(step, WriteStep)
     if isinstance(declared, Source):
         assert isinstance(step, Ingest)
@@ -42,13 +42,13 @@ def execute_step(writer: TableWriter) -> Outcome:
         case ((Replace() | Rebuild()), _):
             return _write_whole(writer, declared)
         case History() as history, _:
-            return keyed.write_history(writer, declared, history)
+            return row_preserving.write_history(writer, declared, history)
         case _, Build():
-            return keyed.rebuild(writer, declared)
+            return row_preserving.rebuild(writer, declared)
         case Append(), _:
-            return keyed.append(writer, declared)
+            return row_preserving.append(writer, declared)
         case _:
-            return keyed.merge(writer, declared)
+            return row_preserving.merge(writer, declared)
 
 
 def _prepare(writer: TableWriter, declared: Declaration, step: WriteStep) -> None:
@@ -58,7 +58,7 @@ def _prepare(writer: TableWriter, declared: Declaration, step: WriteStep) -> Non
 
 def _ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     """Ingest one batch of landed files by its manifest."""
-    landing = writer.lake.landing_zone(source)
+    landing = writer.catalog.get_landing_zone(source)
     history, manifest = landing.read_history(), step.manifest
     reported_count = len(manifest.rejected_files) if manifest else 0
     if manifest is None:
@@ -69,9 +69,9 @@ def _ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     if not manifest.files:
         return Outcome({}, rejected_files=rejected, is_committed=False)
     _prepare(writer, source, step)
-    log = None if manifest.is_full else writer.lake.log(source.name)
-    rows = writer.tables.read_landed(source, manifest, landing.root, log.columns() if log else {})
-    contract = conformance.summarize_drift(source, (file.columns for file in manifest.files))
+    log = None if manifest.is_full else writer.catalog.read_log(source.name)
+    rows = writer.tables.read_landed(source, manifest, landing.root, log.read_columns() if log else {})
+    contract = schema_drift.summarize_drift(source, (file.columns for file in manifest.files))
     rolled_back = [earlier.batch for earlier in history if earlier.rolled_back_files]
     commit = writer.make_commit(
         source, {}, files=len(manifest.files), contract=contract, rolled_back_batches=rolled_back
@@ -87,7 +87,7 @@ def _ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
         writer.tables.replace(rows, target, commit, predicate, can_add_columns=can_add_columns)
     else:
         writer.tables.append(rows, target, commit, can_add_columns=can_add_columns)
-    return Outcome({"written": table_log.rows_written(target.path)}, rejected_files=rejected, contract=contract)
+    return Outcome({"written": table_log.count_written_rows(target.path)}, rejected_files=rejected, contract=contract)
 
 
 def _find_redelivered(manifest: Manifest, history: list[Manifest]) -> set[str]:
@@ -113,11 +113,11 @@ def _write_whole(writer: TableWriter, table: Table) -> Outcome:
     The output is written in one pass that stops at the first row that violates a rule. After such a stop a second
     pass counts the violations and quarantines those rows.
     """
-    spans = _partition_spans(writer, table)
-    with writer.cached_for_validation(table, compute_rows(writer, table, spans)) as staged:
-        others = f"NOT {_predicate(table, spans)}" if spans else ""
+    spans = _compute_partition_spans(writer, table)
+    with writer.cache_for_validation(table, compute_rows(writer, table, spans)) as staged:
+        others = f"NOT {_build_predicate(table, spans)}" if spans else ""
         retain = (lambda target: target.where(others)) if others else None
-        writer.validate(table, rules.passing_rows(table, staged), retain)
+        writer.validate(table, rules.select_passing_rows(table, staged), retain)
         return _write_staged(writer, table, staged, spans)
 
 
@@ -132,14 +132,16 @@ def _write_staged(writer: TableWriter, table: Table, staged: DataFrame, spans: l
             raise
         rule_counts = audit.count_batch(table, staged, can_have_duplicates=False)
         audit.raise_on_failures(table, rule_counts)
-        rejected, warnings = rule_counts.rejected, audit.warning_counts(table, rule_counts)
-        writer.write_quarantine(table, rules.rejected_rows(table, staged, None), rejected)
-        written = _commit_rows(writer, table, rules.passing_rows(table, staged), spans, {"quarantined": rejected})
+        rejected, warnings = rule_counts.rejected, audit.get_warning_counts(table, rule_counts)
+        writer.write_quarantine(table, rules.build_rejects(table, staged, None), rejected)
+        written = _commit_rows(
+            writer, table, rules.select_passing_rows(table, staged), spans, {"quarantined": rejected}
+        )
     partitions = len(writer.step.partitions) if isinstance(writer.step, UpdatePartitions) else None
     return Outcome({"written": written, "quarantined": rejected}, partitions, warnings=warnings)
 
 
-def _partition_spans(writer: TableWriter, table: Table) -> list[Span] | None:
+def _compute_partition_spans(writer: TableWriter, table: Table) -> list[Span] | None:
     """Return the days of the partitions to replace, or None to replace the whole table."""
     if not isinstance(writer.step, UpdatePartitions) or table.partitioning is None:
         return None
@@ -167,7 +169,7 @@ def compute_rows(writer: TableWriter, table: Table, spans: list[Span] | None) ->
         return staged
     assert table.partitioning is not None
     # A row without a partition stays, so that it is quarantined, as in a rebuild of all partitions.
-    return staged.where(f"{_predicate(table, spans)} OR `{table.partitioning.partition}` IS NULL")
+    return staged.where(f"{_build_predicate(table, spans)} OR `{table.partitioning.partition}` IS NULL")
 
 
 def _commit_rows(
@@ -179,15 +181,15 @@ def _commit_rows(
     if spans is None:
         writer.tables.overwrite(rows, target, commit)
     else:
-        writer.tables.replace(rows, target, commit, _predicate(table, spans))
-    return table_log.rows_written(target.path)
+        writer.tables.replace(rows, target, commit, _build_predicate(table, spans))
+    return table_log.count_written_rows(target.path)
 
 
 def _read_written(writer: TableWriter, table: Table, spans: list[Span] | None) -> DataFrame:
     rows = writer.tables.read_latest(writer.path)
-    return rows.where(_predicate(table, spans)) if spans else rows
+    return rows.where(_build_predicate(table, spans)) if spans else rows
 
 
-def _predicate(table: Table, spans: list[Span]) -> str:
+def _build_predicate(table: Table, spans: list[Span]) -> str:
     assert table.partitioning is not None
     return partitions.build_range_predicate(table.partitioning.partition, spans)

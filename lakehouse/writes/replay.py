@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions.rules import MALFORMED_RULE
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import Table
@@ -22,7 +22,7 @@ from lakehouse.engine.base import Commit, Target
 from lakehouse.errors import LedgerError, SchemaError
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.schema_diff import SchemaChanges
-from lakehouse.plan.steps import Build, Request, Update
+from lakehouse.plan.steps import Build, RunRequest, Update
 from lakehouse.quality import quarantine
 from lakehouse.writes import audit, transforms
 from lakehouse.writes import rules as row_rules
@@ -62,7 +62,7 @@ class ReplayResult:
     is_rebuilt: bool = False
 
 
-def replay_rejects(engine: Engine, lake: Lake, name: str, run: Run, *, dry_run: bool = False) -> ReplayResult:
+def replay_rejects(engine: Engine, catalog: Catalog, name: str, run: Run, *, dry_run: bool = False) -> ReplayResult:
     """Replay a table's rejects.
 
     Args:
@@ -73,26 +73,26 @@ def replay_rejects(engine: Engine, lake: Lake, name: str, run: Run, *, dry_run: 
         LedgerError: The table has not been written yet, or cannot be rebuilt without losing rows.
         SchemaError: The next run must rebuild the table.
     """
-    pending = quarantine.find_pending_rejects(lake, name)
-    table, record = lake.graph.declarations[name], table_log.read_last_record(lake.path(name))
+    pending = quarantine.find_pending_rejects(catalog, name)
+    table, record = catalog.graph.declarations[name], table_log.read_last_record(catalog.get_path(name))
     assert isinstance(table, Table)
     if record is None:
         raise LedgerError(f"{name}: the table has not been written yet. Run `lakehouse run` first.")
     if not pending:
         return ReplayResult(name)
-    if table.write.is_append_only and lake.get_landed_source(table) is None:
+    if table.write.is_append_only and catalog.get_landed_source(table) is None:
         raise LedgerError(
             f"{name}: a rebuild would lose rows that its incremental input no longer has. "
             f"Replay the inputs of {name} instead."
         )
-    if lake.get_landed_source(table) is None or table.write.reads_all_rows:
-        return _rebuild_table(engine, lake, table, run, len(pending), dry_run)
-    return _RowReplay(TableWriter(engine, lake, run, _make_step(lake, table, record)), table).run(dry_run)
+    if catalog.get_landed_source(table) is None or table.write.reads_all_rows:
+        return _rebuild_table(engine, catalog, table, run, len(pending), dry_run)
+    return _RowReplay(TableWriter(engine, catalog, run, _make_step(catalog, table, record)), table).run(dry_run)
 
 
-def _make_step(lake: Lake, table: Table, record: Record) -> Update:
+def _make_step(catalog: Catalog, table: Table, record: Record) -> Update:
     """Make the step that replays rejects into the table as its last record describes it."""
-    planned = decide_step(lake, table.name, Request())
+    planned = decide_step(catalog, table.name, RunRequest())
     if planned.is_breaking or isinstance(planned, Build):
         causes = "; ".join((*planned.schema_changes.describe(), *planned.reasons))
         raise SchemaError(
@@ -111,14 +111,16 @@ def _make_step(lake: Lake, table: Table, record: Record) -> Update:
     )
 
 
-def _rebuild_table(engine: Engine, lake: Lake, table: Table, run: Run, pending: int, dry_run: bool) -> ReplayResult:
+def _rebuild_table(
+    engine: Engine, catalog: Catalog, table: Table, run: Run, pending: int, dry_run: bool
+) -> ReplayResult:
     """Rebuild the table. Rows that still break a rule enter the quarantine of the new generation."""
     if dry_run:
         return ReplayResult(table.name, pending, is_rebuilt=True)
-    step = decide_step(lake, table.name, Request(full_refresh=frozenset({table.name})))
-    writer = TableWriter(engine, lake, run, step)
+    step = decide_step(catalog, table.name, RunRequest(full_refresh=frozenset({table.name})))
+    writer = TableWriter(engine, catalog, run, step)
     blocked = int(execute_step(writer).rows.get("quarantined", 0))
-    if lake.get_landed_source(table):
+    if catalog.get_landed_source(table):
         _record_rebuilt(writer, table, writer.step.generation - 1)
     by_rule = {"its rules": blocked} if blocked else None
     return ReplayResult(table.name, max(pending - blocked, 0), None, by_rule, is_rebuilt=True)
@@ -128,7 +130,7 @@ def _record_rebuilt(writer: TableWriter, table: Table, generation: int) -> None:
     """Record the rejects of the generation before a rebuild that the rebuild no longer quarantines."""
     record = table_log.read_last_record(writer.path)
     assert record is not None
-    rejects = writer.tables.read_latest(writer.lake.quarantine_path(table.name))
+    rejects = writer.tables.read_latest(writer.catalog.get_quarantine_path(table.name))
     pending = writer.exclude_settled(table, rejects.where(f"generation = {generation}"))
     pending = pending.select(*ORIGIN_COLUMNS).distinct()
     blocked = rejects.where(f"generation = {record.generation}")
@@ -146,7 +148,7 @@ class _RowReplay:
     def run(self, dry_run: bool) -> ReplayResult:
         landed = self._read_landed().persist()
         staged = self.writer.stage(self.table, landed).persist()
-        classified = self._classify(row_rules.passing_rows(self.table, staged, "fail")).persist()
+        classified = self._classify(row_rules.select_passing_rows(self.table, staged, "fail")).persist()
         try:
             self._check_accounting(landed, staged)
             counts = {row["_class"]: int(row["count"]) for row in classified.groupBy("_class").count().collect()}
@@ -170,10 +172,13 @@ class _RowReplay:
     def _read_landed(self) -> DataFrame:
         """Read the pending rejects in the form in which they were landed."""
         writer, source = self.writer, self.table.incremental_input_table
-        log = writer.lake.log(source)
+        log = writer.catalog.read_log(source)
         assert log is not None
-        columns = {**log.columns(), **writer.lake.written_columns(source)}  # with columns that the contract added
-        rows = writer.tables.read_latest(writer.lake.quarantine_path(self.table.name))
+        columns = {
+            **log.read_columns(),
+            **writer.catalog.get_written_columns(source),
+        }  # with columns that the contract added
+        rows = writer.tables.read_latest(writer.catalog.get_quarantine_path(self.table.name))
         rows = rows.where(f"generation = {writer.step.generation} AND batch < {writer.step.batch}")
         rows = writer.exclude_settled(self.table, rows)
         schema = ", ".join(f"`{column}` {data_type}" for column, data_type in columns.items())
@@ -181,8 +186,8 @@ class _RowReplay:
 
     def _count_blocked(self, landed: DataFrame, staged: DataFrame) -> dict[str, int]:
         """Count the rejects that do not pass, by the first rule that each breaks."""
-        rules = row_rules.violated_rules(self.table, staged, "fail")
-        violating = staged.where(row_rules.violates_any(self.table, staged, "fail"))
+        rules = row_rules.list_violated_rules(self.table, staged, "fail")
+        violating = staged.where(row_rules.build_reject_condition(self.table, staged, "fail"))
         by_rule = violating.groupBy(rules[0].alias("rule")).count()
         blocked = {str(row["rule"]): int(row["count"]) for row in by_rule.collect()}
         malformed = landed.where(F.col(MALFORMED).isNotNull()).count() if MALFORMED in landed.columns else 0
@@ -191,7 +196,7 @@ class _RowReplay:
     def _classify(self, passing: DataFrame) -> DataFrame:
         """Add column `_class`: how each passing reject compares to the table and to the other rejects."""
         writer, table, origins = self.writer, self.table, [*ORIGIN_COLUMNS]
-        passing = passing.select(*writer.written_columns(passing))
+        passing = passing.select(*writer.select_written_columns(passing))
         added = writer.step.schema_changes.added_columns
         existing = writer.tables.read_latest(writer.path)
         existing = existing.withColumns({column: F.lit(None).cast(kind) for column, kind in added.items()})
@@ -201,7 +206,7 @@ class _RowReplay:
         if table.write.is_append_only:
             classified = landed.withColumn("_class", F.lit("new"))
         else:
-            newest = transforms.newest_per_key(table, landed)
+            newest = transforms.keep_newest_per_key(table, landed)
             duplicates = landed.join(newest.select(origins), origins, "left_anti")
             duplicates = duplicates.withColumn("_class", F.lit("duplicate"))
             classified = transforms.classify(table, newest, existing, newest.columns).unionByName(duplicates)
@@ -250,7 +255,9 @@ def _record_outcomes(writer: TableWriter, table: Table, classified: DataFrame, r
         "run": F.lit(record.run),
         "at": F.lit(datetime.fromisoformat(record.committed_at)),
     }
-    target = Target(f"the outcomes of {table.name}", writer.lake.outcomes_path(table.name), change_feed=False)
+    target = Target(
+        f"the outcomes of {table.name}", writer.catalog.get_outcomes_path(table.name), has_change_feed=False
+    )
     outcomes = classified.withColumns(values).select(*quarantine.OUTCOME_COLUMNS)
     commit = Commit(f"outcomes/{table.name}", record, writer.run.lease.issue_fencing_token())
     writer.tables.append(outcomes, target, commit)

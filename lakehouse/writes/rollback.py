@@ -17,12 +17,12 @@ from lakehouse.writes import rules
 from lakehouse.writes.table_writer import exclude_settled
 
 if TYPE_CHECKING:
-    from lakehouse.catalog import Lake
+    from lakehouse.catalog import Catalog
     from lakehouse.deltalog.commit_record import Record, Run
     from lakehouse.engine.base import Engine, Tables
 
 
-def roll_back_tables(engine: Engine, lake: Lake, plan: RollbackPlan, run: Run) -> None:
+def roll_back_tables(engine: Engine, catalog: Catalog, plan: RollbackPlan, run: Run) -> None:
     """Roll back each table of the plan.
 
     Args:
@@ -33,13 +33,13 @@ def roll_back_tables(engine: Engine, lake: Lake, plan: RollbackPlan, run: Run) -
         LockError: The run's lease on the lake expired; another run may hold it.
     """
     for rollback in plan.tables:
-        _roll_back_table(engine.isolate(), lake, rollback, run)
+        _roll_back_table(engine.open_tables(), catalog, rollback, run)
 
 
-def _roll_back_table(tables: Tables, lake: Lake, rollback: TableRollback, run: Run) -> None:
+def _roll_back_table(tables: Tables, catalog: Catalog, rollback: TableRollback, run: Run) -> None:
     run.lease.check()
-    record, path = build_record(rollback, run), lake.path(rollback.table)
-    _restore_rejects(tables, lake, rollback, record, run)
+    record, path = build_record(rollback, run), catalog.get_path(rollback.table)
+    _restore_rejects(tables, catalog, rollback, record, run)
     log = table_log.open_log(path)
     if log is None or log.version != rollback.current_version:
         raise RollbackError(
@@ -54,9 +54,9 @@ def _roll_back_table(tables: Tables, lake: Lake, rollback: TableRollback, run: R
         tables.restore(target, commit, rollback.target_version)
 
 
-def _restore_rejects(tables: Tables, lake: Lake, rollback: TableRollback, record: Record, run: Run) -> None:
+def _restore_rejects(tables: Tables, catalog: Catalog, rollback: TableRollback, record: Record, run: Run) -> None:
     """Make the rejects pending again that were pending before the run. The quarantine loses no row."""
-    path = lake.quarantine_path(rollback.table)
+    path = catalog.get_quarantine_path(rollback.table)
     last = table_log.read_last_record(path)
     if last is None:
         return
@@ -65,10 +65,10 @@ def _restore_rejects(tables: Tables, lake: Lake, rollback: TableRollback, record
         pending = rows.limit(0)
     else:
         pending = rows.where(f"generation = {restored.generation} AND batch <= {restored.batch}")
-        pending = exclude_settled(tables, lake.outcomes_path(rollback.table), pending, restored.batch)
+        pending = exclude_settled(tables, catalog.get_outcomes_path(rollback.table), pending, restored.batch)
     # Rejects of an uncommitted batch with this commit's number have to go.
     if last.batch < record.batch and pending.isEmpty():
         return
     commit = Commit(f"quarantine/{rollback.table}", record, run.lease.issue_fencing_token())
-    target = Target(f"the quarantine of {rollback.table}", path, ("batch",), change_feed=False)
+    target = Target(f"the quarantine of {rollback.table}", path, ("batch",), has_change_feed=False)
     tables.replace(rules.add_audit_columns(pending, record), target, commit, f"batch >= {record.batch}")

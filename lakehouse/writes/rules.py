@@ -46,7 +46,7 @@ def add_audit_columns(rejected: DataFrame, record: Record) -> DataFrame:
     return rejected.withColumns(values).select(*QUARANTINE_COLUMNS)
 
 
-def effective_rules(table: Table) -> tuple[Rule, ...]:
+def get_effective_rules(table: Table) -> tuple[Rule, ...]:
     """Return the declared rules and the implied rule: key and partition are not null."""
     required = [*table.key, *([table.partitioning.partition] if table.partitioning else [])]
     if not required:
@@ -54,13 +54,15 @@ def effective_rules(table: Table) -> tuple[Rule, ...]:
     return (Rule(KEY_RULE, " AND ".join(f"`{c}` IS NOT NULL" for c in dict.fromkeys(required))), *table.rules)
 
 
-def violates_any(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
+def build_reject_condition(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
     """Return a condition for the rows that violate a rule that quarantines.
 
     Args:
         also: Further consequences: rules with one of them are tested, too.
     """
-    conditions = [is_violated(rule) for rule in effective_rules(table) if rule.on_violation in ("quarantine", *also)]
+    conditions = [
+        is_violated(rule) for rule in get_effective_rules(table) if rule.on_violation in ("quarantine", *also)
+    ]
     if UNPARSED in staged.columns:
         conditions.append(F.coalesce(F.size(UNPARSED) > 0, F.lit(False)))
     rejected = F.lit(False)
@@ -69,13 +71,13 @@ def violates_any(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
     return rejected
 
 
-def violated_rules(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
+def list_violated_rules(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
     """Return the names of the quarantining rules that a row violates.
 
     Args:
         also: Further consequences: rules with one of them are tested, too.
     """
-    rules = [rule for rule in effective_rules(table) if rule.on_violation in ("quarantine", *also)]
+    rules = [rule for rule in get_effective_rules(table) if rule.on_violation in ("quarantine", *also)]
     names = [F.when(is_violated(rule), F.lit(rule.name)) for rule in rules]
     violated = F.array_compact(F.array(*names)) if names else F.array().cast("array<string>")
     if UNPARSED not in staged.columns:
@@ -90,7 +92,7 @@ def stop_on_violation(table: Table, staged: DataFrame) -> DataFrame:
     After the write, `count_warnings` counts violations of rules that only warn: a plan that counts rows while it
     writes them cannot run on a GPU.
     """
-    bad = violates_any(table, staged, "fail")
+    bad = build_reject_condition(table, staged, "fail")
     first = next(iter(table.columns))
     # A projection, because a filter would be pushed down and compute the columns that it reads twice.
     return staged.withColumn(first, F.when(bad, F.raise_error(F.lit(_VIOLATION_MESSAGE))).otherwise(F.col(first)))
@@ -103,7 +105,7 @@ def count_warnings(table: Table, written: DataFrame) -> dict[str, int]:
     return {name: int(count) for name, count in row.asDict().items() if count} if row else {}
 
 
-def passing_rows(table: Table, staged: DataFrame, *also: OnViolation) -> DataFrame:
+def select_passing_rows(table: Table, staged: DataFrame, *also: OnViolation) -> DataFrame:
     """Keep the staged rows that no rule quarantines.
 
     Args:
@@ -111,7 +113,7 @@ def passing_rows(table: Table, staged: DataFrame, *also: OnViolation) -> DataFra
     """
     # The partition's number keeps Spark from pushing the filter down, which would compute its columns twice.
     computed = staged.withColumn(_PARTITION, F.spark_partition_id())
-    return computed.where(~violates_any(table, staged, *also) & (F.col(_PARTITION) >= 0)).drop(_PARTITION)
+    return computed.where(~build_reject_condition(table, staged, *also) & (F.col(_PARTITION) >= 0)).drop(_PARTITION)
 
 
 def is_violation_stop(error: Exception) -> bool:
@@ -119,13 +121,13 @@ def is_violation_stop(error: Exception) -> bool:
     return _VIOLATION_MESSAGE in str(error)
 
 
-def rejected_rows(table: Table, staged: DataFrame, landed: DataFrame | None) -> DataFrame:
+def build_rejects(table: Table, staged: DataFrame, landed: DataFrame | None) -> DataFrame:
     """Return the rejects with the rules that they violate and their original, for the quarantine.
 
     Args:
         landed: The landed rows, each the original of one staged row. Without them the staged row is the original.
     """
-    bad = staged.where(violates_any(table, staged)).withColumn("rules", violated_rules(table, staged))
+    bad = staged.where(build_reject_condition(table, staged)).withColumn("rules", list_violated_rules(table, staged))
     if landed is None:
         original = F.to_json(F.struct(*table.columns), MICROSECOND_FORMATS)
         missing = [F.lit(None).cast(QUARANTINE_COLUMNS[c]).alias(c) for c in (*ORIGIN_COLUMNS, "_source_file")]
@@ -134,7 +136,7 @@ def rejected_rows(table: Table, staged: DataFrame, landed: DataFrame | None) -> 
     return _with_originals(landed.join(F.broadcast(bad), [*ORIGIN_COLUMNS], "inner"), landed.columns)
 
 
-def malformed_rows(landed: DataFrame) -> DataFrame:
+def build_malformed_rejects(landed: DataFrame) -> DataFrame:
     """Return the landed rows that do not have the declared shape, for the quarantine."""
     bad = landed.where(F.col(MALFORMED).isNotNull()).withColumn("rules", F.array(F.lit(MALFORMED_RULE)))
     return _with_originals(bad, landed.columns)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.clock import now
 from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
@@ -48,40 +48,40 @@ class Batch:
         """Count the input rows in a frame of one row."""
         return self.input_rows.agg(*self.counts)
 
-    def rows_in(self) -> int:
+    def count_rows_in(self) -> int:
         return int(self.input_counts["rows"] or 0)
 
-    def malformed(self) -> int:
+    def count_malformed(self) -> int:
         return int(self.input_counts.get("malformed") or 0) if MALFORMED in self.input_rows.columns else 0
 
-    def origins(self) -> int | None:
+    def get_origins_hash(self) -> int | None:
         return self.input_counts.get("origins")
 
 
 class TableWriter:
     """Write of one table, on a session of its own."""
 
-    def __init__(self, engine: Engine, lake: Lake, run: Run, step: Step) -> None:
+    def __init__(self, engine: Engine, catalog: Catalog, run: Run, step: Step) -> None:
         self.engine = engine
-        self.lake = lake
+        self.catalog = catalog
         self.run = run
         self.step = step
-        self.path = lake.path(step.table)
+        self.path = catalog.get_path(step.table)
 
     @cached_property
     def tables(self) -> Tables:
-        return self.engine.isolate()
+        return self.engine.open_tables()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def read_snapshot(self, name: str) -> DataFrame:
         """Read an input at its pinned version."""
-        return self.tables.read(self.lake.path(name), self.step.inputs[name].version)
+        return self.tables.read(self.catalog.get_path(name), self.step.inputs[name].version)
 
     def read_changes(self, name: str) -> DataFrame:
         """Read an input's change feed after the consumed version, up to the pinned version."""
         return self.tables.read_changes(
-            self.lake.path(name), self.step.previous_versions[name], self.step.inputs[name].version
+            self.catalog.get_path(name), self.step.previous_versions[name], self.step.inputs[name].version
         )
 
     def apply(self, table: Table, inputs: Mapping[str, DataFrame]) -> DataFrame:
@@ -90,7 +90,7 @@ class TableWriter:
         Raises:
             SchemaError: The function returned no frame, or other columns than declared.
         """
-        required = ORIGIN_COLUMNS if self.lake.get_landed_source(table) else ()
+        required = ORIGIN_COLUMNS if self.catalog.get_landed_source(table) else ()
         output = table(**inputs)
         if output is None:
             raise SchemaError(f"{table.name}: the table's function returned nothing. Return a DataFrame.")
@@ -113,7 +113,7 @@ class TableWriter:
         counts = [F.count(F.lit(1)).alias("rows")]
         if MALFORMED in rows.columns:
             counts.append(F.count(MALFORMED).alias("malformed"))
-        if self.lake.get_landed_source(table):
+        if self.catalog.get_landed_source(table):
             counts.append(audit.hash_origins(_is_well_formed(rows)))
         return Batch(self.stage(table, rows), rows, counts)
 
@@ -127,10 +127,10 @@ class TableWriter:
         Raises:
             AccountingError: The table takes landed rows one by one, and the counts do not add up to its input rows.
         """
-        counts["quarantined"] += batch.malformed()
-        if self.lake.get_landed_source(table):
-            audit.check_accounting(table.name, batch.rows_in(), counts)
-            audit.check_origins(table.name, batch.origins(), rule_counts.origins)
+        counts["quarantined"] += batch.count_malformed()
+        if self.catalog.get_landed_source(table):
+            audit.check_accounting(table.name, batch.count_rows_in(), counts)
+            audit.check_origins(table.name, batch.get_origins_hash(), rule_counts.origins)
         return counts
 
     def quarantine_batch(
@@ -145,23 +145,23 @@ class TableWriter:
             RuleError: A rule that fails the run was broken.
         """
         audit.raise_on_failures(table, rule_counts)
-        landed = batch.input_rows if self.lake.get_landed_source(table) else None
+        landed = batch.input_rows if self.catalog.get_landed_source(table) else None
         parts = []
         if rule_counts.rejected:
-            parts.append(rules.rejected_rows(table, batch.staged, landed))
-        if batch.malformed():
-            parts.append(rules.malformed_rows(batch.input_rows))
+            parts.append(rules.build_rejects(table, batch.staged, landed))
+        if batch.count_malformed():
+            parts.append(rules.build_malformed_rejects(batch.input_rows))
         if not parts and self.has_stale_rejects(table):
-            parts.append(rules.rejected_rows(table, batch.staged.limit(0), landed))
+            parts.append(rules.build_rejects(table, batch.staged.limit(0), landed))
         for part in parts[1:]:
             parts[0] = parts[0].unionByName(part)
         if parts:
             self.write_quarantine(
-                table, parts[0], rule_counts.rejected + batch.malformed(), is_full_input=is_full_input
+                table, parts[0], rule_counts.rejected + batch.count_malformed(), is_full_input=is_full_input
             )
 
     def has_suite(self, table: Table) -> bool:
-        return self.lake.suites is not None and self.lake.suites.has_suite(table.name)
+        return self.catalog.suites is not None and self.catalog.suites.has_suite(table.name)
 
     def validate(self, table: Table, rows: DataFrame, retain: Callable[[DataFrame], DataFrame] | None = None) -> None:
         """Validate the table's content after this write with its suite, if it has one.
@@ -173,17 +173,17 @@ class TableWriter:
         Raises:
             SuiteError: The content does not meet the suite, or could not be validated.
         """
-        if self.lake.suites is None or not self.has_suite(table):
+        if self.catalog.suites is None or not self.has_suite(table):
             return
-        columns = [c for c in self.lake.written_columns(table.name) if c not in ORIGIN_COLUMNS]
+        columns = [c for c in self.catalog.get_written_columns(table.name) if c not in ORIGIN_COLUMNS]
         content = rows.select(*[c for c in columns if c in rows.columns])
         if retain is not None:
             retained = retain(self.tables.read_latest(self.path))
             content = content.unionByName(retained.select(*content.columns))
-        expectations.validate(self.lake.suites, table.name, content, self.run.id)
+        expectations.validate(self.catalog.suites, table.name, content, self.run.id)
 
     @contextmanager
-    def cached_for_validation(self, table: Table, rows: DataFrame) -> Iterator[DataFrame]:
+    def cache_for_validation(self, table: Table, rows: DataFrame) -> Iterator[DataFrame]:
         """Cache the rows while a suite runs, so that they are computed once."""
         if not self.has_suite(table):
             yield rows
@@ -199,13 +199,13 @@ class TableWriter:
 
         A quarantine that was copied later than its table also has rejects of later batches.
         """
-        record = table_log.read_last_record(self.lake.quarantine_path(table.name))
+        record = table_log.read_last_record(self.catalog.get_quarantine_path(table.name))
         return record is not None and record.batch >= self.step.batch and record.rows.get("quarantined") != 0
 
     def clear_stale_rejects(self, table: Table) -> None:
         """Delete stale rejects, because another batch is about to take their batch number."""
         if self.has_stale_rejects(table):
-            rejects = self.tables.read_latest(self.lake.quarantine_path(table.name))
+            rejects = self.tables.read_latest(self.catalog.get_quarantine_path(table.name))
             self.write_quarantine(table, rejects.limit(0), 0)
 
     def write_quarantine(self, table: Table, rows: DataFrame, count: int, *, is_full_input: bool = False) -> None:
@@ -213,31 +213,31 @@ class TableWriter:
         record = self.make_commit(table, {"quarantined": count}).record
         commit = Commit(f"quarantine/{table.name}", record, self.run.lease.issue_fencing_token())
         rejects = rules.add_audit_columns(rows, record)
-        path = self.lake.quarantine_path(table.name)
+        path = self.catalog.get_quarantine_path(table.name)
         if is_full_input and table_log.open_log(path):
             existing = self.tables.read_latest(path)
             existing = existing.where(f"generation = {record.generation} AND batch <> {record.batch}")
             existing = self.exclude_settled(table, existing)
             rejects = transforms.anti_join(rejects, existing, [*ORIGIN_COLUMNS, "rules"])
-        target = Target(f"the quarantine of {table.name}", path, ("batch",), change_feed=False)
+        target = Target(f"the quarantine of {table.name}", path, ("batch",), has_change_feed=False)
         self.tables.replace(rejects, target, commit, f"batch >= {record.batch}")
 
     def exclude_settled(self, table: Table, rejected: DataFrame) -> DataFrame:
         """Keep the rejects without an outcome of a later replay."""
-        return exclude_settled(self.tables, self.lake.outcomes_path(table.name), rejected)
+        return exclude_settled(self.tables, self.catalog.get_outcomes_path(table.name), rejected)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def written_columns(self, rows: DataFrame) -> list[str]:
-        return [c for c in self.lake.written_columns(self.step.table) if c in rows.columns]
+    def select_written_columns(self, rows: DataFrame) -> list[str]:
+        return [c for c in self.catalog.get_written_columns(self.step.table) if c in rows.columns]
 
     def make_target(self, declared: Declaration, stats: Sequence[str] = ()) -> Target:
         """Make the target of the write, with file statistics on the columns that readers filter by."""
         if isinstance(declared, Table):
             partition = (declared.partitioning.partition,) if declared.partitioning else ()
-            stats = (*audit.range_columns(declared), *partition, *declared.stats)
-        stats = tuple(dict.fromkeys((*stats, *self.lake.get_filter_columns(declared.name))))
-        return Target(declared.name, self.path, stats, self.lake.has_incremental_readers(declared.name))
+            stats = (*audit.get_range_columns(declared), *partition, *declared.stats)
+        stats = tuple(dict.fromkeys((*stats, *self.catalog.get_filter_columns(declared.name))))
+        return Target(declared.name, self.path, stats, self.catalog.has_incremental_readers(declared.name))
 
     def make_commit(
         self,
@@ -264,7 +264,7 @@ class TableWriter:
             committed_at=now(),
             files=files,
             column_changes=(*self.step.schema_changes.describe(), *contract),
-            backfill_range=_backfilled_range(self.step),
+            backfill_range=_get_backfilled_range(self.step),
             rolled_back_batches=tuple(rolled_back_batches),
         )
         return Commit(declared.name, record)
@@ -286,7 +286,7 @@ def exclude_settled(tables: Tables, outcomes: Location, rejected: DataFrame, unt
     return rejected.join(settled, identity, "left").where("_settled IS NULL OR batch > _settled").drop("_settled")
 
 
-def _backfilled_range(step: Step) -> tuple[str, ...]:
+def _get_backfilled_range(step: Step) -> tuple[str, ...]:
     """Return the first and the last backfilled partition, or nothing where the step backfills none."""
     days = step.backfilled if isinstance(step, UpdatePartitions) else ()
     return (str(days[0]), str(days[-1])) if days else ()

@@ -42,26 +42,26 @@ def select_declared(
     return frame.select(*columns, *required, *[c for c in allowed if c in types])
 
 
-def newest_order(table: Table, columns: Sequence[str]) -> Column:
+def build_newest_order(table: Table, columns: Sequence[str]) -> Column:
     """Return the order of the rows of a key as one comparable struct: the greatest is the newest."""
-    parts = [c for c in (*table.write.order_columns(), *ORIGIN_COLUMNS) if c in columns]
+    parts = [c for c in (*table.write.get_order_columns(), *ORIGIN_COLUMNS) if c in columns]
     return F.struct(*parts) if parts else F.struct(F.lit(0).alias("none"))
 
 
-def newest_per_key(table: Table, rows: DataFrame) -> DataFrame:
+def keep_newest_per_key(table: Table, rows: DataFrame) -> DataFrame:
     """Keep the newest row of each key."""
-    window = Window.partitionBy(*table.key).orderBy(newest_order(table, rows.columns).desc())
+    window = Window.partitionBy(*table.key).orderBy(build_newest_order(table, rows.columns).desc())
     return rows.withColumn("_rank", F.row_number().over(window)).where("_rank = 1").drop("_rank")
 
 
-def versions(table: Table, history: History, rows: DataFrame) -> DataFrame:
+def compute_event_versions(table: Table, history: History, rows: DataFrame) -> DataFrame:
     """Compute the versions of each key from its observations, with the time span of each version.
 
     Among observations of a key with one effective time, the last delivered counts. An observation that repeats the
     values before it adds no version. The order of delivery does not change the result.
     """
     effective = history.effective_column
-    same_time = Window.partitionBy(*table.key, effective).orderBy(newest_order(table, rows.columns).desc())
+    same_time = Window.partitionBy(*table.key, effective).orderBy(build_newest_order(table, rows.columns).desc())
     by_time = Window.partitionBy(*table.key).orderBy(effective)
     last_delivered = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
     content = F.struct(*[c for c in table.columns if c not in (*table.key, effective)])
@@ -75,7 +75,7 @@ def versions(table: Table, history: History, rows: DataFrame) -> DataFrame:
     )
 
 
-def snapshot_versions(table: Table, history: History, rows: DataFrame, observed: DataFrame) -> DataFrame:
+def compute_snapshot_versions(table: Table, history: History, rows: DataFrame, observed: DataFrame) -> DataFrame:
     """Compute the versions of each key, where the rows of one effective time are a complete snapshot.
 
     A key that the next snapshot lacks ends with that snapshot. A row that cannot be read deletes nothing. A row
@@ -92,7 +92,7 @@ def snapshot_versions(table: Table, history: History, rows: DataFrame, observed:
     observed = observed.unionByName(observed.select(*key).distinct().crossJoin(keyless)).distinct()
     times = observed.select(effective).distinct()
     following = times.withColumn("_next", F.lead(effective).over(Window.orderBy(effective)))
-    same_time = Window.partitionBy(*key, effective).orderBy(newest_order(table, rows.columns).desc())
+    same_time = Window.partitionBy(*key, effective).orderBy(build_newest_order(table, rows.columns).desc())
     last_delivered = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
     content = F.struct(*[c for c in table.columns if c not in (*key, effective)])
     present = observed.join(last_delivered.withColumn("_expected", content), [*key, effective], "left")
@@ -124,12 +124,12 @@ def has_same_content(columns: Sequence[str], left: str, right: str) -> Column:
     return same
 
 
-def newest_of_duplicates(table: Table, rows: DataFrame) -> DataFrame:
+def keep_newest_of_duplicates(table: Table, rows: DataFrame) -> DataFrame:
     """Keep the newest row of each key. Only keys with more than one row are ordered."""
     key = list(table.key)
     duplicate_keys = rows.groupBy(*key).count().where("count > 1").drop("count")
     single = rows.join(duplicate_keys, key, "left_anti")
-    return single.unionByName(newest_per_key(table, rows.join(duplicate_keys, key, "left_semi")))
+    return single.unionByName(keep_newest_per_key(table, rows.join(duplicate_keys, key, "left_semi")))
 
 
 def classify(
@@ -141,7 +141,7 @@ def classify(
         ignored: Columns that are not compared.
     """
     content = [c for c in table.columns if c not in (*table.key, *ignored)]
-    ordered = [c for c in (*table.write.order_columns(), *ORIGIN_COLUMNS) if c in columns]
+    ordered = [c for c in (*table.write.get_order_columns(), *ORIGIN_COLUMNS) if c in columns]
     ours, theirs = (F.struct(*[F.col(f"{side}.{c}") for c in ordered]) if ordered else F.lit(0) for side in "st")
     row_class = (
         F.when(F.col(f"t.{table.key[0]}").isNull(), "new")
@@ -154,7 +154,7 @@ def classify(
     return joined.select(*[F.col(f"s.{c}").alias(c) for c in columns], row_class.alias("_class"))
 
 
-def key_range_predicate(table: Table, ranges: Mapping[str, tuple[str, str]]) -> str:
+def build_key_range_predicate(table: Table, ranges: Mapping[str, tuple[str, str]]) -> str:
     """Return a SQL condition on the target (alias t) that every row with a key of the batch meets.
 
     Delta skips files outside of it.
@@ -174,7 +174,7 @@ def anti_join(existing: DataFrame, rows: DataFrame, key: Sequence[str]) -> DataF
     return existing.join(rows.select(*key), list(key), "left_anti")
 
 
-def differences(expected: DataFrame, existing: DataFrame, key: Sequence[str], delete: str) -> DataFrame:
+def compute_differences(expected: DataFrame, existing: DataFrame, key: Sequence[str], delete: str) -> DataFrame:
     """Compute the rows to upsert and to delete so that a table holds the expected rows.
 
     Args:

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from lakehouse.ml.task import Task
 from serving.api import metrics, schema
-from serving.api.document import build_openapi, problem_responses
+from serving.api.document import build_openapi, describe_problems
 from serving.api.guard import Guard, get_request_id
 from serving.api.journal import Entry, Journal
 from serving.api.lookups import Lookups
@@ -73,24 +73,26 @@ def create_app(service: Service, key: str, seconds: float = REQUEST_SECONDS) -> 
         redoc_url=None,
         redirect_slashes=False,
         description="The probability of the label for rows by their features or their keys.",
-        responses=problem_responses(500, 504),
+        responses=describe_problems(500, 504),
     )
     app.add_middleware(Guard, key=key, seconds=seconds)
-    app.add_exception_handler(HTTPException, _routing_error)
+    app.add_exception_handler(HTTPException, _handle_routing_error)
     app.openapi = lambda: build_openapi(app, service.watcher.state.request_type)  # type: ignore[method-assign]
     _add_predict(app, service)
     _add_info_routes(app, service)
     return app
 
 
-async def _routing_error(request: Request, error: Exception) -> Response:
+async def _handle_routing_error(request: Request, error: Exception) -> Response:
     """Return a routing error in the shape of every other problem."""
     assert isinstance(error, HTTPException)
-    return RequestError(error.status_code, str(error.detail), headers=error.headers).response(get_request_id(request))
+    return RequestError(error.status_code, str(error.detail), headers=error.headers).to_response(
+        get_request_id(request)
+    )
 
 
 def _add_predict(app: FastAPI, service: Service) -> None:
-    problems = problem_responses(400, 401, 404, 408, 413, 415, 422, 503)
+    problems = describe_problems(400, 401, 404, 408, 413, 415, 422, 503)
 
     @app.post("/predict", response_model=Answer, responses=problems, summary="Predict rows by features or by keys")
     async def predict(request: Request) -> Response:
@@ -107,13 +109,13 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         request.state.summary = f"{alias} {loaded.version}, {len(rows)} rows"
         shared = {"model_version": loaded.version, "alias": alias, "feature_version": version}
         predictions = [
-            {"probability": probability, **shared, "unknown": model.unknown_columns(row)}
+            {"probability": probability, **shared, "unknown": model.find_unknown_columns(row)}
             for probability, row in zip(probabilities, rows, strict=True)
         ]
-        return _json({"request_id": request_id, "predictions": predictions})
+        return _respond_json({"request_id": request_id, "predictions": predictions})
 
 
-def _parse_request(state: ServingState, body: bytes) -> schema.Request:
+def _parse_request(state: ServingState, body: bytes) -> schema.PredictionRequest:
     """Parse the body of a request.
 
     Raises:
@@ -130,7 +132,7 @@ def _parse_request(state: ServingState, body: bytes) -> schema.Request:
 
 
 async def _resolve_rows(
-    service: Service, model: ServedModel, request: schema.Request
+    service: Service, model: ServedModel, request: schema.PredictionRequest
 ) -> tuple[list[Key], int | None, Sequence[Row]]:
     """Return the keys, the version of the feature table, and the rows in the model's form.
 
@@ -144,7 +146,7 @@ async def _resolve_rows(
     task = service.task
     requested = [(tuple(key[name] for name in task.key), key.get(task.time_column)) for key in request["keys"]]
     columns = tuple(model.columns.names)
-    with _lookup_errors():
+    with _translate_lookup_errors():
         cached = service.lookups.find_cached(requested, columns)
         rows, version = cached if cached else await asyncio.to_thread(service.lookups.find, requested, columns)
     if missing := [position for position, lookup in enumerate(requested) if lookup not in rows]:
@@ -161,7 +163,7 @@ async def _resolve_rows(
 
 
 @contextmanager
-def _lookup_errors() -> Iterator[None]:
+def _translate_lookup_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -204,12 +206,12 @@ def _add_info_routes(app: FastAPI, service: Service) -> None:
     @app.get(
         "/model",
         response_model=ModelInfo,
-        responses=problem_responses(401, 503),
+        responses=describe_problems(401, 503),
         summary="Describe the models in service",
     )
     async def model() -> Response:
         state, task = service.watcher.state, service.task
-        with _lookup_errors():
+        with _translate_lookup_errors():
             features = await asyncio.to_thread(lambda: service.lookups.features)
         info = ModelInfo(
             task=task.name,
@@ -220,10 +222,10 @@ def _add_info_routes(app: FastAPI, service: Service) -> None:
             key=list(task.key),
             time=task.time_column,
         )
-        return _json(info)
+        return _respond_json(info)
 
     @app.get(
-        "/metrics", responses=problem_responses(401), response_class=Response, summary="Read metrics for Prometheus"
+        "/metrics", responses=describe_problems(401), response_class=Response, summary="Read metrics for Prometheus"
     )
     async def read_metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -242,5 +244,5 @@ def _describe_version(model: ServedModel) -> Version:
     )
 
 
-def _json(content: Any) -> Response:
+def _respond_json(content: Any) -> Response:
     return Response(to_json(content), media_type="application/json")

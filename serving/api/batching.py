@@ -51,11 +51,11 @@ class Batcher:
         return await answer
 
     async def _drain(self) -> None:
-        while batch := self._next_batch():
+        while batch := self._take_batch():
             await self._answer(batch)
         self._work = None
 
-    def _next_batch(self) -> list[PendingRequest]:
+    def _take_batch(self) -> list[PendingRequest]:
         """Take the oldest pending requests. Requests with a cancelled answer are dropped."""
         batch: list[PendingRequest] = []
         size = 0

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from serving.api.guard import PUBLIC_PATHS
 from serving.api.problems import Problem
-from serving.api.schema import Request
+from serving.api.schema import PredictionRequest
 
 _PROBLEMS = {
     400: "The request is not valid HTTP",
@@ -27,12 +27,12 @@ _PROBLEMS = {
 }
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe a route's error responses for FastAPI."""
     return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
 
 
-def build_openapi(app: FastAPI, request_schema: TypeAdapter[Request]) -> dict[str, Any]:
+def build_openapi(app: FastAPI, request_schema: TypeAdapter[PredictionRequest]) -> dict[str, Any]:
     """Build the document for the given schema of requests."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schema = request_schema.json_schema(ref_template="#/components/schemas/{model}")

@@ -68,7 +68,7 @@ class Guard:
         except Exception as error:
             if status:  # the response has started and cannot be replaced
                 raise
-            await _to_request_error(error, request_id, self._seconds).response(request_id)(scope, receive, answer)
+            await _to_request_error(error, request_id, self._seconds).to_response(request_id)(scope, receive, answer)
         finally:
             seconds, label = time.perf_counter() - start, path if path in _PATHS else "other"
             metrics.REQUESTS.labels(label, status).inc()

@@ -109,7 +109,7 @@ class Journal:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 self._changed.wait_for(lambda: self._closing or self._rows >= FLUSH_ROWS, self._seconds)
-                batch = self._next_batch()
+                batch = self._take_batch()
             if not batch:
                 return
             table = self._to_arrow(batch)
@@ -121,7 +121,7 @@ class Journal:
                     self._rows -= len(entry.rows)
             self._compact()
 
-    def _next_batch(self) -> list[Entry]:
+    def _take_batch(self) -> list[Entry]:
         """Return pending entries for one commit."""
         rows_before = accumulate((len(entry.rows) for entry in self._pending), initial=0)
         # The iteration ends early because responses wait for the lock.

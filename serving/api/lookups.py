@@ -59,7 +59,7 @@ class _VersionCache:
             while self.cached_rows > CACHED_ROWS and len(self.days) > 1:
                 self.cached_rows -= len(self.days.popitem(last=False)[1])
 
-    def cached_days(self, columns: tuple[str, ...]) -> set[date]:
+    def list_days(self, columns: tuple[str, ...]) -> set[date]:
         """Return the days that are cached with these columns."""
         with self.lock:
             return {day for day, cached_columns in self.days if cached_columns == columns}
@@ -97,7 +97,7 @@ class Lookups:
         Raises:
             ModelError, LedgerError, StorageError: See `lakehouse.ml.dataset.open_features`.
         """
-        return self._current().features
+        return self._get_current().features
 
     def find_cached(self, requested: Sequence[KeyLookup], columns: tuple[str, ...]) -> tuple[RowsByLookup, int] | None:
         """Return the result of `find` if it is cached in full; None if `find` would read the table or wait."""
@@ -116,20 +116,20 @@ class Lookups:
         Raises:
             ModelError, LedgerError, StorageError: The table cannot be read.
         """
-        self._current()
+        self._get_current()
         if cached := self.find_cached(requested, columns):
             return cached
         with self._read_lock:  # one thread at a time reads: a day that many requests need is read once
-            cache = self._current()
+            cache = self._get_current()
             try:
                 rows = _find_rows(cache, requested, columns)
             except ModelError:  # the version's files were deleted: read the newest version
                 self._cache = None
-                cache = self._current()
+                cache = self._get_current()
                 rows = _find_rows(cache, requested, columns)
             return rows, cache.features.version
 
-    def _current(self) -> _VersionCache:
+    def _get_current(self) -> _VersionCache:
         cache = self._cache
         if cache and not _is_older(self._refreshed_at, FRESH_SECONDS):
             return cache
@@ -164,7 +164,7 @@ class Lookups:
             return current
         return _VersionCache(features)
 
-    def categories(self, columns: Collection[str]) -> dict[str, frozenset[str]]:
+    def list_categories(self, columns: Collection[str]) -> dict[str, frozenset[str]]:
         """Return the values that models are trained on, for each of the columns that contains categories.
 
         Raises:
@@ -173,10 +173,10 @@ class Lookups:
         import pyarrow.compute as pc
 
         features = self.features
-        types = features.log.columns()
+        types = features.log.read_columns()
         values_of: dict[str, set[str]] = {name: set() for name in columns if types[name] == "string"}
         with features.translate_errors():
-            trained_on = features.span_filter(self.task.splits.train)
+            trained_on = features.build_span_filter(self.task.splits.train)
             for batch in features.dataset.to_batches(columns=list(values_of), filter=trained_on):
                 for name, values in values_of.items():
                     if len(values) <= MAX_CATEGORIES:
@@ -190,7 +190,7 @@ def _find_rows(cache: _VersionCache, requested: Sequence[KeyLookup], columns: tu
     undated = [key for key, day in missing if day is None]
     found_days = _find_days(cache.features, undated) if undated else {}
     days = {(key, day): day or found_days.get(key) for key, day in missing}
-    uncached = {day for day in days.values() if day} - cache.cached_days(columns)
+    uncached = {day for day in days.values() if day} - cache.list_days(columns)
     if len(uncached) <= MAX_DAYS:
         for day in [day for day in uncached if _count(cache.features, day) <= WHOLE_DAY_ROWS]:
             day_rows = _read_day(cache, day, columns)
@@ -210,13 +210,15 @@ def _find_rows(cache: _VersionCache, requested: Sequence[KeyLookup], columns: tu
 
 def _count(features: FeatureTable, day: date) -> int:
     with features.translate_errors():
-        return int(features.dataset.count_rows(filter=features.span_filter((str(day), str(day)))))
+        return int(features.dataset.count_rows(filter=features.build_span_filter((str(day), str(day)))))
 
 
 def _read_day(cache: _VersionCache, day: date, columns: tuple[str, ...]) -> Rows:
     """Read all rows of a day and cache them."""
     table = cache.features.read((str(day), str(day)), columns)
-    rows = dict(zip(_list_keys(cache.features.task, table), _model_rows(cache.features, table, columns), strict=True))
+    rows = dict(
+        zip(_list_keys(cache.features.task, table), _read_model_rows(cache.features, table, columns), strict=True)
+    )
     if rows:
         cache.add(day, columns, rows)
     return rows
@@ -228,7 +230,7 @@ def _read_keys(features: FeatureTable, key_days: Mapping[Key, date], columns: tu
     filters = _key_values(task, [*key_days])
     table = features.read((str(min(days)), str(max(days))), [task.time_column, *columns], filters)
     lookups = zip(_list_keys(task, table), table[task.time_column].to_pylist(), strict=True)
-    return dict(zip(lookups, _model_rows(features, table, columns), strict=True))
+    return dict(zip(lookups, _read_model_rows(features, table, columns), strict=True))
 
 
 def _find_days(features: FeatureTable, keys: Sequence[Key]) -> dict[Key, date]:
@@ -247,8 +249,8 @@ def _list_keys(task: Task, table: pa.Table) -> list[Key]:
     return list(zip(*(table[name].to_pylist() for name in task.key), strict=True))
 
 
-def _model_rows(features: FeatureTable, table: pa.Table, columns: Sequence[str]) -> Iterator[Row]:
+def _read_model_rows(features: FeatureTable, table: pa.Table, columns: Sequence[str]) -> Iterator[Row]:
     """Yield the rows in the form that models receive."""
-    frame = features.frame(table.select(list(columns))).astype(object)
+    frame = features.read_frame(table.select(list(columns))).astype(object)
     rows: Iterator[Row] = frame.where(frame.notna(), None).itertuples(index=False, name=None)
     return rows

@@ -39,7 +39,7 @@ class RequestError(Exception):
         super().__init__(detail)
         self.status, self.detail, self.faults, self.headers = status, detail, faults, headers
 
-    def response(self, request_id: str) -> Response:
+    def to_response(self, request_id: str) -> Response:
         """Return the error as a response."""
         content: dict[str, Any] = {"request_id": request_id, "detail": self.detail}
         content["faults"] = [fault.model_dump() for fault in self.faults]

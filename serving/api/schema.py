@@ -37,7 +37,7 @@ _MOMENTS: Mapping[str, Any] = {
 _FEATURES: Mapping[str, Any] = {"string": _TEXT, "boolean": _FLAG, "float": _NUMBER, "double": _NUMBER, **_MOMENTS}
 _KEYS: Mapping[str, Any] = {"string": _TEXT, "boolean": _FLAG, **_MOMENTS}
 
-Request = dict[str, list[dict[str, Any]]]
+PredictionRequest = dict[str, list[dict[str, Any]]]
 Row = tuple[Any, ...]
 Key = tuple[Any, ...]
 
@@ -93,7 +93,9 @@ class Health(BaseModel):
     status: str
 
 
-def build_request_type(task: Task, columns: Mapping[str, str], input_columns: Collection[str]) -> TypeAdapter[Request]:
+def build_request_type(
+    task: Task, columns: Mapping[str, str], input_columns: Collection[str]
+) -> TypeAdapter[PredictionRequest]:
     """Build the type of a request: rows by their ``features``, or by their ``keys``.
 
     A row by features must contain the input columns; null means unknown. It may contain any other column except the
@@ -106,9 +108,11 @@ def build_request_type(task: Task, columns: Mapping[str, str], input_columns: Co
     Raises:
         ModelError: An input column or a key column has a type without a JSON form.
     """
-    feature_types = {name: _feature_type(type_name) for name, type_name in columns.items() if name != task.label_column}
+    feature_types = {
+        name: _get_feature_type(type_name) for name, type_name in columns.items() if name != task.label_column
+    }
     key_columns = (*task.key, task.time_column)
-    key_types = {name: _integer_type(columns[name]) or _KEYS.get(columns[name]) for name in key_columns}
+    key_types = {name: _get_integer_type(columns[name]) or _KEYS.get(columns[name]) for name in key_columns}
     unsupported = [name for name in input_columns if feature_types.get(name) is None]
     unsupported += [name for name, key_type in key_types.items() if key_type is None]
     if unsupported:
@@ -125,10 +129,10 @@ def build_request_type(task: Task, columns: Mapping[str, str], input_columns: Co
     # Validation ends at the first row with faults: to validate a thousand faulty rows would block all other requests.
     row_list = Field(min_length=1, max_length=MAX_ROWS, fail_fast=True)
     rows = {
-        "features": NotRequired[Annotated[list[_typed_dict("Features", row)], row_list]],  # type: ignore[misc]
-        "keys": NotRequired[Annotated[list[_typed_dict("Key", key)], row_list]],  # type: ignore[misc]
+        "features": NotRequired[Annotated[list[_make_typed_dict("Features", row)], row_list]],  # type: ignore[misc]
+        "keys": NotRequired[Annotated[list[_make_typed_dict("Key", key)], row_list]],  # type: ignore[misc]
     }
-    return TypeAdapter(_typed_dict("Request", rows, {"minProperties": 1, "maxProperties": 1}))
+    return TypeAdapter(_make_typed_dict("Request", rows, {"minProperties": 1, "maxProperties": 1}))
 
 
 def check_widths(body: bytes, columns: int) -> None:
@@ -158,17 +162,17 @@ def check_widths(body: bytes, columns: int) -> None:
                 raise RequestError(422, "The request has 1 fault.", [fault])
 
 
-def _typed_dict(name: str, fields: Mapping[str, Any], schema_extra: dict[str, Any] | None = None) -> Any:
+def _make_typed_dict(name: str, fields: Mapping[str, Any], schema_extra: dict[str, Any] | None = None) -> Any:
     """Return the type of a dictionary with these keys and no others."""
     config = ConfigDict(extra="forbid", json_schema_extra=schema_extra)
     return with_config(config)(TypedDict(name, dict(fields)))  # type: ignore[operator]
 
 
-def _feature_type(type_name: str) -> Any:
-    return _integer_type(type_name) or (_NUMBER if type_name.startswith("decimal") else _FEATURES.get(type_name))
+def _get_feature_type(type_name: str) -> Any:
+    return _get_integer_type(type_name) or (_NUMBER if type_name.startswith("decimal") else _FEATURES.get(type_name))
 
 
-def _integer_type(type_name: str) -> Any:
+def _get_integer_type(type_name: str) -> Any:
     """Return the type of an integer column; None for other columns. JSON's 3.0 is an integer, too."""
     if type_name not in _BITS:
         return None

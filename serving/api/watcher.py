@@ -20,16 +20,16 @@ from lakehouse.ml.mlflow_client import (
     CHAMPION,
     LoadedModel,
     find_alias,
+    get_sqlite_file,
     load_version,
-    sqlite_file,
-    tracking_client,
+    open_tracking_client,
 )
 from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Model, Task
 from serving.api import metrics
 from serving.api.batching import Batcher
 from serving.api.lookups import Lookups
-from serving.api.schema import Request, Row, build_request_type
+from serving.api.schema import PredictionRequest, Row, build_request_type
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ class ServedModel:
         """Return a row of features in the order of the model's columns."""
         return tuple(map(values.get, self.columns.names))
 
-    def unknown_columns(self, row: Row) -> list[str]:
+    def find_unknown_columns(self, row: Row) -> list[str]:
         """Return the columns in which the row's value is not a category of the training data."""
         values = dict(zip(self.columns.names, row, strict=True))
         return [
@@ -81,7 +81,7 @@ class ServingState:
     champion: ServedModel
     challenger: ServedModel | None
     column_types: Mapping[str, str]
-    request_type: TypeAdapter[Request]
+    request_type: TypeAdapter[PredictionRequest]
 
 
 class ModelWatcher:
@@ -132,16 +132,16 @@ class ModelWatcher:
         champion = self._refresh_alias(CHAMPION, state.champion) or state.champion
         challenger = self._refresh_alias(CHALLENGER, state.challenger) if self.canary else None
         is_same = champion is state.champion and challenger is state.challenger
-        if not is_same or self._lookups.features.log.columns() != state.column_types:
+        if not is_same or self._lookups.features.log.read_columns() != state.column_types:
             self.state = self._make_state(champion, challenger)
 
     def _refresh_alias(self, alias: str, current: ServedModel | None) -> ServedModel | None:
         """Return the version that has the alias now; the current one if the registry or the version fails."""
         try:
-            database = sqlite_file(self._uri)
+            database = get_sqlite_file(self._uri)
             if database and not database.exists():  # MLflow would create a new file
                 raise ModelError(f"{database}: the file does not exist.")
-            with tracking_client(self._uri) as client:
+            with open_tracking_client(self._uri) as client:
                 entry = find_alias(client, self.task.name, alias)
                 if entry is None:
                     if alias == CHAMPION:
@@ -168,9 +168,9 @@ class ModelWatcher:
         """
         import pyarrow as pa
 
-        features, names = self._lookups.features, loaded.input_columns()
+        features, names = self._lookups.features, loaded.get_input_columns()
         check_columns(loaded.version, names, features)
-        build_request_type(self.task, features.log.columns(), names)
+        build_request_type(self.task, features.log.read_columns(), names)
         fields = [features.dataset.schema.field(name) for name in names]
         columns = pa.schema([(field.name, pa.float64() if is_number(field.type) else field.type) for field in fields])
 
@@ -188,12 +188,12 @@ class ModelWatcher:
                 f"{self.task.name} version {loaded.version} cannot predict ({type(error).__name__}: {error}). "
                 "Train again."
             ) from error
-        categories = self._lookups.categories(names)
+        categories = self._lookups.list_categories(names)
         return ServedModel(loaded, alias, columns, categories, Batcher(predict, self._executor), datetime.now(UTC))
 
     def _make_state(self, champion: ServedModel, challenger: ServedModel | None) -> ServingState:
         input_columns = {*champion.columns.names, *(challenger.columns.names if challenger else ())}
-        column_types = self._lookups.features.log.columns()
+        column_types = self._lookups.features.log.read_columns()
         request_type = build_request_type(self.task, column_types, input_columns)
         metrics.MODEL_VERSION.labels(CHAMPION).set(champion.loaded.version)
         metrics.MODEL_VERSION.labels(CHALLENGER).set(challenger.loaded.version if challenger else 0)
@@ -201,7 +201,7 @@ class ModelWatcher:
 
 
 def _to_frame(columns: pa.Schema, rows: Sequence[Row]) -> pd.DataFrame:
-    """Return the rows in the form of `lakehouse.ml.dataset.FeatureTable.frame`."""
+    """Return the rows in the form of `lakehouse.ml.dataset.FeatureTable.read_frame`."""
     import numpy as np
     import pyarrow as pa
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from serving.app.drivers import Contribution
+from serving.app.contributions import Contribution
 
 # Legible on white and on black.
 MORE, LESS, CALM, PALE = "#d9762b", "#3d8bba", "#6f7d8c", "#9aa7b433"
@@ -77,9 +77,9 @@ def format_points(effect: float) -> str:
 
 def draw_late_share(days: Rows) -> Chart:
     """Draw the share of late flights, one bar per day."""
-    tooltip = [_day_tooltip(), alt.Tooltip("late_rate:Q", title="Late", format=".0%")]
+    tooltip = [_make_day_tooltip(), alt.Tooltip("late_rate:Q", title="Late", format=".0%")]
     bars = alt.Chart(_with_text_days(days)).mark_bar(color=MORE)
-    return bars.encode(_day(), _share("late_rate"), tooltip=tooltip).properties(height=130)
+    return bars.encode(_encode_day(), _encode_share("late_rate"), tooltip=tooltip).properties(height=130)
 
 
 def draw_departures(days: Rows) -> Chart:
@@ -90,11 +90,15 @@ def draw_departures(days: Rows) -> Chart:
         alt.Chart(split)
         .mark_bar()
         .encode(
-            _day(),
+            _encode_day(),
             alt.Y("number:Q", title=None, axis=alt.Axis(tickCount=3)),
-            _colors("status", {"flown": CALM, "cancelled": MORE}),
+            _make_color_scale("status", {"flown": CALM, "cancelled": MORE}),
             alt.Order("status:N", sort="descending"),
-            tooltip=[_day_tooltip(), alt.Tooltip("status:N", title="Flights"), alt.Tooltip("number:Q", title="Number")],
+            tooltip=[
+                _make_day_tooltip(),
+                alt.Tooltip("status:N", title="Flights"),
+                alt.Tooltip("number:Q", title="Number"),
+            ],
         )
         .properties(height=170)
     )
@@ -109,10 +113,10 @@ def draw_outcome(days: Rows) -> Chart:
         alt.Chart(split)
         .mark_line(point=True)
         .encode(
-            _day(),
-            _share("share"),
-            _colors("series", {"predicted": LESS, "were late": MORE}),
-            tooltip=[_day_tooltip(), alt.Tooltip("series:N", title="Of the day's flights"), share],
+            _encode_day(),
+            _encode_share("share"),
+            _make_color_scale("series", {"predicted": LESS, "were late": MORE}),
+            tooltip=[_make_day_tooltip(), alt.Tooltip("series:N", title="Of the day's flights"), share],
         )
         .properties(height=220)
     )
@@ -123,19 +127,19 @@ def _with_text_days(days: Rows) -> pd.DataFrame:
     return pd.DataFrame([{**row, "day": str(row["day"])} for row in days])
 
 
-def _day() -> alt.X:
+def _encode_day() -> alt.X:
     label = "utcFormat(toDate(datum.value), '%-d %b')"
     return alt.X("day:O", title=None, axis=alt.Axis(labelExpr=label, labelAngle=0, labelOverlap=True, ticks=False))
 
 
-def _day_tooltip() -> alt.Tooltip:
+def _make_day_tooltip() -> alt.Tooltip:
     return alt.Tooltip("day:O", title="Day")
 
 
-def _share(name: str) -> alt.Y:
+def _encode_share(name: str) -> alt.Y:
     return alt.Y(f"{name}:Q", title=None, axis=alt.Axis(format=PERCENT, tickCount=4))
 
 
-def _colors(name: str, colors: dict[str, str]) -> alt.Color:
+def _make_color_scale(name: str, colors: dict[str, str]) -> alt.Color:
     scale = alt.Scale(domain=[*colors], range=[*colors.values()])
     return alt.Color(f"{name}:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", offset=4))

@@ -32,9 +32,9 @@ class Client:
     url: str
     key: str = field(repr=False)
 
-    def model(self) -> dict[str, Any]:
+    def get_model(self) -> dict[str, Any]:
         """Return the versions in service, as `serving.api.schema.ModelInfo`."""
-        info: dict[str, Any] = self._request("GET", "/model")
+        info: dict[str, Any] = self._send("GET", "/model")
         return info
 
     def predict(self, request_id: str, kind: str, rows: Sequence[Values]) -> list[dict[str, Any]]:
@@ -44,11 +44,11 @@ class Client:
             request_id: Requests with the same id get the same version of the model.
             kind: Form of the rows, "keys" or "features".
         """
-        answer = self._request("POST", "/predict", {kind: rows}, {"X-Request-ID": request_id})
+        answer = self._send("POST", "/predict", {kind: rows}, {"X-Request-ID": request_id})
         predictions: list[dict[str, Any]] = answer["predictions"]
         return predictions
 
-    def _request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+    def _send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         api = f"The prediction API at {redact_password(self.url)}"
         try:
             with requests.Session() as session:

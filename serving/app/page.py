@@ -16,7 +16,7 @@ from lakehouse.storage.location import Location
 from models.late_arrival import TASK
 from serving.app import charts, queries
 from serving.app.client import Client, make_client
-from serving.app.drivers import Contribution, group_features, rank_contributions, variations
+from serving.app.contributions import Contribution, group_features, make_variations, rank_contributions
 from serving.app.queries import Flight
 
 NUMBER: Final = re.compile(r"\s*([A-Za-z0-9]{2})\s*(\d{1,4})\s*")
@@ -94,7 +94,7 @@ def _show_risk(flight: Flight, recent: queries.Rows) -> int | None:
     """
     try:
         api = make_client()
-        info = api.model()
+        info = api.get_model()
         # Both requests must be answered by the same version of the model: it is chosen by the id.
         request_id = f"page-{uuid.uuid4().hex}"
         (prediction,) = api.predict(request_id, "keys", [flight.key])
@@ -113,7 +113,7 @@ def _show_probability(flight: Flight, prediction: dict[str, Any], recent: querie
     st.metric("Chance of being 15 minutes late or more", _format_percent(probability))
     st.write(f"Of 100 flights like this one, {_format_of_hundred(probability)} would arrive 15 minutes late or more.")
     before = [row | {"arrived": row["flights"] - row["cancelled"]} for row in recent if row["day"] < day]
-    usual = queries.weighted_mean(before, "late_rate", "arrived")
+    usual = queries.compute_weighted_mean(before, "late_rate", "arrived")
     st.altair_chart(
         charts.draw_risk(probability, usual, f"{flight.origin} lately:"),
         width="stretch",
@@ -142,7 +142,7 @@ def _show_contributions(
     # A request must contain the input columns of every version in service.
     row = {name: flight.values.get(name) for model in info["serving"] for name in model["input_columns"]}
     groups = group_features(serving["input_columns"])
-    answers = api.predict(request_id, "features", variations(row, serving["typical"], groups))
+    answers = api.predict(request_id, "features", make_variations(row, serving["typical"], groups))
     if any(answer["model_version"] != prediction["model_version"] for answer in answers):
         raise changed
     contributions = rank_contributions(groups, [answer["probability"] for answer in answers])
@@ -156,7 +156,7 @@ def _show_contributions(
         "(the median or the most frequent value). Correlated features share their effect, so the bars may not add up."
     )
     with st.expander("The values behind it"):
-        st.table(_values(contributions, row, serving["typical"]), border="horizontal")
+        st.table(_read_values(contributions, row, serving["typical"]), border="horizontal")
         st.caption("A dash marks a value that was not known.")
 
 
@@ -183,7 +183,9 @@ def _format_of_hundred(probability: float) -> str:
     return "hardly any" if probability < 0.5 else "nearly all"
 
 
-def _values(contributions: list[Contribution], row: dict[str, Any], typical: dict[str, Any]) -> dict[str, list[str]]:
+def _read_values(
+    contributions: list[Contribution], row: dict[str, Any], typical: dict[str, Any]
+) -> dict[str, list[str]]:
     names = [name for contribution in contributions for name in contribution.features]
     return {
         "Feature": names,
@@ -225,7 +227,8 @@ def _show_quality(lake: Location, version: int) -> None:
         )
         return
     brier, auc, predicted, late = (
-        queries.weighted_mean(days, name, "labelled") for name in ("brier", "roc_auc", "mean_probability", "label_rate")
+        queries.compute_weighted_mean(days, name, "labelled")
+        for name in ("brier", "roc_auc", "mean_probability", "label_rate")
     )
     summary = (
         f"From {_format_day(days[0]['day'])} to {_format_day(days[-1]['day'])} (days scored: {len(days)}) "

@@ -69,12 +69,12 @@ def open_table(lake: Location, name: str) -> TableLog | None:
     return open_log(lake.joinpath(*name.split(".")))
 
 
-def _version(log: TableLog) -> str:
+def _get_version(log: TableLog) -> str:
     """Return a cache key that differs between a table and a rebuilt one in the same place."""
     return f"{log.delta_table.metadata().id} {log.version}"
 
 
-_cached = st.cache_data(hash_funcs={TableLog: _version}, max_entries=50, show_spinner=False)
+_cached = st.cache_data(hash_funcs={TableLog: _get_version}, max_entries=50, show_spinner=False)
 
 
 @_cached
@@ -120,7 +120,7 @@ def read_quality_days(quality: TableLog, version: int) -> Rows:
     return days[-QUALITY_DAYS:]
 
 
-def weighted_mean(rows: Iterable[dict[str, Any]], name: str, weight: str) -> float | None:
+def compute_weighted_mean(rows: Iterable[dict[str, Any]], name: str, weight: str) -> float | None:
     """Return the weighted mean of a column over the rows with a value, or None without such rows."""
     pairs = [(row[name], row[weight]) for row in rows if row[name] is not None and row[weight]]
     return sum(value * share for value, share in pairs) / sum(share for _, share in pairs) if pairs else None

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scorecard.detection import CHECKS, Outcomes, score_month
 from benchmarks.scorecard.files import DAY_KINDS, FILE_KINDS, FileKind, Files
 from benchmarks.scorecard.kinds import CLAIMED, UNCLAIMED
 from benchmarks.scorecard.plant import plant_defects, read_days, spoil_day
-from benchmarks.scorecard.score import CHECKS, Outcomes, score_month
 from flights.delivery import deliver
 from tests.paths import PROJECT
 

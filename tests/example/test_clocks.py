@@ -47,16 +47,17 @@ import sys, time
 from pathlib import Path
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.catalog import Lake
-from lakehouse.plan.steps import Request
+from lakehouse.catalog import Catalog
+from lakehouse.plan.steps import RunRequest
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.engine.spark.engine import SparkEngine
 from tests.sessions import small_session
 time.tzset()
-lake = Lake(graph.load({MODULES}), Path(sys.argv[1]))
+lake = Catalog(graph.load({MODULES}), Path(sys.argv[1]))
 spark = small_session()
 zone = spark.sparkContext._jvm.java.util.TimeZone.getDefault().getID()
-report = run_tables(SparkEngine.of(spark), lake, lake.graph.select(), Request(), Run("run", ""), parallel=2)
+engine = SparkEngine.wrap_session(spark)
+report = run_tables(engine, lake, lake.graph.select(), RunRequest(), Run("run", ""), parallel=2)
 print([result.describe_failure() for result in report.results if result.error] or zone)
 spark.stop()
 """

@@ -24,11 +24,11 @@ def content(lake: TestLake, *, delivered: bool = True) -> Content:
     """
     contents: Content = {}
     for name in lake.lake.graph.declarations:
-        columns = [c for c in lake.lake.written_columns(name) if delivered or c not in LANDING_COLUMNS]
-        contents[name] = _read_twice(lake, lake.lake.path(name), columns)
-        if lake.lake.quarantine_path(name).exists():
+        columns = [c for c in lake.lake.get_written_columns(name) if delivered or c not in LANDING_COLUMNS]
+        contents[name] = _read_twice(lake, lake.lake.get_path(name), columns)
+        if lake.lake.get_quarantine_path(name).exists():
             names = QUARANTINE_COLUMNS if delivered else ("rules", "original")
-            contents[f"the quarantine of {name}"] = _read_twice(lake, lake.lake.quarantine_path(name), [*names])
+            contents[f"the quarantine of {name}"] = _read_twice(lake, lake.lake.get_quarantine_path(name), [*names])
     return contents
 
 

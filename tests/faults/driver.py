@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.base import Target
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.tables import SparkTables
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.storage.lock import lock_lake, record_jvms
 from tests.sessions import small_session
@@ -54,13 +54,18 @@ POINTS: dict[str, Callable[[], None]] = {
 
 
 def main(root: Path, point: str) -> None:
-    lake = Lake(graph.load(["tests.orders"]), root)
+    lake = Catalog(graph.load(["tests.orders"]), root)
     POINTS[point]()
     with lock_lake(root, f"killed {point}", wait_seconds=60):
         spark = small_session(compiled=True)
         record_jvms(root, f"killed {point}")
         report = run_tables(
-            SparkEngine.of(spark), lake, lake.graph.select(), Request(), Run(f"killed {point}", ""), parallel=1
+            SparkEngine.wrap_session(spark),
+            lake,
+            lake.graph.select(),
+            RunRequest(),
+            Run(f"killed {point}", ""),
+            parallel=1,
         )
         spark.stop()
     sys.exit(1 if report.has_failed else 0)

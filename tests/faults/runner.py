@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +24,12 @@ from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.tables import SparkTables
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.storage import location
 from lakehouse.storage.lock import lock_lake
@@ -56,7 +57,8 @@ class Watch:
         if self.order.strike and name not in self.order.passed:
             self.commits_to_skip -= 1
             if self.commits_to_skip == -1:
-                os.kill(os.getpid(), SIGNALS[self.order.strike])
+                # A stop of the process by another thread would let this thread go on for a moment, into the commit.
+                signal.pthread_kill(threading.get_ident(), SIGNALS[self.order.strike])
 
     def wrap_all(self) -> None:
         """Wrap the creation of manifests, and every write of a table or its quarantine."""
@@ -84,15 +86,15 @@ def attach_session() -> SparkSession:
 
 def carry_out(order: Order, report_commit: Callable[[str], None]) -> bool:
     """Carry out the run of the order, and return whether it succeeded."""
-    lake = Lake(graph.load(order.modules), Path(order.root))
+    lake = Catalog(graph.load(order.modules), Path(order.root))
     run = Run(order.run, "revision")
     watch = Watch(order, report_commit)
     with lock_lake(lake.root, run.id, order.wait_seconds, run.lease):
         spark = attach_session()
         watch.wrap_all()
         names = lake.graph.select()
-        request = Request(frozenset(names if order.full_refresh else ()))
-        report = run_tables(SparkEngine.of(spark), lake, names, request, run, parallel=1)
+        request = RunRequest(frozenset(names if order.full_refresh else ()))
+        report = run_tables(SparkEngine.wrap_session(spark), lake, names, request, run, parallel=1)
     sys.stderr.writelines(f"{result.describe_failure()}\n" for result in report.results if result.error)
     return not report.has_failed
 

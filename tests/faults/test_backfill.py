@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.writes import executor
 from tests.lakehouse.plan.test_backfill import DAYS, RANGE, order
 from tests.lakes import TestLake, orders_csv
@@ -17,7 +17,7 @@ from tests.lakes import TestLake, orders_csv
 def test_an_interrupted_backfill_resumes_by_years(filled_days: TestLake, monkeypatch: pytest.MonkeyPatch) -> None:
     before = filled_days.version("mart.days")
     assert before is not None
-    DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day <= '2023-12-31'")
+    DeltaTable(str(filled_days.lake.get_path("mart.days"))).delete("day <= '2023-12-31'")
     step = filled_days.plan(request=RANGE)["mart.days"]
     assert (len(step.partitions), step.reasons) == (1126, ("backfill",))
 
@@ -44,7 +44,7 @@ def test_an_interrupted_backfill_resumes_by_years(filled_days: TestLake, monkeyp
     assert [day.isoformat() for (day,) in filled_days.rows("mart.days", "day")] == [*DAYS]
     assert filled_days.record("mart.days").batch == 5
     assert filled_days.run(request=RANGE).statuses["mart.days"] == "unchanged", "nothing is left to backfill"
-    earlier = filled_days.run(request=Request(since=date(2020, 1, 1), until=date(2021, 1, 5)))
+    earlier = filled_days.run(request=RunRequest(since=date(2020, 1, 1), until=date(2021, 1, 5)))
     assert earlier["mart.days"].outcome.partitions == 366  # type: ignore[union-attr]
 
 

@@ -20,7 +20,7 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import LockError
 from lakehouse.quality import quarantine
-from lakehouse.quality.reconcile import reconcile
+from lakehouse.quality.reconciliation import reconcile
 from lakehouse.storage.lock import lock_lake
 from lakehouse.writes.replay import replay_rejects
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, parse_items

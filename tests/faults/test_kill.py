@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from tests.faults.compare import Content, assert_same, content
 from tests.faults.deliveries import FIRST, SECOND, land
@@ -66,7 +66,7 @@ def test_a_run_killed_in_a_merge_converges(
     spark: SparkSession, runs: Runs, undisturbed: tuple[Path, Content, Content], tmp_path: Path
 ) -> None:
     ready, _, after = undisturbed
-    lake = TestLake(spark, Lake(graph.load(MODULES), tmp_path / "lake"))
+    lake = TestLake(spark, Catalog(graph.load(MODULES), tmp_path / "lake"))
     shutil.copytree(ready, lake.root)
     run_and_die(lake.root, "during a merge")
     runs.complete(Order(str(lake.root), MODULES))

@@ -10,7 +10,7 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from lakehouse.deltalog.sql import query
 from lakehouse.errors import LakehouseError
@@ -83,21 +83,21 @@ GRAPH = graph.build([landed_items, items_table()])
 
 @pytest.fixture(scope="module")
 def undisturbed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[TestLake, Content]:
-    lake = TestLake(spark, Lake(GRAPH, tmp_path_factory.mktemp("undisturbed")))
+    lake = TestLake(spark, Catalog(GRAPH, tmp_path_factory.mktemp("undisturbed")))
     for number in range(NEWEST + 1):
         rows = (f"{number},1,{number}", f"{number % 3},{number},{number}")
         set_age(lake.land("raw.items", f"{number}.csv", items_csv(*rows)), 60)
         lake.run()
         if number == CHECKPOINTED:
             for table in TABLES:
-                DeltaTable(str(lake.lake.path(table))).create_checkpoint()
+                DeltaTable(str(lake.lake.get_path(table))).create_checkpoint()
     assert set(lake.versions().values()) == {NEWEST}
     return lake, content(lake)
 
 
 def copy_lake(lake: TestLake, root: Path) -> TestLake:
     shutil.copytree(lake.root, root)
-    return TestLake(lake.spark, Lake(GRAPH, root))
+    return TestLake(lake.spark, Catalog(GRAPH, root))
 
 
 def get_log_folder(lake: TestLake, table: str) -> Path:

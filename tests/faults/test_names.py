@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from tests.faults.compare import content
 from tests.lakes import TestLake, items_csv, items_table, landed_items
@@ -132,7 +132,7 @@ def test_files_of_any_name_are_ingested_once(make_lake: Callable[..., TestLake],
 
 @pytest.mark.parametrize("name", ["a lake's (own) folder", "..lake", "_lake.tmp"])
 def test_a_lake_works_in_any_folder(spark: SparkSession, tmp_path: Path, name: str) -> None:
-    lake = TestLake(spark, Lake(graph.build(TABLES), tmp_path / name))
+    lake = TestLake(spark, Catalog(graph.build(TABLES), tmp_path / name))
     for number in range(2):
         lake.land("raw.items", f"{number}.csv", items_csv("1,1,1", f"2,{number},{number}"))
         lake.run()

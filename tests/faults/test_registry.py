@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import LoadedModel, tracking_client
+from lakehouse.ml.mlflow_client import LoadedModel, open_tracking_client
 from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Task
 from tests.parcels import LEARNER, TASK, Place, change_model, parcels
@@ -92,7 +92,7 @@ def belongs_to(run: Any, training: str) -> bool:
 
 def read_registry(place: Place, name: str) -> list[tuple[int, str, str]]:
     """Return the version, status and decision of each of the model's runs."""
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         versions = client.search_model_versions(f"name = '{name}'")
         runs = [client.get_run(version.run_id) for version in versions]
         return [
@@ -132,7 +132,7 @@ def test_a_training_survives_failures_and_registers_once(
     assert (result.model_version, result.alias, result.reason) == (1, "champion", "there was no champion")
     assert load_champion(place, late)[2:4] == (1, result.run_id)
     assert not list(place.pending_folder.glob("*/*/training.json"))
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
     assert {run.info.status for run in runs if not belongs_to(run, result.run_id)} <= {"FAILED"}
     assert place.train(late).alias == "challenger"
@@ -147,7 +147,7 @@ def test_lost_answers_create_nothing_twice(place: Place, server: Proxy, moment: 
     sent = [(method, status) for method, path, status in server.requests if REQUESTS[moment] in path]
     assert sent[sent.index(("POST", 0)) + 1][0] == "POST", "the client repeats the request"
     assert read_registry(place, late.TASK.name) == [(1, "FINISHED", "champion")]
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         runs = client.search_runs([client.get_experiment_by_name(place.experiment).experiment_id])
     assert {run.info.status for run in runs if not belongs_to(run, result.run_id)} <= {"FAILED"}
     assert len([run for run in runs if belongs_to(run, result.run_id)]) == 1 + len(late.CANDIDATES)

@@ -14,7 +14,7 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import AccountingError
 from lakehouse.quality import quarantine
-from lakehouse.quality.reconcile import reconcile
+from lakehouse.quality.reconciliation import reconcile
 from lakehouse.writes.replay import ReplayResult
 from tests.lakehouse.writes.test_replay import SMALL, Lakes, outcomes, replayed
 from tests.lakes import items_csv, items_table, landed_items

@@ -16,7 +16,7 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import RollbackError
 from lakehouse.plan.rollback import plan_rollback
-from lakehouse.quality.reconcile import reconcile
+from lakehouse.quality.reconciliation import reconcile
 from lakehouse.writes.rollback import roll_back_tables
 from tests.lakehouse.writes.test_rollback import SMALL, THREE, Lakes, adds_up, content, landed, roll_back, values, waits
 from tests.lakes import ITEM_TYPES, items_csv, items_table, landed_items
@@ -182,7 +182,7 @@ def test_loss_after_rollback_is_named(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(rules=SMALL))
     landed(lake, *THREE[:2])
     roll_back(lake, "B")
-    DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 1")
+    DeltaTable(str(lake.lake.get_path("clean.items"))).delete("id = 1")
     (differences,) = [entry.differences for entry in reconcile(lake.lake) if entry.differences]
     assert any("has 0 rows, but its commits left 1" in text for text in differences)
     assert any("lacks 1 rows" in text for text in differences)
@@ -201,7 +201,7 @@ def test_missing_and_vacuumed_files_are_named(make_lake: Lakes) -> None:
     (lake.folder("raw.items") / "2.csv").unlink()
     planned = plan_rollback(lake.lake, "B")
     assert (planned.files_to_ingest, planned.missing_files) == (("items/1.csv",), ("items/2.csv",))
-    DeltaTable(str(lake.lake.path("raw.items"))).vacuum(0, enforce_retention_duration=False, dry_run=False)
+    DeltaTable(str(lake.lake.get_path("raw.items"))).vacuum(0, enforce_retention_duration=False, dry_run=False)
     with pytest.raises(RollbackError, match=r"raw.items: 1 of the 1 files of version 0 are gone \(VACUUM\)"):
         roll_back(lake, "B")
 
@@ -215,14 +215,14 @@ def test_undeclared_tables_are_rolled_back(make_lake: Lakes) -> None:
     roll_back(undeclared, "B")
     assert lake.version("clean.items") == version + 1
     assert len(waits(lake, "clean.items")) == 1
-    assert table_log.read_last_record(lake.lake.quarantine_path("clean.items")).rolled_back_run == "B"  # type: ignore[union-attr]
+    assert table_log.read_last_record(lake.lake.get_quarantine_path("clean.items")).rolled_back_run == "B"  # type: ignore[union-attr]
 
 
 def test_earlier_changes_of_other_writers_reach_readers(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(), everything)
     lake.land("raw.items", "1.csv", items_csv("1,1,1", "2,1,2"))
     lake.run(run="A")
-    DeltaTable(str(lake.lake.path("clean.items"))).delete("id = 2")
+    DeltaTable(str(lake.lake.get_path("clean.items"))).delete("id = 2")
     lake.land("raw.items", "2.csv", items_csv("3,1,3"))
     lake.run("raw", "clean", run="B")
     planned = roll_back(lake, "B")

@@ -24,16 +24,16 @@ def test_damaged_log_stops_only_its_branch(make_lake: Lakes) -> None:
     lake = make_lake(landed_items, items_table(rules=(Rule("any", "true"),)), other)
     lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run()
-    for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.json"):
+    for file in (lake.lake.get_path("raw.items") / "_delta_log").glob("*.json"):
         file.write_text("no log\n")
-    for file in (lake.lake.path("raw.items") / "_delta_log").glob("*.crc"):
+    for file in (lake.lake.get_path("raw.items") / "_delta_log").glob("*.crc"):
         file.unlink()
     lake.land("raw.other", "1.csv", "a\n1\n")
     results = lake.attempt()
     assert results.statuses == {"raw.items": "failed", "clean.items": "skipped", "raw.other": "written"}
     assert "Delta log cannot be read" in results.errors["raw.items"]
     with pytest.raises(LedgerError):
-        table_log.open_log(lake.lake.path("raw.items"))
+        table_log.open_log(lake.lake.get_path("raw.items"))
 
 
 @pytest.mark.parametrize("conflicts", [0, 3, 4])

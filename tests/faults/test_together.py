@@ -55,7 +55,7 @@ def land(first: TestLake, second: TestLake, snapshots: list[tuple[str, str]]) ->
 
 def maintain(lake: TestLake, table: str) -> None:
     """Remove a table's old files by either engine, with the table's own retention."""
-    path = lake.lake.path(table)
+    path = lake.lake.get_path(table)
     lake.spark.sql(f"OPTIMIZE delta.`{path}`")
     lake.spark.sql(f"VACUUM delta.`{path}`")
     upkeep = DeltaTable(str(path))
@@ -81,7 +81,7 @@ def test_upkeep_removes_no_rows_and_is_no_input(make_lake: Lakes) -> None:
     undisturbed.run()
     # The second table has not read the third delivery yet.
     for table, size in (("raw.items", 600), ("clean.items", 300)):
-        path = lake.lake.path(table)
+        path = lake.lake.get_path(table)
         before = parquet_files(path)
         by_spark = lake.spark.read.format("delta").load(str(path)).toLocalIterator()
         pinned = DeltaTable(str(path))

@@ -13,7 +13,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import make_pipeline
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from tests.parcels import TASK, Place, change_model
 
 
@@ -39,7 +39,7 @@ def test_pending_training_is_registered_by_its_splits(place: Place, moved_first:
     assert not list(place.pending_folder.glob("*/abandoned/*"))
     assert "registering the training that waits for MLflow" in messages
     assert "fitting candidate 1 of 2" in messages, "the pending training is another one"
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         versions = client.search_model_versions("name = 'late_parcel'", order_by=["version_number ASC"])
     pending, own = (place.run(version.run_id) for version in versions[1:])
     for run, task in ((pending, tasks[0]), (own, tasks[1])):
@@ -60,7 +60,7 @@ def test_unusable_database_fails_without_showing_password(place: Place, tmp_path
         place.train(change_model())
     with (
         pytest.raises(ModelError, match=r"The MLflow server at http://\*\*\*@localhost") as error,
-        tracking_client("http://me:secret@localhost"),
+        open_tracking_client("http://me:secret@localhost"),
     ):
         raise requests.ConnectionError("no route")
     assert "secret" not in str(error.value)
@@ -80,16 +80,16 @@ def test_fitting_error_is_not_an_mlflow_error(place: Place) -> None:
                 fit=lambda train, validation, **_: make_pipeline(FullDiskClassifier()).fit(train.frame, train.label)
             )
         )
-    with pytest.raises(FileNotFoundError, match="not of MLflow"), tracking_client(place.tracking_uri):
+    with pytest.raises(FileNotFoundError, match="not of MLflow"), open_tracking_client(place.tracking_uri):
         raise FileNotFoundError("a file that is not of MLflow")
     with (
         pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"),
-        tracking_client(place.tracking_uri) as client,
+        open_tracking_client(place.tracking_uri) as client,
     ):
         client.log_artifact(client.create_run("0").info.run_id, str(place.lake / "nothing"))
     (place.lake / "file").touch()
     with (
         pytest.raises(ModelError, match=r"MLflow at sqlite:.* cannot be used"),
-        tracking_client(f"sqlite:///{place.lake}/file/db"),
+        open_tracking_client(f"sqlite:///{place.lake}/file/db"),
     ):
         pass

@@ -19,7 +19,7 @@ import pytest
 from deltalake import DeltaTable
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from tests import parcel_trees
 from tests.lakehouse.ml.tuning.test_search import numbers, runs, tune
 from tests.parcels import LEARNER, Place
@@ -54,7 +54,7 @@ def test_interrupt_keeps_ended_and_running_trials(place: Place) -> None:
     with pytest.raises(KeyboardInterrupt):
         tune(place, 8, progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         (parent,) = client.search_runs([experiment], "tags.study LIKE 'trees%'")
     assert (parent.info.status, parent.data.tags["trials"]) == ("KILLED", "3"), "the third trial was running"

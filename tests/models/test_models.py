@@ -103,9 +103,9 @@ def test_the_same_seed_gives_the_same_model(model: ModuleType, splits: tuple[Lab
     probability = model.predict(first, validation.frame)
     assert evaluate(validation.label, probability)["roc_auc"] > 0.9
     assert (model.predict(second, validation.frame) == probability).all()
-    assert set(model.input_columns(first)) == set(model.FEATURES)
+    assert set(model.get_input_columns(first)) == set(model.FEATURES)
     base = fitted(model, splits, model.BASELINE_FEATURES)
-    assert set(model.input_columns(base)) == set(model.BASELINE_FEATURES)
+    assert set(model.get_input_columns(base)) == set(model.BASELINE_FEATURES)
     assert evaluate(validation.label, model.predict(base, validation.frame))["roc_auc"] < 0.7
 
 
@@ -121,7 +121,7 @@ def test_a_space_draws_valid_parameters(model: ModuleType, splits: tuple[Labelle
     assert json.loads(json.dumps(drawn)) == drawn, "a study stores parameters as JSON"
     assert SHORT[model].keys() <= drawn[0].keys()
     result = fitted(model, splits, params=drawn[0] | SHORT[model])
-    assert set(model.input_columns(result)) == set(model.FEATURES)
+    assert set(model.get_input_columns(result)) == set(model.FEATURES)
 
 
 @MODELS

@@ -118,7 +118,7 @@ def test_texts_become_codes_and_numbers_standardised() -> None:
 
 def test_a_frame_is_encoded_like_its_table(splits: tuple[LabelledRows, LabelledRows]) -> None:
     _, validation = splits
-    (table,) = validation.batches()
+    (table,) = validation.read_batches()
     encoding = learn_encoding([table], network.FEATURES, EMBEDDED)
     for of_table, of_frame in zip(encoding.encode(table), encoding.encode_frame(validation.frame), strict=True):
         assert (of_table == of_frame).all()
@@ -127,8 +127,8 @@ def test_a_frame_is_encoded_like_its_table(splits: tuple[LabelledRows, LabelledR
 
 def test_an_encoding_is_the_same_from_parts(splits: tuple[LabelledRows, LabelledRows]) -> None:
     train, _ = splits
-    encoding = learn_encoding(train.batches(), FEW, EMBEDDED)
-    whole = pa.concat_tables(train.batches())
+    encoding = learn_encoding(train.read_batches(), FEW, EMBEDDED)
+    whole = pa.concat_tables(train.read_batches())
     assert encoding.embedded == learn_encoding([whole], FEW, EMBEDDED).embedded
     values = whole["temp_f"].drop_null().to_numpy()
     assert encoding.numbers["temp_f"].mean == pytest.approx(values.mean())
@@ -140,7 +140,7 @@ def test_each_epoch_has_its_own_order_of_rows(
 ) -> None:
     monkeypatch.setattr(_epochs, "BUFFER_WEEKS", 2)
     train, _ = splits
-    encoding = learn_encoding(train.batches(), FEW, EMBEDDED)
+    encoding = learn_encoding(train.read_batches(), FEW, EMBEDDED)
     weeks = spool(train, encoding, tmp_path)
     assert len(weeks) == 6
 
@@ -156,7 +156,7 @@ def test_each_epoch_has_its_own_order_of_rows(
     assert not (first == other).all()
     buffered = 2 * 7 * 39  # the rows of two weeks
     assert {*map(tuple, first[:buffered])} != {*map(tuple, later[:buffered])}, "other weeks share a buffer"
-    whole = pa.concat_tables(train.batches())
+    whole = pa.concat_tables(train.read_batches())
     expected = np.column_stack((encoding.encode(whole)[1], whole["late"].to_numpy()))
     assert Counter(map(tuple, first.tolist())) == Counter(map(tuple, expected.astype("float32").tolist()))
     assert {len(batch.label) for batch in epoch(1, 1)[:5]} == {100}
@@ -178,7 +178,7 @@ def test_only_the_buffers_weeks_are_in_memory(
         largest[kind] = max(largest[kind], sum(reference() is not None for reference in alive[kind]))
 
     def batches(
-        rows: LabelledRows, of: Callable[[LabelledRows], Iterator[pa.Table]] = LabelledRows.batches
+        rows: LabelledRows, of: Callable[[LabelledRows], Iterator[pa.Table]] = LabelledRows.read_batches
     ) -> Iterator[pa.Table]:
         for table in of(rows):
             watch("table", table)
@@ -188,7 +188,7 @@ def test_only_the_buffers_weeks_are_in_memory(
         watch("read", (batch := of(week)).numbers)
         return batch
 
-    monkeypatch.setattr(LabelledRows, "batches", batches)
+    monkeypatch.setattr(LabelledRows, "read_batches", batches)
     monkeypatch.setattr(_epochs, "_read", read)
     fitted(model, splits)
     assert largest == {"read": 2, "table": 2}, "a table is alive while the next one is read"
@@ -324,7 +324,7 @@ def test_half_precision_learns_as_well(
     monkeypatch.setattr(network, "_mixed_precision", on_the_cpu)
     half = fitted(network, splits)
 
-    (frame, label), *_ = validation.frames()
+    (frame, label), *_ = validation.read_frames()
     scores = [evaluate(label, network.predict(model, frame))["brier"] for model in (whole, half)]
     assert calls
     assert scores[0] != scores[1], "the precision has an effect"

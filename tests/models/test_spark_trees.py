@@ -64,7 +64,7 @@ def test_rows_split_by_category_and_number(fitted: _spark_nodes.FittedTrees) -> 
     values = np.array([-0.5, 0.25, -0.5, -0.5, 0.75, 0.25, -0.5])
     assert spark_trees.predict(fitted, rows) == pytest.approx(1 / (1 + np.exp(-2 * values * 1.1)), abs=1e-15)
     assert spark_trees.predict(fitted, rows.iloc[:0]).shape == (0,)
-    assert spark_trees.input_columns(fitted) == ("carrier", "temp_f")
+    assert spark_trees.get_input_columns(fitted) == ("carrier", "temp_f")
 
 
 def test_numeric_splits_of_codes_become_sets() -> None:
@@ -220,6 +220,6 @@ def test_spark_trees_are_registered_and_score(
     assert trained.metrics["brier"] < trained.baseline["brier"]
     configured = settings.load(root=str(place.lake.parent), models={"spark_trees": "models.spark_trees"})
     days = (date(2013, 11, 1), date(2013, 11, 7))
-    done = pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run(PROJECT))
+    done = pipeline.score_on(SparkEngine.wrap_session(spark), configured, TASK, *days, create_run(PROJECT))
     assert (done.rows, done.written) == (280, 280)
-    assert pipeline.score_on(SparkEngine.of(spark), configured, TASK, *days, create_run(PROJECT)).written == 0
+    assert pipeline.score_on(SparkEngine.wrap_session(spark), configured, TASK, *days, create_run(PROJECT)).written == 0

@@ -42,7 +42,7 @@ def database(running: RunningServers, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture
 def lake(make_lake: Callable[..., TestLake], database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> TestLake:
-    monkeypatch.setattr(jdbc, "_today", lambda: TODAY)
+    monkeypatch.setattr(jdbc, "_format_today", lambda: TODAY)
     return make_lake(suppliers, products, clean_suppliers, clean_products)
 
 
@@ -274,7 +274,7 @@ def test_a_pinned_batch_is_finished_before_the_next(
     lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.engine.spark.bronze.read_batch", lambda *_: 1 / 0)
+        changed.setattr("lakehouse.engine.spark.landed_files.read_batch", lambda *_: 1 / 0)
         assert lake.attempt("raw.products").report.has_failed
     database.execute("UPDATE products SET stock = '9' WHERE sku = 'P1'")
     lake.run("raw.products")

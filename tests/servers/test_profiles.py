@@ -24,7 +24,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.storage.location import Location
 from lakehouse.storage.s3 import S3Path
 from tests.faults.deliveries import FIRST, SECOND, Delivery, land
@@ -54,7 +54,7 @@ def cluster(running: RunningServers, tmp_path: Path) -> dict[str, str]:
     return {**environment_without_settings(), **running.values, **cluster}
 
 
-def upload(running: RunningServers, bucket: Lake, delivery: Delivery) -> None:
+def upload(running: RunningServers, bucket: Catalog, delivery: Delivery) -> None:
     """Put a delivery's files into the landing zone of a lake in a bucket."""
     store = running.s3(running.values["AWS_SECRET_ACCESS_KEY"])
     for source, name, content in delivery:
@@ -172,7 +172,7 @@ def test_cluster_and_local_folder_make_equal_tables(
     running: RunningServers, cluster: dict[str, str], shop: Callable[..., TestLake], tmp_path: Path
 ) -> None:
     local = shop("local")
-    bucket = Lake(local.lake.graph, S3Path("lakehouse", "shop"))
+    bucket = Catalog(local.lake.graph, S3Path("lakehouse", "shop"))
     cluster |= {"LAKEHOUSE_ROOT": str(bucket.root), "LAKEHOUSE_DECLARATIONS": '["tests.orders"]'}
 
     land(local, FIRST)
@@ -187,12 +187,12 @@ def test_cluster_and_local_folder_make_equal_tables(
     assert JobSubmitter(running, tmp_path, cluster)("daily.py") == []
 
     for name in local.lake.graph.declarations:
-        expected = read_content(local.lake.path(name), {})
+        expected = read_content(local.lake.get_path(name), {})
         assert expected.num_rows > 0, name
-        assert read_content(bucket.path(name), running.storage_options).equals(expected), name
-    expected = read_quarantine(local.lake.quarantine_path("clean.orders"), {})
+        assert read_content(bucket.get_path(name), running.storage_options).equals(expected), name
+    expected = read_quarantine(local.lake.get_quarantine_path("clean.orders"), {})
     assert len(expected) == 3
-    assert read_quarantine(bucket.quarantine_path("clean.orders"), running.storage_options) == expected
+    assert read_quarantine(bucket.get_quarantine_path("clean.orders"), running.storage_options) == expected
 
 
 def test_database_sources_reach_a_lake_on_the_cluster(

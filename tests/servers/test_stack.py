@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from deploy import prepare, processes
 from deploy.servers import SERVERS
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from tests.stack import SECRETS, RunningServers, listening_addresses, running_servers
 
 # A machine without MinIO builds it first, once.
@@ -95,7 +95,7 @@ def test_mlflow_names_a_lost_database_and_recovers(running: RunningServers, monk
     uri = running.values["MLFLOW_TRACKING_URI"]
 
     def experiments() -> int:
-        with tracking_client(uri) as client:
+        with open_tracking_client(uri) as client:
             return len(client.search_experiments())
 
     before = experiments()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, change_model, parcels
@@ -85,7 +85,7 @@ def test_a_broken_version_leaves_the_current_one(place: Place, caplog: pytest.Lo
 def test_a_rebuilt_registry_is_noticed(place: Place) -> None:
     service = make_service(place)
     with open_client(service) as client:
-        with tracking_client(place.tracking_uri) as registry:
+        with open_tracking_client(place.tracking_uri) as registry:
             registry.delete_registered_model(shop.TASK.name)
         retrained = place.train(change_model(FEATURES=("noise",)))
         assert retrained.model_version == GOOD

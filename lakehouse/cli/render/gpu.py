@@ -39,22 +39,22 @@ def print_coverage(console: Console, reports: Sequence[TableReport], as_json: bo
     for report in reports:
         _add_plans(grid, report)
     console.print(grid)
-    _print_reasons(console, reports, "falls back to the CPU", Plan.fallbacks)
-    _print_reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.bridged)
+    _print_reasons(console, reports, "falls back to the CPU", Plan.list_fallbacks)
+    _print_reasons(console, reports, "computed by the CPU within an operator on the GPU", Plan.list_bridged)
     for layer in sorted({report.table.split(".")[0] for report in reports if report.plans}):
         share = _format_share([report for report in reports if report.table.startswith(f"{layer}.")])
         console.print(f"{layer}: {share} of the operators would run on a GPU", highlight=False)
     console.print(f"total: {_format_share(reports)}", highlight=False)
-    if cached := ", ".join(report.table for report in reports if report.cached_for_suite):
+    if cached := ", ".join(report.table for report in reports if report.is_cached_for_suite):
         console.print(f"Not counted: the CPU reads rows cached for validation by a suite ({cached}).", highlight=False)
 
 
 def _add_plans(grid: Grid, report: TableReport) -> None:
     for index, plan in enumerate(report.plans):
         share = "" if index else _format_share([report])
-        expressions, operators = plan.expressions(), len(plan.operators())
-        style = "" if plan.on_gpu() == operators else "yellow"
-        counts = [operators, plan.on_gpu(), sum(expressions.values())]
+        expressions, operators = plan.list_expressions(), len(plan.list_operators())
+        style = "" if plan.list_on_gpu() == operators else "yellow"
+        counts = [operators, plan.list_on_gpu(), sum(expressions.values())]
         counts += [expressions.get(ON_GPU, 0), expressions.get(BRIDGED, 0)]
         grid.add_row(report.table, share, plan.name, *map(format_count, counts), style=style)
     if report.missing:
@@ -86,18 +86,18 @@ def _as_entry(report: TableReport) -> Mapping[str, Any]:
         "coverage": compute_coverage([report]),
         "plans": [_plan_entry(plan) for plan in report.plans],
         "missing": report.missing,
-        "is_cached": report.cached_for_suite,
+        "is_cached": report.is_cached_for_suite,
     }
 
 
 def _plan_entry(plan: Plan) -> dict[str, Any]:
     return {
         "plan": plan.name,
-        "operators": len(plan.operators()),
-        "on_gpu": plan.on_gpu(),
-        "expressions": dict(plan.expressions()),
-        "fallbacks": _list_reasons(plan.fallbacks()),
-        "cpu_bridges": _list_reasons(plan.bridged()),
+        "operators": len(plan.list_operators()),
+        "on_gpu": plan.list_on_gpu(),
+        "expressions": dict(plan.list_expressions()),
+        "fallbacks": _list_reasons(plan.list_fallbacks()),
+        "cpu_bridges": _list_reasons(plan.list_bridged()),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from lakehouse.catalog import Lake
+from lakehouse.catalog import Catalog
 from lakehouse.cli.render.printing import escape_text, format_size, make_grid, pluralize, print_json
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
@@ -16,7 +16,7 @@ from lakehouse.deltalog import sql, table_log
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide_step
-from lakehouse.plan.steps import Blocked, Request
+from lakehouse.plan.steps import Blocked, RunRequest
 from lakehouse.quality import report
 from lakehouse.storage.location import get_relative_path
 
@@ -37,10 +37,10 @@ HISTORY_COLUMNS: Final = (
 )
 
 
-def print_status(console: Console, lake: Lake, as_json: bool) -> None:
+def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
     """Print every declared table's state."""
-    lake = lake.cache_logs()
-    entries = [status_entry(lake, name) for name in lake.graph.declarations]
+    catalog = catalog.cache_logs()
+    entries = [describe_status(catalog, name) for name in catalog.graph.declarations]
     if as_json:
         print_json(console, entries)
         return
@@ -59,9 +59,9 @@ def print_status(console: Console, lake: Lake, as_json: bool) -> None:
     for entry in entries:
         for gap in entry["gaps"]:
             _print_gap(console, entry["table"], gap)
-    print_unread(console, lake)
-    if lake.suites and report.index_path(lake.suites.data_docs).is_file():
-        docs = report.index_path(lake.suites.data_docs)
+    print_unread(console, catalog)
+    if catalog.suites and report.get_index_path(catalog.suites.data_docs).is_file():
+        docs = report.get_index_path(catalog.suites.data_docs)
         console.print(f"Data Docs: {escape_text(docs.as_uri())}", highlight=False, soft_wrap=True)
 
 
@@ -73,20 +73,20 @@ def _print_gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
     console.print(f"[yellow]gap[/] {table} {span}: {count} without rows; {reason}", highlight=False)
 
 
-def print_unread(console: Console, lake: Lake) -> None:
+def print_unread(console: Console, catalog: Catalog) -> None:
     """Print the folders of the landing zone that no source reads."""
-    for name in lake.find_unread_folders():
+    for name in catalog.find_unread_folders():
         console.print(f"[yellow]unread[/] landing/{escape_text(name)}: no source reads this", highlight=False)
 
 
-def status_entry(lake: Lake, name: str) -> dict[str, Any]:
+def describe_status(catalog: Catalog, name: str) -> dict[str, Any]:
     """Return a table's state as a document."""
-    step = decide_step(lake, name, Request())
-    log = lake.log(name)
+    step = decide_step(catalog, name, RunRequest())
+    log = catalog.read_log(name)
     last = log.last if log else None
     record = last.record if last else None
-    declared = lake.graph.declarations[name]
-    landing = lake.landing_zone(declared) if isinstance(declared, Source) else None
+    declared = catalog.graph.declarations[name]
+    landing = catalog.get_landing_zone(declared) if isinstance(declared, Source) else None
     rejected = landing.find_rejected_files(landing.read_history()) if landing else []
     return {
         "table": name,
@@ -99,24 +99,26 @@ def status_entry(lake: Lake, name: str) -> dict[str, Any]:
         "rows": last.rows if last else {},
         "pending": "; ".join(step.reasons) if step.has_work or isinstance(step, Blocked) else "",
         "rejected_files": [{"path": file.path, "reason": file.reason} for file in rejected],
-        "gaps": _list_gaps(lake, declared, log),
+        "gaps": _list_gaps(catalog, declared, log),
     }
 
 
-def _list_gaps(lake: Lake, declared: Declaration, log: table_log.TableLog | None) -> list[dict[str, Any]]:
+def _list_gaps(catalog: Catalog, declared: Declaration, log: table_log.TableLog | None) -> list[dict[str, Any]]:
     if log is None or not isinstance(declared, Table):
         return []
-    gaps = backfill.find_gaps(declared, log, {name: lake.log(name) for name in lake.graph.inputs(declared.name)})
+    gaps = backfill.find_gaps(
+        declared, log, {name: catalog.read_log(name) for name in catalog.graph.list_inputs(declared.name)}
+    )
     return [{**asdict(gap), "first": str(gap.first), "last": str(gap.last)} for gap in gaps]
 
 
-def print_tables(console: Console, lake: Lake, as_json: bool) -> None:
+def print_tables(console: Console, catalog: Catalog, as_json: bool) -> None:
     """Print the tables of the lake by Delta's own counts, and the declared tables not written yet."""
-    paths = sql.find_tables(lake.root / "lake")
+    paths = sql.find_tables(catalog.root / "lake")
     entries = []
-    for name in dict.fromkeys([*lake.graph.declarations, *paths]):
+    for name in dict.fromkeys([*catalog.graph.declarations, *paths]):
         log = table_log.open_log(paths[name]) if name in paths else None
-        entries.append(_table_entry(lake, name, log))
+        entries.append(_describe_table(catalog, name, log))
     if as_json:
         print_json(console, entries)
         return
@@ -129,8 +131,8 @@ def print_tables(console: Console, lake: Lake, as_json: bool) -> None:
     console.print(grid)
 
 
-def _table_entry(lake: Lake, name: str, log: table_log.TableLog | None) -> dict[str, Any]:
-    declared = lake.graph.declarations.get(name)
+def _describe_table(catalog: Catalog, name: str, log: table_log.TableLog | None) -> dict[str, Any]:
+    declared = catalog.graph.declarations.get(name)
     write = "landing" if isinstance(declared, Source) else ""
     if isinstance(declared, Table):
         write = type(declared.write).__name__.lower()
@@ -141,23 +143,23 @@ def _table_entry(lake: Lake, name: str, log: table_log.TableLog | None) -> dict[
         "bytes": log.count_bytes() if log else None,
         "files": log.count_files() if log else None,
         "version": log.version if log else None,
-        "path": get_relative_path(log.path, lake.root) if log else None,
-        "columns": log.columns() if log else dict(declared.columns) if declared else {},
+        "path": get_relative_path(log.path, catalog.root) if log else None,
+        "columns": log.read_columns() if log else dict(declared.columns) if declared else {},
     }
 
 
-def print_history(console: Console, lake: Lake, table: str, limit: int, as_json: bool) -> None:
+def print_history(console: Console, catalog: Catalog, table: str, limit: int, as_json: bool) -> None:
     """Print a table's newest versions.
 
     Raises:
         DeclarationError: There is no such table.
     """
-    paths = sql.find_tables(lake.root / "lake")
+    paths = sql.find_tables(catalog.root / "lake")
     log = table_log.open_log(paths[table]) if table in paths else None
     if log is None:
-        names = ", ".join(dict.fromkeys([*lake.graph.declarations, *paths]))
+        names = ", ".join(dict.fromkeys([*catalog.graph.declarations, *paths]))
         raise DeclarationError(f"{table!r} has no history: it is not written yet, or not one of {names}.")
-    entries = log.entries(limit)
+    entries = log.read_entries(limit)
     if as_json:
         records = [asdict(entry.record) if entry.record else None for entry in entries]
         documents = zip(entries, records, strict=True)
@@ -165,11 +167,11 @@ def print_history(console: Console, lake: Lake, table: str, limit: int, as_json:
         return
     grid = make_grid(*HISTORY_COLUMNS)
     for entry in entries:
-        grid.add_row(*_history_cells(entry))
+        grid.add_row(*_format_history(entry))
     console.print(grid)
 
 
-def _history_cells(entry: table_log.Entry) -> list[str]:
+def _format_history(entry: table_log.Entry) -> list[str]:
     counts = ", ".join(f"{count:,} {name}" for name, count in entry.rows.items() if count)
     rows = counts or "0 written"
     version, at = str(entry.version), f"{entry.committed_at:%Y-%m-%d %H:%M:%S}"

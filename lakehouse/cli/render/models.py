@@ -14,7 +14,7 @@ from lakehouse.ml.metrics import METRICS
 
 if TYPE_CHECKING:
     from lakehouse.ml.pipeline import ScoreResult
-    from lakehouse.ml.reproduce import ReproductionResult
+    from lakehouse.ml.reproduction import ReproductionResult
     from lakehouse.ml.training_record import TrainResult
     from lakehouse.ml.tuning.search import TuneResult
     from lakehouse.runs.vacuum import VacuumResult

@@ -14,25 +14,25 @@ from lakehouse.plan.steps import Idle, Ingest, UpdatePartitions, WriteStep
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lakehouse.catalog import Lake
+    from lakehouse.catalog import Catalog
     from lakehouse.plan.steps import Step
 
 
-def print_plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: bool) -> None:
+def print_plan(console: Console, catalog: Catalog, steps: Sequence[Step], as_json: bool) -> None:
     """Print the steps of the next run."""
     if as_json:
-        print_json(console, [_as_entry(lake, step) for step in steps])
+        print_json(console, [_as_entry(catalog, step) for step in steps])
         return
     grid = make_grid("table", "does", "why", ">rows to read", ">bytes", "partitions", "affects")
     for step in steps:
         style = "bold red" if step.is_breaking else "" if step.has_work else "dim"
-        grid.add_row(*_plan_cells(lake, step), style=style)
+        grid.add_row(*_plan_cells(catalog, step), style=style)
     console.print(grid)
-    _print_differences(console, lake, steps)
+    _print_differences(console, catalog, steps)
     if any(step.is_code_changed for step in steps):
         text = "\nExisting rows stay as they are where only code changed; --full-refresh rebuilds them."
         console.print(text, highlight=False)
-    print_unread(console, lake)
+    print_unread(console, catalog)
     work = [step for step in steps if step.has_work and not step.is_breaking]
     summary = f"{len(work)} of {len(steps)} tables would be written." if work else "Nothing to do."
     console.print(f"\n{summary}", highlight=False)
@@ -41,24 +41,24 @@ def print_plan(console: Console, lake: Lake, steps: Sequence[Step], as_json: boo
         console.print(f"[bold red]Breaking schema change[/] in {', '.join(broken)}: {advice}")
 
 
-def _plan_cells(lake: Lake, step: Step) -> list[str]:
+def _plan_cells(catalog: Catalog, step: Step) -> list[str]:
     reasons = "; ".join(step.reasons)
     if step.is_code_changed:
         reasons += "; its code changed since the last commit"
     if not step.has_work:
         return [step.table, "-" if isinstance(step, Idle) else step.action, reasons, "", "", "", ""]
-    entry = _as_entry(lake, step)
+    entry = _as_entry(catalog, step)
     numbers = [format_count(entry["rows"]), format_size(entry["bytes"])]
     return [step.table, step.action, reasons, *numbers, entry["partitions_shown"], ", ".join(entry["downstream"])]
 
 
-def _print_differences(console: Console, lake: Lake, steps: Sequence[Step]) -> None:
+def _print_differences(console: Console, catalog: Catalog, steps: Sequence[Step]) -> None:
     """Print the differences from the declared columns, and the tables that read a changed column."""
     for step in steps:
         style = "bold red" if step.is_breaking else "yellow"
         for text in (*step.schema_changes.describe(), *(step.drift if isinstance(step, Ingest) else ())):
             console.print(f"[{style}]columns[/] {step.table} {escape_text(text)}", highlight=False)
-        for column, readers in _list_readers(lake, step).items():
+        for column, readers in _list_readers(catalog, step).items():
             verb = "reads" if len(readers) == 1 else "read"
             text = f"{', '.join(readers)} {verb} it" if readers else "no table reads it"
             console.print(f"        {step.table}.{column}: {text}", highlight=False)
@@ -66,14 +66,14 @@ def _print_differences(console: Console, lake: Lake, steps: Sequence[Step]) -> N
         console.print("Added columns are null in existing rows; --full-refresh rebuilds them.", highlight=False)
 
 
-def _list_readers(lake: Lake, step: Step) -> dict[str, list[str]]:
+def _list_readers(catalog: Catalog, step: Step) -> dict[str, list[str]]:
     """Return the tables that name a changed column of the step's table, by column."""
-    tables = [table for table in lake.graph.declarations.values() if isinstance(table, Table)]
-    readers = [table for table in tables if step.table in lake.graph.inputs(table.name)]
+    tables = [table for table in catalog.graph.declarations.values() if isinstance(table, Table)]
+    readers = [table for table in tables if step.table in catalog.graph.list_inputs(table.name)]
     return {name: [table.name for table in readers if can_read_column(table, name)] for name in step.changed_columns}
 
 
-def _as_entry(lake: Lake, step: Step) -> dict[str, Any]:
+def _as_entry(catalog: Catalog, step: Step) -> dict[str, Any]:
     days = [str(day) for day in step.partitions] if isinstance(step, UpdatePartitions) else None
     files, drift = (step.files, step.drift) if isinstance(step, Ingest) else ((), ())
     rows, size = (step.rows, step.bytes) if isinstance(step, WriteStep) else (0, 0)
@@ -96,8 +96,8 @@ def _as_entry(lake: Lake, step: Step) -> dict[str, Any]:
         "partitions_shown": shown if is_final else "known after its inputs",
         "schema_changes": list(step.schema_changes.describe()),
         "drift": list(drift),
-        "readers": _list_readers(lake, step),
+        "readers": _list_readers(catalog, step),
         "breaking": step.is_breaking,
         "code_changed": step.is_code_changed,
-        "downstream": list(lake.graph.downstream(step.table)),
+        "downstream": list(catalog.graph.find_downstream(step.table)),
     }

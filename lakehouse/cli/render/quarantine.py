@@ -13,7 +13,7 @@ from lakehouse.cli.render.printing import escape_text, make_grid, print_json
 from lakehouse.quality import quarantine
 
 if TYPE_CHECKING:
-    from lakehouse.quality.reconcile import Reconciliation
+    from lakehouse.quality.reconciliation import Reconciliation
     from lakehouse.writes.replay import ReplayResult
 
 

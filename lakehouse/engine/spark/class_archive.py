@@ -19,7 +19,7 @@ from lakehouse.engine.spark.session import (
     ARCHIVE_IS_SILENT,
     JVM_VARIABLES,
     NO_FOLDER,
-    local_file_properties,
+    get_local_file_properties,
     read_properties,
 )
 from lakehouse.errors import SessionError
@@ -58,7 +58,7 @@ def _make_environment(conf: Path, archive: Path) -> dict[str, str]:
     java_options = read_properties(conf)["spark.driver.extraJavaOptions"]
     properties = {
         "spark.driver.extraJavaOptions": f'{java_options} "-XX:ArchiveClassesAtExit={archive}" {ARCHIVE_IS_SILENT}',
-        **local_file_properties(),
+        **get_local_file_properties(),
     }
     options = [f"--conf={name}={value}" for name, value in properties.items()]
     arguments = shlex.join(["--properties-file", str(conf), *options, "pyspark-shell"])

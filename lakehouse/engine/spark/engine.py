@@ -37,7 +37,7 @@ class SparkEngine:
     """`lakehouse.engine.base.Engine` on Spark. A run without work starts no JVM.
 
     The session starts in the thread that made this object. That is usually the main thread, which alone receives
-    Ctrl-C. Other threads wait in `session` while that thread is in `wait`.
+    Ctrl-C. Other threads wait in `get_session` while that thread is in `wait`.
     """
 
     def __init__(self, start: Callable[[], AbstractContextManager[SparkSession]]) -> None:
@@ -61,18 +61,18 @@ class SparkEngine:
         return cls(start)
 
     @classmethod
-    def of(cls, spark: SparkSession) -> SparkEngine:
+    def wrap_session(cls, spark: SparkSession) -> SparkEngine:
         """Wrap a running session. The caller stops it."""
         return cls(lambda: nullcontext(spark))
 
     @classmethod
-    def running(cls) -> SparkEngine:
-        """Wrap the process's session. See `lakehouse.engine.running_engine`."""
+    def get_running(cls) -> SparkEngine:
+        """Wrap the process's session. See `lakehouse.engine.get_running_engine`."""
         from pyspark.sql import SparkSession
 
-        return cls.of(SparkSession.builder.getOrCreate())
+        return cls.wrap_session(SparkSession.builder.getOrCreate())
 
-    def session(self) -> SparkSession:
+    def get_session(self) -> SparkSession:
         """Return the session. Start it on the first call.
 
         Raises:
@@ -86,16 +86,16 @@ class SparkEngine:
         return self._session.result()
 
     def start(self) -> None:
-        self.session()
+        self.get_session()
 
-    def isolate(self) -> SparkTables:
+    def open_tables(self) -> SparkTables:
         from lakehouse.engine.spark.tables import SparkTables
 
-        return SparkTables(self.session().newSession())
+        return SparkTables(self.get_session().newSession())
 
     def extract(self, source: Source, landing: LandingZone, scratch: Location, run: Run) -> None:
         try:
-            jdbc.extract(self.session(), source, landing, scratch, run)
+            jdbc.extract(self.get_session(), source, landing, scratch, run)
         except Exception as error:
             raise jdbc.explain_error(source, error) or error from error
 
@@ -122,7 +122,7 @@ class SparkEngine:
             either: list[Future[Any]] = [*futures, self._requested]
             wait(either, return_when=FIRST_COMPLETED)
             if self._requested.done():
-                self.session()
+                self.get_session()
         return wait(futures, return_when=FIRST_COMPLETED).done
 
     def cancel(self) -> None:

@@ -67,10 +67,10 @@ def extract(spark: SparkSession, source: Source, landing: LandingZone, scratches
         _land_snapshot(table, landing, scratch, run)
         return
     folder = landing.manifest_folder / "extracts"
-    last = _last_extract(folder)
+    last = _read_last_extract(folder)
     if last is not None and not _has_landed(landing, last):
         _land_extract(table, landing, last, scratch, run)
-    new = table.next_extract(last)
+    new = table.plan_extract(last)
     if new is not None:
         location.create(folder / f"{new.number:08d}.json", json.dumps(asdict(new), indent=1).encode())
         _land_extract(table, landing, new, scratch, run)
@@ -84,7 +84,7 @@ class _DatabaseTable:
     source: Source
     database: Database
 
-    def next_extract(self, last: Extract | None) -> Extract | None:
+    def plan_extract(self, last: Extract | None) -> Extract | None:
         """Plan the next extract. Return None if the table has no new rows."""
         assert self.database.cursor is not None
         cursor, settle = _quote_name(self.database.cursor), self.database.settle_seconds
@@ -94,7 +94,7 @@ class _DatabaseTable:
         table = _quote_name(self.database.table)
         bounds = self._read(
             f"SELECT CAST(max({cursor}) AS varchar(64)) AS until, "
-            f"(SELECT count(*) FROM {table} WHERE {cursor} IS NULL) AS missing FROM {table}{_where_clause(where)}"
+            f"(SELECT count(*) FROM {table} WHERE {cursor} IS NULL) AS missing FROM {table}{_build_where_clause(where)}"
         ).first()
         assert bounds is not None
         if bounds["missing"]:
@@ -107,7 +107,7 @@ class _DatabaseTable:
         if bounds["until"] is None:
             return None
         number = last.number + 1 if last else 1
-        file = f"{_file_stem(self.source)}_{number:08d}_{_today()}.parquet"
+        file = f"{_get_file_stem(self.source)}_{number:08d}_{_format_today()}.parquet"
         return Extract(number, last.until if last else None, bounds["until"], file)
 
     def read_rows(self, extract: Extract | None) -> DataFrame:
@@ -123,7 +123,7 @@ class _DatabaseTable:
             where += [f"{cursor} <= {_quote_value(extract.until)}"]
         takes_new_columns = self.source.contract.new_column != "fail"
         columns = "*" if takes_new_columns else ", ".join(map(_quote_name, self.source.columns))
-        rows = self._read(f"SELECT {columns} FROM {_quote_name(self.database.table)}{_where_clause(where)}")
+        rows = self._read(f"SELECT {columns} FROM {_quote_name(self.database.table)}{_build_where_clause(where)}")
         self._check_columns(rows.columns)
         declared = [F.col(f"`{name}`").cast(kind).alias(name) for name, kind in self.source.columns.items()]
         others = [F.col(quote_identifier(name)) for name in rows.columns if name not in self.source.columns]
@@ -176,7 +176,7 @@ def _land_snapshot(table: _DatabaseTable, landing: LandingZone, scratch: Locatio
     """Land all rows of the table, unless the last file has the same rows."""
     files = [name for name in location.list_names(landing.folder) if not is_ignored(name)]
     last = landing.folder / files[-1] if files else None
-    file = landing.folder / f"{_file_stem(table.source)}_{_today()}.parquet"
+    file = landing.folder / f"{_get_file_stem(table.source)}_{_format_today()}.parquet"
     with _write_extract(table.read_rows(None), scratch) as part:
         if last is None or not _has_same_rows(part, last):
             run.lease.check()
@@ -244,20 +244,20 @@ def _has_landed(landing: LandingZone, extract: Extract) -> bool:
     return is_ingested or not isinstance(location.stat_files(landing.root, [path])[path], OSError)
 
 
-def _last_extract(folder: Location) -> Extract | None:
+def _read_last_extract(folder: Location) -> Extract | None:
     names = location.list_names(folder)
     return Extract(**json.loads((folder / names[-1]).read_text(encoding="utf-8"))) if names else None
 
 
-def _file_stem(source: Source) -> str:
+def _get_file_stem(source: Source) -> str:
     return source.landing.rpartition("/")[2]
 
 
-def _today() -> str:
+def _format_today() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
-def _where_clause(conditions: Sequence[str]) -> str:
+def _build_where_clause(conditions: Sequence[str]) -> str:
     return " WHERE " + " AND ".join(conditions) if conditions else ""
 
 

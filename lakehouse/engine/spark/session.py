@@ -83,7 +83,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     for prepare in settings.spark_additions.before_session:
         prepare()
     builder = SparkSession.builder
-    for key, value in _profile_properties(settings).items():
+    for key, value in _read_profile_properties(settings).items():
         if key == "spark.jars":
             add_jvm_jars(value, settings.project)
         else:
@@ -135,7 +135,7 @@ def _log_settings(settings: Settings) -> str:
     return f"-Dlog4j2.configurationFile={settings.spark_conf.with_name('log4j2.properties').as_uri()}"
 
 
-def archive_options() -> str:
+def get_archive_options() -> str:
     """Return the options by which a JVM reads its classes from the archive; none without an archive."""
     return f'"-XX:SharedArchiveFile={ARCHIVE}" {ARCHIVE_IS_SILENT}' if ARCHIVE.exists() else ""
 
@@ -171,7 +171,7 @@ def _require_safe_commits(spark: SparkSession) -> None:
         )
 
 
-def _profile_properties(settings: Settings) -> dict[str, str]:
+def _read_profile_properties(settings: Settings) -> dict[str, str]:
     """Return the profile's properties, less those of spark-submit, or with those that need a JVM of this process."""
     properties = compose_properties(settings)
     if _is_submitted():
@@ -180,13 +180,13 @@ def _profile_properties(settings: Settings) -> dict[str, str]:
         SparkContext._ensure_initialized()  # before that a SparkConf lacks the JVM's properties
         submitted = SparkConf()
         return {key: value for key, value in properties.items() if not submitted.contains(key)}
-    properties["spark.driver.extraJavaOptions"] += f" {_log_settings(settings)} {archive_options()}"
+    properties["spark.driver.extraJavaOptions"] += f" {_log_settings(settings)} {get_archive_options()}"
     if properties["spark.master"].startswith("local"):
-        properties |= local_file_properties(properties.get("spark.driver.extraClassPath"))
+        properties |= get_local_file_properties(properties.get("spark.driver.extraClassPath"))
     return properties
 
 
-def local_file_properties(class_path: str | None = None) -> dict[str, str]:
+def get_local_file_properties(class_path: str | None = None) -> dict[str, str]:
     """Return the properties by which a JVM writes local files without a process for each (PosixLocalFileSystem.java).
 
     Args:

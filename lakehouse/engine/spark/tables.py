@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.deltalog import table_log
 from lakehouse.engine.base import Commit, Target
-from lakehouse.engine.spark import bronze
+from lakehouse.engine.spark import landed_files
 from lakehouse.errors import LedgerError
 from lakehouse.storage.location import Location, to_spark_uri
 
@@ -51,7 +51,7 @@ class SparkTables:
         return reader.option("startingVersion", after + 1).option("endingVersion", until).load(to_spark_uri(path))
 
     def read_landed(self, source: Source, manifest: Manifest, root: Location, existing: Mapping[str, str]) -> DataFrame:
-        return bronze.read_batch(self.spark, source, manifest, root, existing)
+        return landed_files.read_batch(self.spark, source, manifest, root, existing)
 
     def from_arrow(self, rows: pa.Table) -> DataFrame:
         return self.spark.createDataFrame(rows)
@@ -64,7 +64,7 @@ class SparkTables:
         if added:
             columns = ", ".join(f"`{c}` {kind}" for c, kind in added.items())
             self.spark.sql(f"ALTER TABLE {name} ADD COLUMNS ({columns})")
-        if target.change_feed and not table.has_change_feed():
+        if target.has_change_feed and not table.has_change_feed():
             self.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
 
     def append(self, rows: DataFrame, target: Target, commit: Commit, *, can_add_columns: bool = False) -> None:
@@ -114,7 +114,9 @@ class SparkTables:
         _verify(target, commit)
 
     def _write(self, rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
-        writer = rows.write.format("delta").mode(mode).options(**target.properties()).options(**_options(commit))
+        writer = (
+            rows.write.format("delta").mode(mode).options(**target.compose_properties()).options(**_options(commit))
+        )
         writer.options(**options).save(to_spark_uri(target.path))
         _verify(target, commit)
 

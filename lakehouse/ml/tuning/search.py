@@ -90,18 +90,18 @@ def tune(
     if backend == "dask" and model.ON_SPARK:
         raise ModelError(f"{learner} fits on Spark, which has workers of its own: tune it on threads.")
     features = open_features(model.TASK, lake, model.FEATURES)
-    attributes = _study_attributes(learner, model, features, seed)
-    name = f"{learner}-v{features.version}-{_digest(attributes)}"
+    attributes = _build_study_attributes(learner, model, features, seed)
+    name = f"{learner}-v{features.version}-{_compute_digest(attributes)}"
     spec = TrialSpec(model.__name__, lake, features.table_id, features.version, seed)
     with _open_storage(studies_folder) as storage, _lock_study(studies_folder, name):
         study = _open_study(storage, name, attributes, model)
         runs = StudyRuns(registry, name, f"tuning {learner} on {features}", _run_tags(attributes))
-        with _logged_trials(study, runs):
+        with _read_logged_trials(study, runs):
             if backend == "threads":
                 open_splits(spec)  # once, for all threads
             with open_executor(backend, dask, jobs) as pool:
                 _search(study, space, trials, jobs, pool, spec, runs, revision, progress or (lambda _: None))
-        ended = _ended_trials(study)
+        ended = _list_ended_trials(study)
     if all(trial.error for trial in ended):
         raise ModelError(f"None of the {len(ended)} trials of {learner} succeeded. The last one: {ended[-1].error}")
     return TuneResult(learner, name, runs.run_id, features.version, tuple(sorted(ended, key=_rank)))
@@ -145,7 +145,7 @@ def _require_space(learner: str, model: Model) -> Space:
     return space
 
 
-def _study_attributes(learner: str, model: Model, features: FeatureTable, seed: int) -> dict[str, Any]:
+def _build_study_attributes(learner: str, model: Model, features: FeatureTable, seed: int) -> dict[str, Any]:
     """Return the identity of a study: trials under different attributes are not comparable and get another study."""
     return {
         "learner": learner,
@@ -163,7 +163,7 @@ def _run_tags(attributes: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(attributes[name]) for name in names}
 
 
-def _digest(attributes: Mapping[str, Any]) -> str:
+def _compute_digest(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
@@ -210,19 +210,19 @@ def _lock_study(folder: Path, study: str) -> Iterator[None]:
 
 
 @contextmanager
-def _logged_trials(study: optuna.Study, runs: StudyRuns) -> Iterator[None]:
+def _read_logged_trials(study: optuna.Study, runs: StudyRuns) -> Iterator[None]:
     """Log the study's trials before a search, and again after it with the status in which the search ended.
 
     Raises:
         ModelError: MLflow cannot be used before the search, or after a search that succeeded.
     """
-    runs.log_trials(_ended_trials(study))  # before the first trial: an unreachable server must cost none
+    runs.log_trials(_list_ended_trials(study))  # before the first trial: an unreachable server must cost none
     try:
         yield
     except BaseException:
-        runs.log_trials(_ended_trials(study), "KILLED", is_strict=False)
+        runs.log_trials(_list_ended_trials(study), "KILLED", is_strict=False)
         raise
-    runs.log_trials(_ended_trials(study), "FINISHED")
+    runs.log_trials(_list_ended_trials(study), "FINISHED")
 
 
 def _open_study(
@@ -239,14 +239,14 @@ def _open_study(
             study.tell(trial.number, trial.user_attrs["metrics"][OBJECTIVE])
         else:  # without an error it does not count as ended
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    for params in _pending_candidates(study, model):
+    for params in _list_pending_candidates(study, model):
         study.enqueue_trial(params)
     # A sampler that began with the same seed again would draw the same parameters again.
     study.sampler = optuna.samplers.TPESampler(seed=attributes["seed"] + len(study.get_trials(deepcopy=False)))
     return study
 
 
-def _pending_candidates(study: optuna.Study, model: Model) -> list[dict[str, Any]]:
+def _list_pending_candidates(study: optuna.Study, model: Model) -> list[dict[str, Any]]:
     """Return the model's candidates that have neither ended nor wait in the queue; interrupted ones are tried again."""
     from optuna.trial import TrialState
 
@@ -259,7 +259,7 @@ def _pending_candidates(study: optuna.Study, model: Model) -> list[dict[str, Any
     return [params for params in candidates if params not in tried]
 
 
-def _ended_trials(study: optuna.Study) -> list[Trial]:
+def _list_ended_trials(study: optuna.Study) -> list[Trial]:
     """Return the trials that have ended, by number."""
     from optuna.trial import TrialState
 
@@ -306,7 +306,7 @@ def _search(
     running: dict[Future[dict[str, Any]], optuna.Trial] = {}
     try:
         while True:
-            ended = _ended_trials(study)
+            ended = _list_ended_trials(study)
             for _ in range(min(jobs, trials - len(ended)) - len(running)):
                 trial = study.ask()
                 trial.set_user_attr("revision", revision)

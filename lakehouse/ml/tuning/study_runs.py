@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lakehouse.errors import ModelError
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from lakehouse.ml.registry import Registry, get_or_create_experiment, log_child_run
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class StudyRuns:
             ModelError: MLflow cannot be used.
         """
         try:
-            with tracking_client(self.registry.tracking_uri) as client:
+            with open_tracking_client(self.registry.tracking_uri) as client:
                 experiment = get_or_create_experiment(client, self.registry.experiment, self.registry.artifact_root)
                 if not self.run_id:
                     self._find_run(client, experiment)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lakehouse.errors import ModelError, get_first_line, locate_error
 from lakehouse.ml.dataset import LabelledRows, open_features
 from lakehouse.ml.task import Model
-from lakehouse.ml.training import fit, named_metrics
+from lakehouse.ml.training import fit, name_metrics
 
 if TYPE_CHECKING:
     from lakehouse.storage.location import Location
@@ -48,7 +48,7 @@ def run_trial(spec: TrialSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     """
     model, train, validation = open_splits(spec)
     try:
-        return {"metrics": named_metrics(fit(model, model.FEATURES, params, spec.seed, train, validation))}
+        return {"metrics": name_metrics(fit(model, model.FEATURES, params, spec.seed, train, validation))}
     except Exception as error:  # other parameters may still fit
         message = f"{type(error).__name__}: {get_first_line(error)}{locate_error(error)}"
         return {"error": message, "trace": traceback.format_exc()}

@@ -126,5 +126,5 @@ def test_an_interrupted_run_ends_and_the_next_continues(
         patch.setattr(scheduler, "execute_step", interrupt)
         output = lakehouse("run", "--select", "clean.orders", "--select", "raw.orders", exit_code=130)
     assert "Interrupted. Committed tables are kept." in output
-    assert table_log.open_log(lakehouse.lake.lake.path("clean.orders")) is None
+    assert table_log.open_log(lakehouse.lake.lake.get_path("clean.orders")) is None
     assert "written" in lakehouse("run", "--select", "clean.orders")

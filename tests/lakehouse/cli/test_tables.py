@@ -86,7 +86,7 @@ def test_reconcile_finds_another_writer(landed: Command) -> None:
     landed.lake.run("raw.orders", "clean.orders")
     assert not [entry for entry in landed.json("reconcile") if entry["differences"]]
     assert "adds up" in landed("reconcile")
-    DeltaTable(str(landed.lake.lake.path("clean.orders"))).delete()
+    DeltaTable(str(landed.lake.lake.get_path("clean.orders"))).delete()
     output = landed("reconcile", exit_code=1)
     assert "difference clean.orders was changed by another writer: version 1, DELETE" in output
 
@@ -102,7 +102,7 @@ def test_a_failed_table_exits_with_1(landed: Command) -> None:
 
 
 def test_plan_exits_with_1_on_breaking_change(lakehouse: Command) -> None:
-    path = lakehouse.lake.lake.path("clean.payments")
+    path = lakehouse.lake.lake.get_path("clean.payments")
     path.parent.mkdir(parents=True)
     write_deltalake(path, pa.table({"payment_id": ["text"], "old": [1]}))
     assert "Breaking schema change in clean.payments" in lakehouse("plan", exit_code=1)
@@ -130,7 +130,7 @@ def test_a_run_starts_one_session_for_work(
     assert "3 written" in lakehouse("run", *selection)
     assert len(session_starts) == 1
     assert "unchanged" in lakehouse("run", *selection)
-    write_deltalake(lakehouse.lake.lake.path("clean.order_log"), pa.table({"old": [1]}))
+    write_deltalake(lakehouse.lake.lake.get_path("clean.order_log"), pa.table({"old": [1]}))
     assert "columns break" in lakehouse("run", "--select", "clean.order_log", exit_code=1)
     assert len(session_starts) == 1
 

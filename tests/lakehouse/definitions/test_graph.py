@@ -88,11 +88,16 @@ def test_tables_are_ordered_by_their_inputs() -> None:
     names = list(orders.declarations)
     assert len(names) == 11
     for name in names:
-        assert all(names.index(i) < names.index(name) for i in orders.inputs(name))
-    assert orders.downstream("clean.payments") == tuple(
+        assert all(names.index(i) < names.index(name) for i in orders.list_inputs(name))
+    assert orders.find_downstream("clean.payments") == tuple(
         n for n in names if n in ("mart.receipts", "mart.daily_revenue")
     )
-    assert set(orders.upstream("mart.receipts")) == {"raw.orders", "raw.payments", "clean.orders", "clean.payments"}
+    assert set(orders.find_upstream("mart.receipts")) == {
+        "raw.orders",
+        "raw.payments",
+        "clean.orders",
+        "clean.payments",
+    }
 
 
 def test_a_decorated_function_is_still_called_like_one() -> None:

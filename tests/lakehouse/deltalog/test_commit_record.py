@@ -102,8 +102,8 @@ def test_many_newer_commits_without_a_record(tmp_path: Path) -> None:
     assert (entry.version, entry.record) == (1, RECORD)
     assert log.version == SCANNED + 2
     assert (log.count_rows(), log.count_files()) == (SCANNED + 3, SCANNED + 3)
-    assert log.columns() == {"value": "bigint"}
-    assert [entry.version for entry in log.entries(2)] == [SCANNED + 2, SCANNED + 1]
+    assert log.read_columns() == {"value": "bigint"}
+    assert [entry.version for entry in log.read_entries(2)] == [SCANNED + 2, SCANNED + 1]
 
 
 def test_column_types_have_spark_sql_names(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_column_types_have_spark_sql_names(tmp_path: Path) -> None:
     write_deltalake(tmp_path / "table", schema.empty_table())
     log = table_log.open_log(tmp_path / "table")
     assert log is not None
-    assert log.columns() == {name: sql_type for name, _, sql_type in COLUMN_TYPES}
+    assert log.read_columns() == {name: sql_type for name, _, sql_type in COLUMN_TYPES}
     assert (log.count_rows(), log.count_bytes()) == (0, 0)
 
 

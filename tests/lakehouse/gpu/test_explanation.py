@@ -23,14 +23,14 @@ NA) {BRIDGE} it avoids excess CPU and GPU transfers
 def test_an_explanation_is_parsed_by_line() -> None:
     plan = Plan("build", parse_explanation(TEXT))
 
-    assert [node.name for node in plan.operators()] == ["ProjectExec", "WindowExec", "RowDataSourceScanExec"]
-    assert plan.on_gpu() == 1
-    assert plan.expressions() == {"*": 1, "^": 3, "@": 1}
-    assert plan.fallbacks() == {
+    assert [node.name for node in plan.list_operators()] == ["ProjectExec", "WindowExec", "RowDataSourceScanExec"]
+    assert plan.list_on_gpu() == 1
+    assert plan.list_expressions() == {"*": 1, "^": 3, "@": 1}
+    assert plan.list_fallbacks() == {
         ("WindowExec", "not all expressions can be replaced"): 1,
         ("RowDataSourceScanExec", f"{UNKNOWN} RowDataSourceScanExec"): 1,
     }
-    assert plan.bridged() == {
+    assert plan.list_bridged() == {
         ("Cast", "try_cast is not supported on the GPU"): 1,
         ("UnixDate", f"{UNKNOWN} UnixDate"): 1,
     }

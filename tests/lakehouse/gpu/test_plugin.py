@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lakehouse.errors import SessionError
-from lakehouse.gpu.plugin import error_line, fetch_jar
+from lakehouse.gpu.plugin import fetch_jar, find_error_line
 from lakehouse.settings import load
 
 
@@ -23,4 +23,4 @@ def test_the_line_with_the_error_is_found() -> None:
         "Shutdown hook called\n"
     )
     process = subprocess.CompletedProcess([], 1, "", output)
-    assert error_line(process) == "Exception in thread main: unresolved dependency: com.nvidia"
+    assert find_error_line(process) == "Exception in thread main: unresolved dependency: com.nvidia"

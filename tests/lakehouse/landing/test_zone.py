@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lakehouse.definitions.sources import Source, source
-from lakehouse.engine.spark.bronze import split_into_chunks
+from lakehouse.engine.spark.landed_files import split_into_chunks
 from lakehouse.errors import LandingError
 from lakehouse.landing.manifest import LandedFile, Manifest
 from lakehouse.landing.zone import LandingZone, deliver

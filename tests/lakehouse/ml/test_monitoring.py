@@ -26,8 +26,8 @@ from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline
 from lakehouse.ml.limits import Limits
 from lakehouse.ml.metrics import evaluate
-from lakehouse.ml.mlflow_client import tracking_client
-from lakehouse.ml.monitoring import MonitoringReport, later_splits, monitor_champion
+from lakehouse.ml.mlflow_client import open_tracking_client
+from lakehouse.ml.monitoring import MonitoringReport, monitor_champion, shift_splits
 from lakehouse.ml.training import TunedParams
 from lakehouse.ml.training_record import TrainResult
 from lakehouse.runs.context import get_revision
@@ -217,13 +217,13 @@ def test_a_champion_without_scores_is_judged_by_its_features(place: Place) -> No
 
 def test_splits_move_to_the_last_labelled_days(trained: Place) -> None:
     score(trained)
-    later = later_splits(watched(trained))
+    later = shift_splits(watched(trained))
     assert later is not None
     assert (later.train, later.validation) == (("2024-01-01", "2024-01-30"), ("2024-01-31", "2024-02-09"))
-    earlier = later_splits(watched(trained, since=date(2024, 2, 1), until=date(2024, 2, 2)))
+    earlier = shift_splits(watched(trained, since=date(2024, 2, 1), until=date(2024, 2, 2)))
     assert earlier is not None
     assert (earlier.train[1], earlier.validation) == ("2024-01-23", ("2024-01-24", "2024-02-02"))
-    assert later_splits(watched(trained, since=date(2024, 1, 29), until=date(2024, 1, 30))) is None, "no new day"
+    assert shift_splits(watched(trained, since=date(2024, 1, 29), until=date(2024, 1, 30))) is None, "no new day"
 
 
 def test_a_retraining_changes_only_days_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +347,7 @@ def test_a_finding_trains_a_challenger_on_request(lakehouse: Command, place: Pla
     output = lakehouse("monitor", *days, exit_code=1)
     assert "finding ROC AUC is" in output
     assert "`lakehouse monitor late_parcel --retrain` trains a challenger" in output
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         assert len(client.search_model_versions("name = 'late_parcel'")) == 1, "no challenger was requested"
 
     # On the first changed day no changed day is left to learn from, and few rows judge the model.
@@ -367,7 +367,7 @@ def test_a_better_challenger_is_promoted_not_evaluated(lakehouse: Command, place
     output = lakehouse("monitor", "--from", "2024-01-31", "--to", "2024-02-09", "--retrain", exit_code=1)
     assert "late_parcel version 2 is champion: Brier score" in output
     assert "on 90 rows of 2024-01-31 to 2024-02-09 is below" in output
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         entry = client.get_model_version_by_alias("late_parcel", "champion")
         run = client.get_run(entry.run_id)
     assert run.data.params["train_until"] == "2024-01-30"

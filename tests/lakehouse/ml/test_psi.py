@@ -16,8 +16,8 @@ from feature_engine.selection import DropHighPSIFeatures
 from lakehouse.ml import psi
 from lakehouse.ml.dataset import split_into_weeks
 from lakehouse.ml.limits import FeatureDrift, Limits, check_features, check_results
-from lakehouse.ml.psi import EMPTY_SHARE, MISSING, Bins, Spread, spreads
-from lakehouse.ml.scoring import calibration_error
+from lakehouse.ml.psi import EMPTY_SHARE, MISSING, Bins, Spread, compute_spreads
+from lakehouse.ml.scoring import compute_calibration_error
 from lakehouse.ml.task import Splits, Task
 
 LEAST = 0.25
@@ -33,13 +33,13 @@ class Visits:
         spans = Splits(("", ""), ("", ""), ("", ""))
         self.task = Task("t", "gold.t", "gold.p", "gold.q", "gold.d", ("visit",), "day", "late", spans)
 
-    def batches(self, span: tuple[str, str], columns: list[str]) -> Iterator[pa.Table]:
+    def read_batches(self, span: tuple[str, str], columns: list[str]) -> Iterator[pa.Table]:
         for week in split_into_weeks(span):
             first, last = (date.fromisoformat(day) for day in week)
             within = [first <= day <= last for day in self.rows["day"].to_pylist()]
             yield self.rows.filter(pa.array(within)).select(list(columns))
 
-    def frame(self, rows: pa.Table) -> pd.DataFrame:
+    def read_frame(self, rows: pa.Table) -> pd.DataFrame:
         return rows.to_pandas()
 
 
@@ -49,7 +49,7 @@ def spread_of(training_days: int, values: Any, a_day: int = 10) -> Spread:
     days = len(values) // a_day
     trained = (str(FIRST), str(FIRST + timedelta(days=training_days - 1)))
     monitored = (str(FIRST + timedelta(days=training_days)), str(FIRST + timedelta(days=days - 1)))
-    (spread,) = spreads(table, table, ["feature"], (trained, monitored))
+    (spread,) = compute_spreads(table, table, ["feature"], (trained, monitored))
     return spread
 
 
@@ -104,7 +104,7 @@ def test_missing_values_have_their_own_share() -> None:
     assert spread.measure_drift((first, first), LEAST) == FeatureDrift("feature", pytest.approx(0), LEAST, 0.6, 0.1)
     assert spread.measure_drift((last, last), LEAST) == FeatureDrift("feature", None, LEAST, 1, 0.1)
     assert not spread.measure_drift((last, last), LEAST).has_drifted
-    daily = spread.daily((first, last), LEAST)
+    daily = spread.compute_daily((first, last), LEAST)
     assert daily["missing_share"].tolist() == [0.6, 1.0]
     assert daily["psi"].tolist() == pytest.approx([0, 0]), "the second day's window includes the first"
 
@@ -149,8 +149,8 @@ def test_bins_of_many_rows_come_from_a_sample(monkeypatch: pytest.MonkeyPatch) -
 
 def test_calibration_is_counted_by_rows() -> None:
     label = np.array([False] * 100 + [True] * 5)
-    assert calibration_error(label, np.r_[np.zeros(100), np.full(5, 0.5)]) == pytest.approx(5 * 0.5 / 105)
-    assert calibration_error(label, np.full(105, 5 / 105)) == pytest.approx(0)
+    assert compute_calibration_error(label, np.r_[np.zeros(100), np.full(5, 0.5)]) == pytest.approx(5 * 0.5 / 105)
+    assert compute_calibration_error(label, np.full(105, 5 / 105)) == pytest.approx(0)
 
 
 def test_findings_name_features_and_limits() -> None:

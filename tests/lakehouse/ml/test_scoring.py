@@ -48,7 +48,7 @@ def settings_of(place: Place, module: str = "tests.parcels") -> Settings:
 def score(spark: SparkSession, place: Place, since: date, until: date, **more: Any) -> ScoreResult:
     module = more.pop("module", "tests.parcels")
     return pipeline.score_on(
-        SparkEngine.of(spark), settings_of(place, module), TASK, since, until, create_run(PROJECT), **more
+        SparkEngine.wrap_session(spark), settings_of(place, module), TASK, since, until, create_run(PROJECT), **more
     )
 
 
@@ -76,7 +76,9 @@ def test_every_row_gets_a_score_labelled_or_not(spark: SparkSession, place: Plac
     }
     assert origins == {("late_parcel", 1, 0, "champion")}
     champion, rows = place.champion(), open_features(TASK, place.lake, ())
-    probability = champion.predict(rows.frame(rows.read(("2024-02-08", "2024-02-09"), champion.input_columns())))
+    probability = champion.predict(
+        rows.read_frame(rows.read(("2024-02-08", "2024-02-09"), champion.get_input_columns()))
+    )
     assert table["probability"].to_pylist() == list(probability)
     far = pc.greater(parcels()["distance_km"].slice(380), 70).to_numpy()
     assert probability[far].min() > 0.6 > probability.min()
@@ -193,16 +195,16 @@ def test_partitions_and_batches_make_no_difference(spark: SparkSession, place: P
         scored = spark_scoring.apply_model(rows.repartition(5), bundle, ["parcel", "day"]).toArrow().sort_by("parcel")
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
-    expected = features.read(span, ["day", *champion.input_columns()])
+    expected = features.read(span, ["day", *champion.get_input_columns()])
     assert scored.select(["parcel", "day"]).equals(expected.select(["parcel", "day"]))
-    assert scored["probability"].to_pylist() == list(champion.predict(features.frame(expected)))
+    assert scored["probability"].to_pylist() == list(champion.predict(features.read_frame(expected)))
 
 
 def test_changed_files_are_refused_before_spark_starts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.train(change_model())
     (stored,) = Path(place.artifact_root.removeprefix("file://")).glob(f"**/artifacts/model/{FILE}")
     stored.write_bytes(stored.read_bytes() + b" ")
-    monkeypatch.setattr(context, "engine_for", lambda *_: pytest.fail("Spark was started"))
+    monkeypatch.setattr(context, "open_locked_engine", lambda *_: pytest.fail("Spark was started"))
     with pytest.raises(
         ModelError, match="late_parcel version 1 is refused: its files .* are not those that were registered"
     ):

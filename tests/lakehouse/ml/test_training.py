@@ -21,7 +21,7 @@ from deltalake import DeltaTable, write_deltalake
 from lakehouse.errors import ModelError
 from lakehouse.ml.dataset import open_features
 from lakehouse.ml.metrics import METRICS, evaluate
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from lakehouse.ml.scoring import measure_quality
 from lakehouse.ml.training import _measure_importance
 from tests.parcels import FEATURES, TASK, Place, change_model, parcels
@@ -60,7 +60,7 @@ def test_a_first_training_is_champion_and_logs_everything(
     assert [(source["path"], source["delta_table_version"]) for source in sources] == [
         (str(place.lake / "gold" / "parcels"), 0)
     ] * 2
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         files = {file.path for file in client.list_artifacts(result.run_id)}
         keys = pq.read_table(client.download_artifacts(result.run_id, "train_keys.parquet", str(tmp_path)))
         is_child = f"tags.`mlflow.parentRunId` = '{result.run_id}'"
@@ -102,8 +102,8 @@ def test_importance_names_the_deciding_column(place: Place) -> None:
 def test_creating_the_database_prints_nothing(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     code = (
-        "from lakehouse.ml.mlflow_client import tracking_client\n"
-        f"with tracking_client({uri!r}) as client: client.search_experiments()"
+        "from lakehouse.ml.mlflow_client import open_tracking_client\n"
+        f"with open_tracking_client({uri!r}) as client: client.search_experiments()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
@@ -112,7 +112,7 @@ def test_creating_the_database_prints_nothing(tmp_path: Path) -> None:
 
 def test_repeated_clients_add_no_handlers(place: Place) -> None:
     def handlers() -> list[logging.Handler]:
-        with tracking_client(place.tracking_uri):
+        with open_tracking_client(place.tracking_uri):
             return [*logging.getLogger("mlflow").handlers, *logging.getLogger("alembic").handlers]
 
     assert handlers() == handlers()
@@ -138,7 +138,7 @@ def test_only_a_better_model_becomes_champion(place: Place) -> None:
     assert f"{worse.metrics['brier']:.6f} on 90 rows of 2024-01-21 to 2024-01-30 is not surely below" in worse.reason
     assert place.run(worse.run_id).data.tags["decision_reason"] == worse.reason
     assert place.run(worse.run_id).data.metrics["validation_champion_brier"] == better.metrics["brier"]
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         aliases = client.get_registered_model("late_parcel").aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 2, "challenger": 4}
     assert place.champion()[2:4] == (2, better.run_id)
@@ -188,7 +188,7 @@ def test_batches_are_weeks_for_any_read_size(
     spans, read = [], features.read
     object.__setattr__(features, "read", lambda span, columns: spans.append(span) or read(span, columns))
     monkeypatch.setattr("lakehouse.ml.dataset.READ_ROWS", read_rows)
-    batches = list(features.batches(span, ["shop"]))
+    batches = list(features.read_batches(span, ["shop"]))
 
     starts = [date(2024, 1, 6) + timedelta(weeks=n) for n in range(6)]
     for batch, start in zip(batches, starts, strict=True):
@@ -200,8 +200,8 @@ def test_batches_are_weeks_for_any_read_size(
 def test_types_do_not_depend_on_missing_values(place: Place) -> None:
     features = open_features(TASK, place.lake, ())
     rows = features.read(("2024-01-01", "2024-01-20"), ["parcel", "items", "shop", "late"])
-    with_missing = features.frame(rows)
-    without = features.frame(rows.filter(pc.is_valid(rows["items"])))
+    with_missing = features.read_frame(rows)
+    without = features.read_frame(rows.filter(pc.is_valid(rows["items"])))
 
     assert with_missing.dtypes.equals(without.dtypes)
     assert list(with_missing) == ["parcel", "items", "shop"]
@@ -229,7 +229,7 @@ def test_an_evaluation_is_logged_once(place: Place) -> None:
     run = place.run(trained.run_id)
     assert run.data.metrics["test_brier"] == first.metrics["brier"]
     assert run.data.metrics["test_baseline_brier"] == first.baseline["brier"]
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         assert len(client.get_metric_history(trained.run_id, "test_brier")) == 1
         assert "test_calibration.png" in {file.path for file in client.list_artifacts(trained.run_id)}
 

@@ -13,11 +13,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rich.console import Console
 
-from lakehouse.cli.render.lake import print_status, status_entry
+from lakehouse.cli.render.lake import describe_status, print_status
 from lakehouse.definitions import graph
 from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Replace
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from tests.lakes import TestLake, orders_csv, payments_file, set_age
 
 Lakes = Callable[..., TestLake]
@@ -31,7 +31,7 @@ def order(number: int, day: str, amount: float, updated: str = "") -> str:
 def find_changed_partitions(lake: TestLake, name: str, version: int | None) -> set[date]:
     """Return the days or months with other rows than at a version."""
     column = lake.lake.graph.declarations[name].write.partition  # type: ignore[union-attr]
-    path = str(lake.lake.path(name))
+    path = str(lake.lake.get_path(name))
     earlier = DeltaTable(path, version=version).to_pyarrow_table().to_pylist()
     current = DeltaTable(path).to_pyarrow_table().to_pylist()
     return {row[column] for row in [*earlier, *current] if (row in earlier) != (row in current)}
@@ -42,7 +42,7 @@ def test_late_and_corrected_files_change_only_their_partitions(make_lake: Lakes)
     lake = make_lake(
         *[
             shop.declarations[name]
-            for name in (*shop.upstream("mart.daily_revenue"), *MARTS, *shop.upstream("mart.monthly_orders"))
+            for name in (*shop.find_upstream("mart.daily_revenue"), *MARTS, *shop.find_upstream("mart.monthly_orders"))
         ]
     )
     for month in range(1, 13):
@@ -104,7 +104,7 @@ def declare_days(rate: float = 1.0, prices: bool = False) -> list[Any]:
 
 
 DAYS = ("2021-12-31", "2022-03-01", "2022-03-02", "2023-06-01", "2024-01-01")
-RANGE = Request(since=date(2021, 1, 1), until=date(2024, 1, 31))
+RANGE = RunRequest(since=date(2021, 1, 1), until=date(2024, 1, 31))
 
 
 @pytest.fixture
@@ -127,20 +127,20 @@ def test_a_backfill_skips_partitions_that_are_current(filled_days: TestLake) -> 
     filled_days.run()
     assert filled_days.rows("mart.days")[1] == (date(2022, 3, 1), 10.0)
     assert count_pending(filled_days) == 0, "every run applies the changes of an incremental input"
-    DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day = '2022-03-02'")
+    DeltaTable(str(filled_days.lake.get_path("mart.days"))).delete("day = '2022-03-02'")
     assert count_pending(filled_days) == 1126, "another writer changed the table"
     filled_days.run(request=RANGE)
     assert [day.isoformat() for (day,) in filled_days.rows("mart.days", "day")] == [*DAYS]
 
 
 def test_gaps_are_reported_as_ranges(filled_days: TestLake) -> None:
-    DeltaTable(str(filled_days.lake.path("mart.days"))).delete("day in ('2022-03-01', '2022-03-02')")
+    DeltaTable(str(filled_days.lake.get_path("mart.days"))).delete("day in ('2022-03-01', '2022-03-02')")
     console = Console(record=True, width=200)
     print_status(console, filled_days.lake, as_json=False)
     output = console.export_text()
     assert "gap mart.days 2022-01-01 to 2023-05-31: 516 partitions without rows; rows exist in clean.orders" in output
     assert "gap mart.days 2023-06-02 to 2023-12-31: 213 partitions without rows; its inputs have no rows" in output
-    filled_days.run(request=Request(since=date(2022, 3, 1), until=date(2022, 3, 2)))
+    filled_days.run(request=RunRequest(since=date(2022, 3, 1), until=date(2022, 3, 2)))
     [entry] = [entry for entry in list_status_entries(filled_days) if entry["table"] == "mart.days"]
     assert [(gap["first"], gap["last"], gap["inputs_with_rows"]) for gap in entry["gaps"]] == [
         ("2022-01-01", "2022-02-28", ()),
@@ -150,4 +150,4 @@ def test_gaps_are_reported_as_ranges(filled_days: TestLake) -> None:
 
 
 def list_status_entries(lake: TestLake) -> list[dict[str, Any]]:
-    return [status_entry(lake.lake, name) for name in lake.lake.graph.declarations]
+    return [describe_status(lake.lake, name) for name in lake.lake.graph.declarations]

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, parse_items, payments_file
 from tests.orders import clean, landed, mart
 
@@ -43,13 +43,13 @@ def test_the_plan_in_each_state_of_a_lake(make_lake: Lakes) -> None:
     assert set(plan_actions(lake).values()) == {"none"}
 
     # A backfill recomputes a range of dates without any change.
-    request = Request(since=date(2024, 1, 2), until=date(2024, 1, 5))
+    request = RunRequest(since=date(2024, 1, 2), until=date(2024, 1, 5))
     step = lake.plan(request=request)["mart.daily_revenue"]
     assert step.reasons == ("backfill",)
     assert step.partitions == tuple(date(2024, 1, d) for d in (2, 3, 4, 5))
     log = lake.open_log("clean.payments")
     assert (step.rows, step.bytes) == (log.count_rows(), log.count_bytes()), "one file has the rows of these days"
-    later = Request(since=date(2024, 2, 1), until=date(2024, 2, 5))
+    later = RunRequest(since=date(2024, 2, 1), until=date(2024, 2, 5))
     assert lake.plan(request=later)["mart.daily_revenue"].rows == 0
     content = lake.content()
     results = lake.run(request=request)
@@ -66,12 +66,12 @@ def test_the_plan_in_each_state_of_a_lake(make_lake: Lakes) -> None:
     # A table is rebuilt if the files of the change feed are gone. The reason says so.
     lake.land("raw.payments", "a", payments_file((1, 1, "2024-01-01", 3.0)))
     lake.run("raw", "clean")
-    step, merge = lake.plan()["mart.daily_revenue"], lake.open_log("clean.payments").entries(1)[0]
+    step, merge = lake.plan()["mart.daily_revenue"], lake.open_log("clean.payments").read_entries(1)[0]
     assert merge.operation == "MERGE"
     assert (step.rows, step.bytes) == (1, int(merge.metrics["numTargetBytesAdded"])), "the merge changed one row"
-    shutil.rmtree(lake.lake.path("clean.payments") / "_change_data", ignore_errors=True)
+    shutil.rmtree(lake.lake.get_path("clean.payments") / "_change_data", ignore_errors=True)
     lake.spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
-    DeltaTable.forPath(lake.spark, str(lake.lake.path("clean.payments"))).vacuum(0)
+    DeltaTable.forPath(lake.spark, str(lake.lake.get_path("clean.payments"))).vacuum(0)
     step = lake.plan()["mart.daily_revenue"]
     assert (step.action, step.reasons[-1]) == ("build", "the change data feed of an input has expired")
     lake.run()
@@ -86,7 +86,7 @@ def test_a_table_is_rebuilt_without_its_change_feed(make_lake: Lakes) -> None:
     lake.land("raw.items", "1.csv", items_csv("2,1,2"))
     lake.run("raw")
     lake.spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
-    DeltaTable.forPath(lake.spark, str(lake.lake.path("raw.items"))).vacuum(0)
+    DeltaTable.forPath(lake.spark, str(lake.lake.get_path("raw.items"))).vacuum(0)
     assert lake.plan()["clean.items"].action == "build"
     lake.run()
     assert lake.rows("clean.items") == [(2, 1, 2)]
@@ -140,7 +140,7 @@ def test_added_and_conflicting_columns(make_lake: Lakes) -> None:
     assert set(results.errors) == {"clean.items", "clean.log", "clean.history"}
     assert "--full-refresh --select clean.items+" in results.errors["clean.items"]
     assert added.content() == content
-    assert not broken.plan(request=Request(frozenset({"clean.items"})))["clean.items"].is_breaking
+    assert not broken.plan(request=RunRequest(frozenset({"clean.items"})))["clean.items"].is_breaking
     broken.run("clean", full_refresh=True)
     assert broken.rows("clean.items", "id", "value") == [(1, "1"), (2, "3"), (3, "4"), (4, "1")]
 
@@ -211,5 +211,5 @@ def test_month_partitions_and_rebuilds_in_the_plan(make_lake: Lakes) -> None:
     assert steps["mart.total"].action == results["mart.total"].step.action == "build"
     assert lake.rows("mart.months") == [(date(2024, 1, 1), 5.0), (date(2024, 3, 1), 2.0)]
     assert lake.rows("mart.total") == [(7.0,)]
-    request = Request(since=date(2024, 2, 10), until=date(2024, 3, 2))
+    request = RunRequest(since=date(2024, 2, 10), until=date(2024, 3, 2))
     assert lake.plan(request=request)["mart.months"].partitions == (date(2024, 2, 1), date(2024, 3, 1))

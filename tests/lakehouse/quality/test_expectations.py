@@ -159,7 +159,7 @@ def test_data_docs_show_the_newest_results(
     lake.attempt(run="run-3")
     assert len(list(docs.glob("results/clean/items/*"))) == 2
     requests: list[str] = []
-    with open_page(report.index_path(docs), requests) as page:
+    with open_page(report.get_index_path(docs), requests) as page:
         assert page.locator("tr").all_inner_texts()[1:] == ["run-3\tclean.items\tnot met\t1 of 2"]
         page.get_by_text("run-3").click()
         text = page.inner_text("body")

@@ -58,7 +58,7 @@ def test_an_error_of_an_expectation_is_shown(tmp_path: Path) -> None:
 
 def test_a_narrow_window_needs_no_sideways_scrolling(tmp_path: Path) -> None:
     result = report.add_result(tmp_path, "clean.items", "run-1", validate(IN_SET, UNKNOWN_COLUMN))
-    for file in (result, report.index_path(tmp_path)):
+    for file in (result, report.get_index_path(tmp_path)):
         with open_page(file, width=360) as page:
             assert page.evaluate("document.documentElement.scrollWidth") == 360
 
@@ -69,5 +69,5 @@ def test_damaged_results_do_not_stop_the_index(tmp_path: Path) -> None:
     for number, content in enumerate(("{}", "[]", "{", json.dumps({"statistics": None}))):
         (folder / f"run-{number}.json").write_text(content)
     report.add_result(tmp_path, "clean.items", "run-9", validate(IN_SET))
-    with open_page(report.index_path(tmp_path)) as page:
+    with open_page(report.get_index_path(tmp_path)) as page:
         assert page.locator("tbody tr").all_inner_texts() == ["run-9\tclean.items\tnot met\t0 of 1"]

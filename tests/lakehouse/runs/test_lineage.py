@@ -16,7 +16,7 @@ from rich.console import Console
 from lakehouse.definitions.rules import Rule
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.runs import lineage
 from lakehouse.runs.scheduler import run_tables
 from lakehouse.settings import Settings
@@ -33,7 +33,7 @@ def create_settings(folder: Path, **more: Any) -> Settings:
 def run_with_lineage(lake: TestLake, settings: Settings, run_id: str = "one") -> None:
     run = Run(run_id, "")
     listener = lineage.add_lineage(settings, lake.lake, run)
-    run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), run, 1, listener)
+    run_tables(lake.engine, lake.lake, lake.lake.graph.select(), RunRequest(), run, 1, listener)
 
 
 def read_events(settings: Settings) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def test_events_name_inputs_and_versions(make_lake: Lakes, tmp_path: Path) -> No
     ]
     last = next(event for event in reversed(events) if event["job"]["name"] == "clean.items")
     (source,), (target,) = last["inputs"], last["outputs"]
-    assert (source["namespace"], source["name"]) == ("file", str(lake.lake.path("raw.items")))
+    assert (source["namespace"], source["name"]) == ("file", str(lake.lake.get_path("raw.items")))
     assert source["facets"]["version"]["datasetVersion"] == "1"
     assert target["facets"]["version"]["datasetVersion"] == "1"
     assert [field["name"] for field in target["facets"]["schema"]["fields"]] == [

@@ -19,7 +19,7 @@ from lakehouse.deltalog.commit_record import InputVersion, Record, Run, build_ap
 from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.errors import LedgerError, SessionError
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.runs.report import RunListener, TableResult
 from lakehouse.runs.scheduler import run_tables
 from tests.faults.compare import assert_same, content
@@ -50,10 +50,10 @@ def third(items: DataFrame) -> DataFrame:
 def assert_batches_are_fenced(lake: TestLake, record: Record) -> None:
     # A run that has not seen the third batch fails to commit it again. Its rows are not written.
     rows = lake.spark.createDataFrame([(9, 9, 9, 9, 9)], "id long, at int, value int, _file_id long, _row long")
-    target = Target("clean.items", lake.lake.path("clean.items"), ("id",))
+    target = Target("clean.items", lake.lake.get_path("clean.items"), ("id",))
     late = Commit("clean.items", replace(record, run="late"))
     assert late.transaction == (build_application_id("clean.items", 1), 3)
-    tables = lake.engine.isolate()
+    tables = lake.engine.open_tables()
     content_before = lake.content()
     for attempt in (
         lambda: tables.append(rows, target, late),
@@ -88,9 +88,9 @@ def test_records_fence_maintenance_and_generations(make_lake: Lakes) -> None:
     # Maintenance commits have no record and cause no update. The next update reads across them.
     lake.land("raw.items", "2.csv", items_csv("3,1,1"))
     lake.run(run="second")
-    DeltaTable.forPath(lake.spark, str(lake.lake.path("raw.items"))).optimize().executeCompaction()
-    DeltaTable.forPath(lake.spark, str(lake.lake.path("clean.items"))).optimize().executeCompaction()
-    lake.spark.sql(f"ALTER TABLE delta.`{lake.lake.path('clean.items')}` SET TBLPROPERTIES ('a.b' = 'c')")
+    DeltaTable.forPath(lake.spark, str(lake.lake.get_path("raw.items"))).optimize().executeCompaction()
+    DeltaTable.forPath(lake.spark, str(lake.lake.get_path("clean.items"))).optimize().executeCompaction()
+    lake.spark.sql(f"ALTER TABLE delta.`{lake.lake.get_path('clean.items')}` SET TBLPROPERTIES ('a.b' = 'c')")
     versions = lake.versions()
     assert versions["clean.items"] == 3, "0 build, 1 second batch, 2 OPTIMIZE, 3 ALTER"
     assert {step.action for step in lake.plan().values()} == {"none"}
@@ -132,7 +132,7 @@ def test_a_failure_stops_only_dependent_tables(make_lake: Lakes) -> None:
     listener = RunListener(
         lambda name: events.append(f"start {name}"), lambda result: events.append(f"{result.status} {result.table}")
     )
-    report = run_tables(lake.engine, lake.lake, lake.lake.graph.select(), Request(), Run("r", ""), 2, listener)
+    report = run_tables(lake.engine, lake.lake, lake.lake.graph.select(), RunRequest(), Run("r", ""), 2, listener)
     statuses = {result.table: result.status for result in report.results}
     assert report.has_failed
     assert statuses == {
@@ -177,7 +177,7 @@ def test_a_session_that_cannot_start_ends_the_run(make_lake: Lakes, error: BaseE
             SparkEngine(start),
             lake.lake,
             lake.lake.graph.select(),
-            Request(),
+            RunRequest(),
             Run("r", ""),
             2,
             RunListener(on_table_end=results.append),
@@ -198,7 +198,9 @@ def test_waiting_tables_end_with_the_run(make_lake: Lakes) -> None:
 
     session = SparkEngine(lambda: pytest.fail("Spark was started"))
     with pytest.raises(BrokenPipeError):
-        run_tables(session, lake.lake, ["raw.items", "raw.orders"], Request(), Run("r", ""), 2, RunListener(on_start))
+        run_tables(
+            session, lake.lake, ["raw.items", "raw.orders"], RunRequest(), Run("r", ""), 2, RunListener(on_start)
+        )
     assert started == ["raw.items", "raw.orders"]
 
 
@@ -217,7 +219,7 @@ def test_tables_with_most_dependents_start_first(make_lake: Lakes) -> None:
     lake = make_lake(source("raw.alone", landing="alone", columns=("id",)), landed_items, items_table(), copies)
     names, started = lake.lake.graph.select(), list[str]()
     listener = RunListener(on_table_start=started.append)
-    run_tables(lake.engine, lake.lake, names, Request(), Run("run", ""), parallel=1, listener=listener)
+    run_tables(lake.engine, lake.lake, names, RunRequest(), Run("run", ""), parallel=1, listener=listener)
     assert started == ["raw.items", "clean.items", "raw.alone", "mart.copies"]
 
 

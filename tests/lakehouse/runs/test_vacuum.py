@@ -15,7 +15,7 @@ from lakehouse.api import vacuum
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError, LockError, VacuumError
 from lakehouse.ml.dataset import open_features
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from lakehouse.runs.vacuum import VacuumResult
 from lakehouse.settings import Settings, load
 from lakehouse.storage.lock import lock_lake
@@ -112,7 +112,7 @@ def test_deleted_models_and_other_tables_block_nothing(place: Place, settings: S
     (place.lake / "gold" / "parcels").rename(place.lake / "away")
     place.write(parcels())
     place.train(change_model())
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         client.delete_model_version("late_parcel", "2")
     place.write(parcels(seed=1))
     age(place)
@@ -155,7 +155,7 @@ def test_a_model_without_its_run_must_be_forgotten(place: Place, settings: Setti
     trained = place.train(change_model())
     place.write(parcels(seed=1))
     age(place)
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         client.delete_run(trained.run_id)
         client._tracking_client.store._hard_delete_run(trained.run_id)
     with pytest.raises(VacuumError, match="late_parcel version 1: its run is gone. Pass --forget late_parcel:1"):

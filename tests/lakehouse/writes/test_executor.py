@@ -165,7 +165,7 @@ def test_late_and_withdrawn_rows_update_affected_days(make_lake: Lakes) -> None:
 
 
 def changed_days(lake: TestLake) -> set[date]:
-    log = table_log.open_log(lake.lake.path("mart.daily_revenue"))
+    log = table_log.open_log(lake.lake.get_path("mart.daily_revenue"))
     assert log is not None
     entry = log.last
     assert entry is not None

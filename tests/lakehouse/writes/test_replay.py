@@ -16,7 +16,7 @@ from lakehouse.definitions.write_modes import History, Merge, Rebuild
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError, LedgerError
 from lakehouse.quality import quarantine
-from lakehouse.quality.reconcile import reconcile
+from lakehouse.quality.reconciliation import reconcile
 from lakehouse.spark import parse
 from lakehouse.writes.replay import ReplayResult, replay_rejects
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, parquet, read_rows
@@ -30,7 +30,7 @@ def replayed(lake: TestLake, name: str = "clean.items", *, dry: bool = False, ru
 
 
 def outcomes(lake: TestLake, name: str = "clean.items") -> list[tuple[Any, ...]]:
-    return read_rows(lake.lake.outcomes_path(name), ("_file_id", "_row", "outcome", "reason"))
+    return read_rows(lake.lake.get_outcomes_path(name), ("_file_id", "_row", "outcome", "reason"))
 
 
 def test_rejects_are_replayed_after_a_rule_changes(make_lake: Lakes) -> None:
@@ -55,7 +55,7 @@ def test_rejects_are_replayed_after_a_rule_changes(make_lake: Lakes) -> None:
     expected = ReplayResult("clean.items", 2, discarded, {"parsed: value": 1, "well_formed": 1})
     before = lake.version("clean.items")
     assert replayed(lake, dry=True) == expected
-    assert (lake.version("clean.items"), lake.lake.outcomes_path("clean.items").exists()) == (before, False)
+    assert (lake.version("clean.items"), lake.lake.get_outcomes_path("clean.items").exists()) == (before, False)
 
     assert replayed(lake) == expected
     assert lake.rows("clean.items") == [(1, 3, 80), (2, 1, 50), (5, 2, 6)]
@@ -147,7 +147,7 @@ def test_history_keeps_the_evidence_of_later_passes(make_lake: Lakes) -> None:
     lake.land("raw.items", "3.csv", items_csv("3,1,7"))
     lake.run()
     assert len(lake.quarantine("clean.items")) == 2
-    assert lake.engine.isolate().read_latest(lake.lake.path("clean.items")).count() == 4
+    assert lake.engine.open_tables().read_latest(lake.lake.get_path("clean.items")).count() == 4
     assert quarantine.find_pending_rejects(lake.lake, "clean.items") == [], "the run wrote them"
     assert [entry.differences for entry in reconcile(lake.lake)] == [(), ()]
 

@@ -17,7 +17,7 @@ from lakehouse.errors import RollbackError
 from lakehouse.plan.rollback import RollbackPlan, plan_rollback
 from lakehouse.plan.steps import Ingest
 from lakehouse.quality import quarantine
-from lakehouse.quality.reconcile import reconcile
+from lakehouse.quality.reconciliation import reconcile
 from lakehouse.writes.replay import replay_rejects
 from lakehouse.writes.rollback import roll_back_tables
 from tests.lakes import (
@@ -49,7 +49,7 @@ def content(lake: TestLake, *, bronze: bool = True) -> dict[str, Any]:
     rows = {}
     for name in lake.lake.graph.declarations:
         if lake.version(name) is not None:
-            columns = [c for c in lake.open_log(name).columns() if c not in ingestion_columns]
+            columns = [c for c in lake.open_log(name).read_columns() if c not in ingestion_columns]
             rows[name] = lake.rows(name, *columns)
     return rows
 
@@ -57,7 +57,7 @@ def content(lake: TestLake, *, bronze: bool = True) -> dict[str, Any]:
 def by_spark(lake: TestLake) -> dict[str, list[str]]:
     tables = [name for name in lake.lake.graph.declarations if lake.version(name) is not None]
     return {
-        name: sorted(map(str, lake.engine.isolate().read_latest(lake.lake.path(name)).toJSON().collect()))
+        name: sorted(map(str, lake.engine.open_tables().read_latest(lake.lake.get_path(name)).toJSON().collect()))
         for name in tables
     }
 
@@ -180,7 +180,7 @@ def test_rollback_removes_the_columns_of_the_run(make_lake: Lakes) -> None:
     wider = lake.with_tables(landed_items, items_table(columns={**ITEM_TYPES, "more": "int"}, function=with_more))
     wider.land("raw.items", "2.csv", items_csv(*THREE[1]))
     wider.run(run="B")
-    assert "more" in wider.open_log("clean.items").columns()
+    assert "more" in wider.open_log("clean.items").read_columns()
     roll_back(lake, "B")
     assert content(lake) == before
     assert not lake.plan()["clean.items"].is_breaking
@@ -196,7 +196,7 @@ def test_a_rejected_rollback_changes_nothing(make_lake: Lakes) -> None:
     with pytest.raises(RollbackError, match=r"No table has a commit of run 'A'\. No run can be rolled back;"):
         roll_back(lake, "A")
     landed(lake, *THREE)
-    clean = DeltaTable(str(lake.lake.path("clean.items")))
+    clean = DeltaTable(str(lake.lake.get_path("clean.items")))
     write_deltalake(clean, clean.to_pyarrow_table().slice(0, 1), mode="append")
     versions = lake.versions()
     with pytest.raises(RollbackError, match=r"commit of run 'Z'\. The newest runs are C, B, A;"):
@@ -204,7 +204,7 @@ def test_a_rejected_rollback_changes_nothing(make_lake: Lakes) -> None:
     with pytest.raises(RollbackError, match=r"another writer since: version 3, WRITE") as raised:
         roll_back(lake, "B")
     assert "raw.items was written by C since" in str(raised.value)
-    for file in lake.lake.path("raw.items").glob("*.parquet"):
+    for file in lake.lake.get_path("raw.items").glob("*.parquet"):
         file.unlink()
     with pytest.raises(RollbackError, match=r"another writer since"):
         roll_back(lake, "C")

@@ -63,9 +63,9 @@ def test_java_loads_spark_classes_from_the_archive(spark: SparkSession, folder: 
 
 
 def test_without_an_archive_java_has_no_archive_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert str(session.ARCHIVE) in session.archive_options()
+    assert str(session.ARCHIVE) in session.get_archive_options()
     monkeypatch.setattr(session, "ARCHIVE", tmp_path / "classes.jsa")
-    assert session.archive_options() == ""
+    assert session.get_archive_options() == ""
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_session_starts_and_stops_once() -> None:
     lazy.stop()
     assert (threads, running.stopped) == ([], 0)
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(lazy.session) for _ in range(4)]
+        futures = [pool.submit(lazy.get_session) for _ in range(4)]
         while not all(future.done() for future in futures):
             lazy.wait([future for future in futures if not future.done()])
     assert {id(future.result()) for future in futures} == {id(running)}
@@ -112,7 +112,7 @@ def test_a_session_starts_and_stops_once() -> None:
 def test_a_cancelled_session_does_not_start() -> None:
     lazy = SparkEngine(lambda: pytest.fail("Spark was started"))
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(lazy.session)
+        future = pool.submit(lazy.get_session)
         lazy.cancel()
         with pytest.raises(SessionError, match="the run was cancelled"):
             future.result()

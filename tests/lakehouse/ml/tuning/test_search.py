@@ -11,7 +11,7 @@ import pytest
 
 from lakehouse.errors import ModelError
 from lakehouse.ml import models
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from lakehouse.ml.registry import Registry
 from lakehouse.ml.tuning import search
 from lakehouse.ml.tuning.search import TuneResult
@@ -28,7 +28,7 @@ def tune(place: Place, trials: int, module: Any = parcel_trees, **more: Any) -> 
 
 def runs(place: Place, result: TuneResult) -> list[Any]:
     """Return the child runs of the study's run, by number."""
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         experiment = client.get_experiment_by_name(place.experiment).experiment_id
         below = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
     return sorted(below, key=lambda run: int(run.data.tags["trial"]))

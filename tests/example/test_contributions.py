@@ -6,7 +6,7 @@ import pytest
 
 from gold.flight_features import COLUMNS
 from models.late_arrival import FEATURES, TASK
-from serving.app.drivers import OTHERS, group_features, rank_contributions, variations
+from serving.app.contributions import OTHERS, group_features, make_variations, rank_contributions
 
 KNOWN_BY_NAME = {*TASK.key, TASK.time_column, TASK.label_column, "cutoff_utc", "tailnum"} - {*FEATURES}
 
@@ -30,7 +30,7 @@ def test_effect_disappears_for_typical_group() -> None:
     row = {"leg_turn_min": 10, "leg_slack_min": 20, "temp_f": 5.0, "aircraft_seats": None}
     typical = {"leg_turn_min": 40, "leg_slack_min": 50, "temp_f": 80.0, "aircraft_seats": 150}
     groups = group_features(row)
-    tried = variations(row, typical, groups)
+    tried = make_variations(row, typical, groups)
     assert tried == [
         row,
         {**row, "leg_turn_min": 40, "leg_slack_min": 50},

@@ -16,10 +16,10 @@ from lakehouse.writes import rules
 from silver.flights import flights
 
 if TYPE_CHECKING:
-    from lakehouse.catalog import Lake
+    from lakehouse.catalog import Catalog
 from lakehouse.definitions.sources import Source
 
-RULES = {rule.name: rule.on_violation for rule in rules.effective_rules(flights)}
+RULES = {rule.name: rule.on_violation for rule in rules.get_effective_rules(flights)}
 # Every check, and the outcome of the rows and files that it catches.
 CHECKS: Mapping[str, str] = {
     **dict.fromkeys(FILE_CHECKS, "file rejected"),
@@ -148,16 +148,16 @@ def _find_file_check(reason: str) -> str:
     raise LookupError(f"FILE_CHECKS: no check gives the reason {reason!r} of a rejected file. Add its beginning.")
 
 
-def read_outcomes(lake: Lake) -> Outcomes:
+def read_outcomes(lake: Catalog) -> Outcomes:
     """Read the outcomes of the landed flights from the lake, without Spark."""
     import duckdb
 
     source = cast(Source, lake.graph.declarations["bronze.flights"])
-    zone = lake.landing_zone(source)
+    zone = lake.get_landing_zone(source)
     logs = {
-        "bronze": table_log.open_log(lake.path("bronze.flights")),
-        "silver": table_log.open_log(lake.path("silver.flights")),
-        "quarantine": table_log.open_log(lake.quarantine_path("silver.flights")),
+        "bronze": table_log.open_log(lake.get_path("bronze.flights")),
+        "silver": table_log.open_log(lake.get_path("silver.flights")),
+        "quarantine": table_log.open_log(lake.get_quarantine_path("silver.flights")),
     }
     warnings = [rule for rule in flights.rules if rule.on_violation != "quarantine"]
     violated = ", ".join(f"NOT coalesce({rule.predicate}, false)" for rule in warnings)

@@ -26,7 +26,7 @@ from lakehouse.storage import location
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from lakehouse.catalog import Lake
+    from lakehouse.catalog import Catalog
     from lakehouse.storage.location import Location
 
 _MAX_SHOWN = 3
@@ -50,18 +50,18 @@ class Reconciliation:
     uncounted_files: int = 0
 
 
-def reconcile(lake: Lake) -> list[Reconciliation]:
+def reconcile(catalog: Catalog) -> list[Reconciliation]:
     """Recount the rows of each bronze table, and of each table that takes landed rows one by one."""
     reconciliations = []
-    for name, declared in lake.graph.declarations.items():
+    for name, declared in catalog.graph.declarations.items():
         try:
-            log = table_log.open_log(lake.path(name))
+            log = table_log.open_log(catalog.get_path(name))
             if log is None or log.last is None or log.last.record is None:
                 continue
             if isinstance(declared, Source):
-                reconciliations.append(_reconcile_source(lake, declared, log))
-            elif lake.get_landed_source(declared) and declared.incremental_input_table in log.last.record.inputs:
-                reconciliations.append(_reconcile_table(lake, declared, log))
+                reconciliations.append(_reconcile_source(catalog, declared, log))
+            elif catalog.get_landed_source(declared) and declared.incremental_input_table in log.last.record.inputs:
+                reconciliations.append(_reconcile_table(catalog, declared, log))
         except Exception as error:  # A damaged file or a missing version must not block the other tables.
             reconciliations.append(Reconciliation(name, 0, {}, (f"cannot be reconciled: {get_first_line(error)}",)))
     return reconciliations
@@ -70,9 +70,9 @@ def reconcile(lake: Lake) -> list[Reconciliation]:
 # --- landed files and bronze ----------------------------------------------------------------------------------------
 
 
-def _reconcile_source(lake: Lake, source: Source, log: table_log.TableLog) -> Reconciliation:
+def _reconcile_source(catalog: Catalog, source: Source, log: table_log.TableLog) -> Reconciliation:
     """Compare the rows of landed files with those in bronze."""
-    landing = lake.landing_zone(source)
+    landing = catalog.get_landing_zone(source)
     assert log.last is not None
     assert log.last.record is not None
     deliveries = _find_effective_files(source, landing.read_history(), log.last.record.batch)
@@ -144,17 +144,17 @@ def _count_records(file: Location, source: Source) -> int:
 # --- tables that take landed rows one by one ------------------------------------------------------------------------
 
 
-def _reconcile_table(lake: Lake, table: Table, log: table_log.TableLog) -> Reconciliation:
+def _reconcile_table(catalog: Catalog, table: Table, log: table_log.TableLog) -> Reconciliation:
     """Compare the rows in bronze, at the version read, with the rows in the table, duplicates and quarantine."""
     entry = log.last
     assert entry is not None
     assert entry.record is not None
     input_name = table.incremental_input_table
-    bronze = table_log.open_log(lake.path(input_name), entry.record.inputs[input_name].version)
-    rejects = table_log.open_log(lake.quarantine_path(table.name))
-    outcomes = table_log.open_log(lake.outcomes_path(table.name))
+    bronze = table_log.open_log(catalog.get_path(input_name), entry.record.inputs[input_name].version)
+    rejects = table_log.open_log(catalog.get_quarantine_path(table.name))
+    outcomes = table_log.open_log(catalog.get_outcomes_path(table.name))
     with _connect(bronze=bronze, target=log, rejects=rejects, outcomes=outcomes) as connection:
-        rereads = lake.can_reread_all_rows(table)
+        rereads = catalog.can_reread_all_rows(table)
         query = _build_pending_query(entry.record.generation, entry.record.batch, rejects, outcomes, rereads)
         connection.execute(f"CREATE TABLE pending AS {query}")
         replay_runs = _read_replay_runs(connection) if outcomes else set()
@@ -168,7 +168,7 @@ def _reconcile_table(lake: Lake, table: Table, log: table_log.TableLog) -> Recon
             *_find_unaccounted_rows(log, rows),
         ]
     duplicates = input_rows - origins - quarantined
-    recorded = _sum_recorded_duplicates(lake, log, table, replay_runs)
+    recorded = _sum_recorded_duplicates(catalog, log, table, replay_runs)
     if recorded is not None and recorded != duplicates:
         missing = duplicates - recorded
         differences.append(
@@ -214,7 +214,7 @@ def _find_misplaced_rows(connection: DuckDBPyConnection) -> Iterator[str]:
 
 
 def _find_duplicate_keys(connection: DuckDBPyConnection, table: Table) -> Iterator[str]:
-    key = table.write.identity_columns(table.key)
+    key = table.write.get_identity_columns(table.key)
     columns = ", ".join(f'"{c}"' for c in key)
     query = f"SELECT {columns} FROM target GROUP BY {columns} HAVING count(*) > 1"
     yield from _describe_rows(connection, query, f"keys ({', '.join(key)}) more than once")
@@ -233,7 +233,7 @@ def _find_unaccounted_rows(log: table_log.TableLog, rows: int) -> Iterator[str]:
     full_version = -1  # the version of the last full write
     states: dict[int, tuple[int | None, int]] = {}
     foreign: list[table_log.Entry] = []
-    for entry in reversed(log.entries()):
+    for entry in reversed(log.read_entries()):
         if entry.record is None:
             foreign += [entry] if entry.operation not in table_log.MAINTENANCE_OPERATIONS else []
             continue
@@ -260,17 +260,19 @@ def _count_added_rows(entry: table_log.Entry) -> int:
     return metrics["Inserted"] - metrics["Deleted"]
 
 
-def _sum_recorded_duplicates(lake: Lake, log: table_log.TableLog, table: Table, replay_runs: set[str]) -> int | None:
+def _sum_recorded_duplicates(
+    catalog: Catalog, log: table_log.TableLog, table: Table, replay_runs: set[str]
+) -> int | None:
     """Return the number of landed rows that the runs recorded as repeated or superseded.
 
     Returns:
         None if the table rereads all its rows, or if the log lacks the first commits.
     """
-    source = lake.get_landed_source(table)
+    source = catalog.get_landed_source(table)
     if source is None or source.on_redelivery == "replace" or table.write.reads_all_rows:
         return None
     duplicates = 0
-    for entry in table_log.filter_effective(log.entries()):
+    for entry in table_log.filter_effective(log.read_entries()):
         record = entry.record
         assert record is not None
         # The run that finishes an interrupted replay counts its rows.

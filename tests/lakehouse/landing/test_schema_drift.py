@@ -13,7 +13,7 @@ from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.sources import Source, source
 from lakehouse.definitions.validation import find_problems
 from lakehouse.deltalog.commit_record import Record
-from lakehouse.landing import conformance
+from lakehouse.landing import schema_drift
 from lakehouse.plan import schema_diff
 
 STRICT = Contract()
@@ -41,8 +41,8 @@ def items(contract: Contract = STRICT, columns: Mapping[str, str] = COLUMNS) -> 
     ],
 )
 def test_default_contract_rejects_other_columns(columns: dict[str, str], reason: str | None) -> None:
-    assert conformance.explain_rejection(items(), columns) == reason
-    assert conformance.explain_rejection(items(LENIENT), columns) is None
+    assert schema_drift.explain_rejection(items(), columns) == reason
+    assert schema_drift.explain_rejection(items(LENIENT), columns) is None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_default_contract_rejects_other_columns(columns: dict[str, str], reason:
     ],
 )
 def test_each_difference_has_its_own_policy(contract: Contract, columns: dict[str, str], reason: str) -> None:
-    assert conformance.explain_rejection(items(contract), columns) == reason
+    assert schema_drift.explain_rejection(items(contract), columns) == reason
 
 
 def test_only_valid_column_names_are_added() -> None:
@@ -67,8 +67,8 @@ def test_only_valid_column_names_are_added() -> None:
         "_row": "int",
         "x`y": "int",
     }
-    assert conformance.find_added_columns(items(LENIENT), columns) == {"gate": "string"}
-    assert list(conformance.describe_drift(items(LENIENT), columns)) == [
+    assert schema_drift.find_added_columns(items(LENIENT), columns) == {"gate": "string"}
+    assert list(schema_drift.describe_drift(items(LENIENT), columns)) == [
         "adds gate string",
         "keeps Gate (differs from gate only in case) in _rescued",
         "keeps Name (differs from name only in case) in _rescued",
@@ -76,7 +76,7 @@ def test_only_valid_column_names_are_added() -> None:
         "keeps _row in _rescued",
         "keeps x`y in _rescued",
     ]
-    assert conformance.find_added_columns(items(Contract(new_column="rescue")), columns) == {}
+    assert schema_drift.find_added_columns(items(Contract(new_column="rescue")), columns) == {}
 
 
 def test_preview_names_missing_and_changed_columns() -> None:
@@ -87,9 +87,9 @@ def test_preview_names_missing_and_changed_columns() -> None:
         "d": {**COLUMNS, "gate": "int", "name": "void", "more": "void"},
     }
     accepted = [
-        (path, conformance.explain_rejection(items(LENIENT), columns), columns) for path, columns in files.items()
+        (path, schema_drift.explain_rejection(items(LENIENT), columns), columns) for path, columns in files.items()
     ]
-    texts, changed = conformance.preview_drift(items(LENIENT), [*accepted, ("e", "is empty", None), ("f", None, None)])
+    texts, changed = schema_drift.preview_drift(items(LENIENT), [*accepted, ("e", "is empty", None), ("f", None, None)])
     assert texts == (
         "leaves amount null, as the files lack it (1 file)",
         "reads amount (string in the files) as double, and keeps other values in _rescued (1 file)",
@@ -97,8 +97,8 @@ def test_preview_names_missing_and_changed_columns() -> None:
         "rejects e: is empty",
     )
     assert changed == ("amount",)
-    rejected = [(path, conformance.explain_rejection(items(), columns), columns) for path, columns in files.items()]
-    assert conformance.preview_drift(items(), rejected)[0] == (
+    rejected = [(path, schema_drift.explain_rejection(items(), columns), columns) for path, columns in files.items()]
+    assert schema_drift.preview_drift(items(), rejected)[0] == (
         "rejects a: lacks column amount",
         "rejects b: has column amount as string, declared double",
         "rejects c: has an unknown column gate",
@@ -228,7 +228,7 @@ UNSUPPORTED_TYPES = [
 
 @pytest.mark.parametrize("kind", SUPPORTED_TYPES, ids=str)
 def test_arrow_types_have_sparks_names(kind: pa.DataType) -> None:
-    assert conformance.to_sql_type(kind) == from_arrow_type(kind).simpleString()
+    assert schema_drift.to_sql_type(kind) == from_arrow_type(kind).simpleString()
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED_TYPES, ids=str)
@@ -236,11 +236,11 @@ def test_arrow_types_unknown_to_spark_are_errors(kind: pa.DataType) -> None:
     with pytest.raises(PySparkTypeError):
         from_arrow_type(kind)
     with pytest.raises(TypeError, match="Spark SQL has no type for"):
-        conformance.to_sql_type(kind)
+        schema_drift.to_sql_type(kind)
 
 
 @pytest.mark.parametrize("mark", ["variant", "geometry", "geography"])
 def test_structs_with_sparks_marks_are_errors(mark: str) -> None:
     kind = pa.struct([pa.field("wkb", pa.binary(), metadata={mark: "true"}), pa.field("srid", pa.int32())])
     with pytest.raises(TypeError, match="Spark SQL has no type for"):
-        conformance.to_sql_type(kind)
+        schema_drift.to_sql_type(kind)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lakehouse.errors import LedgerError, ModelError, get_first_line, redact_password
 from lakehouse.ml.dataset import FeatureTable, LabelledRows, open_features, predict_probabilities
-from lakehouse.ml.environment import describe_environment, installed_version
-from lakehouse.ml.mlflow_client import NOT_FOUND_CODES, LoadedModel, load_version, sqlite_file, tracking_client
+from lakehouse.ml.environment import describe_environment, find_installed_version
+from lakehouse.ml.mlflow_client import NOT_FOUND_CODES, LoadedModel, get_sqlite_file, load_version, open_tracking_client
 from lakehouse.ml.task import Model, Task
-from lakehouse.ml.training import FittedCandidate, fit, named_metrics
-from lakehouse.ml.training_record import RECIPE_FILE, describe_declaration, recorded_splits
+from lakehouse.ml.training import FittedCandidate, fit, name_metrics
+from lakehouse.ml.training_record import RECIPE_FILE, describe_declaration, read_splits
 
 if TYPE_CHECKING:
     from lakehouse.storage.location import Location
@@ -63,7 +63,7 @@ class Recipe:
             key=tuple(declaration["key"]),
             label_column=declaration["label"],
             time_column=declaration["time"],
-            splits=recorded_splits(declaration, today),
+            splits=read_splits(declaration, today),
         )
 
 
@@ -115,10 +115,10 @@ def open_recipe(run_id: str, tracking_uri: str) -> Recipe:
     from mlflow import MlflowException
 
     missing_run = ModelError(f"No run {run_id!r} is known at {redact_password(tracking_uri)}.")
-    database = sqlite_file(tracking_uri)
+    database = get_sqlite_file(tracking_uri)
     if database and not database.exists():
         raise missing_run
-    with tracking_client(tracking_uri) as client, tempfile.TemporaryDirectory() as folder:
+    with open_tracking_client(tracking_uri) as client, tempfile.TemporaryDirectory() as folder:
         try:
             run = client.get_run(run_id)
         except MlflowException as error:
@@ -159,7 +159,7 @@ def reproduce(
     registered = _load_registered(recipe, models)
     result = _fit_and_compare(recipe, model, registered, lake, progress or (lambda _: None))
     # Last, because the environment is complete only after the fit has imported its packages.
-    return replace(result, notes=tuple(_notes(recipe, model, revision, registered.packages)))
+    return replace(result, notes=tuple(_list_notes(recipe, model, revision, registered.packages)))
 
 
 def _fit_and_compare(
@@ -181,7 +181,7 @@ def _fit_and_compare(
     except Exception as error:  # today's code may raise anything on yesterday's parameters
         failure = f"today's code cannot fit it: {type(error).__name__}: {get_first_line(error)}"
         return replace(result, differences=(*differences, failure))
-    metrics = {name: (recipe.metrics.get(name, math.nan), value) for name, value in named_metrics(refitted).items()}
+    metrics = {name: (recipe.metrics.get(name, math.nan), value) for name, value in name_metrics(refitted).items()}
     differences += _compare_metrics(metrics)
     result = replace(result, differences=tuple(differences), metrics=metrics)
     return _compare_predictions(result, registered.loaded, refitted, splits["validation"])
@@ -232,7 +232,7 @@ def _compare_rows(recipe: Recipe, splits: Mapping[str, LabelledRows]) -> Iterato
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in splits.items():
             keys = Path(folder, f"{name}.parquet")
-            fingerprint = rows.fingerprint(keys)
+            fingerprint = rows.compute_fingerprint(keys)
             if fingerprint["keys_sha256"] != recipe.params.get(f"{name}_keys_sha256"):
                 counts = f"it had {recipe.params.get(f'{name}_rows')} and has {rows.rows}"
                 yield f"other rows in the {name} split: {counts}{_compare_keys(recipe, name, keys)}"
@@ -244,7 +244,7 @@ def _compare_keys(recipe: Recipe, split: str, current_file: Path) -> str:
     """Count the missing and the new keys of a split; return nothing if the run has no file of keys."""
     import pyarrow.parquet as pq
 
-    with tracking_client(recipe.tracking_uri) as client:
+    with open_tracking_client(recipe.tracking_uri) as client:
         recorded_file = _download_artifact(client, recipe.run_id, f"{split}_keys.parquet", current_file.parent)
     if recorded_file is None:
         return ""
@@ -257,7 +257,7 @@ def _compare_keys(recipe: Recipe, split: str, current_file: Path) -> str:
 
 
 def _load_registered(recipe: Recipe, models: Mapping[str, Model]) -> _RegisteredVersion:
-    with tracking_client(recipe.tracking_uri) as client, tempfile.TemporaryDirectory() as folder:
+    with open_tracking_client(recipe.tracking_uri) as client, tempfile.TemporaryDirectory() as folder:
         versions = client.search_model_versions(f"run_id = '{recipe.run_id}'")
         if not versions:
             return _RegisteredVersion(
@@ -274,7 +274,7 @@ def _load_registered(recipe: Recipe, models: Mapping[str, Model]) -> _Registered
             return _RegisteredVersion(version, None, packages, str(error))
 
 
-def _notes(recipe: Recipe, model: Model, revision: str, packages: Mapping[str, str]) -> Iterator[str]:
+def _list_notes(recipe: Recipe, model: Model, revision: str, packages: Mapping[str, str]) -> Iterator[str]:
     recorded = recipe.recorded["revision"]
     if recorded != revision:
         yield f"the code is another: it was revision {recorded or 'unknown'}, and is {revision or 'unknown'}"
@@ -297,7 +297,7 @@ def _compare_environments(
         packages: the versions that the registered model requires.
     """
     for name, pin in {**recorded.get("packages", {}), **packages}.items():
-        if (installed := installed_version(name)) != pin:
+        if (installed := find_installed_version(name)) != pin:
             yield f"{name} was {pin} and is {installed}"
     for name, title in {"python": "Python", "threads": "the number of threads", "device": "the device"}.items():
         if recorded.get(name, current[name]) != current[name]:

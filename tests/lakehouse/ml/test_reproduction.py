@@ -22,8 +22,8 @@ from lakehouse.errors import ModelError
 from lakehouse.ml import pipeline
 from lakehouse.ml.environment import describe_environment
 from lakehouse.ml.metrics import METRICS
-from lakehouse.ml.mlflow_client import tracking_client
-from lakehouse.ml.reproduce import ReproductionResult, open_recipe, reproduce
+from lakehouse.ml.mlflow_client import open_tracking_client
+from lakehouse.ml.reproduction import ReproductionResult, open_recipe, reproduce
 from lakehouse.ml.training_record import RECIPE_FILE, TrainResult
 from tests.parcels import LEARNER, TASK, Place, change_model, fit, parcels
 
@@ -46,7 +46,7 @@ def artifact(place: Place, name: str) -> Path:
 def test_the_recorded_version_reproduces_without_registry_changes(place: Place) -> None:
     trained = place.train(change_model())
     place.write(parcels(seed=1))  # the newest version has other rows
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         before = (
             [dict(entry) for entry in client.search_model_versions()],
             client.get_run(trained.run_id).to_dictionary(),
@@ -58,7 +58,7 @@ def test_the_recorded_version_reproduces_without_registry_changes(place: Place) 
     assert result.model_version == 1
     assert set(result.metrics) == {f"{split}_{name}" for split in ("train", "validation") for name in METRICS}
     assert result.metrics["validation_brier"] == (trained.metrics["brier"],) * 2
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         after = (
             [dict(entry) for entry in client.search_model_versions()],
             client.get_run(trained.run_id).to_dictionary(),
@@ -153,7 +153,7 @@ def test_environment_differences_are_noted(
 
 def test_runs_that_are_no_trainings_are_reported(place: Place, tmp_path: Path) -> None:
     trained = place.train(change_model())
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         (candidate, *_) = client.search_runs(
             [client.get_experiment_by_name(place.experiment).experiment_id], "tags.candidate_of LIKE '%'"
         )
@@ -194,7 +194,7 @@ def test_commands_report_tuning_and_reproduction(
     ), output
     assert "max_depth 3" in output
     assert "version 1 is champion" in command("train", "trees", "--tuned")
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         run_id = client.get_model_version("late_parcel", "1").run_id
     output = command("reproduce", run_id)
     assert "late_parcel version 1: trees on gold.parcels version 0, seed 0" in output

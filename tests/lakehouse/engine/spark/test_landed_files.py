@@ -15,8 +15,8 @@ from deltalake import DeltaTable
 
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.write_modes import Merge
-from lakehouse.engine.spark import bronze
-from lakehouse.plan.steps import Request
+from lakehouse.engine.spark import landed_files
+from lakehouse.plan.steps import RunRequest
 from tests.lakes import (
     ITEM_TYPES,
     TestLake,
@@ -102,7 +102,7 @@ def test_each_chunk_of_files_has_its_own_task(make_lake: Lakes) -> None:
     for number in range(4):
         lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1", f"{number},2,1"))
     lake.run()
-    written = DeltaTable(str(lake.lake.path("raw.items"))).file_uris()
+    written = DeltaTable(str(lake.lake.get_path("raw.items"))).file_uris()
     chunks = [pq.read_table(file, columns=["_source_file", "_row"]).to_pylist() for file in written]
     assert sorted([(row["_source_file"], row["_row"]) for row in rows] for rows in chunks) == [
         [("items/0.csv", 1), ("items/0.csv", 2), ("items/1.csv", 1), ("items/1.csv", 2)],
@@ -248,11 +248,11 @@ def test_redelivered_and_renamed_files(make_lake: Lakes) -> None:
     assert files == [("items/a.csv", 1), ("items/b.csv", 2), ("items/a.csv", 3), ("items/a.csv", 4)]
 
     # The landing zone lacks an earlier delivery of a name, so the source cannot be rebuilt.
-    failed = lake.attempt(request=Request(frozenset({"raw.items"})))
+    failed = lake.attempt(request=RunRequest(frozenset({"raw.items"})))
     assert "a full refresh would lose rows" in failed.errors["raw.items"]
     assert "items/a.csv holds other bytes than delivery 3" in failed.errors["raw.items"]
     (lake.folder("raw.items") / "b.csv").unlink()
-    failed = lake.attempt(request=Request(frozenset({"raw.items"})))
+    failed = lake.attempt(request=RunRequest(frozenset({"raw.items"})))
     assert "items/b.csv is gone" in failed.errors["raw.items"]
     assert len(lake.rows("raw.items", "id")) == 7
     assert set(lake.run().statuses.values()) == {"unchanged"}, "missing files do not block a run"
@@ -267,7 +267,7 @@ def test_pinned_files_that_vanish_or_change(make_lake: Lakes, monkeypatch: pytes
         raise OSError("killed after the manifest was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bronze, "read_batch", killed)
+        patched.setattr(landed_files, "read_batch", killed)
         assert lake.attempt().report.has_failed
     assert lake.version("raw.items") is None
     (lake.folder("raw.items") / "a.csv").unlink()
@@ -295,8 +295,8 @@ def test_an_unfinished_full_refresh_loses_no_missing_file(
         raise OSError("killed after the manifest was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bronze, "read_batch", killed)
-        assert lake.attempt(request=Request(frozenset({"raw.items"}))).report.has_failed
+        patched.setattr(landed_files, "read_batch", killed)
+        assert lake.attempt(request=RunRequest(frozenset({"raw.items"}))).report.has_failed
     shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
     lake.attempt()
     assert lake.rows("raw.items", "id") == [("1",), ("2",)], "the refresh fails, or the old rows stay"

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.ml.mlflow_client import tracking_client
+from lakehouse.ml.mlflow_client import open_tracking_client
 from lakehouse.ml.training_record import RECIPE_FILE
-from tests.lakehouse.ml.test_reproduce import again, artifact, table
+from tests.lakehouse.ml.test_reproduction import again, artifact, table
 from tests.parcels import FILE, Place, change_model, parcels
 
 
@@ -112,7 +112,7 @@ def test_missing_logs_tables_and_versions_are_named(place: Place) -> None:
 
 def test_metrics_are_compared_without_registered_version(place: Place) -> None:
     trained = place.train(change_model())
-    with tracking_client(place.tracking_uri) as client:
+    with open_tracking_client(place.tracking_uri) as client:
         client.delete_model_version("late_parcel", "1")
     report = again(place, trained)
     assert report.differences == ("its model is no longer in the registry, so that predictions cannot be compared",)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.sources import MALFORMED, RESCUED, Source
-from lakehouse.landing import conformance
+from lakehouse.landing import schema_drift
 from lakehouse.spark import MICROSECOND_FORMATS
 
 if TYPE_CHECKING:
@@ -35,16 +35,16 @@ def conform_rows(
     """
     target_types = {**source.columns, **added}
     columns = {
-        name: F.col(positional_name(number))
+        name: F.col(make_positional_name(number))
         for number, (name, kind) in enumerate(file_columns.items())
-        if kind != conformance.VOID
+        if kind != schema_drift.VOID
     }
     values: dict[str, Column] = {}
     rescued: dict[str, Column] = {}
     for name, kind in target_types.items():
         if name not in columns:
             values[name] = F.lit(None).cast(kind)
-        elif conformance.can_read_as(file_columns[name], kind):
+        elif schema_drift.can_read_as(file_columns[name], kind):
             values[name] = columns[name].cast(kind)
         else:
             values[name] = _cast_lossless(columns[name], file_columns[name], kind)
@@ -54,16 +54,16 @@ def conform_rows(
     further: list[str | Column] = [MALFORMED] if MALFORMED in rows.columns else []
     further += ["_path", "_row"]
     if source.contract.has_rescued_column:
-        further.append(_rescued_json(rescued, conformance.detect_drift(source, file_columns).missing_columns))
+        further.append(_format_rescued(rescued, schema_drift.detect_drift(source, file_columns).missing_columns))
     return rows.select(*[value.alias(name) for name, value in values.items()], *further)
 
 
-def positional_name(number: int) -> str:
+def make_positional_name(number: int) -> str:
     """Return the name of a file's column while its rows are read."""
     return f"_at_{number}"
 
 
-def _rescued_json(rescued: Mapping[str, Column], missing: tuple[str, ...]) -> Column:
+def _format_rescued(rescued: Mapping[str, Column], missing: tuple[str, ...]) -> Column:
     """Return the rescued values as a JSON object, or null if there are none."""
     fields = [value.alias(name) for name, value in rescued.items()]
     if missing:

@@ -16,7 +16,7 @@ from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source, source
 from lakehouse.definitions.tables import table
 from lakehouse.definitions.write_modes import Append, Merge, Rebuild
-from lakehouse.plan.steps import Request
+from lakehouse.plan.steps import RunRequest
 from lakehouse.spark import parse, unparsed
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, json_lines, parquet
 
@@ -77,7 +77,7 @@ def test_new_columns_are_added_with_their_first_type(make_lake: Lakes) -> None:
     texts = pa.schema({"id": pa.int64(), "at": pa.string(), "Gate": pa.string()})
     lake.land("raw.items", "c", parquet([(3, "3", "A5"), (4, "four", "8")], texts))
     lake.run()
-    assert lake.open_log("raw.items").columns()["gate"] == "int"
+    assert lake.open_log("raw.items").read_columns()["gate"] == "int"
     assert "adds gate int (1 file)" in lake.record("raw.items").column_changes
     lake.land("raw.items", "d", parquet([(5, 5, "9"), (6, 6, "A6")], pa.schema({**fields, "gate": pa.string()})))
     assert not lake.plan()["raw.items"].is_breaking
@@ -151,7 +151,7 @@ def test_columns_of_any_name_are_rescued(make_lake: Lakes, format: Any) -> None:
     }
     lake.land("raw.items", "a", content[format])
     lake.run()
-    assert lake.open_log("raw.items").columns().keys() == {"id", *declared.platform_columns}
+    assert lake.open_log("raw.items").read_columns().keys() == {"id", *declared.platform_columns}
     assert rescued_rows(lake, "id", "_row") == [("1", 1, {name: row[name] for name in ODD})]
 
 
@@ -312,7 +312,7 @@ def test_tables_that_cannot_be_rebuilt_are_not_widened(make_lake: Lakes) -> None
     assert wide.plan()["mart.events"].is_breaking
     above = lake.with_tables(items(), of_type("bigint"), events("int"))
     assert above.plan()["clean.items"].is_breaking, "its reader would have to be rebuilt, too"
-    assert not wide.plan("mart.events", request=Request(frozenset({"mart.events"})))["mart.events"].is_breaking
+    assert not wide.plan("mart.events", request=RunRequest(frozenset({"mart.events"})))["mart.events"].is_breaking
 
 
 @pytest.mark.parametrize(("kind", "wider"), [("int", "bigint"), ("float", "double")])
@@ -330,5 +330,5 @@ def test_a_source_type_is_widened_from_its_files(make_lake: Lakes, kind: str, wi
     assert "a full refresh would lose rows" in wide.attempt().errors["raw.items"]
     file.with_name("_a").rename(file)
     wide.run()
-    assert wide.open_log("raw.items").columns()["id"] == wider
+    assert wide.open_log("raw.items").read_columns()["id"] == wider
     assert len(wide.rows("raw.items", "id")) == 1

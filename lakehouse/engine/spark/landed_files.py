@@ -15,8 +15,8 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.definitions.sources import MALFORMED, Source
-from lakehouse.engine.spark import conformance
-from lakehouse.landing import conformance as drift
+from lakehouse.engine.spark import schema_drift
+from lakehouse.landing import schema_drift as drift
 from lakehouse.landing.manifest import LandedFile, Manifest
 from lakehouse.storage.location import Location, to_spark_uri
 from lakehouse.storage.s3 import S3Path
@@ -47,9 +47,9 @@ def read_batch(
         existing_columns: Columns of the table with their types. A column that a contract added keeps its type.
     """
     reading = _open_read_session(spark, manifest)
-    added = added_columns(source, manifest, existing_columns or {})
+    added = find_added_columns(source, manifest, existing_columns or {})
     parts = [
-        conformance.conform_rows(source, columns, added, _read_files(reading, source, columns, chunk, landing))
+        schema_drift.conform_rows(source, columns, added, _read_files(reading, source, columns, chunk, landing))
         for columns, files in _group_by_columns(source, manifest.files)
         for chunk in split_into_chunks(files)
     ]
@@ -65,7 +65,7 @@ def read_batch(
         "_ingested_at": F.lit(datetime.fromisoformat(manifest.created_at)),
     }
     # The join's left side sets the session: from here on it is the table's.
-    records = F.broadcast(_file_table(spark, manifest, landing)).join(rows, "_path", "right")
+    records = F.broadcast(_list_files(spark, manifest, landing)).join(rows, "_path", "right")
     unknown = F.raise_error(F.concat(F.lit("rows were read from a file that is not in the batch: "), "_path"))
     records = records.withColumn("_file_id", F.when(F.col("_file_id").isNull(), unknown).otherwise(F.col("_file_id")))
     return records.withColumns(batch).select(*source.columns, *added, *source.platform_columns)
@@ -85,7 +85,7 @@ def _open_read_session(spark: SparkSession, manifest: Manifest) -> SparkSession:
     return session
 
 
-def added_columns(source: Source, manifest: Manifest, existing_columns: Mapping[str, str]) -> dict[str, str]:
+def find_added_columns(source: Source, manifest: Manifest, existing_columns: Mapping[str, str]) -> dict[str, str]:
     """Return the undeclared columns of a batch's files that the contract adds, with their types in the table."""
     added: dict[str, str] = {}
     names = {c.lower(): c for c in existing_columns}
@@ -122,7 +122,7 @@ def split_into_chunks(files: Sequence[LandedFile], size: int = CHUNK_BYTES) -> l
 def _read_files(
     spark: SparkSession, source: Source, columns: Mapping[str, str], files: Sequence[LandedFile], landing: Location
 ) -> DataFrame:
-    """Read the files' records with their columns named by position (`conformance.positional_name`).
+    """Read the files' records with their columns named by position (`schema_drift.make_positional_name`).
 
     So no name in a file can clash with a name of the platform.
     """
@@ -136,7 +136,10 @@ def _read_files(
     records, malformed = _read_records(spark, source, {name: kind for _, name, kind in positions}, paths)
     # Records are numbered before files share a task, so that the numbers of each file start at 1.
     numbered = records.select(
-        *[F.col(quote_identifier(name)).alias(conformance.positional_name(number)) for number, name, _ in positions],
+        *[
+            F.col(quote_identifier(name)).alias(schema_drift.make_positional_name(number))
+            for number, name, _ in positions
+        ],
         *([F.col(malformed).alias(MALFORMED)] if malformed else []),
         records.metadataColumn("_metadata").getField("file_path").alias("_path"),
         (F.monotonically_increasing_id().bitwiseAND(_RECORD_BITS) + 1).alias("_row"),
@@ -144,7 +147,7 @@ def _read_files(
     return numbered.coalesce(1)
 
 
-def _file_table(spark: SparkSession, manifest: Manifest, landing: Location) -> DataFrame:
+def _list_files(spark: SparkSession, manifest: Manifest, landing: Location) -> DataFrame:
     return spark.createDataFrame(
         pa.table(
             {

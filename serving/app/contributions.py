@@ -48,7 +48,7 @@ def _find_group(feature: str) -> str:
     return OTHERS
 
 
-def variations(
+def make_variations(
     row: Mapping[str, Any], typical: Mapping[str, Any], groups: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Return the row, then one copy per group with the group's features at typical values."""
@@ -56,7 +56,7 @@ def variations(
 
 
 def rank_contributions(groups: Mapping[str, tuple[str, ...]], probabilities: Sequence[float]) -> list[Contribution]:
-    """Return the groups' contributions, strongest first, from the probabilities of the `variations`."""
+    """Return the groups' contributions, strongest first, from the probabilities of the `make_variations`."""
     predicted, *varied = probabilities
     contributions = [
         Contribution(name, groups[name], predicted - probability)

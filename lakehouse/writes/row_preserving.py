@@ -32,21 +32,21 @@ def rebuild(writer: TableWriter, table: Table) -> Outcome:
     the violations and quarantines those rows.
     """
     try:
-        return _rebuild_batch(writer, table, rules=False)
+        return _rebuild_batch(writer, table, has_rules=False)
     except Exception as error:
         if not row_rules.is_violation_stop(error):
             raise
-    return _rebuild_batch(writer, table, rules=True)
+    return _rebuild_batch(writer, table, has_rules=True)
 
 
-def _rebuild_batch(writer: TableWriter, table: Table, *, rules: bool) -> Outcome:
+def _rebuild_batch(writer: TableWriter, table: Table, *, has_rules: bool) -> Outcome:
     batch = writer.stage_batch(table, writer.read_snapshot(table.incremental_input_table))
-    with writer.cached_for_validation(table, batch.staged) as staged:
-        return _write_rebuilt(writer, table, replace(batch, staged=staged), rules)
+    with writer.cache_for_validation(table, batch.staged) as staged:
+        return _write_rebuilt(writer, table, replace(batch, staged=staged), has_rules)
 
 
-def _write_rebuilt(writer: TableWriter, table: Table, batch: Batch, rules: bool) -> Outcome:
-    rule_counts = audit.count_batch(table, batch.staged, not table.write.is_append_only, has_rules=rules)
+def _write_rebuilt(writer: TableWriter, table: Table, batch: Batch, has_rules: bool) -> Outcome:
+    rule_counts = audit.count_batch(table, batch.staged, not table.write.is_append_only, has_rules=has_rules)
     written = rule_counts.rows - rule_counts.rejected - rule_counts.duplicates
     counts = {
         "written": written,
@@ -58,17 +58,19 @@ def _write_rebuilt(writer: TableWriter, table: Table, batch: Batch, rules: bool)
     writer.quarantine_batch(table, rule_counts, batch)
     rows = batch.staged
     if writer.has_suite(table):
-        passing = row_rules.passing_rows(table, rows)
-        newest = transforms.newest_of_duplicates(table, passing) if rule_counts.duplicates else passing
+        passing = row_rules.select_passing_rows(table, rows)
+        newest = transforms.keep_newest_of_duplicates(table, passing) if rule_counts.duplicates else passing
         writer.validate(table, newest)
-    if not rules:
+    if not has_rules:
         rows = row_rules.stop_on_violation(table, rows)
-    rows = _newest_passing_rows(table, rows, rule_counts)
+    rows = _select_newest_passing_rows(table, rows, rule_counts)
     target = writer.make_target(table)
-    writer.tables.overwrite(rows.select(*writer.written_columns(rows)), target, writer.make_commit(table, counts))
-    audit.check_written(table.name, written, table_log.rows_written(target.path))
-    if rules:
-        return Outcome(counts, warnings=audit.warning_counts(table, rule_counts))
+    writer.tables.overwrite(
+        rows.select(*writer.select_written_columns(rows)), target, writer.make_commit(table, counts)
+    )
+    audit.check_written(table.name, written, table_log.count_written_rows(target.path))
+    if has_rules:
+        return Outcome(counts, warnings=audit.get_warning_counts(table, rule_counts))
     return Outcome(counts, warnings=row_rules.count_warnings(table, writer.tables.read_latest(writer.path)))
 
 
@@ -81,12 +83,12 @@ def append(writer: TableWriter, table: Table) -> Outcome:
     counts = {"written": written, "unchanged": 0, "superseded": 0, "quarantined": rule_counts.rejected}
     counts = writer.check_counts(table, batch, rule_counts, counts)
     writer.quarantine_batch(table, rule_counts, batch)
-    rows = _passing_rows(table, batch.staged, rule_counts)
+    rows = _select_passing_rows(table, batch.staged, rule_counts)
     writer.validate(table, rows, lambda target: target)
     writer.tables.append(
-        rows.select(*writer.written_columns(rows)), writer.make_target(table), writer.make_commit(table, counts)
+        rows.select(*writer.select_written_columns(rows)), writer.make_target(table), writer.make_commit(table, counts)
     )
-    return Outcome(counts, warnings=audit.warning_counts(table, rule_counts))
+    return Outcome(counts, warnings=audit.get_warning_counts(table, rule_counts))
 
 
 def merge(writer: TableWriter, table: Table) -> Outcome:
@@ -103,11 +105,11 @@ def merge(writer: TableWriter, table: Table) -> Outcome:
 
 
 def _merge_batch(writer: TableWriter, table: Table, batch: Batch, rule_counts: RuleCounts) -> Outcome:
-    prune = transforms.key_range_predicate(table, rule_counts.key_ranges)
-    newest = _passing_rows(table, batch.staged, rule_counts)
+    prune = transforms.build_key_range_predicate(table, rule_counts.key_ranges)
+    newest = _select_passing_rows(table, batch.staged, rule_counts)
     if rule_counts.duplicates:
-        newest = transforms.newest_per_key(table, newest)
-    columns = writer.written_columns(newest)
+        newest = transforms.keep_newest_per_key(table, newest)
+    columns = writer.select_written_columns(newest)
     existing = writer.tables.read_latest(writer.path).alias("t")
     existing = existing.where(prune) if prune else existing
     classified = transforms.classify(table, newest, existing, columns).persist()
@@ -129,7 +131,7 @@ def _merge_batch(writer: TableWriter, table: Table, batch: Batch, rule_counts: R
             writer.tables.merge(rows, target, commit, table.key, prune, None)
         else:
             writer.tables.append(rows, target, commit)
-        return Outcome(counts, warnings=audit.warning_counts(table, rule_counts))
+        return Outcome(counts, warnings=audit.get_warning_counts(table, rule_counts))
     finally:
         classified.unpersist()
 
@@ -142,13 +144,13 @@ def _merge_recomputed(writer: TableWriter, table: Table, feed: DataFrame) -> Out
     """
     batch = writer.stage_batch(table, writer.read_snapshot(table.incremental_input_table))
     staged, existing = batch.staged, writer.tables.read_latest(writer.path)
-    if writer.lake.get_landed_source(table) is None:
+    if writer.catalog.get_landed_source(table) is None:
         keys = writer.apply_to(table, feed.drop(*_FEED)).select(*table.key).distinct()
         staged, existing = (transforms.semi_join(rows, keys, table.key) for rows in (staged, existing))
         batch = replace(batch, staged=staged)
     rule_counts = audit.count_batch(table, staged)
-    expected = _newest_passing_rows(table, staged, rule_counts)
-    expected = expected.select(*writer.written_columns(expected))
+    expected = _select_newest_passing_rows(table, staged, rule_counts)
+    expected = expected.select(*writer.select_written_columns(expected))
     return _merge_expected(writer, table, batch, rule_counts, expected, existing, table.key)
 
 
@@ -156,10 +158,10 @@ def write_history(writer: TableWriter, table: Table, history: History) -> Outcom
     """Compute the type 2 versions of all observations, and merge what differs from the table."""
     batch = writer.stage_batch(table, writer.read_snapshot(table.incremental_input_table))
     batch = replace(batch, staged=batch.staged.persist())
-    observed = observation_table(table, history)
+    observed = key_by_observation(table, history)
     try:
         rule_counts = audit.count_batch(observed, batch.staged)
-        passing = _passing_rows(observed, batch.staged, rule_counts)
+        passing = _select_passing_rows(observed, batch.staged, rule_counts)
         expected = compute_versions(writer, table, history, passing, batch.input_rows)
         existing = None if isinstance(writer.step, Build) else writer.tables.read_latest(writer.path)
         return _merge_expected(writer, observed, batch, rule_counts, expected, existing, (*table.key, "valid_from"))
@@ -167,7 +169,7 @@ def write_history(writer: TableWriter, table: Table, history: History) -> Outcom
         batch.staged.unpersist()
 
 
-def observation_table(table: Table, history: History) -> Table:
+def key_by_observation(table: Table, history: History) -> Table:
     """Return the table keyed by observation, not by version: the rules apply to observations."""
     return replace(table, key=(*table.key, history.effective_column))
 
@@ -181,10 +183,10 @@ def compute_versions(
         input_rows: All rows of the incremental input, with the rows that a rule quarantines.
     """
     if history.has_snapshots:
-        expected = transforms.snapshot_versions(table, history, passing, writer.apply_to(table, input_rows))
+        expected = transforms.compute_snapshot_versions(table, history, passing, writer.apply_to(table, input_rows))
     else:
-        expected = transforms.versions(table, history, passing)
-    return expected.select(*writer.written_columns(expected))
+        expected = transforms.compute_event_versions(table, history, passing)
+    return expected.select(*writer.select_written_columns(expected))
 
 
 def _merge_expected(
@@ -208,7 +210,9 @@ def _merge_expected(
     try:
         row_count = expected.count()  # before the comparison, so that its plan knows the size of the cache
         if existing is not None:
-            differing = transforms.differences(expected, existing.select(*expected.columns), key, _DELETE).persist()
+            differing = transforms.compute_differences(
+                expected, existing.select(*expected.columns), key, _DELETE
+            ).persist()
         written, deleted = (row_count, 0) if differing is None else _count_changes(differing)
         passing = rule_counts.rows - rule_counts.rejected - rule_counts.duplicates
         counts = {
@@ -218,11 +222,11 @@ def _merge_expected(
             "quarantined": rule_counts.rejected,
         }
         counts = writer.check_counts(observed, batch, rule_counts, counts)
-        has_source = writer.lake.get_landed_source(observed) is not None
+        has_source = writer.catalog.get_landed_source(observed) is not None
         writer.quarantine_batch(observed, rule_counts, batch, is_full_input=has_source)
         counts |= {"deleted": deleted} if deleted else {}
         _commit_expected(writer, expected, differing, counts, key)
-        return Outcome(counts, warnings=audit.warning_counts(observed, rule_counts))
+        return Outcome(counts, warnings=audit.get_warning_counts(observed, rule_counts))
     finally:
         expected.unpersist()
         if differing is not None:
@@ -243,7 +247,7 @@ def _commit_expected(
     key: Sequence[str],
 ) -> None:
     """Validate and commit the differing rows, or all expected rows where nothing was compared."""
-    table = writer.lake.graph.declarations[writer.step.table]
+    table = writer.catalog.graph.declarations[writer.step.table]
     assert isinstance(table, Table)
     if differing is None:
         writer.validate(table, expected)
@@ -255,19 +259,19 @@ def _commit_expected(
     writer.tables.merge(differing, writer.make_target(table), writer.make_commit(table, counts), key, "", _DELETE)
 
 
-def _passing_rows(table: Table, staged: DataFrame, rule_counts: RuleCounts) -> DataFrame:
+def _select_passing_rows(table: Table, staged: DataFrame, rule_counts: RuleCounts) -> DataFrame:
     """Return the rows that no rule quarantines. Without rejects there is no filter to compute."""
-    return row_rules.passing_rows(table, staged) if rule_counts.rejected else staged
+    return row_rules.select_passing_rows(table, staged) if rule_counts.rejected else staged
 
 
-def _newest_passing_rows(table: Table, staged: DataFrame, rule_counts: RuleCounts) -> DataFrame:
-    rows = _passing_rows(table, staged, rule_counts)
-    return transforms.newest_of_duplicates(table, rows) if rule_counts.duplicates else rows
+def _select_newest_passing_rows(table: Table, staged: DataFrame, rule_counts: RuleCounts) -> DataFrame:
+    rows = _select_passing_rows(table, staged, rule_counts)
+    return transforms.keep_newest_of_duplicates(table, rows) if rule_counts.duplicates else rows
 
 
 def _has_removed_rows(writer: TableWriter, table: Table, feed: DataFrame) -> bool:
     """Return True if rows of the incremental input were deleted or updated."""
-    source = writer.lake.get_landed_source(table)
+    source = writer.catalog.get_landed_source(table)
     if source is not None and source.on_redelivery == "upsert":
         return False  # such a source never deletes rows
     return not feed.where("_change_type <> 'insert'").isEmpty()

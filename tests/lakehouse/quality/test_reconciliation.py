@@ -13,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.write_modes import Append, History, Merge
 from lakehouse.errors import DeclarationError
-from lakehouse.quality.reconcile import Reconciliation, reconcile
+from lakehouse.quality.reconciliation import Reconciliation, reconcile
 from tests.lakes import TestLake, items_csv, items_table, landed_items
 
 Lakes = Callable[..., TestLake]
@@ -66,7 +66,7 @@ def test_every_write_mode_adds_up(make_lake: Lakes, write: Any, redelivery: str)
 
 
 def test_lost_duplicate_and_foreign_rows_are_named(reconciled: TestLake) -> None:
-    clean, raw = str(reconciled.lake.path("clean.items")), str(reconciled.lake.path("raw.items"))
+    clean, raw = str(reconciled.lake.get_path("clean.items")), str(reconciled.lake.get_path("raw.items"))
     DeltaTable(clean).delete("id = 4")
     text = differences(reconciled)
     assert "was changed by another writer: version 2, DELETE" in text
@@ -92,11 +92,11 @@ def test_lost_duplicate_and_foreign_rows_are_named(reconciled: TestLake) -> None
 
 
 def test_maintenance_is_no_difference(reconciled: TestLake) -> None:
-    clean = DeltaTable(str(reconciled.lake.path("clean.items")))
+    clean = DeltaTable(str(reconciled.lake.get_path("clean.items")))
     clean.optimize.compact()
     clean.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
     assert differences(reconciled) == ""
-    for file in sorted(reconciled.lake.path("clean.items").glob("_delta_log/*.json"))[:1]:
-        DeltaTable(str(reconciled.lake.path("clean.items"))).create_checkpoint()
+    for file in sorted(reconciled.lake.get_path("clean.items").glob("_delta_log/*.json"))[:1]:
+        DeltaTable(str(reconciled.lake.get_path("clean.items"))).create_checkpoint()
         file.unlink()  # as when a log is cleaned up
     assert differences(reconciled) == ""
