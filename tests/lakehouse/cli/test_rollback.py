@@ -45,6 +45,6 @@ def test_undo_restores_what_its_dry_run_shows(two_runs: Command) -> None:
     assert "Run B is rolled back by run " in two_runs("rollback", "B", "--yes")
     assert two_runs.lake.rows("clean.orders", "order_id") == [(1,)]
     assert "is rolled back already" in two_runs("rollback", "B", "--yes")
-    assert re.search(r"RESTORE \(undoes B\) +\S+ +3 +1 restored", two_runs("history", "clean.orders"))
+    assert re.search(r"RESTORE \(rolls back B\) +\S+ +3 +1 restored", two_runs("history", "clean.orders"))
     assert two_runs.json("history", "clean.orders")[0]["record"]["rolled_back_run"] == "B"
     assert "1 new file" in two_runs("plan", "--select", "raw.orders")
