@@ -59,7 +59,7 @@ SHARES = (
         "example/test_clocks.py",
         "example/test_scorecard.py",
         "faults/test_training.py",
-        "faults/test_api_process.py",
+        "faults/test_server.py",
         "faults/test_monitor.py",
         "example/gpu/test_training.py",
         "example/test_contributions.py",

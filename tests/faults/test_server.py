@@ -11,7 +11,7 @@ import pytest
 
 from tests.parcels import Place
 from tests.served import GOOD, HEADERS, KEY, WEAK, copy_place, give_alias, read_requests, run_server
-from tests.serving.test_api_process import BODY
+from tests.serving.api.test_server import BODY
 
 
 @pytest.fixture
