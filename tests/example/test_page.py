@@ -69,8 +69,8 @@ def test_flight_is_picked_from_list(served: Served, tmp_path: Path, width: int) 
         shown = wait_until_drawn(page, flight)
         save_picture(page, tmp_path / f"page-{width}.png")
         assert f"\n{predicted[flight['flight']]:.0%}\n" in shown
-        assert "Said by late_arrival version 1, the champion." in shown
-        assert f"What came of it: it was {'late' if flight['late'] else 'not late'}." in shown
+        assert "Predicted by late_arrival version 1, the champion." in shown
+        assert f"Outcome: the flight was {'late' if flight['late'] else 'not late'}." in shown
         scored = "From 26 October 2013 to 14 November 2013 (days scored: 20)"
         assert f"{scored} version 1 gave 25% on average, and 30% were late" in shown
         assert "Brier score 0.050 (0 is perfect), AUC 0.90 (0.5 is guessing)." in shown
@@ -145,7 +145,7 @@ def test_empty_lake_names_commands_to_run(root: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path))
     page = AppTest.from_file(str(PAGE), default_timeout=60).run()
     assert [error.value for error in page.error] == [
-        "There are no flights in gold.flight_features yet: `lakehouse land`, then `lakehouse run`."
+        "gold.flight_features: there are no flights yet. Run `lakehouse land`, then `lakehouse run`."
     ]
 
 
@@ -161,8 +161,8 @@ def test_missing_tables_are_named_beside_existing_ones(
     page = AppTest.from_file(str(PAGE), default_timeout=60).run()
     assert not page.error
     assert [info.value for info in page.info] == [
-        "gold.airport_daily has nothing of these days: `lakehouse run` builds it.",
-        "gold.model_quality knows of no flight that version 1 scored and that has arrived since: "
+        "gold.airport_daily has no rows for these days: `lakehouse run` builds it.",
+        "gold.model_quality has no arrived flight that version 1 scored: "
         "`lakehouse score` scores days (`--from`, `--to`).",
     ]
     monkeypatch.delenv("SERVING_API_KEY")
