@@ -1,4 +1,4 @@
-"""Text formats: the exact grammar of landed text, by type. Regular expressions are those that Java, Rust and cuDF share."""
+"""Text formats: the exact grammar of landed text, by type. Java, Rust and cuDF share its regular expressions."""
 
 from __future__ import annotations
 

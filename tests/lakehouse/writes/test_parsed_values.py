@@ -47,10 +47,10 @@ LANDED = (
     "20,2024-01-31,2024-01-31 10:00:00,12:30:00,1.5,1.25,true",
 )
 UNPARSED = {
-    **dict.fromkeys((2, 3, 4, 5), ["day"]),
-    **dict.fromkeys((6, 7, 15, 16, 19), ["at"]),
-    **dict.fromkeys((8, 20), ["local_at"]),
-    **dict.fromkeys((9, 10, 11), ["amount"]),
+    **{key: ["day"] for key in (2, 3, 4, 5)},
+    **{key: ["at"] for key in (6, 7, 15, 16, 19)},
+    **{key: ["local_at"] for key in (8, 20)},
+    **{key: ["amount"] for key in (9, 10, 11)},
     12: ["price"],
     13: ["price", "flag"],
     14: ["day", "at"],
@@ -58,7 +58,14 @@ UNPARSED = {
 }
 MORNING = datetime(2024, 1, 31, 10)
 GOOD = (date(2024, 1, 31), MORNING.replace(tzinfo=UTC), MORNING, 1.5, Decimal("1.25"), True)
-SENTINELS = (date.min, datetime.min.replace(tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59), -0.0, Decimal("0.00"), True)
+SENTINELS = (
+    date.min,
+    datetime.min.replace(tzinfo=UTC),
+    datetime(9999, 12, 31, 23, 59, 59),
+    -0.0,
+    Decimal("0.00"),
+    True,
+)
 
 landed_values = source("raw.values", landing="values", columns=tuple(COLUMNS))
 
@@ -91,7 +98,9 @@ def test_every_delivery_publishes_exact_values_only(make_lake: Callable[..., Tes
     assert lake.rows("clean.values") == [(1, *GOOD), (17, *SENTINELS)]
 
     # One value is corrected, one is wrong in another way.
-    lake.land("raw.values", "2.csv", lines(LANDED[1].replace("45292", "2024-01-31"), LANDED[11].replace("1.239", "1.2390")))
+    lake.land(
+        "raw.values", "2.csv", lines(LANDED[1].replace("45292", "2024-01-31"), LANDED[11].replace("1.239", "1.2390"))
+    )
     lake.run(run="second")
     assert rejects(lake, "second") == {12: ["price"]}
     assert lake.rows("clean.values") == [(1, *GOOD), (2, *GOOD), (17, *SENTINELS)]
