@@ -82,6 +82,7 @@ def _to_plain_number(text: Column, form: TextFormat) -> Column:
 
 
 def _parse_iso(text: Column, form: TextFormat) -> Column:
+    # The regular expression is the cheap test: writing a date or a time as text again costs more.
     return _cast_moment(text.rlike(form.regex), text, form)
 
 
