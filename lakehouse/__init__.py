@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lakehouse.definitions.rules import Rule
     from lakehouse.definitions.sources import ORIGIN_COLUMNS, Database, source
     from lakehouse.definitions.tables import incremental, lookup, table
+    from lakehouse.definitions.text_formats import TextFormat
     from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
     from lakehouse.spark import parse, unparsed
 
@@ -23,6 +24,7 @@ __all__ = [
     "Rebuild",
     "Replace",
     "Rule",
+    "TextFormat",
     "incremental",
     "lookup",
     "parse",
@@ -35,6 +37,7 @@ _MODULES = {
     "lakehouse.definitions.rules": ("Rule",),
     "lakehouse.definitions.sources": ("ORIGIN_COLUMNS", "Database", "source"),
     "lakehouse.definitions.tables": ("incremental", "lookup", "table"),
+    "lakehouse.definitions.text_formats": ("TextFormat",),
     "lakehouse.definitions.write_modes": ("Append", "History", "Merge", "Rebuild", "Replace"),
     "lakehouse.spark": ("parse", "unparsed"),
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.tables import Declaration, Table
+from lakehouse.definitions.text_formats import TextFormat
 from lakehouse.errors import INSTALL_FOLDERS
 
 HASH_LENGTH = 12
@@ -92,7 +93,7 @@ def _describe_use(name: str, used: Any, visited: set[int]) -> Iterator[str]:
         yield from _walk_sources(used.function, visited)
     elif isinstance(used, set | frozenset):
         yield f"{name}={sorted(used, key=repr)!r}"
-    elif isinstance(used, str | int | float | tuple | list | dict | range):
+    elif isinstance(used, str | int | float | tuple | list | dict | range | TextFormat):
         yield f"{name}={used!r}"
 
 

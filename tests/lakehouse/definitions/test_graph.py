@@ -23,6 +23,7 @@ from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import Database, source
 from lakehouse.definitions.tables import Declaration, Table, incremental, lookup, table
+from lakehouse.definitions.text_formats import TextFormat
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
 from lakehouse.errors import DeclarationError
 from tests.orders import mart
@@ -251,6 +252,7 @@ def test_a_table_imported_twice_is_declared_once() -> None:
 
 LIMIT = 5
 YEARS = range(2000, 2010)
+DAY = TextFormat("date", pattern="dd.MM.yyyy")
 
 
 @cache
@@ -264,7 +266,7 @@ def helper(rows: DataFrame) -> DataFrame:
 
 def first(rows: DataFrame) -> DataFrame:
     """Return the rows of the helper."""
-    return helper(rows)
+    return helper(rows).where(f"pattern = '{DAY.pattern}'")
 
 
 def second(rows: DataFrame) -> DataFrame:
@@ -313,6 +315,7 @@ def test_a_fingerprint_changes_with_code_and_constants(monkeypatch: pytest.Monke
     for place, name, value in (
         (sys.modules[__name__], "LIMIT", 6),
         (sys.modules[__name__], "YEARS", range(2000, 2011)),  # used by a cached function
+        (sys.modules[__name__], "DAY", TextFormat("date", pattern="MM.dd.yyyy")),
         (mart, "LOOK_BACK_DAYS", 3),  # used as an attribute of its module
     ):
         with monkeypatch.context() as patched:
