@@ -88,13 +88,7 @@ def compute_snapshot_versions(table: Table, history: History, rows: DataFrame, o
         observed: All rows with key and time, with the quarantined and malformed rows.
     """
     effective, key = history.effective_column, [*table.key]
-    is_readable = F.col(effective).isNotNull()
-    if (beyond := is_beyond_calendar(effective, table.columns[effective])) is not None:
-        is_readable = is_readable & ~beyond
-    observed = observed.select(*key, effective).where(is_readable).distinct()
-    keyless = observed.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
-    observed = observed.dropna()
-    observed = observed.unionByName(observed.select(*key).distinct().crossJoin(keyless)).distinct()
+    observed = _list_observations(table, effective, observed)
     times = observed.select(effective).distinct()
     following = times.withColumn("_next", F.lead(effective).over(Window.orderBy(effective)))
     same_time = Window.partitionBy(*key, effective).orderBy(build_newest_order(table, rows.columns).desc())
@@ -119,6 +113,17 @@ def compute_snapshot_versions(table: Table, history: History, rows: DataFrame, o
         .withColumn("valid_to", F.coalesce(F.lead(effective).over(in_stay), "_ends"))
         .withColumn("is_current", F.col("valid_to").isNull())
     )
+
+
+def _list_observations(table: Table, effective: str, observed: DataFrame) -> DataFrame:
+    """Return the keys with each time at which a row has them, or has a key that cannot be read."""
+    key, is_readable = [*table.key], F.col(effective).isNotNull()
+    if (beyond := is_beyond_calendar(effective, table.columns[effective])) is not None:
+        is_readable = is_readable & ~beyond
+    observed = observed.select(*key, effective).where(is_readable).distinct()
+    keyless = observed.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
+    observed = observed.dropna()
+    return observed.unionByName(observed.select(*key).distinct().crossJoin(keyless)).distinct()
 
 
 def _build_content(rows: DataFrame, columns: Sequence[str]) -> Column:
