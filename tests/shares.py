@@ -33,6 +33,8 @@ SHARES = (
         "servers/test_vacuum.py",
         "servers/test_journal.py",
         "servers/test_backup.py",
+        "faults/test_wide_tables.py",
+        "faults/test_sentinel_dates.py",
         "faults/test_names.py",
     ),
     (

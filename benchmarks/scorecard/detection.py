@@ -164,7 +164,7 @@ def read_outcomes(lake: Catalog) -> Outcomes:
     with duckdb.connect() as database:
         for name, log in logs.items():
             if log is not None:
-                database.register(name, log.delta_table.to_pyarrow_dataset())
+                database.register(name, log.open_dataset())
         landed = database.execute("SELECT _file_id, _row, _source_file FROM bronze").fetchall()
         published = database.execute(f"SELECT _file_id, _row, {violated} FROM silver").fetchall()
         quarantined = []

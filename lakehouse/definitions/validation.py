@@ -186,7 +186,13 @@ def _find_write_problems(table: Table) -> list[str]:
             for input_ in table.incremental_inputs.values()
             if input_.date_column is None
         ]
-    return problems + [f"column {c!r} is not declared" for c in dict.fromkeys(columns) if c not in table.columns]
+    named = [*dict.fromkeys(columns)]
+    problems += [
+        f"column {c} has a map, which has no order; use another column in key, newest_by and stats"
+        for c in named
+        if "map<" in table.columns.get(c, "")
+    ]
+    return problems + [f"column {c!r} is not declared" for c in named if c not in table.columns]
 
 
 def _find_parameter_problems(table: Table) -> list[str]:

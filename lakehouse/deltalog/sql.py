@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lakehouse.deltalog import table_log
 from lakehouse.errors import QueryError
@@ -64,6 +64,27 @@ def query(lake: Location, sql: str) -> pa.Table:
         connection.close()
 
 
+def list_rows(result: pa.Table) -> list[dict[str, Any]]:
+    """Return a query's rows. Where Python lacks a date, such as one of the year 10000, dates and times are text."""
+    try:
+        return list(result.to_pylist())
+    except (OverflowError, ValueError):
+        import duckdb
+
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.register("result", result)
+            columns = (_cast_dates(field) for field in result.schema)
+            return list(connection.sql(f"SELECT {', '.join(columns)} FROM result").to_arrow_table().to_pylist())
+
+
+def _cast_dates(field: pa.Field) -> str:
+    """Return a column of a result, as text if it has dates or times at any depth."""
+    name = '"' + field.name.replace('"', '""') + '"'
+    has_dates = re.search(r"date|time", str(field.type))
+    return f"CAST({name} AS VARCHAR) AS {name}" if has_dates else name
+
+
 def _quote_table_name(name: str) -> str:
     """Quote a table's name for a query: the name of a quarantine has a dot of its own."""
     layer, table = name.split(".", 1)
@@ -76,6 +97,6 @@ def _register(connection: DuckDBPyConnection, tables: Mapping[str, Location]) ->
         if log is None:
             continue
         layer, table = name.split(".", 1)
-        connection.register(f"_t{number}", log.delta_table.to_pyarrow_dataset())
+        connection.register(f"_t{number}", log.open_dataset())
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{layer}"')
         connection.execute(f'CREATE VIEW "{layer}"."{table}" AS SELECT * FROM _t{number}')

@@ -37,6 +37,7 @@ MAINTENANCE_OPERATIONS = (
     "UPGRADE PROTOCOL",
     "CHANGE COLUMN",
 )
+_EPOCH = date(1970, 1, 1).toordinal()
 _CHANGE_TYPE = "_change_type"
 _COMMIT_FILE = re.compile(r"\.(json|parquet)$")
 _MERGE_METRICS = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted")
@@ -98,6 +99,24 @@ class TableLog:
                 return last
         return None
 
+    def open_dataset(self) -> Any:
+        """Open the rows as a dataset of pyarrow, which skips files by their statistics."""
+        try:
+            return self.delta_table.to_pyarrow_dataset()
+        except (OverflowError, ValueError):
+            return self._open_dataset_without_statistics()
+
+    def _open_dataset_without_statistics(self) -> Any:
+        """Open the rows where a statistic is a date that delta-rs cannot hand to Python, such as one of year 10000."""
+        import pyarrow.dataset as ds
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import PyFileSystem
+
+        files = PyFileSystem(DeltaStorageHandler(str(self.path), build_delta_options(self.path)))
+        parquet = ds.ParquetFileFormat()
+        fragments = [parquet.make_fragment(unquote(path), files) for path in self.list_files()]
+        return ds.FileSystemDataset(fragments, pa.schema(self.delta_table.schema()), parquet, files)
+
     def read_columns(self) -> dict[str, str]:
         """Return the column names with their Spark SQL types."""
         return {f["name"]: _to_sql_type(f["type"]) for f in json.loads(self.delta_table.schema().to_json())["fields"]}
@@ -117,9 +136,11 @@ class TableLog:
         """
         adds = self._add_actions
         if column is not None and f"min.{column}" in adds.column_names:
-            minima, maxima = adds[f"min.{column}"].to_pylist(), adds[f"max.{column}"].to_pylist()
+            # As numbers of days, because Python has no date beyond the year 9999.
+            minima, maxima = (adds[f"{side}.{column}"].cast(pa.int32()).to_pylist() for side in ("min", "max"))
+            ranges = [(first.toordinal() - _EPOCH, last.toordinal() - _EPOCH) for first, last in days]
             matches = [
-                low is None or high is None or any(low <= last and first <= high for first, last in days)
+                low is None or high is None or any(low <= last and first <= high for first, last in ranges)
                 for low, high in zip(minima, maxima, strict=True)
             ]
             adds = adds.filter(pa.array(matches, pa.bool_()))
@@ -157,21 +178,17 @@ class TableLog:
         """Return whether the table's change feed is on."""
         return str(self.delta_table.metadata().configuration.get("delta.enableChangeDataFeed")).lower() == "true"
 
-    def read_changed_values(self, column: str, after: int, until: int) -> set[Any]:
-        """Return the values of a column in all changed rows, in both images of an update.
-
-        Args:
-            after: The version after which changes count.
-            until: The last version with changes that count.
+    def check_changes(self, column: str, after: int, until: int) -> None:
+        """Read a column of all rows that changed after a version, up to another one.
 
         Raises:
             LedgerError: The changes can no longer be read.
         """
-        batches = self._read_changes([column], after, until)
-        return {value for batch in batches for value in pc.unique(batch.column(column)).to_pylist()}
+        for _ in self._read_changes([column], after, until):
+            pass
 
     def read_net_changed_values(self, column: str, after: int, until: int, ignored: Sequence[str]) -> set[Any]:
-        """Return the values of a column in the rows that only one of two versions has.
+        """Return the values of a column in the rows that only one of two versions has, dates beyond Python's as text.
 
         Args:
             ignored: Columns that do not count when rows are compared.
@@ -183,7 +200,7 @@ class TableLog:
 
         values, change_types = set[Any](), set[str]()
         for batch in self._read_changes([column, _CHANGE_TYPE], after, until):
-            values.update(pc.unique(batch.column(column)).to_pylist())
+            values.update(list_distinct(batch.column(column)))
             change_types.update(pc.unique(batch.column(_CHANGE_TYPE)).to_pylist())
         if len(change_types) < 2:
             return values  # With one type of change, no change can cancel another.
@@ -219,6 +236,19 @@ class TableLog:
             raise LedgerError(
                 f"{self.path}: the change data feed after version {after} cannot be read ({error})"
             ) from error
+
+
+def list_distinct(values: pa.Array) -> list[Any]:
+    """Return the distinct values. A date that Python does not have, such as one of the year 10000, is text."""
+    distinct = pc.unique(values)
+    try:
+        return list(distinct.to_pylist())
+    except (OverflowError, ValueError):
+        import duckdb
+
+        with duckdb.connect() as connection:
+            connection.register("distinct_values", pa.table({"value": distinct}))
+            return [value for (value,) in connection.execute("SELECT value FROM distinct_values").fetchall()]
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class FeatureTable:
     @cached_property
     def dataset(self) -> Any:
         """Return the table as a dataset of pyarrow; read it within `translate_errors`."""
-        return self.log.delta_table.to_pyarrow_dataset()
+        return self.log.open_dataset()
 
     def build_span_filter(self, span: Span) -> Any:
         """Return pyarrow's filter for the rows of a span."""

@@ -145,7 +145,7 @@ def _find_last_scored_day(task: Task, lake: Location) -> date | None:
     predictions = open_log(lake.joinpath(*task.predictions_table.split(".")))
     if predictions is None:
         return None
-    dataset = predictions.delta_table.to_pyarrow_dataset()
+    dataset = predictions.open_dataset()
     scores = dataset.to_table([task.time_column], ds.field("model_name") == task.name)
     day: date | None = pc.max(scores[task.time_column]).as_py()
     return day

@@ -55,7 +55,7 @@ def has_changes(path: Location, rows: pa.Table, time: str) -> bool:
     if log is None or not {*columns} <= {*log.read_columns()}:
         return bool(rows.num_rows)
     in_days = ds.field(time).isin(rows[time].combine_chunks())
-    existing = log.delta_table.to_pyarrow_dataset().to_table(columns, in_days)
+    existing = log.open_dataset().to_table(columns, in_days)
     existing_rows = {tuple(row.values()) for row in existing.to_pylist()}
     return any(tuple(row.values()) not in existing_rows for row in rows.select(columns).to_pylist())
 

@@ -110,7 +110,7 @@ def score_rows(
     time = ds.field(task.time_column)
     condition = (time >= first) & (time <= last) & (ds.field("model_name") == task.name)
     names = [*dict.fromkeys((*task.key, task.time_column)), "model_version", "probability"]
-    scores = predictions.delta_table.to_pyarrow_dataset().to_table(columns=names, filter=condition).to_pandas()
+    scores = predictions.open_dataset().to_table(columns=names, filter=condition).to_pandas()
     labels = features.read((str(since), str(until)), [task.label_column]).to_pandas()
     labels = labels[[*task.key, task.label_column]]
     rows: pd.DataFrame = scores.merge(labels, on=list(task.key), how="left", validate="many_to_one")

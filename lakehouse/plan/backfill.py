@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import groupby
-
-import pyarrow.compute as pc
+from itertools import groupby, pairwise
 
 from lakehouse.definitions.fingerprint import compute_fingerprint
-from lakehouse.definitions.partitions import merge_into_ranges, truncate_to_partition
+from lakehouse.definitions.partitions import get_last_day, merge_into_ranges, truncate_to_partition
 from lakehouse.definitions.tables import Table
+from lakehouse.definitions.write_modes import Replace
 from lakehouse.deltalog.commit_record import InputVersion, Record
-from lakehouse.deltalog.table_log import TableLog
+from lakehouse.deltalog.table_log import TableLog, list_distinct
+
+# Ten years. Of partitions further apart, one is a sentinel such as 9999-12-31.
+_SENTINEL_DAYS = 3653
 
 
 def iterate_days(since: date, until: date) -> Iterator[date]:
@@ -98,24 +100,33 @@ class Gap:
 def find_gaps(table: Table, log: TableLog, input_logs: Mapping[str, TableLog | None]) -> list[Gap]:
     """Return the gaps of a table that is replaced by partition.
 
-    Only date columns are read: the table's, and where there is a gap those of the incremental inputs.
+    A gap ends at a sentinel: between partitions that are years apart, only days with rows in an input count.
+    Only date columns are read: the table's, and where partitions are missing those of the incremental inputs.
     """
     write = table.partitioning
     if write is None:
         return []
-    existing = _read_dates(log, write.partition)
-    if not existing:
-        return []
-    expected = {truncate_to_partition(day, write) for day in iterate_days(min(existing), max(existing))}
-    missing = sorted(expected - existing)
-    if not missing:
+    existing = {truncate_to_partition(day, write) for day in _read_dates(log, write.partition)}
+    holes = _find_holes(existing, write)
+    if not holes:
         return []
     days_by_input = {
         input_.table: {truncate_to_partition(day, write) for day in _read_dates(input_log, input_.date_column)}
         for input_ in table.incremental_inputs.values()
         if input_.date_column is not None and (input_log := input_logs[input_.table]) is not None
     }
+    near = (hole for hole in holes if (hole[1] - hole[0]).days < _SENTINEL_DAYS)
+    expected = {truncate_to_partition(day, write) for first, last in near for day in iterate_days(first, last)}
+    for days in days_by_input.values():
+        expected |= {day for day in days if min(existing) < day < max(existing)}
+    missing = sorted(expected - existing)
     return [_build_gap(first, last, missing, days_by_input) for first, last in merge_into_ranges(missing, write)]
+
+
+def _find_holes(existing: set[date], write: Replace) -> list[tuple[date, date]]:
+    """Return the first and the last day of each span between neighbouring partitions."""
+    spans = ((get_last_day(before, write), after) for before, after in pairwise(sorted(existing)))
+    return [(last + timedelta(1), after - timedelta(1)) for last, after in spans if (after - last).days > 1]
 
 
 def _build_gap(first: date, last: date, missing: Sequence[date], days_by_input: Mapping[str, set[date]]) -> Gap:
@@ -125,6 +136,6 @@ def _build_gap(first: date, last: date, missing: Sequence[date], days_by_input: 
 
 def _read_dates(log: TableLog, column: str) -> set[date]:
     dates: set[date] = set()
-    for batch in log.delta_table.to_pyarrow_dataset().to_batches(columns=[column]):
-        dates.update(pc.unique(batch.column(column)).to_pylist())
-    return dates - {None}
+    for batch in log.open_dataset().to_batches(columns=[column]):
+        dates.update(day for day in list_distinct(batch.column(column)) if isinstance(day, date))
+    return dates

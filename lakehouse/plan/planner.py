@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lakehouse.definitions.fingerprint import can_read_column, compute_fingerprint
-from lakehouse.definitions.partitions import find_affected_partitions, merge_into_ranges
+from lakehouse.definitions.partitions import find_affected_partitions, merge_into_ranges, subtract_days
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.deltalog.commit_record import InputVersion, Record
@@ -276,6 +276,7 @@ def _decide_partitions(
     completed = find_completed_backfill(table, own_log, requested, step.inputs) if requested else set()
     requested = requested - completed
     partitions: set[date] = set()
+    unplaced: list[str] = []
     # A row that only landed again is unchanged for a table that does not read the row's origin.
     ignored = [c for c in ORIGIN_COLUMNS if not can_read_column(table, c)]
     try:
@@ -285,10 +286,13 @@ def _decide_partitions(
             days = log.read_net_changed_values(
                 input_.date_column, step.previous_versions[input_.table], step.inputs[input_.table].version, ignored
             )
-            partitions |= find_affected_partitions(days, input_.affects_days, write)
+            beyond = {day for day in days if isinstance(day, str)}  # such as 10000-01-01
+            if beyond:
+                unplaced.append(f"rows of {input_.table} with {input_.date_column} {min(beyond)} are in no partition")
+            partitions |= find_affected_partitions(days - beyond, input_.affects_days, write)
     except LedgerError:
         return _fall_back_to_rebuild(step)
-    reasons = (*step.reasons, "backfill") if requested else step.reasons
+    reasons = (*step.reasons, *(["backfill"] if requested else []), *unplaced)
     if completed:
         reasons = (*reasons, f"{len(completed)} partition{'s' if len(completed) > 1 else ''} backfilled already")
     if not partitions and not requested:
@@ -306,7 +310,7 @@ def _check_feed(catalog: Catalog, table: Table, step: Update, logs: Mapping[str,
         for input_ in table.incremental_inputs.values():
             log, column = logs[input_.table], next(iter(catalog.graph.declarations[input_.table].columns))
             if log is not None and not table.write.reads_all_rows:
-                log.read_changed_values(column, step.previous_versions[input_.table], step.inputs[input_.table].version)
+                log.check_changes(column, step.previous_versions[input_.table], step.inputs[input_.table].version)
     except LedgerError:
         return _fall_back_to_rebuild(step)
     return step
@@ -338,7 +342,7 @@ def _add_size(table: Table, logs: Mapping[str, TableLog | None], step: Step) -> 
             sizes.append(log.measure())
         elif isinstance(step, UpdatePartitions) and table.partitioning and input_.date_column is not None:
             ranges = [
-                (first - timedelta(input_.lookback_days), last)
+                (subtract_days(first, input_.lookback_days), last)
                 for first, last in merge_into_ranges(step.partitions, table.partitioning)
             ]
             sizes.append(log.measure(input_.date_column, ranges))

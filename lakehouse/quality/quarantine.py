@@ -135,9 +135,7 @@ def _read_origins(catalog: Catalog, name: str, files: set[int]) -> set[tuple[int
     log = table_log.open_log(catalog.get_path(name))
     if log is None or not files:
         return set()
-    rows = log.delta_table.to_pyarrow_dataset().to_table(
-        [*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files))
-    )
+    rows = log.open_dataset().to_table([*ORIGIN_COLUMNS], filter=pc.field("_file_id").isin(list(files)))
     return {(row["_file_id"], row["_row"]) for row in rows.to_pylist()}
 
 
@@ -161,4 +159,4 @@ def _get_identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _read_rows(path: Location, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     log = table_log.open_log(path)
-    return log.delta_table.to_pyarrow_table(columns=list(columns)).to_pylist() if log else []
+    return log.open_dataset().to_table(columns=list(columns)).to_pylist() if log else []

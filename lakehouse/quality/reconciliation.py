@@ -223,7 +223,9 @@ def _find_duplicate_keys(connection: DuckDBPyConnection, table: Table) -> Iterat
 def _describe_rows(connection: DuckDBPyConnection, query: str, description: str) -> Iterator[str]:
     (count,) = _fetch_row(connection, f"SELECT count(*) FROM ({query})")
     if count:
-        examples = connection.execute(f"SELECT * FROM ({query}) ORDER BY ALL LIMIT {_MAX_SHOWN}").fetchall()
+        # As text, because Python lacks the dates beyond the year 9999, and DuckDB needs pytz for times.
+        first = f"SELECT * FROM ({query}) ORDER BY ALL LIMIT {_MAX_SHOWN}"
+        examples = connection.execute(f"SELECT CAST(COLUMNS(*) AS VARCHAR) FROM ({first})").fetchall()
         yield f"has {count:,} {description}, such as {', '.join('/'.join(map(str, row)) for row in examples)}"
 
 
@@ -293,9 +295,10 @@ def _connect(**logs: table_log.TableLog | None) -> Iterator[DuckDBPyConnection]:
     import duckdb
 
     with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
         for name, log in logs.items():
             if log is not None:
-                connection.register(name, log.delta_table.to_pyarrow_dataset())
+                connection.register(name, log.open_dataset())
         yield connection
 
 

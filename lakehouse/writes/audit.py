@@ -10,9 +10,16 @@ from pyspark.sql import functions as F
 
 from lakehouse.definitions.rules import PARSED_RULE, Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
-from lakehouse.definitions.tables import UNPARSED, Table
+from lakehouse.definitions.tables import Table
 from lakehouse.errors import AccountingError, RuleError
-from lakehouse.writes.rules import build_reject_condition, get_effective_rules, is_violated, select_passing_rows
+from lakehouse.writes.conditions import any_of
+from lakehouse.writes.rules import (
+    build_reject_condition,
+    get_effective_rules,
+    is_violated,
+    list_unreadable_conditions,
+    select_passing_rows,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -93,8 +100,8 @@ def aggregate_batch(
         for i, column in enumerate(get_range_columns(table)):
             aggregates[f"min_{i}"] = (F.min(column), F.min)
             aggregates[f"max_{i}"] = (F.max(column), F.max)
-        if UNPARSED in staged.columns:
-            aggregates["unreadable"] = (F.count_if(F.size(UNPARSED) > 0), F.sum)
+        if unreadable := list_unreadable_conditions(table, staged):
+            aggregates["unreadable"] = (F.count_if(any_of(unreadable)), F.sum)
     counts = [count.alias(name) for name, (count, _) in aggregates.items()]
     if can_have_duplicates:
         # The hash of a key is much less to shuffle than the key. Rejects are no duplicates: they share one null hash.

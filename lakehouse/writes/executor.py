@@ -168,8 +168,10 @@ def compute_rows(writer: TableWriter, table: Table, spans: list[Span] | None) ->
     if spans is None:
         return staged
     assert table.partitioning is not None
-    # A row without a partition stays, so that it is quarantined, as in a rebuild of all partitions.
-    return staged.where(f"{_build_predicate(table, spans)} OR `{table.partitioning.partition}` IS NULL")
+    # A row that can have no partition stays, so that it is quarantined, as in a rebuild of all partitions.
+    partition = table.partitioning.partition
+    can_have_one = partitions.build_range_predicate(partition, [(date.min, date.max)])
+    return staged.where(f"{_build_predicate(table, spans)} OR NOT coalesce({can_have_one}, false)")
 
 
 def _commit_rows(

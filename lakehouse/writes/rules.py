@@ -14,6 +14,7 @@ from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import UNPARSED, Table
 from lakehouse.errors import RuleError, get_first_line
 from lakehouse.spark import MICROSECOND_FORMATS
+from lakehouse.writes.conditions import any_of, is_beyond_calendar
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -63,12 +64,21 @@ def build_reject_condition(table: Table, staged: DataFrame, *also: OnViolation) 
     conditions = [
         is_violated(rule) for rule in get_effective_rules(table) if rule.on_violation in ("quarantine", *also)
     ]
+    return any_of([*conditions, *list_unreadable_conditions(table, staged)])
+
+
+def list_unreadable_conditions(table: Table, staged: DataFrame) -> list[Column]:
+    """Return conditions for the rows with a value that does not parse, or with a date that readers cannot hold."""
+    conditions = list(_find_dates_beyond_calendar(table).values())
     if UNPARSED in staged.columns:
         conditions.append(F.coalesce(F.size(UNPARSED) > 0, F.lit(False)))
-    rejected = F.lit(False)
-    for condition in conditions:
-        rejected = rejected | condition
-    return rejected
+    return conditions
+
+
+def _find_dates_beyond_calendar(table: Table) -> dict[str, Column]:
+    """Return by column a condition for its dates or times that readers cannot hold."""
+    conditions = {c: is_beyond_calendar(c, kind) for c, kind in table.columns.items()}
+    return {c: condition for c, condition in conditions.items() if condition is not None}
 
 
 def list_violated_rules(table: Table, staged: DataFrame, *also: OnViolation) -> Column:
@@ -79,6 +89,7 @@ def list_violated_rules(table: Table, staged: DataFrame, *also: OnViolation) -> 
     """
     rules = [rule for rule in get_effective_rules(table) if rule.on_violation in ("quarantine", *also)]
     names = [F.when(is_violated(rule), F.lit(rule.name)) for rule in rules]
+    names += [F.when(beyond, F.lit(f"{PARSED_RULE}: {c}")) for c, beyond in _find_dates_beyond_calendar(table).items()]
     violated = F.array_compact(F.array(*names)) if names else F.array().cast("array<string>")
     if UNPARSED not in staged.columns:
         return violated

@@ -12,9 +12,11 @@ from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import Table
 from lakehouse.definitions.write_modes import History
 from lakehouse.errors import SchemaError
+from lakehouse.writes.conditions import all_of, is_beyond_calendar, make_comparable
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import DataType
 
 
 def select_declared(
@@ -64,7 +66,7 @@ def compute_event_versions(table: Table, history: History, rows: DataFrame) -> D
     same_time = Window.partitionBy(*table.key, effective).orderBy(build_newest_order(table, rows.columns).desc())
     by_time = Window.partitionBy(*table.key).orderBy(effective)
     last_delivered = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
-    content = F.struct(*[c for c in table.columns if c not in (*table.key, effective)])
+    content = _build_content(rows, [c for c in table.columns if c not in (*table.key, effective)])
     changed = ~F.lag(content).over(by_time).eqNullSafe(content) | F.lag(F.lit(1)).over(by_time).isNull()
     starts = last_delivered.withColumn("_changed", changed).where("_changed").drop("_changed")
     until = F.lead(effective).over(by_time)
@@ -86,15 +88,12 @@ def compute_snapshot_versions(table: Table, history: History, rows: DataFrame, o
         observed: All rows with key and time, with the quarantined and malformed rows.
     """
     effective, key = history.effective_column, [*table.key]
-    observed = observed.select(*key, effective).where(F.col(effective).isNotNull()).distinct()
-    keyless = observed.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
-    observed = observed.dropna()
-    observed = observed.unionByName(observed.select(*key).distinct().crossJoin(keyless)).distinct()
+    observed = _list_observations(table, effective, observed)
     times = observed.select(effective).distinct()
     following = times.withColumn("_next", F.lead(effective).over(Window.orderBy(effective)))
     same_time = Window.partitionBy(*key, effective).orderBy(build_newest_order(table, rows.columns).desc())
     last_delivered = rows.withColumn("_rank", F.row_number().over(same_time)).where("_rank = 1").drop("_rank")
-    content = F.struct(*[c for c in table.columns if c not in (*key, effective)])
+    content = _build_content(rows, [c for c in table.columns if c not in (*key, effective)])
     present = observed.join(last_delivered.withColumn("_expected", content), [*key, effective], "left")
     present = present.join(F.broadcast(following), effective)
     by_time = Window.partitionBy(*key).orderBy(effective)
@@ -116,12 +115,36 @@ def compute_snapshot_versions(table: Table, history: History, rows: DataFrame, o
     )
 
 
-def has_same_content(columns: Sequence[str], left: str, right: str) -> Column:
-    """Return a condition for two aliased rows that agree on every column, nulls included."""
-    same = F.lit(True)
-    for c in columns:
-        same = same & F.col(f"{left}.{c}").eqNullSafe(F.col(f"{right}.{c}"))
-    return same
+def _list_observations(table: Table, effective: str, observed: DataFrame) -> DataFrame:
+    """Return the keys with each time at which a row has them, or has a key that cannot be read."""
+    key, is_readable = [*table.key], F.col(effective).isNotNull()
+    if (beyond := is_beyond_calendar(effective, table.columns[effective])) is not None:
+        is_readable = is_readable & ~beyond
+    observed = observed.select(*key, effective).where(is_readable).distinct()
+    keyless = observed.where(" OR ".join(f"`{c}` IS NULL" for c in key)).select(effective).distinct()
+    observed = observed.dropna()
+    return observed.unionByName(observed.select(*key).distinct().crossJoin(keyless)).distinct()
+
+
+def _build_content(rows: DataFrame, columns: Sequence[str]) -> Column:
+    """Return the columns of a row as one comparable struct."""
+    types = _get_types(rows)
+    return F.struct(*[make_comparable(F.col(c), types[c]).alias(c) for c in columns])
+
+
+def has_same_content(rows: DataFrame, columns: Sequence[str], left: str, right: str) -> Column:
+    """Return a condition for two aliased rows that agree on every column, nulls included.
+
+    Args:
+        rows: Rows with the columns' types.
+    """
+    types = _get_types(rows)
+    sides = [[make_comparable(F.col(f"{side}.{c}"), types[c]) for side in (left, right)] for c in columns]
+    return all_of([ours.eqNullSafe(theirs) for ours, theirs in sides])
+
+
+def _get_types(rows: DataFrame) -> dict[str, DataType]:
+    return {field.name: field.dataType for field in rows.schema.fields}
 
 
 def keep_newest_of_duplicates(table: Table, rows: DataFrame) -> DataFrame:
@@ -145,7 +168,7 @@ def classify(
     ours, theirs = (F.struct(*[F.col(f"{side}.{c}") for c in ordered]) if ordered else F.lit(0) for side in "st")
     row_class = (
         F.when(F.col(f"t.{table.key[0]}").isNull(), "new")
-        .when(has_same_content(content, "s", "t"), "same")
+        .when(has_same_content(batch, content, "s", "t"), "same")
         .when((ours <= theirs) if ordered else F.lit(False), "older")
         .otherwise("newer")
     )
@@ -185,7 +208,7 @@ def compute_differences(expected: DataFrame, existing: DataFrame, key: Sequence[
     on = [F.col(f"s.{c}").eqNullSafe(F.col(f"t.{c}")) for c in key]
     joined = ours.join(theirs, on, "full")
     absent, new = F.col(f"s.{key[0]}").isNull(), F.col(f"t.{key[0]}").isNull()
-    differing = joined.where(absent | new | ~has_same_content(content, "s", "t"))
+    differing = joined.where(absent | new | ~has_same_content(expected, content, "s", "t"))
     values = [
         F.coalesce(F.col(f"s.{c}"), F.col(f"t.{c}")).alias(c) if c in key else F.col(f"s.{c}").alias(c)
         for c in expected.columns

@@ -133,6 +133,6 @@ def _replace_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 def _read(log: TableLog, columns: list[str] | None, selection: Any = None) -> pa.Table:
     try:
-        return log.delta_table.to_pyarrow_dataset().to_table(columns=columns, filter=selection)
+        return log.open_dataset().to_table(columns=columns, filter=selection)
     except Exception as error:  # raised by pyarrow or delta-rs
         raise StorageError(f"{log.path} cannot be read: {s3.explain_error(error) or get_first_line(error)}") from error

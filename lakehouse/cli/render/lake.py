@@ -190,12 +190,12 @@ def _format_history(entry: table_log.Entry) -> list[str]:
 def print_rows(console: Console, result: pa.Table, as_json: bool, limit: int = 100) -> None:
     """Print a query's result."""
     if as_json:
-        print_json(console, result.to_pylist())
+        print_json(console, sql.list_rows(result))
         return
     numeric = [str(f.type).startswith(("int", "uint", "double", "float", "decimal")) for f in result.schema]
     columns = zip(result.column_names, numeric, strict=True)
     grid = make_grid(*[f">{name}" if is_numeric else name for name, is_numeric in columns])
-    for row in result.slice(0, limit).to_pylist():
+    for row in sql.list_rows(result.slice(0, limit)):
         grid.add_row(*[_format_value(value) for value in row.values()])
     console.print(grid)
     if result.num_rows > limit:

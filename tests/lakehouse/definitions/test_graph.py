@@ -129,6 +129,13 @@ def test_all_problems_are_reported_together() -> None:
         make_table(
             "mart.type", columns={"id": "int64", "price": "decimal(10,2)", "tags": "array<string>"}, rows="raw.items"
         ),
+        make_table(
+            "mart.maps",
+            Merge(newest_by=("seen",)),
+            columns={"id": "map<string,int>", "seen": "struct<at:map<string,date>>", "tags": "map<string,string>"},
+            key=("id",),
+            rows="raw.items",
+        ),
     )
     for expected in (
         "raw.items: declared twice",
@@ -156,6 +163,8 @@ def test_all_problems_are_reported_together() -> None:
         "mart.way: write=<class 'lakehouse.definitions.write_modes.Merge'> is not one of Append(), Merge()",
         "mart.newest: newest_by='day' is text, not columns; write ('day',)",
         "mart.type: column id has type 'int64', which is none of Spark SQL's",
+        "mart.maps: column id has a map, which has no order; use another column in key, newest_by and stats",
+        "mart.maps: column seen has a map",
     ):
         assert expected in message
     assert "column price" not in message

@@ -134,9 +134,9 @@ def test_changed_values_include_old_and_new_images(tmp_path: Path) -> None:
     DeltaTable(path).delete("id = 2")
     log = table_log.open_log(path)
     assert log is not None
-    assert log.read_changed_values("day", 0, 1) == {"a", "c"}
-    assert log.read_changed_values("day", 1, 2) == {"b"}
-    assert log.read_changed_values("day", 2, 2) == set()
+    assert log.read_net_changed_values("day", 0, 1, []) == {"a", "c"}
+    assert log.read_net_changed_values("day", 1, 2, []) == {"b"}
+    assert log.read_net_changed_values("day", 2, 2, []) == set()
     assert log.has_change_feed()
 
 

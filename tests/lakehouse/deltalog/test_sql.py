@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse.deltalog.sql import find_tables, query
+from lakehouse.deltalog.sql import find_tables, list_rows, query
 from lakehouse.errors import QueryError
 
 A_FRAME_OF_THIS_MODULE = pa.table({"x": [1]})
@@ -98,3 +98,19 @@ def test_a_query_reaches_no_file_or_variable(lake: Path, tmp_path: Path) -> None
         with pytest.raises(QueryError):
             query(lake, sql)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lake", "secret.csv"]
+
+
+def test_dates_of_any_year_are_printed(lake: Path) -> None:
+    days = pa.array([2932896, -719162, 2932897, None], pa.int32()).cast(pa.date32())
+    rows = {"id": [1, 2, 3, 4], "day": days, "at": days.cast(pa.timestamp("us", "UTC"))}
+    write_deltalake(lake / "gold" / "sentinels", pa.table(rows))
+    assert list_rows(query(lake, "SELECT * FROM gold.sentinels ORDER BY id")) == [
+        {"id": 1, "day": "9999-12-31", "at": "9999-12-31 00:00:00+00"},
+        {"id": 2, "day": "0001-01-01", "at": "0001-01-01 00:00:00+00"},
+        {"id": 3, "day": "10000-01-01", "at": "10000-01-01 00:00:00+00"},
+        {"id": 4, "day": None, "at": None},
+    ]
+    nested = query(lake, 'SELECT [day] AS days, {\'at\': "at"} AS "it\'s ""at""" FROM gold.sentinels WHERE id = 3')
+    assert list_rows(nested) == [{"days": "[10000-01-01]", 'it\'s "at"': "{'at': '10000-01-01 00:00:00+00'}"}]
+    [ordinary] = list_rows(query(lake, "SELECT day FROM gold.sentinels WHERE id = 1"))
+    assert ordinary == {"day": date(9999, 12, 31)}

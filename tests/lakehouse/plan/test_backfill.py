@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rich.console import Console
@@ -17,6 +19,8 @@ from lakehouse.cli.render.lake import describe_status, print_status
 from lakehouse.definitions import graph
 from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Replace
+from lakehouse.deltalog.table_log import open_log
+from lakehouse.plan.backfill import Gap, find_gaps
 from lakehouse.plan.steps import RunRequest
 from tests.lakes import TestLake, orders_csv, payments_file, set_age
 
@@ -151,3 +155,52 @@ def test_gaps_are_reported_as_ranges(filled_days: TestLake) -> None:
 
 def list_status_entries(lake: TestLake) -> list[dict[str, Any]]:
     return [describe_status(lake.lake, name) for name in lake.lake.graph.declarations]
+
+
+DAYS = table("gold.days", columns={"day": "date"}, write=Replace("day"), items=incremental("raw.items", "day"))
+MONTHS = table(
+    "gold.months", columns={"day": "date"}, write=Replace("day", "month"), items=incremental("raw.items", "day")
+)
+SENTINELS = ("0001-01-01", "1900-01-01", "2024-01-01", "2024-01-03", "9999-12-31")
+
+
+@pytest.mark.parametrize(
+    ("declare", "existing", "landed", "expected"),
+    [
+        (DAYS, SENTINELS, SENTINELS, [Gap(date(2024, 1, 2), date(2024, 1, 2), 1)]),
+        (DAYS, ["2024-01-01", "9999-12-31"], ["2024-01-01", "9999-12-31"], []),
+        (DAYS, ["9999-12-31"], ["0001-01-01"], []),
+        (
+            DAYS,
+            ["2024-01-01", "9999-12-31"],
+            ["2024-01-02", "2024-01-03", "2100-01-01", "+10000-01-01"],
+            [
+                Gap(date(2024, 1, 2), date(2024, 1, 3), 2, ("raw.items",)),
+                Gap(date(2100, 1, 1), date(2100, 1, 1), 1, ("raw.items",)),
+            ],
+        ),
+        (
+            MONTHS,
+            ["0001-01-01", "2023-10-01", "2024-01-01", "9999-12-01"],
+            ["2023-12-31"],
+            [Gap(date(2023, 11, 1), date(2023, 12, 31), 2, ("raw.items",))],
+        ),
+    ],
+    ids=["sentinels", "one_sentinel", "one_partition", "landed_between", "months"],
+)
+def test_no_gap_reaches_to_a_sentinel(
+    tmp_path: Path,
+    declare: Callable[..., Any],
+    existing: Sequence[str],
+    landed: Sequence[str],
+    expected: list[Gap],
+) -> None:
+    logs = []
+    for name, days in (("own", existing), ("input", landed)):
+        numbers = [2932897 if day.startswith("+") else date.fromisoformat(day).toordinal() - 719163 for day in days]
+        rows = pa.table({"day": pa.array(numbers, pa.int32()).cast(pa.date32())})
+        write_deltalake(tmp_path / name, rows)
+        logs.append(open_log(tmp_path / name))
+    own, incoming = logs
+    assert own is not None
+    assert find_gaps(declare(lambda items: items), own, {"raw.items": incoming}) == expected
