@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
-from importlib.resources import files
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -186,7 +186,8 @@ def _log_model(training: Training, model: Model, validation: LabelledRows) -> An
         name=MODEL,
         python_model=str(Path(__file__).with_name("pyfunc.py")),
         artifacts={MODEL: str(training.folder / MODEL)},
-        code_paths=[str(files(package)) for package in ("lakehouse", *model.CODE)],
+        # A package without an __init__.py has a path, too.
+        code_paths=[import_module(package).__path__[0] for package in ("lakehouse", *model.CODE)],
         signature=infer_signature(example, model.predict(fitted, example)),
         input_example=example,
         # Explicit, because MLflow would otherwise start another process to infer them.
