@@ -75,8 +75,10 @@ def read_api_key() -> str:
             f"{KEY_VARIABLE} is not set: callers must send this key. "
             "Put a long random key into the environment or .env (`make env` creates one)."
         )
-    if not re.fullmatch(r"[!-~]{16,}", key):
-        raise SettingsError(f"{KEY_VARIABLE} must have at least 16 characters, all of them ASCII and none a space.")
+    if not re.fullmatch(r"[!-~]{16,}", key) or len({*key}) < 8:
+        raise SettingsError(
+            f"{KEY_VARIABLE} must have at least 16 characters, 8 of them different, all of them ASCII and none a space."
+        )
     return key
 
 
