@@ -106,7 +106,7 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """Close the connection that has waited longest for its request, or refuse this one if all others have theirs."""
+        """Close the connection that has waited longest for its request; refuse this one if all others have theirs."""
         waiting = [other for other in self.connections if isinstance(other, LimitedProtocol) and other._is_waiting]
         longest = min(waiting, key=lambda other: other._request_deadline.when())
         self.connections.discard(longest)

@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from serving.api.connections import HEADER_SECONDS, MAX_CONNECTIONS
-
 from tests.parcels import Place
 from tests.served import GOOD, HEADERS, KEY, WEAK, copy_place, give_alias, read_requests, run_server
 from tests.serving.api.test_server import BODY

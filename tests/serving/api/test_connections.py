@@ -21,6 +21,7 @@ from tests.served import KEY, run_in_thread
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
 HALF = b"GET /health HTTP/1.1\r\nHost: he"
+AUTHORIZED = b" HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n"
 # More than the buffers of both systems.
 LARGE = b" " * 20_000_000
 
@@ -177,7 +178,7 @@ def test_headers_within_the_limit_are_answered(port: int) -> None:
 
 
 def test_an_unread_answer_is_dropped(app: App, port: int) -> None:
-    large = b"GET /large HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
+    large = b"GET /large" + AUTHORIZED + b"\r\n"
     for request in (large, large * 5, large.replace(b"Host", b"Connection: close\r\nHost")):
         with connect(port, request) as connection:
             time.sleep(1)
@@ -186,7 +187,7 @@ def test_an_unread_answer_is_dropped(app: App, port: int) -> None:
 
 
 def test_a_slowly_read_answer_is_dropped(port: int) -> None:
-    large = b"GET /large HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
+    large = b"GET /large" + AUTHORIZED + b"\r\n"
     with connect(port, large) as connection:
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
@@ -208,7 +209,9 @@ def test_waiting_connections_make_room_for_new_ones(port: int, sent: bytes) -> N
 
 
 def test_busy_connections_refuse_new_ones(app: App, port: int) -> None:
-    slow = b"GET /model HTTP/1.1\r\nHost: here\r\nConnection: close\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
+    slow = (
+        b"GET /model HTTP/1.1\r\nHost: here\r\nConnection: close\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
+    )
     with ExitStack() as stack:
         busy = [stack.enter_context(connect(port, slow)) for _ in range(20)]
         while app.running < 20:
