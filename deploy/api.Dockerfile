@@ -1,6 +1,6 @@
 # The prediction API alone, without Java. Built from the project's folder: docker build -f deploy/api.Dockerfile -t lakehouse-api .
 # EXTRAS names the extras that the models need, such as torch: --build-arg EXTRAS=torch.
-FROM python:3.11-slim-bookworm
+FROM python:3.11.14-slim-bookworm
 ARG EXTRAS=
 RUN useradd --uid 1000 --create-home lakehouse
 WORKDIR /lakehouse

@@ -1,4 +1,7 @@
-"""`make env`: write .env from .env.example, with a new secret for every empty value. Needs no package."""
+"""`make env`: write .env from .env.example, with a new secret for every empty value. Needs no package.
+
+For an existing file, it prints what makes the secrets easy to read or to guess.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLE = PROJECT / ".env.example"
+# A secret has at least so many characters, and so many different ones.
+SECRET_LENGTH, SECRET_CHARACTERS = 16, 8
 
 
 def write(target: Path) -> bool:
@@ -25,6 +30,32 @@ def write(target: Path) -> bool:
     return True
 
 
+def find_weaknesses(file: Path) -> list[str]:
+    """Return a sentence for each weakness of an .env file, without its values."""
+    problems = []
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        problems.append(f"{file}: other accounts can use it (mode {mode:o}). Run chmod 600 {file}.")
+    values = dict(re.findall(r"(?m)^(?:export )?([A-Z]\w*)=['\"]?(.*?)['\"]?\s*$", file.read_text("utf-8")))
+    keys = [key for key in re.findall(r"(?m)^([A-Z]\w*)=$", EXAMPLE.read_text("utf-8")) if values.get(key)]
+    weak = [key for key in keys if is_weak(values[key])]
+    equal = [key for key in keys if [values[other] for other in keys].count(values[key]) > 1]
+    if weak:
+        problems.append(
+            f"{file}: {', '.join(weak)} can be guessed. A secret has {SECRET_LENGTH} or more characters, "
+            f"{SECRET_CHARACTERS} of them different; `openssl rand -hex 20` prints one."
+        )
+    if equal:
+        problems.append(f"{file}: {', '.join(equal)} have the value of another key. Give each a value of its own.")
+    return problems
+
+
+def is_weak(secret: str) -> bool:
+    return len(secret) < SECRET_LENGTH or len({*secret}) < SECRET_CHARACTERS
+
+
 if __name__ == "__main__":
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT / ".env"
     print(f"{path}: written with random secrets." if write(path) else f"{path}: exists already and stays unchanged.")
+    for problem in find_weaknesses(path):
+        print(problem, file=sys.stderr)

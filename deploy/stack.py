@@ -15,7 +15,7 @@ from string import Template
 from dotenv import dotenv_values
 from filelock import FileLock
 
-from deploy.env import EXAMPLE, PROJECT
+from deploy.env import EXAMPLE, PROJECT, find_weaknesses
 from deploy.prepare import connect
 from deploy.processes import Launch, find_process, is_free, log_path, start, stop
 from deploy.programs import PATH, create_database_folder, find, postgres_account
@@ -171,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 down(folder, select_servers(options.services))
                 return 0
             stack = Stack(folder, read_env(options.env_file))
+            for problem in find_weaknesses(options.env_file):
+                print(problem, file=sys.stderr)
             if options.command == "status":
                 return status(stack, select_servers(options.services))
             up(stack, select_servers(options.services, with_needs=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from deltalake import DeltaTable
 
 from lakehouse.ml.mlflow_client import open_tracking_client
 from serving.api.app import Service, create_app
+from serving.api.connections import build_server
 from serving.api.journal import Journal
 from serving.api.lookups import Lookups
 from serving.api.watcher import ModelWatcher
@@ -89,20 +91,27 @@ def make_service(place: Place, module: Any = None, canary: float = 0, flush_seco
 @contextmanager
 def open_client(service: Service, **options: Any) -> Iterator[httpx.Client]:
     """Run the service on a thread of this process and yield a client."""
-    config = uvicorn.Config(create_app(service, KEY, **options), port=0, log_config=None, timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=HEADERS, timeout=30) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+    with (
+        run_in_thread(build_server(create_app(service, KEY, **options))) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=HEADERS, timeout=30) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def run_in_thread(server: uvicorn.Server) -> Iterator[int]:
+    """Run a server on a thread of this process and yield its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @dataclass

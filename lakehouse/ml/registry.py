@@ -9,8 +9,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version as installed
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -186,20 +186,13 @@ def _log_model(training: Training, model: Model, validation: LabelledRows) -> An
         name=MODEL,
         python_model=str(Path(__file__).with_name("pyfunc.py")),
         artifacts={MODEL: str(training.folder / MODEL)},
-        code_paths=[_find_folder(package) for package in ("lakehouse", *model.CODE)],
+        # A package without an __init__.py has a path, too.
+        code_paths=[import_module(package).__path__[0] for package in ("lakehouse", *model.CODE)],
         signature=infer_signature(example, model.predict(fitted, example)),
         input_example=example,
         # Explicit, because MLflow would otherwise start another process to infer them.
         pip_requirements=[f"{name}=={installed(name)}" for name in ("mlflow", "pandas", *model.REQUIREMENTS)],
     )
-
-
-def _find_folder(package: str) -> str:
-    """Return the folder of an importable package, which needs no `__init__.py`."""
-    spec = find_spec(package)
-    assert spec
-    assert spec.submodule_search_locations
-    return str(next(iter(spec.submodule_search_locations)))
 
 
 def _log_candidates(client: Any, experiment: str, parent: str, training: Training) -> None:

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 import uuid
+from itertools import chain
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +20,8 @@ from serving.api.problems import CLOSE_CONNECTION, RequestError
 
 logger = logging.getLogger(__name__)
 REQUEST_ID: Final = "X-Request-ID"
+# The path, its query and all headers together.
+HEADER_BYTES: Final = 16_384
 # Probes of the process need no key.
 PUBLIC_PATHS: Final = ("/health", "/ready")
 _PATHS = (*PUBLIC_PATHS, "/predict", "/model", "/metrics", "/openapi.json")
@@ -56,12 +59,7 @@ class Guard:
 
         try:
             async with asyncio.timeout(self._seconds):
-                if path not in PUBLIC_PATHS and not self._is_authorized(headers):
-                    raise RequestError(
-                        401,
-                        "The key is missing or wrong. Send the header Authorization: Bearer KEY.",
-                        headers={"WWW-Authenticate": "Bearer", **CLOSE_CONNECTION},
-                    )
+                self._check(scope, headers)
                 await self._app(scope, receive, answer)
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
@@ -75,6 +73,17 @@ class Guard:
             metrics.LATENCY.labels(label).observe(seconds)
             summary = scope["state"].get("summary", "")
             logger.info("%s %s %s %d %.1f ms %s", request_id, scope["method"], label, status, seconds * 1e3, summary)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        # The server counts headers that arrive in parts.
+        if sum(map(len, (scope["raw_path"], scope["query_string"], *chain(*headers.raw)))) > HEADER_BYTES:
+            raise RequestError(431, f"The headers may have {HEADER_BYTES:,} bytes.", headers=CLOSE_CONNECTION)
+        if scope["path"] not in PUBLIC_PATHS and not self._is_authorized(headers):
+            raise RequestError(
+                401,
+                "The key is missing or wrong. Send the header Authorization: Bearer KEY.",
+                headers={"WWW-Authenticate": "Bearer", **CLOSE_CONNECTION},
+            )
 
     def _is_authorized(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")

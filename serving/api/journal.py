@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import accumulate, takewhile
+from functools import cached_property
+from itertools import chain
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
@@ -27,11 +29,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 LAYER: Final = "serving"
-# A commit is written this long after its first pending row, or when this many rows are pending.
+# A commit is written this long after its first pending row, or when this many rows or bytes are pending.
 FLUSH_SECONDS: Final = 5.0
 FLUSH_ROWS: Final = 20_000
-# Rows that are buffered while the store does not answer. Newer rows beyond this number are dropped.
+FLUSH_BYTES: Final = 32_000_000
+# Rows that are buffered while the store does not answer, and their memory. Newer rows beyond either are dropped.
 MAX_ROWS: Final = 200_000
+MAX_BYTES: Final = 256_000_000
+# Memory of an entry without its rows, and of a row without its values.
+_ENTRY_BYTES, _ROW_BYTES = 1000, 50
 RETRY_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 20.0
 # After this many commits the small files are compacted, and files that are unused for a week are deleted.
@@ -57,6 +63,12 @@ class Entry:
     keys: Sequence[Key] = ()
     feature_version: int | None = None
 
+    @cached_property
+    def size(self) -> int:
+        """Approximate memory in bytes."""
+        values = map(getsizeof, chain(self.rows, *self.rows, self.keys, *self.keys))
+        return _ENTRY_BYTES + len(self.rows) * _ROW_BYTES + sum(values)
+
 
 class Journal:
     """Writer of the table ``serving.<task>_requests``. Any thread may call `put`; writing starts with `begin`."""
@@ -75,7 +87,7 @@ class Journal:
             + [("features", text), ("probability", pa.float64()), ("feature_version", pa.int64())]
         )
         self._pending: deque[Entry] = deque()
-        self._rows = self._commits = 0
+        self._rows = self._bytes = self._commits = 0
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -86,12 +98,13 @@ class Journal:
     def put(self, entry: Entry) -> None:
         """Queue an entry for writing, or drop it if the queue is full."""
         with self._changed:
-            if self._rows + len(entry.rows) > MAX_ROWS:
+            if self._rows + len(entry.rows) > MAX_ROWS or self._bytes + entry.size > MAX_BYTES:
                 metrics.JOURNAL_DROPPED.inc(len(entry.rows))
                 return
             self._pending.append(entry)
             self._rows += len(entry.rows)
-            if self._rows == len(entry.rows) or self._rows >= FLUSH_ROWS:
+            self._bytes += entry.size
+            if len(self._pending) == 1 or self._is_batch_full():
                 self._changed.notify()
 
     def close(self) -> None:
@@ -108,7 +121,7 @@ class Journal:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
-                self._changed.wait_for(lambda: self._closing or self._rows >= FLUSH_ROWS, self._seconds)
+                self._changed.wait_for(lambda: self._closing or self._is_batch_full(), self._seconds)
                 batch = self._take_batch()
             if not batch:
                 return
@@ -119,14 +132,24 @@ class Journal:
                 for entry in batch:
                     self._pending.popleft()
                     self._rows -= len(entry.rows)
+                    self._bytes -= entry.size
             self._compact()
+
+    def _is_batch_full(self) -> bool:
+        return self._rows >= FLUSH_ROWS or self._bytes >= FLUSH_BYTES
 
     def _take_batch(self) -> list[Entry]:
         """Return pending entries for one commit."""
-        rows_before = accumulate((len(entry.rows) for entry in self._pending), initial=0)
+        batch: list[Entry] = []
+        rows = size = 0
         # The iteration ends early because responses wait for the lock.
-        pairs = takewhile(lambda pair: pair[1] < FLUSH_ROWS, zip(self._pending, rows_before, strict=False))
-        return [entry for entry, _ in pairs]
+        for entry in self._pending:
+            if rows >= FLUSH_ROWS or size >= FLUSH_BYTES:
+                break
+            batch.append(entry)
+            rows += len(entry.rows)
+            size += entry.size
+        return batch
 
     def _try_write(self, table: pa.Table) -> bool:
         from deltalake import write_deltalake

@@ -13,8 +13,6 @@ from lakehouse.ml import models as declared_models
 from lakehouse.settings import Settings
 
 KEY_VARIABLE = "SERVING_API_KEY"
-# After a signal to end, open requests are answered within this time.
-GRACE_SECONDS = 15
 
 
 def serve(
@@ -43,9 +41,8 @@ def serve(
     # scikit-learn and torch read this when they start their threads. A few rows gain nothing from several threads, and
     # the other cores read requests.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import uvicorn
-
     from serving.api.app import Service, create_app
+    from serving.api.connections import build_server
     from serving.api.journal import Journal
     from serving.api.lookups import Lookups
     from serving.api.watcher import ModelWatcher
@@ -63,10 +60,7 @@ def serve(
             signal.signal(number, lambda *_: None)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         announce(f"{task.name} version {watcher.state.champion.loaded.version} answers at {address}; Ctrl+C ends it.")
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
-        )
-        uvicorn.Server(config).run(sockets=[listening])
+        build_server(app).run(sockets=[listening])
 
 
 def read_api_key() -> str:
@@ -81,8 +75,10 @@ def read_api_key() -> str:
             f"{KEY_VARIABLE} is not set: callers must send this key. "
             "Put a long random key into the environment or .env (`make env` creates one)."
         )
-    if not re.fullmatch(r"[!-~]{16,}", key):
-        raise SettingsError(f"{KEY_VARIABLE} must have at least 16 characters, all of them ASCII and none a space.")
+    if not re.fullmatch(r"[!-~]{16,}", key) or len({*key}) < 8:
+        raise SettingsError(
+            f"{KEY_VARIABLE} must have at least 16 characters, 8 of them different, all of them ASCII and none a space."
+        )
     return key
 
 

@@ -144,7 +144,41 @@ def test_ports_are_on_loopback_with_health_checks() -> None:
         assert ("healthcheck" in service) == (name != "prepare")
     volumes = yaml.safe_load(COMPOSE_FILE.read_text())["volumes"]
     mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert mounted - {"./notebooks"} == {*volumes}
+    assert {volume for volume in mounted if not volume.startswith("/")} - {"./notebooks"} == {*volumes}
+
+
+def test_containers_are_confined() -> None:
+    for name, service in SERVICES.items():
+        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
+        assert service["read_only"] == (name != "jupyter"), name
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert service["restart"] == ("no" if name == "prepare" else "unless-stopped"), name
+        assert not {"cap_add", "privileged", "network_mode", "pid", "ipc", "devices"} & {*service}, name
+        writable = [*service.get("volumes", []), *service.get("tmpfs", [])]
+        assert not [volume for volume in writable if ".sock" in volume or re.match(r"/($|:|etc|proc|sys)", volume)]
+        if name != "jupyter":
+            assert any(volume.split(":")[-1] == "/tmp" for volume in writable), name
+
+
+def test_no_container_runs_as_root() -> None:
+    assert SERVICES["postgres"]["user"] == "postgres"
+    for name in {*SERVICES} - {"postgres"}:
+        assert "user" not in SERVICES[name]
+        dockerfile = (PROJECT / SERVICES[name]["build"]["context"] / SERVICES[name]["build"]["dockerfile"]).read_text()
+        assert re.findall(r"(?m)^USER (\S+)$", dockerfile)[-1] in ("lakehouse", "minio")
+
+
+def test_images_are_pinned_by_version() -> None:
+    local = {"lakehouse", "lakehouse:local", "lakehouse-minio:local"}
+    images = {service["image"] for service in SERVICES.values()}
+    for dockerfile in (PROJECT / "deploy").rglob("*Dockerfile"):
+        text = dockerfile.read_text()
+        stages = set(re.findall(r"(?m)^FROM \S+ AS (\S+)", text))
+        images |= set(re.findall(r"(?m)(?:^FROM |--from=)(\S+)", text)) - stages
+    assert "postgres:15.14-bookworm" in images
+    # Debian and PostgreSQL have versions of two numbers.
+    pinned = r"(debian|postgres):\d+\.\d+-\S+|\S+:\d+\.\d+\.\d+-\S+"
+    assert not [image for image in images - local if not re.fullmatch(pinned, image)]
 
 
 def test_no_secret_is_on_a_command_line() -> None:
@@ -211,6 +245,29 @@ def test_missing_env_values_are_named(tmp_path: Path) -> None:
         StackError, match="has no value for AWS_SECRET_ACCESS_KEY, POSTGRES_PASSWORD, PGPASSWORD, MLFLOW"
     ):
         read_env(env.EXAMPLE)
+
+
+def test_readable_env_and_weak_secrets_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / ".env"
+    env.write(file)
+    assert env.find_weaknesses(file) == []
+    values = read_env(file)
+    for weak in ("minioadmin", "passwordpassword", "1111111111111111111111"):
+        file.write_text("".join(f"{key}='{value}'\n" for key, value in {**values, "JUPYTER_TOKEN": weak}.items()))
+        (problem,) = env.find_weaknesses(file)
+        assert problem.startswith(f"{file}: JUPYTER_TOKEN can be guessed. ")
+        assert weak not in problem
+    shared = {**values, "JUPYTER_TOKEN": values["SERVING_API_KEY"]}
+    file.write_text("".join(f"{key}={value}\n" for key, value in shared.items()))
+    file.chmod(0o640)
+    expected = [
+        f"{file}: other accounts can use it (mode 640). Run chmod 600 {file}.",
+        f"{file}: JUPYTER_TOKEN, SERVING_API_KEY have the value of another key. Give each a value of its own.",
+    ]
+    assert env.find_weaknesses(file) == expected
+    arguments = ["status", "--data", str(tmp_path / "stack"), "--env-file", str(file), "--services", "minio"]
+    assert stack.main(arguments) == 1
+    assert capsys.readouterr().err.splitlines() == expected
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

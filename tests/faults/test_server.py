@@ -1,14 +1,20 @@
-"""The API's process while MLflow is away and while its alias moves."""
+"""The API's process while MLflow is away, while its alias moves, and while callers hold connections."""
 
 from __future__ import annotations
 
+import resource
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
+from serving.api.connections import HEADER_SECONDS, MAX_CONNECTIONS
 from tests.parcels import Place
 from tests.served import GOOD, HEADERS, KEY, WEAK, copy_place, give_alias, read_requests, run_server
 from tests.serving.api.test_server import BODY
@@ -17,6 +23,15 @@ from tests.serving.api.test_server import BODY
 @pytest.fixture
 def place(trained_parcels: Place, tmp_path: Path) -> Place:
     return copy_place(trained_parcels, tmp_path)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Allow this process 2,000 open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Load(threading.Thread):
@@ -79,3 +94,27 @@ def test_both_models_serve_without_mlflow(place: Place, tmp_path: Path) -> None:
     assert "POST /predict 200" in text
     assert "challenger 2, 1 rows" in text
     assert KEY not in text
+
+
+@pytest.mark.usefixtures("many_files", "place")
+@pytest.mark.parametrize(
+    "sent",
+    [b"POST /predict HTTP/1.1\r\nHost: he", b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"],
+    ids=["half-sent", "idle"],
+)
+def test_900_held_connections_stop_no_one(tmp_path: Path, sent: bytes) -> None:
+    with run_server(tmp_path) as server, ExitStack() as stack:
+        process = psutil.Process(server.process.pid)
+        files = process.num_fds()
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        for n in range(900):
+            held = stack.enter_context(socket.create_connection(address))
+            held.sendall(sent)
+            if n % 50 == 0:
+                assert httpx.post(f"{server.url}/predict", json=BODY, headers=HEADERS, timeout=30).status_code == 200
+        assert process.num_fds() <= files + MAX_CONNECTIONS + 20
+        deadline = time.monotonic() + HEADER_SECONDS + 20
+        while process.num_fds() > files + 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert server.end() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,56 @@ def test_a_backlog_is_written_in_parts(place: Place, monkeypatch: pytest.MonkeyP
     assert [(row["request_id"], row["row"]) for row in read_requests(place)] == [
         (f"r{n}", m) for n in range(5) for m in range(3)
     ]
+
+
+def make_text_entry(n: int, text: str, rows: int = 1) -> Entry:
+    return Entry(f"r{n}", datetime.now(UTC), 1, "champion", ("shop",), [(text,)] * rows, [0.5] * rows)
+
+
+def test_memory_of_pending_rows_is_limited(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "MAX_BYTES", 2_500_000)
+    journal = Journal(Lookups(TASK, place.lake).features, place.lake, flush_seconds=60)
+    dropped_before = metrics.JOURNAL_DROPPED._value.get()
+    for n in range(4):
+        journal.put(make_text_entry(n, "x" * 1_000_000))
+    journal.put(make_text_entry(4, "\N{GRINNING FACE}" * 100_000, rows=2))  # four bytes a character, in memory
+    journal.put(make_text_entry(5, "small"))
+    journal.begin()
+    journal.close()
+    assert [row["request_id"] for row in read_requests(place)] == ["r0", "r1", "r5"]
+    assert metrics.JOURNAL_DROPPED._value.get() == dropped_before + 4
+    assert journal._bytes == 0
+
+
+def test_a_commit_has_limited_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "FLUSH_BYTES", 250_000)
+    journal = Journal(Lookups(TASK, place.lake).features, place.lake, flush_seconds=60)
+    journal.begin()
+    for n in range(7):
+        journal.put(make_text_entry(n, "x" * 100_000))
+    deadline = time.monotonic() + 20
+    while journal._bytes > 250_000 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [row["request_id"] for row in read_requests(place)][:3] == ["r0", "r1", "r2"], "no wait for 60 seconds"
+    journal.close()
+    rows = [int(commit["operationMetrics"]["num_added_rows"]) for commit in DeltaTable(journal.path).history()]
+    assert rows == [1, 3, 3]
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_an_entry_knows_its_memory(rows: int) -> None:
+    def make(n: int) -> Entry:
+        values = [(n + row / 7, f"shop {n} {row}" * 3, n * row + 1000, None) for row in range(rows)]
+        keys = [(n * row + 2000, datetime(2024, 1, 1, row % 24, tzinfo=UTC)) for row in range(rows)]
+        return Entry(f"{n:032x}", datetime.now(UTC), 1, "champion", ("a",), values, [n / 3] * rows, keys)
+
+    tracemalloc.start()
+    try:
+        entries = [make(n) for n in range(2000 // rows)]
+        memory = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 1 <= sum(entry.size for entry in entries) / memory < 2.5
 
 
 def test_rows_lost_at_the_end_are_counted(

@@ -40,7 +40,9 @@ def fail_to_start(root: Path, *options: str, **environment: str) -> str:
     return output
 
 
-@pytest.mark.parametrize("key", ["", "too-short", "with a space in the middle", "nicht-aus-ascii-äöü"])
+@pytest.mark.parametrize(
+    "key", ["", "too-short", "with a space in the middle", "passwordpassword", "nicht-aus-ascii-äöü"]
+)
 def test_start_needs_a_key(tmp_path: Path, key: str) -> None:
     output = fail_to_start(tmp_path, SERVING_API_KEY=key)
     assert "SettingsError: SERVING_API_KEY " in output
