@@ -1,0 +1,98 @@
+"""Examination of one JSON record, value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.types as arrow
+from msgspec import UNSET, Raw
+
+from lakehouse.landing.reader.json_layout import find_duplicate_key
+from lakehouse.landing.reader.json_types import ArrayBuilder, make_struct, make_type, name_attributes
+
+
+class MapKey(str):
+    """A key of a map, as a part of a path. It is a value of the record, not a name of a column."""
+
+    __slots__ = ()
+
+
+Path = tuple[str | int, ...]
+
+
+class Examination:
+    """Examines records that are not plainly good.
+
+    Args:
+        fields: the declared columns with their types.
+        record: the type of a record.
+    """
+
+    def __init__(self, fields: Mapping[str, pa.DataType], record: type[msgspec.Struct]) -> None:
+        self.fields, self.record = fields, record
+
+    def examine(self, text: bytes) -> tuple[Any, dict[Path, Raw]]:
+        """Return the record, and the values of its undeclared keys by path.
+
+        The record is None if a value is not of its type, a key is there twice, or the text is not a JSON object.
+        """
+        try:
+            msgspec.json.decode(text)
+            values = msgspec.json.decode(text, type=dict[str, Raw])
+            duplicate = find_duplicate_key(text)
+        except (msgspec.MsgspecError, ValueError):
+            return None, {}
+        walk = _Walk()
+        record = walk.convert_object(values, self.fields, self.record, ())
+        return (None if walk.is_wrong or duplicate is not None else record), walk.unknown
+
+
+class _Walk:
+    """Walks over the values of one record.
+
+    Attributes:
+        is_wrong: a value is not of its type.
+        unknown: the values of undeclared keys by path.
+    """
+
+    def __init__(self) -> None:
+        self.is_wrong = False
+        self.unknown: dict[Path, Raw] = {}
+
+    def convert_object(
+        self, values: Mapping[str, Raw], fields: Mapping[str, pa.DataType], record: type[msgspec.Struct], path: Path
+    ) -> Any:
+        """Return an object with the declared keys."""
+        self.unknown |= {(*path, key): raw for key, raw in values.items() if key not in fields}
+        attributes = zip(name_attributes(fields), fields.items(), strict=True)
+        converted = {
+            attribute: self.convert(values[key], kind, (*path, key)) if key in values else UNSET
+            for attribute, (key, kind) in attributes
+        }
+        return record(**converted)
+
+    def convert(self, raw: Raw, kind: Any, path: Path) -> Any:
+        """Return a value of a type, as msgspec decodes it. A wrong one is noted."""
+        if bytes(raw) == b"null":
+            return None
+        try:
+            if arrow.is_struct(kind):
+                values = msgspec.json.decode(raw, type=dict[str, Raw])
+                fields = {field.name: field.type for field in kind}
+                return self.convert_object(values, fields, make_struct(fields, is_closed=True), path)
+            if arrow.is_map(kind):
+                entries = msgspec.json.decode(raw, type=dict[make_type(kind.key_type), Raw])
+                return {key: self.convert(item, kind.item_type, (*path, MapKey(key))) for key, item in entries.items()}
+            if arrow.is_list(kind):
+                items = msgspec.json.decode(raw, type=list[Raw])
+                return [self.convert(item, kind.value_type, (*path, at)) for at, item in enumerate(items)]
+            value = msgspec.json.decode(raw, type=make_type(kind))
+            ArrayBuilder().build([value], kind)
+            return value
+        except (msgspec.MsgspecError, ValueError, OverflowError):
+            self.is_wrong = True
+            return None
+
