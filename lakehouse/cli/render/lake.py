@@ -178,7 +178,9 @@ def _format_history(entry: table_log.Entry) -> list[str]:
     record = entry.record
     if record is None:
         return [version, at, entry.operation, "", "", rows, "", "", ""]
-    operation = f"{entry.operation} (rolls back {record.rolled_back_run})" if record.rolled_back_run else entry.operation
+    operation = (
+        f"{entry.operation} (rolls back {record.rolled_back_run})" if record.rolled_back_run else entry.operation
+    )
     inputs = ", ".join(f"{name}@{consumed.version}" for name, consumed in record.inputs.items())
     code = f"{record.revision} {record.fingerprint}".strip()
     columns = escape_text("; ".join(record.column_changes))

@@ -25,7 +25,9 @@ def resolve_header(source: Source, header: Sequence[str]) -> dict[str, str]:
     if not {*names} & {*source.columns}:
         raise RejectedFileError(f"has no header: its first line is {','.join(header)[:80]!r}")
     if duplicates := sorted({c for c in names if names.count(c) > 1}):
-        raise RejectedFileError(f"has column {duplicates[0]} twice" if duplicates[0] else "has two columns without name")
+        raise RejectedFileError(
+            f"has column {duplicates[0]} twice" if duplicates[0] else "has two columns without name"
+        )
     columns = dict.fromkeys(names, "string")
     if {*columns} == {*source.columns} and not source.contract.has_rescued_column:
         raise RejectedFileError(f"has its columns in another order: {','.join(header)}")

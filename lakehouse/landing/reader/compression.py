@@ -64,6 +64,9 @@ class UnpackLimits:
         return min(self.max_bytes, max(self.free_bytes, self.max_ratio * packed_bytes))
 
 
+DEFAULT_LIMITS = UnpackLimits()
+
+
 def read_unpacked(file: BinaryIO, name: str, size: int, limits: UnpackLimits) -> Iterator[bytes]:
     """Yield the content of a file, decompressed where its first bytes say so.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.definitions.sources import LANDING_COLUMNS, MALFORMED, RESCUED, Source
+from lakehouse.definitions.sources import MALFORMED, RESCUED, Source
 from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import conversion
@@ -81,9 +81,7 @@ class FileColumns:
         missing = schema_drift.detect_drift(self.source, self.types).missing_columns
         return values, format_rescued(rescued, missing, count)
 
-    def _convert(
-        self, name: str, column: pa.Array, kind: str, first_row: int
-    ) -> tuple[pa.Array, pa.Array | None]:
+    def _convert(self, name: str, column: pa.Array, kind: str, first_row: int) -> tuple[pa.Array, pa.Array | None]:
         """Return a column's values as a type, and the texts of those that are rescued, if any."""
         target = to_arrow_type(kind)
         if schema_drift.can_read_as(self.types[name], kind):
@@ -158,5 +156,3 @@ def _repeat_text(text: str, count: int) -> pa.Array:
 def list_target_schema(types: Mapping[str, str]) -> pa.Schema:
     """Return the Arrow schema of columns with their declared types. Every column may be null."""
     return pa.schema([pa.field(name, to_arrow_type(kind)) for name, kind in types.items()])
-
-

@@ -17,6 +17,7 @@ import pyarrow.types as arrow
 # A piece with a lossy value is split into so many, until the value is alone.
 _PIECES = 16
 _NUMBERS: Sequence[Callable[[pa.DataType], bool]] = (arrow.is_integer, arrow.is_floating, arrow.is_decimal)
+_MIDNIGHT = " 00:00:00"
 _ZERO_FRACTION = re.compile(r"(\.\d*?)0+$")
 
 
@@ -122,21 +123,20 @@ def _parse_text(text: str | None, kind: pa.DataType, file_type: pa.DataType) -> 
     """Parse a text as a type, where the result's own text is the same value of the file."""
     if text is None:
         return None
+    is_midnight = arrow.is_timestamp(file_type) and arrow.is_date(kind) and text.endswith(_MIDNIGHT)
     try:
-        parsed = pa.array([text], pa.string())
-        if arrow.is_timestamp(kind):
-            scalar = parsed.cast(pa.timestamp("us")).cast(pa.int64()).cast(kind)
-        elif arrow.is_binary(kind):
-            scalar = pa.array([text.encode()], kind)
-        else:
-            scalar = parsed.cast(kind)
-        back = to_texts(scalar)[0].as_py()
+        value = _parse_canonical(text.removesuffix(_MIDNIGHT) if is_midnight else text, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
-    has_day_only = {back, text} & {f"{back} 00:00:00", f"{text} 00:00:00"}
-    if back == text or ((arrow.is_timestamp(file_type) or arrow.is_date(file_type)) and has_day_only):
-        return scalar[0]
-    return None
+    back = to_texts(value)[0].as_py()
+    is_day = arrow.is_date(file_type) and arrow.is_timestamp(kind) and back == text + _MIDNIGHT
+    return value[0] if back == text or is_midnight or is_day else None
+
+
+def _parse_canonical(text: str, kind: Any) -> pa.Array:
+    if arrow.is_timestamp(kind):
+        return pa.array([text]).cast(pa.timestamp("us")).cast(pa.int64()).cast(kind)
+    return pa.array([text.encode()], kind) if arrow.is_binary(kind) else pa.array([text]).cast(kind)
 
 
 def to_texts(values: Any) -> pa.Array:
@@ -147,9 +147,9 @@ def to_texts(values: Any) -> pa.Array:
     if arrow.is_string(kind):
         return values
     if arrow.is_timestamp(kind):
-        local = values.cast(pa.int64()).cast(pa.timestamp(kind.unit))
-        texts = [text and _ZERO_FRACTION.sub(r"\1", text).rstrip(".") for text in local.cast(pa.string()).to_pylist()]
-        return pa.array(texts, pa.string())
+        return _to_time_texts(values.cast(pa.int64()).cast(pa.timestamp(kind.unit)))
+    if arrow.is_time(kind):
+        return _to_time_texts(values)
     if arrow.is_nested(kind):
         return pa.array([_to_json(value) for value in values], pa.string())
     if arrow.is_binary(kind) or arrow.is_large_binary(kind) or arrow.is_fixed_size_binary(kind):
@@ -157,6 +157,12 @@ def to_texts(values: Any) -> pa.Array:
     if arrow.is_floating(kind) or arrow.is_decimal(kind):
         return pa.array([None if value is None else _format(value) for value in values.to_pylist()], pa.string())
     return values.cast(pa.string())
+
+
+def _to_time_texts(values: Any) -> pa.Array:
+    """Return the texts of times without the zeros at the end of a fraction."""
+    texts = values.cast(pa.string()).to_pylist()
+    return pa.array([text and _ZERO_FRACTION.sub(r"\1", text).rstrip(".") for text in texts], pa.string())
 
 
 def _format(value: Any) -> str:

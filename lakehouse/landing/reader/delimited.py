@@ -71,8 +71,7 @@ class DelimitedReader:
         self._fill(1)
         if not self.carry:
             raise RejectedFileError("is empty: not even a header" if self.options.has_header else "is empty")
-        record, _ = self._parse_first_record()
-        return record
+        return self._parse_first_record()[0]
 
     def read_header(self) -> list[str]:
         """Read the first record, and continue after it.
@@ -81,26 +80,29 @@ class DelimitedReader:
             RejectedFileError: the file is empty, or the first line is not a record.
         """
         self.read_first_record()
-        record, lines = self._parse_first_record()
-        self.is_cut = not lines[-1].endswith((b"\n", b"\r"))
-        length = sum(len(line) for line in lines)
-        self.quote_count += self.carry[:length].count(self.quote)
-        self.carry, self.line_count = self.carry[length:], len(lines)
+        record, line_count, length = self._parse_first_record()
+        first = self.carry[:length]
+        self.is_cut = not first.endswith((b"\n", b"\r"))
+        self.quote_count += first.count(self.quote)
+        self.carry, self.line_count = self.carry[length:], line_count
         return record
 
-    def _parse_first_record(self) -> tuple[list[str], list[bytes]]:
+    def _parse_first_record(self) -> tuple[list[str], int, int]:
+        """Return the values of the first record, the number of its lines and the length of its text."""
         while True:
-            lines = _split_lines(self.carry)
-            reader = self._open_strict((line.decode() for line in lines))
+            lengths: list[int] = []
+            reader = self._open_strict(_walk_lines(self.carry, lengths))
             try:
-                record = next(reader, [])
-                if reader.line_num < len(lines) or self.is_at_end:
-                    return record, lines[: reader.line_num]
+                record: list[str] = next(reader, [])
+                if sum(lengths) < len(self.carry) or self.is_at_end:
+                    return record, len(lengths), sum(lengths)
             except csv.Error as error:
                 if "new-line character" in str(error):
                     raise RejectedFileError("has a carriage return alone as a line end") from error
                 if str(error) != _OPEN_QUOTE_AT_END or self.is_at_end:
                     raise RejectedFileError(f"has a first line that is not a record ({error})") from error
+            if len(self.carry) > MAX_RECORD_BYTES:
+                raise RejectedFileError(f"has a first line of more than {MAX_RECORD_BYTES:,} bytes")
             self._fill(2 * len(self.carry))
 
     def read_records(self, column_count: int) -> Iterator[Records]:
@@ -288,6 +290,16 @@ def _split_lines(text: bytes) -> list[bytes]:
     return [line + b"\n" for line in lines] + ([last] if last else [])
 
 
+def _walk_lines(text: bytes, lengths: list[int]) -> Iterator[str]:
+    """Yield line after line, and note the length of each in bytes."""
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start) + 1 or len(text)
+        lengths.append(end - start)
+        yield text[start:end].decode()
+        start = end
+
+
 def _mask_returns(line: str) -> str:
     """Replace the carriage returns that no line feed follows."""
     end = "\r\n" if line.endswith("\r\n") else "\n" if line.endswith("\n") else ""
@@ -311,4 +323,3 @@ def _build_column(values: Sequence[str], has_returns: bool) -> pa.Array:
 def _combine(column: pa.ChunkedArray) -> pa.Array:
     chunks = column.chunks
     return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks or [pa.nulls(0, pa.string())])
-

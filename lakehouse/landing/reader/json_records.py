@@ -174,7 +174,7 @@ class JsonReader:
     def _find_unknown_keys(self, texts: list[bytes], start: int) -> dict[int, dict[Path, Raw]]:
         """Return the undeclared keys of each record with their values."""
         declared = self.fields.keys()
-        found = {}
+        found: dict[int, dict[Path, Raw]] = {}
         for at, text in enumerate(texts, start=start):
             values = self.key_decoder.decode(text)
             if len(values) > len(declared) or not values.keys() <= declared:
@@ -257,4 +257,3 @@ def _name_path(path: Path) -> str:
     for part in path:
         name += f"[{part}]" if isinstance(part, int | MapKey) else f".{part}" if name else part
     return name
-

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import msgspec
 import pyarrow as pa
@@ -28,15 +29,16 @@ class WrongValueError(ValueError):
     """A value is not of its declared type."""
 
 
+@cache
 def make_type(kind: Any) -> Any:
     """Return the type by which msgspec decodes the values of an Arrow type. Each of them may be null."""
     if arrow.is_struct(kind):
-        return make_struct({field.name: field.type for field in kind}, is_closed=True) | None
+        return make_closed_struct(kind) | None
     if arrow.is_map(kind):
         return dict[make_type(kind.key_type), make_type(kind.item_type)] | None  # type: ignore[misc]
     if arrow.is_list(kind):
         return list[make_type(kind.value_type)] | None  # type: ignore[misc]
-    return Raw if arrow.is_decimal(kind) else _make_scalar_type(kind) | None
+    return Raw if arrow.is_decimal(kind) else Optional[_make_scalar_type(kind)]
 
 
 def _make_scalar_type(kind: Any) -> Any:
@@ -47,7 +49,21 @@ def _make_scalar_type(kind: Any) -> Any:
         return Annotated[int, Meta(ge=-limit, le=limit - 1)]
     if arrow.is_boolean(kind):
         return bool
+    if arrow.is_null(kind):
+        return None
     return float if arrow.is_floating(kind) else str
+
+
+@cache
+def make_decoder(kind: pa.DataType) -> msgspec.json.Decoder[Any]:
+    """Return the decoder of values of an Arrow type."""
+    return msgspec.json.Decoder(make_type(kind))
+
+
+@cache
+def make_closed_struct(kind: Any) -> type[msgspec.Struct]:
+    """Return the type of an object with the keys of an Arrow struct and no others."""
+    return make_struct({field.name: field.type for field in kind}, is_closed=True)
 
 
 def make_struct(fields: Mapping[str, pa.DataType], is_closed: bool) -> type[msgspec.Struct]:
@@ -108,14 +124,17 @@ class ArrayBuilder:
         if arrow.is_map(kind):
             self.key_count += sum(len(value) for value in values if value)
             keys = self.build(list(chain.from_iterable(value for value in values if value)), kind.key_type)
-            items = self.build(
-                list(chain.from_iterable(value.values() for value in values if value)), kind.item_type
-            )
+            items = self.build(list(chain.from_iterable(value.values() for value in values if value)), kind.item_type)
             return pa.MapArray.from_arrays(_build_offsets(values), keys, items, type=kind, mask=_mask(values))
         if arrow.is_list(kind):
             flat = self.build(list(chain.from_iterable(value for value in values if value)), kind.value_type)
             return pa.ListArray.from_arrays(_build_offsets(values), flat, type=kind, mask=_mask(values))
         return _build_scalars(values, kind)
+
+
+def needs_check(kind: Any) -> bool:
+    """Return whether msgspec alone does not decide if a value is of a type."""
+    return not (arrow.is_integer(kind) or arrow.is_boolean(kind) or arrow.is_string(kind))
 
 
 def _mask(values: list[Any]) -> pa.Array:

@@ -11,7 +11,13 @@ import pyarrow.types as arrow
 from msgspec import UNSET, Raw
 
 from lakehouse.landing.reader.json_layout import find_duplicate_key
-from lakehouse.landing.reader.json_types import ArrayBuilder, make_struct, make_type, name_attributes
+from lakehouse.landing.reader.json_types import (
+    ArrayBuilder,
+    make_closed_struct,
+    make_decoder,
+    name_attributes,
+    needs_check,
+)
 
 
 class MapKey(str):
@@ -21,6 +27,8 @@ class MapKey(str):
 
 
 Path = tuple[str | int, ...]
+_OBJECTS = msgspec.json.Decoder(dict[str, Raw])
+_LISTS = msgspec.json.Decoder(list[Raw])
 
 
 class Examination:
@@ -41,7 +49,7 @@ class Examination:
         """
         try:
             msgspec.json.decode(text)
-            values = msgspec.json.decode(text, type=dict[str, Raw])
+            values = _OBJECTS.decode(text)
             duplicate = find_duplicate_key(text)
         except (msgspec.MsgspecError, ValueError):
             return None, {}
@@ -80,19 +88,24 @@ class _Walk:
             return None
         try:
             if arrow.is_struct(kind):
-                values = msgspec.json.decode(raw, type=dict[str, Raw])
                 fields = {field.name: field.type for field in kind}
-                return self.convert_object(values, fields, make_struct(fields, is_closed=True), path)
+                return self.convert_object(_OBJECTS.decode(raw), fields, make_closed_struct(kind), path)
             if arrow.is_map(kind):
-                entries = msgspec.json.decode(raw, type=dict[make_type(kind.key_type), Raw])
-                return {key: self.convert(item, kind.item_type, (*path, MapKey(key))) for key, item in entries.items()}
+                return self._convert_map(_OBJECTS.decode(raw), kind, path)
             if arrow.is_list(kind):
-                items = msgspec.json.decode(raw, type=list[Raw])
-                return [self.convert(item, kind.value_type, (*path, at)) for at, item in enumerate(items)]
-            value = msgspec.json.decode(raw, type=make_type(kind))
-            ArrayBuilder().build([value], kind)
+                return [self.convert(item, kind.value_type, (*path, at)) for at, item in enumerate(_LISTS.decode(raw))]
+            value = make_decoder(kind).decode(raw)
+            if needs_check(kind):
+                ArrayBuilder().build([value], kind)
             return value
         except (msgspec.MsgspecError, ValueError, OverflowError):
             self.is_wrong = True
             return None
 
+    def _convert_map(self, entries: Mapping[str, Raw], kind: Any, path: Path) -> dict[Any, Any]:
+        keys = make_decoder(pa.map_(kind.key_type, pa.null()))
+        return {
+            key: self.convert(item, kind.item_type, (*path, MapKey(text)))
+            for text, item in entries.items()
+            for key in keys.decode(msgspec.json.encode({text: None}))
+        }

@@ -14,7 +14,7 @@ from lakehouse.definitions.sources import Source
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import parquet_files
 from lakehouse.landing.reader.columns import find_added_columns, resolve_header
-from lakehouse.landing.reader.compression import UnpackLimits, read_unpacked
+from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits, read_unpacked
 from lakehouse.landing.reader.conformance import BatchStamp, FileColumns, add_landing_columns
 from lakehouse.landing.reader.delimited import DelimitedReader
 from lakehouse.landing.reader.json_records import JsonReader
@@ -42,7 +42,7 @@ class FileReading:
     landing: Location
     stamp: BatchStamp
     existing_columns: Mapping[str, str] = field(default_factory=dict)
-    limits: UnpackLimits = UnpackLimits()
+    limits: UnpackLimits = DEFAULT_LIMITS
     columns: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -72,9 +72,7 @@ class FileReading:
     @contextmanager
     def _open_text(self, options: TextOptions) -> Iterator[Iterator[bytes]]:
         with self._open() as content:
-            yield read_utf8(
-                read_unpacked(content, self.file.path, self.file.size, self.limits), options.encoding
-            )
+            yield read_utf8(read_unpacked(content, self.file.path, self.file.size, self.limits), options.encoding)
 
     def _read_csv(self, options: TextOptions) -> Iterator[pa.RecordBatch]:
         with self._open_text(options) as pieces:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lakehouse.definitions.sources import MALFORMED, Source
 from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import LandedFile
-from lakehouse.landing.reader.compression import UnpackLimits
+from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits
 from lakehouse.landing.reader.conformance import BatchStamp
 from lakehouse.landing.reader.reading import FileReading
 from lakehouse.landing.reader.rejection import explain_failure
@@ -74,7 +74,7 @@ def stage_files(
     folder: Path,
     stamp: BatchStamp,
     existing_columns: Mapping[str, str] | None = None,
-    limits: UnpackLimits = UnpackLimits(),
+    limits: UnpackLimits = DEFAULT_LIMITS,
 ) -> StagedBatch:
     """Read files into Parquet parts. A file that cannot be read is rejected alone, and leaves no part.
 
@@ -153,7 +153,7 @@ def _count_malformed(batch: pa.RecordBatch) -> int:
     if MALFORMED not in batch.schema.names:
         return 0
     column = batch.column(MALFORMED)
-    return len(column) - column.null_count
+    return int(len(column) - column.null_count)
 
 
 @dataclass

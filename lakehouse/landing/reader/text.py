@@ -24,11 +24,10 @@ def read_utf8(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     pieces = _validate(chunks) if encoding in ("utf-8", "utf-8-sig") else _transcode(chunks, encoding)
     is_first = True
     for piece in pieces:
-        if is_first and piece:
-            is_first = False
-            piece = piece.removeprefix(BYTE_ORDER_MARK)
-        if piece:
-            yield piece
+        text = piece.removeprefix(BYTE_ORDER_MARK) if is_first else piece
+        is_first = is_first and not piece
+        if text:
+            yield text
 
 
 def _validate(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -44,27 +43,32 @@ def _validate(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _transcode(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)()
     detector = _Utf8Detector()
+    control = None
     is_first = True
     for chunk in chunks:
         if is_first:
             _check_mark(chunk, encoding)
             is_first = False
         detector.feed(chunk)
-        yield _encode(decoder.decode(chunk), encoding)
-    yield _encode(decoder.decode(b"", final=True), encoding)
+        try:
+            text = decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            if detector.is_utf8():
+                raise RejectedFileError(f"is UTF-8 text, declared {encoding}") from error
+            raise
+        if encoding.startswith("iso8859"):
+            control = control or _C1_CONTROLS.search(text)
+        yield text.encode("utf-8")
+    yield decoder.decode(b"", final=True).encode("utf-8")
     if detector.is_utf8():
         raise RejectedFileError(f"is UTF-8 text, declared {encoding}")
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding.startswith("iso8859") and (control := _C1_CONTROLS.search(text)):
+    if control:
         raise RejectedFileError(f"is not {encoding} text: it has the control character {control[0]!r}")
-    return text.encode("utf-8")
 
 
 def _check_mark(head: bytes, encoding: str) -> None:
     for mark, name in _OTHER_MARKS.items():
-        if head.startswith(mark) and not encoding.startswith(name.lower()):
+        if head.startswith(mark) and not encoding.startswith("utf"):
             raise RejectedFileError(f"is {name} text by its byte order mark, declared {encoding}")
 
 
