@@ -110,7 +110,7 @@ def detect_compression(head: bytes, name: str) -> str | None:
 
 def _read_chunks(file: BinaryIO, codec: str | None) -> Iterator[bytes]:
     if codec is None or codec == "gzip":
-        stream = gzip.open(file, "rb") if codec else file
+        stream = gzip.GzipFile(fileobj=file) if codec else file
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
         return

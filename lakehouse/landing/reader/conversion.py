@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
@@ -168,9 +169,9 @@ def _to_time_texts(values: Any) -> pa.Array:
 def _format(value: Any) -> str:
     if isinstance(value, Decimal):
         return format(value, "f")
-    if value != value:
+    if math.isnan(value):
         return "NaN"
-    if value in (float("inf"), float("-inf")):
+    if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return repr(value)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from itertools import chain
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
@@ -38,7 +38,7 @@ def make_type(kind: Any) -> Any:
         return dict[make_type(kind.key_type), make_type(kind.item_type)] | None  # type: ignore[misc]
     if arrow.is_list(kind):
         return list[make_type(kind.value_type)] | None  # type: ignore[misc]
-    return Raw if arrow.is_decimal(kind) else Optional[_make_scalar_type(kind)]
+    return Raw if arrow.is_decimal(kind) else _make_scalar_type(kind) | None
 
 
 def _make_scalar_type(kind: Any) -> Any:
@@ -49,8 +49,6 @@ def _make_scalar_type(kind: Any) -> Any:
         return Annotated[int, Meta(ge=-limit, le=limit - 1)]
     if arrow.is_boolean(kind):
         return bool
-    if arrow.is_null(kind):
-        return None
     return float if arrow.is_floating(kind) else str
 
 
@@ -58,6 +56,12 @@ def _make_scalar_type(kind: Any) -> Any:
 def make_decoder(kind: pa.DataType) -> msgspec.json.Decoder[Any]:
     """Return the decoder of values of an Arrow type."""
     return msgspec.json.Decoder(make_type(kind))
+
+
+@cache
+def make_map_decoder(key_type: pa.DataType) -> msgspec.json.Decoder[Any]:
+    """Return the decoder of a map's keys. Its values stay as landed."""
+    return msgspec.json.Decoder(dict[make_type(key_type), Raw])  # type: ignore[misc]
 
 
 @cache

@@ -15,6 +15,7 @@ from lakehouse.landing.reader.json_types import (
     ArrayBuilder,
     make_closed_struct,
     make_decoder,
+    make_map_decoder,
     name_attributes,
     needs_check,
 )
@@ -91,7 +92,8 @@ class _Walk:
                 fields = {field.name: field.type for field in kind}
                 return self.convert_object(_OBJECTS.decode(raw), fields, make_closed_struct(kind), path)
             if arrow.is_map(kind):
-                return self._convert_map(_OBJECTS.decode(raw), kind, path)
+                entries = make_map_decoder(kind.key_type).decode(raw)
+                return {key: self.convert(item, kind.item_type, (*path, MapKey(key))) for key, item in entries.items()}
             if arrow.is_list(kind):
                 return [self.convert(item, kind.value_type, (*path, at)) for at, item in enumerate(_LISTS.decode(raw))]
             value = make_decoder(kind).decode(raw)
@@ -101,11 +103,3 @@ class _Walk:
         except (msgspec.MsgspecError, ValueError, OverflowError):
             self.is_wrong = True
             return None
-
-    def _convert_map(self, entries: Mapping[str, Raw], kind: Any, path: Path) -> dict[Any, Any]:
-        keys = make_decoder(pa.map_(kind.key_type, pa.null()))
-        return {
-            key: self.convert(item, kind.item_type, (*path, MapKey(text)))
-            for text, item in entries.items()
-            for key in keys.decode(msgspec.json.encode({text: None}))
-        }

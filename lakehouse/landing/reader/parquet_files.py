@@ -46,7 +46,7 @@ def read_columns(file: pq.ParquetFile, size: int, limits: UnpackLimits) -> Itera
     Args:
         file: the open file.
         size: the size of the file in bytes.
-        limits: how far a file may unpack. Encodings alone unpack honest files many times, so both limits must be broken.
+        limits: how far a file may unpack. It must break both limits, as encodings alone unpack any file many times.
 
     Raises:
         RejectedFileError: the file unpacks too far.
