@@ -1,7 +1,7 @@
 """Records of a JSON file, typed strictly and exactly.
 
-A group of records is decoded at once. If anything about it is in doubt, it is split until the record in doubt is alone,
-and that record is examined value by value.
+The columns of a group of records are built at once. If a value is wrong, the group is split until its record is alone.
+A record that is in doubt is examined value by value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lakehouse.landing.reader.columns import check_columns
 from lakehouse.landing.reader.conformance import format_json
 from lakehouse.landing.reader.json_layout import Texts, find_duplicate_key, split_records
 from lakehouse.landing.reader.json_types import ArrayBuilder, make_struct
-from lakehouse.landing.reader.json_values import Examination, MapKey, Path
+from lakehouse.landing.reader.json_values import Examination, MapKey, Path, find_unknown_keys, has_struct
 from lakehouse.landing.reader.rejection import RejectedFileError
 
 _PIECES = 16
@@ -92,6 +92,7 @@ class JsonReader:
         self.decoder = msgspec.json.Decoder(record)
         self.key_decoder = msgspec.json.Decoder(dict[str, Raw])
         self.examination = Examination(self.fields, record)
+        self.has_structs = any(map(has_struct, self.fields.values()))
         self.record_count = 0
 
     def read_records(self) -> Iterator[JsonRecords]:
@@ -109,7 +110,7 @@ class JsonReader:
 
     def _read_group(self, group: Texts) -> JsonRecords:
         outcome = _Outcome([], {}, {})
-        self._decode(group, 0, outcome)
+        self._decode(group, outcome)
         count = len(group.texts)
         rows = pa.array(np.arange(self.record_count + 1, self.record_count + count + 1))
         self.record_count += count
@@ -129,64 +130,59 @@ class JsonReader:
                 names = (part for part in path if isinstance(part, str) and not isinstance(part, MapKey))
                 self.columns.setdefault(".".join(names), "string")
 
-    def _decode(self, group: Texts, start: int, outcome: _Outcome) -> None:
-        """Decode records, and add what becomes of them to the outcome.
+    def _decode(self, group: Texts, outcome: _Outcome) -> None:
+        """Decode records, and add what becomes of them to the outcome. One that is not decoded is examined."""
+        decode = self.decoder.decode
+        good: list[int] = []
+        for at, text in enumerate(group.texts):
+            try:
+                outcome.objects.append(decode(text))
+                good.append(at)
+            except _DECODE_ERRORS:
+                self._examine(group, at, outcome)
+        for at in self._find_doubtful(group.texts, good, outcome):
+            self._examine(group, at, outcome)
 
-        Args:
-            start: the position of the first record in its group.
+    def _find_doubtful(self, texts: list[bytes], decoded: list[int], outcome: _Outcome) -> list[int]:
+        """Return the decoded records of which a value may be wrong, or a key may be there twice.
+
+        The undeclared keys of the others are added to the outcome.
         """
-        texts = group.texts
         try:
-            objects = [self.decoder.decode(text) for text in texts]
             builder = ArrayBuilder()
-            builder.build_struct(objects, self.fields)
-            unknown = self._find_unknown_keys(texts, start) if self.is_open else {}
-            self._check_keys(texts, builder.key_count, unknown)
+            builder.build_struct([outcome.objects[at] for at in decoded], self.fields)
         except _DECODE_ERRORS:
-            if len(texts) == 1:
-                self._examine(texts[0], group.lines[0] if group.lines else None, start, outcome)
-                return
-            step = -(-len(texts) // _PIECES)
-            for at in range(0, len(texts), step):
-                lines = group.lines and group.lines[at : at + step]
-                self._decode(Texts(texts[at : at + step], lines), start + at, outcome)
-        else:
-            outcome.objects += objects
-            outcome.unknown.update((at, values) for at, values in unknown.items() if values)
+            if len(decoded) == 1:
+                return decoded
+            step = -(-len(decoded) // _PIECES)
+            pieces = (decoded[start : start + step] for start in range(0, len(decoded), step))
+            return [at for piece in pieces for at in self._find_doubtful(texts, piece, outcome)]
+        unknown = {at: self._find_unknown_keys(texts[at]) for at in decoded} if self.is_open else {}
+        others = {at: [bytes(raw) for raw in values.values()] for at, values in unknown.items()}
+        raws = [raw for values in others.values() for raw in values]
+        doubtful: set[int] = set()
+        if not _has_key_count([texts[at] for at in decoded], raws, builder.key_count + len(raws)):
+            doubtful.update(at for at in decoded if find_duplicate_key(texts[at]))
+        else:  # The values of undeclared keys were not counted.
+            objects = {at: [raw for raw in raws if raw[:1] in (b"{", b"[")] for at, raws in others.items()}
+            doubtful.update(at for at, raws in objects.items() if any(map(find_duplicate_key, raws)))
+        outcome.unknown.update((at, values) for at, values in unknown.items() if values and at not in doubtful)
+        return sorted(doubtful)
 
-    def _check_keys(self, texts: list[bytes], count: int, unknown: Mapping[int, Mapping[Path, Raw]]) -> None:
-        """Check that no object of the records has a key twice.
+    def _find_unknown_keys(self, text: bytes) -> dict[Path, Raw]:
+        """Return the undeclared keys of a good record with their values by path."""
+        values = self.key_decoder.decode(text)
+        if self.has_structs or not values.keys() <= self.fields.keys():
+            return find_unknown_keys(values, self.fields)
+        return {}
 
-        Args:
-            count: the number of declared keys that were decoded.
-            unknown: the values of undeclared keys.
-
-        Raises:
-            ValueError: an object has a key twice, or one of several may have.
-        """
-        others = [bytes(raw) for values in unknown.values() for raw in values.values()]
-        objects = [other for other in others if other[:1] in (b"{", b"[")]
-        if any(find_duplicate_key(other) for other in objects):
-            raise ValueError("a key is there twice")
-        if not _has_key_count(texts, others, count + len(others)) and (len(texts) > 1 or find_duplicate_key(texts[0])):
-            raise ValueError("a key may be there twice")
-
-    def _find_unknown_keys(self, texts: list[bytes], start: int) -> dict[int, dict[Path, Raw]]:
-        """Return the undeclared keys of each record with their values."""
-        declared = self.fields.keys()
-        found: dict[int, dict[Path, Raw]] = {}
-        for at, text in enumerate(texts, start=start):
-            values = self.key_decoder.decode(text)
-            if len(values) > len(declared) or not values.keys() <= declared:
-                found[at] = {(key,): value for key, value in values.items() if key not in declared}
-        return found
-
-    def _examine(self, text: bytes, line: int | None, at: int, outcome: _Outcome) -> None:
-        """Examine one record by itself."""
-        if line is not None:
-            _check_line(text, line)
+    def _examine(self, group: Texts, at: int, outcome: _Outcome) -> None:
+        """Examine one record by itself, and set or replace what became of it."""
+        text = group.texts[at]
+        if group.lines:
+            _check_line(text, group.lines[at])
         record, unknown = self.examination.examine(text)
-        outcome.objects.append(record)
+        outcome.objects[at : at + 1] = [record]
         if record is None:
             outcome.malformed[at] = text.decode()
         if unknown:

@@ -30,14 +30,18 @@ class WrongValueError(ValueError):
 
 
 @cache
-def make_type(kind: Any) -> Any:
-    """Return the type by which msgspec decodes the values of an Arrow type. Each of them may be null."""
+def make_type(kind: Any, is_closed: bool = True) -> Any:
+    """Return the type by which msgspec decodes the values of an Arrow type. Each of them may be null.
+
+    Args:
+        is_closed: an object with another key than those of the type is an error.
+    """
     if arrow.is_struct(kind):
-        return make_closed_struct(kind) | None
+        return make_struct({field.name: field.type for field in kind}, is_closed) | None
     if arrow.is_map(kind):
-        return dict[make_type(kind.key_type), make_type(kind.item_type)] | None  # type: ignore[misc]
+        return dict[make_type(kind.key_type), make_type(kind.item_type, is_closed)] | None  # type: ignore[misc]
     if arrow.is_list(kind):
-        return list[make_type(kind.value_type)] | None  # type: ignore[misc]
+        return list[make_type(kind.value_type, is_closed)] | None  # type: ignore[misc]
     return Raw if arrow.is_decimal(kind) else _make_scalar_type(kind) | None
 
 
@@ -75,11 +79,11 @@ def make_struct(fields: Mapping[str, pa.DataType], is_closed: bool) -> type[msgs
 
     Args:
         fields: the keys with the types of their values.
-        is_closed: another key is an error.
+        is_closed: another key is an error, at any depth.
     """
     attributes = name_attributes(fields)
     definitions = [
-        (attribute, make_type(kind) | UnsetType, UNSET)
+        (attribute, make_type(kind, is_closed) | UnsetType, UNSET)
         for attribute, kind in zip(attributes, fields.values(), strict=True)
     ]
     rename = dict(zip(attributes, fields, strict=True))

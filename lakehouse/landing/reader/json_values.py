@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -30,6 +31,45 @@ class MapKey(str):
 Path = tuple[str | int, ...]
 _OBJECTS = msgspec.json.Decoder(dict[str, Raw])
 _LISTS = msgspec.json.Decoder(list[Raw])
+
+
+def find_unknown_keys(values: Mapping[str, Raw], fields: Mapping[str, pa.DataType], path: Path = ()) -> dict[Path, Raw]:
+    """Return the undeclared keys of a good object, at any depth, with their values by path."""
+    unknown: dict[Path, Raw] = {}
+    for key, raw in values.items():
+        if key not in fields:
+            unknown[*path, key] = raw
+        elif has_struct(fields[key]):
+            unknown |= _find_within(raw, fields[key], (*path, key))
+    return unknown
+
+
+def _find_within(raw: Raw, kind: Any, path: Path) -> dict[Path, Raw]:
+    if bytes(raw) == b"null" or not has_struct(kind):
+        return {}
+    if arrow.is_struct(kind):
+        return find_unknown_keys(_OBJECTS.decode(raw), _get_fields(kind), path)
+    unknown: dict[Path, Raw] = {}
+    if arrow.is_map(kind):
+        for key, item in _OBJECTS.decode(raw).items():
+            unknown |= _find_within(item, kind.item_type, (*path, MapKey(key)))
+    else:
+        for at, item in enumerate(_LISTS.decode(raw)):
+            unknown |= _find_within(item, kind.value_type, (*path, at))
+    return unknown
+
+
+@cache
+def _get_fields(kind: Any) -> dict[str, pa.DataType]:
+    return {field.name: field.type for field in kind}
+
+
+@cache
+def has_struct(kind: Any) -> bool:
+    """Return whether a type is or has a struct."""
+    if arrow.is_map(kind):
+        return has_struct(kind.item_type)
+    return arrow.is_struct(kind) or (arrow.is_list(kind) and has_struct(kind.value_type))
 
 
 class Examination:
@@ -89,8 +129,7 @@ class _Walk:
             return None
         try:
             if arrow.is_struct(kind):
-                fields = {field.name: field.type for field in kind}
-                return self.convert_object(_OBJECTS.decode(raw), fields, make_closed_struct(kind), path)
+                return self.convert_object(_OBJECTS.decode(raw), _get_fields(kind), make_closed_struct(kind), path)
             if arrow.is_map(kind):
                 entries = make_map_decoder(kind.key_type).decode(raw)
                 return {key: self.convert(item, kind.item_type, (*path, MapKey(key))) for key, item in entries.items()}
