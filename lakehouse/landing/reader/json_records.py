@@ -157,6 +157,8 @@ class JsonReader:
             step = -(-len(decoded) // _PIECES)
             pieces = (decoded[start : start + step] for start in range(0, len(decoded), step))
             return [at for piece in pieces for at in self._find_doubtful(texts, piece, outcome)]
+        if _has_key_count([texts[at] for at in decoded], [], builder.key_count):
+            return []  # Every key is declared, and none is there twice.
         unknown = {at: self._find_unknown_keys(texts[at]) for at in decoded} if self.is_open else {}
         others = {at: [bytes(raw) for raw in values.values()] for at, values in unknown.items()}
         raws = [raw for values in others.values() for raw in values]
