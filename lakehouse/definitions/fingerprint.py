@@ -30,8 +30,12 @@ def compute_fingerprint(declared: Declaration) -> str:
 
     Comments, docstrings and formatting do not count.
     """
-    # A default contract is left out, as older fingerprints have none.
-    data = {name: value for name, value in vars(declared).items() if name != "function" and value != Contract()}
+    # Defaults that older fingerprints do not have are left out.
+    data = {
+        name: value
+        for name, value in vars(declared).items()
+        if name != "function" and value != Contract() and not (name == "header_names" and not value)
+    }
     parts = [json.dumps(data, default=_to_plain_dict, sort_keys=True)]
     if isinstance(declared, Table):
         parts += sorted(_walk_sources(declared.function, set()))

@@ -75,6 +75,7 @@ class Source:
         stats: Columns by which readers filter: Delta stores their minimum and maximum per file. `_file_id` by default.
         database: The database from which the run extracts the files, as Parquet.
         contract: The policy for files with other columns.
+        header_names: Header of each column of a CSV file that is not named as the column.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Source:
     stats: tuple[str, ...] = ()
     database: Database | None = None
     contract: Contract = Contract()
+    header_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def platform_columns(self) -> dict[str, str]:
@@ -107,6 +109,7 @@ def source(
     stats: Sequence[str] = (),
     database: Database | None = None,
     contract: Contract = Contract(),
+    header_names: Mapping[str, str] | None = None,
 ) -> Source:
     """Declare a source. Columns without types are strings."""
     require_sequences(name, columns=columns, stats=stats)
@@ -122,4 +125,5 @@ def source(
         tuple(stats),
         database,
         contract,
+        MappingProxyType(dict(header_names or {})),
     )

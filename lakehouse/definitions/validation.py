@@ -86,9 +86,25 @@ def _find_source_problems(source: Source) -> list[str]:
     ):
         if value not in get_args(allowed):
             problems.append(f"{source.name}: {parameter}={value!r} is not one of {', '.join(get_args(allowed))}")
+    problems += _find_header_problems(source)
     if source.format == "csv" and set(source.columns.values()) - {"string"}:
         problems.append(f"{source.name}: a CSV source lands as strings; declare types in silver")
     return problems
+
+
+def _find_header_problems(source: Source) -> list[str]:
+    names = source.header_names
+    problems = [f"header_names has column {c!r}, which is not declared" for c in names if c not in source.columns]
+    labels = list(names.values())
+    problems += [f"header_names has {label!r} twice" for label in sorted({n for n in labels if labels.count(n) > 1})]
+    problems += [
+        f"header_names has {label!r} for column {c}, which is the name of another column"
+        for c, label in names.items()
+        if label in source.columns and label != c
+    ]
+    if names and source.format != "csv":
+        problems.append("header_names is for CSV files")
+    return [f"{source.name}: {problem}" for problem in problems]
 
 
 def _find_name_problems(declared: Declaration) -> list[str]:

@@ -86,7 +86,9 @@ def _read_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, s
     Returns:
         The columns if they are not the declared ones, and the reason to reject the file.
     """
-    header = next(csv.reader(io.StringIO(head), delimiter=source.options.get("sep", ",")), [])
+    labels = {label: column for column, label in source.header_names.items()}
+    first = next(csv.reader(io.StringIO(head), delimiter=source.options.get("sep", ",")), [])
+    header = [labels.get(label, label) for label in first]
     if header == list(source.columns):
         return None, None
     if not {*header} & {*source.columns}:

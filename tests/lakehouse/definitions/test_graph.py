@@ -52,6 +52,20 @@ def make_database_source(name: str, database: Database, **more: Any) -> Declarat
     return source(name, landing=name, columns=columns, format=more.pop("format", "parquet"), database=database, **more)
 
 
+def test_header_names_belong_to_declared_columns() -> None:
+    names = {"id": "Order ID", "missing": "Order ID", "at": "value"}
+    declared = source("raw.items", landing="items", columns=("id", "at", "value"), header_names=names)
+    message = find_problems(declared)
+    for problem in (
+        "raw.items: header_names has column 'missing', which is not declared",
+        "raw.items: header_names has 'Order ID' twice",
+        "raw.items: header_names has 'value' for column at, which is the name of another column",
+    ):
+        assert problem in message
+    json = source("raw.items", landing="items", columns=("id",), format="json", header_names={"id": "ID"})
+    assert "raw.items: header_names is for CSV files" in find_problems(json)
+
+
 def test_problems_of_a_database_source() -> None:
     url, key = "jdbc:postgresql://${PGHOST}/sources", ("id",)
     message = find_problems(

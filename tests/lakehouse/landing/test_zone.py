@@ -315,6 +315,16 @@ def test_the_header_is_read_with_the_separator(tmp_path: Path) -> None:
     assert len(take(landing).files) == 1
 
 
+def test_header_names_stand_for_columns(tmp_path: Path) -> None:
+    named = source("raw.items", landing="items", columns=("id", "value"), header_names={"id": "Order ID"})
+    landing = create_zone(tmp_path, named)
+    put(landing, "a.csv", b"Order ID,value\n1,2\n")
+    put(landing, "b.csv", b"Order Id,value\n1,2\n")
+    manifest = take(landing)
+    assert [(file.path, file.columns) for file in manifest.files] == [("items/a.csv", None)]
+    assert [file.reason for file in manifest.rejected_files] == ["lacks column id; has an unknown column Order Id"]
+
+
 def test_manifests_are_readable_text(landing: LandingZone) -> None:
     put(landing, "blåbær.csv")
     take(landing)

@@ -300,3 +300,15 @@ def test_an_unfinished_full_refresh_loses_no_missing_file(
     shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
     lake.attempt()
     assert lake.rows("raw.items", "id") == [("1",), ("2",)], "the refresh fails, or the old rows stay"
+
+
+def test_header_names_are_read_as_columns(make_lake: Lakes) -> None:
+    lake = make_lake(source("raw.items", landing="items", columns=tuple(ITEM_TYPES), header_names={"id": "Order ID"}))
+    lake.land("raw.items", "a.csv", "Order ID,at,value\n1,2,3\n")
+    lake.land("raw.items", "b.csv", items_csv("4,5,6"))
+    lake.run()
+    assert lake.rejected("raw.items") == {}
+    assert lake.rows("raw.items", *ITEM_TYPES) == [("1", "2", "3"), ("4", "5", "6")]
+    lake.land("raw.items", "a.csv", "Order ID,at,value\n7,8,9\n")
+    lake.run()
+    assert lake.rows("raw.items", *ITEM_TYPES)[-1] == ("7", "8", "9")

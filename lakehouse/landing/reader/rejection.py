@@ -1,0 +1,30 @@
+"""The reason to reject a landed file as a whole."""
+
+from __future__ import annotations
+
+from lakehouse.errors import StorageError, get_first_line
+
+MAX_RECORD_BYTES = 256 << 20
+
+
+class RejectedFileError(Exception):
+    """A file is rejected. The text is the reason, without the file's name."""
+
+
+def explain_failure(error: Exception) -> str:
+    """Return the reason to reject a file whose reader raised an error.
+
+    Raises:
+        StorageError: the store failed, not the file.
+    """
+    if isinstance(error, StorageError):
+        raise error
+    if isinstance(error, RejectedFileError):
+        return str(error)
+    if isinstance(error, EOFError):
+        return "ends before its compressed data does"
+    if isinstance(error, UnicodeDecodeError):
+        encoding = "UTF-8" if error.encoding == "utf-8" else error.encoding
+        problem = error.object[error.start : error.end][:4].hex(" ")
+        return f"is not {encoding} text ({error.reason}: {problem})"
+    return f"cannot be read: {get_first_line(error)}"
