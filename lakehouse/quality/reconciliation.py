@@ -123,14 +123,15 @@ def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFil
         state, path = states[file.path], root / file.path
         if isinstance(state, OSError) or (state.identity or location.compute_identity(path)) != file.identity:
             return number, None
-        return number, None if source.options.keys() - {"sep"} else _count_records(path, source)
+        return number, None if source.options.keys() - {"sep"} else count_records(path, source)
 
     with ThreadPoolExecutor() as pool:
         counts = pool.map(lambda item: count(*item), deliveries.items())
         return {number: rows for number, rows in counts if rows is not None}
 
 
-def _count_records(file: Location, source: Source) -> int:
+def count_records(file: Location, source: Source) -> int:
+    """Return the number of records in a landed file."""
     if source.format == "parquet":
         return count_parquet_rows(file)
     csv.field_size_limit(sys.maxsize)  # the length of a value has no limit
