@@ -155,4 +155,4 @@ def test_commands_name_another_writer(landed: Command, monkeypatch: pytest.Monke
     assert "clean.orders has version 1 (DELETE) of another writer. Rebuild" in landed("run", *selection, exit_code=1)
     monkeypatch.setenv("LAKEHOUSE_FOREIGN_COMMITS", "warn")
     assert expected in landed("run", *selection)
-    assert "foreign" not in landed("status")
+    assert landed.entries("status")["clean.orders"]["foreign_commits"] == []
