@@ -156,3 +156,16 @@ def test_commands_name_another_writer(landed: Command, monkeypatch: pytest.Monke
     monkeypatch.setenv("LAKEHOUSE_FOREIGN_COMMITS", "warn")
     assert expected in landed("run", *selection)
     assert landed.entries("status")["clean.orders"]["foreign_commits"] == []
+
+
+def test_deep_reconciliation_names_the_damaged_file(landed: Command) -> None:
+    landed.lake.run("raw.orders", "clean.orders")
+    assert "quarantine.clean.orders" in landed("reconcile", "--deep")
+    [file] = landed.lake.lake.get_quarantine_path("clean.orders").glob("*.parquet")
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    expected = f"quarantine.clean.orders has other content in {file.name} than its commit wrote"
+    assert f"difference {expected}" in landed("reconcile", "--deep", exit_code=1)
+    document = landed.json("reconcile", "--deep", exit_code=1)
+    assert [entry["table"] for entry in document["files"] if entry["differences"]] == ["quarantine.clean.orders"]
