@@ -32,7 +32,7 @@ DOCUMENTS = """
 commit record: run batch generation inputs fingerprint; consumed version: version generation; lease: lease_seconds token
 manifest: source batch files rejected_files; landed file: path identity file_id; rejected file: path identity reason
 extract: number after until file; training.json: id started_at metrics baseline
-made from: feature_table declared candidate_params
+made from: feature_table declared candidate_params; digest: path size checksum
 recipe.json: fitted_on; bound for: lake registry; declared: key label time splits; learner.json: learner module
 environment: python packages device threads; candidates.json: chosen candidates; candidate: params train validation
 lock: run since jvms; lock holder: pid created host; released lease: released token; Data Docs: table run

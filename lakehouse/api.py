@@ -21,6 +21,7 @@ from lakehouse.settings import Settings, load
 if TYPE_CHECKING:
     from lakehouse.gpu.explanation import TableReport
     from lakehouse.plan.rollback import RollbackPlan
+    from lakehouse.quality.repair import RepairPlan
     from lakehouse.runs.report import RunListener, RunReport
     from lakehouse.runs.vacuum import VacuumResult
     from lakehouse.writes.replay import ReplayResult
@@ -58,7 +59,8 @@ def select_tables(
     catalog = open_catalog(settings)
     names = catalog.graph.select(tuple(selectors))
     _check_range(catalog, names, since, until)
-    return Selection(catalog, names, RunRequest(frozenset(names) if is_full_refresh else frozenset(), since, until))
+    refreshed = frozenset(names) if is_full_refresh else frozenset[str]()
+    return Selection(catalog, names, RunRequest(refreshed, since, until, settings.foreign_commits == "refuse"))
 
 
 def _check_range(catalog: Catalog, names: tuple[str, ...], since: date | None, until: date | None) -> None:
@@ -152,6 +154,22 @@ def roll_back(settings: Settings, plan: RollbackPlan, run: Run, log: Path | None
                 f"Run {plan.run}: the lake has changed since the plan, so nothing was rolled back. Check the new plan."
             )
         roll_back_tables(running, catalog, plan, run)
+
+
+def repair(settings: Settings, run: Run) -> RepairPlan:
+    """Rebuild the missing manifests, under the lake's lock.
+
+    Raises:
+        LockError: another run holds the lake.
+    """
+    from lakehouse.quality.repair import plan_repair, write_manifests
+    from lakehouse.storage.lock import lock_lake
+
+    catalog = open_catalog(settings)
+    with lock_lake(settings.root, run.id, settings.lock_wait_seconds, run.lease):
+        plan = plan_repair(catalog)
+        write_manifests(catalog, plan)
+    return plan
 
 
 def vacuum(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lakehouse.definitions.graph import Graph
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Input, Table
-from lakehouse.deltalog.table_log import TableLog, open_log
+from lakehouse.deltalog.table_log import TableLog, filter_effective, open_log, read_last_record
+from lakehouse.errors import MissingStateError
+from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.zone import LandingZone, is_ignored
 from lakehouse.storage import location
 from lakehouse.storage.location import Location
+
+_MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,69 @@ class Catalog:
         last = log.last if log else None
         return last.record.rolled_back_batches if last and last.record else ()
 
+    def check_manifests(self, source: Source, history: Sequence[Manifest], log: TableLog | None) -> None:
+        """Check that every committed batch of a source has its manifest. Without it, its files would count as new.
+
+        Raises:
+            MissingStateError: Manifests are missing.
+        """
+        missing = self.find_missing_batches(history, log)
+        if missing:
+            landing = self.get_landing_zone(source)
+            paths = [str(landing.get_manifest_path(batch)) for batch in missing]
+            raise MissingStateError(
+                f"{source.name}: committed batches lack their manifests: {_join_some(paths)}. "
+                "Restore these files from a backup, or rebuild them with `lakehouse repair`.",
+                source.name,
+                paths,
+            )
+
+    def find_missing_batches(self, history: Sequence[Manifest], log: TableLog | None) -> tuple[int, ...]:
+        """Return the committed batches without a manifest since the last full batch, whose rows replaced all earlier.
+
+        A number without a manifest may be a batch of rejected files alone. The log knows, as far back as it goes.
+
+        Args:
+            history: The source's manifests, without those that were rolled back.
+            log: The log of the source's table.
+        """
+        record = log.last.record if log and log.last else None
+        if log is None or record is None:
+            return ()
+        full = max((m.batch for m in history if m.is_full and m.batch <= record.batch), default=0)
+        known = {*(manifest.batch for manifest in history), *record.rolled_back_batches}
+        gaps = [batch for batch in range(full + 1, record.batch + 1) if batch not in known]
+        entries = log.read_entries() if gaps else []
+        committed = {entry.record.batch for entry in filter_effective(entries) if entry.record}
+        recorded = [entry.record.batch for entry in entries if entry.record]
+        oldest = min(recorded) if entries and entries[-1].version > 0 else 0
+        return tuple(batch for batch in gaps if batch in committed or batch < oldest)
+
+    def check_quarantine(self, name: str, log: TableLog | None) -> None:
+        """Check that the quarantine has the rejects of each committed batch of a table.
+
+        Raises:
+            MissingStateError: The quarantine is missing, or is older than the table.
+        """
+        if log is None or not self.is_quarantine_missing(name, log):
+            return
+        path = str(self.get_quarantine_path(name))
+        raise MissingStateError(
+            f"{name}: its quarantine {path} is missing, or lacks the rejects of batch {log.quarantined_batch}. Restore "
+            f"the folder from a backup, or rebuild the table with `lakehouse run --full-refresh --select {name}+`.",
+            name,
+            [path],
+        )
+
+    def is_quarantine_missing(self, name: str, log: TableLog) -> bool:
+        """Return whether the table's quarantine lacks rejects that the table's records count."""
+        return log.quarantined_batch > self.read_quarantine_batch(name)
+
+    def read_quarantine_batch(self, name: str) -> int:
+        """Return the newest batch of which the quarantine of a table has a commit; 0 where there is none."""
+        record = read_last_record(self.get_quarantine_path(name))
+        return record.batch if record else 0
+
     def find_unread_folders(self) -> list[str]:
         """Return the names in the landing zone that no source reads. Most are typing mistakes in a folder's name."""
         folders = {d.landing.split("/")[0] for d in self.graph.declarations.values() if isinstance(d, Source)}
@@ -131,3 +199,8 @@ class Catalog:
         """Return the inputs of other tables that read this table incrementally."""
         tables = (t for t in self.graph.declarations.values() if isinstance(t, Table))
         return [input_ for t in tables for input_ in t.incremental_inputs.values() if input_.table == name]
+
+
+def _join_some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _MAX_SHOWN} more" if len(paths) > _MAX_SHOWN else ""
+    return ", ".join(paths[:_MAX_SHOWN]) + more

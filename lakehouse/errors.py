@@ -8,6 +8,8 @@ LakehouseError
 ├── LockError           another run holds the lake
 ├── StorageError        the object store fails
 ├── LedgerError         a table's log is damaged
+├── MissingStateError   a manifest or a quarantine is missing
+├── ForeignCommitError  another writer changed a table
 │
 │   input
 ├── LandingError        the landing zone lacks recorded files
@@ -29,6 +31,7 @@ LakehouseError
 import re
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 # Folders of Python and of its installed packages.
@@ -90,6 +93,32 @@ class SuiteError(LakehouseError):
 
 class LedgerError(LakehouseError):
     """A table's log is damaged, or lacks a commit or a change that the ledger needs."""
+
+
+class MissingStateError(LakehouseError):
+    """A manifest or a quarantine that the ledger knows is missing. Nothing was changed.
+
+    Attributes:
+        table: The table that needs it.
+        paths: The missing files or folders.
+    """
+
+    def __init__(self, text: str, table: str, paths: Sequence[str]) -> None:
+        super().__init__(text)
+        self.table = table
+        self.paths = tuple(paths)
+
+
+class ForeignCommitError(LakehouseError):
+    """Another writer changed the rows of a table, and the settings refuse its rows. Nothing was changed.
+
+    Attributes:
+        table: The table that would take the rows.
+    """
+
+    def __init__(self, text: str, table: str) -> None:
+        super().__init__(text)
+        self.table = table
 
 
 class StorageError(LakehouseError):

@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     """The number of independent tables that are written at the same time."""
     lock_wait_seconds: float = Field(default=0, ge=0)
     """The time that a run waits for another run on the same lake."""
+    foreign_commits: Literal["warn", "refuse"] = "warn"
+    """Commits of other writers in a table. A run names them, and with `refuse` takes none of their rows."""
     lineage: str = Field(default="", pattern="^(https?://[^@]*)?$")
     """The address of an OpenLineage server. By default events go to `lineage.jsonl` beside the logs."""
     dask: str = Field(default="", pattern=r"^((tcp|tls)://[^@\s]+)?$")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from lakehouse.cli import example, gpu, landing, models, quarantine, rollback, servers, spark, tables
+from lakehouse.cli import example, gpu, landing, models, quarantine, repair, rollback, servers, spark, tables
 from lakehouse.cli.terminal import errors, print_error
 from lakehouse.errors import LakehouseError, SettingsError
 from lakehouse.project import VARIABLE, activate, find_root
@@ -30,6 +30,7 @@ COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("history", tables.show_history),
     ("sql", tables.query_tables),
     ("rollback", rollback.roll_back_run),
+    ("repair", repair.repair_lake),
     ("vacuum", tables.vacuum_table),
     ("train", models.train_model),
     ("tune", models.tune_model),

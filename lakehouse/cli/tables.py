@@ -68,13 +68,21 @@ def show_lineage(table: str) -> None:
     console.print(lineage.build_tree(context.open_catalog(api.load_settings()), table), highlight=False)
 
 
-def reconcile_lake(as_json: AsJson = False) -> None:
+def reconcile_lake(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also compare every file with the digest of its commit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Recount the rows of landed files, bronze, tables and quarantine. Exits with 1 on a difference."""
-    from lakehouse.quality.reconciliation import reconcile
+    from lakehouse.quality.reconciliation import reconcile, verify_tables
 
-    accounts = reconcile(context.open_catalog(api.load_settings()))
-    print_accounts(console, accounts, as_json)
-    if any(account.differences for account in accounts):
+    catalog = context.open_catalog(api.load_settings())
+    accounts = reconcile(catalog)
+    verifications = verify_tables(catalog) if deep else None
+    print_accounts(console, accounts, verifications, as_json)
+    results = [*(account.differences for account in accounts), *(v.differences for v in (verifications or {}).values())]
+    if any(results):
         raise typer.Exit(1)
 
 

@@ -56,8 +56,10 @@ class Record:
         backfill_range: First and last of the partitions that a backfill requested.
         rolled_back_run: The run that this commit rolls back.
         restored_version: The recorded version that the rollback restores. -1: there was none, and the table is emptied.
-        rolled_back_batches: Batches of landed files that no longer count, in every record of a source's table. Thus the
-            rows of the table and the manifests that count change in one commit.
+        rolled_back_batches: Batches that no longer count, and those of the rollbacks, in every record of a source's
+            table. Thus the rows of the table and the manifests that count change in one commit.
+        quarantined_batch: Newest batch with rejects in the quarantine. 0: there is none. None: an earlier version of
+            lakehouse wrote the record.
     """
 
     run: str
@@ -74,6 +76,7 @@ class Record:
     rolled_back_run: str = ""
     restored_version: int = -1
     rolled_back_batches: tuple[int, ...] = ()
+    quarantined_batch: int | None = None
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:

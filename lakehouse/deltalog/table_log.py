@@ -28,14 +28,8 @@ from lakehouse.storage.location import Location, build_delta_options, list_names
 SCAN_LIMITS = (1, 32, None)
 # Delta operations that change no rows.
 MAINTENANCE_OPERATIONS = (
-    "OPTIMIZE",
-    "VACUUM",
-    "VACUUM START",
-    "VACUUM END",
-    "SET TBLPROPERTIES",
-    "ADD COLUMNS",
-    "UPGRADE PROTOCOL",
-    "CHANGE COLUMN",
+    *("OPTIMIZE", "VACUUM", "VACUUM START", "VACUUM END"),
+    *("SET TBLPROPERTIES", "UPGRADE PROTOCOL", "ADD COLUMNS", "CHANGE COLUMN"),
 )
 _EPOCH = date(1970, 1, 1).toordinal()
 _CHANGE_TYPE = "_change_type"
@@ -116,6 +110,38 @@ class TableLog:
         parquet = ds.ParquetFileFormat()
         fragments = [parquet.make_fragment(unquote(path), files) for path in self.list_files()]
         return ds.FileSystemDataset(fragments, pa.schema(self.delta_table.schema()), parquet, files)
+
+    @cached_property
+    def quarantined_batch(self) -> int:
+        """The newest batch whose rejects must be in the table's quarantine; 0 where no batch has any."""
+        record = self.last.record if self.last else None
+        if record is None:
+            return 0
+        if record.quarantined_batch is not None:
+            return record.quarantined_batch
+        records = (entry.record for entry in self.read_entries() if entry.record)
+        # A replay counts rejects that stay in the quarantine, and writes none.
+        batches = (r.batch for r in records if r.rows.get("quarantined") and "replayed" not in r.rows)
+        return max(batches, default=0)
+
+    def find_foreign_commits(self, after: int) -> list[Entry]:
+        """Return the commits of other writers that changed rows after a version, oldest first.
+
+        A rebuild replaces the rows of all earlier commits, and a rollback those since the version that it restores.
+        """
+        foreign, generation = list[Entry](), None
+        for entry in reversed(self.read_entries(self.version - after + 1) if after < self.version else []):
+            record = entry.record
+            if record is None:
+                is_foreign = entry.version > after and entry.operation not in MAINTENANCE_OPERATIONS
+                foreign += [entry] if is_foreign else []
+                continue
+            if record.rolled_back_run:
+                foreign = [commit for commit in foreign if commit.version <= record.restored_version]
+            elif record.generation != generation:
+                foreign = []
+            generation = record.generation
+        return foreign
 
     def read_columns(self) -> dict[str, str]:
         """Return the column names with their Spark SQL types."""

@@ -175,11 +175,16 @@ class LandingZone:
             default = "is missing, or was modified within settle_seconds"
             raise _build_refresh_error(self.source, [f"{path} {reasons.get(path, default)}" for path in lost])
         manifest = Manifest(self.source.name, batch, now(), fingerprint, numbered, rejected, is_full)
-        self._create_manifest(manifest)
+        self.create_manifest(manifest)
         return manifest
 
-    def _create_manifest(self, manifest: Manifest) -> None:
-        file = self._get_manifest_path(manifest.batch)
+    def create_manifest(self, manifest: Manifest) -> None:
+        """Write a manifest that does not exist.
+
+        Raises:
+            LandingError: The manifest exists.
+        """
+        file = self.get_manifest_path(manifest.batch)
         fields = {name: value for name, value in asdict(manifest).items() if name != "rolled_back_files"}
         try:
             location.create(file, json.dumps(fields, indent=1).encode())
@@ -205,8 +210,8 @@ class LandingZone:
             else:
                 columns[file.path] = result.columns
         if rejected and manifest.is_full:
-            path = self._get_manifest_path(manifest.batch)
-            location.put(self._get_manifest_path(manifest.batch, ".abandoned"), path.read_bytes())
+            path = self.get_manifest_path(manifest.batch)
+            location.put(self.get_manifest_path(manifest.batch, ".abandoned"), path.read_bytes())
             path.unlink()
             raise _build_refresh_error(self.source, [f"{file.path} {file.reason}" for file in rejected])
         if rejected:
@@ -231,7 +236,7 @@ class LandingZone:
         original_count = len(self._read_original_manifest(manifest.batch).rejected_files)
         later = [*manifest.rejected_files[original_count:], *rejected]
         content = json.dumps([asdict(file) for file in later], indent=1)
-        location.put(self._get_manifest_path(manifest.batch, ".rejected"), content.encode())
+        location.put(self.get_manifest_path(manifest.batch, ".rejected"), content.encode())
         return self._read_manifest(manifest.batch, True)
 
     def _is_unchanged(self, file: LandedFile, state: FileInfo) -> bool:
@@ -288,21 +293,22 @@ class LandingZone:
             return RejectedFile(file.path, file.size, file.modified_ns, identity, reason)
         return replace(file, identity=identity, columns=columns and dict(columns))
 
-    def _get_manifest_path(self, batch: int, suffix: str = "") -> Location:
+    def get_manifest_path(self, batch: int, suffix: str = "") -> Location:
+        """Return the path of a batch's manifest, which need not exist."""
         return self.manifest_folder / f"{batch:08d}{suffix}.json"
 
     def _read_manifest(self, batch: int, has_later_rejections: bool) -> Manifest:
         manifest = self._read_original_manifest(batch)
         if not has_later_rejections:
             return manifest
-        content = self._get_manifest_path(batch, ".rejected").read_text(encoding="utf-8")
+        content = self.get_manifest_path(batch, ".rejected").read_text(encoding="utf-8")
         later = tuple(RejectedFile(**fields) for fields in json.loads(content))
         paths = {rejected.path for rejected in later}
         files = tuple(file for file in manifest.files if file.path not in paths)
         return replace(manifest, files=files, rejected_files=manifest.rejected_files + later)
 
     def _read_original_manifest(self, batch: int) -> Manifest:
-        file = self._get_manifest_path(batch)
+        file = self.get_manifest_path(batch)
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
             files = tuple(LandedFile(**fields) for fields in value.pop("files"))

@@ -18,7 +18,7 @@ from lakehouse.landing import schema_drift
 from lakehouse.plan import schema_diff
 from lakehouse.plan.backfill import find_completed_backfill, select_backfill_partitions
 from lakehouse.plan.schema_diff import SchemaChanges
-from lakehouse.plan.steps import Blocked, Build, Idle, Ingest, Step, Update, UpdatePartitions, WriteStep
+from lakehouse.plan.steps import Blocked, Build, ForeignCommit, Idle, Ingest, Step, Update, UpdatePartitions, WriteStep
 
 if TYPE_CHECKING:
     from lakehouse.catalog import Catalog
@@ -101,6 +101,7 @@ def decide_step(catalog: Catalog, name: str, request: RunRequest) -> Step:
     Raises:
         LedgerError: A log is damaged.
         LandingError: A manifest is damaged.
+        MissingStateError: A manifest of a committed batch is missing, or the quarantine of the table.
     """
     declared = catalog.graph.declarations[name]
     log = catalog.read_log(name)
@@ -108,8 +109,10 @@ def decide_step(catalog: Catalog, name: str, request: RunRequest) -> Step:
     record = last.record if last else None
     full = name in request.full_refresh
     if isinstance(declared, Source):
-        step = _decide_source(catalog, declared, record, full)
+        step = _decide_source(catalog, declared, log, full)
     else:
+        if not full:
+            catalog.check_quarantine(name, log)
         step = _decide_table(catalog, declared, record, full, request)
     changes = (
         schema_diff.compare_schemas(catalog.get_written_columns(name), log.read_columns(), declared)
@@ -132,6 +135,26 @@ def decide_step(catalog: Catalog, name: str, request: RunRequest) -> Step:
         changed_columns=changes.affected_columns,
         is_breaking=bool(changes.conflicts or changes.widenings) and not is_refreshed,
         is_code_changed=record is not None and record.fingerprint != compute_fingerprint(declared),
+        foreign_commits=_find_foreign_commits(catalog, declared, log, step),
+    )
+
+
+def _find_foreign_commits(
+    catalog: Catalog, declared: Declaration, log: TableLog | None, step: Step
+) -> tuple[ForeignCommit, ...]:
+    """Return the commits of other writers in the table, and those in its inputs that the step reads for the first time.
+
+    An input is read up to its last recorded commit.
+    """
+    recorded = log.last.version if log and log.last else -1
+    logs: dict[str, tuple[TableLog | None, int, int | None]] = {declared.name: (log, recorded, None)}
+    for name, input_version in step.inputs.items() if step.has_work else ():
+        logs[name] = (catalog.read_log(name), step.previous_versions.get(name, -1), input_version.version)
+    return tuple(
+        ForeignCommit(name, entry.version, entry.operation)
+        for name, (own_log, after, until) in logs.items()
+        for entry in (own_log.find_foreign_commits(after) if own_log else ())
+        if until is None or entry.version < until
     )
 
 
@@ -152,9 +175,12 @@ def _can_rebuild(catalog: Catalog, declared: Declaration) -> bool:
     )
 
 
-def _decide_source(catalog: Catalog, source: Source, record: Record | None, is_full_refresh: bool) -> Step:
+def _decide_source(catalog: Catalog, source: Source, log: TableLog | None, is_full_refresh: bool) -> Step:
     landing = catalog.get_landing_zone(source)
+    record = log.last.record if log and log.last else None
     history = landing.read_history_without(record.rolled_back_batches if record else ())
+    if not is_full_refresh:
+        catalog.check_manifests(source, history, log)
     committed = record.batch if record else 0
     generation = (record.generation if record else 1) + (1 if is_full_refresh and record else 0)
     # The oldest one: a copy of the lake that was made during runs may have several unfinished manifests.

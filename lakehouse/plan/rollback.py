@@ -268,14 +268,16 @@ def _find_rolled_back_batches(
 ) -> tuple[tuple[int, ...], int]:
     """Return the batches of landed files that no longer count after the rollback, and the next batch's number.
 
-    All batches after the target record's are among them: also a batch that a later run pinned and did not ingest, and
-    the batches of runs that were rolled back before.
+    All batches after the target record's are among them: also a batch that a later run pinned and did not ingest, the
+    batches of runs that were rolled back before, and those of the rollbacks, which have no manifest.
     """
     stems = (file.removesuffix(".json") for file in location.list_names(catalog.root.joinpath("manifests", name)))
     batches = [int(stem) for stem in stems if stem.isdigit()]
+    batch = max([last_record.batch, *batches]) + 1
+    if not batches and not isinstance(catalog.graph.declarations.get(name), Source):
+        return (), batch
     target_batch, earlier = (target_record.batch, target_record.rolled_back_batches) if target_record else (0, ())
-    rolled_back = {*earlier, *(batch for batch in batches if batch > target_batch)}
-    return tuple(sorted(rolled_back)), max([last_record.batch, *batches]) + 1
+    return tuple(sorted({*earlier, *range(target_batch + 1, batch + 1)})), batch
 
 
 # --- effects on the next run ----------------------------------------------------------------------------------------
@@ -383,4 +385,5 @@ def build_record(rollback: TableRollback, run: Run) -> Record:
         rolled_back_run=rollback.run,
         restored_version=rollback.restored_version,
         rolled_back_batches=rollback.rolled_back_batches,
+        quarantined_batch=rollback.last_record.quarantined_batch,
     )

@@ -14,6 +14,19 @@ from lakehouse.plan.schema_diff import SchemaChanges
 Action = Literal["none", "ingest", "build", "update", "blocked"]
 
 
+@dataclass(frozen=True)
+class ForeignCommit:
+    """Commit by which another writer changed rows of a table."""
+
+    table: str
+    version: int
+    operation: str
+
+    def describe(self) -> str:
+        """Return the commit in words."""
+        return f"{self.table} has version {self.version} ({self.operation}) of another writer"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """The action of a run on one table, and the reasons.
@@ -29,6 +42,8 @@ class Step:
         is_breaking: The differences cannot be applied without a full refresh.
         is_code_changed: The table's function or declaration changed since the last commit.
         pending_inputs: Inputs that the run changes first. Until then the sizes are not known.
+        foreign_commits: Commits of other writers in the table since its last recorded commit, and those in its inputs
+            that the step reads for the first time.
     """
 
     action: ClassVar[Action] = "none"
@@ -44,6 +59,15 @@ class Step:
     is_breaking: bool = False
     is_code_changed: bool = False
     pending_inputs: tuple[str, ...] = ()
+    foreign_commits: tuple[ForeignCommit, ...] = ()
+
+    @property
+    def accepted_commits(self) -> tuple[ForeignCommit, ...]:
+        """The foreign commits whose rows stay in the table, or reach it, by this step."""
+        is_overwritten = isinstance(self, Build) or (isinstance(self, WriteStep) and self.is_full_refresh)
+        return tuple(
+            c for c in self.foreign_commits if self.has_work and not (is_overwritten and c.table == self.table)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +142,9 @@ class UpdatePartitions(Update):
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Options of a run: tables to rebuild, and days to backfill."""
+    """Options of a run: tables to rebuild, days to backfill, and whether rows of other writers are refused."""
 
     full_refresh: frozenset[str] = frozenset()
     since: date | None = None
     until: date | None = None
+    refuses_foreign_commits: bool = False

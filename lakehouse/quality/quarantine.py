@@ -56,6 +56,7 @@ def summarize_quarantines(catalog: Catalog) -> list[QuarantineSummary]:
     """Summarize the quarantine of each table that has ever rejected a row."""
     summaries = []
     for name in (n for n, d in catalog.graph.declarations.items() if isinstance(d, Table)):
+        catalog.check_quarantine(name, catalog.read_log(name))
         rejects = _read_rows(catalog.get_quarantine_path(name), ("quarantined_at",))
         if not rejects:
             continue
@@ -81,14 +82,17 @@ def find_pending_rejects(catalog: Catalog, name: str) -> list[dict[str, Any]]:
 
     Raises:
         DeclarationError: there is no such table.
+        MissingStateError: the quarantine is missing, or lacks rejects.
     """
     table = catalog.graph.declarations.get(name)
     if not isinstance(table, Table):
         tables = [n for n, d in catalog.graph.declarations.items() if isinstance(d, Table)]
         raise DeclarationError(f"{name!r} is not a table with a quarantine. Choose one of {', '.join(tables)}.")
-    record = table_log.read_last_record(catalog.get_path(name))
+    log = catalog.read_log(name)
+    record = log.last.record if log and log.last else None
     if record is None:
         return []
+    catalog.check_quarantine(name, log)
     settled_batches = _read_settled_batches(catalog, name)
     rows = _read_rows(
         catalog.get_quarantine_path(name),

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
-from lakehouse.deltalog import table_log
-from lakehouse.errors import get_first_line
+from lakehouse.deltalog import sql, table_log
+from lakehouse.deltalog.digests import Verification, verify_files
+from lakehouse.errors import LakehouseError, get_first_line
 from lakehouse.landing.inspection import count_parquet_rows, open_decompressed
 from lakehouse.landing.manifest import LandedFile, Manifest
 from lakehouse.storage import location
@@ -65,6 +66,19 @@ def reconcile(catalog: Catalog) -> list[Reconciliation]:
         except Exception as error:  # A damaged file or a missing version must not block the other tables.
             reconciliations.append(Reconciliation(name, 0, {}, (f"cannot be reconciled: {get_first_line(error)}",)))
     return reconciliations
+
+
+def verify_tables(catalog: Catalog) -> dict[str, Verification]:
+    """Compare the files of every table of the lake with the digests that its commits wrote."""
+    verifications = {}
+    for name, path in sql.find_tables(catalog.root / "lake").items():
+        try:
+            log = table_log.open_log(path)
+            if log is not None:
+                verifications[name] = verify_files(log)
+        except LakehouseError as error:  # A damaged log must not block the other tables.
+            verifications[name] = Verification(0, 0, (f"cannot be verified: {get_first_line(error)}",))
+    return verifications
 
 
 # --- landed files and bronze ----------------------------------------------------------------------------------------
@@ -123,14 +137,15 @@ def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFil
         state, path = states[file.path], root / file.path
         if isinstance(state, OSError) or (state.identity or location.compute_identity(path)) != file.identity:
             return number, None
-        return number, None if source.options.keys() - {"sep"} else _count_records(path, source)
+        return number, None if source.options.keys() - {"sep"} else count_records(path, source)
 
     with ThreadPoolExecutor() as pool:
         counts = pool.map(lambda item: count(*item), deliveries.items())
         return {number: rows for number, rows in counts if rows is not None}
 
 
-def _count_records(file: Location, source: Source) -> int:
+def count_records(file: Location, source: Source) -> int:
+    """Return the number of records in a landed file."""
     if source.format == "parquet":
         return count_parquet_rows(file)
     csv.field_size_limit(sys.maxsize)  # the length of a value has no limit

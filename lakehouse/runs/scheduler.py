@@ -13,7 +13,7 @@ from lakehouse.catalog import Catalog
 from lakehouse.definitions.sources import Source
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.base import Engine
-from lakehouse.errors import LakehouseError, SchemaError, locate_error
+from lakehouse.errors import ForeignCommitError, LakehouseError, SchemaError, locate_error
 from lakehouse.plan.backfill import split_by_year
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.schema_diff import SchemaChanges
@@ -143,6 +143,7 @@ def _decide_or_refuse(catalog: Catalog, name: str, request: RunRequest) -> Step:
 
     Raises:
         SchemaError: the declared columns break with the columns of the table.
+        ForeignCommitError: another writer's rows would reach the table, and the request refuses them.
     """
     step = decide_step(catalog, name, request)
     if step.is_breaking:
@@ -150,6 +151,13 @@ def _decide_or_refuse(catalog: Catalog, name: str, request: RunRequest) -> Step:
         raise SchemaError(
             f"{name}: the declared columns break with those of the table ({changes}). "
             f"Run `lakehouse run --full-refresh --select {name}+` to rebuild the table, or revert the declaration."
+        )
+    if request.refuses_foreign_commits and step.accepted_commits:
+        changed = step.accepted_commits[0].table
+        raise ForeignCommitError(
+            f"{name}: {'; '.join(commit.describe() for commit in step.accepted_commits)}. Rebuild {changed} with "
+            f"`lakehouse run --full-refresh --select {changed}+`, or accept the rows: LAKEHOUSE_FOREIGN_COMMITS=warn.",
+            name,
         )
     return step
 

@@ -152,12 +152,12 @@ def put_if_changed(file: Location, content: bytes | Path, progress: Callable[[in
 def _has_content(file: Location, content: bytes | Path) -> bool:
     if isinstance(content, Path):
         return has_same_content(content, file)
-    return _get_size(file) == len(content) and _hash_file(file) == hashlib.sha256(content).hexdigest()
+    return get_size(file) == len(content) and _hash_file(file) == hashlib.sha256(content).hexdigest()
 
 
 def has_same_content(left: Location, right: Location) -> bool:
     """Return True if both files exist and have the same bytes."""
-    return _get_size(left) == _get_size(right) is not None and _hash_file(left) == _hash_file(right)
+    return get_size(left) == get_size(right) is not None and _hash_file(left) == _hash_file(right)
 
 
 def move(file: Location, target: Location) -> None:
@@ -198,7 +198,8 @@ def remove(folder: Location) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _get_size(file: Location) -> int | None:
+def get_size(file: Location) -> int | None:
+    """Return the size of a file; None if it does not exist."""
     try:
         return int(file.head()["ContentLength"]) if isinstance(file, S3Path) else file.stat().st_size
     except FileNotFoundError:

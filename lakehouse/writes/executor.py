@@ -16,6 +16,7 @@ from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.zone import LandingZone
 from lakehouse.plan.steps import Build, Ingest, UpdatePartitions, WriteStep
+from lakehouse.quality.repair import complete_history
 from lakehouse.writes import audit, row_preserving, rules
 from lakehouse.writes.outcome import Outcome
 from lakehouse.writes.table_writer import TableWriter
@@ -59,7 +60,10 @@ def _prepare(writer: TableWriter, declared: Declaration, step: WriteStep) -> Non
 def _ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     """Ingest one batch of landed files by its manifest."""
     landing = writer.catalog.get_landing_zone(source)
-    history, manifest = landing.read_history(), step.manifest
+    rolled_back, manifest = landing.get_rolled_back_batches(), step.manifest
+    history = landing.read_history_without(rolled_back)
+    if step.is_full_refresh and manifest is None:
+        history = complete_history(writer.catalog, source, history)
     reported_count = len(manifest.rejected_files) if manifest else 0
     if manifest is None:
         manifest = _pin_manifest(step, source, landing, history)
@@ -72,10 +76,7 @@ def _ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     log = None if manifest.is_full else writer.catalog.read_log(source.name)
     rows = writer.tables.read_landed(source, manifest, landing.root, log.read_columns() if log else {})
     contract = schema_drift.summarize_drift(source, (file.columns for file in manifest.files))
-    rolled_back = [earlier.batch for earlier in history if earlier.rolled_back_files]
-    commit = writer.make_commit(
-        source, {}, files=len(manifest.files), contract=contract, rolled_back_batches=rolled_back
-    )
+    commit = writer.make_commit(source, {}, len(manifest.files), contract, sorted(rolled_back))
     target = writer.make_target(source, source.stats or ("_file_id",))
     can_add_columns = source.contract.new_column == "add"
     redelivered = _find_redelivered(manifest, history)

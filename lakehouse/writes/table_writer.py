@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from lakehouse.catalog import Catalog
 from lakehouse.clock import now
 from lakehouse.definitions.fingerprint import compute_fingerprint
-from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
+from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import UNPARSED, Declaration, Table
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Record, Run
@@ -266,8 +266,17 @@ class TableWriter:
             column_changes=(*self.step.schema_changes.describe(), *contract),
             backfill_range=_get_backfilled_range(self.step),
             rolled_back_batches=tuple(rolled_back_batches),
+            quarantined_batch=self._find_quarantined_batch(declared, rows),
         )
         return Commit(declared.name, record)
+
+    def _find_quarantined_batch(self, declared: Declaration, rows: Mapping[str, int]) -> int:
+        """Return the newest batch with rejects in the quarantine after this commit. A replay writes none."""
+        if rows.get("quarantined") and "replayed" not in rows:
+            return self.step.batch
+        log = None if isinstance(declared, Source) else self.catalog.read_log(declared.name)
+        batch = log.quarantined_batch if log else 0
+        return min(batch, self.catalog.read_quarantine_batch(declared.name)) if batch else 0
 
 
 def exclude_settled(tables: Tables, outcomes: Location, rejected: DataFrame, until: int | None = None) -> DataFrame:

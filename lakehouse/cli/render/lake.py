@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,7 @@ from lakehouse.deltalog import sql, table_log
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide_step
-from lakehouse.plan.steps import Blocked, RunRequest
+from lakehouse.plan.steps import Blocked, ForeignCommit, RunRequest
 from lakehouse.quality import report
 from lakehouse.storage.location import get_relative_path
 
@@ -57,6 +57,7 @@ def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
     if rejected:
         console.print("Fix each rejected file and land it again under its name, or delete it.", highlight=False)
     for entry in entries:
+        print_foreign_commits(console, entry["table"], [ForeignCommit(**commit) for commit in entry["foreign_commits"]])
         for gap in entry["gaps"]:
             _print_gap(console, entry["table"], gap)
     print_unread(console, catalog)
@@ -71,6 +72,13 @@ def _print_gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
     inputs = ", ".join(gap["inputs_with_rows"])
     reason = f"rows exist in {inputs}" if inputs else "its inputs have no rows for them either"
     console.print(f"[yellow]gap[/] {table} {span}: {count} without rows; {reason}", highlight=False)
+
+
+def print_foreign_commits(console: Console, table: str, commits: Iterable[ForeignCommit]) -> None:
+    """Print the commits of other writers that a step of the table names."""
+    for commit in commits:
+        reader = "" if commit.table == table else f"; {table} reads it"
+        console.print(f"[yellow]foreign[/] {escape_text(commit.describe())}{reader}", highlight=False)
 
 
 def print_unread(console: Console, catalog: Catalog) -> None:
@@ -97,6 +105,7 @@ def describe_status(catalog: Catalog, name: str) -> dict[str, Any]:
         "batch": record.batch if record else 0,
         "generation": record.generation if record else 0,
         "rows": last.rows if last else {},
+        "foreign_commits": [asdict(commit) for commit in step.foreign_commits],
         "pending": "; ".join(step.reasons) if step.has_work or isinstance(step, Blocked) else "",
         "rejected_files": [{"path": file.path, "reason": file.reason} for file in rejected],
         "gaps": _list_gaps(catalog, declared, log),

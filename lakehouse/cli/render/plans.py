@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.cli.render.lake import print_unread
+from lakehouse.cli.render.lake import print_foreign_commits, print_unread
 from lakehouse.cli.render.printing import escape_text, format_count, format_size, make_grid, print_json
 from lakehouse.definitions.fingerprint import can_read_column
 from lakehouse.definitions.tables import Table
@@ -29,6 +30,8 @@ def print_plan(console: Console, catalog: Catalog, steps: Sequence[Step], as_jso
         grid.add_row(*_plan_cells(catalog, step), style=style)
     console.print(grid)
     _print_differences(console, catalog, steps)
+    for step in steps:
+        print_foreign_commits(console, step.table, step.foreign_commits)
     if any(step.is_code_changed for step in steps):
         text = "\nExisting rows stay as they are where only code changed; --full-refresh rebuilds them."
         console.print(text, highlight=False)
@@ -97,6 +100,7 @@ def _as_entry(catalog: Catalog, step: Step) -> dict[str, Any]:
         "schema_changes": list(step.schema_changes.describe()),
         "drift": list(drift),
         "readers": _list_readers(catalog, step),
+        "foreign_commits": [asdict(commit) for commit in step.foreign_commits],
         "breaking": step.is_breaking,
         "code_changed": step.is_code_changed,
         "downstream": list(catalog.graph.find_downstream(step.table)),

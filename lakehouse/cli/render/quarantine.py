@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from lakehouse.cli.render.printing import escape_text, make_grid, print_json
 from lakehouse.quality import quarantine
 
 if TYPE_CHECKING:
+    from lakehouse.deltalog.digests import Verification
     from lakehouse.quality.reconciliation import Reconciliation
     from lakehouse.writes.replay import ReplayResult
 
@@ -53,10 +54,19 @@ def print_rejects(
         console.print(f"... {len(rejects) - limit:,} more rows; --limit, or --json for all of them.", highlight=False)
 
 
-def print_accounts(console: Console, accounts: Sequence[Reconciliation], as_json: bool) -> None:
-    """Print the places of each table's rows, and the differences."""
+def print_accounts(
+    console: Console,
+    accounts: Sequence[Reconciliation],
+    verifications: Mapping[str, Verification] | None,
+    as_json: bool,
+) -> None:
+    """Print the places of each table's rows, the compared files if there are any, and the differences."""
     if as_json:
-        print_json(console, [asdict(account) for account in accounts])
+        documents: Any = [asdict(account) for account in accounts]
+        if verifications is not None:
+            files = [{"table": table, **asdict(result)} for table, result in verifications.items()]
+            documents = {"rows": documents, "files": files}
+        print_json(console, documents)
         return
     grid = make_grid("table", ">rows in", "where they are", "")
     for account in accounts:
@@ -66,9 +76,24 @@ def print_accounts(console: Console, accounts: Sequence[Reconciliation], as_json
         state = "[bold red]differs[/]" if account.differences else "[green]adds up[/]"
         grid.add_row(account.table, f"{account.input_rows:,}", parts, state)
     console.print(grid)
-    for account in accounts:
-        for text in account.differences:
-            line = f"[bold red]difference[/] {account.table} {escape_text(text)}"
+    _print_differences(console, {account.table: account.differences for account in accounts})
+    if verifications is not None:
+        _print_verifications(console, verifications)
+
+
+def _print_verifications(console: Console, verifications: Mapping[str, Verification]) -> None:
+    grid = make_grid("table", ">files compared", ">without digest", "")
+    for table, result in verifications.items():
+        state = "[bold red]differs[/]" if result.differences else "[green]unchanged[/]"
+        grid.add_row(table, f"{result.verified_files:,}", f"{result.unverified_files:,}", state)
+    console.print(grid)
+    _print_differences(console, {table: result.differences for table, result in verifications.items()})
+
+
+def _print_differences(console: Console, differences: Mapping[str, Sequence[str]]) -> None:
+    for table, texts in differences.items():
+        for text in texts:
+            line = f"[bold red]difference[/] {table} {escape_text(text)}"
             console.print(line, highlight=False, soft_wrap=True)
 
 

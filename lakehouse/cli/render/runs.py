@@ -18,6 +18,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from lakehouse.cli.render.lake import print_foreign_commits
 from lakehouse.cli.render.printing import escape_text, pluralize
 from lakehouse.runs.report import RunListener, RunReport, TableResult
 from lakehouse.writes.outcome import Outcome
@@ -90,6 +91,7 @@ def print_report(console: Console, report: RunReport, log: Path | None) -> None:
     text = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     console.print(f"Run {report.run}: {text} in {report.seconds:.1f} s.", highlight=False)
     for result in report.results:
+        print_foreign_commits(console, result.table, result.step.foreign_commits if result.step else ())
         if result.outcome:
             _print_outcome(console, result.table, result.outcome)
         if result.error:

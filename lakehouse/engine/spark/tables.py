@@ -10,7 +10,7 @@ import delta.exceptions.captured  # turns Delta's conflicts into Python's except
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.identifiers import quote_identifier
-from lakehouse.deltalog import table_log
+from lakehouse.deltalog import digests, table_log
 from lakehouse.engine.base import Commit, Target
 from lakehouse.engine.spark import landed_files
 from lakehouse.errors import LedgerError
@@ -140,11 +140,14 @@ def _options(commit: Commit) -> dict[str, str]:
 
 
 def _verify(target: Target, commit: Commit) -> None:
-    """Check that the commit was made: Delta skips a used transaction version without an error."""
-    record = table_log.read_last_record(target.path)
-    if record is None or (record.run, record.batch) != (commit.record.run, commit.record.batch):
+    """Check that the commit was made: Delta skips a used transaction version without an error. Write its digests."""
+    log = table_log.open_log(target.path)
+    entry = log.last if log else None
+    record = entry.record if entry else None
+    if entry is None or record is None or (record.run, record.batch) != (commit.record.run, commit.record.batch):
         batch = commit.record.batch
         raise LedgerError(
             f"{target.name}: batch {batch} was not committed by this run; another writer used its number. "
             "Run again to continue from the table's latest version."
         )
+    digests.write_digests(target.path, entry.version)

@@ -137,3 +137,35 @@ def test_a_run_starts_one_session_for_work(
     monkeypatch.setenv(context.YARN_DRIVER, "hdfs://staging")
     lakehouse("run", *selection)
     assert len(session_starts) == 2, "YARN fails a driver without a session"
+
+
+@pytest.mark.usefixtures("session_starts")
+def test_commands_name_another_writer(landed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    landed("run", "--select", "raw.orders", "--select", "clean.orders")
+    DeltaTable(str(landed.lake.lake.get_path("clean.orders"))).delete()
+    expected = "foreign clean.orders has version 1 (DELETE) of another writer"
+    for command in ("plan", "status"):
+        assert expected in landed(command)
+        assert landed.entries(command)["clean.orders"]["foreign_commits"] == [
+            {"table": "clean.orders", "version": 1, "operation": "DELETE"}
+        ]
+    landed.lake.land("raw.orders", "2.csv", orders_csv("3,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    monkeypatch.setenv("LAKEHOUSE_FOREIGN_COMMITS", "refuse")
+    selection = ("--select", "raw.orders", "--select", "clean.orders")
+    assert "clean.orders has version 1 (DELETE) of another writer. Rebuild" in landed("run", *selection, exit_code=1)
+    monkeypatch.setenv("LAKEHOUSE_FOREIGN_COMMITS", "warn")
+    assert expected in landed("run", *selection)
+    assert landed.entries("status")["clean.orders"]["foreign_commits"] == []
+
+
+def test_deep_reconciliation_names_the_damaged_file(landed: Command) -> None:
+    landed.lake.run("raw.orders", "clean.orders")
+    assert "quarantine.clean.orders" in landed("reconcile", "--deep")
+    [file] = landed.lake.lake.get_quarantine_path("clean.orders").glob("*.parquet")
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    expected = f"quarantine.clean.orders has other content in {file.name} than its commit wrote"
+    assert f"difference {expected}" in landed("reconcile", "--deep", exit_code=1)
+    document = landed.json("reconcile", "--deep", exit_code=1)
+    assert [entry["table"] for entry in document["files"] if entry["differences"]] == ["quarantine.clean.orders"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 
+import deltalake as delta_rs
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -13,7 +15,8 @@ from pyspark.sql import functions as F
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.tables import incremental, lookup, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Rebuild, Replace
-from lakehouse.plan.steps import RunRequest
+from lakehouse.plan.steps import RunRequest, Step
+from tests.lakehouse.writes.test_rollback import roll_back
 from tests.lakes import ITEM_TYPES, TestLake, items_csv, items_table, landed_items, parse_items, payments_file
 from tests.orders import clean, landed, mart
 
@@ -213,3 +216,86 @@ def test_month_partitions_and_rebuilds_in_the_plan(make_lake: Lakes) -> None:
     assert lake.rows("mart.total") == [(7.0,)]
     request = RunRequest(since=date(2024, 2, 10), until=date(2024, 3, 2))
     assert lake.plan(request=request)["mart.months"].partitions == (date(2024, 2, 1), date(2024, 3, 1))
+
+
+@table("mart.items", columns=ITEM_TYPES, write=Merge(), key=("id",), items="clean.items")
+def items_mart(items: DataFrame) -> DataFrame:
+    """One row per item."""
+    return items.select(*ITEM_TYPES)
+
+
+def name_foreign_commits(steps: Mapping[str, Step | None]) -> dict[str, list[str]]:
+    commits = {name: step.foreign_commits for name, step in steps.items() if step}
+    return {
+        name: [f"{commit.table} {commit.version} {commit.operation}" for commit in of_table]
+        for name, of_table in commits.items()
+        if of_table
+    }
+
+
+def write_foreign_row(lake: TestLake, name: str, number: int) -> None:
+    path = str(lake.lake.get_path(name))
+    row = delta_rs.DeltaTable(path).to_pyarrow_table().slice(0, 1)
+    delta_rs.write_deltalake(path, row.set_column(0, row.schema.field(0), pa.array([number])), mode="append")
+
+
+def test_foreign_rows_are_named_before_they_flow(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(), items_mart)
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    lake.run()
+    write_foreign_row(lake, "clean.items", 99)
+    assert name_foreign_commits(lake.plan()) == {"clean.items": ["clean.items 1 WRITE"]}
+    assert name_foreign_commits({r.table: r.step for r in lake.run().report.results}) == {
+        "clean.items": ["clean.items 1 WRITE"]
+    }
+    lake.land("raw.items", "2.csv", items_csv("2,1,5"))
+    results = lake.run()
+    assert name_foreign_commits({r.table: r.step for r in results.report.results}) == {
+        "clean.items": ["clean.items 1 WRITE"],
+        "mart.items": ["clean.items 1 WRITE"],
+    }
+    assert lake.rows("mart.items") == [(1, 1, 5), (2, 1, 5), (99, 1, 5)]
+    assert name_foreign_commits(lake.plan()) == {}
+    lake.land("raw.items", "3.csv", items_csv("3,1,5"))
+    assert name_foreign_commits(lake.plan()) == {}
+    lake.run()
+    assert name_foreign_commits(lake.plan(request=RunRequest(frozenset({"mart.items"})))) == {
+        "mart.items": ["clean.items 1 WRITE"]
+    }
+
+
+def test_maintenance_is_no_foreign_commit(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(), items_mart)
+    for number in (1, 2):
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,5"))
+        lake.run()
+        for name in lake.lake.graph.declarations:
+            own_table = delta_rs.DeltaTable(str(lake.lake.get_path(name)))
+            own_table.optimize.compact()
+            own_table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+            lake.spark.sql(f"ALTER TABLE delta.`{lake.lake.get_path(name)}` SET TBLPROPERTIES ('note' = 'x')")
+    assert name_foreign_commits(lake.plan()) == {}
+    delta_rs.DeltaTable(str(lake.lake.get_path("raw.items"))).delete("id = '1'")
+    delta_rs.DeltaTable(str(lake.lake.get_path("mart.items"))).update(updates={"value": "7"})
+    names = {name: commits[0].split()[2] for name, commits in name_foreign_commits(lake.plan()).items()}
+    assert names == {"raw.items": "DELETE", "mart.items": "UPDATE"}
+
+
+def test_rebuilt_tables_have_no_foreign_rows(make_lake: Lakes) -> None:
+    lake = make_lake(landed_items, items_table(), items_mart)
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    lake.run()
+    write_foreign_row(lake, "clean.items", 99)
+    lake.run("clean.items", full_refresh=True)
+    assert name_foreign_commits(lake.plan()) == {}
+    write_foreign_row(lake, "clean.items", 98)
+    lake.land("raw.items", "2.csv", items_csv("2,1,5"))
+    lake.run("raw.items", "clean.items", run="two")
+    assert name_foreign_commits(lake.plan()) == {"mart.items": ["clean.items 3 WRITE"]}
+    lake.land("raw.items", "3.csv", items_csv("3,1,5"))
+    lake.run("raw.items", "clean.items", run="three")
+    roll_back(lake, "three")
+    assert name_foreign_commits(lake.plan("mart.items")) == {"mart.items": ["clean.items 3 WRITE"]}
+    roll_back(lake, "two")
+    lake.run()
+    assert name_foreign_commits(lake.plan()) == {}

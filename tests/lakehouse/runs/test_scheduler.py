@@ -7,8 +7,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from delta.tables import DeltaTable
+from deltalake import write_deltalake
 from pyspark.sql import DataFrame, SparkSession
 
 from lakehouse.definitions.fingerprint import compute_fingerprint
@@ -234,3 +236,24 @@ def test_a_killed_run_is_resumed(make_lake: Lakes, runs: Runs) -> None:
     assert len(resumed) < len(commits)
     assert_same(lake, content(undisturbed))
     assert runs.complete(Order(str(lake.root), ("tests.orders",))) == []
+
+
+def test_foreign_rows_are_refused(make_lake: Lakes) -> None:
+    lake, request = make_lake(landed_items, items_table(), copies), RunRequest(refuses_foreign_commits=True)
+    lake.land("raw.items", "1.csv", items_csv("1,1,5"))
+    lake.run(request=request)
+    path = str(lake.lake.get_path("clean.items"))
+    write_deltalake(path, pa.table({"id": [99], "at": [1], "value": [5], "_file_id": [1], "_row": [9]}), mode="append")
+    assert set(lake.run(request=request).statuses.values()) == {"unchanged"}
+    lake.land("raw.items", "2.csv", items_csv("2,1,5"))
+    results = lake.attempt(request=request)
+    assert results.statuses == {"raw.items": "written", "clean.items": "failed", "mart.copies": "skipped"}
+    assert results.errors["clean.items"] == (
+        "clean.items: clean.items has version 1 (WRITE) of another writer. Rebuild clean.items with `lakehouse run "
+        "--full-refresh --select clean.items+`, or accept the rows: LAKEHOUSE_FOREIGN_COMMITS=warn."
+    )
+    lake.run("clean.items", "mart.copies", request=replace(request, full_refresh=frozenset(["clean.items"])))
+    assert lake.rows("mart.copies") == [(1, 1, 5), (2, 1, 5)]
+    lake.land("raw.items", "3.csv", items_csv("3,1,5"))
+    lake.run(request=request)
+    assert lake.rows("mart.copies") == [(1, 1, 5), (2, 1, 5), (3, 1, 5)]
