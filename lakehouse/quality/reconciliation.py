@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lakehouse.definitions.options import get_quote, get_separator
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import table_log
@@ -123,7 +124,7 @@ def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFil
         state, path = states[file.path], root / file.path
         if isinstance(state, OSError) or (state.identity or location.compute_identity(path)) != file.identity:
             return number, None
-        return number, None if source.options.keys() - {"sep"} else _count_records(path, source)
+        return number, None if "escape" in source.options else _count_records(path, source)
 
     with ThreadPoolExecutor() as pool:
         counts = pool.map(lambda item: count(*item), deliveries.items())
@@ -137,7 +138,7 @@ def _count_records(file: Location, source: Source) -> int:
     with open_decompressed(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
         if source.format == "json":
             return sum(bool(line.strip()) for line in text)
-        records = csv.reader(text, delimiter=source.options.get("sep", ","))
+        records = csv.reader(text, delimiter=get_separator(source.options), quotechar=get_quote(source.options))
         return sum(bool(record) for record in records) - 1
 
 

@@ -315,6 +315,21 @@ def test_the_header_is_read_with_the_separator(tmp_path: Path) -> None:
     assert len(take(landing).files) == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"'id';'value'\n1;'2;3'\n", None),
+        (b"'id';'value'\n1;'it''s'\n2;\"\n", None),
+        (b"id;value\n1;'2\n3;4\n", "has a quote that is never closed, after line 1 (unexpected end of data)"),
+    ],
+)
+def test_quotes_are_those_of_the_source(tmp_path: Path, content: bytes, reason: str | None) -> None:
+    options = {"sep": ";", "quote": "'"}
+    landing = create_zone(tmp_path, source("raw.items", landing="items", columns=("id", "value"), options=options))
+    put(landing, "a.csv", content)
+    assert [file.reason for file in take(landing).rejected_files] == ([reason] if reason else [])
+
+
 def test_manifests_are_readable_text(landing: LandingZone) -> None:
     put(landing, "blåbær.csv")
     take(landing)
