@@ -9,7 +9,8 @@ from lakehouse.definitions.graph import Graph
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Input, Table
 from lakehouse.deltalog.table_log import TableLog, open_log
-from lakehouse.landing.zone import LandingZone, is_ignored
+from lakehouse.landing.paths import is_ignored
+from lakehouse.landing.zone import LandingZone
 from lakehouse.storage import location
 from lakehouse.storage.location import Location
 

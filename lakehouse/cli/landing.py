@@ -29,7 +29,7 @@ def land_files(
         load_example(settings).land(settings, console, *as_dates(since, until))
         return
     from lakehouse.definitions.sources import Source
-    from lakehouse.landing import zone
+    from lakehouse.landing.delivery import deliver
 
     declarations = context.open_catalog(settings).graph.declarations
     declared = declarations.get(source)
@@ -39,6 +39,6 @@ def land_files(
     if not files:
         raise SettingsError(f"{source}: no file was named. Run `lakehouse land {source} FILE...`.")
     with show_upload(console, files) as progress:
-        paths = zone.deliver(settings.landing, declared, files, progress)
+        paths = deliver(settings.landing, declared, files, progress)
     for path in paths:
         console.print(get_relative_path(path, settings.root), markup=False, highlight=False)

@@ -22,6 +22,7 @@ from lakehouse.deltalog import table_log
 from lakehouse.errors import get_first_line
 from lakehouse.landing.inspection import count_parquet_rows, open_decompressed
 from lakehouse.landing.manifest import LandedFile, Manifest
+from lakehouse.landing.paths import stat_files
 from lakehouse.storage import location
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _find_effective_files(source: Source, history: Sequence[Manifest], last_batc
 
 def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFile]) -> dict[int, int]:
     """Count the records of each landed file that still has its delivered bytes."""
-    states = location.stat_files(root, [file.path for file in deliveries.values()])
+    states = stat_files(root, [file.path for file in deliveries.values()])
 
     def count(number: int, file: LandedFile) -> tuple[int, int | None]:
         state, path = states[file.path], root / file.path

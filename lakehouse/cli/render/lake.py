@@ -16,7 +16,7 @@ from lakehouse.deltalog import sql, table_log
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide_step
-from lakehouse.plan.steps import Blocked, RunRequest
+from lakehouse.plan.steps import Blocked, Ingest, RunRequest
 from lakehouse.quality import report
 from lakehouse.storage.location import get_relative_path
 
@@ -88,6 +88,8 @@ def describe_status(catalog: Catalog, name: str) -> dict[str, Any]:
     declared = catalog.graph.declarations[name]
     landing = catalog.get_landing_zone(declared) if isinstance(declared, Source) else None
     rejected = landing.find_rejected_files(landing.read_history()) if landing else []
+    if landing and isinstance(step, Ingest):
+        rejected += landing.reject_by_path(step.files)
     return {
         "table": name,
         "state": "empty" if record is None else "behind" if step.has_work else "current",
@@ -178,7 +180,9 @@ def _format_history(entry: table_log.Entry) -> list[str]:
     record = entry.record
     if record is None:
         return [version, at, entry.operation, "", "", rows, "", "", ""]
-    operation = f"{entry.operation} (rolls back {record.rolled_back_run})" if record.rolled_back_run else entry.operation
+    operation = (
+        f"{entry.operation} (rolls back {record.rolled_back_run})" if record.rolled_back_run else entry.operation
+    )
     inputs = ", ".join(f"{name}@{consumed.version}" for name, consumed in record.inputs.items())
     code = f"{record.revision} {record.fingerprint}".strip()
     columns = escape_text("; ".join(record.column_changes))
