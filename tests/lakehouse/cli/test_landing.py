@@ -25,3 +25,14 @@ def test_plan_and_status_list_unread_folders(lakehouse: Command) -> None:
         assert "unread landing/ordres: no source reads this" in output
         assert "landing/orders" not in output
         assert "hidden" not in output
+
+
+def test_plan_and_status_name_links_before_a_run(lakehouse: Command, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("the first line of another file\n")
+    lakehouse.lake.folder("raw.orders").mkdir(parents=True)
+    (lakehouse.lake.folder("raw.orders") / "link.csv").symlink_to(tmp_path / "secret")
+    for command in ("plan", "status", "run", "status"):
+        output = " ".join(lakehouse(command).split())
+        assert "orders/link.csv: is a symbolic link, which is not followed; deliver the file itself" in output
+        assert "the first line" not in output
+    assert "orders/link.csv" not in lakehouse("plan"), "it is on record"
