@@ -36,7 +36,7 @@ def replay_rejects(
 ) -> None:
     """Run a table's quarantined rows through today's code and rules. The outcome of each row is recorded."""
     settings = api.load_settings()
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run) as log, console.status("replaying"):
         result = api.replay(settings, table, run, log, dry_run)
     print_replay(console, result, dry_run)

@@ -41,7 +41,7 @@ def run_tables(
     """Bring tables up to date. Exits with 1 if a table failed."""
     settings = api.load_settings()
     selection = _select_tables(settings, select, full_refresh, since, until)
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run) as log, show_progress(console, selection.names) as listener:
         report = api.run_pipeline(settings, selection, run, listener, log)
     print_report(console, report, log)
@@ -108,7 +108,7 @@ def vacuum_table(
 ) -> None:
     """Remove a table's files that only older versions need. Refuses where a registered model needs one of them."""
     settings = api.load_settings()
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run), console.status("looking for unused files"):
         result = api.vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)
     print_vacuum(console, result, dry_run)
