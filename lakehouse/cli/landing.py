@@ -10,6 +10,7 @@ import typer
 from lakehouse import api
 from lakehouse.cli.example import load_example
 from lakehouse.cli.options import FirstDay, LastDay, as_dates
+from lakehouse.cli.render.printing import escape_text
 from lakehouse.cli.render.runs import show_upload
 from lakehouse.cli.terminal import console
 from lakehouse.errors import SettingsError
@@ -41,4 +42,4 @@ def land_files(
     with show_upload(console, files) as progress:
         paths = deliver(settings.landing, declared, files, progress)
     for path in paths:
-        console.print(get_relative_path(path, settings.root), markup=False, highlight=False)
+        console.print(escape_text(get_relative_path(path, settings.root)), highlight=False, soft_wrap=True)

@@ -8,10 +8,11 @@ import typer
 
 from lakehouse import api
 from lakehouse.cli.options import AsJson, FirstDay, FullRefresh, LastDay, Limit, Select, as_dates
-from lakehouse.cli.render.lake import print_history, print_rows, print_status, print_tables
+from lakehouse.cli.render.lake import print_history, print_status, print_tables
 from lakehouse.cli.render.models import print_vacuum
 from lakehouse.cli.render.plans import print_plan
 from lakehouse.cli.render.quarantine import print_accounts
+from lakehouse.cli.render.rows import print_rows
 from lakehouse.cli.render.runs import print_report, show_progress
 from lakehouse.cli.terminal import console
 from lakehouse.runs import context, logs

@@ -7,16 +7,18 @@ from typing import Final
 
 from rich.console import Console
 
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, escape_controls
 
 # In a pipe or a scheduler's log, lines stay long enough to be searched.
 PIPE_WIDTH: Final = 160
-console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+# A name or a value such as ":warning:" is text.
+console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, emoji=False)
+errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH, emoji=False)
 
 
 def print_error(error: LakehouseError) -> None:
     """Print an error's class, message and notes without a stack trace."""
     errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-    for line in (str(error), *getattr(error, "__notes__", ())):
-        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+    for text in (str(error), *getattr(error, "__notes__", ())):
+        for line in text.split("\n"):
+            errors.print(escape_controls(line), markup=False, highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lakehouse.definitions.sources import Source
-from lakehouse.errors import LandingError
+from lakehouse.errors import LandingError, escape_controls
 from lakehouse.landing.paths import is_ignored
 from lakehouse.storage import location
 from lakehouse.storage.location import Location
@@ -25,11 +25,9 @@ def deliver(
             Nothing is delivered then.
     """
     files = list(files)
-    problems = [f"{file} is not a file" for file in files if not file.is_file()]
-    problems += [
-        f"{file.name} has an ignored name (_, . or a temporary suffix)" for file in files if is_ignored(file.name)
-    ]
-    names = [file.name for file in files]
+    problems = [f"{escape_controls(str(file))} is not a file" for file in files if not file.is_file()]
+    names = [escape_controls(file.name) for file in files]
+    problems += [f"{name} has an ignored name (_, . or a temporary suffix)" for name in names if is_ignored(name)]
     problems += [f"two files are called {name}" for name in sorted({n for n in names if names.count(n) > 1})]
     if problems:
         raise LandingError(f"{source.name}: nothing was delivered: {'; '.join(problems)}. Correct the list of files.")
@@ -37,7 +35,7 @@ def deliver(
         raise LandingError(
             f"{source.name}: nothing was delivered: landing/{link} is a symbolic link. Replace it by a folder."
         )
-    targets: list[Location] = [landing.joinpath(source.landing, name) for name in names]
+    targets: list[Location] = [landing.joinpath(source.landing, file.name) for file in files]
     for file, target in zip(files, targets, strict=True):
         location.put_if_changed(target, file, progress)
     return targets

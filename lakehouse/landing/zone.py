@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 
 from lakehouse.clock import now
 from lakehouse.definitions.sources import Source
-from lakehouse.errors import LandingError, StorageError, get_first_line
+from lakehouse.errors import LandingError, StorageError, escape_controls, get_first_line
 from lakehouse.landing.inspection import Inspection, count_parquet_rows, inspect_file, preview_file
 from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
 from lakehouse.landing.paths import find_path_problem, is_gone, is_ignored, stat_files
@@ -347,7 +347,8 @@ def _find_effective_files(history: Iterable[Manifest]) -> dict[str, tuple[Landed
 def _build_refresh_error(source: Source, problems: Sequence[str]) -> LandingError:
     more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
     return LandingError(
-        f"{source.name}: a full refresh would lose rows, so nothing was changed: {'; '.join(problems[:5])}{more}. "
+        f"{source.name}: a full refresh would lose rows, so nothing was changed: "
+        f"{'; '.join(map(escape_controls, problems[:5]))}{more}. "
         "Restore the files as delivered, make the declaration fit, and run --full-refresh again."
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -19,9 +19,6 @@ from lakehouse.plan.planner import decide_step
 from lakehouse.plan.steps import Blocked, Ingest, RunRequest
 from lakehouse.quality import report
 from lakehouse.storage.location import get_relative_path
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 COUNTS: Final = ("written", "unchanged", "superseded", "quarantined")
 HISTORY_COLUMNS: Final = (
@@ -48,7 +45,7 @@ def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
     for entry in entries:
         counts = [f"{entry['rows'][name]:,}" if name in entry["rows"] else "" for name in COUNTS]
         at = entry["at"][:16].replace("T", " ")
-        grid.add_row(entry["table"], entry["state"], at, *counts, entry["pending"])
+        grid.add_row(entry["table"], entry["state"], at, *counts, escape_text(entry["pending"]))
     console.print(grid)
     rejected = [file for entry in entries for file in entry["rejected_files"]]
     for file in rejected:
@@ -129,7 +126,8 @@ def print_tables(console: Console, catalog: Catalog, as_json: bool) -> None:
         counts = [""] * 4
         if entry["path"]:
             counts = [f"{entry['rows']:,}", format_size(entry["bytes"]), str(entry["files"]), str(entry["version"])]
-        grid.add_row(entry["table"], entry["write"], *counts, entry["path"] or "not written yet")
+        path = escape_text(entry["path"] or "not written yet")
+        grid.add_row(escape_text(entry["table"]), entry["write"], *counts, path)
     console.print(grid)
 
 
@@ -169,7 +167,7 @@ def print_history(console: Console, catalog: Catalog, table: str, limit: int, as
         return
     grid = make_grid(*HISTORY_COLUMNS)
     for entry in entries:
-        grid.add_row(*_format_history(entry))
+        grid.add_row(*map(escape_text, _format_history(entry)))
     console.print(grid)
 
 
@@ -185,28 +183,5 @@ def _format_history(entry: table_log.Entry) -> list[str]:
     )
     inputs = ", ".join(f"{name}@{consumed.version}" for name, consumed in record.inputs.items())
     code = f"{record.revision} {record.fingerprint}".strip()
-    columns = escape_text("; ".join(record.column_changes))
+    columns = "; ".join(record.column_changes)
     return [version, at, operation, record.run, str(record.batch), rows, inputs, code, columns]
-
-
-def print_rows(console: Console, result: pa.Table, as_json: bool, limit: int = 100) -> None:
-    """Print a query's result."""
-    if as_json:
-        print_json(console, result.to_pylist())
-        return
-    numeric = [str(f.type).startswith(("int", "uint", "double", "float", "decimal")) for f in result.schema]
-    columns = zip(result.column_names, numeric, strict=True)
-    grid = make_grid(*[f">{name}" if is_numeric else name for name, is_numeric in columns])
-    for row in result.slice(0, limit).to_pylist():
-        grid.add_row(*[_format_value(value) for value in row.values()])
-    console.print(grid)
-    if result.num_rows > limit:
-        console.print(f"... {result.num_rows - limit:,} more rows; --json prints all of them.", highlight=False)
-
-
-def _format_value(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    return str(value)

@@ -42,7 +42,7 @@ def print_plan(console: Console, catalog: Catalog, steps: Sequence[Step], as_jso
 
 
 def _plan_cells(catalog: Catalog, step: Step) -> list[str]:
-    reasons = "; ".join(step.reasons)
+    reasons = escape_text("; ".join(step.reasons))
     if step.is_code_changed:
         reasons += "; its code changed since the last commit"
     if not step.has_work:

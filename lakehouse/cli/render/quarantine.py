@@ -28,7 +28,7 @@ def print_summaries(console: Console, summaries: Sequence[quarantine.QuarantineS
     grid = make_grid("table", ">quarantined", "rules violated", ">replayed", ">discarded", "newest (UTC)")
     for summary in summaries:
         by_count = sorted(summary.rules.items(), key=lambda item: -item[1])
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in by_count)
+        rules = escape_text(", ".join(f"{count:,} {rule}" for rule, count in by_count))
         outcomes = [f"{summary.outcomes.get(name, 0):,}" for name in ("replayed", "discarded")]
         newest = summary.last_quarantined_at[:16].replace("T", " ")
         grid.add_row(summary.table, f"{summary.pending:,}", rules, *outcomes, newest)
@@ -86,4 +86,4 @@ def print_replay(console: Console, result: ReplayResult, dry_run: bool) -> None:
     for reason, count in (result.discarded or {}).items():
         console.print(f"  {count:,} {would}discarded: {reason}", highlight=False)
     for rule, count in (result.blocked or {}).items():
-        console.print(f"  {count:,} remain quarantined: they violate {rule}", highlight=False)
+        console.print(f"  {count:,} remain quarantined: they violate {escape_text(rule)}", highlight=False)
