@@ -23,11 +23,18 @@ def list_quarantines(as_json: AsJson = False) -> None:
 
 
 @group.command("show")
-def show_rejects(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Show a table's quarantined rows: their file, the violated rules, the values as landed."""
+def show_rejects(
+    table: str,
+    rule: Annotated[str | None, typer.Option(help="Rows that violate this rule.")] = None,
+    file: Annotated[str | None, typer.Option(help="Rows of this landed file: its path or its name.")] = None,
+    run: Annotated[str | None, typer.Option(help="Rows that this run quarantined.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show a table's quarantined rows, newest first: file, row, run, violated rules, and the values as landed."""
     catalog = context.open_catalog(api.load_settings())
-    rows = quarantine.find_pending_rejects(catalog, table)
-    print_rejects(console, rows, quarantine.list_reject_columns(catalog, table), limit, as_json)
+    rejects = quarantine.find_newest_rejects(catalog, table, rule=rule, file=file, run=run)
+    print_rejects(console, table, rejects, quarantine.list_reject_columns(catalog, table), limit, as_json)
 
 
 @group.command("replay")

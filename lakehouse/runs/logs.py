@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Final
 
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.errors import LakehouseError, get_first_line
+from lakehouse.errors import LakehouseError, escape_controls, get_first_line
 from lakehouse.settings import Settings
 
 # The log of a server that runs for months must not fill the disk.
 LOG_BYTES: Final = 100_000_000
 LOG_FILES: Final = 5
+
+
+class _LineFormatter(logging.Formatter):
+    """Formatter that indents further lines: a name with a line end cannot look like another record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).expandtabs(4).split("\n")
+        return "\n    ".join(map(escape_controls, lines))
 
 
 def start_log(settings: Settings, run: Run) -> Path:
@@ -24,8 +32,8 @@ def start_log(settings: Settings, run: Run) -> Path:
 
     settings.logs.mkdir(parents=True, exist_ok=True)
     file = settings.logs / f"{run.id}.log"
-    handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.raiseExceptions = False  # A failed write, as on a full disk, must not fill the console.
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("py4j", "matplotlib", "PIL"):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from lakehouse.cli.render.printing import escape_text, make_grid, print_json
+from lakehouse.cli.render.printing import escape_text, make_grid, print_json, shorten
 from lakehouse.quality import quarantine
 
 if TYPE_CHECKING:
     from lakehouse.quality.reconciliation import Reconciliation
     from lakehouse.writes.replay import ReplayResult
+
+
+# Characters of one value, and of all values in a row.
+VALUE_WIDTH: Final = 60
+CELL_WIDTH: Final = 600
 
 
 def print_summaries(console: Console, summaries: Sequence[quarantine.QuarantineSummary], as_json: bool) -> None:
@@ -36,18 +41,28 @@ def print_summaries(console: Console, summaries: Sequence[quarantine.QuarantineS
 
 
 def print_rejects(
-    console: Console, rejects: Sequence[dict[str, Any]], columns: Collection[str], limit: int, as_json: bool
+    console: Console,
+    table: str,
+    rejects: Sequence[dict[str, Any]],
+    columns: Collection[str],
+    limit: int,
+    as_json: bool,
 ) -> None:
-    """Print a table's quarantined rows as they were landed."""
+    """Print a table's quarantined rows as they were landed. Long values are cut; the JSON has them whole."""
     if as_json:
         print_json(console, [{**reject, "original": json.loads(reject["original"])} for reject in rejects])
         return
-    grid = make_grid("file", ">row", "rules violated", "as landed")
+    if not rejects:
+        console.print(f"{table}: no such row is quarantined. `lakehouse quarantine list` counts rows by rule.")
+        return
+    grid = make_grid("file", ">row", "run", "rules violated", "as landed")
     for reject in rejects[:limit]:
         values = quarantine.parse_original(reject["original"], columns)
-        text = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        file = escape_text(reject["_source_file"] or "")
-        grid.add_row(file, str(reject["_row"] or ""), "\n".join(reject["rules"]), escape_text(text))
+        text = ", ".join(f"{name}={shorten(repr(value), VALUE_WIDTH)}" for name, value in values.items())
+        cells = [reject["_source_file"] or "", str(reject["_row"] or ""), reject["run"]]
+        rules = "\n".join(shorten(escape_text(rule), CELL_WIDTH) for rule in reject["rules"])
+        cells = [escape_text(shorten(cell, VALUE_WIDTH)) for cell in cells]
+        grid.add_row(*cells, rules, escape_text(shorten(text, CELL_WIDTH)))
     console.print(grid)
     if len(rejects) > limit:
         console.print(f"... {len(rejects) - limit:,} more rows; --limit, or --json for all of them.", highlight=False)

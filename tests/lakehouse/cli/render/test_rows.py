@@ -53,7 +53,15 @@ def test_many_columns_are_printed_in_blocks() -> None:
 
 
 def test_a_row_is_one_line_of_plain_text() -> None:
-    names = ("[red]a[/red]", "[/x]", ":warning:", "two\nlines\r", "\x1b[2J\x1b]0;title\x07", "\u202eltr\u2066\x9b", "a\\")
+    names = (
+        "[red]a[/red]",
+        "[/x]",
+        ":warning:",
+        "two\nlines\r",
+        "\x1b[2J\x1b]0;title\x07",
+        "\u202eltr\u2066\x9b",
+        "a\\",
+    )
     rows = pa.table({"[/h]\x1b[1m": list(names)})
     assert render(rows, 80) == [
         r"[/h]\x1b[1m",
