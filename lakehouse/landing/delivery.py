@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lakehouse.causes import describe_cause
 from lakehouse.definitions.sources import Source
 from lakehouse.errors import LandingError, escape_controls
 from lakehouse.landing.paths import is_ignored
@@ -22,7 +23,7 @@ def deliver(
 
     Raises:
         LandingError: a file does not exist, or the landing zone ignores its name, or the folder is a symbolic link.
-            Nothing is delivered then.
+            Nothing is delivered then. Or a file could not be copied: those before it are delivered.
     """
     files = list(files)
     problems = [f"{escape_controls(str(file))} is not a file" for file in files if not file.is_file()]
@@ -36,6 +37,12 @@ def deliver(
             f"{source.name}: nothing was delivered: landing/{link} is a symbolic link. Replace it by a folder."
         )
     targets: list[Location] = [landing.joinpath(source.landing, file.name) for file in files]
-    for file, target in zip(files, targets, strict=True):
-        location.put_if_changed(target, file, progress)
+    for number, (file, target) in enumerate(zip(files, targets, strict=True)):
+        try:
+            location.put_if_changed(target, file, progress)
+        except OSError as error:
+            raise LandingError(
+                f"{source.name}: {names[number]} was not delivered, and {number} files before it were: "
+                f"{escape_controls(describe_cause(error))}"
+            ) from error
     return targets

@@ -9,8 +9,9 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
+from lakehouse.causes import describe_cause
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.errors import LakehouseError, escape_controls, get_first_line
+from lakehouse.errors import LakehouseError, escape_controls
 from lakehouse.settings import Settings
 
 # The log of a server that runs for months must not fill the disk.
@@ -58,6 +59,6 @@ def log_run(settings: Settings, run: Run) -> Iterator[Path]:
         raise
     except Exception as error:
         logging.getLogger(__name__).exception("run %s failed", run.id)
-        replacement = LakehouseError(f"{type(error).__name__}: {get_first_line(error)}")
+        replacement = LakehouseError(f"{type(error).__name__}: {describe_cause(error)}")
         replacement.add_note(f"The log is {file}.")
         raise replacement from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.steps import Blocked, Ingest, RunRequest
 from lakehouse.quality import report
+from lakehouse.quality.findings import Finding
 from lakehouse.storage.location import get_relative_path
 
 COUNTS: Final = ("written", "unchanged", "superseded", "quarantined")
@@ -41,6 +42,7 @@ def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
     if as_json:
         print_json(console, entries)
         return
+    print_findings(console, [finding for entry in entries if (finding := _make_finding(entry))])
     grid = make_grid("table", "state", "last written (UTC)", *[f">{name}" for name in COUNTS], "next")
     for entry in entries:
         counts = [f"{entry['rows'][name]:,}" if name in entry["rows"] else "" for name in COUNTS]
@@ -60,6 +62,19 @@ def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
     if catalog.suites and report.get_index_path(catalog.suites.data_docs).is_file():
         docs = report.get_index_path(catalog.suites.data_docs)
         console.print(f"Data Docs: {escape_text(docs.as_uri())}", highlight=False, soft_wrap=True)
+
+
+def _make_finding(entry: Mapping[str, Any]) -> Finding | None:
+    finding = Finding(entry["table"], len(entry["rejected_files"]), entry["rows"].get("quarantined", 0))
+    return finding if finding != Finding(entry["table"]) else None
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print the tables with rejected files or quarantined rows."""
+    for finding in findings:
+        console.print(f"[bold yellow]attention[/] {escape_text(finding.describe())}", highlight=False)
+    if any(finding.quarantined_rows for finding in findings):
+        console.print("`lakehouse quarantine show TABLE` shows quarantined rows.", highlight=False)
 
 
 def _print_gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:

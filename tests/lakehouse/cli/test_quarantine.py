@@ -74,7 +74,7 @@ def test_show_selects_rows_and_lists_newest_first(two_runs: Command) -> None:
     for options, rows in SELECTIONS:
         assert find_rows(two_runs, options) == rows, options
     lines = two_runs("quarantine", "show", "clean.orders", "--limit", "1").splitlines()
-    assert [r"orders/two\nlines [red]\x1b[2J\u202e.csv" in line for line in lines] == [False, True, False]
+    assert r"orders/two\nlines [red]\x1b[2J\u202e.csv" in lines[1]
     assert lines[-1] == "... 4 more rows; --limit, or --json for all of them."
     assert "no such row is quarantined" in two_runs("quarantine", "show", "clean.orders", "--rule", "day_is_knwon")
 
