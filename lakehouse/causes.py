@@ -76,9 +76,15 @@ def _describe_known_cause(error: BaseException) -> str | None:
     for each in reversed(chain):
         kind, path = _classify(each)
         if kind:
-            path = path or next((match[1].rstrip(".:,") for e in chain if (match := _TASK_PATH.search(_get_text(e)))), "")
+            path = path or _find_task_path(chain)
             return f"{kind.words}{f' ({path})' if path else ''}. {kind.advice}."
     return None
+
+
+def _find_task_path(chain: list[BaseException]) -> str:
+    """Return the file or folder that Spark's task worked on; empty where no text names it."""
+    matches = (_TASK_PATH.search(_get_text(error)) for error in chain)
+    return next((match[1].rstrip(".:,") for match in matches if match), "")
 
 
 def _walk_chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,7 +8,13 @@ import typer
 
 from lakehouse import api
 from lakehouse.cli.options import AsJson, FirstDay, FullRefresh, LastDay, Limit, Select, as_dates
-from lakehouse.cli.render.lake import print_findings, print_history, print_status, print_tables
+from lakehouse.cli.render.lake import (
+    print_findings,
+    print_history,
+    print_status,
+    print_tables,
+    print_unused_suites,
+)
 from lakehouse.cli.render.models import print_vacuum
 from lakehouse.cli.render.plans import print_plan
 from lakehouse.cli.render.quarantine import print_accounts
@@ -61,6 +67,7 @@ def run_tables(
     with logs.log_run(settings, run) as log, show_progress(console, selection.names) as listener:
         report = api.run_pipeline(settings, selection, run, listener, log)
     print_report(console, report, log)
+    print_unused_suites(console, selection.catalog)
     if report.has_failed:
         raise typer.Exit(1)
     if strict or settings.strict:

@@ -18,6 +18,7 @@ from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.steps import Blocked, Ingest, RunRequest
 from lakehouse.quality import report
+from lakehouse.quality.checks import find_unused_suites
 from lakehouse.quality.findings import Finding
 from lakehouse.storage.location import get_relative_path
 
@@ -59,6 +60,7 @@ def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
         for gap in entry["gaps"]:
             _print_gap(console, entry["table"], gap)
     print_unread(console, catalog)
+    print_unused_suites(console, catalog)
     if catalog.suites and report.get_index_path(catalog.suites.data_docs).is_file():
         docs = report.get_index_path(catalog.suites.data_docs)
         console.print(f"Data Docs: {escape_text(docs.as_uri())}", highlight=False, soft_wrap=True)
@@ -89,6 +91,12 @@ def print_unread(console: Console, catalog: Catalog) -> None:
     """Print the folders of the landing zone that no source reads."""
     for name in catalog.find_unread_folders():
         console.print(f"[yellow]unread[/] landing/{escape_text(name)}: no source reads this", highlight=False)
+
+
+def print_unused_suites(console: Console, catalog: Catalog) -> None:
+    """Print the suites that belong to no table."""
+    for problem in find_unused_suites(catalog):
+        console.print(f"[yellow]check[/] {escape_text(problem)}", highlight=False)
 
 
 def describe_status(catalog: Catalog, name: str) -> dict[str, Any]:

@@ -79,3 +79,9 @@ def test_land_prints_names_as_text(lakehouse: Command, tmp_path: Path) -> None:
     delivered = lakehouse("land", "raw.orders", str(tmp_path / name)).strip()
     assert delivered == r"landing/orders/two\nlines[red]\x1b.csv"
     assert (lakehouse.lake.folder("raw.orders") / name).is_file()
+
+
+def test_commands_name_suites_that_are_not_used(lakehouse: Command) -> None:
+    problem = "check suite gold/airport_daily.json: no table has this name, so it is not used"
+    for command in ("plan", "run", "status"):
+        assert problem in lakehouse(command)
