@@ -87,7 +87,7 @@ def _read_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, s
     Returns:
         The columns if they are not the declared ones, and the reason to reject the file.
     """
-    header = next(_read_records(io.StringIO(head), source), [])
+    header: list[str] = next(_read_records(io.StringIO(head), source), [])
     if header == list(source.columns):
         return None, None
     if not {*header} & {*source.columns}:

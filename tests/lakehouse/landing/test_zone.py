@@ -210,7 +210,7 @@ def test_a_pinned_file_replaced_by_a_link_is_rejected(landing: LandingZone, tmp_
     reasons = {file.path: file.reason for file in verified.rejected_files}
     below = "is below the symbolic link items/sub, which is not followed; deliver the file itself"
     assert reasons == {"items/a.csv": IS_LINK, "items/sub/b.csv": below}
-    with pytest.raises(LandingError, match="items/a.csv is gone"):
+    with pytest.raises(LandingError, match="items/a.csv is a symbolic link, which is not followed"):
         landing.check_refresh([manifest])
 
 

@@ -17,6 +17,7 @@ from lakehouse.definitions.sources import source
 from lakehouse.definitions.write_modes import Merge
 from lakehouse.engine.spark import landed_files
 from lakehouse.plan.steps import RunRequest
+from lakehouse.quality.reconciliation import reconcile
 from tests.lakes import (
     ITEM_TYPES,
     TestLake,
@@ -300,3 +301,26 @@ def test_an_unfinished_full_refresh_loses_no_missing_file(
     shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
     lake.attempt()
     assert lake.rows("raw.items", "id") == [("1",), ("2",)], "the refresh fails, or the old rows stay"
+
+
+def test_values_are_read_with_the_sources_options(make_lake: Lakes) -> None:
+    """The separator, the quote and a doubled quote are the source's, also in the second delivery."""
+    options = {"sep": ";", "quote": "'", "header": "true", "encoding": "UTF-8"}
+    lake = make_lake(source("raw.notes", landing="notes", columns=("id", "note"), options=options))
+    first = "id;note\n1;'a;b'\n2;'it''s'\n3;\"\n4;'two\nlines'\n"
+    second = "'id';'note'\n5;c,d\n6;''\n"
+    for name, text in (("1.csv", first), ("2.csv", second)):
+        lake.land("raw.notes", name, text)
+        lake.run()
+    rows = [("1", "a;b"), ("2", "it's"), ("3", '"'), ("4", "two\nlines"), ("5", "c,d"), ("6", None)]
+    assert lake.rows("raw.notes", "id", "note") == rows
+    assert lake.rejected("raw.notes") == {}
+    [account] = reconcile(lake.lake)
+    assert (account.row_counts, account.differences, account.uncounted_files) == ({"files": 2, "rows": 6}, (), 0)
+
+
+def test_a_backslash_escapes_where_declared(make_lake: Lakes) -> None:
+    lake = make_lake(source("raw.notes", landing="notes", columns=("id", "note"), options={"escape": "\\"}))
+    lake.land("raw.notes", "1.csv", 'id,note\n1,"a \\"quoted\\" word, then more"\n2,b\n')
+    lake.run()
+    assert lake.rows("raw.notes", "id", "note") == [("1", 'a "quoted" word, then more'), ("2", "b")]
