@@ -59,8 +59,8 @@ def print_rejects(
     for reject in rejects[:limit]:
         values = quarantine.parse_original(reject["original"], columns)
         text = ", ".join(f"{name}={shorten(repr(value), VALUE_WIDTH)}" for name, value in values.items())
-        cells = [reject["_source_file"] or "", str(reject["_row"] or ""), reject["run"]]
-        rules = "\n".join(shorten(escape_text(rule), CELL_WIDTH) for rule in reject["rules"])
+        cells = [reject["_source_file"] or "", str(reject["_row"] or ""), reject["run"] or ""]
+        rules = "\n".join(escape_text(shorten(rule, CELL_WIDTH)) for rule in reject["rules"])
         cells = [escape_text(shorten(cell, VALUE_WIDTH)) for cell in cells]
         grid.add_row(*cells, rules, escape_text(shorten(text, CELL_WIDTH)))
     console.print(grid)
