@@ -280,8 +280,8 @@ class LandingZone:
             )
             for delivery in {delivery.identity: delivery for delivery in deliveries}.values():
                 if not identity:
-                    is_link = isinstance(state, OSError) and not is_gone(state)
-                    problems.append(f"{path} {state.strerror if is_link else 'is gone'}")
+                    problem = state.strerror if isinstance(state, OSError) and not is_gone(state) else "is gone"
+                    problems.append(f"{path} {problem}")
                 elif identity != delivery.identity:
                     problems.append(f"{path} holds other bytes than delivery {delivery.file_id}")
         if problems:
