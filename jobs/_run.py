@@ -14,7 +14,7 @@ activate(find_root(Path(__file__).parent))
 
 
 def run_job(*layers: str) -> None:
-    """Run tables, and exit with 1 if a table failed, with 2 on a user's mistake.
+    """Run tables, and exit with 1 if a table failed, with 2 on a user's mistake, with 3 as `run --strict` does.
 
     Args:
         layers: The job's tables, unless its arguments select others. Every table by default.

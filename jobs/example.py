@@ -97,8 +97,7 @@ class _Demo:
 
     def run(self) -> None:
         """Run every step, then print the summary."""
-        first_run = context.create_run(self.settings.project)
-        second_run = replace(context.create_run(self.settings.project), lease=first_run.lease)  # one lock for both
+        first_run = context.create_run(self.settings.project, self.settings.logs)
         try:
             with logs.log_run(self.settings, first_run) as log_file:
                 self._print_title("1. Eleven months of flights land")
@@ -112,6 +111,8 @@ class _Demo:
                     self._print_title("4. December lands, day by day; only changed days are computed")
                     with self.timings.of("deliver December"):
                         land(self.settings, self.console, *SECOND_DELIVERY)
+                    following = context.create_run(self.settings.project, self.settings.logs)
+                    second_run = replace(following, lease=first_run.lease)  # one lock for both
                     report = self._run_tables("second run", engine, second_run)
                     self._print_title("5. Score December with the champion, and watch it")
                     task, scores = self._score(engine, second_run)

@@ -12,7 +12,8 @@ from lakehouse.definitions.tables import Input, Table
 from lakehouse.deltalog.table_log import TableLog, filter_effective, open_log, read_last_record
 from lakehouse.errors import MissingStateError
 from lakehouse.landing.manifest import Manifest
-from lakehouse.landing.zone import LandingZone, is_ignored
+from lakehouse.landing.paths import is_ignored
+from lakehouse.landing.zone import LandingZone
 from lakehouse.storage import location
 from lakehouse.storage.location import Location
 

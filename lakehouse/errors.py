@@ -31,6 +31,7 @@ LakehouseError
 import re
 import sysconfig
 import traceback
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,21 @@ INSTALL_FOLDERS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "p
 def get_first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its type where it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def escape_controls(text: str) -> str:
+    r"""Replace characters that act on a terminal or hide, such as escape sequences, by escapes such as \x1b.
+
+    Names and values from outside may hold them. Invisible joiners stay, as words and emojis need them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    """Return True for control and format characters, line separators, and halves of a surrogate pair."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
 
 
 def redact_password(uri: str) -> str:

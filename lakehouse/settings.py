@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     """The module that runs the commands of the example."""
     parallel_tables: int = Field(default=2, ge=1, le=16)
     """The number of independent tables that are written at the same time."""
+    strict: bool = False
+    """A run exits with 3 if files are rejected or rows quarantined, as with `lakehouse run --strict`."""
     lock_wait_seconds: float = Field(default=0, ge=0)
     """The time that a run waits for another run on the same lake."""
     foreign_commits: Literal["warn", "refuse"] = "warn"

@@ -48,6 +48,7 @@ SHARES = (
         "faults/test_reconciliation.py",
         "servers/test_lease.py",
         "faults/test_files.py",
+        "faults/test_disk.py",
         "faults/test_convergence.py",
         "faults/test_logs.py",
         "servers/test_s3_readers.py",

@@ -19,9 +19,10 @@ with DAG(
     default_args={"retries": 1, "retry_delay": timedelta(minutes=10)},
 ) as dag:
     # Exit status 0: all tables are up to date. 1: a table failed. 2: an error ended the run, such as a wrong setting.
+    # 3: files are rejected or rows quarantined. A retry ends with 3 again.
     BashOperator(
         task_id="run",
-        bash_command=f"{PROJECT}/.venv/bin/lakehouse --project {PROJECT} run",
+        bash_command=f"{PROJECT}/.venv/bin/lakehouse --project {PROJECT} run --strict",
         cwd=PROJECT,
         env={"LAKEHOUSE_LOCK_WAIT_SECONDS": "3600"},
         append_env=True,

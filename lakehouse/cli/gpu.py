@@ -16,6 +16,9 @@ def report_coverage(select: Select = None, as_json: AsJson = False) -> None:
     from lakehouse.cli.render.gpu import print_coverage
 
     settings = api.load_settings()
-    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("asking the plugin"):
+    with (
+        logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log,
+        console.status("asking the plugin"),
+    ):
         reports = api.report_gpu_coverage(settings, select or (), log)
     print_coverage(console, reports, as_json)

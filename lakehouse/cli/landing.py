@@ -10,6 +10,7 @@ import typer
 from lakehouse import api
 from lakehouse.cli.example import load_example
 from lakehouse.cli.options import FirstDay, LastDay, as_dates
+from lakehouse.cli.render.printing import escape_text
 from lakehouse.cli.render.runs import show_upload
 from lakehouse.cli.terminal import console
 from lakehouse.errors import SettingsError
@@ -29,7 +30,7 @@ def land_files(
         load_example(settings).land(settings, console, *as_dates(since, until))
         return
     from lakehouse.definitions.sources import Source
-    from lakehouse.landing import zone
+    from lakehouse.landing.delivery import deliver
 
     declarations = context.open_catalog(settings).graph.declarations
     declared = declarations.get(source)
@@ -39,6 +40,6 @@ def land_files(
     if not files:
         raise SettingsError(f"{source}: no file was named. Run `lakehouse land {source} FILE...`.")
     with show_upload(console, files) as progress:
-        paths = zone.deliver(settings.landing, declared, files, progress)
+        paths = deliver(settings.landing, declared, files, progress)
     for path in paths:
-        console.print(get_relative_path(path, settings.root), markup=False, highlight=False)
+        console.print(escape_text(get_relative_path(path, settings.root)), highlight=False, soft_wrap=True)

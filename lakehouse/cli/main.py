@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from lakehouse.cli import example, gpu, landing, models, quarantine, repair, rollback, servers, spark, tables
-from lakehouse.cli.terminal import errors, print_error
+from lakehouse.cli.terminal import errors, print_error, print_unexpected_error
 from lakehouse.errors import LakehouseError, SettingsError
 from lakehouse.project import VARIABLE, activate, find_root
 
@@ -70,7 +70,7 @@ def choose_project(
 
 
 def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """Run a command, and exit. A user's mistake prints a message without a stack trace, and exits with 2.
+    """Run a command, and exit. An error prints a message without a stack trace, and exits with 2.
 
     Args:
         arguments: The command and its arguments. Those of the process by default.
@@ -80,6 +80,9 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Mapping[
         app(arguments, standalone_mode=True, default_map=defaults)
     except LakehouseError as error:
         print_error(error)
+        sys.exit(2)
+    except Exception as error:  # A fault of the platform or of the machine is told in words as well.
+        print_unexpected_error(error)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer prints nothing for it

@@ -25,7 +25,10 @@ def train_model(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("training") as status:
+    with (
+        logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log,
+        console.status("training") as status,
+    ):
         result = pipeline.train(settings, model, status.update, log, tuned)
     print_training(console, result)
 
@@ -40,7 +43,10 @@ def tune_model(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("tuning") as status:
+    with (
+        logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log,
+        console.status("tuning") as status,
+    ):
         result = pipeline.tune(settings, model, trials, jobs, on, status.update, log)
     print_search(console, result)
 
@@ -50,7 +56,10 @@ def reproduce_model(run: Annotated[str, typer.Argument(help="The id of a trainin
     from lakehouse.ml import pipeline
 
     settings = load_training_settings()
-    with logs.log_run(settings, context.create_run(settings.project)) as log, console.status("reproducing") as status:
+    with (
+        logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log,
+        console.status("reproducing") as status,
+    ):
         result = pipeline.reproduce(settings, run, status.update, log)
     print_reproduction(console, result)
     if result.differences:
@@ -67,7 +76,7 @@ def score_days(
     from lakehouse.ml import pipeline
 
     settings = api.load_settings()
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run) as log, console.status("scoring"):
         result = pipeline.score(settings, task, *as_dates(since, until), run, log, alias)
     print_scoring(console, result)
@@ -87,7 +96,7 @@ def monitor_champion(
     from lakehouse.ml import pipeline
 
     settings = load_training_settings() if retrain else api.load_settings()
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run) as log, console.status("monitoring"):
         result = pipeline.monitor(settings, task, *as_dates(since, until), run, log)
     print_monitoring(console, result)

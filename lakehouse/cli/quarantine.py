@@ -23,11 +23,18 @@ def list_quarantines(as_json: AsJson = False) -> None:
 
 
 @group.command("show")
-def show_rejects(table: str, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Show a table's quarantined rows: their file, the violated rules, the values as landed."""
+def show_rejects(
+    table: str,
+    rule: Annotated[str | None, typer.Option(help="Rows that violate this rule.")] = None,
+    file: Annotated[str | None, typer.Option(help="Rows of this landed file: its path or its name.")] = None,
+    run: Annotated[str | None, typer.Option(help="Rows that this run quarantined.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show a table's quarantined rows, newest first: file, row, run, violated rules, and the values as landed."""
     catalog = context.open_catalog(api.load_settings())
-    rows = quarantine.find_pending_rejects(catalog, table)
-    print_rejects(console, rows, quarantine.list_reject_columns(catalog, table), limit, as_json)
+    rejects = quarantine.find_newest_rejects(catalog, table, rule=rule, file=file, run=run)
+    print_rejects(console, table, rejects, quarantine.list_reject_columns(catalog, table), limit, as_json)
 
 
 @group.command("replay")
@@ -36,7 +43,7 @@ def replay_rejects(
 ) -> None:
     """Run a table's quarantined rows through today's code and rules. The outcome of each row is recorded."""
     settings = api.load_settings()
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run) as log, console.status("replaying"):
         result = api.replay(settings, table, run, log, dry_run)
     print_replay(console, result, dry_run)

@@ -38,7 +38,7 @@ def roll_back_run(
                 "Cannot ask for confirmation: stdin is not a terminal. Nothing was changed. Pass --yes to continue."
             )
         typer.confirm("Roll back?", abort=True)
-    own_run = context.create_run(settings.project)
+    own_run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, own_run) as log, console.status("rolling back"):
         api.roll_back(settings, plan, own_run, log)
     print_outcome(console, plan, own_run.id)

@@ -24,7 +24,7 @@ def serve_predictions(
 ) -> None:
     """Answer requests for predictions over HTTP with the champion. Callers must send the key in SERVING_API_KEY."""
     settings = api.load_settings()
-    with logs.log_run(settings, context.create_run(settings.project)) as log:
+    with logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log:
         # Imported by name: the platform does not depend on packages built on it.
         server: Any = importlib.import_module("serving.api.server")
         notify = _print_with_log(log)
@@ -38,7 +38,7 @@ def serve_page(
 ) -> None:
     """Serve the page about the example's flights. It asks the API at SERVING_API_URL, by default that of `serve`."""
     settings = api.load_settings()
-    with logs.log_run(settings, context.create_run(settings.project)) as log:
+    with logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log:
         server: Any = importlib.import_module("serving.app.server")
         server.serve(port, log, _print_with_log(log))
 

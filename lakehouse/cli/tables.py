@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from lakehouse import api
 from lakehouse.cli.options import AsJson, FirstDay, FullRefresh, LastDay, Limit, Select, as_dates
-from lakehouse.cli.render.lake import print_history, print_rows, print_status, print_tables
+from lakehouse.cli.render.lake import (
+    print_findings,
+    print_history,
+    print_status,
+    print_tables,
+    print_unused_suites,
+)
 from lakehouse.cli.render.models import print_vacuum
 from lakehouse.cli.render.plans import print_plan
 from lakehouse.cli.render.quarantine import print_accounts
+from lakehouse.cli.render.rows import print_rows
 from lakehouse.cli.render.runs import print_report, show_progress
 from lakehouse.cli.terminal import console
+from lakehouse.quality.findings import find_findings
 from lakehouse.runs import context, logs
 from lakehouse.settings import Settings
+
+# The exit status of a strict run with rejected files or quarantined rows.
+EXIT_REJECTED: Final = 3
 
 
 def show_plan(
@@ -36,17 +47,34 @@ def show_plan(
 
 
 def run_tables(
-    select: Select = None, full_refresh: FullRefresh = False, since: FirstDay = None, until: LastDay = None
+    select: Select = None,
+    full_refresh: FullRefresh = False,
+    since: FirstDay = None,
+    until: LastDay = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 3 if a file is rejected, or the last commit of a table quarantined rows. "
+            "The setting `strict` does so for every run.",
+        ),
+    ] = False,
 ) -> None:
     """Bring tables up to date. Exits with 1 if a table failed."""
     settings = api.load_settings()
     selection = _select_tables(settings, select, full_refresh, since, until)
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run) as log, show_progress(console, selection.names) as listener:
         report = api.run_pipeline(settings, selection, run, listener, log)
     print_report(console, report, log)
+    print_unused_suites(console, selection.catalog)
     if report.has_failed:
         raise typer.Exit(1)
+    if strict or settings.strict:
+        findings = list(find_findings(selection.catalog, selection.names))
+        print_findings(console, findings)
+        if findings or report.has_rejects:
+            raise typer.Exit(EXIT_REJECTED)
 
 
 def _select_tables(
@@ -116,7 +144,7 @@ def vacuum_table(
 ) -> None:
     """Remove a table's files that only older versions need. Refuses where a registered model needs one of them."""
     settings = api.load_settings()
-    run = context.create_run(settings.project)
+    run = context.create_run(settings.project, settings.logs)
     with logs.log_run(settings, run), console.status("looking for unused files"):
         result = api.vacuum(settings, table, run, keep_days=keep_days, forget=forget or (), dry_run=dry_run)
     print_vacuum(console, result, dry_run)

@@ -9,6 +9,7 @@ from typing import get_args
 
 from lakehouse.definitions.contracts import OnChangedType, OnMissingColumn, OnNewColumn
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
+from lakehouse.definitions.options import find_option_problems
 from lakehouse.definitions.rules import KEY_RULE, MALFORMED_RULE, PARSED_RULE, OnViolation
 from lakehouse.definitions.sources import (
     LANDING_COLUMNS,
@@ -89,6 +90,7 @@ def _find_source_problems(source: Source) -> list[str]:
     problems += _find_header_problems(source)
     if source.format == "csv" and set(source.columns.values()) - {"string"}:
         problems.append(f"{source.name}: a CSV source lands as strings; declare types in silver")
+    problems += [f"{source.name}: {problem}" for problem in find_option_problems(source.format, source.options)]
     return problems
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
+from lakehouse.definitions.options import get_quote, get_separator
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import TYPES
 from lakehouse.errors import StorageError
@@ -56,26 +57,26 @@ class _TextSummary:
     quote_count: int
 
 
-def _scan_text(path: Location) -> _TextSummary:
+def _scan_text(path: Location, quote: str) -> _TextSummary:
     decoder = codecs.getincrementaldecoder("utf-8")()
     head = last = ""
     quotes = 0
     for chunk in _read_chunks(path):
         text = decoder.decode(chunk)
         head, last = head or text, text[-1:] or last
-        quotes += chunk.count(b'"')
+        quotes += chunk.count(quote.encode())
     decoder.decode(b"", final=True)
     return _TextSummary(head.removeprefix("\ufeff"), last, quotes)
 
 
 def _inspect_csv(path: Location, source: Source) -> Inspection:
-    text = _scan_text(path)
+    text = _scan_text(path, get_quote(source.options))
     if not text.head:
         return Inspection("is empty: not even a header")
     columns, reason = _read_header(text.head, source)
     if reason is None and text.last_character not in ("\n", "\r"):
         reason = "does not end with a line end; it may be cut within its last value"
-    if reason is None and text.quote_count and not {"quote", "escape"} & source.options.keys():
+    if reason is None and text.quote_count and source.options.get("escape") in (None, get_quote(source.options)):
         reason = _find_open_quote(path, source, odd=text.quote_count % 2 == 1)
     return Inspection(reason, columns)
 
@@ -87,8 +88,7 @@ def _read_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, s
         The columns if they are not the declared ones, and the reason to reject the file.
     """
     labels = {label: column for column, label in source.header_names.items()}
-    first = next(csv.reader(io.StringIO(head), delimiter=source.options.get("sep", ",")), [])
-    header = [labels.get(label, label) for label in first]
+    header = [labels.get(label, label) for label in next(_read_records(io.StringIO(head), source), [])]
     if header == list(source.columns):
         return None, None
     if not {*header} & {*source.columns}:
@@ -101,6 +101,12 @@ def _read_header(head: str, source: Source) -> tuple[Mapping[str, str] | None, s
     return columns, schema_drift.explain_rejection(source, columns)
 
 
+def _read_records(lines: Iterable[str], source: Source, strict: bool = False) -> Any:
+    """Return the standard library's reader, which also counts lines."""
+    separator, quote = get_separator(source.options), get_quote(source.options)
+    return csv.reader(lines, delimiter=separator, quotechar=quote, strict=strict)
+
+
 def _find_open_quote(path: Location, source: Source, odd: bool) -> str | None:
     """Return the line of a quote that opens a value and is never closed; or None.
 
@@ -109,7 +115,7 @@ def _find_open_quote(path: Location, source: Source, odd: bool) -> str | None:
     """
     csv.field_size_limit(sys.maxsize)  # the length of a value has no limit
     with io.TextIOWrapper(open_decompressed(path), "utf-8", newline="") as lines:
-        reader = csv.reader(lines, delimiter=source.options.get("sep", ","), strict=True)
+        reader = _read_records(lines, source, strict=True)
         before = 0
         while True:
             try:

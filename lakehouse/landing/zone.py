@@ -7,24 +7,22 @@ the rest. The reason is stored in the manifest, or beside it if the file is reje
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from lakehouse.clock import now
 from lakehouse.definitions.sources import Source
-from lakehouse.errors import LandingError, StorageError, get_first_line
-from lakehouse.landing.inspection import count_parquet_rows, inspect_file, preview_file
+from lakehouse.errors import LandingError, StorageError, escape_controls, get_first_line
+from lakehouse.landing.inspection import Inspection, count_parquet_rows, inspect_file, preview_file
 from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
+from lakehouse.landing.paths import find_path_problem, is_gone, is_ignored, stat_files
 from lakehouse.storage import location
 from lakehouse.storage.location import FileInfo, Location
 
-# Suffixes of unfinished files.
-TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".inprogress", ".crdownload", "~")
-COMPRESSED_SUFFIXES = (".bz2", ".deflate", ".lz4", ".snappy", ".zst", ".zstd", ".xz", ".zip")
 # A file that changed just before it was listed may change again under the same time stamp. Its content is hashed again.
 REHASH_SECONDS = 2.0
 
@@ -72,7 +70,13 @@ class LandingZone:
             )
 
     def list_files(self) -> list[LandedFile]:
-        """Return the finished files by path, without an identity where the store has none."""
+        """Return the finished files by path, without an identity where the store has none.
+
+        A symbolic link is among them, and is rejected later. If the source's folder is a link, it is the only one.
+        """
+        if link := location.find_link(self.root, self.source.landing):
+            info = location.stat_link(self.root, link)
+            return [LandedFile(link, info.size, info.modified_ns)]
         settled_ns = time.time_ns() - int(self.source.settle_seconds * 1e9)
         files = [
             LandedFile(f"{self.source.landing}/{info.path}", info.size, info.modified_ns, info.identity)
@@ -107,14 +111,24 @@ class LandingZone:
             rejections.update((rejected.path, rejected) for rejected in manifest.rejected_files)
             for file in manifest.files:
                 rejections.pop(file.path, None)
-        states = location.stat_files(self.root, rejections)
-        return [rejected for path, rejected in rejections.items() if not isinstance(states[path], OSError)]
+        states = stat_files(self.root, rejections)
+        return [rejected for path, rejected in rejections.items() if not is_gone(states[path])]
+
+    def reject_by_path(self, files: Iterable[LandedFile]) -> list[RejectedFile]:
+        """Return the files that the next run rejects by their paths alone, such as symbolic links."""
+        problems = ((file, find_path_problem(self.root, file.path)) for file in files)
+        return [
+            RejectedFile(file.path, file.size, file.modified_ns, file.identity, reason)
+            for file, reason in problems
+            if reason
+        ]
 
     def count_rows(self, files: Iterable[LandedFile]) -> int | None:
         """Return the number of rows that the metadata of readable Parquet files gives; None for other formats."""
         if self.source.format != "parquet":
             return None
-        return sum(count_parquet_rows(self.root / file.path) for file in files)
+        readable = (file for file in files if find_path_problem(self.root, file.path) is None)
+        return sum(count_parquet_rows(self.root / file.path) for file in readable)
 
     def preview_files(self, files: Iterable[LandedFile]) -> list[tuple[str, str | None, Mapping[str, str] | None]]:
         """Inspect the beginning of each file.
@@ -123,8 +137,12 @@ class LandingZone:
             For each file its path, the reason for its rejection, and its columns if they are not the declared ones.
         """
         with ThreadPoolExecutor() as pool:
-            previews = pool.map(lambda file: (file.path, preview_file(self.root / file.path, self.source)), files)
+            previews = pool.map(lambda file: (file.path, self._preview(file)), files)
             return [(path, inspection.reason, inspection.columns) for path, inspection in previews]
+
+    def _preview(self, file: LandedFile) -> Inspection:
+        problem = find_path_problem(self.root, file.path)
+        return Inspection(problem) if problem else preview_file(self.root / file.path, self.source)
 
     def _has_same_content(self, file: LandedFile, earlier: tuple[LandedFile | RejectedFile, str] | None) -> bool:
         """Return whether a file has the content of an earlier delivery, which comes with the time of its manifest."""
@@ -201,7 +219,7 @@ class LandingZone:
                 continues from the rows of the table.
         """
         is_same_declaration = manifest.fingerprint == fingerprint
-        states = location.stat_files(self.root, [file.path for file in manifest.files])
+        states = stat_files(self.root, [file.path for file in manifest.files])
         rejected, columns = list[RejectedFile](), dict[str, Mapping[str, str] | None]()
         for file in manifest.files:
             result = self._verify_file(file, states[file.path], is_same_declaration)
@@ -223,7 +241,8 @@ class LandingZone:
     ) -> LandedFile | RejectedFile:
         """Return the file, or its rejection without a hash: the next file at the same path is a new delivery."""
         if isinstance(state, OSError):
-            return RejectedFile(file.path, file.size, file.modified_ns, "", f"cannot be read: {state.strerror}")
+            reason = str(state.strerror) if state.errno == errno.ELOOP else f"cannot be read: {state.strerror}"
+            return RejectedFile(file.path, file.size, file.modified_ns, "", reason)
         if not self._is_unchanged(file, state):
             return RejectedFile(file.path, file.size, file.modified_ns, "", "changed while its batch was under way")
         if is_same_declaration:
@@ -258,7 +277,7 @@ class LandingZone:
                 else:
                     expected.setdefault(file.path, []).append(file)
         problems = []
-        states = location.stat_files(self.root, expected)
+        states = stat_files(self.root, expected)
         for path, deliveries in expected.items():
             state = states[path]
             identity = (
@@ -266,7 +285,8 @@ class LandingZone:
             )
             for delivery in {delivery.identity: delivery for delivery in deliveries}.values():
                 if not identity:
-                    problems.append(f"{path} is gone")
+                    problem = state.strerror if isinstance(state, OSError) and not is_gone(state) else "is gone"
+                    problems.append(f"{path} {problem}")
                 elif identity != delivery.identity:
                     problems.append(f"{path} holds other bytes than delivery {delivery.file_id}")
         if problems:
@@ -277,7 +297,7 @@ class LandingZone:
         identity, columns = file.identity, None
         try:
             identity = identity or location.compute_identity(path)
-            reason = _find_name_problem(file.path)
+            reason = find_path_problem(self.root, file.path)
             if reason is None:
                 inspection = inspect_file(path, self.source)
                 reason, columns = inspection.reason, inspection.columns
@@ -318,32 +338,6 @@ class LandingZone:
             raise LandingError(f"{file}: not a manifest ({error}). Restore it from a backup of the lake.") from error
 
 
-def deliver(
-    landing: Location, source: Source, files: Iterable[Path], progress: Callable[[int], None] | None = None
-) -> list[Location]:
-    """Copy files into the landing folder of a source. A reader never sees half of a file.
-
-    Args:
-        progress: receives the number of bytes with each part that is sent to a bucket.
-
-    Raises:
-        LandingError: a file does not exist, or the landing zone ignores its name. Nothing is delivered then.
-    """
-    files = list(files)
-    problems = [f"{file} is not a file" for file in files if not file.is_file()]
-    problems += [
-        f"{file.name} has an ignored name (_, . or a temporary suffix)" for file in files if is_ignored(file.name)
-    ]
-    names = [file.name for file in files]
-    problems += [f"two files are called {name}" for name in sorted({n for n in names if names.count(n) > 1})]
-    if problems:
-        raise LandingError(f"{source.name}: nothing was delivered: {'; '.join(problems)}. Correct the list of files.")
-    targets: list[Location] = [landing.joinpath(source.landing, name) for name in names]
-    for file, target in zip(files, targets, strict=True):
-        location.put_if_changed(target, file, progress)
-    return targets
-
-
 def _find_effective_files(history: Iterable[Manifest]) -> dict[str, tuple[LandedFile, str]]:
     """Return by path the last delivery with rows in the table, and the time of its manifest.
 
@@ -360,27 +354,10 @@ def _find_effective_files(history: Iterable[Manifest]) -> dict[str, tuple[Landed
 def _build_refresh_error(source: Source, problems: Sequence[str]) -> LandingError:
     more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
     return LandingError(
-        f"{source.name}: a full refresh would lose rows, so nothing was changed: {'; '.join(problems[:5])}{more}. "
+        f"{source.name}: a full refresh would lose rows, so nothing was changed: "
+        f"{'; '.join(map(escape_controls, problems[:5]))}{more}. "
         "Restore the files as delivered, make the declaration fit, and run --full-refresh again."
     )
-
-
-def _find_name_problem(path: str) -> str | None:
-    """Return the reason why Spark cannot read a path, or would read other bytes than were inspected; or None."""
-    if ":" in path:
-        return "has a colon in its path, which Spark cannot read"
-    if path.endswith(COMPRESSED_SUFFIXES):
-        return f"is compressed as {Path(path).suffix}; deliver it plain or as .gz"
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return "has a name that is not UTF-8"
-    return None
-
-
-def is_ignored(name: str) -> bool:
-    """Return whether a name marks a file or folder as hidden or unfinished."""
-    return name.startswith(("_", ".")) or name.endswith(TEMPORARY_SUFFIXES)
 
 
 def _to_epoch(timestamp: str) -> float:

@@ -13,7 +13,7 @@ from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.deltalog.commit_record import InputVersion, Record
 from lakehouse.deltalog.table_log import TableLog, is_rolled_back, resolve_current_version
-from lakehouse.errors import LedgerError
+from lakehouse.errors import LakehouseError, LedgerError
 from lakehouse.landing import schema_drift
 from lakehouse.plan import schema_diff
 from lakehouse.plan.backfill import find_completed_backfill, select_backfill_partitions
@@ -96,13 +96,23 @@ def _defer(catalog: Catalog, step: Step, input_steps: list[Step]) -> Step:
 
 
 def decide_step(catalog: Catalog, name: str, request: RunRequest) -> Step:
-    """Decide the step of one table, given the current commits.
+    """Decide the step of one table, given the current commits. An unexpected error names the table in a note.
 
     Raises:
         LedgerError: A log is damaged.
         LandingError: A manifest is damaged.
         MissingStateError: A manifest of a committed batch is missing, or the quarantine of the table.
     """
+    try:
+        return _decide_step(catalog, name, request)
+    except LakehouseError:
+        raise
+    except Exception as error:
+        error.add_note(f"The table is {name}.")
+        raise
+
+
+def _decide_step(catalog: Catalog, name: str, request: RunRequest) -> Step:
     declared = catalog.graph.declarations[name]
     log = catalog.read_log(name)
     last = log.last if log else None
@@ -126,7 +136,7 @@ def decide_step(catalog: Catalog, name: str, request: RunRequest) -> Step:
         and record is not None
         and _can_rebuild(catalog, declared)
     ):
-        rebuild = decide_step(catalog, name, replace(request, full_refresh=request.full_refresh | {name}))
+        rebuild = _decide_step(catalog, name, replace(request, full_refresh=request.full_refresh | {name}))
         return replace(rebuild, reasons=("a column's type is widened",))
     is_refreshed = full or (isinstance(step, WriteStep) and step.is_full_refresh)
     return replace(

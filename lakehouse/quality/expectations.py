@@ -14,6 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.catalog import Suites
+from lakehouse.causes import describe_cause
 from lakehouse.errors import SuiteError, get_first_line
 from lakehouse.quality import report
 
@@ -43,7 +44,7 @@ def validate(suites: Suites, table: str, rows: DataFrame, run: str) -> None:
             result = _evaluate(table, expectations, rows, run)
             page = report.add_result(suites.data_docs, table, run, result)
         except Exception as error:  # The published version stays, whatever fails inside.
-            reason = f"{type(error).__name__}: {get_first_line(error)}"
+            reason = f"{type(error).__name__}: {describe_cause(error)}".rstrip(".")
             raise SuiteError(
                 f"{table}: Great Expectations could not validate the table: {reason}. Nothing was written."
             ) from error

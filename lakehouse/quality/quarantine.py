@@ -110,6 +110,39 @@ def find_pending_rejects(catalog: Catalog, name: str) -> list[dict[str, Any]]:
     return sorted(pending, key=lambda row: (row["_file_id"] or 0, row["_row"] or 0, row["original"]))
 
 
+def find_newest_rejects(
+    catalog: Catalog, name: str, *, rule: str | None = None, file: str | None = None, run: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the pending rejects of a table, the newest first.
+
+    Args:
+        rule: A violated rule. `parsed` stands for values of any column that cannot be parsed.
+        file: The path of the landed file below the landing zone, or its name.
+        run: The run that quarantined the rows.
+
+    Raises:
+        DeclarationError: There is no such table.
+    """
+    rejects = [
+        reject
+        for reject in find_pending_rejects(catalog, name)
+        if (rule is None or any(_is_rule(violated, rule) for violated in reject["rules"]))
+        and (file is None or _is_file(reject["_source_file"], file))
+        and (run is None or reject["run"] == run)
+    ]
+    return sorted(
+        rejects, key=lambda row: (row["quarantined_at"], row["_file_id"] or 0, row["_row"] or 0), reverse=True
+    )
+
+
+def _is_rule(violated: str, rule: str) -> bool:
+    return violated == rule or violated.startswith(f"{rule}: ")
+
+
+def _is_file(path: str | None, file: str) -> bool:
+    return path is not None and (path == file.removeprefix("landing/") or path.endswith(f"/{file}"))
+
+
 def _read_outcomes(catalog: Catalog, name: str) -> list[dict[str, Any]]:
     """Return the outcomes of rejects, without those of replays that were rolled back."""
     outcomes = _read_rows(catalog.get_outcomes_path(name), tuple(OUTCOME_COLUMNS))

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lakehouse.definitions.options import get_quote, get_separator
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import sql, table_log
@@ -22,6 +23,7 @@ from lakehouse.deltalog.digests import Verification, verify_files
 from lakehouse.errors import LakehouseError, get_first_line
 from lakehouse.landing.inspection import count_parquet_rows, open_decompressed
 from lakehouse.landing.manifest import LandedFile, Manifest
+from lakehouse.landing.paths import stat_files
 from lakehouse.storage import location
 
 if TYPE_CHECKING:
@@ -131,13 +133,13 @@ def _find_effective_files(source: Source, history: Sequence[Manifest], last_batc
 
 def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFile]) -> dict[int, int]:
     """Count the records of each landed file that still has its delivered bytes."""
-    states = location.stat_files(root, [file.path for file in deliveries.values()])
+    states = stat_files(root, [file.path for file in deliveries.values()])
 
     def count(number: int, file: LandedFile) -> tuple[int, int | None]:
         state, path = states[file.path], root / file.path
         if isinstance(state, OSError) or (state.identity or location.compute_identity(path)) != file.identity:
             return number, None
-        return number, None if source.options.keys() - {"sep"} else count_records(path, source)
+        return number, None if "escape" in source.options else count_records(path, source)
 
     with ThreadPoolExecutor() as pool:
         counts = pool.map(lambda item: count(*item), deliveries.items())
@@ -152,7 +154,7 @@ def count_records(file: Location, source: Source) -> int:
     with open_decompressed(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
         if source.format == "json":
             return sum(bool(line.strip()) for line in text)
-        records = csv.reader(text, delimiter=source.options.get("sep", ","))
+        records = csv.reader(text, delimiter=get_separator(source.options), quotechar=get_quote(source.options))
         return sum(bool(record) for record in records) - 1
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +18,13 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine import open_engine
 from lakehouse.engine.base import Engine
 from lakehouse.settings import Settings
+from lakehouse.storage.location import list_names
 from lakehouse.storage.lock import lock_lake, record_jvms
 
 # YARN sets this variable for a Spark driver in its cluster. A driver without an early session fails there.
 YARN_DRIVER: Final = "SPARK_YARN_STAGING_DIR"
+_ID_TIME: Final = "%Y%m%dT%H%M%S"
+_RUN_LOG: Final = re.compile(r"(\d{8}T\d{6})-[0-9a-f]{6}\.log")
 
 
 def open_catalog(settings: Settings) -> Catalog:
@@ -33,9 +37,25 @@ def open_catalog(settings: Settings) -> Catalog:
     return Catalog(graph.load(settings.declarations), settings.root, suites)
 
 
-def create_run(project: Path) -> Run:
-    """Create a run with an id that sorts by time (UTC), and the revision of the project's code."""
-    return Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", get_revision(project))
+def create_run(project: Path, logs: Path | None = None) -> Run:
+    """Create a run with an id that sorts by time (UTC), and the revision of the project's code.
+
+    Args:
+        logs: The folder with the logs of earlier runs. The id sorts after theirs, even if the clock was set back.
+    """
+    moment = datetime.now(UTC).replace(tzinfo=None)
+    if logs:
+        moment = max(moment, _find_next_moment(logs))
+    return Run(f"{moment:{_ID_TIME}}-{secrets.token_hex(3)}", get_revision(project))
+
+
+def _find_next_moment(logs: Path) -> datetime:
+    """Return the second after the time in the last run's id. Other names of files do not count."""
+    matches = (_RUN_LOG.fullmatch(name) for name in list_names(logs))
+    for text in sorted((match[1] for match in matches if match), reverse=True):
+        with suppress(ValueError, OverflowError):
+            return datetime.strptime(text, _ID_TIME) + timedelta(seconds=1)
+    return datetime.min
 
 
 def get_revision(project: Path) -> str:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from rich.markup import escape
 from rich.tree import Tree
 
 from lakehouse.definitions.sources import Source
@@ -193,7 +194,8 @@ def build_tree(catalog: Catalog, name: str) -> Tree:
 def _add_inputs(branch: Tree, catalog: Catalog, name: str) -> None:
     declared = catalog.graph.declarations[name]
     if isinstance(declared, Source):
-        branch.add(f"landing/{declared.landing}" + (f", from {declared.database.table}" if declared.database else ""))
+        origin = f", from {declared.database.table}" if declared.database else ""
+        branch.add(escape(f"landing/{declared.landing}{origin}"))
         return
     assert isinstance(declared, Table)
     for table in dict.fromkeys(i.table for i in declared.inputs.values()):

@@ -9,13 +9,22 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
+from lakehouse.causes import describe_cause
 from lakehouse.deltalog.commit_record import Run
-from lakehouse.errors import LakehouseError, get_first_line
+from lakehouse.errors import LakehouseError, escape_controls
 from lakehouse.settings import Settings
 
 # The log of a server that runs for months must not fill the disk.
 LOG_BYTES: Final = 100_000_000
 LOG_FILES: Final = 5
+
+
+class _LineFormatter(logging.Formatter):
+    """Formatter that indents further lines: a name with a line end cannot look like another record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).expandtabs(4).split("\n")
+        return "\n    ".join(map(escape_controls, lines))
 
 
 def start_log(settings: Settings, run: Run) -> Path:
@@ -24,8 +33,8 @@ def start_log(settings: Settings, run: Run) -> Path:
 
     settings.logs.mkdir(parents=True, exist_ok=True)
     file = settings.logs / f"{run.id}.log"
-    handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.raiseExceptions = False  # A failed write, as on a full disk, must not fill the console.
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("py4j", "matplotlib", "PIL"):
@@ -50,6 +59,6 @@ def log_run(settings: Settings, run: Run) -> Iterator[Path]:
         raise
     except Exception as error:
         logging.getLogger(__name__).exception("run %s failed", run.id)
-        replacement = LakehouseError(f"{type(error).__name__}: {get_first_line(error)}")
+        replacement = LakehouseError(f"{type(error).__name__}: {describe_cause(error)}")
         replacement.add_note(f"The log is {file}.")
         raise replacement from error

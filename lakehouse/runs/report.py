@@ -41,6 +41,12 @@ class RunReport:
         """Return whether any table failed or was skipped."""
         return any(result.status in ("failed", "skipped") for result in self.results)
 
+    @property
+    def has_rejects(self) -> bool:
+        """Return whether the run rejected a file or quarantined a row."""
+        outcomes = [result.outcome for result in self.results if result.outcome]
+        return any(outcome.rejected_files or outcome.rows.get("quarantined") for outcome in outcomes)
+
 
 @dataclass
 class RunListener:

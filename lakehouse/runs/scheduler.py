@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from lakehouse.catalog import Catalog
+from lakehouse.causes import describe_cause
 from lakehouse.definitions.sources import Source
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.base import Engine
-from lakehouse.errors import ForeignCommitError, LakehouseError, SchemaError, locate_error
+from lakehouse.errors import ForeignCommitError, LakehouseError, SchemaError
 from lakehouse.plan.backfill import split_by_year
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.schema_diff import SchemaChanges
@@ -96,7 +97,7 @@ def _run_table(engine: Engine, catalog: Catalog, name: str, request: RunRequest,
         message = str(error)
     except Exception as error:  # No failure of one table may stop independent tables.
         logger.exception("%s failed", name)
-        message = s3.explain_error(error) or _shorten_error(error)
+        message = s3.explain_error(error) or describe_cause(error)
     return TableResult(name, "failed", seconds=time.monotonic() - began, error=message)
 
 
@@ -160,10 +161,3 @@ def _decide_or_refuse(catalog: Catalog, name: str, request: RunRequest) -> Step:
             name,
         )
     return step
-
-
-def _shorten_error(error: Exception) -> str:
-    """Return the first lines of an error and its place in the user's code, without query plan and JVM stack trace."""
-    text = str(error).split("\n'", 1)[0].split("\n==", 1)[0]
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("at ")]
-    return (" ".join(lines[:3])[:600] or type(error).__name__) + locate_error(error)

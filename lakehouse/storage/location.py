@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from stat import S_ISREG
+from stat import S_ISLNK, S_ISREG
 from typing import TypeAlias
 
 from lakehouse.storage.s3 import S3Path, get_endpoint, require_environment
@@ -37,7 +37,7 @@ class FileInfo:
 
 
 def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[FileInfo]:
-    """List every file below a folder.
+    """List every file below a folder. A symbolic link is listed itself, and not followed.
 
     Args:
         is_ignored: called with the name of each file, and of each folder above it. A file is skipped if any is ignored.
@@ -52,15 +52,15 @@ def walk(folder: Location, is_ignored: Callable[[str], bool]) -> Iterator[FileIn
         return
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_ignored(name))
-        for name in names:
+        for name in (*folders, *names):  # a link to a folder is among the folders
             if is_ignored(name):
                 continue
             path = Path(parent, name)
             try:
-                stat = path.stat()
-            except OSError:  # renamed or removed since it was listed, or a broken link
+                stat = path.lstat()
+            except OSError:  # renamed or removed since it was listed
                 continue
-            if S_ISREG(stat.st_mode):
+            if S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode):
                 yield FileInfo(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
 
 
@@ -82,14 +82,33 @@ def stat_files(folder: Location, paths: Iterable[str]) -> dict[str, FileInfo | O
     for path in paths:
         try:
             stat = (folder / path).stat()
-            results[path] = FileInfo(path, stat.st_size, stat.st_mtime_ns)
+            is_file = S_ISREG(stat.st_mode)
+            no_file = OSError(errno.EISDIR, "it is not a file")
+            results[path] = FileInfo(path, stat.st_size, stat.st_mtime_ns) if is_file else no_file
         except OSError as error:
             results[path] = error
     return results
 
 
+def find_link(folder: Location, path: str) -> str | None:
+    """Return the first part of a path below a folder that is a symbolic link; None without one. A bucket has none."""
+    if isinstance(folder, S3Path):
+        return None
+    parts = [*reversed(PurePosixPath(path).parents), PurePosixPath(path)][1:]
+    return next((str(part) for part in parts if folder.joinpath(part).is_symlink()), None)
+
+
+def stat_link(folder: Location, path: str) -> FileInfo:
+    """Look up a symbolic link by its path below a folder."""
+    assert isinstance(folder, Path)
+    stat = folder.joinpath(path).lstat()
+    return FileInfo(path, stat.st_size, stat.st_mtime_ns)
+
+
 def compute_identity(file: Location) -> str:
-    """Identify a file's content: by the ETag in a bucket, by the SHA-256 of a local file."""
+    """Identify a file's content: by the ETag in a bucket, by the SHA-256 of a local file or of a link's target."""
+    if isinstance(file, Path) and file.is_symlink():
+        return hashlib.sha256(os.fsencode(file.readlink())).hexdigest()
     return _unquote(file.head()["ETag"]) if isinstance(file, S3Path) else _hash_file(file)
 
 
@@ -150,6 +169,8 @@ def put_if_changed(file: Location, content: bytes | Path, progress: Callable[[in
 
 
 def _has_content(file: Location, content: bytes | Path) -> bool:
+    if isinstance(file, Path) and file.is_symlink():  # it is replaced, whatever it points to
+        return False
     if isinstance(content, Path):
         return has_same_content(content, file)
     return get_size(file) == len(content) and _hash_file(file) == hashlib.sha256(content).hexdigest()

@@ -25,14 +25,16 @@ LOCK_FILE = ".run.lock"
 TOKEN_FILE = ".run.token"  # noqa: S105  # no secret: a number
 # A JVM ends when its Python process has ended; after a kill it may take this long to notice.
 JVM_EXIT_SECONDS = 60.0
+POLL_SECONDS = 0.2
 
 
 @contextmanager
 def lock_lake(root: Location, run: str, wait_seconds: float = 0, run_lease: Lease | None = None) -> Iterator[None]:
     """Hold the lake's lock.
 
-    In a folder, the operating system releases the lock when its process ends, however it ends. A JVM can outlive its
-    Python process for a moment and still commit, so the next run waits for that JVM. In a bucket, the lock is a lease.
+    In a folder, the operating system releases the lock when its process ends, however it ends. A lock file that was
+    deleted is no lock, so `.run.json` names the process as well. A JVM can outlive its Python process for a moment and
+    still commit, so the next run waits for that JVM. In a bucket, the lock is a lease.
     The next run waits until a killed run's lease has expired, unless that run was on this machine.
 
     Args:
@@ -59,13 +61,14 @@ def lock_lake(root: Location, run: str, wait_seconds: float = 0, run_lease: Leas
 def _lock_folder(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(root / LOCK_FILE), root / ".run.json"
-    try:
-        lock.acquire(timeout=wait_seconds, poll_interval=0.2)
-    except Timeout:
-        raise LockError(
-            f"Another run holds the lake {root}: {_describe_holder(holder)}. "
-            "Run again when that run has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
-        ) from None
+    deadline = time.monotonic() + wait_seconds
+    while not _acquire(lock, holder, deadline - time.monotonic()):
+        if time.monotonic() >= deadline:
+            raise LockError(
+                f"Another run holds the lake {root}: {_describe_holder(holder)}. "
+                "Run again when that run has finished, or set LAKEHOUSE_LOCK_WAIT_SECONDS to wait for it."
+            )
+        time.sleep(POLL_SECONDS)
     try:
         _await_jvm(holder)
         _write_record(holder, run, [])
@@ -75,6 +78,18 @@ def _lock_folder(root: Path, run: str, wait_seconds: float) -> Iterator[None]:
             holder.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, holder: Path, wait_seconds: float) -> bool:
+    """Acquire the lock. If its file was deleted meanwhile, the process in the holder's record still holds the lake."""
+    try:
+        lock.acquire(timeout=max(wait_seconds, 0), poll_interval=POLL_SECONDS)
+    except Timeout:
+        return False
+    if _is_running(_read_record(holder)):
+        lock.release()
+        return False
+    return True
 
 
 def _raise_token(root: Path, hold: Lease) -> None:
@@ -114,6 +129,13 @@ def _identify_machine() -> str:
 def _has_ended(record: Mapping[str, Any]) -> bool:
     """Return True if a holder on this machine was killed. A holder elsewhere counts as running."""
     return record.get("machine") == _identify_machine() and not _is_alive(int(record["pid"]), float(record["created"]))
+
+
+def _is_running(record: Mapping[str, Any]) -> bool:
+    """Return True if a record names a process on this machine that runs."""
+    if record.get("machine") != _identify_machine():
+        return False
+    return _is_alive(int(record.get("pid", 0)), float(record.get("created", 0)))
 
 
 def _write_record(file: Path, run: str, jvms: list[list[float]]) -> None:

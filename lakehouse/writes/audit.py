@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -11,7 +13,7 @@ from pyspark.sql import functions as F
 from lakehouse.definitions.rules import PARSED_RULE, Rule
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 from lakehouse.definitions.tables import Table
-from lakehouse.errors import AccountingError, RuleError
+from lakehouse.errors import AccountingError, RuleError, escape_controls
 from lakehouse.writes.conditions import any_of
 from lakehouse.writes.rules import (
     build_reject_condition,
@@ -122,20 +124,39 @@ def _count_duplicates(table: Table, rows: DataFrame) -> int:
     return int(per_key.agg(F.sum("beyond")).first()[0] or 0)  # type: ignore[index]
 
 
-def raise_on_failures(table: Table, rule_counts: RuleCounts) -> None:
+def raise_on_failures(
+    table: Table, rule_counts: RuleCounts, staged: DataFrame, landed: DataFrame | None = None
+) -> None:
     """Raise an error if rows violate a rule that fails the run.
 
+    Args:
+        landed: The landed rows of the staged ones, for the name of the file.
+
     Raises:
-        RuleError: Rows violate such a rule. Each rule is listed with its predicate and its number of rows.
+        RuleError: Rows violate such a rule. Each rule is listed with its predicate and its number of rows. The first
+            row is named by its file and row, or by its key.
     """
     violations = rule_counts.violations
     fatal = [rule for rule in get_effective_rules(table) if rule.on_violation == "fail" and violations.get(rule.name)]
     if fatal:
         listing = "; ".join(f"{rule.name} ({rule.predicate}): {violations[rule.name]} rows" for rule in fatal)
         raise RuleError(
-            f"{table.name}: rows violate rules that fail the run, and nothing was written: {listing}. "
+            f"{table.name}: rows violate rules that fail the run, and nothing was written: "
+            f"{listing}{_describe_first_row(table, fatal, staged, landed)}. "
             "Correct the rows or the rules, then run again."
         )
+
+
+def _describe_first_row(table: Table, violated: Sequence[Rule], staged: DataFrame, landed: DataFrame | None) -> str:
+    """Return where the first violating row is: its file and row, or its key; empty for a table without either."""
+    bad = staged.where(reduce(or_, map(is_violated, violated)))
+    if landed is not None:
+        rows = landed.join(bad.select(*ORIGIN_COLUMNS), [*ORIGIN_COLUMNS]).orderBy(*ORIGIN_COLUMNS)
+        row = rows.select("_source_file", "_row").first()
+        return f"; the first is row {row[1]} of {escape_controls(str(row[0]))}" if row else ""
+    row = bad.select(*table.key).orderBy(*table.key).first() if table.key else None
+    key = ", ".join(f"{name}={value}" for name, value in row.asDict().items()) if row else ""
+    return f"; the first has {escape_controls(key)}" if key else ""
 
 
 def check_accounting(table: str, rows_in: int, counts: Mapping[str, int]) -> None:

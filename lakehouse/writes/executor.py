@@ -132,7 +132,7 @@ def _write_staged(writer: TableWriter, table: Table, staged: DataFrame, spans: l
         if not rules.is_violation_stop(error):
             raise
         rule_counts = audit.count_batch(table, staged, can_have_duplicates=False)
-        audit.raise_on_failures(table, rule_counts)
+        audit.raise_on_failures(table, rule_counts, staged)
         rejected, warnings = rule_counts.rejected, audit.get_warning_counts(table, rule_counts)
         writer.write_quarantine(table, rules.build_rejects(table, staged, None), rejected)
         written = _commit_rows(

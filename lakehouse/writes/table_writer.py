@@ -144,8 +144,8 @@ class TableWriter:
         Raises:
             RuleError: A rule that fails the run was broken.
         """
-        audit.raise_on_failures(table, rule_counts)
         landed = batch.input_rows if self.catalog.get_landed_source(table) else None
+        audit.raise_on_failures(table, rule_counts, batch.staged, landed)
         parts = []
         if rule_counts.rejected:
             parts.append(rules.build_rejects(table, batch.staged, landed))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lakehouse.cli.tables import EXIT_REJECTED
 from tests.paths import PROJECT
 from tests.stack import skip_missing
 
@@ -53,7 +54,15 @@ def test_systemd_accepts_the_units(project: Path) -> None:
     assert (done.returncode, [line for line in done.stderr.splitlines() if str(units) in line]) == (0, []), done.stderr
 
 
-@pytest.mark.parametrize("status", [0, 1, 2])
+def test_every_recipe_reports_rejected_data() -> None:
+    recipes = [CRONTAB[-1], DAG.read_text("utf-8"), *(unit.read_text("utf-8") for unit in UNITS)]
+    commands = [line for recipe in recipes for line in recipe.splitlines() if "bin/lakehouse --project" in line]
+    assert len(commands) == 3
+    assert [line for line in commands if " run --strict" not in line] == []
+    assert f"| {EXIT_REJECTED} | With `--strict`: files are rejected" in PAGE
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 3])
 def test_the_crontab_line_reports_a_failure(project: Path, status: int) -> None:
     (project / "status").write_text(str(status))
     command = CRONTAB[-1].split(" ", 5)[5].replace("/srv/lakehouse", str(project))
@@ -62,7 +71,7 @@ def test_the_crontab_line_reports_a_failure(project: Path, status: int) -> None:
     assert (done.stdout, done.stderr) == (expected, "")
     variables = "['HOME', 'LAKEHOUSE_LOCK_WAIT_SECONDS', 'PATH']"
     words, names = (project / "data/cron.log").read_text().replace("'LC_CTYPE', ", "").strip().split("] ", 1)
-    assert (words + "]", names) == (f"['--project', '{project}', 'run']", variables)
+    assert (words + "]", names) == (f"['--project', '{project}', 'run', '--strict']", variables)
     assert "%" not in CRONTAB[-1]
 
 
@@ -80,6 +89,6 @@ def test_the_dag_calls_the_command_once() -> None:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     (operator,) = [call for call in calls if getattr(call.func, "id", "") == "BashOperator"]
     arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in operator.keywords}
-    assert arguments["bash_command"] == "f'{PROJECT}/.venv/bin/lakehouse --project {PROJECT} run'"
+    assert arguments["bash_command"] == "f'{PROJECT}/.venv/bin/lakehouse --project {PROJECT} run --strict'"
     assert (arguments["append_env"], arguments["skip_on_exit_code"]) == ("True", "None")
     assert "from airflow.sdk import DAG" in ast.unparse(tree)

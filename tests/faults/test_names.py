@@ -98,6 +98,14 @@ REJECTED = {
     "x.csv.zst": "compressed as .zst",
     os.fsdecode(b"latin\xe9.csv"): "not UTF-8",
 }
+# By name the target, empty for a good file elsewhere.
+LINKS = {
+    "link.csv": "",
+    "link to a folder": "/tmp",
+    "link to itself.csv": "link to itself.csv",
+    "loop": "..",
+    "link to nothing.csv": "nothing.csv",
+}
 
 
 def test_files_of_any_name_are_ingested_once(make_lake: Callable[..., TestLake], tmp_path: Path) -> None:
@@ -111,21 +119,17 @@ def test_files_of_any_name_are_ingested_once(make_lake: Callable[..., TestLake],
     linked = tmp_path / "elsewhere" / "linked to.csv"
     linked.parent.mkdir()
     linked.write_text(items_csv("500,1,1"))
-    undisturbed.land("raw.items", "link.csv", items_csv("500,1,1"))
-    (folder / "link.csv").symlink_to(linked)
-    (folder / "link to a folder").symlink_to(linked.parent)
-    (folder / "link to itself.csv").symlink_to("link to itself.csv")
-    (folder / "loop").symlink_to(folder)
-    (folder / "link to nothing.csv").symlink_to("nothing.csv")
+    for name, target in LINKS.items():
+        (folder / name).symlink_to(target or linked)
     os.mkfifo(folder / "pipe.csv")
     (folder / "empty folder.csv").mkdir()
     undisturbed.run()
     lake.run()
-    reasons = lake.rejected("raw.items")
-    assert reasons.keys() == REJECTED.keys()
-    assert [name for name, reason in REJECTED.items() if reason not in reasons[name]] == []
+    reasons, rejected = lake.rejected("raw.items"), REJECTED | dict.fromkeys(LINKS, "a symbolic link")
+    assert reasons.keys() == rejected.keys()
+    assert [name for name, reason in rejected.items() if reason not in reasons[name]] == []
     paths = {path for (path,) in lake.rows("raw.items", "_source_file")}
-    assert paths == {f"items/{name}" for name in (*INGESTED, "link.csv")}
+    assert paths == {f"items/{name}" for name in INGESTED}
     assert content(lake, delivered=False) == content(undisturbed, delivered=False)
     assert set(lake.run().statuses.values()) == {"unchanged"}
 

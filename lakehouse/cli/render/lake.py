@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -16,12 +16,11 @@ from lakehouse.deltalog import sql, table_log
 from lakehouse.errors import DeclarationError
 from lakehouse.plan import backfill
 from lakehouse.plan.planner import decide_step
-from lakehouse.plan.steps import Blocked, ForeignCommit, RunRequest
+from lakehouse.plan.steps import Blocked, ForeignCommit, Ingest, RunRequest
 from lakehouse.quality import report
+from lakehouse.quality.checks import find_unused_suites
+from lakehouse.quality.findings import Finding
 from lakehouse.storage.location import get_relative_path
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 COUNTS: Final = ("written", "unchanged", "superseded", "quarantined")
 HISTORY_COLUMNS: Final = (
@@ -44,11 +43,12 @@ def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
     if as_json:
         print_json(console, entries)
         return
+    print_findings(console, [finding for entry in entries if (finding := _make_finding(entry))])
     grid = make_grid("table", "state", "last written (UTC)", *[f">{name}" for name in COUNTS], "next")
     for entry in entries:
         counts = [f"{entry['rows'][name]:,}" if name in entry["rows"] else "" for name in COUNTS]
         at = entry["at"][:16].replace("T", " ")
-        grid.add_row(entry["table"], entry["state"], at, *counts, entry["pending"])
+        grid.add_row(entry["table"], entry["state"], at, *counts, escape_text(entry["pending"]))
     console.print(grid)
     rejected = [file for entry in entries for file in entry["rejected_files"]]
     for file in rejected:
@@ -61,9 +61,23 @@ def print_status(console: Console, catalog: Catalog, as_json: bool) -> None:
         for gap in entry["gaps"]:
             _print_gap(console, entry["table"], gap)
     print_unread(console, catalog)
+    print_unused_suites(console, catalog)
     if catalog.suites and report.get_index_path(catalog.suites.data_docs).is_file():
         docs = report.get_index_path(catalog.suites.data_docs)
         console.print(f"Data Docs: {escape_text(docs.as_uri())}", highlight=False, soft_wrap=True)
+
+
+def _make_finding(entry: Mapping[str, Any]) -> Finding | None:
+    finding = Finding(entry["table"], len(entry["rejected_files"]), entry["rows"].get("quarantined", 0))
+    return finding if finding != Finding(entry["table"]) else None
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print the tables with rejected files or quarantined rows."""
+    for finding in findings:
+        console.print(f"[bold yellow]attention[/] {escape_text(finding.describe())}", highlight=False)
+    if any(finding.quarantined_rows for finding in findings):
+        console.print("`lakehouse quarantine show TABLE` shows quarantined rows.", highlight=False)
 
 
 def _print_gap(console: Console, table: str, gap: Mapping[str, Any]) -> None:
@@ -87,6 +101,12 @@ def print_unread(console: Console, catalog: Catalog) -> None:
         console.print(f"[yellow]unread[/] landing/{escape_text(name)}: no source reads this", highlight=False)
 
 
+def print_unused_suites(console: Console, catalog: Catalog) -> None:
+    """Print the suites that belong to no table."""
+    for problem in find_unused_suites(catalog):
+        console.print(f"[yellow]check[/] {escape_text(problem)}", highlight=False)
+
+
 def describe_status(catalog: Catalog, name: str) -> dict[str, Any]:
     """Return a table's state as a document."""
     step = decide_step(catalog, name, RunRequest())
@@ -96,6 +116,8 @@ def describe_status(catalog: Catalog, name: str) -> dict[str, Any]:
     declared = catalog.graph.declarations[name]
     landing = catalog.get_landing_zone(declared) if isinstance(declared, Source) else None
     rejected = landing.find_rejected_files(landing.read_history()) if landing else []
+    if landing and isinstance(step, Ingest):
+        rejected += landing.reject_by_path(step.files)
     return {
         "table": name,
         "state": "empty" if record is None else "behind" if step.has_work else "current",
@@ -136,7 +158,8 @@ def print_tables(console: Console, catalog: Catalog, as_json: bool) -> None:
         counts = [""] * 4
         if entry["path"]:
             counts = [f"{entry['rows']:,}", format_size(entry["bytes"]), str(entry["files"]), str(entry["version"])]
-        grid.add_row(entry["table"], entry["write"], *counts, entry["path"] or "not written yet")
+        path = escape_text(entry["path"] or "not written yet")
+        grid.add_row(escape_text(entry["table"]), entry["write"], *counts, path)
     console.print(grid)
 
 
@@ -176,7 +199,7 @@ def print_history(console: Console, catalog: Catalog, table: str, limit: int, as
         return
     grid = make_grid(*HISTORY_COLUMNS)
     for entry in entries:
-        grid.add_row(*_format_history(entry))
+        grid.add_row(*map(escape_text, _format_history(entry)))
     console.print(grid)
 
 
@@ -192,28 +215,5 @@ def _format_history(entry: table_log.Entry) -> list[str]:
     )
     inputs = ", ".join(f"{name}@{consumed.version}" for name, consumed in record.inputs.items())
     code = f"{record.revision} {record.fingerprint}".strip()
-    columns = escape_text("; ".join(record.column_changes))
+    columns = "; ".join(record.column_changes)
     return [version, at, operation, record.run, str(record.batch), rows, inputs, code, columns]
-
-
-def print_rows(console: Console, result: pa.Table, as_json: bool, limit: int = 100) -> None:
-    """Print a query's result."""
-    if as_json:
-        print_json(console, sql.list_rows(result))
-        return
-    numeric = [str(f.type).startswith(("int", "uint", "double", "float", "decimal")) for f in result.schema]
-    columns = zip(result.column_names, numeric, strict=True)
-    grid = make_grid(*[f">{name}" if is_numeric else name for name, is_numeric in columns])
-    for row in sql.list_rows(result.slice(0, limit)):
-        grid.add_row(*[_format_value(value) for value in row.values()])
-    console.print(grid)
-    if result.num_rows > limit:
-        console.print(f"... {result.num_rows - limit:,} more rows; --json prints all of them.", highlight=False)
-
-
-def _format_value(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    return str(value)

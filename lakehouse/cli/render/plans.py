@@ -11,6 +11,7 @@ from lakehouse.cli.render.printing import escape_text, format_count, format_size
 from lakehouse.definitions.fingerprint import can_read_column
 from lakehouse.definitions.tables import Table
 from lakehouse.plan.steps import Idle, Ingest, UpdatePartitions, WriteStep
+from lakehouse.quality import checks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,8 @@ def print_plan(console: Console, catalog: Catalog, steps: Sequence[Step], as_jso
         text = "\nExisting rows stay as they are where only code changed; --full-refresh rebuilds them."
         console.print(text, highlight=False)
     print_unread(console, catalog)
+    for problem in checks.find_problems(catalog):
+        console.print(f"[bold red]check[/] {escape_text(problem)}", highlight=False)
     work = [step for step in steps if step.has_work and not step.is_breaking]
     summary = f"{len(work)} of {len(steps)} tables would be written." if work else "Nothing to do."
     console.print(f"\n{summary}", highlight=False)
@@ -45,7 +48,7 @@ def print_plan(console: Console, catalog: Catalog, steps: Sequence[Step], as_jso
 
 
 def _plan_cells(catalog: Catalog, step: Step) -> list[str]:
-    reasons = "; ".join(step.reasons)
+    reasons = escape_text("; ".join(step.reasons))
     if step.is_code_changed:
         reasons += "; its code changed since the last commit"
     if not step.has_work:

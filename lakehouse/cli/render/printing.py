@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from lakehouse.errors import escape_controls
+
 UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -56,5 +58,10 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def escape_text(text: str) -> str:
-    """Escape text from outside: markup, and characters that UTF-8 cannot encode."""
-    return escape(text.encode("utf-8", "replace").decode())
+    """Escape text from outside: markup, control characters, and characters that UTF-8 cannot encode."""
+    return escape(escape_controls(text))
+
+
+def shorten(text: str, width: int) -> str:
+    """Return the beginning of a text that is longer than the width, with an ellipsis."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from lakehouse.cli.render.printing import escape_text, make_grid, print_json
+from lakehouse.cli.render.printing import escape_text, make_grid, print_json, shorten
 from lakehouse.quality import quarantine
 
 if TYPE_CHECKING:
     from lakehouse.deltalog.digests import Verification
     from lakehouse.quality.reconciliation import Reconciliation
     from lakehouse.writes.replay import ReplayResult
+
+
+# Characters of one value, and of all values in a row.
+VALUE_WIDTH: Final = 60
+CELL_WIDTH: Final = 600
 
 
 def print_summaries(console: Console, summaries: Sequence[quarantine.QuarantineSummary], as_json: bool) -> None:
@@ -29,7 +34,7 @@ def print_summaries(console: Console, summaries: Sequence[quarantine.QuarantineS
     grid = make_grid("table", ">quarantined", "rules violated", ">replayed", ">discarded", "newest (UTC)")
     for summary in summaries:
         by_count = sorted(summary.rules.items(), key=lambda item: -item[1])
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in by_count)
+        rules = escape_text(", ".join(f"{count:,} {rule}" for rule, count in by_count))
         outcomes = [f"{summary.outcomes.get(name, 0):,}" for name in ("replayed", "discarded")]
         newest = summary.last_quarantined_at[:16].replace("T", " ")
         grid.add_row(summary.table, f"{summary.pending:,}", rules, *outcomes, newest)
@@ -37,18 +42,28 @@ def print_summaries(console: Console, summaries: Sequence[quarantine.QuarantineS
 
 
 def print_rejects(
-    console: Console, rejects: Sequence[dict[str, Any]], columns: Collection[str], limit: int, as_json: bool
+    console: Console,
+    table: str,
+    rejects: Sequence[dict[str, Any]],
+    columns: Collection[str],
+    limit: int,
+    as_json: bool,
 ) -> None:
-    """Print a table's quarantined rows as they were landed."""
+    """Print a table's quarantined rows as they were landed. Long values are cut; the JSON has them whole."""
     if as_json:
         print_json(console, [{**reject, "original": json.loads(reject["original"])} for reject in rejects])
         return
-    grid = make_grid("file", ">row", "rules violated", "as landed")
+    if not rejects:
+        console.print(f"{table}: no such row is quarantined. `lakehouse quarantine list` counts rows by rule.")
+        return
+    grid = make_grid("file", ">row", "run", "rules violated", "as landed")
     for reject in rejects[:limit]:
         values = quarantine.parse_original(reject["original"], columns)
-        text = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        file = escape_text(reject["_source_file"] or "")
-        grid.add_row(file, str(reject["_row"] or ""), "\n".join(reject["rules"]), escape_text(text))
+        text = ", ".join(f"{name}={shorten(repr(value), VALUE_WIDTH)}" for name, value in values.items())
+        cells = [reject["_source_file"] or "", str(reject["_row"] or ""), reject["run"] or ""]
+        rules = "\n".join(escape_text(shorten(rule, CELL_WIDTH)) for rule in reject["rules"])
+        cells = [escape_text(shorten(cell, VALUE_WIDTH)) for cell in cells]
+        grid.add_row(*cells, rules, escape_text(shorten(text, CELL_WIDTH)))
     console.print(grid)
     if len(rejects) > limit:
         console.print(f"... {len(rejects) - limit:,} more rows; --limit, or --json for all of them.", highlight=False)
@@ -111,4 +126,4 @@ def print_replay(console: Console, result: ReplayResult, dry_run: bool) -> None:
     for reason, count in (result.discarded or {}).items():
         console.print(f"  {count:,} {would}discarded: {reason}", highlight=False)
     for rule, count in (result.blocked or {}).items():
-        console.print(f"  {count:,} remain quarantined: they violate {rule}", highlight=False)
+        console.print(f"  {count:,} remain quarantined: they violate {escape_text(rule)}", highlight=False)

@@ -96,7 +96,7 @@ def print_report(console: Console, report: RunReport, log: Path | None) -> None:
             _print_outcome(console, result.table, result.outcome)
         if result.error:
             console.print(f"[bold red]{result.status}[/] ", end="", highlight=False)
-            console.print(result.describe_failure(), markup=False, highlight=False)
+            console.print(escape_text(result.describe_failure()), highlight=False)
     if report.has_failed:
         console.print(
             f"Log: {log}. Written tables are kept; `lakehouse run` resumes with the others.",
@@ -111,6 +111,6 @@ def _print_outcome(console: Console, table: str, outcome: Outcome) -> None:
     for text in outcome.contract:
         console.print(f"[yellow]columns[/] {table} {escape_text(text)}", highlight=False)
     for rule, count in outcome.warnings.items():
-        console.print(f"[yellow]warning[/] {table}: {count:,} rows violate {rule}", highlight=False)
+        console.print(f"[yellow]warning[/] {table}: {count:,} rows violate {escape_text(rule)}", highlight=False)
     if quarantined := outcome.rows.get("quarantined"):
         console.print(f"[yellow]quarantined[/] {table}: {quarantined:,} rows", highlight=False)

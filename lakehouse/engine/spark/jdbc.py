@@ -22,7 +22,8 @@ from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.definitions.sources import SECRET_IN_URL, Database, Source
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import SourceError
-from lakehouse.landing.zone import LandingZone, is_ignored
+from lakehouse.landing.paths import is_ignored
+from lakehouse.landing.zone import LandingZone
 from lakehouse.storage import location
 from lakehouse.storage.location import Location, to_spark_uri
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.identifiers import quote_identifier
+from lakehouse.definitions.options import get_quote
 from lakehouse.definitions.sources import MALFORMED, Source
 from lakehouse.engine.spark import schema_drift
 from lakehouse.landing import schema_drift as drift
@@ -176,7 +177,8 @@ def _read_records(
     reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", malformed).option("mode", "PERMISSIVE")
     if source.format == "json":  # strict, as in the inspection of the file
         return reader.option("allowSingleQuotes", "false").options(**source.options).json(paths), malformed
-    defaults = {"header": "true", "escape": '"', "multiLine": "true", "enforceSchema": "true"}
+    # A quote within a value is doubled.
+    defaults = {"header": "true", "escape": get_quote(source.options), "multiLine": "true", "enforceSchema": "true"}
     defaults["inputBufferSize"] = str(PARSER_BUFFER_CHARS)
     return reader.options(**defaults).options(**source.options).csv(paths), malformed
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from lakehouse.catalog import Catalog
 from lakehouse.cli.main import COMMANDS
+from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import table_log
+from lakehouse.plan import planner
+from lakehouse.plan.steps import Step
 from lakehouse.runs import scheduler
 from lakehouse.writes.outcome import Outcome
 from lakehouse.writes.table_writer import TableWriter
@@ -75,6 +82,40 @@ def test_a_wrong_setting_prints_a_message(
     monkeypatch.setenv(name, value)
     for command in ("plan", "run", "status"):
         assert message in lakehouse(command, exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OverflowError("date value out of range"), "OverflowError: date value out of range"),
+        (OSError(errno.ENOSPC, "", "/lake/x"), "OSError: no space is left on the disk (/lake/x). Free space"),
+        (MemoryError(), "MemoryError: out of memory."),
+        (RecursionError("[/x] \x1b[2J"), r"RecursionError: [/x] \x1b[2J"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "status", "run"])
+def test_an_unexpected_error_names_cause_and_table(
+    lakehouse: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, error: Exception, message: str
+) -> None:
+    """No stack trace is printed. Where no table's own failure is reported, it is in a file."""
+    decide = planner._decide_table
+
+    def fail(catalog: Catalog, table: Table, *arguments: Any) -> Step:
+        if table.name == "clean.orders":
+            raise error
+        return decide(catalog, table, *arguments)
+
+    monkeypatch.setattr(planner, "_decide_table", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = " ".join(lakehouse(command, exit_code=1 if command == "run" else 2).split())
+    if command == "run":
+        assert f"failed clean.orders: {message.partition(': ')[2]}" in output
+        return
+    assert message in output
+    assert "The table is clean.orders." in output
+    [trace] = tmp_path.glob("lakehouse-*.log")
+    assert f"The stack trace is in {trace}." in output
+    assert "_decide_step" in trace.read_text()
 
 
 def test_commands_that_read_need_no_java(lakehouse: Command, tmp_path: Path) -> None:

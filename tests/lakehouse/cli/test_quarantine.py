@@ -35,6 +35,56 @@ def test_show_prints_rows_as_landed(quarantined: Command) -> None:
     assert "'clean.x' is not a table with a quarantine" in quarantined("quarantine", "show", "clean.x", exit_code=2)
 
 
+ODD_NAME = "two\nlines [red]\x1b[2J\u202e.csv"
+ODD_ROW = f"orders/{ODD_NAME}"
+
+
+SELECTIONS = [
+    ((), [(ODD_ROW, 3), (ODD_ROW, 2), (ODD_ROW, 1), ("orders/1.csv", 3), ("orders/1.csv", 2)]),
+    (("--rule", "amount_is_not_negative"), [(ODD_ROW, 3), ("orders/1.csv", 2)]),
+    (("--rule", "parsed"), [(ODD_ROW, 2), (ODD_ROW, 1)]),
+    (("--rule", "parsed: customer_id"), [(ODD_ROW, 2)]),
+    (("--rule", "day_is_known", "--run", "A"), [("orders/1.csv", 3)]),
+    (("--file", "1.csv"), [("orders/1.csv", 3), ("orders/1.csv", 2)]),
+    (("--file", "landing/orders/1.csv", "--rule", "day_is_known"), [("orders/1.csv", 3)]),
+    (("--file", ODD_ROW, "--run", "A"), []),
+    (("--run", "B", "--limit", "1"), [(ODD_ROW, 3), (ODD_ROW, 2), (ODD_ROW, 1)]),
+]
+
+
+@pytest.fixture
+def two_runs(lakehouse: Command, session_starts: list[object]) -> Command:
+    """The command line on a lake where runs A and B quarantined rows of three rules. B's file has an odd name."""
+    good = "2024-01-01,2024-01-01 08:00:00,NEW,5"
+    for run, name, lines in (
+        ("A", "1.csv", [f"1,10,{good}", "2,10,2024-02-01,2024-01-01 08:00:00,NEW,-1", "3,10,,2024-01-01,NEW,5"]),
+        ("B", ODD_NAME, [f"{'9' * 1000},10,{good}", f"5,x,{good}", "6,10,2024-02-01,2024-01-01 08:00:00,NEW,-6"]),
+    ):
+        lakehouse.lake.land("raw.orders", name, orders_csv(*lines))
+        lakehouse.lake.run("raw.orders", "clean.orders", run=run)
+    return lakehouse
+
+
+def find_rows(two_runs: Command, options: tuple[str, ...]) -> list[tuple[str, int]]:
+    rejects = two_runs.json("quarantine", "show", "clean.orders", *options)
+    return [(reject["_source_file"], reject["_row"]) for reject in rejects]
+
+
+def test_show_selects_rows_and_lists_newest_first(two_runs: Command) -> None:
+    for options, rows in SELECTIONS:
+        assert find_rows(two_runs, options) == rows, options
+    lines = two_runs("quarantine", "show", "clean.orders", "--limit", "1").splitlines()
+    assert r"orders/two\nlines [red]\x1b[2J\u202e.csv" in lines[1]
+    assert lines[-1] == "... 4 more rows; --limit, or --json for all of them."
+    assert "no such row is quarantined" in two_runs("quarantine", "show", "clean.orders", "--rule", "day_is_knwon")
+
+
+def test_show_cuts_long_values(two_runs: Command) -> None:
+    output = two_runs("quarantine", "show", "clean.orders", "--rule", "parsed: order_id")
+    assert "9" * 1000 not in output.replace("\n", "").replace(" ", "")
+    assert "9…, customer_id='10'" in " ".join(output.split())
+
+
 def test_replay_reports_rows_that_remain(quarantined: Command) -> None:
     for options in (["--dry-run"], []):
         output = quarantined("quarantine", "replay", "clean.orders", *options)

@@ -82,6 +82,32 @@ def test_commands_show_written_tables(landed: Command) -> None:
         assert landed(*command)
 
 
+@pytest.mark.usefixtures("session_starts")
+def test_a_strict_run_reports_rejected_data(landed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    selection = ("run", "--select", "raw", "--select", "clean.orders")
+    findings = (
+        "attention raw.orders: 1 file is rejected\n",
+        "attention raw.payments: 1 file is rejected\n",
+        "attention clean.orders: the last commit quarantined 1 row\n",
+    )
+    for _ in range(2):  # the second run has nothing to do
+        output = landed(*selection, "--strict", exit_code=3)
+        assert all(finding in output for finding in findings)
+    assert "attention" not in landed(*selection)
+    assert landed("run", "--select", "mart", "--strict")
+    status = landed("status")
+    assert max(map(status.index, findings)) < status.index("current")
+    monkeypatch.setenv("LAKEHOUSE_STRICT", "true")
+    assert all(finding in landed(*selection, exit_code=3) for finding in findings)
+    for name in ("orders/[bold].csv", "payments/broken"):
+        (landed.lake.root / "landing" / name).unlink()
+    landed.lake.land("raw.orders", "2.csv", orders_csv("3,10,2024-01-01,2024-01-01 08:00:00,NEW,5"))
+    assert "attention" not in landed(*selection)
+    landed.lake.land("raw.orders", "3.csv", FUTURE_ORDER)
+    landed.lake.land("raw.orders", "4.csv", "not a header\n")
+    assert "attention" not in landed(*selection, "--strict", exit_code=1), "a failure comes first"
+
+
 def test_reconcile_finds_another_writer(landed: Command) -> None:
     landed.lake.run("raw.orders", "clean.orders")
     assert not [entry for entry in landed.json("reconcile") if entry["differences"]]
@@ -96,7 +122,7 @@ def test_a_failed_table_exits_with_1(landed: Command) -> None:
     landed.lake.run("raw.orders", "clean.orders")
     landed.lake.land("raw.orders", "2.csv", FUTURE_ORDER)
     output = landed("run", "--select", "raw.orders", "--select", "clean.orders", exit_code=1)
-    assert "not_from_the_future" in output
+    assert "1 rows; the first is row 1 of orders/2.csv. Correct the rows" in " ".join(output.split())
     assert "`lakehouse run` resumes" in output
     assert landed.entries("status")["clean.orders"]["state"] == "behind"
 

@@ -13,8 +13,9 @@ import pytest
 from lakehouse.definitions.sources import Source, source
 from lakehouse.engine.spark.landed_files import split_into_chunks
 from lakehouse.errors import LandingError
+from lakehouse.landing.delivery import deliver
 from lakehouse.landing.manifest import LandedFile, Manifest
-from lakehouse.landing.zone import LandingZone, deliver
+from lakehouse.landing.zone import LandingZone
 from lakehouse.storage import location
 
 ITEMS = source("raw.items", landing="items", columns=("id", "value"))
@@ -137,6 +138,90 @@ def test_a_named_pipe_is_ignored(landing: LandingZone) -> None:
     put(landing, "a.csv")
     os.mkfifo(landing.folder / "pipe.csv")
     assert pending(landing) == ["items/a.csv"]
+
+
+IS_LINK = "is a symbolic link, which is not followed; deliver the file itself"
+
+
+def test_links_are_rejected_and_never_read(landing: LandingZone, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("a.csv", "secret.csv"):
+        (outside / name).write_bytes(GOOD)
+    put(landing, "a.csv")
+    targets = {
+        "absolute.csv": outside / "secret.csv",
+        "relative.csv": "../../outside/secret.csv",
+        "beside.csv": "a.csv",
+        "folder": outside,
+        "above": landing.root.parent,
+        "itself": "itself",
+        "nothing.csv": "nothing",
+        "null.csv": "/dev/null",
+    }
+    (landing.folder / "sub").mkdir()
+    for name, target in targets.items():
+        (landing.folder / "sub" / name).symlink_to(target)
+    (landing.folder / "_ignored.csv").symlink_to(outside / "a.csv")
+    links = {f"items/sub/{name}": IS_LINK for name in targets}
+    previews = landing.preview_files(landing.list_files())
+    assert {path: reason for path, reason, _ in previews} == {"items/a.csv": None, **links}
+    manifest = take(landing)
+    assert [file.path for file in manifest.files] == ["items/a.csv"]
+    assert {file.path: file.reason for file in manifest.rejected_files} == links
+    assert {file.path for file in landing.find_rejected_files(landing.read_history())} == links.keys()
+    assert pending(landing) == []
+    for name in targets:
+        (landing.folder / "sub" / name).unlink()
+    put(landing, "sub/absolute.csv")
+    assert pending(landing) == ["items/sub/absolute.csv"]
+    assert [file.path for file in take(landing).files] == ["items/sub/absolute.csv"]
+    assert landing.find_rejected_files(landing.read_history()) == []
+
+
+@pytest.mark.parametrize("link", ["shop", "shop/items"])
+def test_a_linked_source_folder_is_not_read(tmp_path: Path, link: str) -> None:
+    declared = source("raw.items", landing="shop/items", columns=("id", "value"))
+    outside = create_zone(tmp_path / "outside", declared)
+    put(outside, "a.csv")
+    landing = LandingZone(declared, tmp_path / "landing", tmp_path / "manifests")
+    landing.root.joinpath(link).parent.mkdir(parents=True)
+    landing.root.joinpath(link).symlink_to(outside.root / link)
+    assert {file.path: file.reason for file in take(landing).rejected_files} == {link: IS_LINK}
+    with pytest.raises(LandingError, match=f"nothing was delivered: landing/{link} is a symbolic link"):
+        deliver(landing.root, declared, [outside.folder / "a.csv"])
+    landing.root.joinpath(link).unlink()
+    put(landing, "a.csv")
+    assert [file.path for file in take(landing).files] == ["shop/items/a.csv"]
+    assert landing.find_rejected_files(landing.read_history()) == []
+
+
+def test_a_pinned_file_replaced_by_a_link_is_rejected(landing: LandingZone, tmp_path: Path) -> None:
+    file, folder = put(landing, "a.csv"), put(landing, "sub/b.csv").parent
+    manifest = take(landing)
+    stat = file.stat()
+    file.rename(tmp_path / "same.csv")
+    folder.rename(tmp_path / "sub")
+    file.symlink_to("/" * (stat.st_size - len(str(tmp_path / "same.csv"))) + str(tmp_path / "same.csv"))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns), follow_symlinks=False)
+    folder.symlink_to(tmp_path / "sub")
+    verified = landing.verify_manifest(manifest, "one")
+    assert verified.files == ()
+    reasons = {file.path: file.reason for file in verified.rejected_files}
+    below = "is below the symbolic link items/sub, which is not followed; deliver the file itself"
+    assert reasons == {"items/a.csv": IS_LINK, "items/sub/b.csv": below}
+    with pytest.raises(LandingError, match="items/a.csv is a symbolic link, which is not followed"):
+        landing.check_refresh([manifest])
+
+
+def test_a_delivery_replaces_a_link(tmp_path: Path) -> None:
+    landing = create_zone(tmp_path, ITEMS)
+    good = tmp_path / "a.csv"
+    good.write_bytes(GOOD)
+    (landing.folder / "a.csv").symlink_to(good)
+    deliver(landing.root, ITEMS, [good])
+    assert not (landing.folder / "a.csv").is_symlink()
+    assert (landing.folder / "a.csv").read_bytes() == GOOD
 
 
 def test_a_manifest_is_written_once(landing: LandingZone) -> None:
@@ -323,6 +408,21 @@ def test_header_names_stand_for_columns(tmp_path: Path) -> None:
     manifest = take(landing)
     assert [(file.path, file.columns) for file in manifest.files] == [("items/a.csv", None)]
     assert [file.reason for file in manifest.rejected_files] == ["lacks column id; has an unknown column Order Id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"'id';'value'\n1;'2;3'\n", None),
+        (b"'id';'value'\n1;'it''s'\n2;\"\n", None),
+        (b"id;value\n1;'2\n3;4\n", "has a quote that is never closed, after line 1 (unexpected end of data)"),
+    ],
+)
+def test_quotes_are_those_of_the_source(tmp_path: Path, content: bytes, reason: str | None) -> None:
+    options = {"sep": ";", "quote": "'"}
+    landing = create_zone(tmp_path, source("raw.items", landing="items", columns=("id", "value"), options=options))
+    put(landing, "a.csv", content)
+    assert [file.reason for file in take(landing).rejected_files] == ([reason] if reason else [])
 
 
 def test_manifests_are_readable_text(landing: LandingZone) -> None:

@@ -44,6 +44,15 @@ def test_errors_name_the_log(settings: Settings) -> None:
     assert "Traceback" in (settings.logs / "two.log").read_text()
 
 
+def test_a_name_forges_no_record(settings: Settings) -> None:
+    file = start_log(settings, Run("one", ""))
+    forged = "a.csv\n2026-01-01 00:00:00,000 INFO lakehouse: all is well\x1b[2J\u202e\udce9"
+    logging.getLogger("lakehouse").warning("%s: cannot be read", forged)
+    first, second = file.read_text("utf-8").splitlines()
+    assert first.endswith(" WARNING lakehouse: a.csv")
+    assert second == r"    2026-01-01 00:00:00,000 INFO lakehouse: all is well\x1b[2J\u202e\udce9: cannot be read"
+
+
 def test_missing_java_names_its_package(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for tool in ("sh", "bash"):
         (tmp_path / tool).symlink_to(f"/bin/{tool}")

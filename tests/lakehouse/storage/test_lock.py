@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,28 @@ def test_a_killed_holder_does_not_block(holder: subprocess.Popen[str], tmp_path:
     with lock_lake(tmp_path, "the-second-run"):
         assert json.loads((tmp_path / ".run.json").read_text())["run"] == "the-second-run"
     assert not (tmp_path / ".run.json").exists()
+
+
+def test_a_deleted_lock_file_frees_no_lake(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    for _ in range(2):
+        (tmp_path / ".run.lock").unlink(missing_ok=True)
+        with pytest.raises(LockError, match="run the-first-run, process "), lock_lake(tmp_path, "the-second-run"):
+            pass
+    assert json.loads((tmp_path / ".run.json").read_text())["run"] == "the-first-run"
+    holder.send_signal(signal.SIGSTOP)
+    with pytest.raises(LockError), lock_lake(tmp_path, "the-second-run", wait_seconds=0.3):
+        pass
+    threading.Timer(0.5, holder.kill).start()
+    with lock_lake(tmp_path, "the-second-run", wait_seconds=10):
+        assert holder.poll() is not None or psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE
+    assert not (tmp_path / ".run.json").exists()
+
+
+def test_a_record_of_another_machine_blocks_no_run(tmp_path: Path) -> None:
+    record = {**lock._record("elsewhere", []), "machine": "another one"}
+    (tmp_path / ".run.json").write_text(json.dumps(record))
+    with lock_lake(tmp_path, "next"):
+        pass
 
 
 def leave_jvm(root: Path, process: psutil.Process) -> None:

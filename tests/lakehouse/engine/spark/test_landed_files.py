@@ -17,6 +17,7 @@ from lakehouse.definitions.sources import source
 from lakehouse.definitions.write_modes import Merge
 from lakehouse.engine.spark import landed_files
 from lakehouse.plan.steps import RunRequest
+from lakehouse.quality.reconciliation import reconcile
 from tests.lakes import (
     ITEM_TYPES,
     TestLake,
@@ -312,3 +313,26 @@ def test_header_names_are_read_as_columns(make_lake: Lakes) -> None:
     lake.land("raw.items", "a.csv", "Order ID,at,value\n7,8,9\n")
     lake.run()
     assert lake.rows("raw.items", *ITEM_TYPES)[-1] == ("7", "8", "9")
+
+
+def test_values_are_read_with_the_sources_options(make_lake: Lakes) -> None:
+    """The separator, the quote and a doubled quote are the source's, also in the second delivery."""
+    options = {"sep": ";", "quote": "'", "header": "true", "encoding": "UTF-8"}
+    lake = make_lake(source("raw.notes", landing="notes", columns=("id", "note"), options=options))
+    first = "id;note\n1;'a;b'\n2;'it''s'\n3;\"\n4;'two\nlines'\n"
+    second = "'id';'note'\n5;c,d\n6;''\n"
+    for name, text in (("1.csv", first), ("2.csv", second)):
+        lake.land("raw.notes", name, text)
+        lake.run()
+    rows = [("1", "a;b"), ("2", "it's"), ("3", '"'), ("4", "two\nlines"), ("5", "c,d"), ("6", None)]
+    assert lake.rows("raw.notes", "id", "note") == rows
+    assert lake.rejected("raw.notes") == {}
+    [account] = reconcile(lake.lake)
+    assert (account.row_counts, account.differences, account.uncounted_files) == ({"files": 2, "rows": 6}, (), 0)
+
+
+def test_a_backslash_escapes_where_declared(make_lake: Lakes) -> None:
+    lake = make_lake(source("raw.notes", landing="notes", columns=("id", "note"), options={"escape": "\\"}))
+    lake.land("raw.notes", "1.csv", 'id,note\n1,"a \\"quoted\\" word, then more"\n2,b\n')
+    lake.run()
+    assert lake.rows("raw.notes", "id", "note") == [("1", 'a "quoted" word, then more'), ("2", "b")]
