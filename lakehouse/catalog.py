@@ -9,7 +9,8 @@ from pathlib import Path
 from lakehouse.definitions.graph import Graph
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Input, Table
-from lakehouse.deltalog.table_log import TableLog, filter_effective, open_log, read_last_record
+from lakehouse.deltalog.effective_commits import filter_effective
+from lakehouse.deltalog.table_log import TableLog, open_log, read_last_record
 from lakehouse.errors import MissingStateError
 from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.paths import is_ignored

@@ -12,7 +12,8 @@ from lakehouse.definitions.partitions import find_affected_partitions, merge_int
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.deltalog.commit_record import InputVersion, Record
-from lakehouse.deltalog.table_log import TableLog, is_rolled_back, resolve_current_version
+from lakehouse.deltalog.effective_commits import is_rolled_back, resolve_current_version
+from lakehouse.deltalog.table_log import TableLog
 from lakehouse.errors import LakehouseError, LedgerError
 from lakehouse.landing import schema_drift
 from lakehouse.plan import schema_diff

@@ -18,7 +18,7 @@ from lakehouse.clock import now
 from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
-from lakehouse.deltalog import sql, table_log
+from lakehouse.deltalog import effective_commits, sql, table_log
 from lakehouse.deltalog.commit_record import Record, Run
 from lakehouse.errors import LakehouseError, RollbackError
 from lakehouse.storage import location
@@ -144,7 +144,7 @@ def _read_tables(catalog: Catalog) -> list[_TableState]:
     def read(name: str) -> _TableState | None:
         log = table_log.open_log(paths[name])
         entries = log.read_entries() if log else []
-        return _TableState(name, log, entries, table_log.filter_effective(entries)) if log else None
+        return _TableState(name, log, entries, effective_commits.filter_effective(entries)) if log else None
 
     with ThreadPoolExecutor() as pool:
         return [state for state in pool.map(read, [*others, *declared]) if state]
@@ -331,10 +331,10 @@ def _find_rebuilds(
                 reasons.setdefault(name, "it has no rows after the rollback")
                 continue
             entries = _get_entries_after(states, rollbacks, input_.table)
-            current = table_log.resolve_version(entries, before)
+            current = effective_commits.resolve_version(entries, before)
             can_rebuild = input_.role == "incremental" or input_.on_change == "rebuild"
             differs = input_.table in rollbacks and current.generation != after.generation
-            if differs and (can_rebuild or table_log.is_rolled_back(entries, current.version)):
+            if differs and (can_rebuild or effective_commits.is_rolled_back(entries, current.version)):
                 reasons.setdefault(
                     name, f"it read rows of {input_.table} that are removed{_describe_loss(catalog, table)}"
                 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.definitions.sources import MALFORMED, ORIGIN_COLUMNS
 from lakehouse.definitions.tables import Table
-from lakehouse.deltalog import table_log
+from lakehouse.deltalog import effective_commits, table_log
 from lakehouse.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _read_outcomes(catalog: Catalog, name: str) -> list[dict[str, Any]]:
     outcomes = _read_rows(catalog.get_outcomes_path(name), tuple(OUTCOME_COLUMNS))
     log = table_log.open_log(catalog.get_path(name)) if outcomes else None
     entries = log.read_entries() if log else []
-    effective = {entry.version for entry in table_log.filter_effective(entries)}
+    effective = {entry.version for entry in effective_commits.filter_effective(entries)}
     rolled_back = {
         entry.record.batch
         for entry in entries

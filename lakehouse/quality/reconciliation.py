@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lakehouse.definitions.options import get_quote, get_separator
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
-from lakehouse.deltalog import sql, table_log
+from lakehouse.deltalog import effective_commits, sql, table_log
 from lakehouse.deltalog.digests import Verification, verify_files
 from lakehouse.errors import LakehouseError, get_first_line
 from lakehouse.landing.inspection import count_parquet_rows, open_decompressed
@@ -291,7 +291,7 @@ def _sum_recorded_duplicates(
     if source is None or source.on_redelivery == "replace" or table.write.reads_all_rows:
         return None
     duplicates = 0
-    for entry in table_log.filter_effective(log.read_entries()):
+    for entry in effective_commits.filter_effective(log.read_entries()):
         record = entry.record
         assert record is not None
         # The run that finishes an interrupted replay counts its rows.
