@@ -113,7 +113,7 @@ class Catalog:
             )
 
     def find_missing_batches(self, history: Sequence[Manifest], log: TableLog | None) -> tuple[int, ...]:
-        """Return the committed batches without a manifest since the last full batch, whose rows replaced all earlier.
+        """Return the committed batches without a manifest since the last full batch, which replaced all earlier rows.
 
         A number without a manifest may be a batch of rejected files alone. The log knows, as far back as it goes.
 

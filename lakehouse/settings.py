@@ -57,7 +57,7 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\z")]
 
 @dataclass(frozen=True)
 class SparkAdditions:
-    """What an entry point adds to the Spark properties of the profile.
+    """Additions of an entry point to the Spark properties of the profile.
 
     Attributes:
         overlays: Property files on top of the profile's, in order: later ones win.

@@ -23,7 +23,7 @@ CONSTANT = LANDING_COLUMNS.keys() - {"_row"}
 
 @dataclass(frozen=True)
 class Read:
-    """What a reader gives for one file.
+    """The result of reading one file.
 
     Attributes:
         rows: the rows, without the columns that are the same for all of them.

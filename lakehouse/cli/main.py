@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Mapping[
     except LakehouseError as error:
         print_error(error)
         sys.exit(2)
-    except Exception as error:  # A fault of the platform or of the machine is told in words as well.
+    except Exception as error:  # A fault of the platform or of the machine is reported in words as well.
         print_unexpected_error(error)
         sys.exit(2)
     except SystemExit as end:

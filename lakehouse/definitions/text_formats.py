@@ -48,7 +48,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How the landed text of a column is written. A type's name alone stands for its format with these defaults.
+    """The format of a column's landed text. A type's name alone stands for its format with these defaults.
 
     Attributes:
         type_name: The Spark SQL type.

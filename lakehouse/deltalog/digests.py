@@ -1,7 +1,7 @@
 """Digests of the files that each commit added, beside the table in `_digests/<version>.json`. Needs no Spark.
 
 Delta's log has the size of a file, but nothing that shows a changed bit. A digest has the size and the SHA-256 of a
-local file; in a bucket, the store's checksum (ETag). VACUUM leaves folders alone whose names begin with an underscore.
+local file; in a bucket, the store's checksum (ETag). VACUUM leaves folders with a leading underscore alone.
 """
 
 from __future__ import annotations

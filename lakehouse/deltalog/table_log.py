@@ -113,7 +113,7 @@ class TableLog:
 
     @cached_property
     def quarantined_batch(self) -> int:
-        """The newest batch whose rejects must be in the table's quarantine; 0 where no batch has any."""
+        """The newest batch with rejects that must be in the table's quarantine; 0 where no batch has any."""
         record = self.last.record if self.last else None
         if record is None:
             return 0

@@ -1,4 +1,4 @@
-"""What the RAPIDS plugin says of a plan: which operators and expressions would run on a GPU."""
+"""The RAPIDS plugin's explanation of a plan: the operators and expressions that would run on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LAKEHOUSE_GPU adds to the settings of Spark: property files and the plugin's jar."""
+"""Additions of LAKEHOUSE_GPU to the settings of Spark: property files and the plugin's jar."""
 
 from __future__ import annotations
 

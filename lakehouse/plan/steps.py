@@ -63,7 +63,7 @@ class Step:
 
     @property
     def accepted_commits(self) -> tuple[ForeignCommit, ...]:
-        """The foreign commits whose rows stay in the table, or reach it, by this step."""
+        """The foreign commits with rows that stay in the table, or reach it, by this step."""
         is_overwritten = isinstance(self, Build) or (isinstance(self, WriteStep) and self.is_full_refresh)
         return tuple(
             c for c in self.foreign_commits if self.has_work and not (is_overwritten and c.table == self.table)

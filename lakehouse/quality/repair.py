@@ -66,7 +66,7 @@ class RepairPlan:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is missing after the repair."""
+        """Return whether nothing is missing after the repair."""
         return not self.quarantines and len(self.writable) == len(self.manifests)
 
 

@@ -46,7 +46,7 @@ def build_server(app: ASGIApp) -> uvicorn.Server:
 
 
 class LimitedProtocol(H11Protocol):
-    """Protocol that ends a connection whose caller is too slow, and limits the number of connections.
+    """Protocol that ends a connection with a slow caller, and limits the number of connections.
 
     uvicorn itself waits without end for the rest of the headers, for the rest of a body that the application does not
     read, and for a caller that does not read its answer.
@@ -56,7 +56,7 @@ class LimitedProtocol(H11Protocol):
     _read_deadline: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # The protocol is then told of every byte that the caller does not read at once.
+        # The protocol then learns of every byte that the caller does not read at once.
         transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
         self._await_request()
@@ -91,7 +91,7 @@ class LimitedProtocol(H11Protocol):
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether the application has no request of this connection."""
+        """Return whether the application has no request of this connection."""
         return (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
 
     def _await_request(self) -> None:

@@ -1,4 +1,4 @@
-"""Conversion of Arrow values to a declared type without loss. Values that would lose something are told apart."""
+"""Conversion of Arrow values to a declared type without loss. Values that would lose something are reported."""
 
 from __future__ import annotations
 

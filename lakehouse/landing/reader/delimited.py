@@ -1,6 +1,6 @@
 """Records of a CSV file, split strictly.
 
-pyarrow splits text without quotes, and text whose quotes all stand at the ends of values. It is lenient elsewhere:
+pyarrow splits text without quotes, and text with quotes only at the ends of values. It is lenient elsewhere:
 Python's strict reader then decides. A blank line is no record. Line ends within quotes stay as landed. A carriage
 return without a line feed is part of a value.
 """

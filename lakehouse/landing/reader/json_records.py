@@ -196,7 +196,7 @@ class JsonReader:
 
 @dataclass
 class _Outcome:
-    """What was decoded of a group: an object or None for each record, and by position the malformed and the unknown."""
+    """The decoded values of a group: an object or None for each record; by position, the malformed and unknown ones."""
 
     objects: list[Any]
     malformed: dict[int, str]

@@ -12,7 +12,7 @@ class RejectedFileError(Exception):
 
 
 def explain_failure(error: Exception) -> str:
-    """Return the reason to reject a file whose reader raised an error.
+    """Return the reason to reject a file after an error of its reader.
 
     Raises:
         StorageError: the store failed, not the file.

@@ -29,7 +29,7 @@ def make_days(*days: int) -> pa.Table:
 
 @pytest.fixture
 def days(tmp_path: Path) -> Path:
-    """Write a table whose second version has days that Python does not have."""
+    """Write a table with days in its second version that Python does not have."""
     path = tmp_path / "days"
     properties = {"delta.enableChangeDataFeed": "true", "delta.dataSkippingStatsColumns": "id,day"}
     write_deltalake(path, make_days(19723), configuration=properties)

@@ -1,4 +1,4 @@
-"""Which devices and drivers are accepted, and what a user reads of the others."""
+"""Accepted devices and drivers, and the messages about the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the plugin's text about a plan is parsed and counted."""
+"""The plugin's text about a plan, parsed and counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which Spark properties LAKEHOUSE_GPU adds to each profile, and what is checked before a session starts."""
+"""The Spark properties that LAKEHOUSE_GPU adds to each profile, and what is checked before a session starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class an estimator's name means."""
+"""The class of an estimator's name."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ CHARACTERS = ["1", ",", ",", '"', '"', '""', "\n", "\n", "\r\n", "\r", "é", '",
 
 
 def test_random_files_are_read_as_strictly_as_inspected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What inspection rejects is rejected, and good records are those of Python's strict reader."""
+    """Files that inspection rejects are rejected, and good records are those of Python's strict reader."""
     chance = random.Random(1)
     accepted = 0
     for number in range(150):

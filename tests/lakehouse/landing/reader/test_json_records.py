@@ -306,7 +306,7 @@ def test_groups_and_single_records_agree(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_random_files_are_read_as_strictly_as_inspected() -> None:
-    """What inspection rejects is rejected, but for a list of records."""
+    """Files that inspection rejects are rejected, but for a list of records."""
     chance = random.Random(1)
     parts = [
         '{"id":"1"}',
