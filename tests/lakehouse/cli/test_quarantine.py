@@ -57,7 +57,11 @@ def two_runs(lakehouse: Command, session_starts: list[object]) -> Command:
     """The command line on a lake where runs A and B quarantined rows of three rules. B's file has an odd name."""
     good = "2024-01-01,2024-01-01 08:00:00,NEW,5"
     for run, name, lines in (
-        ("A", "1.csv", [f"1,10,{good}", "2,10,2024-02-01,2024-01-01 08:00:00,NEW,-1", "3,10,,2024-01-01,NEW,5"]),
+        (
+            "A",
+            "1.csv",
+            [f"1,10,{good}", "2,10,2024-02-01,2024-01-01 08:00:00,NEW,-1", "3,10,,2024-01-01 08:00:00,NEW,5"],
+        ),
         ("B", ODD_NAME, [f"{'9' * 1000},10,{good}", f"5,x,{good}", "6,10,2024-02-01,2024-01-01 08:00:00,NEW,-6"]),
     ):
         lakehouse.lake.land("raw.orders", name, orders_csv(*lines))

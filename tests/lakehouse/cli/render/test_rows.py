@@ -8,19 +8,15 @@ from datetime import datetime
 from decimal import Decimal
 
 import pyarrow as pa
+from rich.console import Console
 
 from lakehouse.cli.render.rows import print_rows
-from lakehouse.cli.terminal import console
 
 
 def render(rows: pa.Table, width: int, *, as_json: bool = False) -> list[str]:
     """Return the printed lines. They are no wider than the terminal."""
     output = io.StringIO()
-    console.file, console.width = output, width
-    try:
-        print_rows(console, rows, as_json)
-    finally:
-        console.file, console._width = None, None  # type: ignore[assignment]
+    print_rows(Console(file=output, width=width, emoji=False), rows, as_json)
     lines = output.getvalue().splitlines()
     assert as_json or max(map(len, lines)) <= width, lines
     return [line.rstrip() for line in lines]

@@ -158,12 +158,13 @@ def test_broken_csv_files_are_rejected_until_corrected(make_lake: Lakes) -> None
         lake.land("raw.items", name, content.encode() if isinstance(content, str) else content)
     results = lake.run()
     rejected = lake.rejected("raw.items")
+    assert "is a symbolic link" in rejected.pop("to_nowhere.csv")
     assert set(rejected) == set(broken)
     for name, (_, reason) in broken.items():
         assert reason in rejected[name], name
     outcome = results["raw.items"].outcome
     assert outcome is not None
-    assert len(outcome.rejected_files) == len(broken)
+    assert len(outcome.rejected_files) == len(broken) + 1
     assert lake.rows("clean.items", "id") == [(n,) for n in range(1, 7)]
 
     # The bytes identify a rejected file: a new time does not make a run read it again.
@@ -179,7 +180,7 @@ def test_broken_csv_files_are_rejected_until_corrected(make_lake: Lakes) -> None
     more = source("raw.items", landing="items", columns=(*ITEM_TYPES, "more"))
     wider = lake.with_tables(more)
     assert [file.path for file in wider.plan()["raw.items"].files] == [
-        f"items/{name}" for name in sorted(broken) if name != "missing.csv"
+        f"items/{name}" for name in sorted([*broken, "to_nowhere.csv"]) if name != "missing.csv"
     ], "another declaration checks rejected files again"
     assert wider.run().counts("raw.items") == {"written": 1}
     assert wider.rows("raw.items", "id", "more")[-1:] == [("7", None)]
