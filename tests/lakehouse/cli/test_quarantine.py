@@ -55,14 +55,15 @@ SELECTIONS = [
 @pytest.fixture
 def two_runs(lakehouse: Command, session_starts: list[object]) -> Command:
     """The command line on a lake where runs A and B quarantined rows of three rules. B's file has an odd name."""
-    good = "2024-01-01,2024-01-01 08:00:00,NEW,5"
+    updated = "2024-01-01 08:00:00,NEW"
+    good = f"2024-01-01,{updated},5"
     for run, name, lines in (
         (
             "A",
             "1.csv",
-            [f"1,10,{good}", "2,10,2024-02-01,2024-01-01 08:00:00,NEW,-1", "3,10,,2024-01-01 08:00:00,NEW,5"],
+            [f"1,10,{good}", f"2,10,2024-02-01,{updated},-1", f"3,10,,{updated},5"],
         ),
-        ("B", ODD_NAME, [f"{'9' * 1000},10,{good}", f"5,x,{good}", "6,10,2024-02-01,2024-01-01 08:00:00,NEW,-6"]),
+        ("B", ODD_NAME, [f"{'9' * 1000},10,{good}", f"5,x,{good}", f"6,10,2024-02-01,{updated},-6"]),
     ):
         lakehouse.lake.land("raw.orders", name, orders_csv(*lines))
         lakehouse.lake.run("raw.orders", "clean.orders", run=run)

@@ -78,9 +78,7 @@ def test_a_row_is_one_line_of_plain_text() -> None:
 def test_wide_characters_count_twice() -> None:
     rows = pa.table({"name": ["東京" * 20], "more": ["x" * 40]})
     output = io.StringIO()
-    console.file, console.width = output, 30
-    print_rows(console, rows, False)
-    console.file, console._width = None, None  # type: ignore[assignment]
+    print_rows(Console(file=output, width=30, emoji=False), rows, False)
     assert output.getvalue().splitlines()[1] == "東京東京東京…   xxxxxxxxxxxxx…"
 
 
