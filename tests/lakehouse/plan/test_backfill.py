@@ -157,8 +157,8 @@ def list_status_entries(lake: TestLake) -> list[dict[str, Any]]:
     return [describe_status(lake.lake, name) for name in lake.lake.graph.declarations]
 
 
-DAILY = table("gold.days", columns={"day": "date"}, write=Replace("day"), items=incremental("raw.items", "day"))
-MONTHS = table(
+BY_DAY = table("gold.days", columns={"day": "date"}, write=Replace("day"), items=incremental("raw.items", "day"))
+BY_MONTH = table(
     "gold.months", columns={"day": "date"}, write=Replace("day", "month"), items=incremental("raw.items", "day")
 )
 SENTINELS = ("0001-01-01", "1900-01-01", "2024-01-01", "2024-01-03", "9999-12-31")
@@ -167,11 +167,11 @@ SENTINELS = ("0001-01-01", "1900-01-01", "2024-01-01", "2024-01-03", "9999-12-31
 @pytest.mark.parametrize(
     ("declare", "existing", "landed", "expected"),
     [
-        (DAILY, SENTINELS, SENTINELS, [Gap(date(2024, 1, 2), date(2024, 1, 2), 1)]),
-        (DAILY, ["2024-01-01", "9999-12-31"], ["2024-01-01", "9999-12-31"], []),
-        (DAILY, ["9999-12-31"], ["0001-01-01"], []),
+        (BY_DAY, SENTINELS, SENTINELS, [Gap(date(2024, 1, 2), date(2024, 1, 2), 1)]),
+        (BY_DAY, ["2024-01-01", "9999-12-31"], ["2024-01-01", "9999-12-31"], []),
+        (BY_DAY, ["9999-12-31"], ["0001-01-01"], []),
         (
-            DAILY,
+            BY_DAY,
             ["2024-01-01", "9999-12-31"],
             ["2024-01-02", "2024-01-03", "2100-01-01", "+10000-01-01"],
             [
@@ -180,7 +180,7 @@ SENTINELS = ("0001-01-01", "1900-01-01", "2024-01-01", "2024-01-03", "9999-12-31
             ],
         ),
         (
-            MONTHS,
+            BY_MONTH,
             ["0001-01-01", "2023-10-01", "2024-01-01", "9999-12-01"],
             ["2023-12-31"],
             [Gap(date(2023, 11, 1), date(2023, 12, 31), 2, ("raw.items",))],
