@@ -128,7 +128,7 @@ def test_failing_api_is_explained(served: Served, root: Path, tmp_path: Path, fa
         env = {"SERVING_API_KEY": served.key, "SERVING_API_URL": nobody}
         words = f"The prediction API at {nobody} does not answer. Start it with lakehouse serve"
     else:
-        env = {"SERVING_API_KEY": "another" * 4, "SERVING_API_URL": served.api}
+        env = {"SERVING_API_KEY": "another-key-0123456789", "SERVING_API_URL": served.api}
         words = f"The prediction API at {served.api} refuses the key. SERVING_API_KEY must be the same"
     with command(root, "app", "--port", str(port), **env), open_page(f"http://127.0.0.1:{port}") as page:
         expect(page.get_by_test_id("stAlert")).to_contain_text(words)
