@@ -13,8 +13,9 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from rich.console import Console
 
-from lakehouse.cli.render.lake import print_rows, print_status
+from lakehouse.cli.render.lake import print_status
 from lakehouse.cli.render.plans import print_plan
+from lakehouse.cli.render.rows import print_rows
 from lakehouse.definitions.sources import ORIGIN_COLUMNS, source
 from lakehouse.definitions.tables import incremental, table
 from lakehouse.definitions.write_modes import Append, History, Merge, Replace

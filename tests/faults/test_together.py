@@ -39,6 +39,8 @@ def test_parallel_runs_write_every_row_once(make_lake: Lakes, runs: Runs) -> Non
     runs.complete(Order(str(undisturbed.root), MODULES))
     late = runs.run_until_stopped(Order(str(lake.root), MODULES, "late", "stop", passed=("the manifest of raw.buses",)))
     (lake.root / ".run.lock").unlink()  # As an operator does with a supposedly stale file.
+    assert runs(Order(str(lake.root), MODULES, "early", wait_seconds=0)).code == 1, "`.run.json` names the process"
+    (lake.root / ".run.json").unlink()
     runs.complete(Order(str(lake.root), MODULES, "next"))
     kill(late, signal.SIGCONT)
     assert runs.wait(late).code == 1
