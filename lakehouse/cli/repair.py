@@ -23,7 +23,7 @@ def repair_lake(
 
     settings = api.load_settings()
     if yes:
-        run = context.create_run(settings.project)
+        run = context.create_run(settings.project, settings.logs)
         with logs.log_run(settings, run):
             plan = api.repair(settings, run)
     else:
