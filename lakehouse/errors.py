@@ -10,6 +10,7 @@ LakehouseError
 ├── LedgerError         a table's log is damaged
 ├── MissingStateError   a manifest or a quarantine is missing
 ├── ForeignCommitError  another writer changed a table
+├── CommitConflictError another writer committed first
 │
 │   input
 ├── LandingError        the landing zone lacks recorded files
@@ -135,6 +136,10 @@ class ForeignCommitError(LakehouseError):
     def __init__(self, text: str, table: str) -> None:
         super().__init__(text)
         self.table = table
+
+
+class CommitConflictError(LakehouseError):
+    """Another writer committed to a table first. Nothing was committed."""
 
 
 class StorageError(LakehouseError):

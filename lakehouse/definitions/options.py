@@ -1,11 +1,18 @@
-"""Options of a CSV source. The project reads each of them itself; any other option is refused by name."""
+"""Options of a source's text files. The project reads each of them itself; any other option is refused by name."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-CSV_OPTIONS = ("sep", "quote", "escape", "header", "encoding")
+_KNOWN: Mapping[str, tuple[str, ...]] = {
+    "csv": ("sep", "quote", "escape", "header", "encoding"),
+    "json": ("encoding",),
+    "parquet": (),
+}
+_TITLES = {"csv": "CSV", "json": "JSON"}
 # Names of the same options in Spark and other readers.
 _SYNONYMS = {
     "delimiter": "sep",
@@ -15,49 +22,82 @@ _SYNONYMS = {
     "charset": "encoding",
 }
 _CHARACTER_OPTIONS = ("sep", "quote", "escape")
-DEFAULTS: Mapping[str, str] = {"sep": ",", "quote": '"'}
+_BOOLEANS = {"true": True, "false": False}
+# Characters that end or begin something else in every delimited file.
+_RESERVED_CHARACTERS = "\r\n\0"
 
 
-def get_separator(options: Mapping[str, str]) -> str:
-    """Return the character between two values."""
-    return options.get("sep", DEFAULTS["sep"])
+@dataclass(frozen=True)
+class TextOptions:
+    """Options of text files.
 
+    Attributes:
+        separator: one ASCII character between two values of a CSV record.
+        quote: one ASCII character around a CSV value.
+        escape: a character that makes the next quote, or itself, part of a value; None if only a doubled quote does.
+        encoding: name of a Python codec.
+        has_header: the first record of a CSV file has the names of the columns.
+    """
 
-def get_quote(options: Mapping[str, str]) -> str:
-    """Return the character around a value that may hold separators and line ends."""
-    return options.get("quote", DEFAULTS["quote"])
+    separator: str = ","
+    quote: str = '"'
+    escape: str | None = None
+    encoding: str = "utf-8"
+    has_header: bool = True
+
+    @classmethod
+    def parse(cls, options: Mapping[str, str]) -> TextOptions:
+        """Parse the options of a source, which have no problems (`find_option_problems`)."""
+        quote = options.get("quote", cls.quote)
+        escape = options.get("escape", quote)
+        return cls(
+            options.get("sep", cls.separator),
+            quote,
+            None if escape == quote else escape,
+            codecs.lookup(options.get("encoding", cls.encoding)).name,
+            _BOOLEANS[str(options.get("header", "true")).lower()],
+        )
 
 
 def find_option_problems(format: str, options: Mapping[str, str]) -> list[str]:
     """Return the problems of a source's options."""
-    known = CSV_OPTIONS if format == "csv" else ()
+    known = _KNOWN[format]
     problems = [_describe_unknown_option(name, format) for name in options if name not in known]
     return problems + list(_find_value_problems({name: options[name] for name in options if name in known}))
 
 
 def _describe_unknown_option(name: str, format: str) -> str:
-    if format != "csv":
+    known = _KNOWN[format]
+    if not known:
         return f"option {name!r}: a {format} source has no options"
     text = str(name).lower()
-    near = [_SYNONYMS[text]] if text in _SYNONYMS else difflib.get_close_matches(text, CSV_OPTIONS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"option {name!r} is none of a CSV source's ({', '.join(CSV_OPTIONS)}){hint}"
+    near = [_SYNONYMS[text]] if text in _SYNONYMS else difflib.get_close_matches(text, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near and near[0] in known else ""
+    return f"option {name!r} is none of a {_TITLES[format]} source's ({', '.join(known)}){hint}"
 
 
 def _find_value_problems(options: Mapping[str, str]) -> Iterator[str]:
     for name in (name for name in _CHARACTER_OPTIONS if name in options):
         if not _is_plain_character(options[name]):
             yield f"option {name}={options[name]!r} is not one ASCII character other than a line end"
-    values = [get_separator(options), get_quote(options)]
-    if values[0] == values[1]:
-        yield f"the options sep and quote are both {values[0]!r}"
-    if options.get("escape") == values[0]:
-        yield f"the options sep and escape are both {values[0]!r}"
-    if str(options.get("header", "true")).lower() != "true":
-        yield f"option header={options['header']!r}: only files with a header are read, so that columns have names"
-    if str(options.get("encoding", "utf-8")).lower() not in ("utf-8", "utf8"):
-        yield f"option encoding={options['encoding']!r}: only UTF-8 is read. Convert the files before they land"
+    separator, quote = options.get("sep", TextOptions.separator), options.get("quote", TextOptions.quote)
+    if separator == quote:
+        yield f"the options sep and quote are both {separator!r}"
+    if options.get("escape") == separator:
+        yield f"the options sep and escape are both {separator!r}"
+    if str(options.get("header", "true")).lower() not in _BOOLEANS:
+        yield f"option header={options['header']!r} is neither true nor false"
+    if not _is_text_encoding(options.get("encoding", "utf-8")):
+        yield f"option encoding={options['encoding']!r} is not an encoding of text"
 
 
 def _is_plain_character(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n\0"
+    return isinstance(value, str) and len(value) == 1 and value.isascii() and value not in _RESERVED_CHARACTERS
+
+
+def _is_text_encoding(name: object) -> bool:
+    """Return whether Python can decode an encoding piece by piece, and it is not a transport encoding such as hex."""
+    try:
+        return isinstance("".encode(codecs.lookup(str(name)).name), bytes)
+    except (LookupError, UnicodeError):
+        return False

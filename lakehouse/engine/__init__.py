@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from lakehouse.engine.base import Engine
+    from lakehouse.engine.base import Engine, FileWriter
     from lakehouse.settings import Settings
 
 
@@ -32,6 +32,13 @@ def open_engine(
         yield engine
     finally:
         engine.stop()
+
+
+def open_file_writer() -> FileWriter:
+    """Return the writer of Parquet files that are staged already. It needs no engine to start."""
+    from lakehouse.engine.deltars.writer import DeltaRsWriter
+
+    return DeltaRsWriter()
 
 
 def get_running_engine() -> Engine:

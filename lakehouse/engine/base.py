@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lakehouse.definitions.sources import Source
     from lakehouse.deltalog.commit_record import Run
-    from lakehouse.landing.manifest import Manifest
+    from lakehouse.landing.reader.staging import Part
     from lakehouse.landing.zone import LandingZone
 
 T = TypeVar("T")
@@ -29,6 +29,8 @@ RETENTION = {
     "delta.logRetentionDuration": "interval 365 days",
     "delta.deletedFileRetentionDuration": "interval 30 days",
 }
+# Spark's default; that of delta-rs is 100.
+CHECKPOINTS = {"delta.checkpointInterval": "10"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Target:
         stats = {"delta.dataSkippingStatsColumns": ",".join(self.stats)}
         none = {"delta.dataSkippingNumIndexedCols": "0"}
         feed = {"delta.enableChangeDataFeed": str(self.has_change_feed).lower()}
-        return {**RETENTION, **feed, **(stats if self.stats else none)}
+        return {**RETENTION, **CHECKPOINTS, **feed, **(stats if self.stats else none)}
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,6 @@ class Tables(Protocol):
         Column `_change_type` marks inserted rows, deleted rows and both images of updated rows.
         """
 
-    def read_landed(self, source: Source, manifest: Manifest, root: Location, existing: Mapping[str, str]) -> DataFrame:
-        """Read the records of a batch of landed files, with the landing columns.
-
-        Args:
-            root: The landing zone.
-            existing: Columns of the source's table with their types. A column that a contract added keeps its type.
-        """
-
     def from_arrow(self, rows: pa.Table) -> DataFrame:
         """Make a frame from rows in memory."""
 
@@ -144,6 +138,55 @@ class Tables(Protocol):
 
     def empty(self, target: Target, commit: Commit) -> None:
         """Delete all rows. Columns and properties stay."""
+
+
+class FileWriter(Protocol):
+    """Writer of Parquet files that are staged already. Each write is one commit with its record, verified afterwards.
+
+    Raises:
+        LedgerError: Another writer used the batch's number (any write).
+        CommitConflictError: Another writer committed first (any write).
+        StorageError: The store failed (any write).
+    """
+
+    def prepare(self, target: Target, added: Mapping[str, pa.DataType]) -> None:
+        """See `Tables.prepare`."""
+
+    def append(
+        self,
+        parts: Sequence[Part],
+        schema: pa.Schema,
+        target: Target,
+        commit: Commit,
+        *,
+        can_add_columns: bool = False,
+    ) -> None:
+        """Append the rows of files, which move into the folder of the table.
+
+        Args:
+            schema: The columns of the files.
+            can_add_columns: Add the columns that only the files have to the table.
+        """
+
+    def overwrite(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
+        """Replace all rows and the schema."""
+
+    def replace(
+        self,
+        parts: Sequence[Part],
+        schema: pa.Schema,
+        target: Target,
+        commit: Commit,
+        predicate: str,
+        *,
+        can_add_columns: bool = False,
+    ) -> None:
+        """Replace the rows that the predicate selects, in one commit. The files are copied.
+
+        Args:
+            predicate: A SQL condition. It selects every row of the files.
+            can_add_columns: See `append`.
+        """
 
 
 class Engine(Protocol):

@@ -47,12 +47,10 @@ def report_tables(spark: SparkSession, catalog: Catalog, names: Iterable[str]) -
 
 
 def _report_table(spark: SparkSession, catalog: Catalog, declared: Declaration) -> TableReport:
-    """Explain the plans of one table. If an input is not built, the report has that reason instead."""
-    inputs = (
-        {}
-        if isinstance(declared, Source)
-        else {use.table: catalog.read_log(use.table) for use in declared.inputs.values()}
-    )
+    """Explain the plans of one table. If there is no plan, the report has the reason instead."""
+    if isinstance(declared, Source):
+        return TableReport(declared.name, (), "landed files are read without Spark")
+    inputs = {use.table: catalog.read_log(use.table) for use in declared.inputs.values()}
     if missing := [name for name, log in inputs.items() if log is None]:
         return TableReport(declared.name, (), f"{', '.join(missing)} is not built yet")
     pinned = {name: InputVersion(log.version, 1) for name, log in inputs.items() if log}
@@ -61,13 +59,10 @@ def _report_table(spark: SparkSession, catalog: Catalog, declared: Declaration) 
     )
     explanations = dict[str, list[str]]()
     # Each plan is explained before the next is made. A plan that is made after rows were cached reads the cache.
-    for name, plan in _plan_source(work, declared) if isinstance(declared, Source) else _plan_table(work, declared):
+    for name, plan in _plan_table(work, declared):
         explanations.setdefault(name, []).append(_explain(_get_session(work), plan))
-    if not explanations:
-        return TableReport(declared.name, (), "nothing was landed yet")
     plans = tuple(Plan(name, parse_explanation("\n".join(texts))) for name, texts in explanations.items())
-    has_suite = isinstance(declared, Table) and work.has_suite(declared)
-    return TableReport(declared.name, plans, is_cached_for_suite=has_suite)
+    return TableReport(declared.name, plans, is_cached_for_suite=work.has_suite(declared))
 
 
 def _explain(spark: SparkSession, plan: UnexecutedPlan) -> str:
@@ -79,15 +74,6 @@ def _explain(spark: SparkSession, plan: UnexecutedPlan) -> str:
         return explain_with(spark, _EXPLAINER, plan, "ALL")
     except SessionError as error:
         return f"!Exec <Plan> all of it cannot run on GPU because {error}"
-
-
-def _plan_source(work: TableWriter, source: Source) -> NamedPlans:
-    landing = work.catalog.get_landing_zone(source)
-    batches = [batch for batch in landing.read_history() if batch.files]
-    if batches:
-        rows = work.tables.read_landed(source, batches[-1], landing.root, {})
-        yield "build", plan_rows(rows)
-        yield from _plan_writes(work, source, rows)
 
 
 def _plan_table(work: TableWriter, table: Table) -> NamedPlans:
@@ -149,23 +135,21 @@ def _mark_as_cached(rows: DataFrame) -> Iterator[DataFrame]:
         cached.unpersist()
 
 
-def _plan_writes(work: TableWriter, declared: Declaration, rows: DataFrame) -> NamedPlans:
+def _plan_writes(work: TableWriter, table: Table, rows: DataFrame) -> NamedPlans:
     """Plan each command with which `lakehouse.engine.spark.tables` may commit the rows.
 
     A merge is planned only for an existing table. Its source here is the table itself: the plugin checks a command's
     settings, not its rows.
     """
-    write, path = declared.write if isinstance(declared, Table) else Append(), to_spark_uri(work.path)
+    write, path = table.write, to_spark_uri(work.path)
     yield "write", plan_save(rows, "Overwrite", path, overwriteSchema="true")
     if isinstance(write, Append | Merge):
         yield "write", plan_save(rows, "Append", path, mergeSchema="false")
-    if isinstance(declared, Source) and declared.on_redelivery == "replace":
-        yield "write", plan_save(rows, "Overwrite", path, replaceWhere="_batch_id IS NULL", mergeSchema="false")
     if isinstance(write, Replace):
         condition = f"`{write.partition}` IS NULL"
         yield "write", plan_save(rows, "Overwrite", path, replaceWhere=condition, mergeSchema="false")
-    if isinstance(declared, Table) and isinstance(write, Merge | History) and work.catalog.read_log(declared.name):
-        yield "write", plan_statement(_get_session(work), _merge_statement(declared, path))
+    if isinstance(write, Merge | History) and work.catalog.read_log(table.name):
+        yield "write", plan_statement(_get_session(work), _merge_statement(table, path))
 
 
 def _merge_statement(table: Table, path: str) -> str:

@@ -1,1 +1,1 @@
-"""The landing zone: new files, their inspection, and their columns."""
+"""The landing zone: new files, the reader of landed files, and contracts."""

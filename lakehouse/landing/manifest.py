@@ -6,7 +6,6 @@ other bytes is a new delivery.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 
@@ -18,7 +17,6 @@ class LandedFile:
         path: the path below the landing zone.
         identity: a hash of the content, or the ETag; empty until it is computed.
         file_id: the place in the order of deliveries.
-        columns: its columns in order with their types, if they are not the declared ones and the contract accepts them.
     """
 
     path: str
@@ -26,7 +24,6 @@ class LandedFile:
     modified_ns: int
     identity: str = ""
     file_id: int = 0
-    columns: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

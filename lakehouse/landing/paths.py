@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection
-from pathlib import PurePosixPath
 
 from lakehouse.storage import location
 from lakehouse.storage.location import FileInfo, Location
 
 # Suffixes of unfinished files.
 TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".inprogress", ".crdownload", "~")
-COMPRESSED_SUFFIXES = (".bz2", ".deflate", ".lz4", ".snappy", ".zst", ".zstd", ".xz", ".zip")
 
 
 def is_ignored(name: str) -> bool:
@@ -43,11 +41,7 @@ def _describe_link(path: str, link: str) -> str:
 
 
 def _find_name_problem(path: str) -> str | None:
-    """Return the reason why Spark cannot read a path, or would read other bytes than were inspected; or None."""
-    if ":" in path:
-        return "has a colon in its path, which Spark cannot read"
-    if path.endswith(COMPRESSED_SUFFIXES):
-        return f"is compressed as {PurePosixPath(path).suffix}; deliver it plain or as .gz"
+    """Return the reason why a manifest cannot name a path; or None."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:

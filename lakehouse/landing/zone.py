@@ -1,8 +1,8 @@
-"""The landing zone: its new files, their inspection, and the manifest that pins a batch before it is read.
+"""The landing zone: its new files, and the manifest that pins a batch before it is read.
 
-The list of files of batch N is written once to manifests/<source>/<N>.json, before Spark reads any of them. If a run
-is killed, the next run finishes the batch with the same list. A damaged file is rejected as a whole and does not block
-the rest. The reason is stored in the manifest, or beside it if the file is rejected later.
+The list of files of batch N is written once to manifests/<source>/<N>.json, before any of them is read. If a run is
+killed, the next run finishes the batch with the same list. A damaged file is rejected as a whole and does not block the
+rest. The reason is stored in the manifest if the path alone gives it, or else beside it in <N>.rejected.json.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import asdict, replace
 
 from lakehouse.clock import now
 from lakehouse.definitions.sources import Source
-from lakehouse.errors import LandingError, StorageError, escape_controls, get_first_line
-from lakehouse.landing.inspection import Inspection, count_parquet_rows, inspect_file, preview_file
+from lakehouse.errors import LandingError, escape_controls, get_first_line
 from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
 from lakehouse.landing.paths import find_path_problem, is_gone, is_ignored, stat_files
+from lakehouse.landing.reader.counting import count_records
+from lakehouse.landing.reader.preview import preview_file
+from lakehouse.landing.reader.rejection import ChangedFileError
 from lakehouse.storage import location
 from lakehouse.storage.location import FileInfo, Location
 
@@ -124,25 +126,29 @@ class LandingZone:
         ]
 
     def count_rows(self, files: Iterable[LandedFile]) -> int | None:
-        """Return the number of rows that the metadata of readable Parquet files gives; None for other formats."""
+        """Return the number of rows that the footers of readable Parquet files give; None for other formats."""
         if self.source.format != "parquet":
             return None
-        readable = (file for file in files if find_path_problem(self.root, file.path) is None)
-        return sum(count_parquet_rows(self.root / file.path) for file in readable)
+        return sum(self._count_rows(file) for file in files if not find_path_problem(self.root, file.path))
+
+    def _count_rows(self, file: LandedFile) -> int:
+        try:
+            return count_records(self.source, file, self.root)
+        except (OSError, ValueError):  # pyarrow's errors are subclasses of these; the run rejects the file
+            return 0
 
     def preview_files(self, files: Iterable[LandedFile]) -> list[tuple[str, str | None, Mapping[str, str] | None]]:
-        """Inspect the beginning of each file.
+        """Read the beginning of each file.
 
         Returns:
             For each file its path, the reason for its rejection, and its columns if they are not the declared ones.
         """
         with ThreadPoolExecutor() as pool:
-            previews = pool.map(lambda file: (file.path, self._preview(file)), files)
-            return [(path, inspection.reason, inspection.columns) for path, inspection in previews]
+            return [(file.path, *preview) for file, preview in zip(files, pool.map(self._preview, files), strict=True)]
 
-    def _preview(self, file: LandedFile) -> Inspection:
+    def _preview(self, file: LandedFile) -> tuple[str | None, Mapping[str, str] | None]:
         problem = find_path_problem(self.root, file.path)
-        return Inspection(problem) if problem else preview_file(self.root / file.path, self.source)
+        return (problem, None) if problem else preview_file(self.source, file, self.root)
 
     def _has_same_content(self, file: LandedFile, earlier: tuple[LandedFile | RejectedFile, str] | None) -> bool:
         """Return whether a file has the content of an earlier delivery, which comes with the time of its manifest."""
@@ -156,10 +162,10 @@ class LandingZone:
             return True
         try:
             return bool(delivery.identity) and location.compute_identity(self.root / file.path) == delivery.identity
-        except OSError:  # The next batch inspects and rejects the unreadable file.
+        except OSError:  # The next batch rejects the unreadable file.
             return False
 
-    def write_manifest(
+    def pin_batch(
         self,
         batch: int,
         fingerprint: str,
@@ -167,7 +173,7 @@ class LandingZone:
         files: Iterable[LandedFile],
         is_full: bool = False,
     ) -> Manifest:
-        """Inspect the files, then write the manifest of the batch. Accepted files get numbers, the others are rejected.
+        """Identify the files by their content, number them, and write the manifest of the batch before any is read.
 
         Args:
             is_full: the batch replaces all earlier batches.
@@ -181,13 +187,13 @@ class LandingZone:
             numbers = {path: delivery.file_id for path, delivery in deliveries.items()}
             files = sorted(files, key=lambda file: numbers.get(file.path, last_id + 1))
         with ThreadPoolExecutor() as pool:
-            inspected = list(pool.map(self._inspect, files))
-        accepted = [file for file in inspected if isinstance(file, LandedFile)]
+            identified = list(pool.map(self._identify, files))
+        accepted = [file for file in identified if isinstance(file, LandedFile)]
         if not is_full:  # The table has the rows of a repeated delivery.
             identities = {path: delivery.identity for path, delivery in deliveries.items()}
             accepted = [file for file in accepted if identities.get(file.path) != file.identity]
         numbered = tuple(replace(file, file_id=number) for number, file in enumerate(accepted, start=last_id + 1))
-        rejected = tuple(file for file in inspected if isinstance(file, RejectedFile))
+        rejected = tuple(file for file in identified if isinstance(file, RejectedFile))
         if is_full and (lost := sorted(deliveries.keys() - {file.path for file in numbered})):
             reasons = {file.path: file.reason for file in rejected}
             default = "is missing, or was modified within settle_seconds"
@@ -195,6 +201,18 @@ class LandingZone:
         manifest = Manifest(self.source.name, batch, now(), fingerprint, numbered, rejected, is_full)
         self.create_manifest(manifest)
         return manifest
+
+    def _identify(self, file: LandedFile) -> LandedFile | RejectedFile:
+        """Return the file with its identity, or its rejection by its path alone."""
+        identity = file.identity
+        try:
+            identity = identity or location.compute_identity(self.root / file.path)
+            reason = find_path_problem(self.root, file.path)
+        except OSError as error:
+            reason = f"cannot be read: {get_first_line(error)}"
+        if reason:
+            return RejectedFile(file.path, file.size, file.modified_ns, identity, reason)
+        return replace(file, identity=identity)
 
     def create_manifest(self, manifest: Manifest) -> None:
         """Write a manifest that does not exist.
@@ -209,49 +227,44 @@ class LandingZone:
         except FileExistsError:
             raise LandingError(f"{file}: another run created this manifest. Run again.") from None
 
-    def verify_manifest(self, manifest: Manifest, fingerprint: str) -> Manifest:
+    def verify_batch(self, manifest: Manifest, history: Iterable[Manifest]) -> Manifest:
         """Return the manifest without files that vanished or changed after it was written. Record these as rejected.
 
-        If the declaration of the source has changed since, files that do not fit it any more are rejected, too.
+        Raises:
+            LandingError: a full batch would lose the rows of such a file (`reject_files`).
+        """
+        states = stat_files(self.root, [file.path for file in manifest.files])
+        problems = ((file, self._find_change(file, states[file.path])) for file in manifest.files)
+        # A rejection without an identity: the next file at the same path is a new delivery.
+        return self.reject_files(
+            manifest,
+            history,
+            [RejectedFile(file.path, file.size, file.modified_ns, "", reason) for file, reason in problems if reason],
+        )
+
+    def _find_change(self, file: LandedFile, state: FileInfo | OSError) -> str | None:
+        if isinstance(state, OSError):
+            return str(state.strerror) if state.errno == errno.ELOOP else f"cannot be read: {state.strerror}"
+        return None if self._is_unchanged(file, state) else str(ChangedFileError())
+
+    def reject_files(
+        self, manifest: Manifest, history: Iterable[Manifest], rejected: Sequence[RejectedFile]
+    ) -> Manifest:
+        """Record rejections beside a pinned manifest, and return the manifest without these files.
 
         Raises:
-            LandingError: a full batch would lose the rows of such a file. Its manifest is renamed, and the next run
+            LandingError: a full batch would lose rows of an earlier batch. Its manifest is renamed, and the next run
                 continues from the rows of the table.
         """
-        is_same_declaration = manifest.fingerprint == fingerprint
-        states = stat_files(self.root, [file.path for file in manifest.files])
-        rejected, columns = list[RejectedFile](), dict[str, Mapping[str, str] | None]()
-        for file in manifest.files:
-            result = self._verify_file(file, states[file.path], is_same_declaration)
-            if isinstance(result, RejectedFile):
-                rejected.append(result)
-            else:
-                columns[file.path] = result.columns
-        if rejected and manifest.is_full:
+        if not rejected:
+            return manifest
+        deliveries = _find_effective_files(past for past in history if past.batch < manifest.batch)
+        lost = [f"{file.path} {file.reason}" for file in rejected if file.path in deliveries]
+        if manifest.is_full and lost:
             path = self.get_manifest_path(manifest.batch)
             location.put(self.get_manifest_path(manifest.batch, ".abandoned"), path.read_bytes())
             path.unlink()
-            raise _build_refresh_error(self.source, [f"{file.path} {file.reason}" for file in rejected])
-        if rejected:
-            manifest = self._record_rejected_files(manifest, rejected)
-        return replace(manifest, files=tuple(replace(file, columns=columns[file.path]) for file in manifest.files))
-
-    def _verify_file(
-        self, file: LandedFile, state: FileInfo | OSError, is_same_declaration: bool
-    ) -> LandedFile | RejectedFile:
-        """Return the file, or its rejection without a hash: the next file at the same path is a new delivery."""
-        if isinstance(state, OSError):
-            reason = str(state.strerror) if state.errno == errno.ELOOP else f"cannot be read: {state.strerror}"
-            return RejectedFile(file.path, file.size, file.modified_ns, "", reason)
-        if not self._is_unchanged(file, state):
-            return RejectedFile(file.path, file.size, file.modified_ns, "", "changed while its batch was under way")
-        if is_same_declaration:
-            return file
-        result = self._inspect(file)
-        return replace(result, identity="") if isinstance(result, RejectedFile) else result
-
-    def _record_rejected_files(self, manifest: Manifest, rejected: Sequence[RejectedFile]) -> Manifest:
-        """Add files to the later rejections of a manifest, and return the manifest without these files."""
+            raise _build_refresh_error(self.source, lost)
         original_count = len(self._read_original_manifest(manifest.batch).rejected_files)
         later = [*manifest.rejected_files[original_count:], *rejected]
         content = json.dumps([asdict(file) for file in later], indent=1)
@@ -291,27 +304,6 @@ class LandingZone:
                     problems.append(f"{path} holds other bytes than delivery {delivery.file_id}")
         if problems:
             raise _build_refresh_error(self.source, problems)
-
-    def _inspect(self, file: LandedFile) -> LandedFile | RejectedFile:
-        path = self.root / file.path
-        identity, columns = file.identity, None
-        try:
-            identity = identity or location.compute_identity(path)
-            reason = find_path_problem(self.root, file.path)
-            if reason is None:
-                inspection = inspect_file(path, self.source)
-                reason, columns = inspection.reason, inspection.columns
-        except EOFError:
-            reason = "ends before its compressed data does"
-        except UnicodeDecodeError as error:
-            reason = f"is not UTF-8 text ({error.reason}: {error.object[error.start : error.end].hex(' ')})"
-        except StorageError:  # The store failed, not the file.
-            raise
-        except Exception as error:  # A damaged file must not block the others, whatever its reader raises.
-            reason = f"cannot be read: {get_first_line(error)}"
-        if reason:
-            return RejectedFile(file.path, file.size, file.modified_ns, identity, reason)
-        return replace(file, identity=identity, columns=columns and dict(columns))
 
     def get_manifest_path(self, batch: int, suffix: str = "") -> Location:
         """Return the path of a batch's manifest, which need not exist."""

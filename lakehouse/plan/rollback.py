@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # Evidence is never rolled back: the quarantined rows and their outcomes.
 EVIDENCE_LAYERS = ("quarantine", "outcomes")
 # Operations by which a run prepares a table before its own commit. They carry no record.
-_PREPARATION_OPERATIONS = ("ADD COLUMNS", "SET TBLPROPERTIES")
+_ADDITIONS = ("ADD COLUMNS", "ADD COLUMN")  # by Spark, by delta-rs
+_PREPARATION_OPERATIONS = (*_ADDITIONS, "SET TBLPROPERTIES")
 _MAX_SHOWN = 5
 
 
@@ -244,7 +245,7 @@ def _find_version_before(state: _TableState, first: Entry) -> int | None:
     for entry in older:
         if entry.record is not None or entry.operation not in _PREPARATION_OPERATIONS:
             break
-        version = entry.version - 1 if entry.operation == "ADD COLUMNS" else version
+        version = entry.version - 1 if entry.operation in _ADDITIONS else version
     return version
 
 

@@ -6,24 +6,21 @@ count as duplicates. Their number is compared with the number that the runs reco
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.definitions.options import get_quote, get_separator
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import effective_commits, sql, table_log
 from lakehouse.deltalog.digests import Verification, verify_files
 from lakehouse.errors import LakehouseError, get_first_line
-from lakehouse.landing.inspection import count_parquet_rows, open_decompressed
 from lakehouse.landing.manifest import LandedFile, Manifest
 from lakehouse.landing.paths import stat_files
+from lakehouse.landing.reader.counting import count_records
+from lakehouse.landing.reader.rejection import RejectedFileError
 from lakehouse.storage import location
 
 if TYPE_CHECKING:
@@ -139,23 +136,14 @@ def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFil
         state, path = states[file.path], root / file.path
         if isinstance(state, OSError) or (state.identity or location.compute_identity(path)) != file.identity:
             return number, None
-        return number, None if "escape" in source.options else count_records(path, source)
+        try:
+            return number, count_records(source, file, root)
+        except RejectedFileError:  # an older version of the reader took the file
+            return number, None
 
     with ThreadPoolExecutor() as pool:
         counts = pool.map(lambda item: count(*item), deliveries.items())
         return {number: rows for number, rows in counts if rows is not None}
-
-
-def count_records(file: Location, source: Source) -> int:
-    """Return the number of records in a landed file."""
-    if source.format == "parquet":
-        return count_parquet_rows(file)
-    csv.field_size_limit(sys.maxsize)  # the length of a value has no limit
-    with open_decompressed(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
-        if source.format == "json":
-            return sum(bool(line.strip()) for line in text)
-        records = csv.reader(text, delimiter=get_separator(source.options), quotechar=get_quote(source.options))
-        return sum(bool(record) for record in records) - 1
 
 
 # --- tables that take landed rows one by one ------------------------------------------------------------------------

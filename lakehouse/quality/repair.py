@@ -16,7 +16,7 @@ from lakehouse.clock import now
 from lakehouse.definitions.sources import Source
 from lakehouse.errors import MissingStateError
 from lakehouse.landing.manifest import LandedFile, Manifest
-from lakehouse.quality.reconciliation import count_records
+from lakehouse.landing.reader.counting import count_records
 from lakehouse.storage import location
 from lakehouse.storage.location import FileInfo
 
@@ -160,7 +160,7 @@ def _rebuild_manifest(
         elif isinstance(state, OSError):
             files.append(unknown)
             notes.append(f"landing/{delivery.path} is gone. If it lands again, it is a new delivery")
-        elif _count_or_none(landing, delivery.path) not in (None, delivery.rows):
+        elif _count_or_zero(landing, state) != delivery.rows:
             files.append(unknown)
             notes.append(f"landing/{delivery.path} has other records than batch {batch} read. It is a new delivery")
         elif state.modified_ns / 1e9 > delivery.ingested_at + _CLOCK_SECONDS:
@@ -180,11 +180,9 @@ def _identify(landing: LandingZone, delivery: _Delivery, state: FileInfo) -> Lan
     return LandedFile(delivery.path, state.size, state.modified_ns, identity, delivery.file_id)
 
 
-def _count_or_none(landing: LandingZone, path: str) -> int | None:
-    """Return the number of records in a landed file; None where it cannot be counted, 0 where it cannot be read."""
-    if landing.source.options.keys() - {"sep"}:
-        return None
+def _count_or_zero(landing: LandingZone, file: FileInfo) -> int:
+    """Return the number of records in a landed file; 0 where it cannot be read."""
     try:
-        return count_records(landing.root / path, landing.source)
+        return count_records(landing.source, LandedFile(file.path, file.size, file.modified_ns), landing.root)
     except Exception:  # Whatever its reader raises, the file is not the one that a batch read.
         return 0

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from stat import S_ISLNK, S_ISREG
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from lakehouse.storage.s3 import S3Path, get_endpoint, require_environment
 
@@ -96,6 +96,26 @@ def find_link(folder: Location, path: str) -> str | None:
         return None
     parts = [*reversed(PurePosixPath(path).parents), PurePosixPath(path)][1:]
     return next((str(part) for part in parts if folder.joinpath(part).is_symlink()), None)
+
+
+def open_unlinked(folder: Location, path: str) -> BinaryIO:
+    """Open a file by its path below a folder. No part of the path may be a symbolic link.
+
+    Raises:
+        OSError: a part is a link, or there is no such file.
+    """
+    if isinstance(folder, S3Path):
+        return folder.joinpath(path).open("rb")
+    parts = PurePosixPath(path).parts
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            child = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            os.close(parent)
+            parent = child
+        return os.fdopen(os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW, dir_fd=parent), "rb")
+    finally:
+        os.close(parent)
 
 
 def stat_link(folder: Location, path: str) -> FileInfo:

@@ -7,17 +7,13 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from lakehouse.definitions import partitions
-from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.definitions.write_modes import Append, History, Rebuild, Replace
 from lakehouse.deltalog import table_log
-from lakehouse.landing import schema_drift
-from lakehouse.landing.manifest import Manifest
-from lakehouse.landing.zone import LandingZone
 from lakehouse.plan.steps import Build, Ingest, UpdatePartitions, WriteStep
-from lakehouse.quality.repair import complete_history
 from lakehouse.writes import audit, row_preserving, rules
+from lakehouse.writes.ingestion import ingest
 from lakehouse.writes.outcome import Outcome
 from lakehouse.writes.table_writer import TableWriter
 
@@ -37,7 +33,7 @@ def execute_step(writer: TableWriter) -> Outcome:
     assert isinstance(step, WriteStep)
     if isinstance(declared, Source):
         assert isinstance(step, Ingest)
-        return _ingest(writer, declared, step)
+        return ingest(writer, declared, step)
     _prepare(writer, declared, step)
     match declared.write, step:
         case ((Replace() | Rebuild()), _):
@@ -55,57 +51,6 @@ def execute_step(writer: TableWriter) -> Outcome:
 def _prepare(writer: TableWriter, declared: Declaration, step: WriteStep) -> None:
     if not step.is_full_refresh:
         writer.tables.prepare(writer.make_target(declared), step.schema_changes.added_columns)
-
-
-def _ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
-    """Ingest one batch of landed files by its manifest."""
-    landing = writer.catalog.get_landing_zone(source)
-    rolled_back, manifest = landing.get_rolled_back_batches(), step.manifest
-    history = landing.read_history_without(rolled_back)
-    if step.is_full_refresh and manifest is None:
-        history = complete_history(writer.catalog, source, history)
-    reported_count = len(manifest.rejected_files) if manifest else 0
-    if manifest is None:
-        manifest = _pin_manifest(step, source, landing, history)
-    writer.run.lease.check()
-    manifest = landing.verify_manifest(manifest, compute_fingerprint(source))
-    rejected = manifest.rejected_files[reported_count:]
-    if not manifest.files:
-        return Outcome({}, rejected_files=rejected, is_committed=False)
-    _prepare(writer, source, step)
-    log = None if manifest.is_full else writer.catalog.read_log(source.name)
-    rows = writer.tables.read_landed(source, manifest, landing.root, log.read_columns() if log else {})
-    contract = schema_drift.summarize_drift(source, (file.columns for file in manifest.files))
-    commit = writer.make_commit(source, {}, len(manifest.files), contract, sorted(rolled_back))
-    target = writer.make_target(source, source.stats or ("_file_id",))
-    can_add_columns = source.contract.new_column == "add"
-    redelivered = _find_redelivered(manifest, history)
-    if manifest.is_full:
-        writer.tables.overwrite(rows, target, commit)
-    elif source.on_redelivery == "replace" and redelivered:
-        # The predicate covers the earlier deliveries of these files and the batch itself, and no other row.
-        predicate = f"{partitions.build_in_predicate('_source_file', redelivered)} OR _batch_id = {manifest.batch}"
-        writer.tables.replace(rows, target, commit, predicate, can_add_columns=can_add_columns)
-    else:
-        writer.tables.append(rows, target, commit, can_add_columns=can_add_columns)
-    return Outcome({"written": table_log.count_written_rows(target.path)}, rejected_files=rejected, contract=contract)
-
-
-def _find_redelivered(manifest: Manifest, history: list[Manifest]) -> set[str]:
-    """Find the paths of a batch that earlier batches delivered, too."""
-    earlier = {file.path for past in history for file in past.files if past.batch < manifest.batch}
-    return earlier & {file.path for file in manifest.files}
-
-
-def _pin_manifest(step: Ingest, source: Source, landing: LandingZone, history: list[Manifest]) -> Manifest:
-    """Write the batch's manifest before any of its files is read.
-
-    Raises:
-        LandingError: A full refresh would lose rows.
-    """
-    if step.is_full_refresh:
-        landing.check_refresh(history)
-    return landing.write_manifest(step.batch, compute_fingerprint(source), history, step.files, step.is_full_refresh)
 
 
 def _write_whole(writer: TableWriter, table: Table) -> Outcome:

@@ -27,6 +27,7 @@ from pyspark.sql import SparkSession
 from lakehouse.catalog import Catalog
 from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.deltars.writer import DeltaRsWriter
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.plan.steps import RunRequest
@@ -64,11 +65,17 @@ class Watch:
         """Wrap the creation of manifests, and every write of a table or its quarantine."""
         self._wrap(SparkTables, "_write", lambda tables, rows, target, *_: target.name)
         self._wrap(SparkTables, "merge", lambda tables, rows, target, *_: target.name)
+        for method in ("append", "overwrite", "replace"):
+            self._wrap(DeltaRsWriter, method, lambda writer, parts, schema, target, *_: target.name)
         self._wrap(location, "create", lambda file, _: f"the manifest of {file.parent.name}")
 
     def _wrap(self, module: Any, name: str, get_commit_name: Callable[..., str]) -> None:
         original = getattr(module, name)
-        setattr(module, name, lambda *args: self.commit(get_commit_name(*args), lambda: original(*args)))
+
+        def write(*args: Any, **options: Any) -> Any:
+            return self.commit(get_commit_name(*args), lambda: original(*args, **options))
+
+        setattr(module, name, write)
 
 
 def attach_session() -> SparkSession:

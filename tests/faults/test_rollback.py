@@ -13,6 +13,7 @@ from lakehouse.definitions.tables import lookup, table
 from lakehouse.definitions.write_modes import Append, Merge, Rebuild
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.commit_record import Run
+from lakehouse.engine.deltars.writer import DeltaRsWriter
 from lakehouse.engine.spark.tables import SparkTables
 from lakehouse.errors import RollbackError
 from lakehouse.plan.rollback import plan_rollback
@@ -164,7 +165,7 @@ def test_later_batches_are_dropped_without_losing_files(make_lake: Lakes, monkey
     landed(lake, THREE[0], THREE[1])
     lake.land("raw.items", "3.csv", items_csv(*THREE[2]))
     with monkeypatch.context() as changed:
-        changed.setattr(SparkTables, "append", lambda *_, **__: 1 / 0)  # As killed between manifest and commit.
+        changed.setattr(DeltaRsWriter, "append", lambda *_, **__: 1 / 0)  # As killed between manifest and commit.
         assert lake.attempt(run="C").report.has_failed
     roll_back(lake, "B")
     assert {file.path for file in lake.plan()["raw.items"].files} == {"items/2.csv", "items/3.csv"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ from lakehouse.definitions.sources import source
 from lakehouse.deltalog.table_log import open_log
 from lakehouse.errors import StorageError
 from lakehouse.landing import zone as landing
+from lakehouse.landing.reader.conformance import BatchStamp
+from lakehouse.landing.reader.staging import stage_files
 from lakehouse.storage import location
 from lakehouse.storage.s3 import S3Path, get_client
 from tests.s3 import Proxy, minio, proxy
@@ -59,13 +62,14 @@ def test_a_failing_store_does_not_reject_a_file(between: Proxy, tmp_path: Path, 
         reads.extend([path] * (method == "GET" and path.endswith("1.parquet")))
         return failure if len(reads) > 1 and method == "GET" else "pass"
 
+    manifest, stamp = zone.pin_batch(1, "definition", [], files), BatchStamp(1, datetime(2024, 1, 31, tzinfo=UTC))
     between.rule = fail_from_the_second_read_on
     with pytest.raises(StorageError, match=r"the object store at .* \(AWS_ENDPOINT_URL\)"):
-        zone.write_manifest(1, "definition", [], files)
+        stage_files(orders, manifest.files, root / "landing", tmp_path, stamp)
     assert len(reads) > 1
     between.rule = lambda method, path: "pass"
-    assert not zone.read_history()
-    assert [file.path for file in zone.write_manifest(1, "definition", [], files).files] == [files[0].path]
+    (verdict,) = stage_files(orders, manifest.files, root / "landing", tmp_path, stamp).verdicts
+    assert (verdict.reason, verdict.row_count) == (None, len(ROWS))
 
 
 def test_an_unreachable_store_does_not_empty_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

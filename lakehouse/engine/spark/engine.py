@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lakehouse.engine.spark import jdbc
 from lakehouse.engine.spark.session import spark_session
-from lakehouse.errors import SessionError, get_first_line
+from lakehouse.errors import CommitConflictError, SessionError, get_first_line
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,12 +101,12 @@ class SparkEngine:
             raise jdbc.explain_error(source, error) or error from error
 
     def retry_on_conflict(self, table: str, attempt: Callable[[], T]) -> T:
-        from lakehouse.engine.spark.tables import CONFLICTS
-
         for _ in range(CONFLICT_RETRIES):
             try:
                 return attempt()
-            except CONFLICTS as error:
+            except Exception as error:
+                if not _is_conflict(error):
+                    raise
                 logger.warning("%s: another writer committed first (%s). Deciding again.", table, get_first_line(error))
                 time.sleep(random.uniform(0, CONFLICT_SECONDS))  # noqa: S311  # not a secret
         return attempt()
@@ -133,3 +134,14 @@ class SparkEngine:
 
     def stop(self) -> None:
         self._exit.close()
+
+
+def _is_conflict(error: Exception) -> bool:
+    """Return whether another writer committed first, by the error of either writer."""
+    if isinstance(error, CommitConflictError):
+        return True
+    if "delta" not in sys.modules:  # no write of Spark
+        return False
+    from lakehouse.engine.spark.tables import CONFLICTS
+
+    return isinstance(error, CONFLICTS)

@@ -10,18 +10,14 @@ import delta.exceptions.captured  # turns Delta's conflicts into Python's except
 from pyspark.sql import functions as F
 
 from lakehouse.definitions.identifiers import quote_identifier
-from lakehouse.deltalog import digests, table_log
+from lakehouse.deltalog import table_log
 from lakehouse.engine.base import Commit, Target
-from lakehouse.engine.spark import landed_files
-from lakehouse.errors import LedgerError
+from lakehouse.engine.verification import verify_commit
 from lakehouse.storage.location import Location, to_spark_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
-
-    from lakehouse.definitions.sources import Source
-    from lakehouse.landing.manifest import Manifest
 
 _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _TXN_APP = "spark.databricks.delta.write.txnAppId"
@@ -49,9 +45,6 @@ class SparkTables:
     def read_changes(self, path: Location, after: int, until: int) -> DataFrame:
         reader = self.spark.read.format("delta").option("readChangeFeed", "true")
         return reader.option("startingVersion", after + 1).option("endingVersion", until).load(to_spark_uri(path))
-
-    def read_landed(self, source: Source, manifest: Manifest, root: Location, existing: Mapping[str, str]) -> DataFrame:
-        return landed_files.read_batch(self.spark, source, manifest, root, existing)
 
     def from_arrow(self, rows: pa.Table) -> DataFrame:
         return self.spark.createDataFrame(rows)
@@ -94,7 +87,7 @@ class SparkTables:
                 merging = merging.whenMatchedDelete(is_deleted)
             merging = merging.whenMatchedUpdate(f"NOT {is_deleted}", values)
             merging.whenNotMatchedInsert(f"NOT {is_deleted}", values).execute()
-        _verify(target, commit)
+        verify_commit(target, commit)
 
     def restore(self, target: Target, commit: Commit, version: int) -> None:
         """Restore a version of the table.
@@ -106,19 +99,19 @@ class SparkTables:
 
         with self._commit_settings(commit):
             DeltaTable.forPath(self.spark, to_spark_uri(target.path)).restoreToVersion(version)
-        _verify(target, commit)
+        verify_commit(target, commit)
 
     def empty(self, target: Target, commit: Commit) -> None:
         no_rows = self.read_latest(target.path).limit(0)
         no_rows.write.format("delta").mode("overwrite").options(**_options(commit)).save(to_spark_uri(target.path))
-        _verify(target, commit)
+        verify_commit(target, commit)
 
     def _write(self, rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
         writer = (
             rows.write.format("delta").mode(mode).options(**target.compose_properties()).options(**_options(commit))
         )
         writer.options(**options).save(to_spark_uri(target.path))
-        _verify(target, commit)
+        verify_commit(target, commit)
 
     @contextmanager
     def _commit_settings(self, commit: Commit) -> Iterator[None]:
@@ -137,17 +130,3 @@ class SparkTables:
 def _options(commit: Commit) -> dict[str, str]:
     application, version = commit.transaction
     return {"userMetadata": commit.record.to_json(), "txnAppId": application, "txnVersion": str(version)}
-
-
-def _verify(target: Target, commit: Commit) -> None:
-    """Check that the commit was made: Delta skips a used transaction version without an error. Write its digests."""
-    log = table_log.open_log(target.path)
-    entry = log.last if log else None
-    record = entry.record if entry else None
-    if entry is None or record is None or (record.run, record.batch) != (commit.record.run, commit.record.batch):
-        batch = commit.record.batch
-        raise LedgerError(
-            f"{target.name}: batch {batch} was not committed by this run; another writer used its number. "
-            "Run again to continue from the table's latest version."
-        )
-    digests.write_digests(target.path, entry.version)

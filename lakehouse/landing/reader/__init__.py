@@ -1,4 +1,4 @@
-"""The strict reader of landed files: each record is good, malformed or a reason to reject its file.
+"""The strict reader of landed files, and the only program that opens them.
 
-Ingestion does not use it yet: `lakehouse.landing.inspection` checks landed files, and the engine reads them.
+Each record is good, malformed or a reason to reject its file. Plans, runs and reconciliations all use it.
 """

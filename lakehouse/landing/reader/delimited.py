@@ -2,12 +2,14 @@
 
 pyarrow splits text without quotes, and text with quotes only at the ends of values. It is lenient elsewhere:
 Python's strict reader then decides. A blank line is no record. Line ends within quotes stay as landed. A carriage
-return without a line feed is part of a value.
+return without a line feed is part of a value. Where a source declares an escape, it makes the quote or the escape
+that follows it part of a value.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from lakehouse.landing.reader.options import TextOptions
+from lakehouse.definitions.options import TextOptions
 from lakehouse.landing.reader.rejection import MAX_RECORD_BYTES, RejectedFileError
 
 BLOCK_BYTES = 8 << 20
 _LINE_FEED, _CARRIAGE_RETURN = 10, 13
-# Stands for a carriage return within a value while Python's reader splits. No valid text has a lone surrogate.
-_PLACEHOLDER = "\udc0d"
+# Stand for characters within a value while Python's reader splits. No valid text has a lone surrogate.
+_MASKED_RETURN, _MASKED_QUOTE, _MASKED_ESCAPE = "\udc0d", "\udc22", "\udc5c"
 _OPEN_QUOTE_AT_END = "unexpected end of data"
 _CUT = "does not end with a line end; it may be cut within its last value"
 
@@ -56,6 +58,7 @@ class DelimitedReader:
         self.pieces = iter(pieces)
         self.options = options
         self.separator, self.quote = options.separator.encode(), options.quote.encode()
+        self.mask = _Mask(options.quote, options.escape)
         self.carry = b""
         self.is_at_end = self.is_cut = False
         self.line_count = self.record_count = self.quote_count = 0
@@ -83,7 +86,7 @@ class DelimitedReader:
         record, line_count, length = self._parse_first_record()
         first = self.carry[:length]
         self.is_cut = not first.endswith((b"\n", b"\r"))
-        self.quote_count += first.count(self.quote)
+        self.quote_count += self._count_quotes(first)
         self.carry, self.line_count = self.carry[length:], line_count
         return record
 
@@ -91,9 +94,9 @@ class DelimitedReader:
         """Return the values of the first record, the number of its lines and the length of its text."""
         while True:
             lengths: list[int] = []
-            reader = self._open_strict(_walk_lines(self.carry, lengths))
+            reader = self._open_strict(map(self.mask.hide_escapes, _walk_lines(self.carry, lengths)))
             try:
-                record: list[str] = next(reader, [])
+                record = [self.mask.get_value(value) for value in next(reader, [])]
                 if sum(lengths) < len(self.carry) or self.is_at_end:
                     return record, len(lengths), sum(lengths)
             except csv.Error as error:
@@ -121,7 +124,7 @@ class DelimitedReader:
             length, records = self._split_block(column_count)
             block, self.carry = self.carry[:length], self.carry[length:]
             self.line_count += block.count(b"\n")
-            self.quote_count += block.count(self.quote)
+            self.quote_count += self._count_quotes(block)
             if records is not None and len(records.rows):
                 yield records
             if self.is_at_end and self.carry:
@@ -149,6 +152,11 @@ class DelimitedReader:
                 size += len(piece)
         self.carry = b"".join(pieces)
 
+    def _count_quotes(self, text: bytes) -> int:
+        if self.mask.escape is None:
+            return text.count(self.quote)
+        return self.mask.hide_escapes(text.decode()).count(self.options.quote)
+
     def _reject_rest(self) -> None:
         if not self.carry.endswith(b"\n"):
             raise RejectedFileError(_CUT)
@@ -167,6 +175,8 @@ class DelimitedReader:
     def _find_plain_length(self) -> int | None:
         """Return the length of the complete records, if pyarrow splits them as strictly as Python's reader; or None."""
         if self.carry.count(b"\r") != self.carry.count(b"\r\n") + self.carry.endswith(b"\r"):
+            return None
+        if self.options.escape and self.options.escape.encode() in self.carry:
             return None
         if self.quote not in self.carry:
             return self.carry.rfind(b"\n") + 1
@@ -229,7 +239,8 @@ class DelimitedReader:
         end = self.carry.rfind(b"\n") + 1
         lines = _split_lines(self.carry[:end])
         has_returns = self.carry.count(b"\r") != self.carry.count(b"\r\n")
-        texts = [_mask_returns(line.decode()) for line in lines] if has_returns else [line.decode() for line in lines]
+        is_masked = has_returns or self.mask.escape is not None
+        texts = [self.mask.hide(line.decode()) for line in lines] if is_masked else [line.decode() for line in lines]
         reader = self._open_strict(texts)
         good: list[list[str]] = []
         bad: list[tuple[int, str]] = []
@@ -245,20 +256,59 @@ class DelimitedReader:
                 if reader.line_num > before + 1:
                     self._reject_open_quote(self.line_count + before, error)
                 self.stray_quote = self.stray_quote or (self.line_count + before, error)
-                bad.append((len(good) + len(bad) + 1, _restore(texts[before])))
+                bad.append((len(good) + len(bad) + 1, self.mask.get_original(texts[before])))
                 continue
             if record is None:
                 break
             if len(record) == column_count:
                 good.append(record)
             elif record:
-                bad.append((len(good) + len(bad) + 1, _restore("".join(texts[before : reader.line_num]))))
-        columns = [_build_column(values, has_returns) for values in zip(*good, strict=True)]
+                bad.append((len(good) + len(bad) + 1, self.mask.get_original("".join(texts[before : reader.line_num]))))
+        columns = [self._build_column(values, is_masked) for values in zip(*good, strict=True)]
         columns = columns or [pa.nulls(0, pa.string()) for _ in range(column_count)]
         return sum(map(len, lines[:rest])), self._number(columns, bad, len(good))
 
+    def _build_column(self, values: Sequence[str], is_masked: bool) -> pa.Array:
+        texts = map(self.mask.get_value, values) if is_masked else values
+        return pa.array([text or None for text in texts], pa.string())
+
     def _open_strict(self, lines: Iterable[str]) -> Any:
         return csv.reader(lines, delimiter=self.options.separator, quotechar=self.options.quote, strict=True)
+
+
+class _Mask:
+    """Hides characters that are part of a value from Python's reader, and restores them.
+
+    Args:
+        quote: the quote.
+        escape: makes the quote or escape that follows it part of a value; None if the source declares none.
+    """
+
+    def __init__(self, quote: str, escape: str | None) -> None:
+        self.quote, self.escape = quote, escape
+        self.pairs = re.compile(f"{re.escape(escape)}([{re.escape(quote + escape)}])") if escape else None
+        self.values = str.maketrans({_MASKED_RETURN: "\r", _MASKED_QUOTE: quote, _MASKED_ESCAPE: escape})
+        pair = escape or ""
+        self.originals = str.maketrans({_MASKED_RETURN: "\r", _MASKED_QUOTE: pair + quote, _MASKED_ESCAPE: pair * 2})
+
+    def hide(self, line: str) -> str:
+        """Hide the carriage returns that no line feed follows, and the escaped characters."""
+        end = "\r\n" if line.endswith("\r\n") else "\n" if line.endswith("\n") else ""
+        return self.hide_escapes(line.removesuffix(end).replace("\r", _MASKED_RETURN) + end)
+
+    def hide_escapes(self, line: str) -> str:
+        """Hide the escaped characters."""
+        if self.pairs is None:
+            return line
+        return self.pairs.sub(lambda pair: _MASKED_QUOTE if pair[1] == self.quote else _MASKED_ESCAPE, line)
+
+    def get_value(self, text: str) -> str:
+        """Return a value as it is."""
+        return text.translate(self.values)
+
+    def get_original(self, record: str) -> str:
+        """Return the text of a record as landed, without its line end."""
+        return record.removesuffix("\n").removesuffix("\r").translate(self.originals)
 
 
 def _find_quoted_length(text: bytes, quote: int, separator: int) -> int | None:
@@ -298,26 +348,6 @@ def _walk_lines(text: bytes, lengths: list[int]) -> Iterator[str]:
         lengths.append(end - start)
         yield text[start:end].decode()
         start = end
-
-
-def _mask_returns(line: str) -> str:
-    """Replace the carriage returns that no line feed follows."""
-    end = "\r\n" if line.endswith("\r\n") else "\n" if line.endswith("\n") else ""
-    return line.removesuffix(end).replace("\r", _PLACEHOLDER) + end
-
-
-def _unmask_returns(text: str) -> str:
-    return text.replace(_PLACEHOLDER, "\r")
-
-
-def _restore(record: str) -> str:
-    """Return the text of a record as landed, without its line end."""
-    return _unmask_returns(record.removesuffix("\n").removesuffix("\r"))
-
-
-def _build_column(values: Sequence[str], has_returns: bool) -> pa.Array:
-    texts = [_unmask_returns(value) or None for value in values] if has_returns else [value or None for value in values]
-    return pa.array(texts, pa.string())
 
 
 def _combine(column: pa.ChunkedArray) -> pa.Array:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
+from lakehouse.definitions.options import TextOptions
 from lakehouse.definitions.sources import Source
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import parquet_files
@@ -18,8 +21,9 @@ from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits, r
 from lakehouse.landing.reader.conformance import BatchStamp, FileColumns, add_landing_columns
 from lakehouse.landing.reader.delimited import DelimitedReader
 from lakehouse.landing.reader.json_records import JsonReader
-from lakehouse.landing.reader.options import TextOptions
+from lakehouse.landing.reader.rejection import ChangedFileError
 from lakehouse.landing.reader.text import read_utf8
+from lakehouse.storage import location
 from lakehouse.storage.location import Location
 
 
@@ -56,7 +60,7 @@ class FileReading:
         Raises:
             Exception: the file must be rejected. `explain_failure` returns the reason.
         """
-        options = TextOptions.from_source(self.source)
+        options = TextOptions.parse(self.source.options)
         if self.source.format == "parquet":
             yield from self._read_parquet()
         elif self.source.format == "csv":
@@ -66,8 +70,20 @@ class FileReading:
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
-        with (self.landing / self.file.path).open("rb") as content:
+        """Open the file. It must still be the pinned one when it was read."""
+        with location.open_unlinked(self.landing, self.file.path) as content:
             yield content
+            if self._has_changed(content):
+                raise ChangedFileError
+
+    def _has_changed(self, content: BinaryIO) -> bool:
+        path = self.landing / self.file.path
+        if not self.file.identity or not isinstance(path, Path):
+            return False
+        stat = os.fstat(content.fileno())
+        if (stat.st_size, stat.st_mtime_ns) == (self.file.size, self.file.modified_ns):
+            return False
+        return location.compute_identity(path) != self.file.identity
 
     @contextmanager
     def _open_text(self, options: TextOptions) -> Iterator[Iterator[bytes]]:

@@ -20,23 +20,30 @@ from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits
 from lakehouse.landing.reader.conformance import BatchStamp
 from lakehouse.landing.reader.reading import FileReading
-from lakehouse.landing.reader.rejection import explain_failure
+from lakehouse.landing.reader.rejection import ChangedFileError, explain_failure
 from lakehouse.storage.location import Location
 
-# Bytes of a file's rows that are kept in memory until the file was read. A larger file has parts of its own.
-SPOOL_BYTES = 64 << 20
-ROW_GROUP_BYTES = 64 << 20
-PART_BYTES = 128 << 20
+# Bytes in memory of the rows of one part, which one task reads later. A file with more rows has parts of its own.
+PART_BYTES = 32 << 20
 COMPRESSION = "zstd"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A Parquet file with rows of a batch."""
+    """A Parquet file with rows of a batch.
+
+    Attributes:
+        metadata: its footer.
+    """
 
     path: Path
     size: int
-    row_count: int
+    metadata: pq.FileMetaData
+
+    @property
+    def row_count(self) -> int:
+        """The number of its rows."""
+        return int(self.metadata.num_rows)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Verdict:
         row_count: its records, malformed ones among them.
         malformed_count: its malformed records.
         columns: its columns in order with their types, if they are not the declared ones.
+        has_changed: the file is no longer the pinned one.
     """
 
     path: str
@@ -56,6 +64,7 @@ class Verdict:
     row_count: int = 0
     malformed_count: int = 0
     columns: Mapping[str, str] | None = None
+    has_changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,27 +115,31 @@ class _Stager:
 
     def __init__(self, folder: Path) -> None:
         self.shared = _PartWriter(folder)
-        self.own_parts: list[_PartWriter] = []
+        self.own: list[_PartWriter] = []
 
     def stage(self, reading: FileReading) -> Verdict:
         """Read one file, and keep its rows if the whole file can be read."""
         pending, size, row_count, malformed_count = list[pa.RecordBatch](), 0, 0, 0
         own: _PartWriter | None = None
-        try:
-            for batch in reading.read_batches():
-                pending.append(batch)
-                size += batch.nbytes
-                row_count += batch.num_rows
-                malformed_count += _count_malformed(batch)
-                if size > SPOOL_BYTES:
-                    own = own or self._open_own()
-                    own.write(pending)
-                    pending, size = [], 0
-        except Exception as error:
-            if own:
-                own.discard()
-                self.own_parts.remove(own)
-            return Verdict(reading.file.path, explain_failure(error))
+        batches = reading.read_batches()
+        while True:
+            try:  # An error of a write, such as a full disk, is not the file's.
+                batch = next(batches, None)
+            except Exception as error:
+                if own:
+                    own.discard()
+                has_changed = isinstance(error, ChangedFileError)
+                return Verdict(reading.file.path, explain_failure(error), has_changed=has_changed)
+            if batch is None:
+                break
+            pending.append(batch)
+            size += batch.nbytes
+            row_count += batch.num_rows
+            malformed_count += _count_malformed(batch)
+            if size > PART_BYTES:
+                own = own or self._open_own()
+                own.write(pending)
+                pending, size = [], 0
         (own or self.shared).write(pending)
         if own:
             own.close()
@@ -135,17 +148,17 @@ class _Stager:
         return Verdict(reading.file.path, None, row_count, malformed_count, columns)
 
     def _open_own(self) -> _PartWriter:
-        self.own_parts.append(_PartWriter(self.shared.folder))
-        return self.own_parts[-1]
+        self.own.append(_PartWriter(self.shared.folder))
+        return self.own[-1]
 
     def finish(self) -> tuple[Part, ...]:
-        """Close every part, and return them."""
+        """Write the rows that are left, and return every part."""
         self.shared.close()
-        return tuple(part for writer in (self.shared, *self.own_parts) for part in writer.parts)
+        return tuple(part for writer in (self.shared, *self.own) for part in writer.parts)
 
     def discard(self) -> None:
         """Remove every part."""
-        for writer in (self.shared, *self.own_parts):
+        for writer in (self.shared, *self.own):
             writer.discard()
 
 
@@ -158,67 +171,56 @@ def _count_malformed(batch: pa.RecordBatch) -> int:
 
 @dataclass
 class _PartWriter:
-    """Writes rows into one part after the other. Batches are gathered into row groups."""
+    """Gathers rows, and writes them into one part after the other."""
 
     folder: Path
     parts: list[Part] = field(default_factory=list)
     gathered: list[pa.RecordBatch] = field(default_factory=list)
     gathered_bytes: int = 0
-    path: Path | None = None
-    writer: pq.ParquetWriter | None = None
-    row_count: int = 0
 
     def write(self, batches: Sequence[pa.RecordBatch]) -> None:
-        """Write rows. Those with other columns than the rows before begin a new part."""
+        """Add rows. Those with other columns than the rows before begin a new part."""
         for batch in batches:
             if self.gathered and self.gathered[0].schema != batch.schema:
                 self.close()
             self.gathered.append(batch)
             self.gathered_bytes += batch.nbytes
-            if self.gathered_bytes >= ROW_GROUP_BYTES:
-                self._flush()
-
-    def _flush(self) -> None:
-        if not self.gathered:
-            return
-        table = pa.Table.from_batches(self.gathered)
-        self.gathered, self.gathered_bytes = [], 0
-        if self.writer is not None and self.writer.schema != table.schema:
-            self._close_part()
-        if self.writer is None:
-            self.path = self.folder / f"part-{secrets.token_hex(16)}.{COMPRESSION}.parquet"
-            self.writer = _open_writer(self.path, table.schema)
-        self.writer.write_table(table, row_group_size=max(1, table.num_rows))
-        self.row_count += table.num_rows
-        if self.path and self.path.stat().st_size >= PART_BYTES:
-            self._close_part()
+            if self.gathered_bytes >= PART_BYTES:
+                self.close()
 
     def close(self) -> None:
-        """Write the gathered rows, and finish the part."""
-        self._flush()
-        self._close_part()
-
-    def _close_part(self) -> None:
-        if self.writer is None or self.path is None:
-            return
-        self.writer.close()
-        with self.path.open("rb") as content:
-            os.fsync(content.fileno())
-        self.parts.append(Part(self.path, self.path.stat().st_size, self.row_count))
-        self.writer, self.path, self.row_count = None, None, 0
+        """Write the gathered rows into a part, if there are any."""
+        rows = pa.Table.from_batches(self.gathered) if self.gathered else None
+        self.gathered, self.gathered_bytes = [], 0
+        if rows is not None and rows.num_rows:
+            self.parts.append(write_part(self.folder, rows))
 
     def discard(self) -> None:
-        """Remove the parts, finished or not."""
-        if self.writer is not None:
-            self.writer.close()
-        for path in (*(part.path for part in self.parts), self.path):
-            if path is not None:
-                path.unlink(missing_ok=True)
-        self.parts, self.gathered, self.writer, self.path = [], [], None, None
+        """Remove the parts."""
+        for part in self.parts:
+            part.path.unlink(missing_ok=True)
+        self.parts, self.gathered = [], []
 
 
-def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # The statistics are for readers that skip row groups; the checksums are for readers that verify pages.
-    return pq.ParquetWriter(
-        path, schema, compression=COMPRESSION, write_page_checksum=True, write_statistics=True, store_schema=False
-    )
+def write_part(folder: Path, rows: pa.Table) -> Part:
+    """Write rows into a new Parquet file, synced to the disk."""
+    path = folder / f"part-{secrets.token_hex(16)}.{COMPRESSION}.parquet"
+    footer = list[pq.FileMetaData]()
+    try:
+        # The statistics are for readers that skip files; the checksums are for readers that verify pages.
+        pq.write_table(
+            rows,
+            path,
+            row_group_size=rows.num_rows,
+            compression=COMPRESSION,
+            write_page_checksum=True,
+            write_statistics=True,
+            store_schema=False,
+            metadata_collector=footer,
+        )
+        with path.open("rb") as content:
+            os.fsync(content.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return Part(path, path.stat().st_size, footer[0])

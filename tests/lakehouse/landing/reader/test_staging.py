@@ -90,11 +90,11 @@ def test_parts_have_statistics_and_nullable_columns(tmp_path: Path) -> None:
     assert schema.field("_ingested_at").type == pa.timestamp("us", "UTC")
 
 
-@pytest.mark.parametrize("group", [1, 1 << 20])
-def test_a_large_file_that_fails_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int) -> None:
-    monkeypatch.setattr(staging, "SPOOL_BYTES", 1000)
-    monkeypatch.setattr(staging, "ROW_GROUP_BYTES", group)
-    monkeypatch.setattr(staging, "PART_BYTES", 10_000)
+@pytest.mark.parametrize(("part_bytes", "part_count"), [(100_000, 4), (1 << 20, 1)])
+def test_a_large_file_that_fails_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int, part_count: int
+) -> None:
+    monkeypatch.setattr(staging, "PART_BYTES", part_bytes)
     monkeypatch.setattr("lakehouse.landing.reader.delimited.BLOCK_BYTES", 4000)
     monkeypatch.setattr("lakehouse.landing.reader.compression.CHUNK_BYTES", 2000)
     lines = "".join(f"{number},{number * 7}\n" for number in range(5000))
@@ -109,7 +109,7 @@ def test_a_large_file_that_fails_leaves_no_part(tmp_path: Path, monkeypatch: pyt
         ],
         key=str,
     )
-    assert len(staged.parts) > 2 if group == 1 else len(staged.parts) == 2
+    assert len(staged.parts) == part_count
 
 
 def test_later_files_use_columns_added_before(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_anything_raised_rejects_one_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_store_that_fails_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "SPOOL_BYTES", 1)
+    monkeypatch.setattr(staging, "PART_BYTES", 1)
     original = reading.read_unpacked
 
     def fail(content: Any, name: str, *more: Any) -> Any:

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
 
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.write_modes import Merge
-from lakehouse.engine.spark import landed_files
 from lakehouse.plan.steps import RunRequest
 from lakehouse.quality.reconciliation import reconcile
+from lakehouse.writes import ingestion
 from tests.lakes import (
     ITEM_TYPES,
     TestLake,
@@ -63,6 +61,7 @@ NAMES = (
     "day=2024-01-02/part.csv",
     "deep/er.dir/x.csv",
     "packed.csv.gz",
+    "2024-01-01T00:00.csv",
     "-dash.csv",
     "tilde~1.csv",
     "@at.csv",
@@ -95,35 +94,6 @@ def test_files_of_any_name_are_read_unless_unfinished(make_lake: Lakes) -> None:
     assert len({at for (at,) in lake.rows("raw.items", "_ingested_at")}) == 1
     (lake.folder("raw.items") / "half.csv.tmp").rename(lake.folder("raw.items") / "half.csv")
     assert lake.run().counts("raw.items") == {"written": 1}
-
-
-def test_each_chunk_of_files_has_its_own_task(make_lake: Lakes) -> None:
-    """Each chunk makes a file of the table. Without chunks, Spark 4.1 would read a whole backfill in one task."""
-    lake = make_lake(landed_items)
-    for number in range(4):
-        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1", f"{number},2,1"))
-    lake.run()
-    written = DeltaTable(str(lake.lake.get_path("raw.items"))).file_uris()
-    chunks = [pq.read_table(file, columns=["_source_file", "_row"]).to_pylist() for file in written]
-    assert sorted([(row["_source_file"], row["_row"]) for row in rows] for rows in chunks) == [
-        [("items/0.csv", 1), ("items/0.csv", 2), ("items/1.csv", 1), ("items/1.csv", 2)],
-        [("items/2.csv", 1), ("items/2.csv", 2), ("items/3.csv", 1), ("items/3.csv", 2)],
-    ]
-
-
-def test_other_reads_are_not_split_like_small_files(make_lake: Lakes) -> None:
-    """Delta's logs have thousands of bytes each, and the landed files here only a few."""
-    lake = make_lake(landed_items, items_table())
-    tracker = lake.spark.sparkContext.statusTracker()
-    for number in range(3):
-        before = set(tracker.getJobIdsForGroup())
-        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1"))
-        lake.run()
-        jobs = [tracker.getJobInfo(number) for number in set(tracker.getJobIdsForGroup()) - before]
-        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
-        tasks = [stage.numTasks for stage in stages if stage]
-        assert tasks
-        assert max(tasks) <= 4, tasks
 
 
 def broken_csv_files() -> dict[str, tuple[str | bytes, str]]:
@@ -269,7 +239,7 @@ def test_pinned_files_that_vanish_or_change(make_lake: Lakes, monkeypatch: pytes
         raise OSError("killed after the manifest was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr(landed_files, "read_batch", killed)
+        patched.setattr(ingestion, "stage_files", killed)
         assert lake.attempt().report.has_failed
     assert lake.version("raw.items") is None
     (lake.folder("raw.items") / "a.csv").unlink()
@@ -297,7 +267,7 @@ def test_an_unfinished_full_refresh_loses_no_missing_file(
         raise OSError("killed after the manifest was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr(landed_files, "read_batch", killed)
+        patched.setattr(ingestion, "stage_files", killed)
         assert lake.attempt(request=RunRequest(frozenset({"raw.items"}))).report.has_failed
     shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
     lake.attempt()

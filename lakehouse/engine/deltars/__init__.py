@@ -1,0 +1,1 @@
+"""The writer of Delta tables without Spark, by delta-rs."""

@@ -1,0 +1,239 @@
+"""Commits of Parquet files by delta-rs: each is one fenced and recorded commit. Needs no JVM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from lakehouse.deltalog.table_log import TableLog, open_log
+from lakehouse.engine.base import Commit, Target
+from lakehouse.engine.deltars.statistics import describe_statistics
+from lakehouse.engine.verification import build_number_error, is_committed, verify_commit
+from lakehouse.errors import CommitConflictError, StorageError
+from lakehouse.storage import s3
+from lakehouse.storage.location import build_delta_options
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lakehouse.landing.reader.staging import Part
+
+
+class DeltaRsWriter:
+    """`lakehouse.engine.base.FileWriter` by delta-rs."""
+
+    def prepare(self, target: Target, added: Mapping[str, pa.DataType]) -> None:
+        log = open_log(target.path)
+        if log is None:
+            return
+        _add_columns(log, added)
+        if target.has_change_feed and not log.has_change_feed():
+            log.delta_table.alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
+
+    def append(
+        self,
+        parts: Sequence[Part],
+        schema: pa.Schema,
+        target: Target,
+        commit: Commit,
+        *,
+        can_add_columns: bool = False,
+    ) -> None:
+        log = open_log(target.path)
+        if log is None:
+            self._create(parts, schema, target, commit)
+            return
+        if can_add_columns:
+            _add_columns(log, {field.name: field.type for field in schema})
+        self._commit_files(log, "append", parts, schema, target, commit)
+
+    def overwrite(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
+        log = open_log(target.path)
+        if log is None:
+            self._create(parts, schema, target, commit)
+            return
+        properties = target.compose_properties()
+        current = log.delta_table.metadata().configuration
+        if changed := {name: value for name, value in properties.items() if current.get(name) != value}:
+            log.delta_table.alter.set_table_properties(changed)
+        self._commit_files(log, "overwrite", parts, schema, target, commit)
+
+    def replace(
+        self,
+        parts: Sequence[Part],
+        schema: pa.Schema,
+        target: Target,
+        commit: Commit,
+        predicate: str,
+        *,
+        can_add_columns: bool = False,
+    ) -> None:
+        log = open_log(target.path)
+        assert log is not None, "there are rows to replace"
+        if can_add_columns:
+            _add_columns(log, {field.name: field.type for field in schema})
+        _check_fence(log, target, commit)
+        _commit(target, commit, log, lambda: _replace(log.delta_table, parts, predicate, commit))
+
+    def _create(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
+        with _PublishedFiles(parts, target) as files:
+            files.commit(
+                commit,
+                None,
+                lambda: create_table_with_add_actions(
+                    str(target.path),
+                    Schema.from_arrow(schema),
+                    files.actions,
+                    "error",
+                    configuration=target.compose_properties(),
+                    storage_options=build_delta_options(target.path),
+                    commit_properties=_compose_properties(commit, parts),
+                ),
+            )
+
+    def _commit_files(
+        self, log: TableLog, mode: str, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit
+    ) -> None:
+        _check_fence(log, target, commit)
+        table = log.delta_table
+        with _PublishedFiles(parts, target) as files:
+            files.commit(
+                commit,
+                log,
+                lambda: table.create_write_transaction(
+                    [*files.actions],
+                    mode,
+                    Schema.from_arrow(schema),
+                    commit_properties=_compose_properties(commit, parts),
+                ),
+            )
+
+
+class _PublishedFiles:
+    """Parts in the folder of their table. They are removed again if their commit was not made.
+
+    Attributes:
+        actions: the parts, as a commit adds them.
+    """
+
+    def __init__(self, parts: Sequence[Part], target: Target) -> None:
+        self.parts, self.target = parts, target
+        self.actions: list[AddAction] = []
+        self.is_settled = False
+
+    def __enter__(self) -> _PublishedFiles:
+        folder = self.target.path
+        for part in self.parts:
+            statistics = describe_statistics(part.metadata, self.target.stats)
+            modified_ms = part.path.stat().st_mtime_ns // 1_000_000
+            file = folder / part.path.name
+            if isinstance(file, Path):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part.path, file)
+            else:
+                file.upload(part.path)
+            self.actions.append(AddAction(part.path.name, part.size, {}, modified_ms, True, statistics))
+        if isinstance(folder, Path) and self.parts:
+            _sync_folder(folder)
+        return self
+
+    def commit(self, commit: Commit, log: TableLog | None, write: Callable[[], None]) -> None:
+        """Commit the files."""
+        try:
+            _commit(self.target, commit, log, write)
+        except CommitConflictError:
+            raise
+        except Exception:
+            self.is_settled = True  # The log may name the files: a later VACUUM removes those that it does not.
+            raise
+        self.is_settled = True
+
+    def __exit__(self, *_: object) -> None:
+        if not self.is_settled:
+            for part in self.parts:
+                with suppress(FileNotFoundError):
+                    (self.target.path / part.path.name).unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _commit(target: Target, commit: Commit, log: TableLog | None, write: Callable[[], None]) -> None:
+    """Make a commit. After any error, the log decides whether it was made.
+
+    Raises:
+        CommitConflictError: Another writer committed first.
+        StorageError: The store failed.
+    """
+    try:
+        write()
+    except Exception as error:  # A lost answer, a conflict and a failed checkpoint raise the same error.
+        if not is_committed(target, commit):
+            raise _explain(error, target, log) from error
+    verify_commit(target, commit)
+
+
+def _explain(error: Exception, target: Target, log: TableLog | None) -> Exception:
+    if explanation := s3.explain_error(error):
+        return StorageError(f"{target.name}: {explanation}")
+    now = open_log(target.path)
+    if isinstance(error, DeltaError | OSError) and (now.version if now else -1) > (log.version if log else -1):
+        return CommitConflictError(f"{target.name}: another writer committed first. Run again.")
+    return error
+
+
+def _check_fence(log: TableLog, target: Target, commit: Commit) -> None:
+    """Check that the transaction's version is new. delta-rs would write a used one again.
+
+    Raises:
+        LedgerError: Another writer used the batch's number.
+    """
+    application, version = commit.transaction
+    used = log.delta_table.transaction_version(application)
+    if used is not None and used >= version:
+        raise build_number_error(target, commit)
+
+
+def _compose_properties(commit: Commit, parts: Sequence[Part]) -> CommitProperties:
+    application, version = commit.transaction
+    metrics = {"numFiles": len(parts), "numOutputRows": sum(part.row_count for part in parts)}
+    return CommitProperties(
+        custom_metadata={
+            "userMetadata": commit.record.to_json(),
+            "operationMetrics": {name: str(value) for name, value in metrics.items()},  # as Spark writes them
+        },
+        max_commit_retries=0,  # After a conflict, the step is decided again.
+        app_transactions=[Transaction(application, version)],
+    )
+
+
+def _replace(table: DeltaTable, parts: Sequence[Part], predicate: str, commit: Commit) -> None:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    # A column that a part lacks is null.
+    rows = ds.dataset([str(part.path) for part in parts], pa.schema(table.schema()), "parquet").scanner().to_reader()
+    properties = _compose_properties(commit, parts)
+    write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=properties)
+
+
+def _add_columns(log: TableLog, columns: Mapping[str, pa.DataType]) -> None:
+    """Add the columns that the table lacks. They are null in its rows."""
+    import pyarrow as pa
+
+    existing = {name.lower() for name in log.read_columns()}
+    added = pa.schema([(name, kind) for name, kind in columns.items() if name.lower() not in existing])
+    if added.names:
+        log.delta_table.alter.add_columns(Schema.from_arrow(added).fields)
