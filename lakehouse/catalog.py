@@ -14,6 +14,7 @@ from lakehouse.deltalog.table_log import TableLog, open_log, read_last_record
 from lakehouse.errors import MissingStateError
 from lakehouse.landing.manifest import Manifest
 from lakehouse.landing.paths import is_ignored
+from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits
 from lakehouse.landing.zone import LandingZone
 from lakehouse.storage import location
 from lakehouse.storage.location import Location
@@ -47,12 +48,14 @@ class Catalog:
     """The locations of a graph's tables, landed files and manifests, and the suites of expectations.
 
     Attributes:
+        unpack_limits: How far landed files may unpack.
         log_cache: The logs that were opened; None where nothing is cached.
     """
 
     graph: Graph
     root: Location
     suites: Suites | None = None
+    unpack_limits: UnpackLimits = DEFAULT_LIMITS
     log_cache: dict[str, TableLog | None] | None = field(default=None, compare=False, repr=False)
 
     def cache_logs(self) -> Catalog:
@@ -86,7 +89,11 @@ class Catalog:
     def get_landing_zone(self, source: Source) -> LandingZone:
         """Return a source's landing zone. It reads the rolled back batches only when it needs them."""
         return LandingZone(
-            source, self.root / "landing", self.root / "manifests", lambda: self._get_rolled_back_batches(source.name)
+            source,
+            self.root / "landing",
+            self.root / "manifests",
+            lambda: self._get_rolled_back_batches(source.name),
+            self.unpack_limits,
         )
 
     def _get_rolled_back_batches(self, name: str) -> tuple[int, ...]:

@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     """The module that runs the commands of the example."""
     parallel_tables: int = Field(default=2, ge=1, le=16)
     """The number of independent tables that are written at the same time."""
+    max_unpacked_bytes: int = Field(default=8 << 30, ge=1)
+    """The number of bytes to which a landed file may unpack. A larger one is rejected while it is read."""
+    max_unpacked_ratio: int = Field(default=200, ge=1)
+    """The multiple of its size to which a landed file may unpack. Up to 1 MiB is always accepted."""
     strict: bool = False
     """A run exits with 3 if files are rejected or rows quarantined, as with `lakehouse run --strict`."""
     lock_wait_seconds: float = Field(default=0, ge=0)

@@ -71,5 +71,7 @@ def landed(content: bytes | str, name: str = "a") -> Iterator[tuple[Path, Landed
     """Land one file. Yield the landing zone and the file."""
     data = content.encode() if isinstance(content, str) else content
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / name).write_bytes(data)
+        file = Path(folder) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
         yield Path(folder), LandedFile(name, len(data), 0, "", 3)

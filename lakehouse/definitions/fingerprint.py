@@ -34,7 +34,7 @@ def compute_fingerprint(declared: Declaration) -> str:
     data = {
         name: value
         for name, value in vars(declared).items()
-        if name != "function" and value != Contract() and not (name == "header_names" and not value)
+        if name != "function" and value != Contract() and (value or name not in ("header_names", "path_columns"))
     }
     parts = [json.dumps(data, default=_to_plain_dict, sort_keys=True)]
     if isinstance(declared, Table):

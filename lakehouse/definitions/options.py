@@ -61,13 +61,13 @@ class TextOptions:
 
 def find_option_problems(format: str, options: Mapping[str, str]) -> list[str]:
     """Return the problems of a source's options."""
-    known = _KNOWN[format]
+    known = _KNOWN.get(format, ())
     problems = [_describe_unknown_option(name, format) for name in options if name not in known]
     return problems + list(_find_value_problems({name: options[name] for name in options if name in known}))
 
 
 def _describe_unknown_option(name: str, format: str) -> str:
-    known = _KNOWN[format]
+    known = _KNOWN.get(format, ())
     if not known:
         return f"option {name!r}: a {format} source has no options"
     text = str(name).lower()

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from calendar import monthrange
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 
 from lakehouse.definitions.write_modes import Replace
-
-
-def build_in_predicate(column: str, values: Collection[str]) -> str:
-    """Build a SQL predicate: the column has one of the values."""
-    quoted = ", ".join("'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" for value in sorted(values))
-    return f"`{column}` IN ({quoted})"
 
 
 def truncate_to_partition(day: date, write: Replace) -> date:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -79,6 +79,7 @@ class Source:
         database: The database from which the run extracts the files, as Parquet.
         contract: The policy for files with other columns.
         header_names: Header of each column of a CSV file that is not named as the column.
+        path_columns: Declared columns that the files lack. Their values are in the folders' names, such as `year=2024`.
     """
 
     name: str
@@ -92,6 +93,15 @@ class Source:
     database: Database | None = None
     contract: Contract = Contract()
     header_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    path_columns: tuple[str, ...] = ()
+
+    @property
+    def file_source(self) -> Source:
+        """The source with the columns that are in its files."""
+        if not self.path_columns:
+            return self
+        columns = {name: kind for name, kind in self.columns.items() if name not in self.path_columns}
+        return replace(self, columns=MappingProxyType(columns), path_columns=())
 
     @property
     def platform_columns(self) -> dict[str, str]:
@@ -113,9 +123,10 @@ def source(
     database: Database | None = None,
     contract: Contract = Contract(),
     header_names: Mapping[str, str] | None = None,
+    path_columns: Sequence[str] = (),
 ) -> Source:
     """Declare a source. Columns without types are strings."""
-    require_sequences(name, columns=columns, stats=stats)
+    require_sequences(name, columns=columns, stats=stats, path_columns=path_columns)
     types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
     return Source(
         name,
@@ -129,4 +140,5 @@ def source(
         database,
         contract,
         MappingProxyType(dict(header_names or {})),
+        tuple(path_columns),
     )

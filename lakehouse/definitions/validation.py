@@ -87,7 +87,7 @@ def _find_source_problems(source: Source) -> list[str]:
     ):
         if value not in get_args(allowed):
             problems.append(f"{source.name}: {parameter}={value!r} is not one of {', '.join(get_args(allowed))}")
-    problems += _find_header_problems(source)
+    problems += _find_header_problems(source) + _find_path_column_problems(source)
     if source.format == "csv" and set(source.columns.values()) - {"string"}:
         problems.append(f"{source.name}: a CSV source lands as strings; declare types in silver")
     problems += [f"{source.name}: {problem}" for problem in find_option_problems(source.format, source.options)]
@@ -106,6 +106,21 @@ def _find_header_problems(source: Source) -> list[str]:
     ]
     if names and source.format != "csv":
         problems.append("header_names is for CSV files")
+    return [f"{source.name}: {problem}" for problem in problems]
+
+
+def _find_path_column_problems(source: Source) -> list[str]:
+    columns = source.path_columns
+    problems = [f"path_columns has {c!r}, which is not declared" for c in columns if c not in source.columns]
+    problems += [
+        f"path_columns has {c!r} with type {source.columns[c]}; a path has no nested or binary values"
+        for c in columns
+        if source.columns.get(c, "") == "binary" or "<" in source.columns.get(c, "")
+    ]
+    if columns and not source.columns.keys() - {*columns}:
+        problems.append("path_columns has every column; at least one must be in the files")
+    if columns and source.database:
+        problems.append("path_columns is for files, not for a database")
     return [f"{source.name}: {problem}" for problem in problems]
 
 

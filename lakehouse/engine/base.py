@@ -177,14 +177,14 @@ class FileWriter(Protocol):
         schema: pa.Schema,
         target: Target,
         commit: Commit,
-        predicate: str,
+        values: Mapping[str, Collection[str | int]],
         *,
         can_add_columns: bool = False,
     ) -> None:
-        """Replace the rows that the predicate selects, in one commit. The files are copied.
+        """Replace the rows with certain values, in one commit. The files are copied.
 
         Args:
-            predicate: A SQL condition. It selects every row of the files.
+            values: Values by column. A row with any of them is replaced, and every row of the files has one.
             can_add_columns: See `append`.
         """
 

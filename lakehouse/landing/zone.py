@@ -15,10 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 from lakehouse.clock import now
+from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import Source
 from lakehouse.errors import LandingError, escape_controls, get_first_line
 from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
 from lakehouse.landing.paths import find_path_problem, is_gone, is_ignored, stat_files
+from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits
 from lakehouse.landing.reader.counting import count_records
 from lakehouse.landing.reader.preview import preview_file
 from lakehouse.landing.reader.rejection import ChangedFileError
@@ -37,6 +39,7 @@ class LandingZone:
         landing: the folder of all landing folders.
         manifests: the folder of all manifests.
         get_rolled_back_batches: returns the batches that the bronze table has rolled back.
+        unpack_limits: how far a file may unpack.
     """
 
     def __init__(
@@ -45,12 +48,21 @@ class LandingZone:
         landing: Location,
         manifests: Location,
         get_rolled_back_batches: Callable[[], Collection[int]] = tuple,
+        unpack_limits: UnpackLimits = DEFAULT_LIMITS,
     ) -> None:
         self.source = source
         self.root: Location = landing
         self.folder: Location = landing / source.landing
         self.manifest_folder: Location = manifests / source.name
         self.get_rolled_back_batches = get_rolled_back_batches
+        self.unpack_limits = unpack_limits
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the declaration and the limits, by which a file that they reject is not read again."""
+        limits = self.unpack_limits
+        more = "" if limits == DEFAULT_LIMITS else f"+{limits.max_bytes}+{limits.max_ratio}"
+        return compute_fingerprint(self.source) + more
 
     def read_history(self) -> list[Manifest]:
         """Return every manifest, oldest first. The manifest of a batch that was rolled back has no files."""
@@ -107,14 +119,14 @@ class LandingZone:
         ]
 
     def find_rejected_files(self, history: Iterable[Manifest]) -> list[RejectedFile]:
-        """Return the rejected files that still need attention: neither delivered again nor removed since."""
+        """Return by path the rejected files that still need attention: neither delivered again nor removed since."""
         rejections: dict[str, RejectedFile] = {}
         for manifest in history:
             rejections.update((rejected.path, rejected) for rejected in manifest.rejected_files)
             for file in manifest.files:
                 rejections.pop(file.path, None)
         states = stat_files(self.root, rejections)
-        return [rejected for path, rejected in rejections.items() if not is_gone(states[path])]
+        return [rejected for path, rejected in sorted(rejections.items()) if not is_gone(states[path])]
 
     def reject_by_path(self, files: Iterable[LandedFile]) -> list[RejectedFile]:
         """Return the files that the next run rejects by their paths alone, such as symbolic links."""
@@ -133,7 +145,7 @@ class LandingZone:
 
     def _count_rows(self, file: LandedFile) -> int:
         try:
-            return count_records(self.source, file, self.root)
+            return count_records(self.source, file, self.root, self.unpack_limits)
         except (OSError, ValueError):  # pyarrow's errors are subclasses of these; the run rejects the file
             return 0
 
@@ -148,7 +160,7 @@ class LandingZone:
 
     def _preview(self, file: LandedFile) -> tuple[str | None, Mapping[str, str] | None]:
         problem = find_path_problem(self.root, file.path)
-        return (problem, None) if problem else preview_file(self.source, file, self.root)
+        return (problem, None) if problem else preview_file(self.source, file, self.root, self.unpack_limits)
 
     def _has_same_content(self, file: LandedFile, earlier: tuple[LandedFile | RejectedFile, str] | None) -> bool:
         """Return whether a file has the content of an earlier delivery, which comes with the time of its manifest."""

@@ -55,7 +55,7 @@ def _preview_files(catalog: Catalog, step: Step) -> Step:
     if not isinstance(declared, Source) or not isinstance(step, Ingest) or not step.files:
         return step
     landing = catalog.get_landing_zone(declared)
-    drift, columns = schema_drift.preview_drift(declared, landing.preview_files(step.files))
+    drift, columns = schema_drift.preview_drift(declared.file_source, landing.preview_files(step.files))
     changed = tuple(dict.fromkeys((*step.changed_columns, *columns)))
     return replace(step, rows=landing.count_rows(step.files), drift=drift, changed_columns=changed)
 
@@ -209,7 +209,7 @@ def _decide_source(catalog: Catalog, source: Source, log: TableLog | None, is_fu
             bytes=sum(file.size for file in unfinished.files),
             is_full_refresh=unfinished.is_full,
         )
-    files = landing.list_files() if is_full_refresh else landing.find_new_files(history, compute_fingerprint(source))
+    files = landing.list_files() if is_full_refresh else landing.find_new_files(history, landing.fingerprint)
     if not files and not (is_full_refresh and record):
         rejected = len(landing.find_rejected_files(history))
         reason = "no new files" + (f"; {rejected} rejected" if rejected else "")

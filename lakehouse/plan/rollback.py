@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lakehouse.clock import now
-from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import effective_commits, sql, table_log
@@ -301,7 +300,7 @@ def _classify_files(catalog: Catalog, rollbacks: Sequence[TableRollback]) -> tup
             if manifest.batch in rollback.rolled_back_batches
             and manifest.batch not in rollback.last_record.rolled_back_batches
         ]
-        pending = {file.path for file in landing.find_new_files(remaining, compute_fingerprint(source))}
+        pending = {file.path for file in landing.find_new_files(remaining, landing.fingerprint)}
         new += [path for path in _list_paths(rolled_back) if path in pending]
         files = [file for manifest in rolled_back for file in manifest.files]
         missing += sorted({file.path for file in files if (file.path, file.identity) not in ingested} - pending)

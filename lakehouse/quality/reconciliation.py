@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from lakehouse.catalog import Catalog
-    from lakehouse.storage.location import Location
+    from lakehouse.landing.zone import LandingZone
 
 _MAX_SHOWN = 3
 
@@ -92,7 +92,7 @@ def _reconcile_source(catalog: Catalog, source: Source, log: table_log.TableLog)
     with _connect(bronze=log) as connection:
         query = "SELECT _file_id, count(*), count(DISTINCT _row), min(_row) FROM bronze GROUP BY 1"
         bronze_counts = {row[0]: row[1:] for row in connection.execute(query).fetchall()}
-    file_counts = _count_files(source, landing.root, deliveries)
+    file_counts = _count_files(landing, deliveries)
     differences = [
         f"has {counts[0]:,} rows of delivery {number}, which no manifest names"
         for number, counts in bronze_counts.items()
@@ -128,16 +128,16 @@ def _find_effective_files(source: Source, history: Sequence[Manifest], last_batc
     return deliveries
 
 
-def _count_files(source: Source, root: Location, deliveries: dict[int, LandedFile]) -> dict[int, int]:
+def _count_files(landing: LandingZone, deliveries: dict[int, LandedFile]) -> dict[int, int]:
     """Count the records of each landed file that still has its delivered bytes."""
-    states = stat_files(root, [file.path for file in deliveries.values()])
+    states = stat_files(landing.root, [file.path for file in deliveries.values()])
 
     def count(number: int, file: LandedFile) -> tuple[int, int | None]:
-        state, path = states[file.path], root / file.path
+        state, path = states[file.path], landing.root / file.path
         if isinstance(state, OSError) or (state.identity or location.compute_identity(path)) != file.identity:
             return number, None
         try:
-            return number, count_records(source, file, root)
+            return number, count_records(landing.source, file, landing.root, landing.unpack_limits)
         except RejectedFileError:  # an older version of the reader took the file
             return number, None
 

@@ -183,6 +183,8 @@ def _identify(landing: LandingZone, delivery: _Delivery, state: FileInfo) -> Lan
 def _count_or_zero(landing: LandingZone, file: FileInfo) -> int:
     """Return the number of records in a landed file; 0 where it cannot be read."""
     try:
-        return count_records(landing.source, LandedFile(file.path, file.size, file.modified_ns), landing.root)
+        return count_records(
+            landing.source, LandedFile(file.path, file.size, file.modified_ns), landing.root, landing.unpack_limits
+        )
     except Exception:  # Whatever its reader raises, the file is not the one that a batch read.
         return 0

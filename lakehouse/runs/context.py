@@ -17,6 +17,7 @@ from lakehouse.definitions import graph
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine import open_engine
 from lakehouse.engine.base import Engine
+from lakehouse.landing.reader.compression import UnpackLimits
 from lakehouse.settings import Settings
 from lakehouse.storage.location import list_names
 from lakehouse.storage.lock import lock_lake, record_jvms
@@ -34,7 +35,8 @@ def open_catalog(settings: Settings) -> Catalog:
         DeclarationError: the declarations cannot be loaded, or contradict each other.
     """
     suites = Suites(settings.conf / "expectations", settings.logs / "data_docs")
-    return Catalog(graph.load(settings.declarations), settings.root, suites)
+    limits = UnpackLimits(settings.max_unpacked_bytes, settings.max_unpacked_ratio)
+    return Catalog(graph.load(settings.declarations), settings.root, suites, limits)
 
 
 def create_run(project: Path, logs: Path | None = None) -> Run:

@@ -15,6 +15,7 @@ from lakehouse.definitions.sources import Source
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.base import Engine
 from lakehouse.errors import ForeignCommitError, LakehouseError, SchemaError
+from lakehouse.landing.batches import split_into_batches
 from lakehouse.plan.backfill import split_by_year
 from lakehouse.plan.planner import decide_step
 from lakehouse.plan.schema_diff import SchemaChanges
@@ -112,26 +113,36 @@ def _attempt(engine: Engine, catalog: Catalog, name: str, request: RunRequest, r
     if not isinstance(step, WriteStep):
         return TableResult(name, "blocked" if isinstance(step, Blocked) else "unchanged", step)
     if isinstance(step, UpdatePartitions) and step.backfilled:
-        outcome = _backfill(engine, catalog, run, step)
+        outcome = _execute_pieces(engine, catalog, run, _split_backfill(step))
+    elif isinstance(step, Ingest) and not (step.is_full_refresh or step.manifest):
+        outcome = _execute_pieces(engine, catalog, run, _split_files(step))
     else:
         outcome = execute_step(TableWriter(engine, catalog, run, step))
     return TableResult(name, "written" if outcome.is_committed else "unchanged", step, outcome)
 
 
-def _backfill(engine: Engine, catalog: Catalog, run: Run, step: UpdatePartitions) -> Outcome:
-    """Replace the partitions of a backfill in pieces, with a commit for each.
-
-    An interrupted run is resumed after its last commit.
-    """
+def _split_backfill(step: UpdatePartitions) -> Iterator[WriteStep]:
+    """Split a backfill by year. An interrupted run is resumed after its last commit."""
     backfilled = {*step.backfilled}
-    outcomes = []
-    for number, (partitions, years) in enumerate(split_by_year({*step.partitions} - backfilled, backfilled)):
+    for partitions, years in split_by_year({*step.partitions} - backfilled, backfilled):
+        yield replace(step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)))
+
+
+def _split_files(step: Ingest) -> Iterator[WriteStep]:
+    """Split landed files into batches. A full refresh is one batch, so that readers never see a part of it."""
+    for files in split_into_batches(step.files):
+        yield replace(step, files=files)
+
+
+def _execute_pieces(engine: Engine, catalog: Catalog, run: Run, pieces: Iterable[WriteStep]) -> Outcome:
+    """Execute the pieces of a step, each with a commit and a batch number of its own."""
+    outcomes = list[Outcome]()
+    for number, piece in enumerate(pieces):
         run.lease.check()
-        piece = replace(
-            step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)), batch=step.batch + number
-        )
-        outcomes.append(execute_step(TableWriter(engine, catalog, run, piece)))
-        step = replace(step, schema_changes=SchemaChanges())  # The first piece adapts the columns.
+        # The first piece adapts the columns.
+        changes = SchemaChanges() if number else piece.schema_changes
+        step = replace(piece, batch=piece.batch + number, schema_changes=changes)
+        outcomes.append(execute_step(TableWriter(engine, catalog, run, step)))
     return sum_outcomes(outcomes)
 
 

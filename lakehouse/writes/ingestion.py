@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from lakehouse.definitions import partitions
-from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import Source
 from lakehouse.engine import open_file_writer
 from lakehouse.engine.base import Commit
@@ -45,13 +43,13 @@ def ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     manifest = landing.verify_batch(manifest, history)
     with _open_staging_folder(writer.catalog.root, source) as folder:
         staged = _stage(writer, source, manifest, landing, folder)
-        manifest = landing.reject_files(manifest, history, _list_rejected(source, manifest, staged.verdicts))
+        manifest = landing.reject_files(manifest, history, _list_rejected(landing, manifest, staged.verdicts))
         rejected = manifest.rejected_files[reported_count:]
         if not manifest.files:
             return Outcome({}, rejected_files=rejected, is_committed=False)
         accepted = [verdict for verdict in staged.verdicts if verdict.reason is None]
         counts = {"written": sum(verdict.row_count for verdict in accepted)}
-        contract = schema_drift.summarize_drift(source, (verdict.columns for verdict in accepted))
+        contract = schema_drift.summarize_drift(source.file_source, (verdict.columns for verdict in accepted))
         commit = writer.make_commit(source, counts, len(manifest.files), contract, sorted(rolled_back))
         _write(writer, source, manifest, history, staged, commit)
     return Outcome(counts, rejected_files=rejected, contract=contract)
@@ -65,7 +63,7 @@ def _pin_manifest(step: Ingest, source: Source, landing: LandingZone, history: l
     """
     if step.is_full_refresh:
         landing.check_refresh(history)
-    return landing.pin_batch(step.batch, compute_fingerprint(source), history, step.files, step.is_full_refresh)
+    return landing.pin_batch(step.batch, landing.fingerprint, history, step.files, step.is_full_refresh)
 
 
 @contextmanager
@@ -88,16 +86,16 @@ def _stage(writer: TableWriter, source: Source, manifest: Manifest, landing: Lan
     log = None if manifest.is_full else writer.catalog.read_log(source.name)
     stamp = BatchStamp(manifest.batch, datetime.fromisoformat(manifest.created_at))
     existing = log.read_columns() if log else {}
-    return stage_files(source, manifest.files, landing.root, folder, stamp, existing)
+    return stage_files(source, manifest.files, landing.root, folder, stamp, existing, landing.unpack_limits)
 
 
-def _list_rejected(source: Source, manifest: Manifest, verdicts: Iterable[Verdict]) -> list[RejectedFile]:
+def _list_rejected(landing: LandingZone, manifest: Manifest, verdicts: Iterable[Verdict]) -> list[RejectedFile]:
     """List the files that were rejected while they were read, with their identities.
 
     Without an identity, the next file at the path is a new delivery: the file is not the pinned one, or was pinned
     under another declaration.
     """
-    is_same_declaration = manifest.fingerprint == compute_fingerprint(source)
+    is_same_declaration = manifest.fingerprint == landing.fingerprint
 
     def reject(file: LandedFile, verdict: Verdict, reason: str) -> RejectedFile:
         identity = file.identity if is_same_declaration and not verdict.has_changed else ""
@@ -128,9 +126,9 @@ def _write(
     files.prepare(target, {name: to_arrow_type(kind) for name, kind in declared.items()})
     redelivered = _find_redelivered(manifest, history)
     if source.on_redelivery == "replace" and redelivered:
-        # The predicate covers the earlier deliveries of these files and the batch itself, and no other row.
-        predicate = f"{partitions.build_in_predicate('_source_file', redelivered)} OR _batch_id = {manifest.batch}"
-        files.replace(staged.parts, schema, target, commit, predicate, can_add_columns=can_add_columns)
+        # The earlier deliveries of these files and the batch itself.
+        values: dict[str, Collection[str | int]] = {"_source_file": redelivered, "_batch_id": [manifest.batch]}
+        files.replace(staged.parts, schema, target, commit, values, can_add_columns=can_add_columns)
     else:
         files.append(staged.parts, schema, target, commit, can_add_columns=can_add_columns)
 

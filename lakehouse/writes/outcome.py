@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lakehouse.landing.manifest import RejectedFile
 
@@ -36,5 +36,12 @@ def sum_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
     for outcome in outcomes:
         rows.update(outcome.rows)
         warnings.update(outcome.warnings)
-    partitions = sum(outcome.partitions or 0 for outcome in outcomes)
-    return replace(outcomes[0], rows=rows, warnings=warnings, partitions=partitions)
+    replaced = [outcome.partitions for outcome in outcomes if outcome.partitions is not None]
+    return Outcome(
+        rows,
+        sum(replaced) if replaced else None,
+        tuple(file for outcome in outcomes for file in outcome.rejected_files),
+        warnings,
+        any(outcome.is_committed for outcome in outcomes),
+        tuple(dict.fromkeys(text for outcome in outcomes for text in outcome.contract)),
+    )

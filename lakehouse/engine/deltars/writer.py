@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +71,7 @@ class DeltaRsWriter:
         schema: pa.Schema,
         target: Target,
         commit: Commit,
-        predicate: str,
+        values: Mapping[str, Collection[str | int]],
         *,
         can_add_columns: bool = False,
     ) -> None:
@@ -80,7 +80,7 @@ class DeltaRsWriter:
         if can_add_columns:
             _add_columns(log, {field.name: field.type for field in schema})
         _check_fence(log, target, commit)
-        _commit(target, commit, log, lambda: _replace(log.delta_table, parts, predicate, commit))
+        _commit(target, commit, log, lambda: _replace(log.delta_table, parts, _build_predicate(values), commit))
 
     def _create(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
         with _PublishedFiles(parts, target) as files:
@@ -227,6 +227,15 @@ def _replace(table: DeltaTable, parts: Sequence[Part], predicate: str, commit: C
     rows = ds.dataset([str(part.path) for part in parts], pa.schema(table.schema()), "parquet").scanner().to_reader()
     properties = _compose_properties(commit, parts)
     write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=properties)
+
+
+def _build_predicate(values: Mapping[str, Collection[str | int]]) -> str:
+    """Build a condition in the dialect of delta-rs, which knows no backslash: a column has one of its values."""
+    return " OR ".join(f"{column} IN ({', '.join(sorted(map(_quote, allowed)))})" for column, allowed in values.items())
+
+
+def _quote(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def _add_columns(log: TableLog, columns: Mapping[str, pa.DataType]) -> None:

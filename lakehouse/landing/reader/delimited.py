@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from lakehouse.definitions.options import TextOptions
+from lakehouse.landing.reader.line_ends import restore_returns
 from lakehouse.landing.reader.rejection import MAX_RECORD_BYTES, RejectedFileError
 
 BLOCK_BYTES = 8 << 20
@@ -43,6 +44,11 @@ class Records:
     columns: Sequence[pa.Array]
     rows: pa.Array
     malformed: pa.Array | None
+
+    def restore_returns(self) -> Records:
+        """Return the records of a file whose line feeds stand for carriage returns."""
+        malformed = self.malformed if self.malformed is None else restore_returns([self.malformed])[0]
+        return Records(restore_returns(self.columns), self.rows, malformed)
 
 
 class DelimitedReader:

@@ -10,15 +10,20 @@ from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import parquet_files
 from lakehouse.landing.reader.columns import check_columns, resolve_header
+from lakehouse.landing.reader.compression import UnpackLimits
 from lakehouse.landing.reader.counting import open_text
 from lakehouse.landing.reader.delimited import DelimitedReader
 from lakehouse.landing.reader.json_records import JsonReader
+from lakehouse.landing.reader.line_ends import unify_line_ends
+from lakehouse.landing.reader.path_columns import read_path_columns
 from lakehouse.landing.reader.rejection import RejectedFileError, explain_failure
 from lakehouse.storage import location
 from lakehouse.storage.location import Location
 
 
-def preview_file(source: Source, file: LandedFile, landing: Location) -> tuple[str | None, Mapping[str, str] | None]:
+def preview_file(
+    source: Source, file: LandedFile, landing: Location, limits: UnpackLimits
+) -> tuple[str | None, Mapping[str, str] | None]:
     """Read the beginning of a file. A run reads the rest, and may still reject the file.
 
     Returns:
@@ -28,8 +33,10 @@ def preview_file(source: Source, file: LandedFile, landing: Location) -> tuple[s
         StorageError: the store cannot be reached.
     """
     try:
+        read_path_columns(source, file.path)
+        source = source.file_source
         columns = _preview_parquet(source, file, landing) if source.format == "parquet" else None
-        columns = columns or _preview_text(source, file, landing)
+        columns = columns or _preview_text(source, file, landing, limits)
     except Exception as error:  # A reader may raise anything on a damaged file.
         return explain_failure(error), None
     return None, None if schema_drift.has_declared_schema(source, columns) else columns
@@ -40,11 +47,11 @@ def _preview_parquet(source: Source, file: LandedFile, landing: Location) -> dic
         return parquet_files.resolve_schema(source, parquet.schema_arrow)
 
 
-def _preview_text(source: Source, file: LandedFile, landing: Location) -> dict[str, str]:
+def _preview_text(source: Source, file: LandedFile, landing: Location, limits: UnpackLimits) -> dict[str, str]:
     options = TextOptions.parse(source.options)
-    with open_text(file, landing, options) as pieces:
+    with open_text(file, landing, options, limits) as pieces:
         if source.format == "csv":
-            reader = DelimitedReader(pieces, options)
+            reader = DelimitedReader(unify_line_ends(pieces)[0], options)
             if options.has_header:
                 return resolve_header(source, reader.read_header())
             reader.read_first_record()

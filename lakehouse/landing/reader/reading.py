@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,8 @@ from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits, r
 from lakehouse.landing.reader.conformance import BatchStamp, FileColumns, add_landing_columns
 from lakehouse.landing.reader.delimited import DelimitedReader
 from lakehouse.landing.reader.json_records import JsonReader
+from lakehouse.landing.reader.line_ends import unify_line_ends
+from lakehouse.landing.reader.path_columns import read_path_columns
 from lakehouse.landing.reader.rejection import ChangedFileError
 from lakehouse.landing.reader.text import read_utf8
 from lakehouse.storage import location
@@ -38,7 +41,7 @@ class FileReading:
         stamp: the batch of the file.
         existing_columns: columns of the table, and of earlier files of the batch, with their types.
         limits: how far the file may unpack.
-        columns: its columns with their types, complete when the file was read.
+        columns: its columns with their types, complete when the file was read. Those in its path are not among them.
     """
 
     source: Source
@@ -48,11 +51,18 @@ class FileReading:
     existing_columns: Mapping[str, str] = field(default_factory=dict)
     limits: UnpackLimits = DEFAULT_LIMITS
     columns: dict[str, str] = field(default_factory=dict)
+    path_values: Mapping[str, pa.Scalar] = field(default_factory=dict)
+
+    @cached_property
+    def file_source(self) -> Source:
+        """The declaration of the columns in the file."""
+        return self.source.file_source
 
     @property
     def added_columns(self) -> dict[str, str]:
         """The undeclared columns that the contract adds, with their types in the table."""
-        return find_added_columns(self.source, self.columns, self.existing_columns)
+        added = find_added_columns(self.file_source, self.columns, self.existing_columns)
+        return {name: kind for name, kind in added.items() if name not in self.source.path_columns}
 
     def read_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the records, with the declared and added columns and those of the platform.
@@ -60,6 +70,7 @@ class FileReading:
         Raises:
             Exception: the file must be rejected. `explain_failure` returns the reason.
         """
+        self.path_values = read_path_columns(self.source, self.file.path)
         options = TextOptions.parse(self.source.options)
         if self.source.format == "parquet":
             yield from self._read_parquet()
@@ -92,21 +103,23 @@ class FileReading:
 
     def _read_csv(self, options: TextOptions) -> Iterator[pa.RecordBatch]:
         with self._open_text(options) as pieces:
-            reader = DelimitedReader(pieces, options)
+            lines, has_returns = unify_line_ends(pieces)
+            reader = DelimitedReader(lines, options)
             if options.has_header:
-                self.columns = resolve_header(self.source, reader.read_header())
+                self.columns = resolve_header(self.file_source, reader.read_header())
             else:
                 reader.read_first_record()
-                self.columns = dict(self.source.columns)
-            columns = FileColumns(self.source, self.columns, self.added_columns)
-            for records in reader.read_records(len(self.columns)):
+                self.columns = dict(self.file_source.columns)
+            columns = FileColumns(self.file_source, self.columns, self.added_columns)
+            for block in reader.read_records(len(self.columns)):
+                records = block.restore_returns() if has_returns else block
                 values, rescued = columns.conform(records.columns, records.rows[0].as_py())
                 yield self._add_landing_columns(values, records.rows, rescued, records.malformed)
 
     def _read_parquet(self) -> Iterator[pa.RecordBatch]:
         with self._open() as content, parquet_files.open_parquet(content) as file:
-            self.columns = parquet_files.resolve_schema(self.source, file.schema_arrow)
-            columns = FileColumns(self.source, self.columns, self.added_columns)
+            self.columns = parquet_files.resolve_schema(self.file_source, file.schema_arrow)
+            columns = FileColumns(self.file_source, self.columns, self.added_columns)
             first = 1
             for arrays in parquet_files.read_columns(file, self.file.size, self.limits):
                 rows = pa.array(np.arange(first, first + len(arrays[0])))
@@ -116,7 +129,7 @@ class FileReading:
 
     def _read_json(self, options: TextOptions) -> Iterator[pa.RecordBatch]:
         with self._open_text(options) as pieces:
-            reader = JsonReader(self.source, pieces)
+            reader = JsonReader(self.file_source, pieces)
             for records in reader.read_records():
                 self.columns = reader.columns
                 values, rescued = records.conform(self.added_columns)
@@ -130,6 +143,10 @@ class FileReading:
         rescued: pa.Array | None,
         malformed: pa.Array | None = None,
     ) -> pa.RecordBatch:
+        if self.path_values:
+            from_path = {name: pa.repeat(value, len(rows)) for name, value in self.path_values.items()}
+            names = (*self.source.columns, *self.added_columns)
+            values = {name: from_path[name] if name in from_path else values[name] for name in names}
         return add_landing_columns(
             values, rows, self.file, self.stamp, source=self.source, malformed=malformed, rescued=rescued
         )

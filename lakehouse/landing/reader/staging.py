@@ -143,7 +143,7 @@ class _Stager:
         (own or self.shared).write(pending)
         if own:
             own.close()
-        is_declared = schema_drift.has_declared_schema(reading.source, reading.columns)
+        is_declared = schema_drift.has_declared_schema(reading.file_source, reading.columns)
         columns = None if is_declared else reading.columns
         return Verdict(reading.file.path, None, row_count, malformed_count, columns)
 

@@ -54,6 +54,18 @@ def test_a_lone_carriage_return_is_a_value() -> None:
     ]
 
 
+def test_a_file_without_line_feeds_ends_records_with_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'id,value\r1,a\r2,"b\rc"\r\r3\r'
+    expected = [(1, "1", "a", None), (2, "2", "b\rc", None), (3, None, None, "3")]
+    for size in (1, 1 << 20):
+        monkeypatch.setattr(delimited, "BLOCK_BYTES", size)
+        assert rows_of(text) == expected
+    monkeypatch.setattr("lakehouse.landing.reader.compression.CHUNK_BYTES", 8)
+    assert rows_of(text) == expected
+    late = read(items(), text + "4,4\n")
+    assert late.reason == "has a line feed after lines that end with a carriage return alone"
+
+
 def test_quoted_values_are_exact() -> None:
     content = (
         HEADER + '1,"say ""yes"", or no"\n2,an "inner" quote\n"3",""""\n4,"a,b"\n5,"one\r\ntwo\nthree"\n6,""\n7,\n'
@@ -114,7 +126,8 @@ REJECTED = [
     ("id,value", CUT),
     (HEADER + "1,1", CUT),
     (HEADER + '1,"1', CUT),
-    ("id,value\r1,1\r", "has a carriage return alone as a line end"),
+    ("id,value\r1,1", CUT),
+    ("id,value\r1,1\r2,2\n", "has a carriage return alone as a line end"),
     ("id\r,value\n1,1\n", "has a carriage return alone as a line end"),
     (HEADER + '1,"2\n3,4\n', "has a quote that is never closed, after line 1 (unexpected end of data)"),
     (HEADER + '1,"2\n3,4\n5,"6\n7,8\n', "has a quote that is never closed, after line 1 (',' expected after '\"')"),
