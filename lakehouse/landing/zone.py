@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 from lakehouse.clock import now
@@ -316,6 +317,17 @@ class LandingZone:
                     problems.append(f"{path} holds other bytes than delivery {delivery.file_id}")
         if problems:
             raise _build_refresh_error(self.source, problems)
+
+    @contextmanager
+    def mark_staging(self, manifest: Manifest) -> Iterator[bool]:
+        """Mark a batch while its files are read. Yield whether a process ended in the middle of an earlier attempt."""
+        mark = self.get_manifest_path(manifest.batch, ".staging")
+        has_ended = mark.name in location.list_names(self.manifest_folder)
+        location.put(mark, b"{}")
+        try:
+            yield has_ended
+        finally:
+            mark.unlink()
 
     def get_manifest_path(self, batch: int, suffix: str = "") -> Location:
         """Return the path of a batch's manifest, which need not exist."""

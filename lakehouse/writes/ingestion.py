@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lakehouse.engine import open_file_writer
 from lakehouse.engine.base import Commit
 from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
+from lakehouse.landing.reader import isolation
 from lakehouse.landing.reader.column_types import to_arrow_type
 from lakehouse.landing.reader.conformance import BatchStamp, list_target_schema
 from lakehouse.landing.reader.staging import StagedBatch, Verdict, stage_files
@@ -42,7 +44,10 @@ def ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     writer.run.lease.check()
     manifest = landing.verify_batch(manifest, history)
     with _open_staging_folder(writer.catalog.root, source) as folder:
-        staged = _stage(writer, source, manifest, landing, folder)
+        with landing.mark_staging(manifest) as has_ended:
+            if has_ended:
+                manifest = landing.reject_files(manifest, history, _list_fatal(landing, manifest))
+            staged = _stage(writer, source, manifest, landing, folder)
         manifest = landing.reject_files(manifest, history, _list_rejected(landing, manifest, staged.verdicts))
         rejected = manifest.rejected_files[reported_count:]
         if not manifest.files:
@@ -89,20 +94,29 @@ def _stage(writer: TableWriter, source: Source, manifest: Manifest, landing: Lan
     return stage_files(source, manifest.files, landing.root, folder, stamp, existing, landing.unpack_limits)
 
 
+def _list_fatal(landing: LandingZone, manifest: Manifest) -> list[RejectedFile]:
+    """List the files that end the process which reads them, as an earlier attempt at the batch may have met one."""
+    fatal = isolation.find_fatal_files(landing.source, manifest.files, landing.root, landing.unpack_limits)
+    return [_reject(landing, manifest, file, isolation.REASON) for file in fatal]
+
+
+def _reject(landing: LandingZone, manifest: Manifest, file: LandedFile, reason: str) -> RejectedFile:
+    """Return the rejection of a file that was pinned under the present declaration, or under another one."""
+    identity = file.identity if manifest.fingerprint == landing.fingerprint else ""
+    return RejectedFile(file.path, file.size, file.modified_ns, identity, reason)
+
+
 def _list_rejected(landing: LandingZone, manifest: Manifest, verdicts: Iterable[Verdict]) -> list[RejectedFile]:
-    """List the files that were rejected while they were read, with their identities.
+    """List the files that were rejected while they were read.
 
-    Without an identity, the next file at the path is a new delivery: the file is not the pinned one, or was pinned
-    under another declaration.
+    The rejection of a file that is not the pinned one has no identity: the next file at its path is a new delivery.
     """
-    is_same_declaration = manifest.fingerprint == landing.fingerprint
-
-    def reject(file: LandedFile, verdict: Verdict, reason: str) -> RejectedFile:
-        identity = file.identity if is_same_declaration and not verdict.has_changed else ""
-        return RejectedFile(file.path, file.size, file.modified_ns, identity, reason)
-
-    results = zip(manifest.files, verdicts, strict=True)
-    return [reject(file, verdict, verdict.reason) for file, verdict in results if verdict.reason]
+    rejected = []
+    for file, verdict in zip(manifest.files, verdicts, strict=True):
+        if verdict.reason:
+            rejection = _reject(landing, manifest, file, verdict.reason)
+            rejected.append(replace(rejection, identity="") if verdict.has_changed else rejection)
+    return rejected
 
 
 def _write(

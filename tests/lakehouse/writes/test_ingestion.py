@@ -13,6 +13,7 @@ import pytest
 
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.write_modes import Merge
+from lakehouse.landing.reader import isolation
 from lakehouse.plan.steps import RunRequest
 from lakehouse.quality.reconciliation import reconcile
 from lakehouse.writes import ingestion
@@ -27,6 +28,7 @@ from tests.lakes import (
     payments_file,
 )
 from tests.orders import landed
+from tests.paths import PROJECT
 
 Lakes = Callable[..., TestLake]
 
@@ -307,3 +309,39 @@ def test_a_backslash_escapes_where_declared(make_lake: Lakes) -> None:
     lake.land("raw.notes", "1.csv", 'id,note\n1,"a \\"quoted\\" word, then more"\n2,b\n')
     lake.run()
     assert lake.rows("raw.notes", "id", "note") == [("1", 'a "quoted" word, then more'), ("2", "b")]
+
+
+KILLED = """
+import os, signal
+from lakehouse.landing.reader.reading import FileReading
+read = FileReading.read_batches
+def read_or_die(self):
+    if "fatal" in self.file.path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(self)
+FileReading.read_batches = read_or_die
+"""
+
+
+def test_files_that_kill_their_reader_are_rejected(
+    make_lake: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process died in the middle of the batch. The next one tries the files in processes of their own."""
+    lake = make_lake(landed_items)
+    for number in range(4):
+        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1"))
+    for name in ("fatal_1.csv", "fatal_2.csv"):
+        lake.land("raw.items", name, items_csv("99,1,1"))
+    (tmp_path / "sitecustomize.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{PROJECT}")
+    with monkeypatch.context() as patched:
+        patched.setattr(ingestion, "stage_files", lambda *_: 1 / 0)
+        assert lake.attempt().report.has_failed
+    mark = lake.root / "manifests" / "raw.items" / "00000001.staging.json"
+    assert not mark.exists(), "an error is no death"
+    mark.write_text("{}")
+    lake.run()
+    assert lake.rows("raw.items", "id") == [("0",), ("1",), ("2",), ("3",)]
+    assert lake.rejected("raw.items") == dict.fromkeys(("fatal_1.csv", "fatal_2.csv"), isolation.REASON)
+    assert not mark.exists()
+    assert set(lake.run().statuses.values()) == {"unchanged"}
