@@ -49,7 +49,7 @@ def die_during(module: Any, name: str, table: str, seconds: float) -> None:
 
 POINTS: dict[str, Callable[[], None]] = {
     # The files of the batch are in the table's folder then, and no commit names them.
-    "during the first write": lambda: setattr(writer, "_commit", die),
+    "during the first write": lambda: setattr(writer, "commit_once", die),
     "during a merge": lambda: die_during(SparkTables, "merge", "clean.orders", 0.3),
     "during a gold write": lambda: die_during(SparkTables, "_write", "mart.daily_revenue", 0.4),
 }

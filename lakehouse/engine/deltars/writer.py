@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
@@ -21,8 +23,6 @@ from lakehouse.storage import s3
 from lakehouse.storage.location import build_delta_options
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from lakehouse.landing.reader.staging import Part
 
 
@@ -33,7 +33,7 @@ class DeltaRsWriter:
         log = open_log(target.path)
         if log is None:
             return
-        _add_columns(log, added)
+        self.add_columns(log, pa.schema(list(added.items())))
         if target.has_change_feed and not log.has_change_feed():
             log.delta_table.alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
 
@@ -51,7 +51,7 @@ class DeltaRsWriter:
             self._create(parts, schema, target, commit)
             return
         if can_add_columns:
-            _add_columns(log, {field.name: field.type for field in schema})
+            self.add_columns(log, schema)
         self._commit_files(log, "append", parts, schema, target, commit)
 
     def overwrite(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
@@ -78,9 +78,16 @@ class DeltaRsWriter:
         log = open_log(target.path)
         assert log is not None, "there are rows to replace"
         if can_add_columns:
-            _add_columns(log, {field.name: field.type for field in schema})
-        _check_fence(log, target, commit)
-        _commit(target, commit, log, lambda: _replace(log.delta_table, parts, _build_predicate(values), commit))
+            self.add_columns(log, schema)
+        check_fence(log, target, commit)
+        commit_once(target, commit, log, lambda: _replace(log.delta_table, parts, _build_predicate(values), commit))
+
+    def add_columns(self, log: TableLog, schema: pa.Schema) -> None:
+        """Add the columns that the table lacks. They are null in its rows."""
+        existing = {name.lower() for name in log.read_columns()}
+        added = pa.schema([field for field in schema if field.name.lower() not in existing])
+        if added.names:
+            log.delta_table.alter.add_columns(Schema.from_arrow(added).fields)
 
     def _create(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
         with _PublishedFiles(parts, target) as files:
@@ -94,14 +101,14 @@ class DeltaRsWriter:
                     "error",
                     configuration=target.compose_properties(),
                     storage_options=build_delta_options(target.path),
-                    commit_properties=_compose_properties(commit, parts),
+                    commit_properties=compose_properties(commit, sum(part.row_count for part in parts)),
                 ),
             )
 
     def _commit_files(
         self, log: TableLog, mode: str, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit
     ) -> None:
-        _check_fence(log, target, commit)
+        check_fence(log, target, commit)
         table = log.delta_table
         with _PublishedFiles(parts, target) as files:
             files.commit(
@@ -111,7 +118,7 @@ class DeltaRsWriter:
                     [*files.actions],
                     mode,
                     Schema.from_arrow(schema),
-                    commit_properties=_compose_properties(commit, parts),
+                    commit_properties=compose_properties(commit, sum(part.row_count for part in parts)),
                 ),
             )
 
@@ -147,7 +154,7 @@ class _PublishedFiles:
     def commit(self, commit: Commit, log: TableLog | None, write: Callable[[], None]) -> None:
         """Commit the files."""
         try:
-            _commit(self.target, commit, log, write)
+            commit_once(self.target, commit, log, write)
         except CommitConflictError:
             raise
         except Exception:
@@ -170,7 +177,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _commit(target: Target, commit: Commit, log: TableLog | None, write: Callable[[], None]) -> None:
+def commit_once(target: Target, commit: Commit, log: TableLog | None, write: Callable[[], None]) -> None:
     """Make a commit. After any error, the log decides whether it was made.
 
     Raises:
@@ -194,7 +201,7 @@ def _explain(error: Exception, target: Target, log: TableLog | None) -> Exceptio
     return error
 
 
-def _check_fence(log: TableLog, target: Target, commit: Commit) -> None:
+def check_fence(log: TableLog, target: Target, commit: Commit) -> None:
     """Check that the transaction's version is new. delta-rs would write a used one again.
 
     Raises:
@@ -206,26 +213,23 @@ def _check_fence(log: TableLog, target: Target, commit: Commit) -> None:
         raise build_number_error(target, commit)
 
 
-def _compose_properties(commit: Commit, parts: Sequence[Part]) -> CommitProperties:
+def compose_properties(commit: Commit, row_count: int, *, has_transaction: bool = True) -> CommitProperties:
+    """Return the properties of a commit: its record, its rows, and its transaction id."""
     application, version = commit.transaction
-    metrics = {"numFiles": len(parts), "numOutputRows": sum(part.row_count for part in parts)}
     return CommitProperties(
         custom_metadata={
             "userMetadata": commit.record.to_json(),
-            "operationMetrics": {name: str(value) for name, value in metrics.items()},  # as Spark writes them
+            "operationMetrics": {"numOutputRows": str(row_count)},  # as Spark writes it
         },
         max_commit_retries=0,  # After a conflict, the step is decided again.
-        app_transactions=[Transaction(application, version)],
+        app_transactions=[Transaction(application, version)] if has_transaction else None,
     )
 
 
 def _replace(table: DeltaTable, parts: Sequence[Part], predicate: str, commit: Commit) -> None:
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
     # A column that a part lacks is null.
     rows = ds.dataset([str(part.path) for part in parts], pa.schema(table.schema()), "parquet").scanner().to_reader()
-    properties = _compose_properties(commit, parts)
+    properties = compose_properties(commit, sum(part.row_count for part in parts))
     write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=properties)
 
 
@@ -236,13 +240,3 @@ def _build_predicate(values: Mapping[str, Collection[str | int]]) -> str:
 
 def _quote(value: str | int) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
-
-
-def _add_columns(log: TableLog, columns: Mapping[str, pa.DataType]) -> None:
-    """Add the columns that the table lacks. They are null in its rows."""
-    import pyarrow as pa
-
-    existing = {name.lower() for name in log.read_columns()}
-    added = pa.schema([(name, kind) for name, kind in columns.items() if name.lower() not in existing])
-    if added.names:
-        log.delta_table.alter.add_columns(Schema.from_arrow(added).fields)
