@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from urllib.parse import unquote
 
-from lakehouse.deltalog.table_log import DIGESTS_FOLDER as FOLDER
 from lakehouse.deltalog.table_log import TableLog
 from lakehouse.errors import StorageError, get_first_line
 from lakehouse.storage import location
 from lakehouse.storage.location import FileInfo, Location
 
 logger = logging.getLogger(__name__)
+FOLDER = "_digests"
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,17 @@ class Verification:
     differences: tuple[str, ...] = ()
 
 
-def write_digests(log: TableLog, version: int) -> None:
+def write_digests(table: Location, version: int) -> None:
     """Write the digests of the files that a version added, and of its log file.
 
     The commit is made. A failure leaves its files without digests, and is logged.
     """
-    table = log.path
     log_file = f"_delta_log/{version:020d}.json"
     try:
         paths = [log_file, *_list_added_files((table / log_file).read_text(encoding="utf-8"))]
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(lambda path: _compute_digest(table, path), paths))
-        content = json.dumps({**log.count_content(), "digests": [asdict(digest) for digest in digests]}, indent=1)
+        content = json.dumps([asdict(digest) for digest in digests], indent=1)
         location.put(table / FOLDER / f"{version:020d}.json", content.encode())
     except (OSError, StorageError) as error:
         logger.warning("%s: no digests of version %s were written (%s).", table, version, get_first_line(error))
@@ -118,8 +117,8 @@ def _read_digests(table: Location) -> tuple[dict[str, Digest], list[str]]:
     for name in location.list_names(table / FOLDER):
         try:
             content = json.loads((table / FOLDER / name).read_text(encoding="utf-8"))
-            for digest in (Digest(**fields) for fields in content["digests"]):
+            for digest in (Digest(**fields) for fields in content):
                 digests.setdefault(digest.path, digest)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError):
             differences.append(f"has damaged digests in {FOLDER}/{name}")
     return digests, differences

@@ -31,8 +31,6 @@ MAINTENANCE_OPERATIONS = (
     *("OPTIMIZE", "VACUUM", "VACUUM START", "VACUUM END"),
     *("SET TBLPROPERTIES", "UPGRADE PROTOCOL", "ADD COLUMNS", "ADD COLUMN", "CHANGE COLUMN"),
 )
-# Folder beside the log with the digests of each commit (`lakehouse.deltalog.digests`).
-DIGESTS_FOLDER = "_digests"
 _EPOCH = date(1970, 1, 1).toordinal()
 _CHANGE_TYPE = "_change_type"
 _COMMIT_FILE = re.compile(r"\.(json|parquet)$")
@@ -192,10 +190,6 @@ class TableLog:
     def count_files(self) -> int:
         return int(self._add_actions.num_rows)
 
-    def count_content(self) -> dict[str, int]:
-        """Return the number of files and of bytes, under the names of Delta's checksum file."""
-        return {"numFiles": self.count_files(), "tableSizeBytes": self.count_bytes()}
-
     def list_missing_files(self) -> list[str]:
         """Return the paths of the table's files that no longer exist, as a rule because of a VACUUM."""
         paths = [unquote(path) for path in self.list_files()]
@@ -327,8 +321,7 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
 def _check_complete(log: TableLog) -> None:
     """Check that no power cut left the log short at the end of a line. Readers would take it for complete.
 
-    Beside each commit, its digests count the files that the table then has, as does the checksum file that Spark writes
-    beside most. In a bucket a file is never partial.
+    Beside most commits, the writer records how many files the table then has. In a bucket a file is never partial.
 
     Raises:
         ValueError: The log lacks files, or has files that were removed.
@@ -338,18 +331,17 @@ def _check_complete(log: TableLog) -> None:
     commit = log.path / "_delta_log" / f"{log.version:020d}.json"
     if commit.is_file() and not commit.stat().st_size:
         raise ValueError(f"{commit.name} is empty")
-    actual = log.count_content()
-    for file in (commit.with_suffix(".crc"), log.path / DIGESTS_FOLDER / commit.name):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            expected = {name: content[name] for name in actual}
-        except (OSError, ValueError, KeyError):  # Both files are optional, and are written after the commit.
-            continue
-        if expected != actual:
-            raise ValueError(
-                f"{file.parent.name}/{file.name} counts {expected['numFiles']} files of {expected['tableSizeBytes']} "
-                f"bytes, but the log lists {actual['numFiles']} files of {actual['tableSizeBytes']} bytes"
-            )
+    try:
+        checksum = json.loads(commit.with_suffix(".crc").read_text(encoding="utf-8"))
+        expected = (checksum["numFiles"], checksum["tableSizeBytes"])
+    except (OSError, ValueError, KeyError):  # The file is optional, and is written after the commit.
+        return
+    actual = (log.count_files(), log.count_bytes())
+    if expected != actual:
+        raise ValueError(
+            f"the checksum file counts {expected[0]} files of {expected[1]} bytes, "
+            f"but the log lists {actual[0]} files of {actual[1]} bytes"
+        )
 
 
 def count_written_rows(path: Location) -> int:

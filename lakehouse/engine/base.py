@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lakehouse.deltalog.commit_record import Record, build_application_id
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from lakehouse.definitions.sources import Source
     from lakehouse.deltalog.commit_record import Run
-    from lakehouse.landing.reader.staging import Part
+    from lakehouse.landing.reader.staging import Part, StagedBatch
+    from lakehouse.landing.reader.task import StagingTask
     from lakehouse.landing.zone import LandingZone
 
 T = TypeVar("T")
@@ -200,6 +202,18 @@ class Engine(Protocol):
 
         Raises:
             SessionError: The engine did not start.
+        """
+
+    def stage(self, task: StagingTask, folder: Path, table: Location | None) -> StagedBatch:
+        """Read landed files into Parquet files, and return these with a verdict on each landed file.
+
+        Args:
+            folder: An empty folder of this machine, for files that this process writes.
+            table: The folder of the table, for files that workers write. None: this process writes all files.
+
+        Raises:
+            StorageError: The store failed.
+            LandingError: The workers cannot read landed files.
         """
 
     def extract(self, source: Source, landing: LandingZone, scratch: Location, run: Run) -> None:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from lakehouse.deltalog import digests, table_log
+from lakehouse.deltalog import digests
+from lakehouse.deltalog.table_log import TableLog, open_log
 from lakehouse.engine.base import Commit, Target
 from lakehouse.errors import LedgerError
 
 
 def is_committed(target: Target, commit: Commit) -> bool:
     """Return whether the newest record of the table is that of the commit."""
-    log = table_log.open_log(target.path)
+    log = open_log(target.path)
     return _find_version(log, commit) is not None
 
 
-def verify_commit(target: Target, commit: Commit) -> None:
+def verify_commit(target: Target, commit: Commit) -> TableLog:
     """Check that the commit was made, and write its digests. Delta skips a used transaction version without an error.
+
+    Returns:
+        The log with the commit.
 
     Raises:
         LedgerError: Another writer used the batch's number.
     """
-    log = table_log.open_log(target.path)
+    log = open_log(target.path)
     version = _find_version(log, commit)
     if log is None or version is None:
         raise build_number_error(target, commit)
-    digests.write_digests(log, version)
+    digests.write_digests(target.path, version)
+    return log
 
 
 def build_number_error(target: Target, commit: Commit) -> LedgerError:
@@ -34,7 +39,7 @@ def build_number_error(target: Target, commit: Commit) -> LedgerError:
     )
 
 
-def _find_version(log: table_log.TableLog | None, commit: Commit) -> int | None:
+def _find_version(log: TableLog | None, commit: Commit) -> int | None:
     entry = log.last if log else None
     record = entry.record if entry else None
     is_own = record is not None and (record.run, record.batch) == (commit.record.run, commit.record.batch)

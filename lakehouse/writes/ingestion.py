@@ -18,7 +18,8 @@ from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
 from lakehouse.landing.reader import isolation
 from lakehouse.landing.reader.column_types import to_arrow_type
 from lakehouse.landing.reader.conformance import BatchStamp, list_target_schema
-from lakehouse.landing.reader.staging import StagedBatch, Verdict, stage_files
+from lakehouse.landing.reader.staging import StagedBatch, Verdict
+from lakehouse.landing.reader.task import StagingTask
 from lakehouse.landing.zone import LandingZone
 from lakehouse.plan.steps import Ingest
 from lakehouse.quality.repair import complete_history
@@ -46,8 +47,12 @@ def ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     with _open_staging_folder(writer.catalog.root, source) as folder:
         with landing.mark_staging(manifest) as has_ended:
             if has_ended:
-                manifest = landing.reject_files(manifest, history, _list_fatal(landing, manifest))
-            staged = _stage(writer, source, manifest, landing, folder)
+                fatal = isolation.find_fatal_files(_make_task(writer, manifest, landing))
+                rejections = [_reject(landing, manifest, file, isolation.REASON) for file in fatal]
+                manifest = landing.reject_files(manifest, history, rejections)
+            # A replacement copies the rows of the staged files.
+            table = None if _find_redelivered(source, manifest, history) else writer.path
+            staged = writer.engine.stage(_make_task(writer, manifest, landing), folder, table)
         manifest = landing.reject_files(manifest, history, _list_rejected(landing, manifest, staged.verdicts))
         rejected = manifest.rejected_files[reported_count:]
         if not manifest.files:
@@ -87,17 +92,11 @@ def _open_staging_folder(root: Location, source: Source) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stage(writer: TableWriter, source: Source, manifest: Manifest, landing: LandingZone, folder: Path) -> StagedBatch:
-    log = None if manifest.is_full else writer.catalog.read_log(source.name)
+def _make_task(writer: TableWriter, manifest: Manifest, landing: LandingZone) -> StagingTask:
+    log = None if manifest.is_full else writer.catalog.read_log(landing.source.name)
     stamp = BatchStamp(manifest.batch, datetime.fromisoformat(manifest.created_at))
     existing = log.read_columns() if log else {}
-    return stage_files(source, manifest.files, landing.root, folder, stamp, existing, landing.unpack_limits)
-
-
-def _list_fatal(landing: LandingZone, manifest: Manifest) -> list[RejectedFile]:
-    """List the files that end the process which reads them, as an earlier attempt at the batch may have met one."""
-    fatal = isolation.find_fatal_files(landing.source, manifest.files, landing.root, landing.unpack_limits)
-    return [_reject(landing, manifest, file, isolation.REASON) for file in fatal]
+    return StagingTask(landing.source, manifest.files, landing.root, stamp, existing, landing.unpack_limits)
 
 
 def _reject(landing: LandingZone, manifest: Manifest, file: LandedFile, reason: str) -> RejectedFile:
@@ -138,8 +137,7 @@ def _write(
         return
     declared = step.schema_changes.added_columns
     files.prepare(target, {name: to_arrow_type(kind) for name, kind in declared.items()})
-    redelivered = _find_redelivered(manifest, history)
-    if source.on_redelivery == "replace" and redelivered:
+    if redelivered := _find_redelivered(source, manifest, history):
         # The earlier deliveries of these files and the batch itself.
         values: dict[str, Collection[str | int]] = {"_source_file": redelivered, "_batch_id": [manifest.batch]}
         files.replace(staged.parts, schema, target, commit, values, can_add_columns=can_add_columns)
@@ -147,7 +145,9 @@ def _write(
         files.append(staged.parts, schema, target, commit, can_add_columns=can_add_columns)
 
 
-def _find_redelivered(manifest: Manifest, history: Iterable[Manifest]) -> set[str]:
-    """Find the paths of a batch that earlier batches delivered, too."""
+def _find_redelivered(source: Source, manifest: Manifest, history: Iterable[Manifest]) -> set[str]:
+    """Find the paths of a batch that replace earlier deliveries."""
+    if manifest.is_full or source.on_redelivery != "replace":
+        return set()
     earlier = {file.path for past in history for file in past.files if past.batch < manifest.batch}
     return earlier & {file.path for file in manifest.files}

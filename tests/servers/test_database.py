@@ -274,7 +274,7 @@ def test_a_pinned_batch_is_finished_before_the_next(
     lake: TestLake, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as changed:
-        changed.setattr("lakehouse.writes.ingestion.stage_files", lambda *_: 1 / 0)
+        changed.setattr("lakehouse.engine.spark.engine.SparkEngine.stage", lambda *_: 1 / 0)
         assert lake.attempt("raw.products").report.has_failed
     database.execute("UPDATE products SET stock = '9' WHERE sku = 'P1'")
     lake.run("raw.products")

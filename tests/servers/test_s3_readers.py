@@ -19,6 +19,7 @@ from lakehouse.errors import StorageError
 from lakehouse.landing import zone as landing
 from lakehouse.landing.reader.conformance import BatchStamp
 from lakehouse.landing.reader.staging import stage_files
+from lakehouse.landing.reader.task import StagingTask
 from lakehouse.storage import location
 from lakehouse.storage.s3 import S3Path, get_client
 from tests.s3 import Proxy, minio, proxy
@@ -65,10 +66,10 @@ def test_a_failing_store_does_not_reject_a_file(between: Proxy, tmp_path: Path, 
     manifest, stamp = zone.pin_batch(1, "definition", [], files), BatchStamp(1, datetime(2024, 1, 31, tzinfo=UTC))
     between.rule = fail_from_the_second_read_on
     with pytest.raises(StorageError, match=r"the object store at .* \(AWS_ENDPOINT_URL\)"):
-        stage_files(orders, manifest.files, root / "landing", tmp_path, stamp)
+        stage_files(StagingTask(orders, manifest.files, root / "landing", stamp), tmp_path)
     assert len(reads) > 1
     between.rule = lambda method, path: "pass"
-    (verdict,) = stage_files(orders, manifest.files, root / "landing", tmp_path, stamp).verdicts
+    (verdict,) = stage_files(StagingTask(orders, manifest.files, root / "landing", stamp), tmp_path).verdicts
     assert (verdict.reason, verdict.row_count) == (None, len(ROWS))
 
 

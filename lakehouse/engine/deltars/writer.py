@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +17,11 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from lakehouse.deltalog.table_log import TableLog, open_log
 from lakehouse.engine.base import Commit, Target
-from lakehouse.engine.deltars.statistics import describe_statistics
+from lakehouse.engine.deltars.checksum import write_checksum
 from lakehouse.engine.verification import build_number_error, is_committed, verify_commit
 from lakehouse.errors import CommitConflictError, StorageError
+from lakehouse.landing.reader.part_statistics import describe_statistics
+from lakehouse.landing.reader.staging import put_into
 from lakehouse.storage import s3
 from lakehouse.storage.location import build_delta_options
 
@@ -138,15 +141,9 @@ class _PublishedFiles:
     def __enter__(self) -> _PublishedFiles:
         folder = self.target.path
         for part in self.parts:
-            statistics = describe_statistics(part.metadata, self.target.stats)
-            modified_ms = part.path.stat().st_mtime_ns // 1_000_000
-            file = folder / part.path.name
-            if isinstance(file, Path):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(part.path, file)
-            else:
-                file.upload(part.path)
-            self.actions.append(AddAction(part.path.name, part.size, {}, modified_ms, True, statistics))
+            statistics = describe_statistics(part.row_count, part.statistics, self.target.stats)
+            put_into(folder, part)
+            self.actions.append(AddAction(part.path.name, part.size, {}, time.time_ns() // 10**6, True, statistics))
         if isinstance(folder, Path) and self.parts:
             _sync_folder(folder)
         return self
@@ -189,7 +186,7 @@ def commit_once(target: Target, commit: Commit, log: TableLog | None, write: Cal
     except Exception as error:  # A lost answer, a conflict and a failed checkpoint raise the same error.
         if not is_committed(target, commit):
             raise _explain(error, target, log) from error
-    verify_commit(target, commit)
+    write_checksum(verify_commit(target, commit))
 
 
 def _explain(error: Exception, target: Target, log: TableLog | None) -> Exception:

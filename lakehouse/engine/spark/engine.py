@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lakehouse.engine.spark import jdbc
-from lakehouse.engine.spark.session import spark_session
+from lakehouse.engine.spark.session import compose_properties, is_submitted, spark_session
+from lakehouse.engine.spark.staging import stage_on_workers
 from lakehouse.errors import CommitConflictError, SessionError, get_first_line
+from lakehouse.landing.reader.staging import StagedBatch, stage_files
 from lakehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from lakehouse.definitions.sources import Source
     from lakehouse.deltalog.commit_record import Run
     from lakehouse.engine.spark.tables import SparkTables
+    from lakehouse.landing.reader.task import StagingTask
     from lakehouse.landing.zone import LandingZone
     from lakehouse.storage.location import Location
 
@@ -41,8 +44,9 @@ class SparkEngine:
     Ctrl-C. Other threads wait in `get_session` while that thread is in `wait`.
     """
 
-    def __init__(self, start: Callable[[], AbstractContextManager[SparkSession]]) -> None:
+    def __init__(self, start: Callable[[], AbstractContextManager[SparkSession]], master: str | None = "local") -> None:
         self._start = start
+        self._master = master
         self._thread = threading.get_ident()
         self._requested: Future[None] = Future()
         self._session: Future[SparkSession] = Future()
@@ -59,12 +63,12 @@ class SparkEngine:
                     on_start()
                 yield spark
 
-        return cls(start)
+        return cls(start, compose_properties(settings)["spark.master"])
 
     @classmethod
     def wrap_session(cls, spark: SparkSession) -> SparkEngine:
         """Wrap a running session. The caller stops it."""
-        return cls(lambda: nullcontext(spark))
+        return cls(lambda: nullcontext(spark), None)
 
     @classmethod
     def get_running(cls) -> SparkEngine:
@@ -93,6 +97,18 @@ class SparkEngine:
         from lakehouse.engine.spark.tables import SparkTables
 
         return SparkTables(self.get_session().newSession())
+
+    def stage(self, task: StagingTask, folder: Path, table: Location | None) -> StagedBatch:
+        """Stage in this process, as long as it does all of Spark's work; on a cluster by the workers."""
+        if table is None or self._find_master().startswith("local"):
+            return stage_files(task, folder)
+        return stage_on_workers(self.get_session(), task, table)
+
+    def _find_master(self) -> str:
+        """Return Spark's master. Without spark-submit, whose arguments decide, no session starts for it."""
+        if self._master is None or is_submitted():
+            return str(self.get_session().conf.get("spark.master"))
+        return self._master
 
     def extract(self, source: Source, landing: LandingZone, scratch: Location, run: Run) -> None:
         try:

@@ -78,7 +78,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
         raise SessionError(f"No Java was found. {JAVA_HINT}")
     from pyspark.sql import SparkSession
 
-    if not _is_submitted():
+    if not is_submitted():
         _ignore_environment()
     for prepare in settings.spark_additions.before_session:
         prepare()
@@ -117,7 +117,7 @@ def _describe_start_failure(error: Exception, settings: Settings, log: Path | No
     return f"Spark did not start: {reason.rstrip('.')}{where}. {advice}".strip()
 
 
-def _is_submitted() -> bool:
+def is_submitted() -> bool:
     """Return whether spark-submit started this process, and with it the JVM."""
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
@@ -174,7 +174,7 @@ def _require_safe_commits(spark: SparkSession) -> None:
 def _read_profile_properties(settings: Settings) -> dict[str, str]:
     """Return the profile's properties, less those of spark-submit, or with those that need a JVM of this process."""
     properties = compose_properties(settings)
-    if _is_submitted():
+    if is_submitted():
         from pyspark import SparkConf, SparkContext
 
         SparkContext._ensure_initialized()  # before that a SparkConf lacks the JVM's properties

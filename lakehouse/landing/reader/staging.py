@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse.definitions.sources import MALFORMED, Source
+from lakehouse.definitions.sources import MALFORMED
 from lakehouse.landing import schema_drift
-from lakehouse.landing.manifest import LandedFile
-from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits
-from lakehouse.landing.reader.conformance import BatchStamp
+from lakehouse.landing.reader.part_statistics import ColumnStatistics, collect_statistics
 from lakehouse.landing.reader.reading import FileReading
 from lakehouse.landing.reader.rejection import ChangedFileError, explain_failure
+from lakehouse.landing.reader.task import StagingTask
 from lakehouse.storage.location import Location
 
 # Bytes in memory of the rows of one part, which one task reads later. A file with more rows has parts of its own.
@@ -30,20 +30,12 @@ COMPRESSION = "zstd"
 
 @dataclass(frozen=True)
 class Part:
-    """A Parquet file with rows of a batch.
+    """A Parquet file with rows of a batch."""
 
-    Attributes:
-        metadata: its footer.
-    """
-
-    path: Path
+    path: Location
     size: int
-    metadata: pq.FileMetaData
-
-    @property
-    def row_count(self) -> int:
-        """The number of its rows."""
-        return int(self.metadata.num_rows)
+    row_count: int
+    statistics: Mapping[str, ColumnStatistics]
 
 
 @dataclass(frozen=True)
@@ -76,20 +68,11 @@ class StagedBatch:
     added_columns: Mapping[str, str]
 
 
-def stage_files(
-    source: Source,
-    files: Iterable[LandedFile],
-    landing: Location,
-    folder: Path,
-    stamp: BatchStamp,
-    existing_columns: Mapping[str, str] | None = None,
-    limits: UnpackLimits = DEFAULT_LIMITS,
-) -> StagedBatch:
+def stage_files(task: StagingTask, folder: Path) -> StagedBatch:
     """Read files into Parquet parts. A file that cannot be read is rejected alone, and leaves no part.
 
     Args:
         folder: an existing folder for the parts.
-        existing_columns: columns of the table with their types. A column that a contract added keeps its type.
 
     Raises:
         StorageError: the store failed. No part is left.
@@ -97,8 +80,9 @@ def stage_files(
     stager = _Stager(folder)
     verdicts, added = list[Verdict](), dict[str, str]()
     try:
-        for file in files:
-            reading = FileReading(source, file, landing, stamp, {**(existing_columns or {}), **added}, limits)
+        for file in task.files:
+            existing = {**task.existing_columns, **added}
+            reading = FileReading(task.source, file, task.landing, task.stamp, existing, task.limits)
             verdict = stager.stage(reading)
             if verdict.reason is None:
                 added.update(reading.added_columns)
@@ -198,7 +182,7 @@ class _PartWriter:
     def discard(self) -> None:
         """Remove the parts."""
         for part in self.parts:
-            part.path.unlink(missing_ok=True)
+            part.path.unlink()
         self.parts, self.gathered = [], []
 
 
@@ -223,4 +207,18 @@ def write_part(folder: Path, rows: pa.Table) -> Part:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return Part(path, path.stat().st_size, footer[0])
+    return Part(path, path.stat().st_size, rows.num_rows, collect_statistics(footer[0]))
+
+
+def put_into(folder: Location, part: Part) -> Part:
+    """Put a part into a folder, unless it is there already: in the same file system it is moved."""
+    file = folder / part.path.name
+    if part.path == file:
+        return part
+    assert isinstance(part.path, Path)
+    if isinstance(file, Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(part.path, file)
+    else:
+        file.upload(part.path)
+    return replace(part, path=file)

@@ -13,10 +13,10 @@ import pytest
 
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.write_modes import Merge
+from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.landing.reader import isolation
 from lakehouse.plan.steps import RunRequest
 from lakehouse.quality.reconciliation import reconcile
-from lakehouse.writes import ingestion
 from tests.lakes import (
     ITEM_TYPES,
     TestLake,
@@ -241,7 +241,7 @@ def test_pinned_files_that_vanish_or_change(make_lake: Lakes, monkeypatch: pytes
         raise OSError("killed after the manifest was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ingestion, "stage_files", killed)
+        patched.setattr(SparkEngine, "stage", killed)
         assert lake.attempt().report.has_failed
     assert lake.version("raw.items") is None
     (lake.folder("raw.items") / "a.csv").unlink()
@@ -269,7 +269,7 @@ def test_an_unfinished_full_refresh_loses_no_missing_file(
         raise OSError("killed after the manifest was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ingestion, "stage_files", killed)
+        patched.setattr(SparkEngine, "stage", killed)
         assert lake.attempt(request=RunRequest(frozenset({"raw.items"}))).report.has_failed
     shutil.move(lake.folder("raw.items") / "a.csv", tmp_path / "a.csv")
     lake.attempt()
@@ -335,7 +335,7 @@ def test_files_that_kill_their_reader_are_rejected(
     (tmp_path / "sitecustomize.py").write_text(KILLED)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{PROJECT}")
     with monkeypatch.context() as patched:
-        patched.setattr(ingestion, "stage_files", lambda *_: 1 / 0)
+        patched.setattr(SparkEngine, "stage", lambda *_: 1 / 0)
         assert lake.attempt().report.has_failed
     mark = lake.root / "manifests" / "raw.items" / "00000001.staging.json"
     assert not mark.exists(), "an error is no death"

@@ -19,6 +19,7 @@ from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import reading, staging
 from lakehouse.landing.reader.conformance import BatchStamp
 from lakehouse.landing.reader.staging import StagedBatch, Verdict, stage_files
+from lakehouse.landing.reader.task import StagingTask
 
 STAMP = BatchStamp(7, datetime(2024, 1, 31, 12, tzinfo=UTC))
 ITEMS = source("raw.items", landing="items", columns=("id", "value"))
@@ -37,7 +38,7 @@ def stage(
         data = content.encode() if isinstance(content, str) else content
         (landing / name).write_bytes(data)
         landed.append(LandedFile(name, len(data), 0, "", number))
-    staged = stage_files(declared, landed, landing, parts, STAMP, existing)
+    staged = stage_files(StagingTask(declared, tuple(landed), landing, STAMP, existing or {}), parts)
     assert sorted(parts.iterdir()) == sorted(part.path for part in staged.parts)
     assert [(part.size, part.row_count) for part in staged.parts] == [
         (part.path.stat().st_size, pq.read_metadata(part.path).num_rows) for part in staged.parts
