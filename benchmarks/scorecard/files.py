@@ -30,6 +30,7 @@ FILE_CHECKS = {
         "cannot be read: Error -3",
         "cannot be read: CRC check failed",
         "is compressed as",
+        "its name ends in",
     ),
 }
 
@@ -113,7 +114,7 @@ FILE_KINDS = (
     FileKind("UTF-16 text", UTF8, _in_place(lambda content: content.decode().encode("utf-16"))),
     FileKind("gzip, cut short", PACKED, _in_place(lambda content: gzip.compress(content, mtime=0)[:-4000], ".gz")),
     FileKind("gzip, a byte damaged", PACKED, _in_place(_damage, ".gz")),
-    FileKind("a format of compression that Spark reads otherwise", PACKED, _in_place(bytes, ".zst")),
+    FileKind("a name that promises compression, and plain content", PACKED, _in_place(bytes, ".zst")),
     FileKind("delivered twice, under two names", NEWEST, _deliver_twice),
     FileKind("cut at a line's end", None, _by_line(lambda lines: lines[: len(lines) // 2])),
     FileKind("a header and no row", None, _by_line(lambda lines: lines[:1])),

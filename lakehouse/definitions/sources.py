@@ -69,9 +69,10 @@ class Source:
     Attributes:
         landing: The folder below the landing zone.
         columns: Spark SQL type of each column, in file order. In a CSV source all are strings, as landed.
-        options: In a CSV source ``sep``, ``quote`` and ``escape``, each one character; ``header`` can only be "true",
-            and ``encoding`` only "UTF-8". By default values are separated by commas and quoted by ``"``, and a quote
-            within a value is doubled. Any other option is refused.
+        options: In a CSV source ``sep``, ``quote`` and ``escape``, each one character, ``header`` ("true" or "false")
+            and ``encoding``; in a JSON source ``encoding`` alone. By default values are separated by commas and quoted
+            by ``"``, a quote within a value is doubled, a file has a header, and text is UTF-8. Any other option is
+            refused.
         on_redelivery: Meaning of a file that is delivered again under its old name. ``upsert`` adds its rows to those
             of the earlier delivery. ``replace`` replaces them; rows that the new file lacks are removed.
         settle_seconds: A file is not read before it has been unchanged for that long.

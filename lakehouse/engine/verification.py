@@ -7,11 +7,14 @@ from lakehouse.deltalog.table_log import TableLog, open_log
 from lakehouse.engine.base import Commit, Target
 from lakehouse.errors import LedgerError
 
+# Numbers of versions to search for a commit. Others may have committed since.
+_SEARCH_LIMITS = (1, 100)
+
 
 def is_committed(target: Target, commit: Commit) -> bool:
-    """Return whether the newest record of the table is that of the commit."""
+    """Return whether the log of the table has the commit."""
     log = open_log(target.path)
-    return _find_version(log, commit) is not None
+    return log is not None and _find_version(log, commit) is not None
 
 
 def verify_commit(target: Target, commit: Commit) -> TableLog:
@@ -24,7 +27,7 @@ def verify_commit(target: Target, commit: Commit) -> TableLog:
         LedgerError: Another writer used the batch's number.
     """
     log = open_log(target.path)
-    version = _find_version(log, commit)
+    version = _find_version(log, commit) if log else None
     if log is None or version is None:
         raise build_number_error(target, commit)
     digests.write_digests(target.path, version)
@@ -39,8 +42,15 @@ def build_number_error(target: Target, commit: Commit) -> LedgerError:
     )
 
 
-def _find_version(log: TableLog | None, commit: Commit) -> int | None:
-    entry = log.last if log else None
-    record = entry.record if entry else None
-    is_own = record is not None and (record.run, record.batch) == (commit.record.run, commit.record.batch)
-    return entry.version if entry and is_own else None
+def _find_version(log: TableLog, commit: Commit) -> int | None:
+    """Return the version that a commit made; None where the newest versions are those of others."""
+    for limit in _SEARCH_LIMITS:
+        for entry in log.read_entries(limit):
+            record = entry.record
+            if record and (record.run, record.batch, record.generation) == _identify(commit):
+                return entry.version
+    return None
+
+
+def _identify(commit: Commit) -> tuple[str, int, int]:
+    return commit.record.run, commit.record.batch, commit.record.generation

@@ -18,7 +18,12 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from lakehouse.deltalog.commit_record import Record
+from lakehouse.engine.base import Commit, Target
+from lakehouse.engine.deltars.tables import DeltaRsTables
+from lakehouse.errors import CommitConflictError
 from lakehouse.storage.preflight import require_conditional_put
+from lakehouse.storage.s3 import S3Path
 from tests.s3 import SERVERS, Proxy, make_client, new_keys, proxy
 from tests.sessions import small_s3_session
 
@@ -137,6 +142,25 @@ def list_names(path: str) -> list[str] | str:
 def list_jars() -> str:
     """Return the jars that executors get."""
     return str(spark()._jsc.sc().listJars())
+
+
+def set_environment(env: dict[str, str]) -> None:
+    os.environ.update(env)
+
+
+def append_without_spark(table: str, writer: int, numbers: range) -> int:
+    """Append one row per commit by delta-rs; return the number of conflicts. Each is decided again."""
+    target, conflicts = Target(f"writer_{writer}", S3Path.parse(table), ("number",)), 0
+    for number in numbers:
+        rows = pa.table({"writer": [writer], "number": [number]})
+        record = Record(f"run {writer}", number + 1, 1, {}, {"written": 1}, "", "", "2024-01-31T00:00:00")
+        while True:
+            try:
+                DeltaRsTables().append(rows, target, Commit(target.name, record))
+                break
+            except CommitConflictError:
+                conflicts += 1
+    return conflicts
 
 
 # --- stores and writers ---------------------------------------------------------------------------------------------
@@ -261,6 +285,22 @@ def test_no_concurrent_append_is_lost(store: Store, writers: list[ProcessPoolExe
     assert store.rows("appended") == expected
     assert writers[0].submit(carry_out, read, table).result() == expected
     assert store.versions("appended") == list(range(WRITERS * each + 1))
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_no_concurrent_append_without_spark_is_lost(env: dict[str, str], tmp_path: Path, name: str) -> None:
+    """Two processes make 400 commits at once. None is lost, and none is made twice."""
+    with SERVERS[name](tmp_path / "data", env) as (endpoint, client_env), ExitStack() as stack:
+        store = Store(name, endpoint, client_env, "direct")
+        store.client.create_bucket(Bucket=store.bucket)
+        spawn = multiprocessing.get_context("spawn")
+        variables = {**client_env, "AWS_ENDPOINT_URL": endpoint}
+        pools = [stack.enter_context(ProcessPoolExecutor(1, spawn, set_environment, (variables,))) for _ in range(2)]
+        table = f"s3://{store.bucket}/appended"
+        conflicts = call_at_once(pools, append_without_spark, *((table, writer, range(200)) for writer in range(2)))
+        assert sum(conflicts) > 0, "the writers must overlap"
+        assert store.rows("appended") == [(writer, number) for writer in range(2) for number in range(200)]
+        assert sorted(store.versions("appended")) == list(range(400))
 
 
 def test_no_concurrent_merge_is_lost(store: Store, writers: list[ProcessPoolExecutor]) -> None:
