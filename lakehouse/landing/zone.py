@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 
 from lakehouse.clock import now
@@ -327,7 +327,8 @@ class LandingZone:
         try:
             yield has_ended
         finally:
-            mark.unlink()
+            with suppress(FileNotFoundError):
+                mark.unlink()
 
     def get_manifest_path(self, batch: int, suffix: str = "") -> Location:
         """Return the path of a batch's manifest, which need not exist."""

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 # Number of further attempts at a commit after a conflict, and the longest wait before each of them.
 CONFLICT_RETRIES = 3
 CONFLICT_SECONDS = 2.0
+_CANCELLED = "The run was cancelled. Run again."
 
 
 class SparkEngine:
@@ -50,6 +51,7 @@ class SparkEngine:
         self._thread = threading.get_ident()
         self._requested: Future[None] = Future()
         self._session: Future[SparkSession] = Future()
+        self._is_cancelled = threading.Event()
         self._exit = ExitStack()
 
     @classmethod
@@ -101,8 +103,12 @@ class SparkEngine:
     def stage(self, task: StagingTask, folder: Path, table: Location | None) -> StagedBatch:
         """Stage in this process, as long as it does all of Spark's work; on a cluster by the workers."""
         if table is None or self._find_master().startswith("local"):
-            return stage_files(task, folder)
+            return stage_files(task, folder, self._check_running)
         return stage_on_workers(self.get_session(), task, table)
+
+    def _check_running(self) -> None:
+        if self._is_cancelled.is_set():
+            raise SessionError(_CANCELLED)
 
     def _find_master(self) -> str:
         """Return Spark's master. Without spark-submit, whose arguments decide, no session starts for it."""
@@ -143,8 +149,9 @@ class SparkEngine:
         return wait(futures, return_when=FIRST_COMPLETED).done
 
     def cancel(self) -> None:
+        self._is_cancelled.set()
         if not self._session.done():
-            self._session.set_exception(SessionError("Spark was not started: the run was cancelled. Run again."))
+            self._session.set_exception(SessionError(_CANCELLED))
         elif self._session.exception() is None:
             self._session.result().sparkContext.cancelAllJobs()
 

@@ -49,9 +49,12 @@ def stage_on_workers(spark: SparkSession, task: StagingTask, table: Location) ->
         rows = numbers.mapInArrow(stage, "number bigint, staged string").collect()
     except PythonException as error:
         traceback, _, _ = str(error).partition("\n\nJVM stacktrace:")
+        cause = traceback.strip().splitlines()[-1]
+        advice = "Run again."
+        if "ModuleNotFoundError" in cause or "ImportError" in cause:
+            advice = "Install the project's packages on the workers, as on the driver."
         raise LandingError(
-            f"{task.source.name}: Spark's workers cannot read the landed files: {traceback.strip().splitlines()[-1]}. "
-            "Install the project's packages on the workers, as on the driver."
+            f"{task.source.name}: Spark's workers did not read the landed files ({cause}). {advice}"
         ) from error
     return _combine([json.loads(row["staged"]) for row in sorted(rows, key=lambda row: row["number"])])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -68,16 +68,17 @@ class StagedBatch:
     added_columns: Mapping[str, str]
 
 
-def stage_files(task: StagingTask, folder: Path) -> StagedBatch:
+def stage_files(task: StagingTask, folder: Path, check: Callable[[], object] = lambda: None) -> StagedBatch:
     """Read files into Parquet parts. A file that cannot be read is rejected alone, and leaves no part.
 
     Args:
         folder: an existing folder for the parts.
+        check: called between rows. It raises an error to end the staging, which leaves no part.
 
     Raises:
         StorageError: the store failed. No part is left.
     """
-    stager = _Stager(folder)
+    stager = _Stager(folder, check)
     verdicts, added = list[Verdict](), dict[str, str]()
     try:
         for file in task.files:
@@ -97,7 +98,8 @@ def stage_files(task: StagingTask, folder: Path) -> StagedBatch:
 class _Stager:
     """Writes the rows of files into parts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: Callable[[], object]) -> None:
+        self.check = check
         self.shared = _PartWriter(folder)
         self.own: list[_PartWriter] = []
 
@@ -107,6 +109,7 @@ class _Stager:
         own: _PartWriter | None = None
         batches = reading.read_batches()
         while True:
+            self.check()
             try:  # An error of a write, such as a full disk, is not the file's.
                 batch = next(batches, None)
             except Exception as error:

@@ -14,7 +14,7 @@ import pytest
 
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.sources import Source, source
-from lakehouse.errors import StorageError
+from lakehouse.errors import SessionError, StorageError
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import reading, staging
 from lakehouse.landing.reader.conformance import BatchStamp
@@ -169,6 +169,22 @@ def test_a_store_that_fails_leaves_no_part(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(StorageError, match="the store is away"):
         stage(tmp_path, {"a": HEADER + "1,1\n", "b": HEADER + "2,1\n"})
     assert list((tmp_path / "parts").iterdir()) == []
+
+
+def test_a_cancelled_staging_leaves_no_part(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(HEADER + "1,1\n")
+    calls = iter([None, None])
+
+    def check() -> None:
+        if next(calls, "cancelled"):
+            raise SessionError("The run was cancelled.")
+
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    task = StagingTask(ITEMS, (LandedFile("a", 12, 0, "", 1), LandedFile("a", 12, 0, "", 2)), tmp_path, STAMP)
+    with pytest.raises(SessionError):
+        stage_files(task, parts, check)
+    assert list(parts.iterdir()) == []
 
 
 def test_deeply_nested_json_rejects_its_file_alone(tmp_path: Path) -> None:
