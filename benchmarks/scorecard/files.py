@@ -30,7 +30,7 @@ FILE_CHECKS = {
         "cannot be read: Error -3",
         "cannot be read: CRC check failed",
         "is compressed as",
-        "its name ends in",
+        "cannot be read: its name ends in",
     ),
 }
 

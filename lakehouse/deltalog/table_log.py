@@ -300,22 +300,27 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
         LedgerError: The table's log is damaged, or the version no longer exists.
     """
     try:
-        table = DeltaTable(str(path), version=version, storage_options=build_delta_options(path))
+        try:
+            table = _open_table(path, version)
+        except TableNotFoundError:
+            # A failed first write leaves a folder without any commit.
+            if not any(_COMMIT_FILE.search(name) for name in list_names(path / "_delta_log")):
+                return None
+            table = _open_table(path, version)  # another writer has just made the first commit
         log = TableLog(path, table)
         _check_complete(log)
         return log
     except (DeltaError, OSError, ValueError) as error:
-        # A failed first write leaves a folder without any commit.
-        if isinstance(error, TableNotFoundError) and not any(
-            _COMMIT_FILE.search(n) for n in list_names(path / "_delta_log")
-        ):
-            return None
         if explanation := s3.explain_error(error):
             raise StorageError(f"{path}: {explanation}") from error
         raise LedgerError(
             f"{path}: the Delta log cannot be read ({get_first_line(error)}). "
             "Nothing was changed. Restore the missing or damaged files of the `_delta_log` folder."
         ) from error
+
+
+def _open_table(path: Location, version: int | None) -> DeltaTable:
+    return DeltaTable(str(path), version=version, storage_options=build_delta_options(path))
 
 
 def _check_complete(log: TableLog) -> None:
