@@ -61,19 +61,19 @@ class TextOptions:
 
 def find_option_problems(format: str, options: Mapping[str, str]) -> list[str]:
     """Return the problems of a source's options."""
-    known = _KNOWN.get(format, ())
-    problems = [_describe_unknown_option(name, format) for name in options if name not in known]
-    return problems + list(_find_value_problems({name: options[name] for name in options if name in known}))
+    allowed = _KNOWN.get(format, ())
+    problems = [_describe_unknown_option(name, format) for name in options if name not in allowed]
+    return problems + list(_find_value_problems({name: options[name] for name in options if name in allowed}))
 
 
 def _describe_unknown_option(name: str, format: str) -> str:
-    known = _KNOWN.get(format, ())
-    if not known:
+    allowed = _KNOWN.get(format, ())
+    if not allowed:
         return f"option {name!r}: a {format} source has no options"
     text = str(name).lower()
-    near = [_SYNONYMS[text]] if text in _SYNONYMS else difflib.get_close_matches(text, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near and near[0] in known else ""
-    return f"option {name!r} is none of a {_TITLES[format]} source's ({', '.join(known)}){hint}"
+    near = [_SYNONYMS[text]] if text in _SYNONYMS else difflib.get_close_matches(text, allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near and near[0] in allowed else ""
+    return f"option {name!r} is none of a {_TITLES[format]} source's ({', '.join(allowed)}){hint}"
 
 
 def _find_value_problems(options: Mapping[str, str]) -> Iterator[str]:

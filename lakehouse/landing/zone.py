@@ -150,7 +150,7 @@ class LandingZone:
         except (OSError, ValueError):  # pyarrow's errors are subclasses of these; the run rejects the file
             return 0
 
-    def preview_files(self, files: Iterable[LandedFile]) -> list[tuple[str, str | None, Mapping[str, str] | None]]:
+    def preview_files(self, files: Collection[LandedFile]) -> list[tuple[str, str | None, Mapping[str, str] | None]]:
         """Read the beginning of each file.
 
         Returns:

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 # Number of further attempts at a commit after a conflict, and the longest wait before each of them.
 CONFLICT_RETRIES = 3
 CONFLICT_SECONDS = 2.0
-_CANCELLED = "The run was cancelled. Run again."
 
 
 class SparkEngine:
@@ -108,7 +107,7 @@ class SparkEngine:
 
     def _check_running(self) -> None:
         if self._is_cancelled.is_set():
-            raise SessionError(_CANCELLED)
+            raise SessionError("The landed files were not read: the run was cancelled. Run again.")
 
     def _find_master(self) -> str:
         """Return Spark's master. Without spark-submit, whose arguments decide, no session starts for it."""
@@ -151,7 +150,7 @@ class SparkEngine:
     def cancel(self) -> None:
         self._is_cancelled.set()
         if not self._session.done():
-            self._session.set_exception(SessionError(_CANCELLED))
+            self._session.set_exception(SessionError("Spark was not started: the run was cancelled. Run again."))
         elif self._session.exception() is None:
             self._session.result().sparkContext.cancelAllJobs()
 

@@ -82,7 +82,11 @@ def _stage_chunks(texts: Sequence[str], place: str, batches: Iterable[pa.RecordB
 
 
 def _stage_chunk(task: StagingTask, table: Location) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="lakehouse-") as folder:
+    # In the table's own folder, a synced file is moved and not copied.
+    place = table if isinstance(table, Path) else None
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="_staging-", dir=place) as folder:
         staged = stage_files(task, Path(folder))
         parts = [put_into(table, part) for part in staged.parts]
     return {

@@ -27,14 +27,14 @@ def read_path_columns(source: Source, path: str) -> dict[str, pa.Scalar]:
     if not source.path_columns:
         return {}
     folders = [folder.partition("=") for folder in path.split("/")[:-1]]
-    found: dict[str, list[str]] = {}
+    values_by_name: dict[str, list[str]] = {}
     for name, _, value in folders:
-        found.setdefault(unquote(name), []).append(unquote(value))
-    return {name: _parse(name, source.columns[name], found) for name in source.path_columns}
+        values_by_name.setdefault(unquote(name), []).append(unquote(value))
+    return {name: _parse(name, source.columns[name], values_by_name) for name in source.path_columns}
 
 
-def _parse(name: str, kind: str, found: Mapping[str, list[str]]) -> pa.Scalar:
-    values = found.get(name, [])
+def _parse(name: str, kind: str, values_by_name: Mapping[str, list[str]]) -> pa.Scalar:
+    values = values_by_name.get(name, [])
     if len(values) != 1:
         raise RejectedFileError(f"has {name} twice in its path" if values else f"has no folder {name}=... in its path")
     text = None if values[0] == _NULL else values[0]

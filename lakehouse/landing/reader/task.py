@@ -1,4 +1,4 @@
-"""What a process needs to read landed files, as text for processes elsewhere."""
+"""Tasks to read landed files, as text for processes elsewhere."""
 
 from __future__ import annotations
 
