@@ -287,20 +287,16 @@ def test_no_concurrent_append_is_lost(store: Store, writers: list[ProcessPoolExe
     assert store.versions("appended") == list(range(WRITERS * each + 1))
 
 
-@pytest.mark.parametrize("name", SERVERS)
-def test_no_concurrent_append_without_spark_is_lost(env: dict[str, str], tmp_path: Path, name: str) -> None:
+def test_no_concurrent_append_without_spark_is_lost(store: Store) -> None:
     """Two processes make 400 commits at once. None is lost, and none is made twice."""
-    with SERVERS[name](tmp_path / "data", env) as (endpoint, client_env), ExitStack() as stack:
-        store = Store(name, endpoint, client_env, "direct")
-        store.client.create_bucket(Bucket=store.bucket)
-        spawn = multiprocessing.get_context("spawn")
-        variables = {**client_env, "AWS_ENDPOINT_URL": endpoint}
+    spawn, variables = multiprocessing.get_context("spawn"), {**store.env, "AWS_ENDPOINT_URL": store.endpoint}
+    with ExitStack() as stack:
         pools = [stack.enter_context(ProcessPoolExecutor(1, spawn, set_environment, (variables,))) for _ in range(2)]
-        table = f"s3://{store.bucket}/appended"
+        table = f"s3://{store.bucket}/without_spark"
         conflicts = call_at_once(pools, append_without_spark, *((table, writer, range(200)) for writer in range(2)))
-        assert sum(conflicts) > 0, "the writers must overlap"
-        assert store.rows("appended") == [(writer, number) for writer in range(2) for number in range(200)]
-        assert sorted(store.versions("appended")) == list(range(400))
+    assert sum(conflicts) > 0, "the writers must overlap"
+    assert store.rows("without_spark") == [(writer, number) for writer in range(2) for number in range(200)]
+    assert sorted(store.versions("without_spark")) == list(range(400))
 
 
 def test_no_concurrent_merge_is_lost(store: Store, writers: list[ProcessPoolExecutor]) -> None:
