@@ -2,8 +2,9 @@
 
     python -m benchmarks.bronze [--years 1 20] [--rounds 3] [--earlier CHECKOUT] [--sizes] [--scratch FOLDER]
 
-`--earlier` also measures another checkout of the project, by its own environment. `--sizes` measures 20,000 files of 40
-bytes, and 2 GB in each format.
+Each measurement is a whole process, and the time within it from the list of files to the commit. `--earlier` also
+measures another checkout of the project, by its own environment if it has one, and 200 MB in each format by both.
+`--sizes` measures 20,000 files of 40 bytes, and 2 GB in each format.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,17 +30,30 @@ from deltalake import write_deltalake
 from benchmarks import data
 from benchmarks.measure import Measured, measure_command
 from deploy.env import PROJECT
-from lakehouse import source
 from lakehouse.settings import PREFIX
 
 LARGE_BYTES = 2 * 10**9
+COMPARED_BYTES = 2 * 10**8
 TINY_FILES = 20_000
+# A module of its own, so that an earlier checkout can declare the same sources.
+DECLARATIONS = """
+
 COLUMNS = {"id": "bigint", "name": "string", "amount": "decimal(12,2)", "day": "date"}
 tiny = source("bronze.tiny", landing="tiny", columns=("id", "value"))
 csv = source("bronze.csv", landing="csv", columns=tuple(COLUMNS))
 lines = source("bronze.lines", landing="lines", columns=COLUMNS, format="json")
 array = source("bronze.array", landing="array", columns=COLUMNS, format="json")
 parquet = source("bronze.parquet", landing="parquet", columns=COLUMNS, format="parquet")
+"""
+_INNER_SECONDS = re.compile(r" in ([\d.]+) s\.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A measured process, and its seconds from the list of files to the commit."""
+
+    process: Measured
+    inner_seconds: float
 
 
 def load_by_hand(landing: Path, table: Path) -> None:
@@ -55,6 +73,7 @@ def load_by_hand(landing: Path, table: Path) -> None:
                 rows = rows.append_column(name, values)
             yield from rows.combine_chunks().to_batches()
 
+    began = time.perf_counter()
     batches = read()
     first = next(batches)
 
@@ -63,57 +82,73 @@ def load_by_hand(landing: Path, table: Path) -> None:
         yield from batches
 
     write_deltalake(table, pa.RecordBatchReader.from_batches(first.schema, chain()))
+    print(f"Loaded in {time.perf_counter() - began:.2f} s.")
 
 
 class Bench:
     """The measurements in one scratch folder."""
 
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
-        self.programs: dict[str, Callable[[Path], Measured]] = {"project": self.run_project, "loop": self.run_loop}
+    def __init__(self, scratch: Path, rounds: int) -> None:
+        self.scratch, self.rounds = scratch, rounds
+        self.checkouts: dict[str, Path] = {"project": PROJECT}
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "landed_sources.py").write_text(DECLARATIONS)
 
-    def add_earlier(self, checkout: Path) -> None:
-        self.programs["earlier"] = lambda root: self.run_project(root, checkout)
-
-    def run_project(self, root: Path, checkout: Path = PROJECT, selected: str = "bronze.flights") -> Measured:
+    def run_project(self, root: Path, checkout: Path = PROJECT, source: str | None = None) -> Run:
         for name in ("lake", "manifests", "staging"):
             shutil.rmtree(root / name, ignore_errors=True)
         python = checkout / ".venv" / "bin" / "python"
-        command = [
-            str(python) if python.exists() else sys.executable,
-            "-m",
-            "lakehouse.cli.main",
-            "run",
-            "-s",
-            selected,
-        ]
-        declarations = {} if selected == "bronze.flights" else {"LAKEHOUSE_DECLARATIONS": '["benchmarks.bronze"]'}
-        return self.measure(command, checkout, LAKEHOUSE_ROOT=str(root), **declarations)
+        command = [str(python) if python.exists() else sys.executable, "-m", "lakehouse.cli.main", "run", "-s"]
+        more = {"LAKEHOUSE_DECLARATIONS": '["landed_sources"]', "PYTHONPATH": str(self.scratch)} if source else {}
+        return self.measure([*command, source or "bronze.flights"], checkout, LAKEHOUSE_ROOT=str(root), **more)
 
-    def run_loop(self, root: Path) -> Measured:
+    def run_loop(self, root: Path) -> Run:
         shutil.rmtree(root / "by_hand", ignore_errors=True)
         return self.measure(
             [sys.executable, "-m", "benchmarks.bronze", "--load", str(root / "landing"), str(root / "by_hand")], PROJECT
         )
 
-    def measure(self, command: list[str], folder: Path, **env: str) -> Measured:
+    def measure(self, command: list[str], folder: Path, **env: str) -> Run:
         plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        return measure_command(command, {**plain, **env}, folder, self.scratch / "logs" / "bronze.log")
+        log = self.scratch / "logs" / "bronze.log"
+        process = measure_command(command, {**plain, **env}, folder, log)
+        return Run(process, float(_INNER_SECONDS.findall(log.read_text())[-1]))
 
-    def compare(self, years: int, rounds: int) -> None:
-        """Measure the flights of some years, and print the ratios of the medians to the project's."""
+    def compare(self, title: str, programs: Mapping[str, Callable[[], Run]]) -> None:
+        """Run programs in turns, and print the ratios of their medians to the project's."""
+        runs: dict[str, list[Run]] = {name: [] for name in programs}
+        for _ in range(self.rounds):
+            for name, run in programs.items():
+                runs[name].append(run())
+        whole = {name: statistics.median(run.process.seconds for run in measured) for name, measured in runs.items()}
+        inner = {name: statistics.median(run.inner_seconds for run in measured) for name, measured in runs.items()}
+        for name, measured in runs.items():
+            peak = max(run.process.peak_mib for run in measured)
+            print(
+                f"{title}, {name}: {whole[name]:.2f} s ({whole[name] / whole['project']:.2f} of the project), from the "
+                f"list to the commit {inner[name]:.2f} s ({inner[name] / inner['project']:.2f}), {peak:.0f} MiB",
+                flush=True,
+            )
+
+    def compare_years(self, years: int) -> None:
+        """Measure the flights of some years."""
         root = self.scratch / f"flights-{years}"
         data.make_landing(root / "landing", years)
-        runs: dict[str, list[Measured]] = {name: [] for name in self.programs}
-        for _ in range(rounds):
-            for name, run in self.programs.items():
-                runs[name].append(run(root))
-        medians = {name: statistics.median(run.seconds for run in measured) for name, measured in runs.items()}
-        for name, measured in runs.items():
-            ratio = medians[name] / medians["project"]
-            peak = max(run.peak_mib for run in measured)
-            seconds = ", ".join(f"{run.seconds:.2f}" for run in measured)
-            print(f"{years} years, {name}: {seconds} s ({ratio:.2f} of the project), {peak:.0f} MiB", flush=True)
+        programs = {name: partial(self.run_project, root, checkout) for name, checkout in self.checkouts.items()}
+        self.compare(f"{years} years", {**programs, "loop": partial(self.run_loop, root)})
+
+    def compare_formats(self) -> None:
+        """Measure 200 MB in each format, by each checkout."""
+        root = self.scratch / "formats"
+        for name, write in MAKERS.items():
+            make_file(root / "landing" / name / f"compared.{name}", write, COMPARED_BYTES)
+            self.compare(
+                f"200 MB of {name}",
+                {
+                    checkout: partial(self.run_project, root, folder, f"bronze.{name}")
+                    for checkout, folder in self.checkouts.items()
+                },
+            )
 
     def measure_sizes(self) -> None:
         """Measure many tiny files, and 2 GB in each format."""
@@ -121,9 +156,9 @@ class Bench:
         make_tiny_files(root / "landing" / "tiny")
         for name in ("tiny", *MAKERS):
             if name in MAKERS:
-                make_large_file(root / "landing" / name / f"large.{name}", MAKERS[name])
-            run = self.run_project(root, selected=f"bronze.{name}")
-            print(f"{name}: {run.seconds:.1f} s, {run.peak_mib:.0f} MiB", flush=True)
+                make_file(root / "landing" / name / f"large.{name}", MAKERS[name], LARGE_BYTES)
+            run = self.run_project(root, source=f"bronze.{name}")
+            print(f"{name}: {run.process.seconds:.1f} s, {run.process.peak_mib:.0f} MiB", flush=True)
             shutil.rmtree(root / "lake", ignore_errors=True)
             shutil.rmtree(root / "landing" / name)
 
@@ -134,17 +169,17 @@ def make_tiny_files(folder: Path) -> None:
         (folder / f"{number:05}.csv").write_text(f"id,value\n{number},{'x' * 22}\n")
 
 
-def make_large_file(file: Path, write: Callable[[Path], None]) -> None:
+def make_file(file: Path, write: Callable[[Path, int], None], size: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        write(file)
+        write(file, size)
 
 
-def _write_csv(file: Path) -> None:
+def _write_csv(file: Path, size: int) -> None:
     block = "".join(f'{n},"customer {n:040}",{n % 10**6}.25,2024-01-{n % 28 + 1:02}\n' for n in range(100_000))
     with file.open("w") as output:
         output.write("id,name,amount,day\n")
-        for _ in range(LARGE_BYTES // len(block)):
+        for _ in range(size // len(block)):
             output.write(block)
 
 
@@ -157,27 +192,27 @@ def _make_records(count: int) -> list[str]:
     ]
 
 
-def _write_lines(file: Path) -> None:
+def _write_lines(file: Path, size: int) -> None:
     block = "\n".join(_make_records(100_000)) + "\n"
     with file.open("w") as output:
-        for _ in range(LARGE_BYTES // len(block)):
+        for _ in range(size // len(block)):
             output.write(block)
 
 
-def _write_array(file: Path) -> None:
+def _write_array(file: Path, size: int) -> None:
     block = ",\n".join(_make_records(100_000))
     with file.open("w") as output:
         output.write("[")
-        output.write(",\n".join([block] * (LARGE_BYTES // len(block))))
+        output.write(",\n".join([block] * (size // len(block))))
         output.write("]\n")
 
 
-def _write_parquet(file: Path) -> None:
-    """Write a file of 2 GB: the texts are random, so that they do not compress."""
+def _write_parquet(file: Path, size: int) -> None:
+    """Write random texts, which do not compress."""
     kinds = {"id": pa.int64(), "name": pa.string(), "amount": pa.decimal128(12, 2), "day": pa.date32()}
     rows = 500_000
     with pq.ParquetWriter(file, pa.schema(list(kinds.items())), compression="none", use_dictionary=False) as writer:
-        while not file.exists() or file.stat().st_size < LARGE_BYTES:
+        while not file.exists() or file.stat().st_size < size:
             texts = os.urandom(rows * 24).hex()
             columns = [
                 pa.array(range(rows), kinds["id"]),
@@ -203,11 +238,13 @@ def main() -> None:
     if arguments.load:
         load_by_hand(*arguments.load)
         return
-    bench = Bench(arguments.scratch.resolve())
+    bench = Bench(arguments.scratch.resolve(), arguments.rounds)
     if arguments.earlier:
-        bench.add_earlier(arguments.earlier.resolve())
+        bench.checkouts["earlier"] = arguments.earlier.resolve()
     for years in arguments.years:
-        bench.compare(years, arguments.rounds)
+        bench.compare_years(years)
+    if arguments.earlier:
+        bench.compare_formats()
     if arguments.sizes:
         bench.measure_sizes()
 

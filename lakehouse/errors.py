@@ -6,14 +6,16 @@ LakehouseError
 ├── StackError          a server does not start
 ├── SessionError        Spark does not start
 ├── LockError           another run holds the lake
-├── StorageError        the object store fails
+├── StorageError        the object store or the machine fails
 ├── LedgerError         a table's log is damaged
+├── DamagedFileError    a file of a table is damaged
 ├── MissingStateError   a manifest or a quarantine is missing
 ├── ForeignCommitError  another writer changed a table
 ├── CommitConflictError another writer committed first
 │
 │   input
 ├── LandingError        the landing zone lacks recorded files
+│   └── WorkerLostError a process of Spark ended while it read landed files
 ├── SourceError         a source's database cannot be read
 │
 │   a write that stops before its commit
@@ -34,6 +36,7 @@ import sysconfig
 import traceback
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 # Folders of Python and of its installed packages.
@@ -72,8 +75,10 @@ def locate_error(error: BaseException) -> str:
     else:
         places = [(Path(frame.filename), frame.lineno) for frame in reversed(traceback.extract_tb(error.__traceback__))]
     for file, line in places:
-        if file.is_file() and not {*INSTALL_FOLDERS, Path(__file__).parent} & {*file.parents} and file.suffix == ".py":
-            return f" ({file.parent.name}/{file.name}, line {line})"
+        if file.suffix == ".py" and not {*INSTALL_FOLDERS, Path(__file__).parent} & {*file.parents}:
+            with suppress(OSError):  # Access to the code may be denied as well.
+                if file.is_file():
+                    return f" ({file.parent.name}/{file.name}, line {line})"
     return ""
 
 
@@ -112,6 +117,18 @@ class LedgerError(LakehouseError):
     """A table's log is damaged, or lacks a commit or a change that the ledger needs."""
 
 
+class DamagedFileError(LakehouseError):
+    """A file of a table has other content than was written.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, text: str, path: str) -> None:
+        super().__init__(text)
+        self.path = path
+
+
 class MissingStateError(LakehouseError):
     """A manifest or a quarantine that the ledger knows is missing. Nothing was changed.
 
@@ -143,7 +160,10 @@ class CommitConflictError(LakehouseError):
 
 
 class StorageError(LakehouseError):
-    """The object store cannot be reached, rejects a request, or lacks a guarantee that the lake needs."""
+    """The object store cannot be reached, rejects a request, or lacks a guarantee that the lake needs.
+
+    Or the machine cannot read its files: access is denied, too many files are open, the disk fails.
+    """
 
 
 class SourceError(LakehouseError):
@@ -160,6 +180,10 @@ class VacuumError(LakehouseError):
 
 class LandingError(LakehouseError):
     """The landing zone does not have the recorded files of a batch."""
+
+
+class WorkerLostError(LandingError):
+    """A process of Spark ended while it read landed files."""
 
 
 class LockError(LakehouseError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lakehouse.deltalog import digests
 from lakehouse.deltalog.table_log import TableLog, open_log
 from lakehouse.engine.base import Commit, Target
@@ -11,13 +13,31 @@ from lakehouse.errors import LedgerError
 _SEARCH_LIMITS = (1, 100)
 
 
-def is_committed(target: Target, commit: Commit) -> bool:
+def commit_once(target: Target, commit: Commit, write: Callable[[], object]) -> TableLog:
+    """Make a commit, and verify it. After any error, the log decides whether it was made.
+
+    Returns:
+        The log with the commit.
+
+    Raises:
+        Exception: The error of the write, if the commit was not made.
+        LedgerError: Another writer used the batch's number.
+    """
+    try:
+        write()
+    except Exception:  # A lost answer, a conflict and a failed checkpoint can raise the same error.
+        if not _is_committed(target, commit):
+            raise
+    return _verify_commit(target, commit)
+
+
+def _is_committed(target: Target, commit: Commit) -> bool:
     """Return whether the log of the table has the commit."""
     log = open_log(target.path)
     return log is not None and _find_version(log, commit) is not None
 
 
-def verify_commit(target: Target, commit: Commit) -> TableLog:
+def _verify_commit(target: Target, commit: Commit) -> TableLog:
     """Check that the commit was made, and write its digests. Delta skips a used transaction version without an error.
 
     Returns:

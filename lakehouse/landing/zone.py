@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from lakehouse.clock import now
 from lakehouse.definitions.fingerprint import compute_fingerprint
 from lakehouse.definitions.sources import Source
-from lakehouse.errors import LandingError, escape_controls, get_first_line
+from lakehouse.errors import LandingError, WorkerLostError, escape_controls, get_first_line
 from lakehouse.landing.manifest import LandedFile, Manifest, RejectedFile
 from lakehouse.landing.paths import find_path_problem, is_gone, is_ignored, stat_files
 from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits
@@ -320,15 +320,23 @@ class LandingZone:
 
     @contextmanager
     def mark_staging(self, manifest: Manifest) -> Iterator[bool]:
-        """Mark a batch while its files are read. Yield whether a process ended in the middle of an earlier attempt."""
+        """Mark a batch while its files are read. Yield whether a process ended in the middle of an earlier attempt.
+
+        The mark stays if this process or one of Spark's ends.
+        """
         mark = self.get_manifest_path(manifest.batch, ".staging")
         has_ended = mark.name in location.list_names(self.manifest_folder)
         location.put(mark, b"{}")
+        is_kept = False
         try:
             yield has_ended
+        except WorkerLostError:
+            is_kept = True
+            raise
         finally:
-            with suppress(FileNotFoundError):
-                mark.unlink()
+            if not is_kept:
+                with suppress(FileNotFoundError):
+                    mark.unlink()
 
     def get_manifest_path(self, batch: int, suffix: str = "") -> Location:
         """Return the path of a batch's manifest, which need not exist."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from lakehouse.catalog import Catalog
 from lakehouse.causes import describe_cause
 from lakehouse.definitions.sources import Source
+from lakehouse.definitions.tables import Declaration
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.engine.base import Engine
 from lakehouse.errors import ForeignCommitError, LakehouseError, SchemaError
@@ -96,7 +97,9 @@ def _run_table(engine: Engine, catalog: Catalog, name: str, request: RunRequest,
         return replace(result, seconds=time.monotonic() - began) if result.outcome else result
     except LakehouseError as error:
         message = str(error)
-    except Exception as error:  # No failure of one table may stop independent tables.
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # No failure of one table may stop others. A panic of Rust is no Exception.
         logger.exception("%s failed", name)
         message = s3.explain_error(error) or describe_cause(error)
     return TableResult(name, "failed", seconds=time.monotonic() - began, error=message)
@@ -114,7 +117,7 @@ def _attempt(engine: Engine, catalog: Catalog, name: str, request: RunRequest, r
         return TableResult(name, "blocked" if isinstance(step, Blocked) else "unchanged", step)
     if isinstance(step, UpdatePartitions) and step.backfilled:
         outcome = _execute_pieces(engine, catalog, run, _split_backfill(step))
-    elif isinstance(step, Ingest) and not (step.is_full_refresh or step.manifest):
+    elif isinstance(step, Ingest) and not _is_one_batch(step, declared):
         outcome = _execute_pieces(engine, catalog, run, _split_files(step))
     else:
         outcome = execute_step(TableWriter(engine, catalog, run, step))
@@ -128,8 +131,14 @@ def _split_backfill(step: UpdatePartitions) -> Iterator[WriteStep]:
         yield replace(step, partitions=tuple(sorted(partitions)), backfilled=tuple(sorted(years)))
 
 
+def _is_one_batch(step: Ingest, declared: Declaration) -> bool:
+    """Return whether the files are one batch: readers never see a part of a full refresh or of a replacement."""
+    replaces_files = isinstance(declared, Source) and declared.on_redelivery == "replace"
+    return step.is_full_refresh or step.manifest is not None or replaces_files
+
+
 def _split_files(step: Ingest) -> Iterator[WriteStep]:
-    """Split landed files into batches. A full refresh is one batch, so that readers never see a part of it."""
+    """Split landed files into batches."""
     for files in split_into_batches(step.files):
         yield replace(step, files=files)
 

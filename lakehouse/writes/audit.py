@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -149,7 +147,7 @@ def raise_on_failures(
 
 def _describe_first_row(table: Table, violated: Sequence[Rule], staged: DataFrame, landed: DataFrame | None) -> str:
     """Return where the first violating row is: its file and row, or its key; empty for a table without either."""
-    bad = staged.where(reduce(or_, map(is_violated, violated)))
+    bad = staged.where(any_of([is_violated(rule) for rule in violated]))
     if landed is not None:
         rows = landed.join(bad.select(*ORIGIN_COLUMNS), [*ORIGIN_COLUMNS]).orderBy(*ORIGIN_COLUMNS)
         row = rows.select("_source_file", "_row").first()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import and_, or_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pyarrow.types as arrow
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StructType
+
+from lakehouse.landing.reader.column_types import to_arrow_type
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -70,11 +73,41 @@ def _has_map(kind: DataType) -> bool:
 
 
 def is_beyond_calendar(column: str, kind: str) -> Column | None:
-    """Return a condition for the values outside the years 1 to 9999, or None for a type without dates.
+    """Return a condition for the values outside the years 1 to 9999, at any depth; None for a type without dates.
 
     Such a value is valid in Spark, but not in Python, nor for other readers of the table.
     """
-    if kind not in _CALENDAR:
+    return _find_beyond(F.col(column), to_arrow_type(kind))
+
+
+def _find_beyond(value: Column, kind: Any) -> Column | None:
+    if arrow.is_date(kind) or arrow.is_timestamp(kind):
+        name = "date" if arrow.is_date(kind) else "timestamp" if kind.tz else "timestamp_ntz"
+        first, last = map(F.expr, _CALENDAR[name])
+        return F.coalesce(~value.between(first, last), F.lit(False))
+    if arrow.is_map(kind):
+        keys = _find_within(F.map_keys(value), kind.key_type)
+        return _any_found([keys, _find_within(F.map_values(value), kind.item_type)])
+    if arrow.is_list(kind):
+        return _find_within(value, kind.value_type)
+    if arrow.is_struct(kind):
+        return _any_found([_find_beyond(value.getField(field.name), field.type) for field in kind])
+    return None
+
+
+def _find_within(values: Column, kind: Any) -> Column | None:
+    """Return a condition for an array with an element beyond the calendar."""
+    if _find_beyond(values, kind) is None:
         return None
-    first, last = map(F.expr, _CALENDAR[kind])
-    return F.coalesce(~F.col(column).between(first, last), F.lit(False))
+
+    def is_beyond(value: Column) -> Column:
+        condition = _find_beyond(value, kind)
+        assert condition is not None
+        return condition
+
+    return F.coalesce(F.exists(values, is_beyond), F.lit(False))
+
+
+def _any_found(conditions: Sequence[Column | None]) -> Column | None:
+    found = [condition for condition in conditions if condition is not None]
+    return any_of(found) if found else None

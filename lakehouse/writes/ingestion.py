@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -50,8 +50,9 @@ def ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
                 fatal = isolation.find_fatal_files(_make_task(writer, manifest, landing))
                 rejections = [_reject(landing, manifest, file, isolation.REASON) for file in fatal]
                 manifest = landing.reject_files(manifest, history, rejections)
+            redelivered = _find_redelivered(source, manifest, history)
             # A replacement copies the rows of the staged files.
-            table = None if _find_redelivered(source, manifest, history) else writer.path
+            table = None if redelivered else writer.path
             staged = writer.engine.stage(_make_task(writer, manifest, landing), folder, table)
         manifest = landing.reject_files(manifest, history, _list_rejected(landing, manifest, staged.verdicts))
         rejected = manifest.rejected_files[reported_count:]
@@ -61,7 +62,7 @@ def ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
         counts = {"written": sum(verdict.row_count for verdict in accepted)}
         contract = schema_drift.summarize_drift(source.file_source, (verdict.columns for verdict in accepted))
         commit = writer.make_commit(source, counts, len(manifest.files), contract, sorted(rolled_back))
-        _write(writer, source, manifest, history, staged, commit)
+        _write(writer, source, manifest, redelivered, staged, commit)
     return Outcome(counts, rejected_files=rejected, contract=contract)
 
 
@@ -122,7 +123,7 @@ def _write(
     writer: TableWriter,
     source: Source,
     manifest: Manifest,
-    history: Sequence[Manifest],
+    redelivered: Collection[str],
     staged: StagedBatch,
     commit: Commit,
 ) -> None:
@@ -137,9 +138,9 @@ def _write(
         return
     declared = step.schema_changes.added_columns
     files.prepare(target, {name: to_arrow_type(kind) for name, kind in declared.items()})
-    if redelivered := _find_redelivered(source, manifest, history):
+    if replaced := {file.path for file in manifest.files}.intersection(redelivered):
         # The earlier deliveries of these files and the batch itself.
-        values: dict[str, Collection[str | int]] = {"_source_file": redelivered, "_batch_id": [manifest.batch]}
+        values: dict[str, Collection[str | int]] = {"_source_file": replaced, "_batch_id": [manifest.batch]}
         files.replace(staged.parts, schema, target, commit, values, can_add_columns=can_add_columns)
     else:
         files.append(staged.parts, schema, target, commit, can_add_columns=can_add_columns)

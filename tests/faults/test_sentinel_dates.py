@@ -116,18 +116,32 @@ def test_sentinels_are_ordinary_dates(make_lake: Lakes) -> None:
     assert lake.content() == before
 
 
-TYPED = {"id": "bigint", "day": "date", "at": "timestamp", "on": "array<date>"}
+TYPED = {
+    "id": "bigint",
+    "day": "date",
+    "at": "timestamp",
+    "on": "array<date>",
+    "more": "struct<times:map<string,array<timestamp>>>",
+}
 typed = source("raw.typed", landing="typed", columns=TYPED, format="parquet")
 
 
-def typed_file(*rows: tuple[int, int]) -> bytes:
-    """Return a file with an id and a number of days since 1970 in each row."""
-    ids, numbers = zip(*rows, strict=True)
-    values = pa.array(numbers, pa.int32()).cast(pa.date32())
-    lists = pa.ListArray.from_arrays(list(range(len(rows) + 1)), values)
+def typed_file(*rows: tuple[int, int, int, int]) -> bytes:
+    """Return a file of ids, each with three numbers of days since 1970: of the columns, the list and the map."""
+    ids, *numbers = zip(*rows, strict=True)
+    days, listed, mapped = (pa.array(values, pa.int32()).cast(pa.date32()) for values in numbers)
+    offsets = pa.array(range(len(rows) + 1), pa.int32())
+    times = pa.ListArray.from_arrays(offsets, mapped.cast(pa.timestamp("us", "UTC")))
+    maps = pa.MapArray.from_arrays(offsets, pa.array(["a"] * len(rows)), times)
+    columns = {
+        "id": ids,
+        "day": days,
+        "at": days.cast(pa.timestamp("us", "UTC")),
+        "on": pa.ListArray.from_arrays(offsets, listed),
+        "more": pa.StructArray.from_arrays([maps], ["times"]),
+    }
     buffer = io.BytesIO()
-    at = values.cast(pa.timestamp("us", "UTC"))
-    pq.write_table(pa.table({"id": ids, "day": values, "at": at, "on": lists}), buffer)
+    pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
 
 
@@ -151,21 +165,25 @@ def counts(typed: DataFrame) -> DataFrame:
 def test_landed_dates_of_another_era_stop_nothing(make_lake: Lakes) -> None:
     lake = make_lake(typed, appended, counts)
     year_10000, year_0, new_year = 2932897, -719163, 19723
-    lake.land("raw.typed", "1", typed_file((1, new_year), (2, year_10000)))
+    lake.land("raw.typed", "1", typed_file((1, *[new_year] * 3), (2, *[year_10000] * 3)))
     first = lake.run()
     assert first.counts("silver.typed") == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 1}
     assert first.counts("gold.counts") == {"written": 1, "quarantined": 1}
-    assert lake.quarantine("silver.typed", "rules") == [(["parsed: day", "parsed: at"],)]
+    assert lake.quarantine("silver.typed", "rules") == [(["parsed: day", "parsed: at", "parsed: on", "parsed: more"],)]
     assert "10000-01-01" in read(lake)
-    lake.land("raw.typed", "2", typed_file((3, year_0), (4, year_10000), (5, year_10000 - 1)))
+    later = [(3, *[year_0] * 3), (4, *[year_10000] * 3), (5, *[year_10000 - 1] * 3)]
+    lake.land("raw.typed", "2", typed_file(*later))
     lake.run("raw")
     assert "rows of raw.typed with day 0001-12-31 (BC) are in no partition" in read(lake)
     second = lake.run()
     assert second.counts("silver.typed") == {"written": 1, "unchanged": 0, "superseded": 0, "quarantined": 2}
     assert lake.rows("silver.typed", "id", "day") == [(1, date(2024, 1, 1)), (5, LAST)]
     assert lake.rows("gold.counts") == [(date(2024, 1, 1), 1), (LAST, 1)]
-    lake.land("raw.typed", "3", typed_file((6, year_10000)))
-    lake.run()
+    only_nested = [(7, new_year, year_10000, new_year), (8, new_year, new_year, year_0)]
+    lake.land("raw.typed", "3", typed_file((6, *[year_10000] * 3), *only_nested))
+    third = lake.run()
+    assert third.counts("silver.typed") == {"written": 0, "unchanged": 0, "superseded": 0, "quarantined": 3}
+    assert sorted(lake.quarantine("silver.typed", "rules"))[-2:] == [(["parsed: more"],), (["parsed: on"],)]
     read(lake)
     before = lake.content()
     lake.run("gold", full_refresh=True)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from lakehouse.deltalog.table_log import TableLog, open_log
 from lakehouse.engine.base import Commit, Target
-from lakehouse.engine.deltars.writer import DeltaRsWriter, check_fence, commit_once, compose_properties
+from lakehouse.engine.deltars.writer import ZSTD, DeltaRsWriter, check_fence, commit_once, compose_properties
 from lakehouse.landing.reader.column_types import to_arrow_type
-from lakehouse.landing.reader.staging import PART_BYTES, Part, write_part
+from lakehouse.landing.reader.staging import PART_BYTES, Part, open_part_folder, write_part
 from lakehouse.storage.location import Location, build_delta_options
-
-_ZSTD = WriterProperties(compression="ZSTD")
 
 
 class DeltaRsTables:
@@ -64,7 +60,7 @@ class DeltaRsTables:
             self.append(rows, target, commit)
             return
         if can_add_columns:
-            self.files.add_columns(log, rows.schema)
+            self.files.add_columns(target, log, _make_nullable(rows.schema))
 
         def write(table: DeltaTable) -> None:
             complete = _conform(rows, pa.schema(table.schema()))
@@ -73,7 +69,7 @@ class DeltaRsTables:
                 complete,
                 mode="overwrite",
                 predicate=predicate,
-                writer_properties=_ZSTD,
+                writer_properties=ZSTD,
                 commit_properties=compose_properties(commit, rows.num_rows),
             )
 
@@ -96,7 +92,7 @@ class DeltaRsTables:
                 source_alias="s",
                 target_alias="t",
                 streamed_exec=False,  # then the statistics of the rows limit the files of the target that are read
-                writer_properties=_ZSTD,
+                writer_properties=ZSTD,
                 commit_properties=compose_properties(commit, rows.num_rows),
             )
             if is_deleted:
@@ -128,16 +124,13 @@ def _commit_unfenced(log: TableLog, target: Target, commit: Commit, write: Calla
 
 @contextmanager
 def _write_parts(rows: pa.Table, target: Target) -> Iterator[list[Part]]:
-    """Write rows into Parquet files, on the table's own disk where it lies in a folder."""
-    folder = target.path if isinstance(target.path, Path) else None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="_staging-", dir=folder) as temporary:
+    """Write rows into Parquet files."""
+    with open_part_folder(target.path) as folder:
         conformed = _conform(rows, _make_nullable(rows.schema))
         count = max(1, -(-conformed.nbytes // PART_BYTES))
         size = -(-conformed.num_rows // count) or 1
         starts = range(0, conformed.num_rows, size)
-        yield [write_part(Path(temporary), conformed.slice(start, size)) for start in starts]
+        yield [write_part(folder, conformed.slice(start, size)) for start in starts]
 
 
 def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from lakehouse.deltalog.table_log import TableLog, open_log
-from lakehouse.engine.base import Commit, Target
+from lakehouse.engine import verification
+from lakehouse.engine.base import CHECKPOINTS, Commit, Target
 from lakehouse.engine.deltars.checksum import write_checksum
-from lakehouse.engine.verification import build_number_error, is_committed, verify_commit
-from lakehouse.errors import CommitConflictError, StorageError
+from lakehouse.engine.verification import build_number_error
+from lakehouse.errors import CommitConflictError, LedgerError, StorageError
 from lakehouse.landing.reader.part_statistics import describe_statistics
 from lakehouse.landing.reader.staging import put_into
 from lakehouse.storage import s3
@@ -27,6 +28,8 @@ from lakehouse.storage.location import build_delta_options
 
 if TYPE_CHECKING:
     from lakehouse.landing.reader.staging import Part
+
+ZSTD = WriterProperties(compression="ZSTD")
 
 
 class DeltaRsWriter:
@@ -36,9 +39,13 @@ class DeltaRsWriter:
         log = open_log(target.path)
         if log is None:
             return
-        self.add_columns(log, pa.schema(list(added.items())))
+        self.add_columns(target, log, pa.schema(list(added.items())))
+        current = log.delta_table.metadata().configuration
+        missing = {name: value for name, value in CHECKPOINTS.items() if name not in current}
         if target.has_change_feed and not log.has_change_feed():
-            log.delta_table.alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
+            missing["delta.enableChangeDataFeed"] = "true"
+        if missing:
+            _alter(target, log, lambda: log.delta_table.alter.set_table_properties(missing))
 
     def append(
         self,
@@ -54,7 +61,7 @@ class DeltaRsWriter:
             self._create(parts, schema, target, commit)
             return
         if can_add_columns:
-            self.add_columns(log, schema)
+            self.add_columns(target, log, schema)
         self._commit_files(log, "append", parts, schema, target, commit)
 
     def overwrite(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
@@ -65,7 +72,7 @@ class DeltaRsWriter:
         properties = target.compose_properties()
         current = log.delta_table.metadata().configuration
         if changed := {name: value for name, value in properties.items() if current.get(name) != value}:
-            log.delta_table.alter.set_table_properties(changed)
+            _alter(target, log, lambda: log.delta_table.alter.set_table_properties(changed))
         self._commit_files(log, "overwrite", parts, schema, target, commit)
 
     def replace(
@@ -81,16 +88,16 @@ class DeltaRsWriter:
         log = open_log(target.path)
         assert log is not None, "there are rows to replace"
         if can_add_columns:
-            self.add_columns(log, schema)
+            self.add_columns(target, log, schema)
         check_fence(log, target, commit)
         commit_once(target, commit, log, lambda: _replace(log.delta_table, parts, _build_predicate(values), commit))
 
-    def add_columns(self, log: TableLog, schema: pa.Schema) -> None:
+    def add_columns(self, target: Target, log: TableLog, schema: pa.Schema) -> None:
         """Add the columns that the table lacks. They are null in its rows."""
         existing = {name.lower() for name in log.read_columns()}
         added = pa.schema([field for field in schema if field.name.lower() not in existing])
         if added.names:
-            log.delta_table.alter.add_columns(Schema.from_arrow(added).fields)
+            _alter(target, log, lambda: log.delta_table.alter.add_columns(Schema.from_arrow(added).fields))
 
     def _create(self, parts: Sequence[Part], schema: pa.Schema, target: Target, commit: Commit) -> None:
         with _PublishedFiles(parts, target) as files:
@@ -154,7 +161,7 @@ class _PublishedFiles:
             commit_once(self.target, commit, log, write)
         except CommitConflictError:
             raise
-        except Exception:
+        except BaseException:
             self.is_settled = True  # The log may name the files: a later VACUUM removes those that it does not.
             raise
         self.is_settled = True
@@ -182,11 +189,26 @@ def commit_once(target: Target, commit: Commit, log: TableLog | None, write: Cal
         StorageError: The store failed.
     """
     try:
-        write()
-    except Exception as error:  # A lost answer, a conflict and a failed checkpoint raise the same error.
-        if not is_committed(target, commit):
-            raise _explain(error, target, log) from error
-    write_checksum(verify_commit(target, commit))
+        committed = verification.commit_once(target, commit, write)
+    except LedgerError:
+        raise
+    except Exception as error:
+        raise _explain(error, target, log) from error
+    write_checksum(committed)
+
+
+def _alter(target: Target, log: TableLog, change: Callable[[], None]) -> None:
+    """Change columns or properties of a table, in a commit without rows and without a record.
+
+    Raises:
+        CommitConflictError: Another writer committed first. A change with a lost answer looks the same.
+        StorageError: The store failed.
+    """
+    try:
+        change()
+    except Exception as error:
+        raise _explain(error, target, log) from error
+    write_checksum(log)
 
 
 def _explain(error: Exception, target: Target, log: TableLog | None) -> Exception:
@@ -227,7 +249,9 @@ def _replace(table: DeltaTable, parts: Sequence[Part], predicate: str, commit: C
     # A column that a part lacks is null.
     rows = ds.dataset([str(part.path) for part in parts], pa.schema(table.schema()), "parquet").scanner().to_reader()
     properties = compose_properties(commit, sum(part.row_count for part in parts))
-    write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=properties)
+    write_deltalake(
+        table, rows, mode="overwrite", predicate=predicate, writer_properties=ZSTD, commit_properties=properties
+    )
 
 
 def _build_predicate(values: Mapping[str, Collection[str | int]]) -> str:

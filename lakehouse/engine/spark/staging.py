@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.errors import LandingError
+from lakehouse.errors import LandingError, WorkerLostError
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader.part_statistics import ColumnStatistics
-from lakehouse.landing.reader.staging import Part, StagedBatch, Verdict, put_into, stage_files
+from lakehouse.landing.reader.staging import Part, StagedBatch, Verdict, open_part_folder, put_into, stage_files
 from lakehouse.landing.reader.task import StagingTask, parse_location
 from lakehouse.storage.location import Location
 
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
 
 # Landed bytes per task.
 CHUNK_BYTES = 32 << 20
+# What Spark's error says of a worker, or of an executor, that ended.
+_LOST_WORKER = ("Python worker exited unexpectedly", "ExecutorLostFailure")
 
 
 def stage_on_workers(spark: SparkSession, task: StagingTask, table: Location) -> StagedBatch:
@@ -34,6 +34,7 @@ def stage_on_workers(spark: SparkSession, task: StagingTask, table: Location) ->
 
     Raises:
         LandingError: the workers' Python cannot run the reader.
+        WorkerLostError: a worker ended, for example as a file takes all of its memory.
     """
     from pyspark.errors import PythonException
 
@@ -55,6 +56,13 @@ def stage_on_workers(spark: SparkSession, task: StagingTask, table: Location) ->
             advice = "Install the project's packages on the workers, as on the driver."
         raise LandingError(
             f"{task.source.name}: Spark's workers did not read the landed files ({cause}). {advice}"
+        ) from error
+    except Exception as error:
+        if not any(text in str(error) for text in _LOST_WORKER):
+            raise
+        raise WorkerLostError(
+            f"{task.source.name}: a process of Spark ended while it read the landed files. "
+            "Run again: the next run finds the file that ends it, and rejects it."
         ) from error
     return _combine([json.loads(row["staged"]) for row in sorted(rows, key=lambda row: row["number"])])
 
@@ -82,12 +90,8 @@ def _stage_chunks(texts: Sequence[str], place: str, batches: Iterable[pa.RecordB
 
 
 def _stage_chunk(task: StagingTask, table: Location) -> dict[str, Any]:
-    # In the table's own folder, a synced file is moved and not copied.
-    place = table if isinstance(table, Path) else None
-    if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="_staging-", dir=place) as folder:
-        staged = stage_files(task, Path(folder))
+    with open_part_folder(table) as folder:
+        staged = stage_files(task, folder)
         parts = [put_into(table, part) for part in staged.parts]
     return {
         "parts": [{**asdict(part), "path": str(part.path)} for part in parts],

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from lakehouse.definitions.identifiers import quote_identifier
 from lakehouse.deltalog import table_log
 from lakehouse.engine.base import Commit, Target
-from lakehouse.engine.verification import verify_commit
+from lakehouse.engine.verification import commit_once
 from lakehouse.storage.location import Location, to_spark_uri
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class SparkTables:
             if delete:
                 merging = merging.whenMatchedDelete(is_deleted)
             merging = merging.whenMatchedUpdate(f"NOT {is_deleted}", values)
-            merging.whenNotMatchedInsert(f"NOT {is_deleted}", values).execute()
-        verify_commit(target, commit)
+            merging = merging.whenNotMatchedInsert(f"NOT {is_deleted}", values)
+            commit_once(target, commit, merging.execute)
 
     def restore(self, target: Target, commit: Commit, version: int) -> None:
         """Restore a version of the table.
@@ -98,20 +98,19 @@ class SparkTables:
         from delta.tables import DeltaTable
 
         with self._commit_settings(commit):
-            DeltaTable.forPath(self.spark, to_spark_uri(target.path)).restoreToVersion(version)
-        verify_commit(target, commit)
+            table = DeltaTable.forPath(self.spark, to_spark_uri(target.path))
+            commit_once(target, commit, lambda: table.restoreToVersion(version))
 
     def empty(self, target: Target, commit: Commit) -> None:
         no_rows = self.read_latest(target.path).limit(0)
-        no_rows.write.format("delta").mode("overwrite").options(**_options(commit)).save(to_spark_uri(target.path))
-        verify_commit(target, commit)
+        writer = no_rows.write.format("delta").mode("overwrite").options(**_options(commit))
+        commit_once(target, commit, lambda: writer.save(to_spark_uri(target.path)))
 
     def _write(self, rows: DataFrame, target: Target, commit: Commit, mode: str, options: Mapping[str, str]) -> None:
         writer = (
             rows.write.format("delta").mode(mode).options(**target.compose_properties()).options(**_options(commit))
         )
-        writer.options(**options).save(to_spark_uri(target.path))
-        verify_commit(target, commit)
+        commit_once(target, commit, lambda: writer.options(**options).save(to_spark_uri(target.path)))
 
     @contextmanager
     def _commit_settings(self, commit: Commit) -> Iterator[None]:

@@ -114,7 +114,7 @@ class JsonReader:
         count = len(group.texts)
         rows = pa.array(np.arange(self.record_count + 1, self.record_count + count + 1))
         self.record_count += count
-        arrays = ArrayBuilder().build_struct(outcome.objects, self.fields)
+        arrays = outcome.arrays or ArrayBuilder().build_struct(outcome.objects, self.fields)
         malformed, rescued = None, None
         if outcome.malformed:
             malformed = pa.array([outcome.malformed.get(at) for at in range(count)], pa.string())
@@ -132,14 +132,15 @@ class JsonReader:
 
     def _decode(self, group: Texts, outcome: _Outcome) -> None:
         """Decode records, and add what becomes of them to the outcome. One that is not decoded is examined."""
-        decode = self.decoder.decode
-        good: list[int] = []
-        for at, text in enumerate(group.texts):
-            try:
-                outcome.objects.append(decode(text))
-                good.append(at)
+        failed: set[int] = set()
+        texts = iter(group.texts)
+        while len(outcome.objects) < len(group.texts):
+            try:  # The objects before an error stay in the list.
+                outcome.objects.extend(map(self.decoder.decode, texts))
             except _DECODE_ERRORS:
-                self._examine(group, at, outcome)
+                failed.add(len(outcome.objects))
+                self._examine(group, len(outcome.objects), outcome)
+        good = [at for at in range(len(group.texts)) if at not in failed]
         for at in self._find_doubtful(group.texts, good, outcome):
             self._examine(group, at, outcome)
 
@@ -150,13 +151,15 @@ class JsonReader:
         """
         try:
             builder = ArrayBuilder()
-            builder.build_struct([outcome.objects[at] for at in decoded], self.fields)
+            arrays = builder.build_struct([outcome.objects[at] for at in decoded], self.fields)
         except _DECODE_ERRORS:
             if len(decoded) == 1:
                 return decoded
             step = -(-len(decoded) // _PIECES)
             pieces = (decoded[start : start + step] for start in range(0, len(decoded), step))
             return [at for piece in pieces for at in self._find_doubtful(texts, piece, outcome)]
+        if len(decoded) == len(texts):
+            outcome.arrays = arrays
         if _has_key_count([texts[at] for at in decoded], [], builder.key_count):
             return []  # Every key is declared, and none is there twice.
         unknown = {at: self._find_unknown_keys(texts[at]) for at in decoded} if self.is_open else {}
@@ -185,6 +188,7 @@ class JsonReader:
             _check_line(text, group.lines[at])
         record, unknown = self.examination.examine(text)
         outcome.objects[at : at + 1] = [record]
+        outcome.arrays = None
         if record is None:
             outcome.malformed[at] = text.decode()
         if unknown:
@@ -196,11 +200,16 @@ class JsonReader:
 
 @dataclass
 class _Outcome:
-    """The decoded values of a group: an object or None for each record; by position, the malformed and unknown ones."""
+    """The decoded values of a group: an object or None for each record; by position, the malformed and unknown ones.
+
+    Attributes:
+        arrays: the columns of the objects, if they were built at once.
+    """
 
     objects: list[Any]
     malformed: dict[int, str]
     unknown: dict[int, dict[Path, Raw]]
+    arrays: list[pa.Array] | None = None
 
 
 def _has_key_count(texts: list[bytes], others: list[bytes], count: int) -> bool:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as arrow
 from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec.structs import astuple
 
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
 _TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?"
@@ -112,15 +113,16 @@ class ArrayBuilder:
             WrongValueError: a value is not of its type.
             pyarrow.ArrowInvalid: likewise.
         """
+        missing = (UNSET,) * len(fields)
+        records = [missing if o is None else astuple(o) for o in objects]
+        self.key_count += len(fields) * len(objects)
+        by_field = zip(*records, strict=True) if records else [()] * len(fields)
         columns = []
-        present = len(objects) - objects.count(None)
-        for attribute, kind in zip(name_attributes(fields), fields.values(), strict=True):
-            values = [UNSET if o is None else getattr(o, attribute) for o in objects]
+        for values, kind in zip(by_field, fields.values(), strict=True):
             unset_count = values.count(UNSET)
-            self.key_count += present - (unset_count - (len(objects) - present))
-            if unset_count:
-                values = [None if value is UNSET else value for value in values]
-            columns.append(self.build(values, kind))
+            self.key_count -= unset_count
+            known = [None if value is UNSET else value for value in values] if unset_count else [*values]
+            columns.append(self.build(known, kind))
         return columns
 
     def build(self, values: list[Any], kind: Any) -> pa.Array:
@@ -173,8 +175,8 @@ def _build_scalars(values: list[Any], kind: Any) -> pa.Array:
 
 
 def _build_decimals(values: list[Any], kind: pa.DataType) -> pa.Array:
-    raw = [None if value is None else bytes(value).decode() for value in values]
-    texts = pa.array([None if text == "null" else text for text in raw], pa.string())
+    raw = [None if value is None else bytes(value) for value in values]
+    texts = pa.array([None if text == b"null" else text for text in raw], pa.binary()).cast(pa.string())
     if not _is_all(pc.match_substring_regex(texts, _NUMBER)):
         raise WrongValueError("a value is not a number")
     return texts.cast(kind)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -211,6 +213,15 @@ def write_part(folder: Path, rows: pa.Table) -> Part:
         path.unlink(missing_ok=True)
         raise
     return Part(path, path.stat().st_size, rows.num_rows, collect_statistics(footer[0]))
+
+
+@contextmanager
+def open_part_folder(table: Location) -> Iterator[Path]:
+    """Yield a temporary folder for parts, beside the files of a table in a folder: there, `put_into` moves them."""
+    if isinstance(table, Path):
+        table.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="_staging-", dir=table if isinstance(table, Path) else None) as folder:
+        yield Path(folder)
 
 
 def put_into(folder: Location, part: Part) -> Part:

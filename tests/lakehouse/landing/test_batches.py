@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -60,5 +61,23 @@ def test_a_run_ingests_all_batches_and_can_be_rolled_back(
     assert lake.rows("raw.items", "id") == [("0",)]
     lake.run(run="C")
     assert [row[0] for row in lake.rows("raw.items", "id")] == ["0", "1", "4", "5"]
+    before = lake.version("raw.items")
     lake.run(request=RunRequest(frozenset({"raw.items"})))
     assert [row[0] for row in lake.rows("raw.items", "id")] == ["0", "1", "4", "5"]
+    assert lake.version("raw.items") == before + 1, "a full refresh is one commit"
+    assert [(manifest.is_full, len(manifest.files)) for manifest in lake.history("raw.items")][-1] == (True, 5)
+
+
+def test_a_replacement_is_one_commit(make_lake: Callable[..., TestLake], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MAX_FILES", 2)
+    lake = make_lake(replace(landed_items, on_redelivery="replace"))
+    for delivery in (1, 2, 3):
+        for number in range(5):
+            lake.land("raw.items", f"{number}.csv", items_csv(f"{number},{delivery},1"))
+        lake.land("raw.items", f"new {delivery}.csv", items_csv(f"new {delivery},{delivery},1"))
+        lake.run()
+        assert lake.version("raw.items") == delivery - 1
+        new = [(f"new {earlier}", str(earlier)) for earlier in range(1, delivery + 1)]
+        assert lake.rows("raw.items", "id", "at") == [*((str(n), str(delivery)) for n in range(5)), *new]
+    lake.run(request=RunRequest(frozenset({"raw.items"})))
+    assert lake.version("raw.items") == 3

@@ -7,14 +7,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from lakehouse.definitions.sources import source
 from lakehouse.definitions.write_modes import Merge
+from lakehouse.engine.deltars import writer
+from lakehouse.engine.spark import engine
 from lakehouse.engine.spark.engine import SparkEngine
-from lakehouse.landing.reader import isolation
 from lakehouse.plan.steps import RunRequest
 from lakehouse.quality.reconciliation import reconcile
 from tests.lakes import (
@@ -28,7 +31,6 @@ from tests.lakes import (
     payments_file,
 )
 from tests.orders import landed
-from tests.paths import PROJECT
 
 Lakes = Callable[..., TestLake]
 
@@ -311,37 +313,23 @@ def test_a_backslash_escapes_where_declared(make_lake: Lakes) -> None:
     assert lake.rows("raw.notes", "id", "note") == [("1", 'a "quoted" word, then more'), ("2", "b")]
 
 
-KILLED = """
-import os, signal
-from lakehouse.landing.reader.reading import FileReading
-read = FileReading.read_batches
-def read_or_die(self):
-    if "fatal" in self.file.path:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return read(self)
-FileReading.read_batches = read_or_die
-"""
-
-
-def test_files_that_kill_their_reader_are_rejected(
-    make_lake: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first process died in the middle of the batch. The next one tries the files in processes of their own."""
+def test_a_commit_of_another_writer_in_between_is_no_loss(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer commits between the reading of the log and the commit. The step is decided again."""
     lake = make_lake(landed_items)
-    for number in range(4):
-        lake.land("raw.items", f"{number}.csv", items_csv(f"{number},1,1"))
-    for name in ("fatal_1.csv", "fatal_2.csv"):
-        lake.land("raw.items", name, items_csv("99,1,1"))
-    (tmp_path / "sitecustomize.py").write_text(KILLED)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{PROJECT}")
-    with monkeypatch.context() as patched:
-        patched.setattr(SparkEngine, "stage", lambda *_: 1 / 0)
-        assert lake.attempt().report.has_failed
-    mark = lake.root / "manifests" / "raw.items" / "00000001.staging.json"
-    assert not mark.exists(), "an error is no death"
-    mark.write_text("{}")
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
     lake.run()
-    assert lake.rows("raw.items", "id") == [("0",), ("1",), ("2",), ("3",)]
-    assert lake.rejected("raw.items") == dict.fromkeys(("fatal_1.csv", "fatal_2.csv"), isolation.REASON)
-    assert not mark.exists()
+    check = writer.check_fence
+
+    def check_and_wait(*arguments: Any) -> None:
+        check(*arguments)
+        monkeypatch.setattr(writer, "check_fence", check)
+        table = DeltaTable(str(lake.lake.get_path("raw.items")))
+        table.delete("id = '1'")
+
+    monkeypatch.setattr(engine, "CONFLICT_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "check_fence", check_and_wait)
+    lake.land("raw.items", "2.csv", items_csv("2,1,1"))
+    assert lake.run().counts("raw.items") == {"written": 1}
+    assert lake.rows("raw.items", "id", "_batch_id") == [("2", 2)]
+    assert [len(manifest.files) for manifest in lake.history("raw.items")] == [1, 1]
     assert set(lake.run().statuses.values()) == {"unchanged"}

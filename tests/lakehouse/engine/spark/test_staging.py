@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from deltalake import DeltaTable
 
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.sources import source
+from lakehouse.engine.spark import staging
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.engine.spark.staging import split_into_chunks
 from lakehouse.landing.manifest import LandedFile
-from tests.lakes import ITEM_TYPES, TestLake, items_csv
+from lakehouse.landing.reader import isolation
+from tests.lakes import ITEM_TYPES, TestLake, items_csv, landed_items
 
 Lakes = Callable[..., TestLake]
 COLUMNS = (*ITEM_TYPES, "_file_id", "_row", "_source_file", "_malformed", "_rescued")
@@ -69,3 +74,27 @@ def test_workers_and_one_process_write_the_same_table(
     path = str(workers.lake.get_path("raw.items"))
     assert DeltaTable(path, version=0).count() == 9
     assert set(workers.run().statuses.values()) == {"unchanged"}
+
+
+def test_a_file_that_ends_a_worker_is_looked_for(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    lake = make_lake(landed_items)
+    for name in ("1.csv", "2.csv"):
+        lake.land("raw.items", name, items_csv(f"{name},1,1"))
+    monkeypatch.setattr(SparkEngine, "_find_master", lambda _: "spark://127.0.0.1:7077")
+    with monkeypatch.context() as patched:
+        patched.setattr(staging, "_stage_chunks", end)
+        failed = lake.attempt("raw.items")["raw.items"]
+    assert failed.error == (
+        "raw.items: a process of Spark ended while it read the landed files. "
+        "Run again: the next run finds the file that ends it, and rejects it."
+    )
+    assert lake.version("raw.items") is None
+    fatal = [file for file in lake.plan("raw.items")["raw.items"].manifest.files if file.path == "items/2.csv"]
+    monkeypatch.setattr(isolation, "find_fatal_files", lambda _: fatal)
+    lake.run("raw.items")
+    assert lake.rows("raw.items", "id") == [("1.csv",)]
+    assert lake.rejected("raw.items") == {"2.csv": isolation.REASON}
+    assert set(lake.run("raw.items").statuses.values()) == {"unchanged"}
