@@ -3,7 +3,8 @@
     python -m benchmarks.bronze [--years 1 20] [--rounds 3] [--earlier CHECKOUT] [--sizes] [--scratch FOLDER]
 
 Each measurement is a whole process, and the time within it from the list of files to the commit. `--earlier` also
-measures another checkout of the project, by its own environment if it has one, and 200 MB in each format by both.
+measures another checkout of the project, by its own environment if it has one; both then also read 200 MB in each
+format, and build silver.flights of a year.
 `--sizes` measures 20,000 files of 40 bytes, and 2 GB in each format.
 """
 
@@ -37,6 +38,7 @@ COMPARED_BYTES = 2 * 10**8
 TINY_FILES = 20_000
 # A module of its own, so that an earlier checkout can declare the same sources.
 DECLARATIONS = """
+from lakehouse import source
 
 COLUMNS = {"id": "bigint", "name": "string", "amount": "decimal(12,2)", "day": "date"}
 tiny = source("bronze.tiny", landing="tiny", columns=("id", "value"))
@@ -97,10 +99,21 @@ class Bench:
     def run_project(self, root: Path, checkout: Path = PROJECT, source: str | None = None) -> Run:
         for name in ("lake", "manifests", "staging"):
             shutil.rmtree(root / name, ignore_errors=True)
+        more = {"LAKEHOUSE_DECLARATIONS": '["landed_sources"]', "PYTHONPATH": str(self.scratch)} if source else {}
+        return self.run_tables(root, checkout, source or "bronze.flights", **more)
+
+    def run_tables(self, root: Path, checkout: Path, selected: str, **env: str) -> Run:
         python = checkout / ".venv" / "bin" / "python"
         command = [str(python) if python.exists() else sys.executable, "-m", "lakehouse.cli.main", "run", "-s"]
-        more = {"LAKEHOUSE_DECLARATIONS": '["landed_sources"]', "PYTHONPATH": str(self.scratch)} if source else {}
-        return self.measure([*command, source or "bronze.flights"], checkout, LAKEHOUSE_ROOT=str(root), **more)
+        return self.measure([*command, selected], checkout, LAKEHOUSE_ROOT=str(root), **env)
+
+    def run_silver(self, name: str) -> Run:
+        """Build silver.flights of a year. Its inputs are not measured."""
+        root = self.scratch / f"silver-{name}"
+        data.make_landing(root / "landing", 1)
+        self.run_project(root, self.checkouts[name])
+        self.run_tables(root, self.checkouts[name], "+silver.airports")
+        return self.run_tables(root, self.checkouts[name], "silver.flights")
 
     def run_loop(self, root: Path) -> Run:
         shutil.rmtree(root / "by_hand", ignore_errors=True)
@@ -245,6 +258,7 @@ def main() -> None:
         bench.compare_years(years)
     if arguments.earlier:
         bench.compare_formats()
+        bench.compare("silver.flights", {name: partial(bench.run_silver, name) for name in bench.checkouts})
     if arguments.sizes:
         bench.measure_sizes()
 

@@ -344,7 +344,7 @@ def translate_errors(path: S3Path) -> Iterator[None]:
         raise StorageError(f"{path}: {_describe_failure(cause, code)}") from error
 
 
-def explain_error(error: Exception) -> str | None:
+def explain_error(error: BaseException) -> str | None:
     """Explain an error of another client of the store, such as Spark's or delta-rs's.
 
     Returns:

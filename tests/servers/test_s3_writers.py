@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,42 @@ def test_a_commit_is_made_once_for_any_answer(
     assert answers == {"lose": [0, 412], "conflict": [409] if another else [409, 200]}[answer]
     assert minio.rows("t", bucket) == ([(0, 0), (9, 9)] if another else [(0, 0)])
     assert minio.versions("t", bucket) == ([0, 1, 2] if another else [0, 1])
+
+
+@pytest.mark.parametrize("another", [False, True], ids=["alone", "after another"])
+@pytest.mark.parametrize("answer", ["lose", "conflict"])
+def test_a_commit_without_spark_is_made_once_for_any_answer(store: Store, answer: str, another: bool) -> None:
+    bucket = f"{store.name}-{answer}-{another}-rs".lower()
+    store.client.create_bucket(Bucket=bucket)
+    store.create("t", {"writer": [], "number": []}, bucket)
+
+    def commit_another() -> None:
+        if another:
+            store.create("t", {"writer": [9], "number": [9]}, bucket)
+
+    with proxy(store.endpoint) as between:
+        answer_once(between, "PUT", COMMIT % 1, answer, commit_another)
+        variables = {**store.env, "AWS_ENDPOINT_URL": between.endpoint}
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, set_environment, (variables,)) as pool:
+            pool.submit(carry_out, append_without_spark, f"s3://{bucket}/t", 0, range(1)).result()
+    assert store.rows("t", bucket) == ([(0, 0), (9, 9)] if another else [(0, 0)])
+    assert store.versions("t", bucket) == ([0, 1, 2] if another else [0, 1])
+
+
+def test_no_commit_of_both_writers_at_once_is_lost(store: Store, writers: list[ProcessPoolExecutor]) -> None:
+    store.create("by_both", {"writer": [], "number": []})
+    variables = {**store.env, "AWS_ENDPOINT_URL": store.endpoint}
+    writers[0].submit(carry_out, append, store.table("by_both"), 1, range(1)).result()  # Spark is slow at first.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), set_environment, (variables,)) as pool:
+        without = pool.submit(carry_out, append_without_spark, f"s3://{store.bucket}/by_both", 0, range(60))
+        writers[0].submit(carry_out, append, store.table("by_both"), 1, range(1, 20)).result()
+        without.result()
+    assert store.rows("by_both") == [*((0, number) for number in range(60)), *((1, number) for number in range(20))]
+    assert sorted(store.versions("by_both")) == list(range(81))
+    history = DeltaTable(f"s3://{store.bucket}/by_both", storage_options=store.options).history()
+    by_spark = ["Spark" in entry.get("engineInfo", "") for entry in history]
+    assert sum(one != other for one, other in pairwise(by_spark)) > 4, "the writers must overlap"
 
 
 def test_executors_get_the_log_store_and_the_packages(writers: list[ProcessPoolExecutor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from lakehouse.deltalog.table_log import TableLog, open_log
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from lakehouse.landing.reader.staging import Part
 
 ZSTD = WriterProperties(compression="ZSTD")
+# The error of delta-rs where the number of a version was in use at each of its attempts.
+_OUT_OF_ATTEMPTS = re.compile(r"Failed to commit transaction: \d+$")
 
 
 class DeltaRsWriter:
@@ -214,10 +217,17 @@ def _alter(target: Target, log: TableLog, change: Callable[[], None]) -> None:
 def _explain(error: Exception, target: Target, log: TableLog | None) -> Exception:
     if explanation := s3.explain_error(error):
         return StorageError(f"{target.name}: {explanation}")
-    now = open_log(target.path)
-    if isinstance(error, DeltaError | OSError) and (now.version if now else -1) > (log.version if log else -1):
+    if _is_conflict(error, target, log):
         return CommitConflictError(f"{target.name}: another writer committed first. Run again.")
     return error
+
+
+def _is_conflict(error: Exception, target: Target, log: TableLog | None) -> bool:
+    """Return whether another writer committed first. A store may say so although no other commit is there yet."""
+    if isinstance(error, CommitFailedError) and _OUT_OF_ATTEMPTS.search(str(error)):
+        return True
+    now = open_log(target.path)
+    return isinstance(error, DeltaError | OSError) and (now.version if now else -1) > (log.version if log else -1)
 
 
 def check_fence(log: TableLog, target: Target, commit: Commit) -> None:

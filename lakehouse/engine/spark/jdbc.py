@@ -176,10 +176,10 @@ class _DatabaseTable:
 def _land_snapshot(table: _DatabaseTable, landing: LandingZone, scratch: Location, run: Run) -> None:
     """Land all rows of the table, unless the last file has the same rows."""
     files = [name for name in location.list_names(landing.folder) if not is_ignored(name)]
-    last = landing.folder / files[-1] if files else None
+    last = f"{landing.source.landing}/{files[-1]}" if files else None
     file = landing.folder / f"{_get_file_stem(table.source)}_{_format_today()}.parquet"
     with _write_extract(table.read_rows(None), scratch) as part:
-        if last is None or not _has_same_rows(part, last):
+        if last is None or not _has_same_rows(part, landing.root, last):
             run.lease.check()
             location.move(part, file)
 
@@ -219,17 +219,21 @@ def _write_extract(rows: DataFrame, scratch: Location) -> Iterator[Location]:
         location.remove(scratch)
 
 
-def _has_same_rows(first: Location, second: Location) -> bool:
-    """Return True if two Parquet files hold the same rows in the same order.
+def _has_same_rows(extract: Location, landing: Location, path: str) -> bool:
+    """Return True if an extract holds the same rows in the same order as a landed Parquet file.
 
     The bytes of the files may differ from one JVM to the next.
+
+    Args:
+        landing: The landing zone. A link in it is not followed: such a file has other rows.
+        path: The path of the landed file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with first.open("rb") as first_file, second.open("rb") as second_file:
-            left, right = pq.ParquetFile(first_file), pq.ParquetFile(second_file)
+        with extract.open("rb") as new_file, location.open_unlinked(landing, path) as landed_file:
+            left, right = pq.ParquetFile(new_file), pq.ParquetFile(landed_file)
             if left.schema_arrow != right.schema_arrow or left.metadata.num_rows != right.metadata.num_rows:
                 return False
             pairs = zip(left.iter_batches(), right.iter_batches(), strict=True)

@@ -11,6 +11,7 @@ import pyarrow.types as arrow
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
 from lakehouse.definitions.tables import TYPES
 from lakehouse.landing import schema_drift
+from lakehouse.landing.reader.extension_types import get_storage_type
 
 _SIMPLE = {
     schema_drift.VOID: pa.null(),
@@ -28,6 +29,7 @@ _SIMPLE = {
     "binary": pa.binary(),
 }
 _UNSIGNED = {pa.uint8(): "smallint", pa.uint16(): "int", pa.uint32(): "bigint", pa.uint64(): "decimal(20,0)"}
+_MAX_PRECISION = 38
 _TOKENS = re.compile(r"[<>(),:]|[^<>(),:]+")
 
 
@@ -94,6 +96,7 @@ def to_sql_type(kind: pa.DataType) -> str:
     Raises:
         TypeError: no declared type holds the values.
     """
+    kind = get_storage_type(kind)
     nested: Any = kind
     if kind in _UNSIGNED:
         return _UNSIGNED[kind]
@@ -112,6 +115,8 @@ def to_sql_type(kind: pa.DataType) -> str:
     if arrow.is_struct(kind):
         schema_drift.to_sql_type(_without_children(nested))  # refuses the marks of Spark's own types
         return f"struct<{','.join(f'{field.name}:{to_sql_type(field.type)}' for field in nested)}>"
+    if arrow.is_duration(kind) or arrow.is_time(kind) or (arrow.is_decimal(kind) and nested.precision > _MAX_PRECISION):
+        raise TypeError(f"no declared type has the values of {kind}")
     return schema_drift.to_sql_type(kind)
 
 
@@ -133,6 +138,7 @@ def name_type(kind: pa.DataType, declared: str | None) -> str:
 
 def is_table_type(kind: Any) -> bool:
     """Return whether a table can have a column of a file's type. Its structs have plain field names then."""
+    kind = get_storage_type(kind)
     if arrow.is_struct(kind):
         return all(COLUMN_PATTERN.fullmatch(field.name) and is_table_type(field.type) for field in kind)
     if arrow.is_map(kind):
@@ -143,11 +149,13 @@ def is_table_type(kind: Any) -> bool:
         name = schema_drift.to_sql_type(kind)
     except TypeError:
         return False
-    return name in TYPES or name == schema_drift.VOID or name.startswith("decimal(")
+    is_decimal = arrow.is_decimal(kind) and kind.precision <= _MAX_PRECISION
+    return name in TYPES or name == schema_drift.VOID or is_decimal
 
 
 def _has_same_values(kind: Any, declared: Any) -> bool:
     """Return whether two types have the same values, whatever their encoding, unit and order of fields."""
+    kind = get_storage_type(kind)
     if arrow.is_dictionary(kind):
         return _has_same_values(kind.value_type, declared)
     if arrow.is_struct(declared):

@@ -37,6 +37,21 @@ def resolve_header(source: Source, header: Sequence[str]) -> dict[str, str]:
     return columns
 
 
+def check_first_record(source: Source, record: Sequence[str]) -> None:
+    """Check that the first record of a CSV file without a header is no header.
+
+    Raises:
+        RejectedFileError: it has the names of the columns.
+    """
+    names = [name.strip().lower() for name in record]
+    headers = [[*source.columns], [source.header_names.get(column, column) for column in source.columns]]
+    if any(names == [name.lower() for name in header] for header in headers):
+        raise RejectedFileError(
+            f"has a header, declared without one: its first line is {','.join(record)[:80]!r}; "
+            'declare the source with the option header="true"'
+        )
+
+
 def check_columns(source: Source, columns: Mapping[str, str]) -> None:
     """Check the columns of a file by the contract.
 

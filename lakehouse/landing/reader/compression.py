@@ -1,9 +1,9 @@
-"""Decompression of landed text by its content, with a limit to what a file may unpack to."""
+"""Detection of compression by content, and decompression of landed text, with a limit to what a file may unpack to."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,9 +12,9 @@ import pyarrow as pa
 from lakehouse.landing.reader.rejection import RejectedFileError
 
 CHUNK_BYTES = 1 << 20
-# First bytes of compressed content. No text in UTF-8 begins with them, except those of bzip2 and zip.
+# First bytes of compressed content. No text begins with them: most have a control character, the others are no words.
 _READABLE = {
-    b"\x1f\x8b": "gzip",
+    b"\x1f\x8b\x08": "gzip",
     **{b"BZh%d1AY&SY" % level: "bz2" for level in range(1, 10)},
     **{b"BZh%d\x17rE8P\x90" % level: "bz2" for level in range(1, 10)},
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -28,8 +28,8 @@ _UNREADABLE = {
     b"\xff\x06\0\0sNaPpY": "snappy",
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"Rar!\x1a\x07": "rar",
-    b"\x1f\x9d": "compress",
-    b"LZIP": "lzip",
+    **{bytes([0x1F, 0x9D, block | bits]): "compress" for block in (0, 0x80) for bits in range(9, 17)},
+    **{b"LZIP" + bytes([version]): "lzip" for version in (0, 1)},
 }
 # Names that promise compressed content.
 _SUFFIXES = {
@@ -97,15 +97,30 @@ def detect_compression(head: bytes, name: str) -> str | None:
     Raises:
         RejectedFileError: the platform does not read the compression, or the name promises another one.
     """
-    for magic, codec in _UNREADABLE.items():
-        if head.startswith(magic):
-            raise RejectedFileError(f"is compressed as {codec}; deliver it plain, or as gzip, bzip2 or zstd")
-    actual = next((codec for magic, codec in _READABLE.items() if head.startswith(magic)), None)
+    if unreadable := _find_codec(head, _UNREADABLE):
+        raise RejectedFileError(f"is compressed as {unreadable}; deliver it plain, or as gzip, bzip2 or zstd")
+    actual = _find_codec(head, _READABLE)
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
     if suffix and _SUFFIXES[suffix] != actual:
         content = f"compressed as {actual}" if actual else "not compressed so"
         raise RejectedFileError(f"cannot be read: its name ends in {suffix}, but it is {content}")
     return actual
+
+
+def check_uncompressed(file: BinaryIO) -> None:
+    """Check that a Parquet file is not compressed as a whole.
+
+    Raises:
+        RejectedFileError: it is.
+    """
+    head = file.read(_MAGIC_BYTES)
+    file.seek(0)
+    if codec := _find_codec(head, _READABLE | _UNREADABLE):
+        raise RejectedFileError(f"is compressed as {codec}; deliver it plain, as Parquet compresses the values within")
+
+
+def _find_codec(head: bytes, codecs: Mapping[bytes, str]) -> str | None:
+    return next((codec for magic, codec in codecs.items() if head.startswith(magic)), None)
 
 
 def _read_chunks(file: BinaryIO, codec: str | None) -> Iterator[bytes]:

@@ -151,6 +151,8 @@ def to_texts(values: Any) -> pa.Array:
         return _to_time_texts(values.cast(pa.int64()).cast(pa.timestamp(kind.unit)))
     if arrow.is_time(kind):
         return _to_time_texts(values)
+    if arrow.is_duration(kind):
+        return pc.binary_join_element_wise(values.cast(pa.string()), kind.unit, " ")
     if arrow.is_nested(kind):
         return pa.array([_to_json(value) for value in values], pa.string())
     if arrow.is_binary(kind) or arrow.is_large_binary(kind) or arrow.is_fixed_size_binary(kind):
@@ -194,6 +196,8 @@ def _to_plain(value: Any) -> Any:
     if arrow.is_timestamp(kind):
         text: str = to_texts(pa.array([value], kind))[0].as_py()
         return text.replace(" ", "T") + "Z"  # a time without a zone counts as UTC
+    if arrow.is_time(kind) or arrow.is_duration(kind):
+        return to_texts(pa.array([value], kind))[0].as_py()
     plain = value.as_py()
     if isinstance(plain, bool | int | str) or (isinstance(plain, float) and plain - plain == 0):
         return plain

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from lakehouse.definitions.options import TextOptions
 from lakehouse.definitions.sources import Source
 from lakehouse.landing.manifest import LandedFile
-from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits, read_unpacked
+from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits, check_uncompressed, read_unpacked
 from lakehouse.landing.reader.delimited import DelimitedReader
 from lakehouse.landing.reader.json_layout import split_records
 from lakehouse.landing.reader.line_ends import unify_line_ends
@@ -27,14 +27,15 @@ def count_records(source: Source, file: LandedFile, landing: Location, limits: U
     """
     if source.format == "parquet":
         with location.open_unlinked(landing, file.path) as content:
+            check_uncompressed(content)
             return int(pq.read_metadata(content).num_rows)
     options = TextOptions.parse(source.options)
     with open_text(file, landing, options, limits) as pieces:
         if source.format == "json":
             return sum(len(records.texts) for records in split_records(pieces))
         reader = DelimitedReader(unify_line_ends(pieces)[0], options)
-        column_count = len(reader.read_header() if options.has_header else reader.read_first_record())
-        return sum(len(records.rows) for records in reader.read_records(column_count))
+        first = reader.read_header() if options.has_header else reader.read_first_record()
+        return sum(len(records.rows) for records in reader.read_records(len(first) or 1))
 
 
 @contextmanager

@@ -97,12 +97,16 @@ class DelimitedReader:
         return record
 
     def _parse_first_record(self) -> tuple[list[str], int, int]:
-        """Return the values of the first record, the number of its lines and the length of its text."""
+        """Return the values of the first record, and the number and length of the lines up to its end.
+
+        A header is the first line. Without a header, blank lines may stand before the first record.
+        """
         while True:
             lengths: list[int] = []
             reader = self._open_strict(map(self.mask.hide_escapes, _walk_lines(self.carry, lengths)))
             try:
-                record = [self.mask.get_value(value) for value in next(reader, [])]
+                first: list[str] = next(reader if self.options.has_header else filter(None, reader), [])
+                record = [self.mask.get_value(value) for value in first]
                 if sum(lengths) < len(self.carry) or self.is_at_end:
                     return record, len(lengths), sum(lengths)
             except csv.Error as error:

@@ -220,9 +220,9 @@ def _has_key_count(texts: list[bytes], others: list[bytes], count: int) -> bool:
     Args:
         others: values within the records whose own keys do not count.
     """
+    text, other = b"\n".join(texts), b"\n".join(others)
     for ends in ((b":",), _KEY_ENDS):
-        total = sum(text.count(end) for end in ends for text in texts)
-        if total - sum(other.count(end) for end in ends for other in others) == count:
+        if sum(text.count(end) - other.count(end) for end in ends) == count:
             return True
     return False
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from itertools import chain
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as arrow
 from msgspec import UNSET, Meta, Raw, UnsetType
-from msgspec.structs import astuple
 
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
 _TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?"
@@ -113,16 +113,18 @@ class ArrayBuilder:
             WrongValueError: a value is not of its type.
             pyarrow.ArrowInvalid: likewise.
         """
-        missing = (UNSET,) * len(fields)
-        records = [missing if o is None else astuple(o) for o in objects]
-        self.key_count += len(fields) * len(objects)
-        by_field = zip(*records, strict=True) if records else [()] * len(fields)
         columns = []
-        for values, kind in zip(by_field, fields.values(), strict=True):
+        present = [o for o in objects if o is not None] if None in objects else objects
+        for attribute, kind in zip(name_attributes(fields), fields.values(), strict=True):
+            values = list(map(attrgetter(attribute), present))
             unset_count = values.count(UNSET)
-            self.key_count -= unset_count
-            known = [None if value is UNSET else value for value in values] if unset_count else [*values]
-            columns.append(self.build(known, kind))
+            self.key_count += len(present) - unset_count
+            if unset_count:
+                values = [None if value is UNSET else value for value in values]
+            if len(present) < len(objects):
+                known = iter(values)
+                values = [None if o is None else next(known) for o in objects]
+            columns.append(self.build(values, kind))
         return columns
 
     def build(self, values: list[Any], kind: Any) -> pa.Array:

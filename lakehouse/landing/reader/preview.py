@@ -9,7 +9,7 @@ from lakehouse.definitions.sources import Source
 from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import parquet_files
-from lakehouse.landing.reader.columns import check_columns, resolve_header
+from lakehouse.landing.reader.columns import check_columns, check_first_record, resolve_header
 from lakehouse.landing.reader.compression import UnpackLimits
 from lakehouse.landing.reader.counting import open_text
 from lakehouse.landing.reader.delimited import DelimitedReader
@@ -54,7 +54,7 @@ def _preview_text(source: Source, file: LandedFile, landing: Location, limits: U
             reader = DelimitedReader(unify_line_ends(pieces)[0], options)
             if options.has_header:
                 return resolve_header(source, reader.read_header())
-            reader.read_first_record()
+            check_first_record(source, reader.read_first_record())
             return dict(source.columns)
         first = next(pieces, b"")
         is_whole = next(pieces, None) is None

@@ -17,7 +17,7 @@ from lakehouse.definitions.options import TextOptions
 from lakehouse.definitions.sources import Source
 from lakehouse.landing.manifest import LandedFile
 from lakehouse.landing.reader import parquet_files
-from lakehouse.landing.reader.columns import find_added_columns, resolve_header
+from lakehouse.landing.reader.columns import check_first_record, find_added_columns, resolve_header
 from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits, read_unpacked
 from lakehouse.landing.reader.conformance import BatchStamp, FileColumns, add_landing_columns
 from lakehouse.landing.reader.delimited import DelimitedReader
@@ -108,7 +108,7 @@ class FileReading:
             if options.has_header:
                 self.columns = resolve_header(self.file_source, reader.read_header())
             else:
-                reader.read_first_record()
+                check_first_record(self.file_source, reader.read_first_record())
                 self.columns = dict(self.file_source.columns)
             columns = FileColumns(self.file_source, self.columns, self.added_columns)
             for block in reader.read_records(len(self.columns)):
@@ -121,7 +121,7 @@ class FileReading:
             self.columns = parquet_files.resolve_schema(self.file_source, file.schema_arrow)
             columns = FileColumns(self.file_source, self.columns, self.added_columns)
             first = 1
-            for arrays in parquet_files.read_columns(file, self.file.size, self.limits):
+            for arrays in parquet_files.read_columns(content, file, self.file.size, self.limits):
                 rows = pa.array(np.arange(first, first + len(arrays[0])))
                 values, rescued = columns.conform(arrays, first)
                 yield self._add_landing_columns(values, rows, rescued)

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from io import BytesIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lakehouse.definitions.sources import source
-from lakehouse.landing.reader.compression import UnpackLimits
-from tests.readings import read
+from lakehouse.landing.reader.compression import DEFAULT_LIMITS, UnpackLimits
+from lakehouse.landing.reader.preview import preview_file
+from tests.readings import landed, read
 
 ITEMS = source("raw.items", landing="items", columns=("id", "value"))
 CONTENT = b"id,value\n" + b"".join(b"%d,%d\n" % (number, number * 7919 % 1000) for number in range(2000))
@@ -71,6 +73,58 @@ def test_other_compressions_are_named() -> None:
     lz4 = pa.Codec("lz4").compress(CONTENT, asbytes=True)
     for content, codec in ((lzma.compress(CONTENT), "xz"), (archive.getvalue(), "zip"), (lz4, "lz4")):
         assert read(ITEMS, content).reason == (f"is compressed as {codec}; deliver it plain, or as gzip, bzip2 or zstd")
+
+
+FIRST_BYTES = [
+    (b"\xfd7zXZ\0", "xz"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\xff\x06\0\0sNaPpY", "snappy"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"Rar!\x1a\x07", "rar"),
+    (b"\x1f\x9d\x90", "compress"),
+    (b"\x1f\x9d\x0c", "compress"),
+    (b"LZIP\x00", "lzip"),
+    (b"LZIP\x01", "lzip"),
+]
+
+
+@pytest.mark.parametrize(("magic", "codec"), FIRST_BYTES)
+def test_first_bytes_name_the_compression(magic: bytes, codec: str) -> None:
+    reason = f"is compressed as {codec}; deliver it plain, or as gzip, bzip2 or zstd"
+    assert read(ITEMS, magic + bytes(100)).reason == reason
+
+
+@pytest.mark.parametrize("name", ["PK", "PK\t", "sNaPpY", "7z", "7z¼¯'", "Rar!", "LZIP", "LZIP_CODE", "BZh9", "(µ/"])
+def test_names_that_begin_alike_are_text(name: str) -> None:
+    declared = source("raw.items", landing="items", columns=("id", "value"), header_names={"id": name})
+    assert read(declared, f"{name},value\n1,2\n").values("id", "value") == [("1", "2")]
+
+
+def test_letters_of_utf16_are_no_compression() -> None:
+    for letter in ("\u9d1f", "\u8b1f"):  # in bytes 1f 9d and 1f 8b, the first of compress and gzip
+        names = {"id": letter}
+        declared = source(
+            "raw.items", landing="items", columns=("id", "value"), header_names=names, options={"encoding": "utf-16-le"}
+        )
+        assert read(declared, f"{letter},value\n1,2\n".encode("utf-16-le")).values("id", "value") == [("1", "2")]
+
+
+def test_a_packed_parquet_file_is_named() -> None:
+    buffer, archive = BytesIO(), BytesIO()
+    pq.write_table(pa.table({"id": pa.array([1])}), buffer)
+    content = buffer.getvalue()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.parquet", content)
+    declared = source("raw.items", landing="items", columns={"id": "bigint"}, format="parquet")
+    packed = {"gzip": gzip.compress(content), "bz2": bz2.compress(content), "zstd": pack_zstd(content)}
+    for codec, data in {**packed, "xz": lzma.compress(content), "zip": archive.getvalue()}.items():
+        reason = f"is compressed as {codec}; deliver it plain, as Parquet compresses the values within"
+        assert read(declared, data, "a.parquet").reason == reason
+        with landed(data) as (landing, file):
+            assert preview_file(declared, file, landing, DEFAULT_LIMITS) == (reason, None)
+    assert read(declared, content, "a.parquet").values("id") == [(1,)]
 
 
 @pytest.mark.parametrize("suffix", PACKERS)

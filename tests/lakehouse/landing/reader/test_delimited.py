@@ -13,7 +13,9 @@ import pytest
 from lakehouse.definitions.contracts import Contract
 from lakehouse.definitions.sources import Source, source
 from lakehouse.landing.reader import delimited
-from tests.readings import read
+from lakehouse.landing.reader.compression import DEFAULT_LIMITS
+from lakehouse.landing.reader.preview import preview_file
+from tests.readings import landed, read
 
 COLUMNS = ("id", "value")
 HEADER = "id,value\n"
@@ -175,7 +177,66 @@ def test_separator_quote_and_header_are_options() -> None:
         (3, None, None, "3"),
     ]
     assert read(declared, "").reason == "is empty"
-    assert read(declared, "id;value\n").values("id", "value") == [("id", "value")]
+
+
+HEADERS = ["id,name", '"id","name"', "ID, Name", "\nid,name", "Nr.,Full Name"]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_that_none_declares_rejects_its_file(header: str) -> None:
+    names = {"id": "Nr.", "name": "Full Name"}
+    declared = items(columns=("id", "name"), options={"header": "false"}, header_names=names)
+    first = header.strip().replace('"', "")
+    reason = (
+        f"has a header, declared without one: its first line is {first!r}; "
+        'declare the source with the option header="true"'
+    )
+    content = f"{header}\n3,c\n"
+    assert read(declared, content).reason == reason
+    with landed(content) as (landing, file):
+        assert preview_file(declared, file, landing, DEFAULT_LIMITS) == (reason, None)
+
+
+def test_files_without_header_are_read() -> None:
+    declared = items(columns=("id", "name"), options={"header": "false"})
+    for content in ("1,a\n2,b\n", "\n\n1,a\n\n2,b\n"):
+        assert read(declared, content).values("_row", "id", "name", "_malformed") == [
+            (1, "1", "a", None),
+            (2, "2", "b", None),
+        ]
+    assert read(declared, "id,a\nid,name\n").values("id", "name") == [("id", "a"), ("id", "name")]
+    assert read(declared, "\n\n").rows == []
+
+
+def test_blank_lines_have_no_character() -> None:
+    single = items(columns=("id",))
+    assert read(single, 'id\n1\n\n  \n""\n\t\r\n\r\n2\n').values("_row", "id", "_malformed") == [
+        (1, "1", None),
+        (2, "  ", None),
+        (3, None, None),
+        (4, "\t", None),
+        (5, "2", None),
+    ]
+    assert rows_of(HEADER + "1,2\n\n  \n ,\n,\n\r\n\t\n") == [
+        (1, "1", "2", None),
+        (2, None, None, "  "),
+        (3, " ", None, None),
+        (4, None, None, None),
+        (5, None, None, "\t"),
+    ]
+    assert read(items(), "\n" + HEADER + "1,2\n").reason == "has no header: its first line is ''"
+
+
+@pytest.mark.parametrize("new_column", ["rescue", "add"])
+def test_columns_without_name_are_rescued(new_column: Any) -> None:
+    declared = items(contract=Contract(new_column=new_column))
+    result = read(declared, "id,,value, \n1,2,3,4\n5,,6,\n")
+    assert ([*result.columns], result.added) == (["id", "", "value", " "], {})
+    assert result.values("_row", "id", "value", "_malformed", "_rescued") == [
+        (1, "1", "3", None, '{"":"2"," ":"4"}'),
+        (2, "5", "6", None, None),
+    ]
+    assert read(declared, "id,,value,\n1,2,3,4\n").reason == "has two columns without name"
 
 
 def test_other_columns_are_rescued_by_name() -> None:
