@@ -71,3 +71,16 @@ def test_a_run_on_a_full_disk_continues(spark: SparkSession, tmp_path: Path) -> 
         lake.run()
         assert len(lake.rows("raw.items", "id")) == len(lake.rows("clean.items")) == len(LINES)
         assert set(lake.run().statuses.values()) == {"unchanged"}
+
+
+def test_spark_says_that_the_disk_is_full(spark: SparkSession, tmp_path: Path) -> None:
+    with mount_disk(tmp_path / "disk", "8m") as disk:
+        lake = TestLake(spark, Catalog(graph.build([landed_items, items_table()]), disk / "lake"))
+        lake.land("raw.items", "1.csv", items_csv(*LINES))
+        lake.run("raw.items")
+        ballast = fill_disk(disk, 70_000)
+        error = lake.attempt("clean.items", run="full").errors["clean.items"]
+        assert error.startswith(FULL), error
+        ballast.unlink()
+        lake.run()
+        assert len(lake.rows("clean.items")) == len(LINES)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lakehouse.definitions.sources import source
 from lakehouse.engine.deltars import writer
 from lakehouse.landing.reader import isolation
 from tests.lakes import TestLake, items_csv, landed_items
@@ -111,3 +112,16 @@ def test_an_interrupt_ends_the_reading(
     slow.write_text(items_csv("2,1,1"))
     lake.run()
     assert lake.rows("raw.items", "id") == [("1",), ("2",)]
+
+
+def test_twenty_thousand_tiny_files_are_ingested(make_lake: Lakes) -> None:
+    lake = make_lake(source("raw.tiny", landing="tiny", columns=("id", "value")))
+    folder = lake.folder("raw.tiny")
+    folder.mkdir(parents=True)
+    for number in range(20_000):
+        (folder / f"{number:05}.csv").write_text(f"id,value\n{number:05},{'x' * 22}\n")
+    assert lake.run().counts("raw.tiny") == {"written": 20_000}
+    assert lake.rows("raw.tiny", "id") == [(f"{number:05}",) for number in range(20_000)]
+    assert [len(manifest.files) for manifest in lake.history("raw.tiny")] == [5_000] * 4
+    (folder / "new.csv").write_text("id,value\nnew,x\n")
+    assert lake.run().counts("raw.tiny") == {"written": 1}

@@ -221,10 +221,8 @@ def _has_key_count(texts: list[bytes], others: list[bytes], count: int) -> bool:
         others: values within the records whose own keys do not count.
     """
     text, other = b"\n".join(texts), b"\n".join(others)
-    for ends in ((b":",), _KEY_ENDS):
-        if sum(text.count(end) - other.count(end) for end in ends) == count:
-            return True
-    return False
+    counts = (sum(text.count(end) - other.count(end) for end in ends) for ends in ((b":",), _KEY_ENDS))
+    return count in counts
 
 
 def _check_line(text: bytes, line: int) -> None:

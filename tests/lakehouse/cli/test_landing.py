@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.lakehouse.cli.conftest import Command
 from tests.lakes import orders_csv
 
@@ -85,3 +87,15 @@ def test_commands_name_suites_that_are_not_used(lakehouse: Command) -> None:
     problem = "check suite gold/airport_daily.json: no table has this name, so it is not used"
     for command in ("plan", "run", "status"):
         assert problem in lakehouse(command)
+
+
+def test_settings_limit_how_far_a_file_unpacks(lakehouse: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was rejected is read again when the limits change."""
+    monkeypatch.setenv("LAKEHOUSE_MAX_UNPACKED_RATIO", "10")
+    lakehouse.lake.land("raw.orders", "1.csv.gz", orders_csv(*["1,1,2024-01-01,2024-01-01 08:00:00,NEW,5"] * 100_000))
+    assert "unpacks to more than 1,048,576 bytes" in lakehouse("run", "-s", "raw.orders")
+    assert lakehouse.lake.version("raw.orders") is None
+    assert lakehouse.entries("plan", "-s", "raw.orders")["raw.orders"]["action"] == "none"
+    monkeypatch.setenv("LAKEHOUSE_MAX_UNPACKED_RATIO", "10000")
+    assert "100,000 written" in lakehouse("run", "-s", "raw.orders")
+    assert len(lakehouse.lake.rows("raw.orders", "_row")) == 100_000

@@ -20,6 +20,7 @@ from lakehouse.engine.spark import engine
 from lakehouse.engine.spark.engine import SparkEngine
 from lakehouse.plan.steps import RunRequest
 from lakehouse.quality.reconciliation import reconcile
+from lakehouse.storage import location
 from tests.lakes import (
     ITEM_TYPES,
     TestLake,
@@ -333,3 +334,42 @@ def test_a_commit_of_another_writer_in_between_is_no_loss(make_lake: Lakes, monk
     assert lake.rows("raw.items", "id", "_batch_id") == [("2", 2)]
     assert [len(manifest.files) for manifest in lake.history("raw.items")] == [1, 1]
     assert set(lake.run().statuses.values()) == {"unchanged"}
+
+
+def test_columns_come_from_the_names_of_folders(make_lake: Lakes) -> None:
+    declared = source(
+        "raw.sales",
+        landing="sales",
+        columns={"id": "bigint", "year": "int", "shop": "string"},
+        format="json",
+        path_columns=("year", "shop"),
+        on_redelivery="replace",
+    )
+    lake = make_lake(declared)
+    lake.land("raw.sales", "year=2024/shop=a%20b/1.json", json_lines({"id": 1}, {"id": 2}))
+    lake.land("raw.sales", "year=x/shop=c/1.json", json_lines({"id": 3}))
+    lake.run()
+    columns = ("id", "year", "shop")
+    assert lake.rows("raw.sales", *columns) == [(1, 2024, "a b"), (2, 2024, "a b")]
+    assert [*lake.rejected("raw.sales")] == ["year=x/shop=c/1.json"]
+    lake.land("raw.sales", "year=2024/shop=a%20b/1.json", json_lines({"id": 4}))
+    lake.land("raw.sales", "year=2025/shop=__HIVE_DEFAULT_PARTITION__/1.json", json_lines({"id": 5}))
+    lake.run()
+    assert lake.rows("raw.sales", *columns) == [(4, 2024, "a b"), (5, 2025, None)]
+    assert set(lake.run().statuses.values()) == {"unchanged"}
+
+
+def test_each_landed_file_is_opened_once(make_lake: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, open_unlinked = list[str](), location.open_unlinked
+
+    def open_and_note(root: Any, path: str) -> Any:
+        opened.append(path)
+        return open_unlinked(root, path)
+
+    monkeypatch.setattr(location, "open_unlinked", open_and_note)
+    lake = make_lake(landed_items)
+    lake.land("raw.items", "1.csv", items_csv("1,1,1"))
+    lake.land("raw.items", "2.csv.gz", items_csv("2,1,1"))
+    lake.land("raw.items", "broken.csv", items_csv('3,"1,1'))
+    lake.run()
+    assert sorted(opened) == ["items/1.csv", "items/2.csv.gz", "items/broken.csv"]
