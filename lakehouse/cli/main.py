@@ -81,13 +81,15 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Mapping[
     except LakehouseError as error:
         print_error(error)
         sys.exit(2)
-    except Exception as error:  # A fault of the platform or of the machine is reported in words as well.
-        print_unexpected_error(error)
-        sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer prints nothing for it
             errors.print("Interrupted. Committed tables are kept. Run the command again to continue.", highlight=False)
         raise
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # A fault is reported in words as well. A panic of a Rust library is no Exception.
+        print_unexpected_error(error)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, emoji=False
 errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH, emoji=False)
 
 
-def print_unexpected_error(error: Exception) -> None:
+def print_unexpected_error(error: BaseException) -> None:
     """Print the cause of an unexpected error in words. The stack trace goes to a file, for a report of the fault."""
     replacement = LakehouseError(f"{type(error).__name__}: {describe_cause(error)}")
     for note in getattr(error, "__notes__", ()):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lakehouse.causes import describe_known_cause
 from lakehouse.deltalog import table_log
 from lakehouse.errors import QueryError
 from lakehouse.storage.location import Location, is_folder, list_names
@@ -13,6 +14,8 @@ from lakehouse.storage.location import Location, is_folder, list_names
 if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
+
+    from lakehouse.deltalog.verified_dataset import VerifiedDataset
 
 _WRITE_STATEMENTS = {"ALTER", "CREATE", "DELETE", "DROP", "INSERT", "MERGE_INTO", "UPDATE"}
 _LAYER = re.compile(r"[a-z][a-z0-9_]*")
@@ -36,14 +39,32 @@ def query(lake: Location, sql: str) -> pa.Table:
     The query can read nothing but these tables: no file and no network.
 
     Raises:
-        QueryError: The query is wrong. The text says where, and lists the tables.
+        QueryError: The query is wrong. The text says where, and lists the tables. Or the query needs too much memory.
+        DamagedFileError: A page of a file is damaged.
     """
     import duckdb
 
     tables = find_tables(lake)
     connection = duckdb.connect()
     try:
-        _register(connection, {name: path for name, path in tables.items() if name.split(".", 1)[1] in sql.lower()})
+        named = {name: path for name, path in tables.items() if name.split(".", 1)[1] in sql.lower()}
+        return _execute(connection, _open_datasets(named), sql)
+    except duckdb.Error as error:
+        if cause := describe_known_cause(error):
+            raise QueryError(cause) from error
+        raise QueryError(
+            f"{error}\nTables: {', '.join(map(_quote_table_name, tables)) or 'none yet; run `lakehouse run`'}"
+        ) from None
+    finally:
+        connection.close()
+
+
+def _execute(connection: DuckDBPyConnection, datasets: Mapping[str, VerifiedDataset], sql: str) -> pa.Table:
+    """Run a query on datasets by the name of their table."""
+    from lakehouse.deltalog.verified_dataset import name_damaged_file
+
+    _register(connection, datasets)
+    with name_damaged_file(*datasets.values()):
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         statements = connection.extract_statements(sql)
@@ -56,12 +77,6 @@ def query(lake: Location, sql: str) -> pa.Table:
         if result is None:
             raise QueryError("The query has no result. Write a SELECT.")
         return result.to_arrow_table()
-    except duckdb.Error as error:
-        raise QueryError(
-            f"{error}\nTables: {', '.join(map(_quote_table_name, tables)) or 'none yet; run `lakehouse run`'}"
-        ) from None
-    finally:
-        connection.close()
 
 
 def list_rows(result: pa.Table) -> list[dict[str, Any]]:
@@ -91,12 +106,14 @@ def _quote_table_name(name: str) -> str:
     return f'{layer}."{table}"' if "." in table else name
 
 
-def _register(connection: DuckDBPyConnection, tables: Mapping[str, Location]) -> None:
-    for number, (name, path) in enumerate(tables.items()):
-        log = table_log.open_log(path)
-        if log is None:
-            continue
+def _open_datasets(tables: Mapping[str, Location]) -> dict[str, VerifiedDataset]:
+    logs = ((name, table_log.open_log(path)) for name, path in tables.items())
+    return {name: log.open_dataset() for name, log in logs if log is not None}
+
+
+def _register(connection: DuckDBPyConnection, datasets: Mapping[str, VerifiedDataset]) -> None:
+    for number, (name, dataset) in enumerate(datasets.items()):
         layer, table = name.split(".", 1)
-        connection.register(f"_t{number}", log.open_dataset())
+        connection.register(f"_t{number}", dataset)
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{layer}"')
         connection.execute(f'CREATE VIEW "{layer}"."{table}" AS SELECT * FROM _t{number}')

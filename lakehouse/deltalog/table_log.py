@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -19,10 +19,14 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from lakehouse.causes import describe_cause, describe_known_cause
 from lakehouse.deltalog.commit_record import Record
-from lakehouse.errors import LedgerError, StorageError, get_first_line
+from lakehouse.errors import LedgerError, StorageError
 from lakehouse.storage import s3
 from lakehouse.storage.location import Location, build_delta_options, list_names, stat_files
+
+if TYPE_CHECKING:
+    from lakehouse.deltalog.verified_dataset import VerifiedDataset
 
 # Limits on the versions to scan for a record. Each version is a file, and nearly always the newest has a record.
 SCAN_LIMITS = (1, 32, None)
@@ -93,23 +97,11 @@ class TableLog:
                 return last
         return None
 
-    def open_dataset(self) -> Any:
-        """Open the rows as a dataset of pyarrow, which skips files by their statistics."""
-        try:
-            return self.delta_table.to_pyarrow_dataset()
-        except (OverflowError, ValueError):
-            return self._open_dataset_without_statistics()
+    def open_dataset(self) -> VerifiedDataset:
+        """Open the rows as a dataset of pyarrow, which skips files by their statistics and verifies their pages."""
+        from lakehouse.deltalog import verified_dataset  # Slow to import, and needed for rows only.
 
-    def _open_dataset_without_statistics(self) -> Any:
-        """Open the rows where a statistic is a date that delta-rs cannot hand to Python, such as one of year 10000."""
-        import pyarrow.dataset as ds
-        from deltalake.fs import DeltaStorageHandler
-        from pyarrow.fs import PyFileSystem
-
-        files = PyFileSystem(DeltaStorageHandler(str(self.path), build_delta_options(self.path)))
-        parquet = ds.ParquetFileFormat()
-        fragments = [parquet.make_fragment(unquote(path), files) for path in self.list_files()]
-        return ds.FileSystemDataset(fragments, pa.schema(self.delta_table.schema()), parquet, files)
+        return verified_dataset.open_dataset(self.path, self.delta_table)
 
     @cached_property
     def quarantined_batch(self) -> int:
@@ -191,10 +183,18 @@ class TableLog:
         return int(self._add_actions.num_rows)
 
     def list_missing_files(self) -> list[str]:
-        """Return the paths of the table's files that no longer exist, as a rule because of a VACUUM."""
-        paths = [unquote(path) for path in self.list_files()]
-        stats = stat_files(self.path, paths)
-        return [path for path in paths if isinstance(stats[path], OSError)]
+        """Return the paths of the table's files that no longer exist, as a rule because of a VACUUM.
+
+        Raises:
+            OSError: A file exists, but access to it is denied, or the disk fails.
+        """
+        missing = list[str]()
+        for path, state in stat_files(self.path, map(unquote, self.list_files())).items():
+            if isinstance(state, OSError):
+                if describe_known_cause(state):
+                    raise state
+                missing.append(path)
+        return missing
 
     @cached_property
     def _add_actions(self) -> pa.Table:
@@ -279,13 +279,13 @@ def list_distinct(values: pa.Array) -> list[Any]:
 
 @contextmanager
 def _translate_store_errors(path: Location) -> Iterator[None]:
-    """Translate the store's errors, and name the table of a record with another format."""
+    """Translate errors of the store and of the machine, and name the table of a record with another format."""
     try:
         yield
     except LedgerError as error:
         raise LedgerError(f"{path}: {error}") from error
     except Exception as error:  # The reading library decides the type.
-        if explanation := s3.explain_error(error):
+        if explanation := s3.explain_error(error) or describe_known_cause(error):
             raise StorageError(f"{path}: {explanation}") from error
         raise
 
@@ -298,6 +298,7 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
 
     Raises:
         LedgerError: The table's log is damaged, or the version no longer exists.
+        StorageError: The store or the machine fails. The log may be complete.
     """
     try:
         try:
@@ -311,10 +312,10 @@ def open_log(path: Location, version: int | None = None) -> TableLog | None:
         _check_complete(log)
         return log
     except (DeltaError, OSError, ValueError) as error:
-        if explanation := s3.explain_error(error):
+        if explanation := s3.explain_error(error) or describe_known_cause(error):
             raise StorageError(f"{path}: {explanation}") from error
         raise LedgerError(
-            f"{path}: the Delta log cannot be read ({get_first_line(error)}). "
+            f"{path}: the Delta log cannot be read ({describe_cause(error)}). "
             "Nothing was changed. Restore the missing or damaged files of the `_delta_log` folder."
         ) from error
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lakehouse.causes import describe_cause
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import effective_commits, sql, table_log
@@ -63,7 +64,7 @@ def reconcile(catalog: Catalog) -> list[Reconciliation]:
             elif catalog.get_landed_source(declared) and declared.incremental_input_table in log.last.record.inputs:
                 reconciliations.append(_reconcile_table(catalog, declared, log))
         except Exception as error:  # A damaged file or a missing version must not block the other tables.
-            reconciliations.append(Reconciliation(name, 0, {}, (f"cannot be reconciled: {get_first_line(error)}",)))
+            reconciliations.append(Reconciliation(name, 0, {}, (f"cannot be reconciled: {_describe(error)}",)))
     return reconciliations
 
 
@@ -75,9 +76,13 @@ def verify_tables(catalog: Catalog) -> dict[str, Verification]:
             log = table_log.open_log(path)
             if log is not None:
                 verifications[name] = verify_files(log)
-        except LakehouseError as error:  # A damaged log must not block the other tables.
-            verifications[name] = Verification(0, 0, (f"cannot be verified: {get_first_line(error)}",))
+        except Exception as error:  # A damaged log must not block the other tables.
+            verifications[name] = Verification(0, 0, (f"cannot be verified: {_describe(error)}",))
     return verifications
+
+
+def _describe(error: Exception) -> str:
+    return get_first_line(error) if isinstance(error, LakehouseError) else describe_cause(error)
 
 
 # --- landed files and bronze ----------------------------------------------------------------------------------------
@@ -296,14 +301,20 @@ def _sum_recorded_duplicates(
 
 @contextmanager
 def _connect(**logs: table_log.TableLog | None) -> Iterator[DuckDBPyConnection]:
-    """Open a connection with the tables as views."""
+    """Open a connection with the tables as views.
+
+    Raises:
+        DamagedFileError: A page of a file is damaged.
+    """
     import duckdb
 
-    with duckdb.connect() as connection:
+    from lakehouse.deltalog.verified_dataset import name_damaged_file
+
+    datasets = {name: log.open_dataset() for name, log in logs.items() if log is not None}
+    with duckdb.connect() as connection, name_damaged_file(*datasets.values()):
         connection.execute("SET TimeZone = 'UTC'")
-        for name, log in logs.items():
-            if log is not None:
-                connection.register(name, log.open_dataset())
+        for name, dataset in datasets.items():
+            connection.register(name, dataset)
         yield connection
 
 

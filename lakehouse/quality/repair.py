@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from lakehouse.causes import describe_known_cause
 from lakehouse.clock import now
 from lakehouse.definitions.sources import Source
 from lakehouse.errors import MissingStateError
@@ -134,15 +135,22 @@ def rebuild_manifests(catalog: Catalog, source: Source, history: Sequence[Manife
 
 
 def _read_deliveries(log: TableLog) -> list[_Delivery]:
-    """Read the landed files of the rows in bronze, in the order of their deliveries."""
+    """Read the landed files of the rows in bronze, in the order of their deliveries.
+
+    Raises:
+        DamagedFileError: A page of a file is damaged.
+    """
     import duckdb
+
+    from lakehouse.deltalog.verified_dataset import name_damaged_file
 
     query = """
         SELECT _batch_id, _file_id, _source_file, epoch_us(max(_ingested_at)) / 1e6, count(*)
         FROM bronze GROUP BY ALL ORDER BY _file_id
     """
-    with duckdb.connect() as connection:
-        connection.register("bronze", log.delta_table.to_pyarrow_dataset())
+    dataset = log.open_dataset()
+    with duckdb.connect() as connection, name_damaged_file(dataset):
+        connection.register("bronze", dataset)
         return [_Delivery(*row) for row in connection.execute(query).fetchall()]
 
 
@@ -157,6 +165,8 @@ def _rebuild_manifest(
         state = states[delivery.path]
         if newest[delivery.path] > delivery.file_id:  # A later delivery replaced the file.
             files.append(unknown)
+        elif isinstance(state, OSError) and describe_known_cause(state):
+            problems.append(f"landing/{delivery.path} cannot be read ({state.strerror})")
         elif isinstance(state, OSError):
             files.append(unknown)
             notes.append(f"landing/{delivery.path} is gone. If it lands again, it is a new delivery")

@@ -58,6 +58,10 @@ def test_every_recipe_reports_rejected_data() -> None:
     recipes = [CRONTAB[-1], DAG.read_text("utf-8"), *(unit.read_text("utf-8") for unit in UNITS)]
     commands = [line for recipe in recipes for line in recipe.splitlines() if "bin/lakehouse --project" in line]
     assert len(commands) == 3
+    blocks = re.findall(r"```\w*\n(.*?)```", PAGE, re.DOTALL)
+    one_layer = re.findall(r"`(lakehouse run [^`]*--select[^`]*)`", PAGE)
+    commands += [line for text in (*blocks, *one_layer) for line in text.splitlines() if "lakehouse run" in line]
+    assert len(commands) == 6
     assert [line for line in commands if " run --strict" not in line] == []
     assert f"| {EXIT_REJECTED} | With `--strict`: files are rejected" in PAGE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 from typing import Any, Final
 
@@ -17,14 +18,29 @@ UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 def print_json(console: Console, value: Any) -> None:
     """Print JSON without wrapping lines."""
-    console.print(json.dumps(value, default=_as_plain, indent=1), soft_wrap=True, markup=False, highlight=False)
+    try:
+        text = json.dumps(value, default=_as_plain, indent=1, allow_nan=False)
+    except ValueError:  # JSON has neither NaN nor infinity.
+        text = json.dumps(_name_non_finite(value), default=_as_plain, indent=1)
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _as_plain(value: Any) -> Any:
-    """Convert a value that JSON lacks. Decimals, such as DuckDB's sums, become numbers; times become text."""
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return str(value)
+    """Convert a value that JSON lacks: a time to text, a decimal to a number, or to text if a number loses digits."""
+    if not isinstance(value, Decimal):
+        return str(value)
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if Decimal(str(float(value))) == value else str(value)
+
+
+def _name_non_finite(value: Any) -> Any:
+    """Replace NaN and infinities by their names, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _name_non_finite(item) for key, item in value.items()}
+    return [_name_non_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def make_grid(*columns: str, title: str = "") -> Grid:

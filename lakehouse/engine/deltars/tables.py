@@ -26,11 +26,10 @@ class DeltaRsTables:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def read(self, path: Location, version: int) -> pa.Table:
-        table = DeltaTable(str(path), version=version, storage_options=build_delta_options(path))
-        return table.to_pyarrow_table()
+        return _read_rows(open_log(path, version))
 
     def read_latest(self, path: Location) -> pa.Table:
-        return DeltaTable(str(path), storage_options=build_delta_options(path)).to_pyarrow_table()
+        return _read_rows(open_log(path))
 
     def read_changes(self, path: Location, after: int, until: int) -> pa.Table:
         table = DeltaTable(str(path), storage_options=build_delta_options(path))
@@ -111,6 +110,11 @@ class DeltaRsTables:
         log = open_log(target.path)
         assert log is not None, "an emptied table exists"
         self.files.overwrite([], pa.schema(log.delta_table.schema()), target, commit)
+
+
+def _read_rows(log: TableLog | None) -> pa.Table:
+    assert log is not None, "a table that is read exists"
+    return log.open_dataset().to_table()
 
 
 def _commit(log: TableLog, target: Target, commit: Commit, write: Callable[[DeltaTable], Any]) -> None:

@@ -19,14 +19,20 @@ from tests.lakes import TestLake
 
 
 class Command:
-    """The command line in this process, on a lake of the orders example."""
+    """The command line in this process, by default on a lake of the orders example."""
 
-    def __init__(self, lake: TestLake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self,
+        lake: TestLake,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        declarations: str = "tests.orders",
+    ) -> None:
         self.lake, self.capsys, self.monkeypatch = lake, capsys, monkeypatch
         for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("LAKEHOUSE_ROOT", str(lake.root))
-        monkeypatch.setenv("LAKEHOUSE_DECLARATIONS", '["tests.orders"]')
+        monkeypatch.setenv("LAKEHOUSE_DECLARATIONS", json.dumps([declarations]))
 
     def __call__(self, *arguments: str, exit_code: int = 0) -> str:
         """Run a command. Returns what it printed: on success stdout alone, else stderr too."""

@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakehouse.catalog import Catalog
+from lakehouse.cli import tables as cli_tables
 from lakehouse.cli.main import COMMANDS
 from lakehouse.definitions.tables import Table
 from lakehouse.deltalog import table_log
@@ -116,6 +117,24 @@ def test_an_unexpected_error_names_cause_and_table(
     [trace] = tmp_path.glob("lakehouse-*.log")
     assert f"The stack trace is in {trace}." in output
     assert "_decide_step" in trace.read_text()
+
+
+class PanicException(BaseException):
+    """The error of a panic in a Rust library, such as delta-rs. Its class cannot be imported."""
+
+
+def test_a_panic_of_a_library_prints_a_message(
+    lakehouse: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def panic(*_: object) -> None:
+        raise PanicException("index out of bounds: the len is 1 but the index is 1")
+
+    monkeypatch.setattr(cli_tables, "print_status", panic)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = " ".join(lakehouse("status", exit_code=2).split())
+    assert "PanicException: index out of bounds: the len is 1 but the index is 1" in output
+    [trace] = tmp_path.glob("lakehouse-*.log")
+    assert f"The stack trace is in {trace}." in output
 
 
 def test_commands_that_read_need_no_java(lakehouse: Command, tmp_path: Path) -> None:

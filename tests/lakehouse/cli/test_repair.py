@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 from tests.lakehouse.cli.conftest import Command
+from tests.lakehouse.cli.test_landing import ODD_NAMES
 from tests.lakes import orders_csv
 
 ORDERS = ("1,10,2024-01-01,2024-01-01 08:00:00,NEW,5", "2,10,2024-02-01,2024-01-01 08:00:00,NEW,-1")
@@ -41,3 +43,23 @@ def test_repair_names_what_it_cannot_rebuild(lakehouse: Command) -> None:
     )
     for command in (("plan",), ("status",), ("quarantine", "list"), ("quarantine", "show", "clean.orders")):
         assert "lacks the rejects of batch 1" in lakehouse(*command, exit_code=2)
+
+
+def test_a_repair_prints_names_as_text(lakehouse: Command) -> None:
+    lake = lakehouse.lake
+    names = {name: shown for name, shown in ODD_NAMES.items() if "latin" not in name}  # that file is rejected
+    files = [lake.land("raw.orders", name, orders_csv(*ORDERS)) for name in names]
+    lakehouse("run", "--select", "raw.orders")
+    (lake.root / "manifests" / "raw.orders" / "00000001.json").unlink()
+    for number, file in enumerate(files):
+        if number % 3 == 0:
+            file.unlink()
+        elif number % 3 == 1:
+            file.write_text("other\n")
+        else:
+            os.utime(file, (4e9, 4e9))
+    output = lakehouse("repair", exit_code=1)
+    assert output.replace("\n", "").isprintable()
+    texts = ("is gone", "has other records than batch 1 read", "was modified after batch 1 had read it")
+    for number, shown in enumerate(names.values()):
+        assert f"  landing/orders/{shown} {texts[number % 3]}" in output

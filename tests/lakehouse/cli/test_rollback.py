@@ -8,6 +8,7 @@ import re
 import pytest
 
 from tests.lakehouse.cli.conftest import Command
+from tests.lakehouse.cli.test_landing import ODD_NAMES
 from tests.lakes import orders_csv
 
 
@@ -48,3 +49,19 @@ def test_undo_restores_what_its_dry_run_shows(two_runs: Command) -> None:
     assert re.search(r"RESTORE \(rolls back B\) +\S+ +3 +1 restored", two_runs("history", "clean.orders"))
     assert two_runs.json("history", "clean.orders")[0]["record"]["rolled_back_run"] == "B"
     assert "1 new file" in two_runs("plan", "--select", "raw.orders")
+
+
+def test_a_rollback_prints_names_as_text(lakehouse: Command) -> None:
+    files = [
+        lakehouse.lake.land("raw.orders", name, orders_csv(f"{number},7,2024-01-01,2024-01-01T08:00:00Z,NEW,10"))
+        for number, name in enumerate(ODD_NAMES)
+    ]
+    lakehouse("run", "--select", "raw.orders")
+    run = lakehouse.lake.record("raw.orders").run
+    for file in files[::2]:
+        file.unlink()
+    output = lakehouse("rollback", run, "--dry-run")
+    assert output.replace("\n", "").isprintable()
+    ingested, missing = output.split("No longer in the landing zone")
+    for number, shown in enumerate(ODD_NAMES.values()):
+        assert f"  landing/orders/{shown}\n" in (ingested if number % 2 else missing)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from deltalake import write_deltalake
 
 from lakehouse.deltalog import table_log
 from lakehouse.deltalog.table_log import TableLog
+from lakehouse.errors import StorageError
 
 FIRST, JANUARY, LAST = date(1, 1, 1), date(2024, 1, 1), date(9999, 12, 31)
 YEAR_10000, YEAR_0 = 2932897, -719163  # days since 1970
@@ -61,3 +66,50 @@ def test_files_are_measured_by_any_date(days: Path) -> None:
     assert log.measure("day", [(FIRST, FIRST)])[0] == 5
     assert log.measure("day", [(JANUARY, JANUARY), (LAST, LAST)])[0] == 6
     assert log.measure("day", [(date(2024, 1, 2), LAST)])[0] == 5
+
+
+@contextmanager
+def deny_access(folder: Path) -> Iterator[None]:
+    """Deny access to a folder. Nothing is denied to root, so the process becomes another user."""
+    mode, is_root = folder.stat().st_mode, os.geteuid() == 0
+    folder.chmod(0)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(mode)
+
+
+@contextmanager
+def open_too_many_files() -> Iterator[None]:
+    """Leave no file descriptor to the process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(file.name) for file in Path("/proc/self/fd").iterdir())
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 5, limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        with suppress(OSError):
+            while True:
+                stack.enter_context(Path(os.devnull).open("rb"))
+        yield
+
+
+def test_a_log_without_access_is_not_damaged(days: Path) -> None:
+    open_table(days)
+    with deny_access(days / "_delta_log"), pytest.raises(StorageError) as raised:
+        table_log.open_log(days)
+    assert str(raised.value).startswith(f"{days}: access is denied (/")
+    assert str(raised.value).endswith("Check the owner and the permissions.")
+    open_table(days)
+
+
+def test_too_many_open_files_are_no_damage(days: Path) -> None:
+    log = open_table(days)
+    for read in (lambda: table_log.open_log(days), log.read_entries, lambda: log.check_changes("at", 0, 1)):
+        with open_too_many_files(), pytest.raises(StorageError) as raised:
+            read()
+        assert str(raised.value).startswith(f"{days}: too many files are open")
+        assert str(raised.value).endswith("Raise the limit (ulimit -n).")
