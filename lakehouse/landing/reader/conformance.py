@@ -79,6 +79,8 @@ class FileColumns:
         if not self.source.contract.has_rescued_column:
             return values, None
         missing = schema_drift.detect_drift(self.source, self.types).missing_columns
+        if missing and MISSING in rescued:
+            raise RejectedFileError(f"has column {MISSING}, the name by which `_rescued` lists missing columns")
         return values, format_rescued(rescued, missing, count)
 
     def _convert(self, name: str, column: pa.Array, kind: str, first_row: int) -> tuple[pa.Array, pa.Array | None]:

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -18,6 +18,11 @@ import pyarrow.types as arrow
 # A piece with a lossy value is split into so many, until the value is alone.
 _PIECES = 16
 _NUMBERS: Sequence[Callable[[pa.DataType], bool]] = (arrow.is_integer, arrow.is_floating, arrow.is_decimal)
+_BINARIES: Sequence[Callable[[pa.DataType], bool]] = (
+    arrow.is_binary,
+    arrow.is_large_binary,
+    arrow.is_fixed_size_binary,
+)
 _MIDNIGHT = " 00:00:00"
 _ZERO_FRACTION = re.compile(r"(\.\d*?)0+$")
 
@@ -89,12 +94,26 @@ def _build_offsets(lengths: pa.Array) -> pa.Array:
 def cast_to_other_type(values: Any, kind: pa.DataType) -> pa.Array:
     """Cast each value where the cast back gives the same value; null elsewhere."""
     if _is_number(values.type) and _is_number(kind):
-        pairs = (_cast_number(value, kind) for value in values.to_pylist())
+        pairs: Iterable[Any] = (_cast_number(value, kind) for value in values.to_pylist())
     elif arrow.is_nested(values.type) or arrow.is_nested(kind):
         return pa.nulls(len(values), kind)
+    elif _is_binary(values.type) and arrow.is_string(kind):
+        pairs = map(_decode, values.to_pylist())
     else:
         pairs = (_parse_text(text, kind, values.type) for text in to_texts(values).to_pylist())
     return pa.array(list(pairs), kind)
+
+
+def _decode(value: bytes | None) -> str | None:
+    """Return the text of binary content in UTF-8; None if it is no text."""
+    try:
+        return value.decode() if value is not None else None
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in _BINARIES)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -108,7 +127,8 @@ def _cast_number(value: Any, kind: Any) -> Any:
         scalar = pa.scalar(_as_number(value, kind), kind)
     except (pa.ArrowInvalid, OverflowError, ValueError, ArithmeticError):
         return None
-    return scalar if scalar.as_py() == value else None
+    is_nan = value != value  # noqa: PLR0124
+    return scalar if is_nan or scalar.as_py() == value else None
 
 
 def _as_number(value: Any, kind: Any) -> Any:
@@ -155,7 +175,7 @@ def to_texts(values: Any) -> pa.Array:
         return pc.binary_join_element_wise(values.cast(pa.string()), kind.unit, " ")
     if arrow.is_nested(kind):
         return pa.array([_to_json(value) for value in values], pa.string())
-    if arrow.is_binary(kind) or arrow.is_large_binary(kind) or arrow.is_fixed_size_binary(kind):
+    if _is_binary(kind):
         return pa.array([value and base64.b64encode(value).decode() for value in values.to_pylist()], pa.string())
     if arrow.is_floating(kind) or arrow.is_decimal(kind):
         return pa.array([None if value is None else _format(value) for value in values.to_pylist()], pa.string())
@@ -190,7 +210,9 @@ def _to_plain(value: Any) -> Any:
     if arrow.is_struct(kind):
         return {field.name: _to_plain(value[field.name]) for field in kind}
     if arrow.is_map(kind):
-        return {str(_to_plain(entry["key"])): _to_plain(entry["value"]) for entry in value.values}
+        pairs = [(str(_to_plain(entry["key"])), _to_plain(entry["value"])) for entry in value.values]
+        entries = dict(pairs)
+        return entries if len(entries) == len(pairs) else pairs
     if arrow.is_nested(kind):
         return [_to_plain(item) for item in value.values]
     if arrow.is_timestamp(kind):
@@ -198,7 +220,10 @@ def _to_plain(value: Any) -> Any:
         return text.replace(" ", "T") + "Z"  # a time without a zone counts as UTC
     if arrow.is_time(kind) or arrow.is_duration(kind):
         return to_texts(pa.array([value], kind))[0].as_py()
-    plain = value.as_py()
+    try:
+        plain = value.as_py()
+    except (OverflowError, ValueError):  # a date that Python does not have
+        return to_texts(pa.array([value], kind))[0].as_py()
     if isinstance(plain, bool | int | str) or (isinstance(plain, float) and plain - plain == 0):
         return plain
     return to_texts(pa.array([value], kind))[0].as_py() if not isinstance(plain, datetime | date) else plain.isoformat()

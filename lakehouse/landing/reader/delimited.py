@@ -8,6 +8,7 @@ that follows it part of a value.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 import sys
@@ -200,9 +201,11 @@ class DelimitedReader:
             return "skip"
 
         names = [str(number) for number in range(column_count)]
+        # pyarrow drops a byte order mark at the start. Within a file, it is part of a value.
+        text = codecs.BOM_UTF8 + block if block.startswith(codecs.BOM_UTF8) else block
         table = pa_csv.read_csv(
-            pa.py_buffer(block),
-            pa_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
+            pa.py_buffer(text),
+            pa_csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
             pa_csv.ParseOptions(
                 delimiter=self.options.separator,
                 quote_char=self.options.quote,

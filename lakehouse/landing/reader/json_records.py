@@ -23,14 +23,22 @@ from lakehouse.landing.reader.columns import check_columns
 from lakehouse.landing.reader.conformance import format_json
 from lakehouse.landing.reader.json_layout import Texts, find_duplicate_key, split_records
 from lakehouse.landing.reader.json_types import ArrayBuilder, make_struct
-from lakehouse.landing.reader.json_values import Examination, MapKey, Path, find_unknown_keys, has_struct
+from lakehouse.landing.reader.json_values import (
+    Examination,
+    MapKey,
+    Path,
+    find_unknown_keys,
+    has_struct,
+    has_typed_keys,
+)
 from lakehouse.landing.reader.rejection import RejectedFileError
 
 _PIECES = 16
 _GROUP_RECORDS = 1 << 14
 # What precedes the colon after a key.
 _KEY_ENDS = (b'":', b" :", b"\t:", b"\n:", b"\r:")
-_DECODE_ERRORS = (msgspec.MsgspecError, ValueError, OverflowError)  # pyarrow.ArrowInvalid is a ValueError
+# pyarrow.ArrowInvalid is a ValueError.
+_DECODE_ERRORS = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 
 @dataclass
@@ -93,6 +101,8 @@ class JsonReader:
         self.key_decoder = msgspec.json.Decoder(dict[str, Raw])
         self.examination = Examination(self.fields, record)
         self.has_structs = any(map(has_struct, self.fields.values()))
+        # Two texts can be one key, such as 0 and -0.
+        self.has_typed_keys = any(map(has_typed_keys, self.fields.values()))
         self.record_count = 0
 
     def read_records(self) -> Iterator[JsonRecords]:
@@ -167,7 +177,7 @@ class JsonReader:
         raws = [raw for values in others.values() for raw in values]
         doubtful: set[int] = set()
         if not _has_key_count([texts[at] for at in decoded], raws, builder.key_count + len(raws)):
-            doubtful.update(at for at in decoded if find_duplicate_key(texts[at]))
+            doubtful.update(at for at in decoded if self.has_typed_keys or find_duplicate_key(texts[at]))
         else:  # The values of undeclared keys were not counted.
             objects = {at: [raw for raw in raws if raw[:1] in (b"{", b"[")] for at, raws in others.items()}
             doubtful.update(at for at, raws in objects.items() if any(map(find_duplicate_key, raws)))
@@ -236,7 +246,7 @@ def _check_line(text: bytes, line: int) -> None:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and error.doc[: error.pos].lstrip().startswith(("{", "[")):
             raise RejectedFileError(f"has more than one record in line {line}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     else:
         if isinstance(value, list) and value:

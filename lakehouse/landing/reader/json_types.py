@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -136,6 +136,8 @@ class ArrayBuilder:
         if arrow.is_map(kind):
             self.key_count += sum(len(value) for value in values if value)
             keys = self.build(list(chain.from_iterable(value for value in values if value)), kind.key_type)
+            if not arrow.is_string(kind.key_type):
+                _check_keys(keys, [len(value) for value in values if value])
             items = self.build(list(chain.from_iterable(value.values() for value in values if value)), kind.item_type)
             return pa.MapArray.from_arrays(_build_offsets(values), keys, items, type=kind, mask=_mask(values))
         if arrow.is_list(kind):
@@ -147,6 +149,18 @@ class ArrayBuilder:
 def needs_check(kind: Any) -> bool:
     """Return whether msgspec alone does not decide if a value is of a type."""
     return not (arrow.is_integer(kind) or arrow.is_boolean(kind) or arrow.is_string(kind))
+
+
+def _check_keys(keys: pa.Array, counts: list[int]) -> None:
+    """Check that no map has two equal keys, such as two texts of one time.
+
+    Args:
+        keys: the keys of all maps.
+        counts: the number of keys of each map.
+    """
+    known = iter(keys.to_pylist())
+    if any(len(set(islice(known, count))) < count for count in counts):
+        raise WrongValueError("a map has two equal keys")
 
 
 def _mask(values: list[Any]) -> pa.Array:

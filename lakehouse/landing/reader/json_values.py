@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw
 from lakehouse.landing.reader.json_layout import find_duplicate_key
 from lakehouse.landing.reader.json_types import (
     ArrayBuilder,
+    WrongValueError,
     make_closed_struct,
     make_decoder,
     make_map_decoder,
@@ -72,6 +73,14 @@ def has_struct(kind: Any) -> bool:
     return arrow.is_struct(kind) or (arrow.is_list(kind) and has_struct(kind.value_type))
 
 
+@cache
+def has_typed_keys(kind: Any) -> bool:
+    """Return whether a type is or has a map whose keys are no texts."""
+    if arrow.is_map(kind) and not arrow.is_string(kind.key_type):
+        return True
+    return any(has_typed_keys(kind.field(index).type) for index in range(kind.num_fields))
+
+
 class Examination:
     """Examines records that are not plainly good.
 
@@ -92,7 +101,7 @@ class Examination:
             msgspec.json.decode(text)
             values = _OBJECTS.decode(text)
             duplicate = find_duplicate_key(text)
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return None, {}
         walk = _Walk()
         record = walk.convert_object(values, self.fields, self.record, ())
@@ -123,6 +132,12 @@ class _Walk:
         }
         return record(**converted)
 
+    def _check_keys(self, raw: Raw, entries: Mapping[Any, Raw], kind: pa.DataType) -> None:
+        """Check that the keys of a map are of their type, and none equals another, such as 0 and -0."""
+        ArrayBuilder().build([dict.fromkeys(entries)], pa.map_(kind, pa.null()))
+        if len(entries) < len(_OBJECTS.decode(raw)):
+            raise WrongValueError("a map has two equal keys")
+
     def convert(self, raw: Raw, kind: Any, path: Path) -> Any:
         """Return a value of a type, as msgspec decodes it. A wrong one is noted."""
         if bytes(raw) == b"null":
@@ -132,6 +147,7 @@ class _Walk:
                 return self.convert_object(_OBJECTS.decode(raw), _get_fields(kind), make_closed_struct(kind), path)
             if arrow.is_map(kind):
                 entries = make_map_decoder(kind.key_type).decode(raw)
+                self._check_keys(raw, entries, kind.key_type)
                 return {key: self.convert(item, kind.item_type, (*path, MapKey(key))) for key, item in entries.items()}
             if arrow.is_list(kind):
                 return [self.convert(item, kind.value_type, (*path, at)) for at, item in enumerate(_LISTS.decode(raw))]

@@ -42,6 +42,8 @@ def resolve_schema(source: Source, schema: pa.Schema) -> dict[str, str]:
         RejectedFileError: the contract rejects the columns.
     """
     names = schema.names
+    if not names:
+        raise RejectedFileError("has no columns")
     if duplicates := sorted({c for c in names if names.count(c) > 1}):
         raise RejectedFileError(f"has column {duplicates[0]} twice")
     columns = {column.name: column_types.name_type(column.type, source.columns.get(column.name)) for column in schema}

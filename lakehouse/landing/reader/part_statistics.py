@@ -74,6 +74,7 @@ def _is_exact(value: object) -> bool:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
-        text = value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
-        return text + ("Z" if value.tzinfo else "")
+        if value.tzinfo is None:  # It is no time of this machine's zone.
+            return value.isoformat(timespec="microseconds")
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     return value.isoformat() if isinstance(value, date) else value

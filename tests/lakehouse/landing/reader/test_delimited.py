@@ -281,7 +281,19 @@ def test_a_record_grows_beyond_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-CHARACTERS = ["1", ",", ",", '"', '"', '""', "\n", "\n", "\r\n", "\r", "é", '","', '\n"', '"\n']
+def test_a_byte_order_mark_within_a_file_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that begins with one loses nothing."""
+    for size in (1, 1 << 20):
+        monkeypatch.setattr(delimited, "BLOCK_BYTES", size)
+        assert rows_of("\ufeff" + HEADER + "\ufeff1,2\n\ufeff,\ufeff\n") == [
+            (1, "\ufeff1", "2", None),
+            (2, "\ufeff", "\ufeff", None),
+        ]
+        one = read(items(columns=("id",)), "id\n\ufeff\nxx\n").values("_row", "id")
+        assert one == [(1, "\ufeff"), (2, "xx")]
+
+
+CHARACTERS = ["1", "\ufeff", ",", ",", '"', '"', '""', "\n", "\n", "\r\n", "\r", "é", '","', '\n"', '"\n']
 
 
 def test_random_files_are_read_strictly(monkeypatch: pytest.MonkeyPatch) -> None:

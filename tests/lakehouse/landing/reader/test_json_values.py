@@ -73,3 +73,27 @@ def test_lone_surrogates_are_malformed_anywhere(line: str, contract: Any) -> Non
         (3, None, None, None, line),
     ]
     assert result.added == {}
+
+
+KEYED = [
+    ("map<int,string>", '{"m": {"0": "a", "-0": "b"}}'),
+    ("map<double,int>", '{"m": {"1": 1, "1.0": 2}}'),
+    ("map<timestamp,int>", '{"m": {"2024-01-01 00:00:00Z": 1, "2024-01-01T00:00:00Z": 2}}'),
+    ("map<date,int>", '{"m": {"x": 1}}'),
+    ("array<struct<k:map<int,int>>>", '{"m": [{"k": {"1": 1}}, {"k": {"00": 1, "0": 2}}]}'),
+]
+
+
+@pytest.mark.parametrize(("kind", "line"), KEYED)
+@pytest.mark.parametrize("contract", [Contract(), Contract(new_column="rescue")])
+def test_equal_or_wrong_keys_of_maps_are_malformed(kind: str, line: str, contract: Contract) -> None:
+    declared = source("raw.items", landing="items", columns={"m": kind}, format="json", contract=contract)
+    result = read(declared, f'{{"m": null}}\n{line}\n')
+    assert result.values("_row", "m", "_malformed") == [(1, None, None), (2, None, line)]
+
+
+def test_a_record_that_is_too_deep_is_malformed() -> None:
+    deep = '{"id": 1, "zz": ' + "[" * 10_000 + "]" * 10_000 + "}"
+    for contract in (Contract(), Contract(new_column="rescue")):
+        result = read(items(contract), f'{{"id": 2}}\n{deep}\n')
+        assert result.values("id", "_malformed") == [(2, None), (None, deep)]

@@ -176,6 +176,7 @@ def test_other_types_are_rejected_by_name(values: pa.Array, declared: str, reaso
     assert read(items({"v": declared}), parquet({"v": values})).reason == reason
 
 
+BEYOND = 2932897  # days until 10000-01-01
 CHANGED = [
     (pa.array(["1.5", "3", "03", None]), "int", [None, 3, None, None], ["1.5", None, "03", None]),
     (pa.array([3.0, 3.7, float("nan"), 1e300]), "int", [3, None, None, None], [None, "3.7", "NaN", "1e+300"]),
@@ -190,6 +191,9 @@ CHANGED = [
     (pa.array(["2024-01-02", "20240102"]), "date", [date(2024, 1, 2), None], [None, "20240102"]),
     (pa.array([[1, 2], None]), "int", [None, None], ["[1,2]", None]),
     (pa.array([b"\x01"]), "int", [None], ["AQ=="]),
+    (pa.array([b"hello", b"\xff", None]), "string", ["hello", None, None], [None, "/w==", None]),
+    (pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64())), "int", [None], ['[["k",1],["k",2]]']),
+    (pa.array([[BEYOND]], pa.list_(pa.int32())).cast(pa.list_(pa.date32())), "int", [None], ['["10000-01-01"]']),
     (pa.array([time(12)], pa.time32("ms")), "int", [None], ["12:00:00"]),
     (
         pa.array([{"at": MOMENT, "b": None}], pa.struct({"at": pa.timestamp("us"), "b": pa.int64()})),
@@ -219,6 +223,27 @@ def test_new_columns_of_a_type_without_name() -> None:
         )
         rescued = read(items(declared, Contract(new_column="rescue")), content).values("id", "_rescued")
         assert [(i, [*json.loads(text)]) for i, text in rescued] == [(1, ["odd"])]
+
+
+def test_nan_is_taken_by_a_narrower_type() -> None:
+    content = parquet({"v": pa.array([float("nan"), 0.1])})
+    [(first, none), (second, rescued)] = read(items({"v": "float"}, RESCUE), content).values("v", "_rescued")
+    assert (first != first, none, second, rescued) == (True, None, None, '{"v":"0.1"}')
+
+
+def test_a_column_with_the_name_of_missing_columns_is_no_loss() -> None:
+    contract = Contract(new_column="rescue", missing_column="ignore")
+    ids = pa.array([1], pa.int32())
+    content = parquet({"id": ids, "_missing": pa.array(["x"])})
+    assert read(items({"id": "int"}, contract), content).values("id", "_rescued") == [(1, '{"_missing":"x"}')]
+    assert read(items({"id": "int", "b": "int"}, contract), content).reason == (
+        "has column _missing, the name by which `_rescued` lists missing columns"
+    )
+
+
+def test_a_file_without_columns_is_rejected() -> None:
+    contract = Contract(missing_column="ignore")
+    assert read(items({"id": "int"}, contract), parquet({})).reason == "has no columns"
 
 
 def test_columns_without_values_are_missing_nowhere() -> None:
