@@ -45,7 +45,7 @@ test-example: setup-test jars  ## Run the long tests of the example: demo (also 
 
 test-share: setup-test jars  ## Run one of the four shares of the tests that `make test` leaves out (SHARE=0 to 3).
 	@case "$$($(PYTHON) -m tests.shares $(SHARE))" in *servers*) $(MAKE) --no-print-directory programs ;; esac
-	$(PYTEST) $$($(PYTHON) -m tests.shares $(SHARE))
+	files="$$($(PYTHON) -m tests.shares $(SHARE))" && $(PYTEST) $$files
 
 test-all: test test-servers faults test-example  ## Run every test.
 

@@ -130,7 +130,7 @@ def _classify(error: BaseException) -> tuple[_Kind | None, str]:
     if (match := _RUST_CODE.search(text)) and (kind := _find_kind(int(match[1]))):
         path = _RUST_PATH.search(text)
         return kind, path[1] if path else ""
-    # DataFusion raises the base class.
+    # delta-rs raises DataFusion's errors as plain Exception.
     is_native = isinstance(error, OSError) or type(error) is Exception
     if is_native or type(error).__module__.partition(".")[0] in _LIBRARIES:
         return _classify_library_error(text)

@@ -118,7 +118,7 @@ class LedgerError(LakehouseError):
 
 
 class DamagedFileError(LakehouseError):
-    """A file of a table has other content than was written.
+    """A file of a table is damaged, or the disk did not store it.
 
     Attributes:
         path: The file.

@@ -25,6 +25,7 @@ SHARES = (
         "faults/test_quality.py",
         "faults/test_backfill.py",
         "faults/test_run.py",
+        "servers/test_digests.py",
     ),
     (
         "servers/test_store.py",
@@ -49,6 +50,7 @@ SHARES = (
         "servers/test_lease.py",
         "faults/test_files.py",
         "faults/test_disk.py",
+        "faults/test_staging.py",
         "faults/test_convergence.py",
         "faults/test_logs.py",
         "servers/test_s3_readers.py",

@@ -39,7 +39,7 @@ def query(lake: Location, sql: str) -> pa.Table:
     The query can read nothing but these tables: no file and no network.
 
     Raises:
-        QueryError: The query is wrong. The text says where, and lists the tables. Or the query needs too much memory.
+        QueryError: The query is wrong, or the machine fails, for example for lack of memory.
         DamagedFileError: A page of a file is damaged.
     """
     import duckdb

@@ -186,7 +186,7 @@ class TableLog:
         """Return the paths of the table's files that no longer exist, as a rule because of a VACUUM.
 
         Raises:
-            OSError: A file exists, but access to it is denied, or the disk fails.
+            OSError: The state of a file is unknown, because access is denied or the machine fails.
         """
         missing = list[str]()
         for path, state in stat_files(self.path, map(unquote, self.list_files())).items():

@@ -152,7 +152,7 @@ class FileWriter(Protocol):
     """
 
     def prepare(self, target: Target, added: Mapping[str, pa.DataType]) -> None:
-        """See `Tables.prepare`."""
+        """Do as `Tables.prepare` does, and set the checkpoint interval if the table has none."""
 
     def append(
         self,

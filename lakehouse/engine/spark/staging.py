@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Landed bytes per task.
 CHUNK_BYTES = 32 << 20
-# What Spark's error says of a worker, or of an executor, that ended.
+# Texts of Spark's errors about a worker or an executor that ended.
 _LOST_WORKER = ("Python worker exited unexpectedly", "ExecutorLostFailure")
 
 

@@ -41,7 +41,7 @@ def check_first_record(source: Source, record: Sequence[str]) -> None:
     """Check that the first record of a CSV file without a header is no header.
 
     Raises:
-        RejectedFileError: it has the names of the columns.
+        RejectedFileError: the record has the names of the columns.
     """
     names = [name.strip().lower() for name in record]
     headers = [[*source.columns], [source.header_names.get(column, column) for column in source.columns]]

@@ -111,7 +111,7 @@ def check_uncompressed(file: BinaryIO) -> None:
     """Check that a Parquet file is not compressed as a whole.
 
     Raises:
-        RejectedFileError: it is.
+        RejectedFileError: the file is compressed as a whole.
     """
     head = file.read(_MAGIC_BYTES)
     file.seek(0)

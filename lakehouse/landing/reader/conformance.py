@@ -60,7 +60,8 @@ class FileColumns:
             The declared and added columns, and `_rescued` if the contract has it.
 
         Raises:
-            RejectedFileError: a value would be altered, and the contract rescues none.
+            RejectedFileError: a value would be altered, and the contract rescues none; or a rescued column has the name
+                of the list of missing columns.
         """
         count = len(columns[0]) if columns else 0
         by_name = dict(zip(self.types, columns, strict=True))

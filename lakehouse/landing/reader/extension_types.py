@@ -1,4 +1,4 @@
-"""Arrow's extension types, such as UUID and JSON: another type, with a meaning that its values do not need."""
+"""Arrow's extension types, such as UUID and JSON. Their values are read by the storage type."""
 
 from __future__ import annotations
 

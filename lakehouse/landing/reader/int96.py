@@ -22,7 +22,7 @@ _MAX_MICROSECONDS = (1 << 63) // 1000 - 1
 
 
 class ExactTimes:
-    """Reads the columns of a file that have INT96 times a second time, in nanoseconds.
+    """Second reader of the columns of a file with INT96 times, in nanoseconds.
 
     Args:
         content: the file.

@@ -42,7 +42,7 @@ class Texts:
 
 
 def split_records(pieces: Iterable[bytes]) -> Iterator[Texts]:
-    """Split a JSON text in UTF-8 into its records. A line of blanks and tabs alone is no record.
+    """Split a JSON text in UTF-8 into its records. A line of spaces and tabs alone is no record.
 
     Raises:
         RejectedFileError: the file is empty, or its list or objects are cut or damaged.

@@ -141,7 +141,7 @@ class JsonReader:
                 self.columns.setdefault(".".join(names), "string")
 
     def _decode(self, group: Texts, outcome: _Outcome) -> None:
-        """Decode records, and add what becomes of them to the outcome. One that is not decoded is examined."""
+        """Decode records, and add the results to the outcome. Examine those that fail."""
         failed: set[int] = set()
         texts = iter(group.texts)
         while len(outcome.objects) < len(group.texts):
@@ -192,7 +192,7 @@ class JsonReader:
         return {}
 
     def _examine(self, group: Texts, at: int, outcome: _Outcome) -> None:
-        """Examine one record by itself, and set or replace what became of it."""
+        """Examine one record by itself, and set or replace its result."""
         text = group.texts[at]
         if group.lines:
             _check_line(text, group.lines[at])

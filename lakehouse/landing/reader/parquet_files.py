@@ -39,7 +39,7 @@ def resolve_schema(source: Source, schema: pa.Schema) -> dict[str, str]:
     """Return the columns of a Parquet file with their types.
 
     Raises:
-        RejectedFileError: the contract rejects the columns.
+        RejectedFileError: the file has no columns or one twice, or the contract rejects them.
     """
     names = schema.names
     if not names:
@@ -65,7 +65,7 @@ def read_columns(content: BinaryIO, file: pq.ParquetFile, size: int, limits: Unp
         limits: how far a file may unpack. It must break both limits, as encodings alone unpack any file many times.
 
     Raises:
-        RejectedFileError: the file unpacks too far, or Arrow cannot read a column.
+        RejectedFileError: the file unpacks too far, Arrow cannot read a column, or an INT96 time would lose digits.
     """
     total = 0
     times = ExactTimes(content, file, BATCH_ROWS)

@@ -74,7 +74,7 @@ def _is_exact(value: object) -> bool:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
-        if value.tzinfo is None:  # It is no time of this machine's zone.
+        if value.tzinfo is None:  # astimezone would take it for local time.
             return value.isoformat(timespec="microseconds")
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     return value.isoformat() if isinstance(value, date) else value

@@ -217,7 +217,7 @@ def write_part(folder: Path, rows: pa.Table) -> Part:
 
 @contextmanager
 def open_part_folder(table: Location) -> Iterator[Path]:
-    """Yield a temporary folder for parts, beside the files of a table in a folder: there, `put_into` moves them."""
+    """Yield a temporary folder for parts. It lies in the folder of a local table, where `put_into` moves them."""
     if isinstance(table, Path):
         table.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="_staging-", dir=table if isinstance(table, Path) else None) as folder:
