@@ -139,10 +139,10 @@ def _classify(error: BaseException) -> tuple[_Kind | None, str]:
 
 def _classify_library_error(text: str) -> tuple[_Kind | None, str]:
     """Return the kind of an error of pyarrow, DuckDB or delta-rs, and the path that it names."""
-    is_of_file = text.startswith("IO Error: ")  # DuckDB's
-    path = _QUOTED_PATH.search(text) if is_of_file else None
+    is_io_error = text.startswith("IO Error: ")  # DuckDB's
+    path = _QUOTED_PATH.search(text) if is_io_error else None
     for kind in _KINDS:
-        if re.search(kind.library_pattern, text) or (is_of_file and re.search(kind.pattern, text)):
+        if re.search(kind.library_pattern, text) or (is_io_error and re.search(kind.pattern, text)):
             return kind, path[1] if path else ""
     return None, ""
 

@@ -9,10 +9,8 @@ digest proves that its file has not changed since then, and has the size in the 
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,8 +29,6 @@ logger = logging.getLogger(__name__)
 FOLDER = "_digests"
 # The number of earlier versions that are searched for missing digests.
 _MAX_EARLIER = 20
-# Errors by which a disk reports that it lost a write. Some file systems cannot sync at all.
-_LOST_WRITES = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,8 @@ class _Commit:
 def write_digests(table: Location, version: int) -> None:
     """Write the digests of the files that a version added, and of its log file, once all lie on the disk.
 
-    Digests that earlier commits lack are written first. A failure leaves files without digests, and is logged.
+    Digests that earlier commits lack are written first. A failure leaves files without digests, and is logged: the
+    version's own are written by the table's next commit, those of earlier commits never.
 
     Raises:
         DamagedFileError: The disk reports that it did not store a file of the version.
@@ -89,10 +86,10 @@ def write_digests(table: Location, version: int) -> None:
     with _log_failure(table, f"version {version}"):
         commit = _read_commit(table, version)
         _sync(table, commit.sizes)
-        with _log_failure(table, f"versions before {version}"):
+        with _log_failure(table, "earlier versions that lack them"):
             for earlier in _find_commits_without_digests(table, version):
-                _write_commit(table, earlier, is_late=True)
-        _write_commit(table, commit)
+                _write_digest_file(table, earlier, is_late=True)
+        _write_digest_file(table, commit)
 
 
 @contextmanager
@@ -132,7 +129,7 @@ def _find_commits_without_digests(table: Location, version: int) -> list[_Commit
     return [commit for commit in reversed(commits) if commit.is_own]
 
 
-def _write_commit(table: Location, commit: _Commit, *, is_late: bool = False) -> None:
+def _write_digest_file(table: Location, commit: _Commit, *, is_late: bool = False) -> None:
     """Write the digests of a commit's files.
 
     Args:
@@ -169,22 +166,7 @@ def _sync(table: Location, paths: Iterable[str]) -> None:
         return
     files = [table / path for path in paths]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(_sync_file, [*files, *{file.parent for file in files}]))
-
-
-def _sync_file(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno in _LOST_WRITES:
-            raise DamagedFileError(
-                f"{file}: the disk did not store the file ({error.strerror}). "
-                "Check the disk, roll the run back, and run again.",
-                str(file),
-            ) from error
-    finally:
-        os.close(descriptor)
+        list(pool.map(location.sync, [*files, *{file.parent for file in files}]))
 
 
 def verify_files(log: TableLog) -> Verification:

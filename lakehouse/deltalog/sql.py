@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.causes import describe_known_cause
@@ -45,38 +46,54 @@ def query(lake: Location, sql: str) -> pa.Table:
     import duckdb
 
     tables = find_tables(lake)
-    connection = duckdb.connect()
+    used_tables = {name: path for name, path in tables.items() if name.split(".", 1)[1] in sql.lower()}
+    datasets = _open_datasets(used_tables)
     try:
-        named = {name: path for name, path in tables.items() if name.split(".", 1)[1] in sql.lower()}
-        return _execute(connection, _open_datasets(named), sql)
+        with connect({f"_t{number}": dataset for number, dataset in enumerate(datasets.values())}) as connection:
+            return _execute(connection, datasets, sql)
     except duckdb.Error as error:
         if cause := describe_known_cause(error):
             raise QueryError(cause) from error
         raise QueryError(
             f"{error}\nTables: {', '.join(map(_quote_table_name, tables)) or 'none yet; run `lakehouse run`'}"
         ) from None
-    finally:
-        connection.close()
 
 
-def _execute(connection: DuckDBPyConnection, datasets: Mapping[str, VerifiedDataset], sql: str) -> pa.Table:
-    """Run a query on datasets by the name of their table."""
+@contextmanager
+def connect(datasets: Mapping[str, VerifiedDataset]) -> Iterator[DuckDBPyConnection]:
+    """Open a connection with datasets as views. Times are in UTC.
+
+    Raises:
+        DamagedFileError: A page of a file is damaged.
+    """
+    import duckdb
+
     from lakehouse.deltalog.verified_dataset import name_damaged_file
 
-    _register(connection, datasets)
-    with name_damaged_file(*datasets.values()):
+    with duckdb.connect() as connection, name_damaged_file(*datasets.values()):
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        statements = connection.extract_statements(sql)
-        if statements and statements[-1].type.name in _WRITE_STATEMENTS:
-            raise QueryError(
-                "The query would change data, but queries are read-only. "
-                "Write a SELECT; `lakehouse run` writes the declared tables."
-            )
-        result = connection.sql(sql)
-        if result is None:
-            raise QueryError("The query has no result. Write a SELECT.")
-        return result.to_arrow_table()
+        for name, dataset in datasets.items():
+            connection.register(name, dataset)
+        yield connection
+
+
+def _execute(connection: DuckDBPyConnection, tables: Iterable[str], sql: str) -> pa.Table:
+    """Run a query on tables that are registered by their numbers."""
+    for number, name in enumerate(tables):
+        layer, table = name.split(".", 1)
+        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{layer}"')
+        connection.execute(f'CREATE VIEW "{layer}"."{table}" AS SELECT * FROM _t{number}')
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    statements = connection.extract_statements(sql)
+    if statements and statements[-1].type.name in _WRITE_STATEMENTS:
+        raise QueryError(
+            "The query would change data, but queries are read-only. "
+            "Write a SELECT; `lakehouse run` writes the declared tables."
+        )
+    result = connection.sql(sql)
+    if result is None:
+        raise QueryError("The query has no result. Write a SELECT.")
+    return result.to_arrow_table()
 
 
 def list_rows(result: pa.Table) -> list[dict[str, Any]]:
@@ -109,11 +126,3 @@ def _quote_table_name(name: str) -> str:
 def _open_datasets(tables: Mapping[str, Location]) -> dict[str, VerifiedDataset]:
     logs = ((name, table_log.open_log(path)) for name, path in tables.items())
     return {name: log.open_dataset() for name, log in logs if log is not None}
-
-
-def _register(connection: DuckDBPyConnection, datasets: Mapping[str, VerifiedDataset]) -> None:
-    for number, (name, dataset) in enumerate(datasets.items()):
-        layer, table = name.split(".", 1)
-        connection.register(f"_t{number}", dataset)
-        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{layer}"')
-        connection.execute(f'CREATE VIEW "{layer}"."{table}" AS SELECT * FROM _t{number}')

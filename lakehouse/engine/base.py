@@ -85,6 +85,7 @@ class Tables(Protocol):
 
     Raises:
         LedgerError: Another writer used the batch's number (any write).
+        DamagedFileError: The disk reports that it did not store a file of the commit (any write).
     """
 
     def read(self, path: Location, version: int) -> DataFrame:
@@ -147,6 +148,7 @@ class FileWriter(Protocol):
 
     Raises:
         LedgerError: Another writer used the batch's number (any write).
+        DamagedFileError: The disk reports that it did not store a file of the commit (any write).
         CommitConflictError: Another writer committed first (any write).
         StorageError: The store failed (any write).
     """

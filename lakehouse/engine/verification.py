@@ -22,6 +22,7 @@ def commit_once(target: Target, commit: Commit, write: Callable[[], object]) -> 
     Raises:
         Exception: The error of the write, if the commit was not made.
         LedgerError: Another writer used the batch's number.
+        DamagedFileError: The disk reports that it did not store a file of the commit.
     """
     try:
         write()
@@ -45,6 +46,7 @@ def _verify_commit(target: Target, commit: Commit) -> TableLog:
 
     Raises:
         LedgerError: Another writer used the batch's number.
+        DamagedFileError: The disk reports that it did not store a file of the commit.
     """
     log = open_log(target.path)
     version = _find_version(log, commit) if log else None

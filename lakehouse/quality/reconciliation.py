@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +93,7 @@ def _reconcile_source(catalog: Catalog, source: Source, log: table_log.TableLog)
     assert log.last is not None
     assert log.last.record is not None
     deliveries = _find_effective_files(source, landing.read_history(), log.last.record.batch)
-    with _connect(bronze=log) as connection:
+    with sql.connect({"bronze": log.open_dataset()}) as connection:
         query = "SELECT _file_id, count(*), count(DISTINCT _row), min(_row) FROM bronze GROUP BY 1"
         bronze_counts = {row[0]: row[1:] for row in connection.execute(query).fetchall()}
     file_counts = _count_files(landing, deliveries)
@@ -163,7 +162,9 @@ def _reconcile_table(catalog: Catalog, table: Table, log: table_log.TableLog) ->
     bronze = table_log.open_log(catalog.get_path(input_name), entry.record.inputs[input_name].version)
     rejects = table_log.open_log(catalog.get_quarantine_path(table.name))
     outcomes = table_log.open_log(catalog.get_outcomes_path(table.name))
-    with _connect(bronze=bronze, target=log, rejects=rejects, outcomes=outcomes) as connection:
+    logs = {"bronze": bronze, "target": log, "rejects": rejects, "outcomes": outcomes}
+    datasets = {name: each.open_dataset() for name, each in logs.items() if each is not None}
+    with sql.connect(datasets) as connection:
         rereads = catalog.can_reread_all_rows(table)
         query = _build_pending_query(entry.record.generation, entry.record.batch, rejects, outcomes, rereads)
         connection.execute(f"CREATE TABLE pending AS {query}")
@@ -297,25 +298,6 @@ def _sum_recorded_duplicates(
 
 
 # --- DuckDB ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _connect(**logs: table_log.TableLog | None) -> Iterator[DuckDBPyConnection]:
-    """Open a connection with the tables as views.
-
-    Raises:
-        DamagedFileError: A page of a file is damaged.
-    """
-    import duckdb
-
-    from lakehouse.deltalog.verified_dataset import name_damaged_file
-
-    datasets = {name: log.open_dataset() for name, log in logs.items() if log is not None}
-    with duckdb.connect() as connection, name_damaged_file(*datasets.values()):
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, dataset in datasets.items():
-            connection.register(name, dataset)
-        yield connection
 
 
 def _fetch_row(connection: DuckDBPyConnection, query: str) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lakehouse.causes import describe_known_cause
 from lakehouse.clock import now
 from lakehouse.definitions.sources import Source
+from lakehouse.deltalog import sql
 from lakehouse.errors import MissingStateError
 from lakehouse.landing.manifest import LandedFile, Manifest
 from lakehouse.landing.reader.counting import count_records
@@ -140,17 +141,11 @@ def _read_deliveries(log: TableLog) -> list[_Delivery]:
     Raises:
         DamagedFileError: A page of a file is damaged.
     """
-    import duckdb
-
-    from lakehouse.deltalog.verified_dataset import name_damaged_file
-
     query = """
         SELECT _batch_id, _file_id, _source_file, epoch_us(max(_ingested_at)) / 1e6, count(*)
         FROM bronze GROUP BY ALL ORDER BY _file_id
     """
-    dataset = log.open_dataset()
-    with duckdb.connect() as connection, name_damaged_file(dataset):
-        connection.register("bronze", dataset)
+    with sql.connect({"bronze": log.open_dataset()}) as connection:
         return [_Delivery(*row) for row in connection.execute(query).fetchall()]
 
 

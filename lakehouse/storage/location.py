@@ -16,9 +16,12 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISLNK, S_ISREG
 from typing import BinaryIO, TypeAlias
 
+from lakehouse.errors import DamagedFileError
 from lakehouse.storage.s3 import S3Path, get_endpoint, require_environment
 
 Location: TypeAlias = Path | S3Path
+# Errors by which a disk reports that it lost a write.
+_LOST_WRITES = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,26 @@ def put(file: Location, content: bytes) -> None:
         return
     with _make_temporary_sibling(file, content) as temporary:
         os.replace(temporary, file)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has stored a local file, or the names in a folder. Some file systems cannot sync.
+
+    Raises:
+        DamagedFileError: the disk reports that it lost a write.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in _LOST_WRITES:
+            raise DamagedFileError(
+                f"{path}: the disk did not store the file ({error.strerror}). "
+                "Check the disk, roll the run back, and run again.",
+                str(path),
+            ) from error
+    finally:
+        os.close(descriptor)
 
 
 def put_if_changed(file: Location, content: bytes | Path, progress: Callable[[int], None] | None = None) -> bool:

@@ -77,37 +77,31 @@ def is_beyond_calendar(column: str, kind: str) -> Column | None:
 
     Such a value is valid in Spark, but not in Python, nor for other readers of the table.
     """
-    return _find_beyond(F.col(column), to_arrow_type(kind))
+    arrow_type = to_arrow_type(kind)
+    return _build_calendar_condition(F.col(column), arrow_type) if _has_dates(arrow_type) else None
 
 
-def _find_beyond(value: Column, kind: Any) -> Column | None:
-    if arrow.is_date(kind) or arrow.is_timestamp(kind):
-        name = "date" if arrow.is_date(kind) else "timestamp" if kind.tz else "timestamp_ntz"
-        first, last = map(F.expr, _CALENDAR[name])
-        return F.coalesce(~value.between(first, last), F.lit(False))
+def _has_dates(kind: Any) -> bool:
+    if arrow.is_nested(kind):
+        return any(_has_dates(kind.field(at).type) for at in range(kind.num_fields))
+    return bool(arrow.is_date(kind) or arrow.is_timestamp(kind))
+
+
+def _build_calendar_condition(value: Column, kind: Any) -> Column:
+    """Build the condition for a value of a type with dates."""
     if arrow.is_map(kind):
-        keys = _find_within(F.map_keys(value), kind.key_type)
-        return _any_found([keys, _find_within(F.map_values(value), kind.item_type)])
+        parts = [(F.map_keys(value), kind.key_type), (F.map_values(value), kind.item_type)]
+        return any_of([_build_element_condition(*part) for part in parts if _has_dates(part[1])])
     if arrow.is_list(kind):
-        return _find_within(value, kind.value_type)
+        return _build_element_condition(value, kind.value_type)
     if arrow.is_struct(kind):
-        return _any_found([_find_beyond(value.getField(field.name), field.type) for field in kind])
-    return None
+        fields = [field for field in kind if _has_dates(field.type)]
+        return any_of([_build_calendar_condition(value.getField(field.name), field.type) for field in fields])
+    name = "date" if arrow.is_date(kind) else "timestamp" if kind.tz else "timestamp_ntz"
+    first, last = map(F.expr, _CALENDAR[name])
+    return F.coalesce(~value.between(first, last), F.lit(False))
 
 
-def _find_within(values: Column, kind: Any) -> Column | None:
-    """Return a condition for an array with an element beyond the calendar."""
-    if _find_beyond(values, kind) is None:
-        return None
-
-    def is_beyond(value: Column) -> Column:
-        condition = _find_beyond(value, kind)
-        assert condition is not None
-        return condition
-
-    return F.coalesce(F.exists(values, is_beyond), F.lit(False))
-
-
-def _any_found(conditions: Sequence[Column | None]) -> Column | None:
-    found = [condition for condition in conditions if condition is not None]
-    return any_of(found) if found else None
+def _build_element_condition(values: Column, kind: Any) -> Column:
+    """Build the condition for an array with an element beyond the calendar."""
+    return F.coalesce(F.exists(values, lambda value: _build_calendar_condition(value, kind)), F.lit(False))

@@ -47,12 +47,12 @@ def ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
     with _open_staging_folder(writer.catalog.root, source) as folder:
         with landing.mark_staging(manifest) as has_ended:
             if has_ended:
-                fatal = isolation.find_fatal_files(_make_task(writer, manifest, landing))
-                rejections = [_reject(landing, manifest, file, isolation.REASON) for file in fatal]
+                fatal_files = isolation.find_fatal_files(_make_task(writer, manifest, landing))
+                rejections = [_reject(landing, manifest, file, isolation.REASON) for file in fatal_files]
                 manifest = landing.reject_files(manifest, history, rejections)
-            redelivered = _find_redelivered(source, manifest, history)
+            redelivered_paths = _find_redelivered(source, manifest, history)
             # A replacement copies the rows of the staged files.
-            table = None if redelivered else writer.path
+            table = None if redelivered_paths else writer.path
             staged = writer.engine.stage(_make_task(writer, manifest, landing), folder, table)
         manifest = landing.reject_files(manifest, history, _list_rejected(landing, manifest, staged.verdicts))
         rejected = manifest.rejected_files[reported_count:]
@@ -62,7 +62,7 @@ def ingest(writer: TableWriter, source: Source, step: Ingest) -> Outcome:
         counts = {"written": sum(verdict.row_count for verdict in accepted)}
         contract = schema_drift.summarize_drift(source.file_source, (verdict.columns for verdict in accepted))
         commit = writer.make_commit(source, counts, len(manifest.files), contract, sorted(rolled_back))
-        _write(writer, source, manifest, redelivered, staged, commit)
+        _write(writer, source, manifest, redelivered_paths, staged, commit)
     return Outcome(counts, rejected_files=rejected, contract=contract)
 
 
@@ -123,7 +123,7 @@ def _write(
     writer: TableWriter,
     source: Source,
     manifest: Manifest,
-    redelivered: Collection[str],
+    redelivered_paths: Collection[str],
     staged: StagedBatch,
     commit: Commit,
 ) -> None:
@@ -138,9 +138,9 @@ def _write(
         return
     declared = step.schema_changes.added_columns
     files.prepare(target, {name: to_arrow_type(kind) for name, kind in declared.items()})
-    if replaced := {file.path for file in manifest.files}.intersection(redelivered):
+    if replaced_paths := {file.path for file in manifest.files}.intersection(redelivered_paths):
         # The earlier deliveries of these files and the batch itself.
-        values: dict[str, Collection[str | int]] = {"_source_file": replaced, "_batch_id": [manifest.batch]}
+        values: dict[str, Collection[str | int]] = {"_source_file": replaced_paths, "_batch_id": [manifest.batch]}
         files.replace(staged.parts, schema, target, commit, values, can_add_columns=can_add_columns)
     else:
         files.append(staged.parts, schema, target, commit, can_add_columns=can_add_columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,10 +20,10 @@ from lakehouse.engine import verification
 from lakehouse.engine.base import CHECKPOINTS, Commit, Target
 from lakehouse.engine.deltars.checksum import write_checksum
 from lakehouse.engine.verification import build_number_error
-from lakehouse.errors import CommitConflictError, LedgerError, StorageError
+from lakehouse.errors import CommitConflictError, DamagedFileError, LedgerError, StorageError
 from lakehouse.landing.reader.part_statistics import describe_statistics
 from lakehouse.landing.reader.staging import put_into
-from lakehouse.storage import s3
+from lakehouse.storage import location, s3
 from lakehouse.storage.location import build_delta_options
 
 if TYPE_CHECKING:
@@ -44,11 +43,11 @@ class DeltaRsWriter:
             return
         self.add_columns(target, log, pa.schema(list(added.items())))
         current = log.delta_table.metadata().configuration
-        missing = {name: value for name, value in CHECKPOINTS.items() if name not in current}
+        missing_properties = {name: value for name, value in CHECKPOINTS.items() if name not in current}
         if target.has_change_feed and not log.has_change_feed():
-            missing["delta.enableChangeDataFeed"] = "true"
-        if missing:
-            _alter(target, log, lambda: log.delta_table.alter.set_table_properties(missing))
+            missing_properties["delta.enableChangeDataFeed"] = "true"
+        if missing_properties:
+            _alter(target, log, lambda: log.delta_table.alter.set_table_properties(missing_properties))
 
     def append(
         self,
@@ -155,7 +154,7 @@ class _PublishedFiles:
             put_into(folder, part)
             self.actions.append(AddAction(part.path.name, part.size, {}, time.time_ns() // 10**6, True, statistics))
         if isinstance(folder, Path) and self.parts:
-            _sync_folder(folder)
+            location.sync(folder)
         return self
 
     def commit(self, commit: Commit, log: TableLog | None, write: Callable[[], None]) -> None:
@@ -176,28 +175,22 @@ class _PublishedFiles:
                     (self.target.path / part.path.name).unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def commit_once(target: Target, commit: Commit, log: TableLog | None, write: Callable[[], None]) -> None:
     """Make a commit. After any error, the log decides whether it was made.
 
     Raises:
+        LedgerError: Another writer used the batch's number.
         CommitConflictError: Another writer committed first.
         StorageError: The store failed.
+        DamagedFileError: The disk reports that it did not store a file of the commit.
     """
     try:
-        committed = verification.commit_once(target, commit, write)
-    except LedgerError:
+        new_log = verification.commit_once(target, commit, write)
+    except (LedgerError, DamagedFileError):
         raise
     except Exception as error:
         raise _explain(error, target, log) from error
-    write_checksum(committed)
+    write_checksum(new_log)
 
 
 def _alter(target: Target, log: TableLog, change: Callable[[], None]) -> None:

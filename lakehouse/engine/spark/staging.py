@@ -62,7 +62,7 @@ def stage_on_workers(spark: SparkSession, task: StagingTask, table: Location) ->
             raise
         raise WorkerLostError(
             f"{task.source.name}: a process of Spark ended while it read the landed files. "
-            "Run again: the next run finds the file that ends it, and rejects it."
+            "Run again: a file that ends its reader is then rejected."
         ) from error
     return _combine([json.loads(row["staged"]) for row in sorted(rows, key=lambda row: row["number"])])
 

@@ -47,7 +47,7 @@ def check_first_record(source: Source, record: Sequence[str]) -> None:
     headers = [[*source.columns], [source.header_names.get(column, column) for column in source.columns]]
     if any(names == [name.lower() for name in header] for header in headers):
         raise RejectedFileError(
-            f"has a header, declared without one: its first line is {','.join(record)[:80]!r}; "
+            f"has a header, but is declared without one: its first record is {','.join(record)[:80]!r}; "
             'declare the source with the option header="true"'
         )
 

@@ -94,14 +94,14 @@ def _build_offsets(lengths: pa.Array) -> pa.Array:
 def cast_to_other_type(values: Any, kind: pa.DataType) -> pa.Array:
     """Cast each value where the cast back gives the same value; null elsewhere."""
     if _is_number(values.type) and _is_number(kind):
-        pairs: Iterable[Any] = (_cast_number(value, kind) for value in values.to_pylist())
+        results: Iterable[Any] = (_cast_number(value, kind) for value in values.to_pylist())
     elif arrow.is_nested(values.type) or arrow.is_nested(kind):
         return pa.nulls(len(values), kind)
     elif _is_binary(values.type) and arrow.is_string(kind):
-        pairs = map(_decode, values.to_pylist())
+        results = map(_decode, values.to_pylist())
     else:
-        pairs = (_parse_text(text, kind, values.type) for text in to_texts(values).to_pylist())
-    return pa.array(list(pairs), kind)
+        results = (_parse_text(text, kind, values.type) for text in to_texts(values).to_pylist())
+    return pa.array(list(results), kind)
 
 
 def _decode(value: bytes | None) -> str | None:

@@ -162,8 +162,8 @@ def _find_object_over_lines(source: _Buffer, end: int, line_end: bytes, number: 
         RejectedFileError: a line is a piece of a damaged object, or begins a list.
     """
     lines = list(_list_positions(source.text[:end], line_end))
-    followings = [*(text[:1] for _, _, text in lines[1:]), source.text[end:].lstrip()[:1]]
-    for (at, position, text), following in zip(lines, followings, strict=False):
+    next_starts = [*(text[:1] for _, _, text in lines[1:]), source.text[end:].lstrip()[:1]]
+    for (at, position, text), following in zip(lines, next_starts, strict=False):
         if _PIECE.match(text):
             raise RejectedFileError(f"has a piece of a damaged record in line {number + at}")
         is_open = text.startswith((b"{", b"[")) and (not text.endswith(b"}") or following in _PIECE_STARTS)
@@ -191,7 +191,7 @@ def _ends_on_later_line(source: _Buffer, position: int, line_end: bytes) -> bool
         window = source.text[position : None if end < 0 else end].decode()
         start = _skip_whitespace(window, 0)
         try:
-            _, stop = _DECODER.raw_decode(window, start)
+            stop = _find_value_end(window, start)
             return line_end.decode() in window[start:stop]
         except JSONDecodeError as error:
             is_cut = error.msg.startswith("Unterminated") or error.pos >= len(window) - _LITERAL_LENGTH
@@ -266,7 +266,7 @@ class _Cursor:
 
     def _find_end(self, text: str, start: int, is_last: bool) -> int | None:
         try:
-            _, end = _DECODER.raw_decode(text, start)
+            end = _find_value_end(text, start)
         except JSONDecodeError as error:
             if is_last:
                 raise RejectedFileError(f"has a damaged record after record {self.count} ({error.msg})") from error
@@ -293,6 +293,19 @@ class _Cursor:
         """
         if rest or (self.is_list and self.state != "end"):
             raise RejectedFileError(f"ends within its list, after record {self.count}")
+
+
+def _find_value_end(text: str, start: int) -> int:
+    """Return the position after the value that begins at a position.
+
+    Raises:
+        JSONDecodeError: there is no whole value.
+        RejectedFileError: the value has more levels than Python can follow, about a thousand.
+    """
+    try:
+        return _DECODER.raw_decode(text, start)[1]
+    except RecursionError as error:
+        raise RejectedFileError("has a record with too many levels, in a list or over several lines") from error
 
 
 def _has_line_end(text: str) -> bool:

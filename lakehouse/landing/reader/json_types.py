@@ -122,8 +122,8 @@ class ArrayBuilder:
             if unset_count:
                 values = [None if value is UNSET else value for value in values]
             if len(present) < len(objects):
-                known = iter(values)
-                values = [None if o is None else next(known) for o in objects]
+                iterator = iter(values)
+                values = [None if o is None else next(iterator) for o in objects]
             columns.append(self.build(values, kind))
         return columns
 
@@ -158,8 +158,8 @@ def _check_keys(keys: pa.Array, counts: list[int]) -> None:
         keys: the keys of all maps.
         counts: the number of keys of each map.
     """
-    known = iter(keys.to_pylist())
-    if any(len(set(islice(known, count))) < count for count in counts):
+    iterator = iter(keys.to_pylist())
+    if any(len(set(islice(iterator, count))) < count for count in counts):
         raise WrongValueError("a map has two equal keys")
 
 

@@ -85,4 +85,6 @@ def _read_batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
         if not columns or _FIXED_LIST not in str(error):
             raise
         names = ", ".join(f"{column.name} as {column.type}" for column in columns)
-        raise RejectedFileError(f"has column {names}, which cannot be read where a list is null") from error
+        raise RejectedFileError(
+            f"has column {names}, which cannot be read where a list of a fixed size is null"
+        ) from error

@@ -303,7 +303,7 @@ def test_a_header_becomes_no_row(make_lake: Lakes) -> None:
         "2/later.csv": [("4", "d", None, 1)],
     }
     reason = (
-        "has a header, declared without one: its first line is 'id,name'; "
+        "has a header, but is declared without one: its first record is 'id,name'; "
         'declare the source with the option header="true"'
     )
     assert lake.rejected("raw.case") == {"with_header.csv": reason, "headers.csv": reason}

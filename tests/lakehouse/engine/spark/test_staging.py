@@ -89,7 +89,7 @@ def test_a_file_that_ends_a_worker_is_looked_for(make_lake: Lakes, monkeypatch: 
         failed = lake.attempt("raw.items")["raw.items"]
     assert failed.error == (
         "raw.items: a process of Spark ended while it read the landed files. "
-        "Run again: the next run finds the file that ends it, and rejects it."
+        "Run again: a file that ends its reader is then rejected."
     )
     assert lake.version("raw.items") is None
     fatal = [file for file in lake.plan("raw.items")["raw.items"].manifest.files if file.path == "items/2.csv"]

@@ -188,7 +188,7 @@ def test_a_header_that_none_declares_rejects_its_file(header: str) -> None:
     declared = items(columns=("id", "name"), options={"header": "false"}, header_names=names)
     first = header.strip().replace('"', "")
     reason = (
-        f"has a header, declared without one: its first line is {first!r}; "
+        f"has a header, but is declared without one: its first record is {first!r}; "
         'declare the source with the option header="true"'
     )
     content = f"{header}\n3,c\n"

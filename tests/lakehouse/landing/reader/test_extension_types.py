@@ -150,5 +150,5 @@ def test_such_values_are_taken_where_they_fit() -> None:
 def test_null_lists_of_a_fixed_size_are_named(contract: Contract) -> None:
     lists = pa.array([[1, 2], None], pa.list_(pa.int32(), 2))
     assert read_column(lists, {"v": "array<int>"}, contract).reason == (
-        "has column v as fixed_size_list<element: int32>[2], which cannot be read where a list is null"
+        "has column v as fixed_size_list<element: int32>[2], which cannot be read where a list of a fixed size is null"
     )

@@ -249,6 +249,7 @@ def test_wrong_elements_of_a_list_are_malformed() -> None:
     assert read(items(), "[]").rows == []
 
 
+TOO_DEEP = "has a record with too many levels, in a list or over several lines"
 REJECTED = [
     ("", "is empty"),
     ('{"id": "1"}\n[{"id": "2", "zz": 2}]\n', "has a list in line 2 instead of one record"),
@@ -261,11 +262,13 @@ REJECTED = [
     ('[{"id": "1"},]', "has ']' after record 1, where it does not belong"),
     ('[{"id": "1"}]\n{"id": "2"}\n', "has '{' after record 1, where it does not belong"),
     ('{\n"id": "1"\n}\n{\n"id": ', "has a damaged record after record 1 (Expecting value)"),
+    ('[{"id": ' + 100_000 * "[" + 100_000 * "]" + "}]", TOO_DEEP),
+    ('{"id":\n' + 100_000 * '{"a":' + "1" + 100_000 * "}" + "}\n", TOO_DEEP),
     (b'{"id": "caf\xe9"}\n', "is not UTF-8 text (invalid continuation byte: e9)"),
 ]
 
 
-@pytest.mark.parametrize(("content", "reason"), REJECTED)
+@pytest.mark.parametrize(("content", "reason"), REJECTED, ids=[reason for _, reason in REJECTED])
 def test_broken_files_are_rejected_with_reason(content: bytes | str, reason: str) -> None:
     assert read(items(), content).reason == reason
 
