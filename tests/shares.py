@@ -28,8 +28,8 @@ SHARES = (
         "servers/test_digests.py",
     ),
     (
-        "servers/test_store.py",
         "servers/test_s3_writers.py",
+        "servers/test_store.py",
         "servers/test_stack.py",
         "servers/test_vacuum.py",
         "servers/test_journal.py",
