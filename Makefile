@@ -12,7 +12,6 @@ UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --
 define install
 $(PIP) uv
 { ! $(BIN)/python -m pip config list | grep -q index && $(UV) --editable '$(1)'; } || $(PIP) --editable '$(1)'
-$(BIN)/python -m lakehouse.engine.spark.class_archive
 endef
 
 # Tests start hundreds of processes. Without bytecode files, each of them would compile the project again.
@@ -122,7 +121,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(call install,.)
+	$(call install,.[example])
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -15,7 +15,7 @@ import pyspark
 from benchmarks.measure import Measured, measure_command
 from deploy.env import PROJECT
 from lakehouse import api
-from lakehouse.engine.spark.session import JVM_VARIABLES
+from lakehouse.engine.spark.session import JVM_VARIABLES, read_properties
 from lakehouse.settings import PREFIX
 
 # Nodes that Spark puts around operators, and that compute nothing.
@@ -66,7 +66,7 @@ def run(root: Path, mode: str, properties: Mapping[str, str], **settings: str) -
         "spark.eventLog.compress": "false",
     }
     properties = {
-        **api.compose_spark_properties(api.load_settings(gpu=mode, spark="local.conf")),
+        **read_properties(api.write_spark_properties(api.load_settings(gpu=mode, spark="local.conf"))),
         **properties,
         **event_log,
     }

@@ -1,13 +1,22 @@
 # The prediction API alone, without Java. Built from the project's folder: docker build -f deploy/api.Dockerfile -t lakehouse-api .
 # EXTRAS names the extras that the models need, such as torch: --build-arg EXTRAS=torch.
+FROM python:3.11.14-slim-bookworm AS build
+WORKDIR /source
+COPY . .
+RUN pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir /wheels .
+
 FROM python:3.11.14-slim-bookworm
 ARG EXTRAS=
 RUN useradd --uid 1000 --create-home lakehouse
 WORKDIR /lakehouse
-COPY . .
-# Editable, because conf/ is found beside the packages.
-RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}" \
+COPY --from=build /wheels /wheels
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
+    "$(echo /wheels/*.whl)[s3,serving${EXTRAS:+,$EXTRAS}]" \
  && install -d -o lakehouse -g lakehouse data
+COPY models models/
+COPY flights flights/
+COPY conf conf/
 USER lakehouse
 ENV PYTHONUNBUFFERED=1
 EXPOSE 8000

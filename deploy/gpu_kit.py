@@ -65,7 +65,7 @@ def make(kit: Path, has_training: bool = False) -> None:
     _require_own(kit)
     java = _find_java_home()
     plugin = fetch_jar(load())
-    extras = "kit,torch,rapids" if has_training else "kit"
+    extras = "kit,torch,gpu" if has_training else "kit"
     unfinished = kit.with_name(f".{kit.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -140,8 +140,8 @@ def _require_all(folder: Path, extras: str, python: str) -> None:
         StackError: wheels are missing; the message lists them.
     """
     requirements = {parse_wheel_filename(file.name)[0]: _read_requirements(file) for file in folder.glob("*.whl")}
-    requirements |= {canonicalize_name("lakehouse"): requires("lakehouse") or []}
-    pending = [Requirement(text) for text in (f"lakehouse[{extras}]", *INSTALLERS)]
+    requirements |= {canonicalize_name("lakehouse-medallion"): requires("lakehouse-medallion") or []}
+    pending = [Requirement(text) for text in (f"lakehouse-medallion[{extras}]", *INSTALLERS)]
     visited = set[tuple[NormalizedName, str]]()
     while pending:
         requirement = pending.pop()

@@ -37,9 +37,9 @@ from lakehouse.plan.steps import RunRequest
 from lakehouse.runs import context, lineage, logs
 from lakehouse.runs.report import RunReport
 from lakehouse.runs.scheduler import run_tables
+from lakehouse.serving.api.server import KEY_VARIABLE
+from lakehouse.serving.client import Client
 from lakehouse.settings import Settings
-from serving.api.server import KEY_VARIABLE
-from serving.app.client import Client
 
 FIRST_DELIVERY_ENDS = date(2013, 11, 30)
 SECOND_DELIVERY = (date(2013, 12, 1), date(2013, 12, 31))

@@ -1,6 +1,6 @@
 """Run the gold layer: spark-submit --properties-file conf/spark/local.conf jobs/gold.py"""
 
-from jobs._run import run_job
+from lakehouse.cli.jobs import run_job
 
 if __name__ == "__main__":
-    run_job("gold")
+    run_job(__file__, "gold")

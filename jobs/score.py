@@ -3,7 +3,7 @@
 spark-submit --properties-file conf/spark/local.conf jobs/score.py --from 2013-12-01 --to 2013-12-31
 """
 
-from jobs._run import run_command
+from lakehouse.cli.jobs import run_command
 
 if __name__ == "__main__":
-    run_command("score")
+    run_command(__file__, "score")

@@ -1,6 +1,6 @@
 """Train a model: spark-submit --properties-file conf/spark/local.conf jobs/train.py"""
 
-from jobs._run import run_command
+from lakehouse.cli.jobs import run_command
 
 if __name__ == "__main__":
-    run_command("train")
+    run_command(__file__, "train")

@@ -17,6 +17,7 @@ from lakehouse.plan.steps import RunRequest
 from lakehouse.quality import quarantine
 from lakehouse.runs.context import open_catalog, open_locked_engine
 from lakehouse.settings import Settings, load
+from lakehouse.storage import location
 
 if TYPE_CHECKING:
     from lakehouse.gpu.explanation import TableReport
@@ -103,8 +104,10 @@ def load_settings(**overrides: Any) -> Settings:
     return configure_spark(settings)
 
 
-def compose_spark_properties(settings: Settings) -> dict[str, str]:
-    """Return the Spark properties of the settings for spark-submit; fetch the GPU's plugin if they name it.
+def write_spark_properties(settings: Settings) -> Path:
+    """Write the Spark properties of the settings to a file for spark-submit, below the folder of logs; return its path.
+
+    The GPU's plugin is fetched if the settings name it. Keys of a store are no properties: the environment has them.
 
     Raises:
         SessionError: the plugin cannot be fetched.
@@ -113,7 +116,11 @@ def compose_spark_properties(settings: Settings) -> dict[str, str]:
         from lakehouse.gpu.plugin import fetch_jar
 
         fetch_jar(settings)
-    return engine.compose_spark_properties(settings)
+    properties = engine.compose_spark_properties(settings)
+    file = settings.logs / f"spark-{settings.profile}.conf"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    location.put(file, "".join(f"{name} {value}\n" for name, value in properties.items()).encode())
+    return file
 
 
 def report_gpu_coverage(settings: Settings, selectors: Iterable[str], log: Path | None) -> list[TableReport]:

@@ -37,7 +37,13 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def activate(root: Path) -> None:
-    """Set the project of this process and of its child processes, and make the project's packages importable."""
+    """Set the project of this process and of its child processes, and make the project's packages importable.
+
+    The workers of a local Spark are such processes. Those of a cluster need the packages installed.
+    """
     os.environ[VARIABLE] = str(root)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(root) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), *paths)))
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))

@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from lakehouse.errors import SettingsError, redact_password
 from lakehouse.project import find_root
+from lakehouse.resources import find_spark_file, list_spark_files
 from lakehouse.storage.location import Location
 from lakehouse.storage.s3 import S3Path
 
@@ -60,12 +61,12 @@ class SparkAdditions:
     """Additions of an entry point to the Spark properties of the profile.
 
     Attributes:
-        overlays: Property files on top of the profile's, in order: later ones win.
+        overlays: Names of property files on top of the profile's, in order: later ones win.
         properties: Properties on top of all files.
         before_session: Called before a session starts; they raise SessionError if the session could not work.
     """
 
-    overlays: tuple[Path, ...] = ()
+    overlays: tuple[str, ...] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
     before_session: tuple[Callable[[], object], ...] = ()
 
@@ -86,7 +87,7 @@ class Settings(BaseSettings):
     mlflow: str = ""
     """The address of an MLflow server. By default MLflow is an SQLite file below the root. Required for a bucket."""
     spark: str
-    """The file of Spark properties in `conf/spark`."""
+    """The file of Spark properties in `conf/spark`. The platform's file of that name gives those that it lacks."""
     spark_master: str = ""
     """Spark's master, such as `spark://host:7077`. By default Spark runs in the process that starts it."""
     gpu: Literal["", "on", "explain"] = ""
@@ -101,6 +102,8 @@ class Settings(BaseSettings):
     """The modules that declare models, by name. Models of one task compete for its champion."""
     example: ModuleName | None = None
     """The module that runs the commands of the example."""
+    page: ModuleName | None = None
+    """The module of the web page, which `lakehouse app` has Streamlit run."""
     parallel_tables: int = Field(default=2, ge=1, le=16)
     """The number of independent tables that are written at the same time."""
     max_unpacked_bytes: int = Field(default=8 << 30, ge=1)
@@ -122,8 +125,8 @@ class Settings(BaseSettings):
     @field_validator("spark")
     @classmethod
     def _check_spark(cls, name: str, info: ValidationInfo) -> str:
-        folder = info.data["project"] / "conf" / "spark"
-        allowed = sorted(p.name for p in folder.glob("*.conf") if not p.name.startswith("gpu"))
+        own = (file.name for file in info.data["project"].joinpath("conf", "spark").glob("*.conf"))
+        allowed = sorted(file for file in {*own, *list_spark_files()} if not file.startswith("gpu"))
         if name not in allowed:
             raise ValueError(f"not one of the files in conf/spark: {', '.join(allowed)}")
         return name
@@ -162,9 +165,10 @@ class Settings(BaseSettings):
     def conf(self) -> Path:
         return self.project / "conf"
 
-    @property
-    def spark_conf(self) -> Path:
-        return self.conf / "spark" / self.spark
+    def find_spark_files(self, name: str) -> list[Path]:
+        """Return the files of that name of Spark's configuration: the platform's, then the project's."""
+        files = (find_spark_file(name), self.conf / "spark" / name)
+        return [file for file in dict.fromkeys(files) if file.exists()]
 
     @property
     def spark_additions(self) -> SparkAdditions:

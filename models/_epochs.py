@@ -36,7 +36,7 @@ def import_package(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ModelError(f"This model needs {package}: pip install 'lakehouse[{extra}]'") from error
+        raise ModelError(f"This model needs {package}: pip install 'lakehouse-medallion[{extra}]'") from error
 
 
 class Batch(NamedTuple):

@@ -20,11 +20,11 @@ import uvicorn
 from deltalake import DeltaTable
 
 from lakehouse.ml.mlflow_client import open_tracking_client
-from serving.api.app import Service, create_app
-from serving.api.connections import build_server
-from serving.api.journal import Journal
-from serving.api.lookups import Lookups
-from serving.api.watcher import ModelWatcher
+from lakehouse.serving.api.app import Service, create_app
+from lakehouse.serving.api.connections import build_server
+from lakehouse.serving.api.journal import Journal
+from lakehouse.serving.api.lookups import Lookups
+from lakehouse.serving.api.watcher import ModelWatcher
 from tests.parcels import LEARNER, TASK, Place, change_model, parcels
 from tests.paths import PROJECT
 

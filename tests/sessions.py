@@ -8,7 +8,14 @@ import sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 
-from lakehouse.engine.spark.session import add_jvm_jars, get_archive_options, get_local_file_properties, read_properties
+from lakehouse.engine.spark.class_archive import make_archive
+from lakehouse.engine.spark.session import (
+    ARCHIVE,
+    add_jvm_jars,
+    get_archive_options,
+    get_local_file_properties,
+    read_properties,
+)
 from tests.paths import CONF, PROJECT
 
 # Spark's workers run in the environment of the tests, too.
@@ -57,7 +64,7 @@ def small_s3_session(**others: str) -> SparkSession:
     """Start a session of the profile minio for small tables. The environment has the address of the store."""
     settings = read_properties(CONF / "spark" / "minio.conf") | SMALL | others
     settings |= {"spark.master": "local[2]", "spark.driver.memory": "700m"}
-    add_jvm_jars(settings.pop("spark.jars"), PROJECT)
+    add_jvm_jars(str(PROJECT / settings.pop("spark.jars")))
     builder = SparkSession.builder
     for name, value in settings.items():
         builder = builder.config(name, value)
@@ -66,3 +73,5 @@ def small_s3_session(**others: str) -> SparkSession:
 
 if __name__ == "__main__":  # fetch every jar once, before parallel processes do: Ivy does not lock its cache
     small_s3_session().stop()
+    if not ARCHIVE.exists():
+        make_archive()

@@ -40,7 +40,7 @@ COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("serve", servers.serve_predictions),
     ("app", servers.serve_page),
     ("gpu-report", gpu.report_coverage),
-    ("spark-conf", spark.print_properties),
+    ("spark-conf", spark.write_properties),
 )
 
 app = typer.Typer(

@@ -1,17 +1,17 @@
-"""Commands that serve until they are stopped: the API and the example's page."""
+"""Commands that serve until they are stopped: the API and the project's page."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lakehouse import api
 from lakehouse.cli.options import TaskName
 from lakehouse.cli.terminal import console
+from lakehouse.errors import SettingsError
 from lakehouse.runs import context, logs
 
 
@@ -25,8 +25,8 @@ def serve_predictions(
     """Answer requests for predictions over HTTP with the champion. Callers must send the key in SERVING_API_KEY."""
     settings = api.load_settings()
     with logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log:
-        # Imported by name: the platform does not depend on packages built on it.
-        server: Any = importlib.import_module("serving.api.server")
+        from lakehouse.serving.api import server
+
         notify = _print_with_log(log)
         server.serve(
             settings, task, host=host, port=port, canary=canary, refresh_seconds=refresh_seconds, announce=notify
@@ -36,11 +36,14 @@ def serve_predictions(
 def serve_page(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at, on 127.0.0.1.")] = 8501,
 ) -> None:
-    """Serve the page about the example's flights. It asks the API at SERVING_API_URL, by default that of `serve`."""
+    """Serve the project's web page. It asks the API at SERVING_API_URL, by default that of `serve`."""
     settings = api.load_settings()
+    if settings.page is None:
+        raise SettingsError("This project has no page. Set `page` in conf/base.yml to a module that Streamlit runs.")
     with logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log:
-        server: Any = importlib.import_module("serving.app.server")
-        server.serve(port, log, _print_with_log(log))
+        from lakehouse.serving import pages
+
+        pages.serve(settings.page, port, log, _print_with_log(log))
 
 
 def _print_with_log(log: Path) -> Callable[[str], None]:

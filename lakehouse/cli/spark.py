@@ -1,12 +1,21 @@
-"""The command that prints Spark's configuration."""
+"""The command that writes Spark's configuration."""
 
 from __future__ import annotations
 
+import os
+from typing import Annotated
+
+import typer
+
 from lakehouse import api
 from lakehouse.cli.terminal import console
+from lakehouse.settings import PREFIX
 
 
-def print_properties() -> None:
-    """Print the profile's Spark properties for spark-submit --properties-file. LAKEHOUSE_GPU adds those of a GPU."""
-    for name, value in api.compose_spark_properties(api.load_settings()).items():
-        console.print(f"{name} {value}", markup=False, highlight=False, soft_wrap=True)
+def write_properties(
+    profile: Annotated[str | None, typer.Option(help="The profile. By default that of LAKEHOUSE_PROFILE.")] = None,
+) -> None:
+    """Write the profile's Spark properties to a file for spark-submit --properties-file, and print its path."""
+    if profile is not None:
+        os.environ[f"{PREFIX}PROFILE"] = profile
+    console.print(str(api.write_spark_properties(api.load_settings())), markup=False, highlight=False, soft_wrap=True)

@@ -52,10 +52,10 @@ def get_running_engine() -> Engine:
 
 
 def compose_spark_properties(settings: Settings) -> dict[str, str]:
-    """Return the properties of a Spark session with these settings."""
-    from lakehouse.engine.spark.session import compose_properties
+    """Return the properties of a Spark session with these settings, for spark-submit. Their paths are absolute."""
+    from lakehouse.engine.spark.session import compose_submit_properties
 
-    return compose_properties(settings)
+    return compose_submit_properties(settings)
 
 
 def open_spark_session(settings: Settings, log: Path | None = None) -> AbstractContextManager[SparkSession]:

@@ -41,7 +41,7 @@ def fetch_jar(settings: Settings) -> Path:
     with FileLock(jar.with_suffix(".lock")):
         if not jar.exists():
             logger.warning("The RAPIDS plugin (1 GB) is fetched once, into %s: this takes some minutes", jar.parent)
-            _fetch(jar, settings.spark_conf.with_name("ivy.xml"))
+            _fetch(jar, settings.find_spark_files("ivy.xml")[-1])
     return jar
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from lakehouse.gpu.device import require_device
 from lakehouse.gpu.plugin import fetch_jar, get_jar_path
@@ -28,12 +27,11 @@ def configure_spark(settings: Settings) -> Settings:
     )
 
 
-def _list_overlays(settings: Settings) -> tuple[Path, ...]:
-    folder = settings.spark_conf.parent
+def _list_overlays(settings: Settings) -> tuple[str, ...]:
     if settings.gpu == "explain":
-        return (folder / "gpu.conf", folder / "gpu-explain.conf")
+        return ("gpu.conf", "gpu-explain.conf")
     names = ["gpu.conf", f"gpu-{settings.spark}", *(["gpu-training.conf"] if settings.gpu_training else [])]
-    return tuple(file for name in names if (file := folder / name).exists())
+    return tuple(name for name in names if settings.find_spark_files(name))
 
 
 def _prepare_session(settings: Settings) -> None:

@@ -34,7 +34,8 @@ def accelerate(settings: Settings) -> None:
 def _accelerate() -> None:
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise SessionError(
-            f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse[rapids]'. {device.CPU_HINT}"
+            f"LAKEHOUSE_GPU_TRAINING needs {', '.join(missing)}: pip install 'lakehouse-medallion[gpu]'. "
+            f"{device.CPU_HINT}"
         )
     device.require_device(device.TRAINING_REQUIREMENT)
     if early := [name for name in ("pandas", "sklearn") if name in sys.modules]:

@@ -101,7 +101,7 @@ def test_folder_named_like_a_pattern_is_refused_first(kit: Path) -> None:
 
 def test_missing_wheels_of_other_python_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = ["one[more]", 'never; extra == "test"', "here; extra == 'kit'"]
-    monkeypatch.setattr(gpu_kit, "requires", {"lakehouse": needs}.get)
+    monkeypatch.setattr(gpu_kit, "requires", {"lakehouse-medallion": needs}.get)
     monkeypatch.setattr(gpu_kit, "INSTALLERS", ())
     requirements = {
         "one": ["Two.two; python_version >= '3.12'", 'three; extra == "more"', 'never; extra == "less"'],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gold.flight_features import COLUMNS
+from jobs.page.contributions import OTHERS, group_features, make_variations, rank_contributions
 from models.late_arrival import FEATURES, TASK
-from serving.app.contributions import OTHERS, group_features, make_variations, rank_contributions
 
 KNOWN_BY_NAME = {*TASK.key, TASK.time_column, TASK.label_column, "cutoff_utc", "tailnum"} - {*FEATURES}
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
-from serving.app.server import PAGE
+from lakehouse.serving.pages import PAGE
 from tests.browser import open_page
 from tests.example.departures import features_of
 from tests.example.flights_page import (

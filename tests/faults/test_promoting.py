@@ -51,7 +51,7 @@ def test_a_champion_with_damaged_files_stays(place: Place) -> None:
 
 
 def needs_torch(_: Path) -> Any:
-    raise ModelError("This model needs torch: pip install 'lakehouse[torch]'")
+    raise ModelError("This model needs torch: pip install 'lakehouse-medallion[torch]'")
 
 
 @pytest.mark.parametrize(

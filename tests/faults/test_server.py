@@ -14,10 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from serving.api.connections import HEADER_SECONDS, MAX_CONNECTIONS
+from lakehouse.serving.api.connections import HEADER_SECONDS, MAX_CONNECTIONS
+from tests.lakehouse.serving.api.test_server import BODY
 from tests.parcels import Place
 from tests.served import GOOD, HEADERS, KEY, WEAK, copy_place, give_alias, read_requests, run_server
-from tests.serving.api.test_server import BODY
 
 
 @pytest.fixture

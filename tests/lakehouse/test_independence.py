@@ -13,7 +13,7 @@ from tests.paths import PROJECT
 
 EXAMPLE = {"bronze", "silver", "gold", "models", "flights"}
 TESTS = PROJECT / "tests"
-FOLDERS = ("lakehouse", "deploy", "faults", "servers", "serving", "orders")
+FOLDERS = ("lakehouse", "deploy", "faults", "servers", "orders")
 
 
 @cache

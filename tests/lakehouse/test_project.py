@@ -12,7 +12,7 @@ import pytest
 from lakehouse import settings
 from lakehouse.errors import SettingsError
 from lakehouse.project import find_root
-from tests.paths import PROJECT
+from tests.paths import CONF, PROJECT
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def test_the_nearest_folder_above_is_the_project(project: Path, monkeypatch: pyt
     monkeypatch.chdir(project / "reports")
     assert find_root() == project
     loaded = settings.load()
-    assert (loaded.root, loaded.spark_conf) == (project / "data", project / "conf" / "spark" / "local.conf")
+    files = [CONF / "spark" / "local.conf", project / "conf" / "spark" / "local.conf"]
+    assert (loaded.root, loaded.find_spark_files("local.conf")) == (project / "data", files)
 
 
 def test_the_variable_overrides_the_working_directory(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,9 +274,9 @@ def test_a_missing_package_names_its_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModelError, match=rf"needs {package}: pip install 'lakehouse\[{extra}\]'"):
+    with pytest.raises(ModelError, match=rf"needs {package}: pip install 'lakehouse-medallion\[{extra}\]'"):
         fitted(model, splits)
-    with pytest.raises(ModelError, match=rf"pip install 'lakehouse\[{extra}\]'"):
+    with pytest.raises(ModelError, match=rf"pip install 'lakehouse-medallion\[{extra}\]'"):
         model.load(tmp_path)
 
 

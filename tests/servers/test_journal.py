@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from lakehouse.serving.api.journal import Entry, Journal
+from lakehouse.serving.api.lookups import Lookups
 from lakehouse.storage.location import build_delta_options
 from lakehouse.storage.s3 import S3Path, get_client
-from serving.api.journal import Entry, Journal
-from serving.api.lookups import Lookups
 from tests.parcels import TASK, parcels
 from tests.s3 import minio
 

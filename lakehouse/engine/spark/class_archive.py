@@ -2,7 +2,8 @@
 
     python -m lakehouse.engine.spark.class_archive
 
-`make setup` makes the archive with this command. Java ignores an archive of another Java or another Spark.
+The first session of an installation starts this command when it ends. Java ignores an archive of another Java or
+another Spark.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lakehouse.engine.spark.session import (
     ARCHIVE,
     ARCHIVE_IS_SILENT,
@@ -23,7 +26,7 @@ from lakehouse.engine.spark.session import (
     read_properties,
 )
 from lakehouse.errors import SessionError
-from lakehouse.project import find_root
+from lakehouse.resources import find_example, find_spark_file
 
 
 def make_archive() -> None:
@@ -32,18 +35,17 @@ def make_archive() -> None:
     Raises:
         SessionError: The session failed, or this Java makes no archive.
     """
-    root = find_root()
     ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ARCHIVE.parent) as folder:
         new = Path(folder, ARCHIVE.name)
         # Returns once the output is closed: the JVM writes the archive after Python ends.
         process = subprocess.run(
             [sys.executable, "-m", "lakehouse.engine.spark.class_archive", folder],
-            cwd=root,
+            cwd=find_example(),
             capture_output=True,
             text=True,
             check=False,
-            env=_make_environment(root / "conf" / "spark" / "local.conf", new),
+            env=_make_environment(find_spark_file("local.conf"), new),
         )
         if process.returncode or not new.exists():
             output = (process.stdout + process.stderr).strip().splitlines()[-20:]
@@ -104,6 +106,9 @@ if __name__ == "__main__":
         _run_sample_workload(Path(sys.argv[1]))
     else:
         try:
-            make_archive()
+            with FileLock(ARCHIVE.with_suffix(".lock"), timeout=0):
+                make_archive()
+        except Timeout:  # Another process makes it.
+            pass
         except SessionError as error:
             print(error, file=sys.stderr)  # noqa: T201

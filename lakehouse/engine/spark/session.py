@@ -6,14 +6,16 @@ import logging
 import os
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse.errors import SessionError, get_first_line
+from lakehouse.resources import PACKAGES
 from lakehouse.settings import Settings
 from lakehouse.storage.s3 import S3Path
 
@@ -85,7 +87,7 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
     builder = SparkSession.builder
     for key, value in _read_profile_properties(settings).items():
         if key == "spark.jars":
-            add_jvm_jars(value, settings.project)
+            add_jvm_jars(_locate_jars(value, settings))
         else:
             builder = builder.config(key, value)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -100,6 +102,22 @@ def spark_session(settings: Settings, log: Path | None = None) -> Iterator[Spark
         yield spark
     finally:
         spark.stop()
+        if not is_submitted() and not ARCHIVE.exists():
+            _start_making_archive()
+
+
+def _start_making_archive() -> None:
+    """Make the archive of classes in a process that goes on after this one. Without it, sessions start later."""
+    command = [sys.executable, "-m", "lakehouse.engine.spark.class_archive"]
+    with suppress(OSError):
+        ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def _describe_start_failure(error: Exception, settings: Settings, log: Path | None) -> str:
@@ -131,8 +149,8 @@ def _ignore_environment() -> None:
 
 
 def _log_settings(settings: Settings) -> str:
-    """Return the option for the file of log settings in conf/spark, whatever the working directory."""
-    return f"-Dlog4j2.configurationFile={settings.spark_conf.with_name('log4j2.properties').as_uri()}"
+    """Return the option for the file of log settings, whatever the working directory."""
+    return f"-Dlog4j2.configurationFile={settings.find_spark_files('log4j2.properties')[-1].as_uri()}"
 
 
 def get_archive_options() -> str:
@@ -180,10 +198,30 @@ def _read_profile_properties(settings: Settings) -> dict[str, str]:
         SparkContext._ensure_initialized()  # before that a SparkConf lacks the JVM's properties
         submitted = SparkConf()
         return {key: value for key, value in properties.items() if not submitted.contains(key)}
-    properties["spark.driver.extraJavaOptions"] += f" {_log_settings(settings)} {get_archive_options()}"
-    if properties["spark.master"].startswith("local"):
-        properties |= get_local_file_properties(properties.get("spark.driver.extraClassPath"))
+    return _add_jvm_properties(properties, settings)
+
+
+def compose_submit_properties(settings: Settings) -> dict[str, str]:
+    """Return the properties of a session for spark-submit. Their paths are absolute."""
+    properties = _add_jvm_properties(compose_properties(settings), settings)
+    if jars := properties.get("spark.jars"):
+        properties["spark.jars"] = _locate_jars(jars, settings)
     return properties
+
+
+def _add_jvm_properties(properties: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Add what a new JVM of this machine needs: log settings, the archive of classes, access to local files."""
+    name = "spark.driver.extraJavaOptions"
+    options = f"{properties.get(name, '')} {_log_settings(settings)} {get_archive_options()}"
+    local = properties["spark.master"].startswith("local")
+    local_files = get_local_file_properties(properties.get("spark.driver.extraClassPath")) if local else {}
+    return {**properties, name: options.strip(), **local_files}
+
+
+def _locate_jars(jars: str, settings: Settings) -> str:
+    """Return the paths of jars. A relative one is in the project, or else beside the platform's package."""
+    own = [settings.project / jar for jar in jars.split(",")]
+    return ",".join(str(jar if jar.exists() else PACKAGES / jar.relative_to(settings.project)) for jar in own)
 
 
 def get_local_file_properties(class_path: str | None = None) -> dict[str, str]:
@@ -203,18 +241,22 @@ def get_local_file_properties(class_path: str | None = None) -> dict[str, str]:
 
 def compose_properties(settings: Settings) -> dict[str, str]:
     """Return the profile's properties with those that an entry point added to the settings."""
-    properties = read_properties(settings.spark_conf)
+    properties = _read_files(settings, settings.spark)
     if settings.spark_master:
         properties["spark.master"] = settings.spark_master
     for overlay in settings.spark_additions.overlays:
-        properties |= read_properties(overlay)
+        properties |= _read_files(settings, overlay)
     return {**properties, **settings.spark_additions.properties}
 
 
-def add_jvm_jars(jars: str, root: Path) -> None:
+def _read_files(settings: Settings, name: str) -> dict[str, str]:
+    """Return the properties of the platform's file of that name, overridden by those of the project's."""
+    return {key: value for file in settings.find_spark_files(name) for key, value in read_properties(file).items()}
+
+
+def add_jvm_jars(jars: str) -> None:
     """Start the JVM with the jars. As a property of the session they would replace those of spark.jars.packages."""
-    paths = ",".join(str(root / jar) for jar in jars.split(","))  # commands work from any folder
-    _OWN_SUBMIT_VALUES.append(f"--jars {shlex.quote(paths)} pyspark-shell")
+    _OWN_SUBMIT_VALUES.append(f"--jars {shlex.quote(jars)} pyspark-shell")
     os.environ.setdefault("PYSPARK_SUBMIT_ARGS", _OWN_SUBMIT_VALUES[-1])
 
 

@@ -89,7 +89,7 @@ def open_executor(backend: Backend, address: str, jobs: int) -> Iterator[Executo
         import dask
         from distributed import Client, LocalCluster
     except ImportError:
-        raise ModelError("Dask is not installed: pip install 'lakehouse[dask]'.") from None
+        raise ModelError("Dask is not installed: pip install 'lakehouse-medallion[dask]'.") from None
     # A trial is not repeated after its worker died. The cluster serves no HTTP pages.
     routes: dict[str, Any] = {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
     with dask.config.set({"distributed.scheduler.allowed-failures": 0, **routes}), ExitStack() as stack:

@@ -46,5 +46,5 @@ def test_gpu_model_is_as_good(name: str) -> None:
     except SessionError as error:
         pytest.skip(str(error))
     if missing := [package for package in (*PACKAGES, "torch") if find_spec(package) is None]:
-        pytest.skip(f"{', '.join(missing)} are not installed: pip install 'lakehouse[torch,rapids]'")
+        pytest.skip(f"{', '.join(missing)} are not installed: pip install 'lakehouse-medallion[torch,gpu]'")
     assert train(name, "gpu") == pytest.approx(train(name, "cpu"), abs=TOLERANCE[name])

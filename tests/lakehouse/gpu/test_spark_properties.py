@@ -106,6 +106,6 @@ def test_explain_and_a_cluster_s_driver_need_no_device(
 
 def test_a_session_and_spark_conf_need_the_jar(tmp_path: Path) -> None:
     settings = load(tmp_path / "none.jar", gpu="explain")
-    for fetch in (*settings.spark_additions.before_session, lambda: api.compose_spark_properties(settings)):
+    for fetch in (*settings.spark_additions.before_session, lambda: api.write_spark_properties(settings)):
         with pytest.raises(SessionError, match=r"The RAPIDS plugin is not at .*none.jar \(LAKEHOUSE_GPU_JAR\)"):
             fetch()

@@ -93,7 +93,7 @@ def test_missing_packages_are_reported(tmp_path: Path) -> None:
     before = "import importlib.util; importlib.util.find_spec = lambda name: None"
     process = run_command(tmp_path, "train", before=before)
     assert process.returncode == 2
-    assert "needs cudf, cuml, spark_rapids_ml: pip install 'lakehouse[rapids]'" in process.stderr
+    assert "needs cudf, cuml, spark_rapids_ml: pip install 'lakehouse-medallion[gpu]'" in process.stderr
 
 
 def test_a_recipe_names_the_gpu_of_rapids(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def list_jars(spark: SparkSession) -> list[str]:
 def test_the_jar_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {})
-    add_jvm_jars(read_properties(CONF / "spark" / "minio.conf")["spark.jars"], PROJECT)
+    add_jvm_jars(str(PROJECT / read_properties(CONF / "spark" / "minio.conf")["spark.jars"]))
     assert shlex.split(os.environ["PYSPARK_SUBMIT_ARGS"]) == ["--jars", str(JAR), "pyspark-shell"]
     assert JAR.is_file()
 

@@ -41,7 +41,7 @@ def test_nothing_of_the_environment_reaches_the_jvm(
     assert os.environ == {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "SPARK_CONF_DIR": session.NO_FOLDER}
     assert all(f"{name} is ignored" in caplog.text for name in variables)
     assert "canary" not in caplog.text
-    session.add_jvm_jars("lakehouse/engine/spark/logstore/conditional-put-logstore.jar", PROJECT)
+    session.add_jvm_jars(str(PROJECT / "lakehouse/engine/spark/logstore/conditional-put-logstore.jar"))
     assert os.environ["PYSPARK_SUBMIT_ARGS"].endswith("/conditional-put-logstore.jar pyspark-shell")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import requests
 
 from lakehouse.errors import ModelError, SettingsError, redact_password
-from serving.api.server import KEY_VARIABLE, read_api_key
+from lakehouse.serving.api.server import KEY_VARIABLE, read_api_key
 
 URL_VARIABLE: Final = "SERVING_API_URL"
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
@@ -33,12 +33,12 @@ class Client:
     key: str = field(repr=False)
 
     def get_model(self) -> dict[str, Any]:
-        """Return the versions in service, as `serving.api.schema.ModelInfo`."""
+        """Return the versions in service, as `lakehouse.serving.api.schema.ModelInfo`."""
         info: dict[str, Any] = self._send("GET", "/model")
         return info
 
     def predict(self, request_id: str, kind: str, rows: Sequence[Values]) -> list[dict[str, Any]]:
-        """Return a `serving.api.schema.Prediction` per row.
+        """Return a `lakehouse.serving.api.schema.Prediction` per row.
 
         Args:
             request_id: Requests with the same id get the same version of the model.

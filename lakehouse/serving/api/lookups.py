@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lakehouse.errors import ModelError, StorageError
 from lakehouse.ml.dataset import FeatureTable, open_features
 from lakehouse.ml.task import Task
-from serving.api.schema import Key, Row
+from lakehouse.serving.api.schema import Key, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa

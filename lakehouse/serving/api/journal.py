@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import to_json
 
 from lakehouse.errors import get_first_line
+from lakehouse.serving.api import metrics
+from lakehouse.serving.api.schema import Key, Row
 from lakehouse.storage.location import build_delta_options
-from serving.api import metrics
-from serving.api.schema import Key, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
-from serving.api.guard import PUBLIC_PATHS
-from serving.api.problems import Problem
-from serving.api.schema import PredictionRequest
+from lakehouse.serving.api.guard import PUBLIC_PATHS
+from lakehouse.serving.api.problems import Problem
+from lakehouse.serving.api.schema import PredictionRequest
 
 _PROBLEMS = {
     400: "The request is not valid HTTP",

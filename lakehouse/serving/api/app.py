@@ -17,14 +17,14 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from lakehouse.ml.task import Task
-from serving.api import metrics, schema
-from serving.api.document import build_openapi, describe_problems
-from serving.api.guard import Guard, get_request_id
-from serving.api.journal import Entry, Journal
-from serving.api.lookups import Lookups
-from serving.api.problems import CLOSE_CONNECTION, MAX_FAULTS, Fault, RequestError, to_request_error
-from serving.api.schema import Answer, Health, Key, ModelInfo, Row, Version
-from serving.api.watcher import ModelWatcher, ServedModel, ServingState
+from lakehouse.serving.api import metrics, schema
+from lakehouse.serving.api.document import build_openapi, describe_problems
+from lakehouse.serving.api.guard import Guard, get_request_id
+from lakehouse.serving.api.journal import Entry, Journal
+from lakehouse.serving.api.lookups import Lookups
+from lakehouse.serving.api.problems import CLOSE_CONNECTION, MAX_FAULTS, Fault, RequestError, to_request_error
+from lakehouse.serving.api.schema import Answer, Health, Key, ModelInfo, Row, Version
+from lakehouse.serving.api.watcher import ModelWatcher, ServedModel, ServingState
 
 logger = logging.getLogger(__name__)
 BODY_BYTES: Final = 1_000_000

@@ -12,7 +12,7 @@ import pytest
 
 from lakehouse.errors import ModelError
 from lakehouse.ml.mlflow_client import open_tracking_client
-from serving.api import lookups
+from lakehouse.serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, change_model, parcels
 from tests.served import (

@@ -12,9 +12,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from serving.api import metrics
-from serving.api.guard import HEADER_BYTES, REQUEST_ID
-from serving.api.problems import CLOSE_CONNECTION, RequestError
+from lakehouse.serving.api import metrics
+from lakehouse.serving.api.guard import HEADER_BYTES, REQUEST_ID
+from lakehouse.serving.api.problems import CLOSE_CONNECTION, RequestError
 
 # Each connection is an open file. Systems allow 1,024 of them to a process, and the lake and the registry need some.
 MAX_CONNECTIONS: Final = 500

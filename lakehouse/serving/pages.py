@@ -1,4 +1,4 @@
-"""Server process of the page: `lakehouse app`."""
+"""Server process of a project's web page: `lakehouse app`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from lakehouse.errors import LakehouseError, SettingsError
 from lakehouse.project import find_root
 
 HOST: Final = "127.0.0.1"
-PAGE: Final = Path(__file__).with_name("page.py")
 OPTIONS: Final = {
     "server.address": HOST,
     # A foreign host name that resolves to this address must not reach the page (DNS rebinding).
@@ -33,19 +32,25 @@ OPTIONS: Final = {
 STOP_SECONDS: Final = 10.0
 
 
-def serve(port: int, log: Path, announce: Callable[[str], None]) -> None:
+def serve(page: str, port: int, log: Path, announce: Callable[[str], None]) -> None:
     """Serve the page from a separate process until a signal ends it.
 
     Args:
+        page: The module of the page.
         log: File for the output of the process.
         announce: Called with the address once the server listens.
 
     Raises:
-        SettingsError: Streamlit is not installed, or the port is not available.
+        SettingsError: Streamlit is not installed, there is no such module, or the port is not available.
         LakehouseError: The server ended by itself.
     """
     if importlib.util.find_spec("streamlit") is None:
-        raise SettingsError("Streamlit is not installed, and the page needs it. Run pip install 'lakehouse[app]'.")
+        raise SettingsError(
+            "The page needs Streamlit, which is not installed. Run pip install 'lakehouse-medallion[app]'."
+        )
+    spec = importlib.util.find_spec(page)
+    if spec is None or spec.origin is None:
+        raise SettingsError(f"The page {page} is no module. Correct `page` in conf/base.yml.")
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
@@ -53,7 +58,7 @@ def serve(port: int, log: Path, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        with _run_streamlit(port, log) as server:
+        with _run_streamlit(spec.origin, port, log) as server:
             while server.poll() is None and not _is_listening(port):
                 time.sleep(0.1)
             if server.poll() is None:
@@ -64,9 +69,9 @@ def serve(port: int, log: Path, announce: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _run_streamlit(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _run_streamlit(file: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run Streamlit until the block ends. Ctrl+C at the terminal does not reach it, as it is in another session."""
-    command = [sys.executable, "-m", "streamlit", "run", str(PAGE), f"--server.port={port}"]
+    command = [sys.executable, "-m", "streamlit", "run", file, f"--server.port={port}"]
     command += [f"--{name}={value}" for name, value in OPTIONS.items()]
     # The page must import the same code as this process.
     paths = os.pathsep.join(filter(None, (str(find_root()), os.environ.get("PYTHONPATH"))))

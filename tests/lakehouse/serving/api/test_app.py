@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.errors import StorageError
-from serving.api import lookups
+from lakehouse.serving.api import lookups
 from tests import parcels as shop
 from tests.parcels import Place, change_model, parcels
 from tests.served import (
@@ -334,7 +334,7 @@ def test_a_large_or_non_json_body_is_refused(client: httpx.Client) -> None:
 
 
 def test_a_slow_body_times_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.api.app.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("lakehouse.serving.api.app.BODY_SECONDS", 0.2)
 
     def slow() -> Iterator[bytes]:
         yield b'{"features'

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from serving.api import connections
-from serving.api.connections import build_server
-from serving.api.guard import Guard
+from lakehouse.serving.api import connections
+from lakehouse.serving.api.connections import build_server
+from lakehouse.serving.api.guard import Guard
 from tests.served import KEY, run_in_thread
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serving.api import batching
-from serving.api.batching import Batcher
-from serving.api.problems import RequestError
+from lakehouse.serving.api import batching
+from lakehouse.serving.api.batching import Batcher
+from lakehouse.serving.api.problems import RequestError
 
 Scenario = Callable[[Batcher], Coroutine[Any, Any, Any]]
 

@@ -26,10 +26,10 @@ from lakehouse.ml.mlflow_client import (
 )
 from lakehouse.ml.scoring import load_by_alias
 from lakehouse.ml.task import Model, Task
-from serving.api import metrics
-from serving.api.batching import Batcher
-from serving.api.lookups import Lookups
-from serving.api.schema import PredictionRequest, Row, build_request_type
+from lakehouse.serving.api import metrics
+from lakehouse.serving.api.batching import Batcher
+from lakehouse.serving.api.lookups import Lookups
+from lakehouse.serving.api.schema import PredictionRequest, Row, build_request_type
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import streamlit as st
 
+from jobs.page import charts, queries
+from jobs.page.contributions import Contribution, group_features, make_variations, rank_contributions
+from jobs.page.queries import Flight
 from lakehouse import settings as settings_module
 from lakehouse.deltalog.table_log import TableLog
 from lakehouse.errors import LakehouseError, ModelError
+from lakehouse.serving.client import Client, make_client
 from lakehouse.storage.location import Location
 from models.late_arrival import TASK
-from serving.app import charts, queries
-from serving.app.client import Client, make_client
-from serving.app.contributions import Contribution, group_features, make_variations, rank_contributions
-from serving.app.queries import Flight
 
 NUMBER: Final = re.compile(r"\s*([A-Za-z0-9]{2})\s*(\d{1,4})\s*")
 # Streamlit leaves much space at the top and makes lines as long as the screen is wide.

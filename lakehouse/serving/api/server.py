@@ -41,11 +41,11 @@ def serve(
     # scikit-learn and torch read this when they start their threads. A few rows gain nothing from several threads, and
     # the other cores read requests.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from serving.api.app import Service, create_app
-    from serving.api.connections import build_server
-    from serving.api.journal import Journal
-    from serving.api.lookups import Lookups
-    from serving.api.watcher import ModelWatcher
+    from lakehouse.serving.api.app import Service, create_app
+    from lakehouse.serving.api.connections import build_server
+    from lakehouse.serving.api.journal import Journal
+    from lakehouse.serving.api.lookups import Lookups
+    from lakehouse.serving.api.watcher import ModelWatcher
 
     models = declared_models.load_models(settings)
     task = declared_models.choose_task(models, name)

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from lakehouse.errors import ModelError
 from lakehouse.ml.task import Task
-from serving.api.problems import Fault, RequestError
+from lakehouse.serving.api.problems import Fault, RequestError
 
 MAX_ROWS: Final = 1000
 EITHER_MESSAGE: Final = "Give either `features` or `keys`."

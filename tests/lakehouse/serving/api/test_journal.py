@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from serving.api import journal as journals
-from serving.api import metrics
-from serving.api.journal import Entry, Journal
-from serving.api.lookups import Lookups
+from lakehouse.serving.api import journal as journals
+from lakehouse.serving.api import metrics
+from lakehouse.serving.api.journal import Entry, Journal
+from lakehouse.serving.api.lookups import Lookups
 from tests.parcels import TASK, Place, parcels
 from tests.served import GOOD, ROW, copy_place, make_service, open_client, read_requests
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from serving.app.contributions import Contribution
+from jobs.page.contributions import Contribution
 
 # Legible on white and on black.
 MORE, LESS, CALM, PALE = "#d9762b", "#3d8bba", "#6f7d8c", "#9aa7b433"

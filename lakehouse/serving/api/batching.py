@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
-from serving.api.metrics import BATCH_ROWS
-from serving.api.problems import RequestError
-from serving.api.schema import MAX_ROWS, Row
+from lakehouse.serving.api.metrics import BATCH_ROWS
+from lakehouse.serving.api.problems import RequestError
+from lakehouse.serving.api.schema import MAX_ROWS, Row
 
 # No model can answer more rows than this in time.
 MAX_WAITING_ROWS: Final = 20 * MAX_ROWS

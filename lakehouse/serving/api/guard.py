@@ -15,8 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api import metrics
-from serving.api.problems import CLOSE_CONNECTION, RequestError
+from lakehouse.serving.api import metrics
+from lakehouse.serving.api.problems import CLOSE_CONNECTION, RequestError
 
 logger = logging.getLogger(__name__)
 REQUEST_ID: Final = "X-Request-ID"

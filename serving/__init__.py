@@ -1,1 +1,0 @@
-"""Serving of the champion: the prediction API and the web page that calls it."""
