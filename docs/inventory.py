@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
-PLATFORM, EXAMPLE = ("lakehouse", "serving"), ("bronze", "silver", "gold", "models", "flights", "jobs")
+PLATFORM, EXAMPLE = ("lakehouse",), ("bronze", "silver", "gold", "models", "flights", "jobs")
 CODE = (*PLATFORM, *EXAMPLE, "deploy", "benchmarks")
 FILES = (
     "Makefile",

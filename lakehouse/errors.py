@@ -2,6 +2,7 @@
 
 LakehouseError
 ├── SettingsError       a setting is unknown, missing or not allowed
+├── MissingExtraError   a package of an extra is not installed
 ├── DeclarationError    the declared tables do not fit together
 ├── StackError          a server does not start
 ├── SessionError        Spark does not start
@@ -91,6 +92,10 @@ class LakehouseError(Exception):
 
 class SettingsError(LakehouseError):
     """A setting is unknown or missing, or its value is not allowed."""
+
+
+class MissingExtraError(LakehouseError):
+    """A package is missing that an extra of the distribution installs."""
 
 
 class DeclarationError(LakehouseError):

@@ -68,6 +68,7 @@ SHARES = (
         "faults/test_monitor.py",
         "example/gpu/test_training.py",
         "example/test_contributions.py",
+        "example/test_wheel.py",
     ),
 )
 # The slowest of the packages' tests.

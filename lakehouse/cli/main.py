@@ -15,6 +15,7 @@ import typer
 from lakehouse.cli import example, gpu, landing, models, quarantine, repair, rollback, servers, spark, tables
 from lakehouse.cli.terminal import errors, print_error, print_unexpected_error
 from lakehouse.errors import LakehouseError, SettingsError
+from lakehouse.extras import explain_missing_package
 from lakehouse.project import VARIABLE, activate, find_root
 
 INTERRUPTED: Final = 128 + signal.SIGINT
@@ -88,7 +89,10 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Mapping[
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # A fault is reported in words as well. A panic of a Rust library is no Exception.
-        print_unexpected_error(error)
+        if missing := explain_missing_package(error):
+            print_error(missing)
+        else:
+            print_unexpected_error(error)
         sys.exit(2)
 
 

@@ -9,11 +9,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from types import ModuleType
 
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
 from lakehouse.definitions.validation import find_problems, raise_problems
+from lakehouse.definitions.without_spark import allow_missing_spark
 from lakehouse.errors import DeclarationError, locate_error
+from lakehouse.extras import explain_missing_package
 
 _SELECTOR = re.compile(r"(\+?)([a-z0-9_.]+?)(\+?)")
 
@@ -141,20 +144,30 @@ def _find_unknown_inputs(table: Table, declarations: Mapping[str, Declaration]) 
     return problems
 
 
+def _import_all(name: str) -> list[ModuleType]:
+    """Import a module, or a package with its modules."""
+    module = importlib.import_module(name)
+    submodules = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
+    return [module, *(importlib.import_module(sub.name) for sub in submodules)]
+
+
 def load(modules: Iterable[str]) -> Graph:
     """Load the graph of all declarations in the given packages and modules.
 
     Raises:
         DeclarationError: A module cannot be imported, or the declarations do not fit together.
+        MissingExtraError: A module needs a package that is not installed, such as pyspark.
     """
     declarations: dict[int, Declaration] = {}
     for name in modules:
         try:
-            module = importlib.import_module(name)
-            submodules = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
-            for loaded in [module, *(importlib.import_module(sub.name) for sub in submodules)]:
+            with allow_missing_spark():
+                imported = _import_all(name)
+            for loaded in imported:
                 declarations.update({id(v): v for v in vars(loaded).values() if isinstance(v, Source | Table)})
         except Exception as error:  # A mistake in a declaration can raise any type.
+            if missing := explain_missing_package(error):
+                raise missing from error
             reason = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
             raise DeclarationError(
                 f"The declarations in {name!r} cannot be loaded: {reason}{locate_error(error)}"

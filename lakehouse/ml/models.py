@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from lakehouse.errors import ModelError, SettingsError
+from lakehouse.extras import explain_missing_package
 from lakehouse.ml.task import Model, Task
 from lakehouse.settings import Settings
 
@@ -16,6 +17,7 @@ def load_models(settings: Settings) -> dict[str, Model]:
 
     Raises:
         SettingsError: a module cannot be imported or lacks part of a model, or two models declare a task differently.
+        MissingExtraError: a module needs a package that is not installed.
     """
     models = {name: _load_model(name, module) for name, module in settings.models.items()}
     tasks: dict[str, tuple[str, Task]] = {}
@@ -32,6 +34,8 @@ def _load_model(name: str, module: str) -> Model:
     try:
         model: Any = importlib.import_module(module)
     except Exception as error:  # a user's module may raise anything
+        if missing_package := explain_missing_package(error):
+            raise missing_package from error
         reason = f"{type(error).__name__}: {error}"
         raise SettingsError(f"The model {name} cannot be loaded from {module}: {reason}") from error
     required = [attribute for attribute in dir(Model) if not attribute.startswith("_")]

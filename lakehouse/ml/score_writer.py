@@ -19,7 +19,6 @@ from lakehouse.ml.task import Task
 from lakehouse.runs import context
 from lakehouse.settings import Settings
 from lakehouse.storage.location import Location
-from lakehouse.writes.transforms import classify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,6 +86,8 @@ class ScoreMerge:
         return self.engine.retry_on_conflict(name, lambda: self._attempt(name, rows, key))
 
     def _attempt(self, name: str, rows: DataFrame, key: Sequence[str]) -> tuple[int, int]:
+        from lakehouse.writes.transforms import classify  # It needs pyspark, which a training does not.
+
         path = self.catalog.get_path(name)
         log = table_log.open_log(path)
         record = log.last.record if log and log.last else None

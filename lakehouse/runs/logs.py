@@ -12,6 +12,7 @@ from typing import Final
 from lakehouse.causes import describe_cause
 from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import LakehouseError, escape_controls
+from lakehouse.extras import explain_missing_package
 from lakehouse.settings import Settings
 
 # The log of a server that runs for months must not fill the disk.
@@ -59,6 +60,7 @@ def log_run(settings: Settings, run: Run) -> Iterator[Path]:
         raise
     except Exception as error:
         logging.getLogger(__name__).exception("run %s failed", run.id)
-        replacement = LakehouseError(f"{type(error).__name__}: {describe_cause(error)}")
+        missing = explain_missing_package(error)
+        replacement = missing or LakehouseError(f"{type(error).__name__}: {describe_cause(error)}")
         replacement.add_note(f"The log is {file}.")
         raise replacement from error

@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
-from botocore.exceptions import ClientError
-
 from lakehouse.errors import StorageError
 from lakehouse.storage.s3 import S3Path, translate_errors
 
@@ -46,6 +44,8 @@ def require_conditional_put(client: Any, bucket: str, prefix: str) -> None:
 
 
 def _has_file(client: Any, bucket: str, key: str) -> bool:
+    from botocore.exceptions import ClientError
+
     try:
         client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
@@ -57,6 +57,8 @@ def _has_file(client: Any, bucket: str, key: str) -> bool:
 
 def _put_if_absent(client: Any, bucket: str, key: str) -> int:
     """Return the status of a conditional PUT; a refusal is no error."""
+    from botocore.exceptions import ClientError
+
     try:
         response = client.put_object(Bucket=bucket, Key=key, Body=b"probe", IfNoneMatch="*")
     except ClientError as error:

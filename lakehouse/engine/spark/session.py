@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +164,8 @@ def redirect_query_loggers(handler: logging.Handler) -> None:
 
     Before it raises a query's error, it also logs the error, as JSON, to the console.
     """
+    if find_spec("pyspark") is None:
+        return
     from pyspark.logger import PySparkLogger
 
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
