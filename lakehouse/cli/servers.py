@@ -36,7 +36,7 @@ def serve_predictions(
 def serve_page(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at, on 127.0.0.1.")] = 8501,
 ) -> None:
-    """Serve the page about the example's flights. It asks the API at SERVING_API_URL, by default that of `serve`."""
+    """Serve the web page of the example. It asks the API at SERVING_API_URL, by default that of `serve`."""
     settings = api.load_settings()
     with logs.log_run(settings, context.create_run(settings.project, settings.logs)) as log:
         server: Any = importlib.import_module("serving.app.server")
