@@ -97,7 +97,7 @@ def _find_misplaced_functions(words: Sequence[str]) -> Iterator[str]:
     """Yield the functions that need more than one row, or return more than one."""
     for before, name, after in zip(["", *words], words, words[1:], strict=False):
         is_quantifier = name in _QUANTIFIERS and before in ("like", "ilike")
-        if after != "(" or before == "." or is_quantifier:
+        if after != "(" or is_quantifier:
             continue
         elif name in _AGGREGATES:
             yield f"the aggregate function {name} is not allowed, because a rule sees one row; use a suite"

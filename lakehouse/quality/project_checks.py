@@ -83,7 +83,7 @@ def _find_module(name: str) -> ModuleSpec | None:
 
 
 def _find_profile_problems(conf: Path) -> Iterator[Problem]:
-    """Yield the keys that no setting has, of every profile. Their values are checked when the profile is used."""
+    """Yield unknown settings and missing files of every profile. Other values are checked when the profile is used."""
     for file in sorted(conf.glob("*.yml")):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -96,6 +96,9 @@ def _find_profile_problems(conf: Path) -> Iterator[Problem]:
         for key in map(str, content):
             if key not in Settings.model_fields:
                 yield Problem(f"conf/{file.name}: unknown setting {key}{suggest(key, Settings.model_fields)}")
+        properties = content.get("spark")
+        if isinstance(properties, str) and not (conf / "spark" / properties).is_file():
+            yield Problem(f"conf/{file.name}: spark={properties!r} is not a file in conf/spark")
 
 
 def _find_unread_files(conf: Path) -> Iterator[Problem]:

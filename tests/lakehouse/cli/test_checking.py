@@ -73,22 +73,6 @@ def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:
     assert "check conf/prod.yaml: is not read; rename it to prod.yml\n" in run("--project", str(root), "plan")[1]
 
 
-def test_the_example_has_no_problems(tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from lakehouse import api, settings\n"
-        "import lakehouse.cli.main\n"
-        "assert 'sqlglot' not in sys.modules\n"
-        "print(api.check_project(settings.load()))\n"
-        "print(sorted({'mlflow', 'sklearn', 'great_expectations'} & sys.modules.keys()))\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
-    environment |= {"LAKEHOUSE_ROOT": str(tmp_path), "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=environment, check=True)
-    assert result.stdout == "[]\n[]\n"
-
-
 def test_land_says_what_it_needs(tmp_path: Path) -> None:
     code, output = run("--project", str(make_project(tmp_path, {})), "land")
     assert code == 2

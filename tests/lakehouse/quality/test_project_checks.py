@@ -51,7 +51,7 @@ def test_models_are_found_without_their_import(tmp_path: Path, monkeypatch: pyte
 
 def test_files_that_nothing_reads_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {
-        "conf/cluster.yml": "sprak: local.conf\nroot: ${NOT_SET_HERE}\n",
+        "conf/cluster.yml": "sprak: local.conf\nroot: ${NOT_SET_HERE}\nspark: lost.conf\n",
         "conf/broken.yml": "root: [\n",
         "conf/list.yml": "- root\n",
         "conf/prod.yaml": "",
@@ -62,13 +62,14 @@ def test_files_that_nothing_reads_are_named(tmp_path: Path, monkeypatch: pytest.
         "unread/__init__.py": "",
         "more.py": "from lakehouse import source\nmore = source('raw.more')\n",
         "tests/sources.py": "from lakehouse import source\nmore = source('raw.more')\n",
-        ".venv/lib/sources.py": "from lakehouse import source\nmore = source('raw.more')\n",
+        ".cache/sources.py": "from lakehouse import source\nmore = source('raw.more')\n",
     }
     problems = check(make_project(tmp_path, files), monkeypatch)
     assert problems.pop(0).startswith("conf/broken.yml: cannot be read: while parsing a flow node")
     hint = "declares a source or table, but is not read; name its package in `declarations` of conf/base.yml"
     assert problems == [
         "conf/cluster.yml: unknown setting sprak; did you mean spark?",
+        "conf/cluster.yml: spark='lost.conf' is not a file in conf/spark",
         "conf/list.yml: is not a list of settings such as `root: data`",
         "(conf/prod.yaml: is not read; rename it to prod.yml)",
         "(conf/expectations/raw/items.yml: is not read; a suite is a file <layer>/<table>.json)",
