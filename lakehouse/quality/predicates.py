@@ -18,24 +18,30 @@ if TYPE_CHECKING:
 
 # Spark's functions without parentheses.
 _CONSTANTS: Final = frozenset(
-    ("current_date", "current_timestamp", "current_time", "current_user", "localtimestamp", "session_user", "user")
+    ("current_date", "current_timestamp", "current_time", "current_user", "session_user", "user")
 )
 # Spark's aggregate functions, and its functions that return several rows.
 _AGGREGATES: Final = frozenset(
     re.findall(
         r"\w+",
-        """any any_value approx_count_distinct approx_percentile approx_top_k array_agg avg bit_and bit_or bit_xor
-    bitmap_and_agg bitmap_construct_agg bitmap_or_agg bool_and bool_or collect_list collect_set corr count count_if
-    count_min_sketch covar_pop covar_samp every first first_value grouping grouping_id histogram_numeric hll_sketch_agg
-    hll_union_agg kurtosis last last_value listagg max max_by mean median min min_by mode percentile percentile_approx
-    percentile_cont percentile_disc regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy
-    regr_syy skewness some std stddev stddev_pop stddev_samp string_agg sum try_avg try_sum var_pop var_samp
-    variance""",
+        """any any_value approx_count_distinct approx_percentile approx_top_k approx_top_k_accumulate
+    approx_top_k_combine array_agg avg bit_and bit_or bit_xor bitmap_and_agg bitmap_construct_agg bitmap_or_agg
+    bool_and bool_or collect_list collect_set corr count count_if count_min_sketch covar_pop covar_samp every first
+    first_value grouping grouping_id histogram_numeric hll_sketch_agg hll_union_agg kll_sketch_agg_bigint
+    kll_sketch_agg_double kll_sketch_agg_float kurtosis last last_value listagg max max_by mean median min min_by
+    mode percentile percentile_approx percentile_cont percentile_disc regr_avgx regr_avgy regr_count regr_intercept
+    regr_r2 regr_slope regr_sxx regr_sxy regr_syy skewness some std stddev stddev_pop stddev_samp string_agg sum
+    theta_intersection_agg theta_sketch_agg theta_union_agg try_avg try_sum var_pop var_samp variance""",
     )
+)
+_WINDOW_FUNCTIONS: Final = frozenset(
+    ("cume_dist", "dense_rank", "lag", "lead", "nth_value", "ntile", "percent_rank", "rank", "row_number")
 )
 _GENERATORS: Final = frozenset(
     ("explode", "explode_outer", "inline", "inline_outer", "json_tuple", "posexplode", "posexplode_outer", "stack")
 )
+# A table such as delta.`/path` is a path.
+_FILE_FORMATS: Final = frozenset(("avro", "csv", "delta", "json", "orc", "parquet", "text"))
 # `x LIKE ANY ('a', 'b')` compares with each value.
 _QUANTIFIERS: Final = frozenset(("any", "some", "all"))
 
@@ -59,7 +65,7 @@ def find_predicate_problems(predicate: str, columns: Mapping[str, str]) -> Itera
     if len(statements) > 1 or not isinstance(statement, exp.Select) or not _is_one_expression(statement):
         yield Problem("it is not one SQL expression such as amount > 0")
     elif len(list(statement.find_all(exp.Query))) > 1:
-        yield Problem("a subquery is not allowed, because a rule sees one row; read the other table as a lookup")
+        yield _judge_subquery(statement)
     elif statement.find(exp.Window):
         yield Problem("a window function is not allowed, because a rule sees one row")
     else:
@@ -88,6 +94,18 @@ def _locate(error: Exception) -> str:
     return f" (near {near!r})" if near else ""
 
 
+def _judge_subquery(statement: exp.Select) -> Problem:
+    """Return an error for a subquery on a table's name: in a run, no table has one. Spark can read paths and values."""
+    from sqlglot import exp
+
+    own = {cte.alias for cte in statement.find_all(exp.CTE)}
+    for table in statement.find_all(exp.Table):
+        if isinstance(table.this, exp.Identifier) and table.name not in own and table.db.lower() not in _FILE_FORMATS:
+            name = ".".join(part.name for part in table.parts)
+            return Problem(f"a subquery cannot read {name}: tables have no names in a run; take it as a lookup")
+    return Problem("this check does not read subqueries; Spark will decide", is_error=False)
+
+
 def _is_one_expression(statement: exp.Select) -> bool:
     clauses = [name for name, value in statement.args.items() if value and name not in ("expressions", "kind", "hint")]
     return len(statement.expressions) == 1 and not clauses
@@ -101,6 +119,8 @@ def _find_misplaced_functions(words: Sequence[str]) -> Iterator[str]:
             continue
         elif name in _AGGREGATES:
             yield f"the aggregate function {name} is not allowed, because a rule sees one row; use a suite"
+        elif name in _WINDOW_FUNCTIONS:
+            yield f"the window function {name} is not allowed, because a rule sees one row"
         elif name in _GENERATORS:
             yield f"the function {name} is not allowed, because it returns several rows"
 
