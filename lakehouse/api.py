@@ -15,7 +15,8 @@ from lakehouse.deltalog.commit_record import Run
 from lakehouse.errors import DeclarationError, RollbackError
 from lakehouse.plan.steps import RunRequest
 from lakehouse.quality import quarantine
-from lakehouse.runs.context import open_catalog, open_locked_engine
+from lakehouse.quality.problems import Problem
+from lakehouse.runs.context import examine_catalog, open_catalog, open_locked_engine
 from lakehouse.settings import Settings, load
 from lakehouse.storage import location
 
@@ -76,6 +77,25 @@ def _check_range(catalog: Catalog, names: tuple[str, ...], since: date | None, u
         raise DeclarationError(
             "--from and --to: none of the selected tables is replaced by partition. Select one, or omit the range."
         )
+
+
+def check_project(settings: Settings) -> list[Problem]:
+    """Find every problem of the project that shows without an engine, in declarations, rules, suites, models and conf.
+
+    Errors come first.
+    """
+    catalog, texts = examine_catalog(settings)
+    problems = [*map(Problem, texts), *find_problems(settings, catalog)]
+    if isinstance(settings.root, Path) and not texts:  # a bucket may be out of reach
+        problems += [Problem(f"landing/{name}: no source reads this", False) for name in catalog.find_unread_folders()]
+    return sorted(problems, key=lambda problem: not problem.is_error)
+
+
+def find_problems(settings: Settings, catalog: Catalog) -> list[Problem]:
+    """Find the problems of a project whose declarations fit together."""
+    from lakehouse.quality import checks, project_checks
+
+    return [*checks.find_problems(catalog), *project_checks.find_problems(settings)]
 
 
 def run_pipeline(settings: Settings, selection: Selection, run: Run, listener: RunListener, log: Path) -> RunReport:

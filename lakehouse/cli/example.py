@@ -12,7 +12,7 @@ from lakehouse.settings import Settings
 
 
 def run_demo() -> None:
-    """Run the whole example: land, run, train, land December, run again, score."""
+    """Run the example of the project from landing to scores. The setting `example` names its module."""
     settings = load_training_settings()
     load_example(settings).demo(settings, console)
 
@@ -24,5 +24,7 @@ def load_example(settings: Settings) -> Any:
         SettingsError: The project has no example.
     """
     if settings.example is None:
-        raise SettingsError("This project has no example. Set `example` in conf/base.yml to the name of its module.")
+        raise SettingsError(
+            "This project has no example. Set `example` in conf/base.yml to a module with the functions demo and land."
+        )
     return importlib.import_module(settings.example)

@@ -26,17 +26,22 @@ def land_files(
 ) -> None:
     """Deliver files to a source's landing folder, each atomically. Without a source, deliver the example's data."""
     settings = api.load_settings()
-    if source is None:
+    if source is None and settings.example:
         load_example(settings).land(settings, console, *as_dates(since, until))
         return
     from lakehouse.definitions.sources import Source
     from lakehouse.landing.delivery import deliver
 
     declarations = context.open_catalog(settings).graph.declarations
+    sources = ", ".join(name for name, entry in declarations.items() if isinstance(entry, Source)) or "none"
+    if source is None:
+        raise SettingsError(
+            f"No source was named. Run `lakehouse land SOURCE FILE...`; declared sources: {sources}. "
+            "A project with the setting `example` also has data of its own."
+        )
     declared = declarations.get(source)
     if not isinstance(declared, Source):
-        sources = [name for name, entry in declarations.items() if isinstance(entry, Source)]
-        raise SettingsError(f"{source!r} is not a source. Choose one of {', '.join(sources)}.")
+        raise SettingsError(f"{source!r} is not a source. Choose one of {sources}.")
     if not files:
         raise SettingsError(f"{source}: no file was named. Run `lakehouse land {source} FILE...`.")
     with show_upload(console, files) as progress:

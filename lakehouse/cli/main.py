@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from lakehouse.cli import example, gpu, landing, models, quarantine, repair, rollback, servers, spark, tables
+from lakehouse.cli import checking, example, gpu, landing, models, quarantine, repair, rollback, servers, spark, tables
 from lakehouse.cli.terminal import errors, print_error, print_unexpected_error
 from lakehouse.errors import LakehouseError, SettingsError
 from lakehouse.extras import explain_missing_package
@@ -22,6 +22,7 @@ INTERRUPTED: Final = 128 + signal.SIGINT
 COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("demo", example.run_demo),
     ("land", landing.land_files),
+    ("check", checking.check_project),
     ("plan", tables.show_plan),
     ("run", tables.run_tables),
     ("status", tables.show_status),

@@ -39,9 +39,11 @@ def show_plan(
     """Show what the next run would do to each table, and why. Exits with 1 on a breaking schema change."""
     from lakehouse.plan import planner
 
-    selection = _select_tables(api.load_settings(), select, full_refresh, since, until)
+    settings = api.load_settings()
+    selection = _select_tables(settings, select, full_refresh, since, until)
     steps = planner.plan_steps(selection.catalog, selection.names, selection.request)
-    print_plan(console, selection.catalog, steps, as_json)
+    problems = [] if as_json else api.find_problems(settings, selection.catalog)
+    print_plan(console, selection.catalog, steps, problems, as_json)
     if any(step.is_breaking for step in steps):
         raise typer.Exit(1)
 
@@ -125,7 +127,7 @@ def show_history(table: str, limit: Limit = 20, as_json: AsJson = False) -> None
 
 
 def query_tables(text: Annotated[str, typer.Argument(metavar="QUERY")], as_json: AsJson = False) -> None:
-    """Query the tables by name (DuckDB): lakehouse sql 'select * from gold.airport_daily limit 5'."""
+    """Query the tables by name (DuckDB): lakehouse sql 'select * from silver.orders limit 5'."""
     from lakehouse.deltalog.sql import query
 
     print_rows(console, query(api.load_settings().lake, text), as_json)
@@ -138,7 +140,7 @@ def vacuum_table(
     ] = None,
     forget: Annotated[
         list[str] | None,
-        typer.Option(help="A model version, such as late_arrival:3, whose training data may be removed."),
+        typer.Option(help="A model version, such as NAME:3, whose training data may be removed."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
 ) -> None:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from types import ModuleType
 
 from lakehouse.definitions.sources import Source
 from lakehouse.definitions.tables import Declaration, Table
@@ -93,6 +92,17 @@ def build(declarations: Iterable[Declaration]) -> Graph:
         DeclarationError: Names are duplicate or unknown, tables read each other in a circle, or a declaration is
             wrong by itself. Every problem is listed.
     """
+    graph, problems = _assemble(declarations)
+    raise_problems(problems)
+    return graph
+
+
+def _assemble(declarations: Iterable[Declaration], *, is_complete: bool = True) -> tuple[Graph, list[str]]:
+    """Return the graph of the declarations, and their problems. Without problems it is in order.
+
+    Args:
+        is_complete: No declaration is missing, so that an unknown input is a problem.
+    """
     by_name: dict[str, Declaration] = {}
     problems = []
     for declared in declarations:
@@ -102,7 +112,9 @@ def build(declarations: Iterable[Declaration]) -> Graph:
         problems += find_problems(declared)
     for declared in by_name.values():
         if isinstance(declared, Table):
-            problems += _find_unknown_inputs(declared, by_name) + _find_duplicating_appends(declared, by_name)
+            problems += _find_input_problems(declared, by_name, is_complete) + _find_duplicating_appends(
+                declared, by_name
+            )
     sorter = TopologicalSorter(
         {
             name: sorted({i.table for i in declared.inputs.values()} & by_name.keys())
@@ -115,9 +127,8 @@ def build(declarations: Iterable[Declaration]) -> Graph:
         order = list(sorter.static_order())
     except CycleError as error:
         problems.append("tables read each other in a circle: " + " -> ".join(reversed(error.args[1])))
-        order = []
-    raise_problems(problems)
-    return Graph({name: by_name[name] for name in order})
+        order = list(by_name)
+    return Graph({name: by_name[name] for name in order}), problems
 
 
 def _find_duplicating_appends(table: Table, declarations: Mapping[str, Declaration]) -> list[str]:
@@ -131,24 +142,17 @@ def _find_duplicating_appends(table: Table, declarations: Mapping[str, Declarati
     ]
 
 
-def _find_unknown_inputs(table: Table, declarations: Mapping[str, Declaration]) -> list[str]:
+def _find_input_problems(table: Table, declarations: Mapping[str, Declaration], is_complete: bool) -> list[str]:
     problems = []
     for parameter, input_ in table.inputs.items():
         name, column = input_.table, input_.date_column
         if name not in declarations:
             near = difflib.get_close_matches(name, declarations, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            problems.append(f"{table.name}: input {parameter}={name!r} is not declared{hint}")
+            problems += [f"{table.name}: input {parameter}={name!r} is not declared{hint}"] if is_complete else []
         elif column is not None and declarations[name].columns.get(column) != "date":
             problems.append(f"{table.name}: {name} has no date column {column!r} to map to partitions")
     return problems
-
-
-def _import_all(name: str) -> list[ModuleType]:
-    """Import a module, or a package with its modules."""
-    module = importlib.import_module(name)
-    submodules = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
-    return [module, *(importlib.import_module(sub.name) for sub in submodules)]
 
 
 def load(modules: Iterable[str]) -> Graph:
@@ -158,20 +162,49 @@ def load(modules: Iterable[str]) -> Graph:
         DeclarationError: A module cannot be imported, or the declarations do not fit together.
         MissingExtraError: A module needs a package that is not installed, such as pyspark.
     """
+    declarations, problems = _import_declarations(modules)
+    if problems:
+        raise DeclarationError("\n".join(problems))
+    return build(declarations)
+
+
+def examine(modules: Iterable[str]) -> tuple[Graph, list[str]]:
+    """Return the graph of the declarations that can be loaded, and the problems of all modules and declarations.
+
+    Where there are problems, the graph is fit only for further checks.
+    """
+    declarations, problems = _import_declarations(modules)
+    graph, more = _assemble(declarations, is_complete=not problems)
+    return graph, [*problems, *more]
+
+
+def list_modules(name: str) -> list[str]:
+    """Import a package or module of declarations. Return its name, and those of the modules in the package."""
+    paths = getattr(importlib.import_module(name), "__path__", ())
+    return [name, *(module.name for module in pkgutil.iter_modules(paths, f"{name}."))]
+
+
+def _import_declarations(modules: Iterable[str]) -> tuple[list[Declaration], list[str]]:
+    """Return the declarations of the modules, and a problem for each reason why modules cannot be imported."""
     declarations: dict[int, Declaration] = {}
+    failed: dict[str, list[str]] = {}
     for name in modules:
-        try:
-            with allow_missing_spark():
-                imported = _import_all(name)
-            for loaded in imported:
-                declarations.update({id(v): v for v in vars(loaded).values() if isinstance(v, Source | Table)})
-        except Exception as error:  # A mistake in a declaration can raise any type.
-            if missing := explain_missing_package(error):
-                raise missing from error
-            reason = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
-            raise DeclarationError(
-                f"The declarations in {name!r} cannot be loaded: {reason}{locate_error(error)}"
-            ) from error
-    if not declarations:
-        raise DeclarationError("No table is declared. Check `declarations` in conf/base.yml.")
-    return build(declarations.values())
+        pending = [name]
+        while pending:
+            current = pending.pop(0)
+            try:
+                with allow_missing_spark():
+                    if current == name:
+                        pending += list_modules(name)[1:]
+                    loaded = vars(importlib.import_module(current))
+            except Exception as error:  # A mistake in a declaration can raise any type.
+                if missing := explain_missing_package(error):
+                    raise missing from error
+                reason = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
+                failed.setdefault(f"{reason}{locate_error(error)}", []).append(repr(current))
+            else:
+                declarations |= {id(v): v for v in loaded.values() if isinstance(v, Source | Table)}
+    problems = [f"The declarations in {', '.join(names)} cannot be loaded: {why}" for why, names in failed.items()]
+    if not declarations and not problems:
+        problems = ["No table is declared. Check `declarations` in conf/base.yml."]
+    return list(declarations.values()), problems

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from lakehouse.definitions.contracts import Contract
+from lakehouse.definitions.data_types import normalize_types
 from lakehouse.definitions.identifiers import require_sequences
 
 # Columns that the platform adds to every landed row. `_file_id` grows with each delivery. `_row` counts the file's
@@ -133,7 +134,7 @@ def source(
         name,
         landing,
         format,
-        MappingProxyType(dict(types)),
+        MappingProxyType(normalize_types(types)),
         MappingProxyType(dict(options or {})),
         on_redelivery,
         settle_seconds,

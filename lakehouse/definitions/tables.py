@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from lakehouse.definitions.data_types import normalize_types
 from lakehouse.definitions.identifiers import require_sequences
 from lakehouse.definitions.rules import Rule
 from lakehouse.definitions.sources import Source
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
 # Optional column (array of strings) of a function that parses landed text: the row's landed columns with a value that
 # does not parse as the declared type. The platform quarantines such rows and never writes the column.
 UNPARSED = "_unparsed"
-TYPES = (
-    "string",
-    "boolean",
-    "tinyint",
-    "smallint",
-    "int",
-    "bigint",
-    "float",
-    "double",
-    "date",
-    "timestamp",
-    "timestamp_ntz",
-    "binary",
-)
 OnLookupChange = Literal["rebuild", "ignore"]
 
 
@@ -135,12 +122,13 @@ def table(
         DeclarationError: An argument has a wrong type.
     """
     _check_arguments(name, columns, rules, key=key, stats=stats)
+    _check_inputs(name, inputs)
 
     def declare(function: Callable[..., DataFrame]) -> Table:
         return Table(
             name=name,
             function=function,
-            columns=MappingProxyType(dict(columns)),
+            columns=MappingProxyType(normalize_types(columns)),
             write=write,
             inputs=MappingProxyType({k: incremental(v) if isinstance(v, str) else v for k, v in inputs.items()}),
             key=tuple(key),
@@ -164,3 +152,22 @@ def _check_arguments(name: str, columns: object, rules: object, **columns_by_par
         )
     if isinstance(rules, Rule):
         raise DeclarationError(f"{name}: rules={rules!r} must be a list of rules, such as [Rule(...)].")
+    for rule in rules if isinstance(rules, Sequence) else [rules]:
+        if not isinstance(rule, Rule):
+            raise DeclarationError(
+                f"{name}: rules has {rule!r}, which is not a rule such as Rule('name', 'amount > 0')."
+            )
+
+
+def _check_inputs(name: str, inputs: Mapping[str, object]) -> None:
+    """Check that each input is a name, or made by `incremental` or `lookup`.
+
+    Raises:
+        DeclarationError: An input is something else, such as a function or a list.
+    """
+    for parameter, value in inputs.items():
+        if not isinstance(value, str | Input):
+            raise DeclarationError(
+                f"{name}: {parameter}={value!r} is not an input. Write the name of a table, incremental(...) or "
+                "lookup(...)."
+            )

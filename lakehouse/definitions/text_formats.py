@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from lakehouse.definitions.data_types import normalize_type
 from lakehouse.errors import DeclarationError
 
 INTEGERS: Final = ("tinyint", "smallint", "int", "bigint")
 FLOATS: Final = ("float", "double")
 MOMENTS: Final = ("date", "timestamp", "timestamp_ntz")
 _OTHERS: Final = ("string", "binary", "boolean")
-_DECIMAL: Final = re.compile(r"decimal\((\d+), ?(\d+)\)")
+_DECIMAL: Final = re.compile(r"decimal\((\d+),(\d+)\)")
 _ZONE: Final = "(Z|[+-][0-9]{2}:[0-9]{2})"
 # The form without a pattern. A timestamp without a zone is in the session's zone, UTC.
 _ISO_DATE: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -71,6 +72,7 @@ class TextFormat:
     false: Sequence[str] = ("false", "False", "FALSE")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "type_name", normalize_type(self.type_name))
         if problems := [*self._find_problems()]:
             raise DeclarationError("\n".join(f"TextFormat({self.type_name!r}): {problem}" for problem in problems))
 

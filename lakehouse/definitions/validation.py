@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from lakehouse.definitions.contracts import OnChangedType, OnMissingColumn, OnNewColumn
+from lakehouse.definitions.data_types import find_type_problem
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
 from lakehouse.definitions.options import find_option_problems
 from lakehouse.definitions.rules import KEY_RULE, MALFORMED_RULE, PARSED_RULE, OnViolation
@@ -21,8 +22,8 @@ from lakehouse.definitions.sources import (
     OnRedelivery,
     Source,
 )
-from lakehouse.definitions.tables import TYPES, UNPARSED, Declaration, Table
-from lakehouse.definitions.write_modes import WRITE_MODES, History, Merge, Replace, WriteMode
+from lakehouse.definitions.tables import UNPARSED, Declaration, OnLookupChange, Table
+from lakehouse.definitions.write_modes import WRITE_MODES, History, Merge, PartitionUnit, Replace, WriteMode
 from lakehouse.errors import DeclarationError
 
 # Columns that the platform adds to tables, and to rows during a write.
@@ -46,7 +47,6 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 _LANDING = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
 # Types of a cursor other than a time: exact numbers.
 _NUMERIC_CURSOR_TYPES = ("smallint", "int", "bigint", "decimal")
-_NESTED_TYPE = re.compile(r"decimal\(\d+,\d+\)|(array|map|struct)<.+>")
 
 
 def find_problems(declared: Declaration) -> list[str]:
@@ -60,12 +60,13 @@ def find_problems(declared: Declaration) -> list[str]:
         if not COLUMN_PATTERN.fullmatch(c)
     ]
     problems += [
-        f"{declared.name}: column {c} has type {kind!r}, which is none of Spark SQL's "
-        f"({', '.join(TYPES)}, decimal(p,s), array<>, map<>, struct<>)"
+        f"{declared.name}: column {c} has type {kind!r}, {problem}"
         for c, kind in declared.columns.items()
-        if kind not in TYPES and not _NESTED_TYPE.fullmatch(kind)
+        if (problem := find_type_problem(kind))
     ]
     problems += _find_name_problems(declared)
+    if not all(isinstance(kind, str) for kind in declared.columns.values()):  # the checks below read types
+        return problems
     if isinstance(declared, Table):
         return problems + _find_table_problems(declared)
     return problems + _find_source_problems(declared) + _find_database_problems(declared)
@@ -176,7 +177,12 @@ def _find_cursor_problems(source: Source, database: Database) -> list[str]:
 
 
 def _find_table_problems(table: Table) -> list[str]:
-    problems = [*_find_parameter_problems(table), *_find_rule_problems(table), *_find_write_problems(table)]
+    problems = [
+        *_find_parameter_problems(table),
+        *_find_input_problems(table),
+        *_find_rule_problems(table),
+        *_find_write_problems(table),
+    ]
     return [f"{table.name}: {problem}" for problem in problems]
 
 
@@ -187,10 +193,30 @@ def _find_rule_problems(table: Table) -> list[str]:
         for rule in table.rules
         if rule.on_violation not in levels
     ]
+    problems += [
+        f"rule {rule.name} has predicate={rule.predicate!r}, which is not SQL such as 'amount > 0'"
+        for rule in table.rules
+        if not isinstance(rule.predicate, str) or not rule.predicate.strip()
+    ]
     names = [rule.name for rule in table.rules]
     reserved = [name for name in names if name in (KEY_RULE, MALFORMED_RULE, PARSED_RULE)]
     problems += [f"rule {name} uses a name that is reserved by the platform" for name in reserved]
     return problems + [f"two rules are called {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
+
+
+def _find_input_problems(table: Table) -> list[str]:
+    """Return the inputs with options that do not fit the table."""
+    problems = []
+    for input_ in table.inputs.values():
+        for parameter, days in (("lookback_days", input_.lookback_days), ("affects_days", input_.affects_days)):
+            if not isinstance(days, int) or days < 0:
+                problems.append(f"input {input_.table} has {parameter}={days!r}, which is not a number of days from 0")
+            elif days and not table.partitioning:
+                problems.append(f"input {input_.table} has {parameter}={days}, which is for tables with Replace()")
+        if input_.on_change not in get_args(OnLookupChange):
+            allowed = ", ".join(get_args(OnLookupChange))
+            problems.append(f"input {input_.table} has on_change={input_.on_change!r}, which is not one of {allowed}")
+    return problems
 
 
 def _find_write_problems(table: Table) -> list[str]:
@@ -213,6 +239,8 @@ def _find_write_problems(table: Table) -> list[str]:
     elif isinstance(write, Replace):
         if table.columns.get(write.partition) != "date":
             problems.append(f"the partition {write.partition!r} must be a declared date column")
+        if write.unit not in get_args(PartitionUnit):
+            problems.append(f"unit={write.unit!r} is not one of {', '.join(get_args(PartitionUnit))}")
         problems += [
             f"incremental input {input_.table} needs a date column that maps it to partitions "
             "(incremental(..., date_column=...))"

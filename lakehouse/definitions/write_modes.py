@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from lakehouse.definitions.sources import ORIGIN_COLUMNS
 
+PartitionUnit = Literal["day", "month"]
 VALIDITY_COLUMNS = ("valid_from", "valid_to", "is_current")
 
 
@@ -106,7 +107,7 @@ class Replace(WriteMode):
     """
 
     partition: str
-    unit: Literal["day", "month"] = "day"
+    unit: PartitionUnit = "day"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from lakehouse.definitions.data_types import VOID
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
 from lakehouse.definitions.sources import RESCUED, Source
 
@@ -21,8 +22,6 @@ _WIDER_TYPES = {
     "int": ("bigint",),
     "float": ("double",),
 }
-# The type of a Parquet column that has no value in its file.
-VOID = "void"
 _MAX_SHOWN = 5
 # Keys in the metadata of a struct's fields. Spark's own Arrow files mark structs of these types with them.
 _MARKS = {b"variant", b"geometry", b"geography"}

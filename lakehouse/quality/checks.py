@@ -1,100 +1,94 @@
-"""Check rules and suites before a run, without an engine: names of tables, columns and expectations.
-
-A rule is read by DuckDB's parser, which knows most of Spark's SQL. A predicate that it cannot read is left to the run.
-"""
+"""Check rules and suites before a run, without an engine: SQL, and names of tables, columns and expectations."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.definitions.tables import Table
+from lakehouse.definitions.graph import Graph
+from lakehouse.definitions.sources import ORIGIN_COLUMNS, Source
+from lakehouse.definitions.tables import UNPARSED, Table
+from lakehouse.definitions.write_modes import VALIDITY_COLUMNS, History
+from lakehouse.quality.predicates import find_predicate_problems, suggest
+from lakehouse.quality.problems import Problem
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
     from lakehouse.catalog import Catalog
 
 # Arguments of expectations that name columns.
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B", "column_list")
-# Spark's functions without parentheses.
-_CONSTANTS = {"current_date", "current_timestamp", "current_user", "current_time", "localtimestamp", "now"}
 
 
-def find_problems(catalog: Catalog) -> Iterator[str]:
-    """Yield the problems of all rules and suites, with the nearest names."""
-    import duckdb
-
+def find_problems(catalog: Catalog) -> Iterator[Problem]:
+    """Yield the problems of all rules and suites, with the nearest names. Declarations may have problems themselves."""
     yield from find_unused_suites(catalog)
-    tables = [declared for declared in catalog.graph.declarations.values() if isinstance(declared, Table)]
-    with duckdb.connect() as connection:
-        for table in tables:
-            columns = catalog.get_written_columns(table.name)
-            yield from _find_rule_problems(connection, table, columns)
-            if catalog.suites and catalog.suites.has_suite(table.name):
-                path = catalog.suites.get_path(table.name)
-                yield from (f"suite of {table.name}: {text}" for text in _find_suite_problems(path, columns))
+    for table in list_tables(catalog.graph):
+        staged = _list_staged_columns(catalog.graph, table)
+        for rule in table.rules:
+            if isinstance(rule.predicate, str) and rule.predicate.strip():  # else reported with the declaration
+                place = f"rule {rule.name} of {table.name}"
+                yield from (p.within(place) for p in find_predicate_problems(rule.predicate, staged))
+        if catalog.suites and catalog.suites.has_suite(table.name):
+            added = VALIDITY_COLUMNS if isinstance(table.write, History) else ()
+            written = {**staged, **dict.fromkeys(added, "")}
+            written.pop(UNPARSED)
+            problems = _find_suite_problems(catalog.suites.get_path(table.name), written)
+            yield from (problem.within(f"suite of {table.name}") for problem in problems)
 
 
-def find_unused_suites(catalog: Catalog) -> Iterator[str]:
-    """Yield the suites that belong to no table. A run does not use them."""
+def list_tables(graph: Graph) -> list[Table]:
+    """Return the declared tables without the sources."""
+    return [declared for declared in graph.declarations.values() if isinstance(declared, Table)]
+
+
+def find_unused_suites(catalog: Catalog) -> Iterator[Problem]:
+    """Yield a warning for each suite that belongs to no table. A run does not use it."""
     if catalog.suites is None:
         return
-    folder, tables = catalog.suites.folder, [n for n, d in catalog.graph.declarations.items() if isinstance(d, Table)]
+    folder, tables = catalog.suites.folder, [table.name for table in list_tables(catalog.graph)]
     used = {catalog.suites.get_path(name) for name in tables}
     for path in sorted({*folder.rglob("*.json")} - used):
         place = path.relative_to(folder)
-        hint = _suggest(".".join(place.with_suffix("").parts), tables)
-        yield f"suite {place.as_posix()}: no table has this name, so it is not used{hint}"
+        hint = suggest(".".join(place.with_suffix("").parts), tables)
+        yield Problem(f"suite {place.as_posix()}: no table has this name, so it is not used{hint}", is_error=False)
 
 
-def _find_rule_problems(connection: DuckDBPyConnection, table: Table, columns: Collection[str]) -> Iterator[str]:
-    for rule in table.rules:
-        for name in _list_columns(connection, rule.predicate):
-            if not name.startswith("_") and name.lower() not in {c.lower() for c in columns} | _CONSTANTS:
-                yield f"rule {rule.name} of {table.name}: no column {name}{_suggest(name, columns)}"
+def _list_staged_columns(graph: Graph, table: Table) -> dict[str, str]:
+    """Return the columns of the rows that a table's rules see, with their types."""
+    inputs = [graph.declarations.get(input_.table) for input_ in table.incremental_inputs.values()]
+    is_landed = getattr(table.write, "is_row_preserving", False) and any(isinstance(i, Source) for i in inputs)
+    origin = dict.fromkeys(ORIGIN_COLUMNS, "bigint") if is_landed else {}
+    return {**table.columns, **origin, UNPARSED: "array<string>"}
 
 
-def _list_columns(connection: DuckDBPyConnection, predicate: str) -> list[str]:
-    """Return the columns that a predicate names; none if the parser does not read it as Spark does."""
-    if '"' in predicate or "->" in predicate:  # text and lambdas in Spark
-        return []
-    text = re.sub(r"\brlike\b", "LIKE", predicate.replace("`", '"'), flags=re.IGNORECASE)
-    row = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT {text}"]).fetchone()
-    return list(dict.fromkeys(_walk_columns(json.loads(row[0])))) if row else []
-
-
-def _walk_columns(node: Any) -> Iterator[str]:
-    """Yield the names of columns in a syntax tree. Of a field in a struct, the column comes first."""
-    if isinstance(node, dict):
-        if node.get("class") == "COLUMN_REF":
-            yield node["column_names"][0]
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from _walk_columns(child)
-
-
-def _find_suite_problems(path: Path, columns: Mapping[str, str]) -> Iterator[str]:
+def _find_suite_problems(path: Path, columns: Mapping[str, str]) -> Iterator[Problem]:
     try:
         suite = json.loads(path.read_text(encoding="utf-8"))
         expectations = [(str(entry["type"]), dict(entry.get("kwargs") or {})) for entry in suite["expectations"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"not a suite of Great Expectations ({type(error).__name__}: {error})"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Problem(f"not a suite of Great Expectations ({type(error).__name__}: {error})")
         return
     known = _list_expectations()
     for kind, arguments in expectations:
         if known and kind not in known:
-            yield f"no expectation {kind}{_suggest(kind, known)}"
+            yield Problem(f"no expectation {kind}{suggest(kind, known)}")
         for name in _list_arguments(arguments):
             if name not in columns:
-                yield f"{kind}: no column {name}{_suggest(name, columns)}"
+                yield Problem(f"{kind}: no column {name}{suggest(name, columns)}")
+        yield from (
+            problem.within(f"{kind}: row_condition") for problem in _find_condition_problems(arguments, columns)
+        )
+
+
+def _find_condition_problems(arguments: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield what is wrong with the SQL condition that limits an expectation to some rows."""
+    condition = arguments.get("row_condition")
+    if isinstance(condition, str) and arguments.get("condition_parser") == "spark":
+        yield from find_predicate_problems(condition, columns)
 
 
 def _list_arguments(arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -110,8 +104,3 @@ def _list_expectations() -> frozenset[str]:
     folder = Path(spec.origin).parent / "expectations" / "core" if spec and spec.origin else Path()
     names = {file.stem for file in folder.glob("expect_*.py")}
     return frozenset(names | {"unexpected_rows_expectation"} if names else ())
-
-
-def _suggest(name: str, candidates: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, list(candidates), n=1)
-    return f"; did you mean {near[0]}?" if near else ""

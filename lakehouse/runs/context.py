@@ -34,9 +34,22 @@ def open_catalog(settings: Settings) -> Catalog:
     Raises:
         DeclarationError: the declarations cannot be loaded, or contradict each other.
     """
+    return _make_catalog(settings, graph.load(settings.declarations))
+
+
+def examine_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
+    """Return the lake with the declarations that can be loaded, and the problems of all declarations.
+
+    Where there are problems, the catalog is fit only for further checks.
+    """
+    declared, problems = graph.examine(settings.declarations)
+    return _make_catalog(settings, declared), problems
+
+
+def _make_catalog(settings: Settings, declared: graph.Graph) -> Catalog:
     suites = Suites(settings.conf / "expectations", settings.logs / "data_docs")
     limits = UnpackLimits(settings.max_unpacked_bytes, settings.max_unpacked_ratio)
-    return Catalog(graph.load(settings.declarations), settings.root, suites, limits)
+    return Catalog(declared, settings.root, suites, limits)
 
 
 def create_run(project: Path, logs: Path | None = None) -> Run:

@@ -104,7 +104,7 @@ def print_unread(console: Console, catalog: Catalog) -> None:
 def print_unused_suites(console: Console, catalog: Catalog) -> None:
     """Print the suites that belong to no table."""
     for problem in find_unused_suites(catalog):
-        console.print(f"[yellow]check[/] {escape_text(problem)}", highlight=False)
+        console.print(f"[yellow]check[/] {escape_text(problem.text)}", highlight=False)
 
 
 def describe_status(catalog: Catalog, name: str) -> dict[str, Any]:

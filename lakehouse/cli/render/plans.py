@@ -11,17 +11,19 @@ from lakehouse.cli.render.printing import escape_text, format_count, format_size
 from lakehouse.definitions.fingerprint import can_read_column
 from lakehouse.definitions.tables import Table
 from lakehouse.plan.steps import Idle, Ingest, UpdatePartitions, WriteStep
-from lakehouse.quality import checks
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lakehouse.catalog import Catalog
     from lakehouse.plan.steps import Step
+    from lakehouse.quality.problems import Problem
 
 
-def print_plan(console: Console, catalog: Catalog, steps: Sequence[Step], as_json: bool) -> None:
-    """Print the steps of the next run."""
+def print_plan(
+    console: Console, catalog: Catalog, steps: Sequence[Step], problems: Sequence[Problem], as_json: bool
+) -> None:
+    """Print the steps of the next run, and the problems of the project."""
     if as_json:
         print_json(console, [_as_entry(catalog, step) for step in steps])
         return
@@ -37,8 +39,9 @@ def print_plan(console: Console, catalog: Catalog, steps: Sequence[Step], as_jso
         text = "\nExisting rows stay as they are where only code changed; --full-refresh rebuilds them."
         console.print(text, highlight=False)
     print_unread(console, catalog)
-    for problem in checks.find_problems(catalog):
-        console.print(f"[bold red]check[/] {escape_text(problem)}", highlight=False)
+    for problem in problems:
+        style = "bold red" if problem.is_error else "yellow"
+        console.print(f"[{style}]check[/] {escape_text(problem.text)}", highlight=False)
     work = [step for step in steps if step.has_work and not step.is_breaking]
     summary = f"{len(work)} of {len(steps)} tables would be written." if work else "Nothing to do."
     console.print(f"\n{summary}", highlight=False)

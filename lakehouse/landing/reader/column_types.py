@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as arrow
 
+from lakehouse.definitions.data_types import TYPES, VOID, DataType, parse_type
 from lakehouse.definitions.identifiers import COLUMN_PATTERN
-from lakehouse.definitions.tables import TYPES
 from lakehouse.landing import schema_drift
 from lakehouse.landing.reader.extension_types import get_storage_type
 
 _SIMPLE = {
-    schema_drift.VOID: pa.null(),
+    VOID: pa.null(),
     "string": pa.string(),
     "boolean": pa.bool_(),
     "tinyint": pa.int8(),
@@ -30,7 +29,6 @@ _SIMPLE = {
 }
 _UNSIGNED = {pa.uint8(): "smallint", pa.uint16(): "int", pa.uint32(): "bigint", pa.uint64(): "decimal(20,0)"}
 _MAX_PRECISION = 38
-_TOKENS = re.compile(r"[<>(),:]|[^<>(),:]+")
 
 
 def to_arrow_type(kind: str) -> pa.DataType:
@@ -39,55 +37,24 @@ def to_arrow_type(kind: str) -> pa.DataType:
     Raises:
         ValueError: there is no such type.
     """
-    tokens = [token.strip() for token in _TOKENS.findall(kind) if token.strip()]
     try:
-        result = _parse(tokens)
-    except (IndexError, KeyError, ValueError):
-        tokens = [kind]
-        result = None
-    if tokens or result is None:
-        raise ValueError(f"{kind!r} is not a type")
-    return result
+        return _convert(parse_type(kind))
+    except ValueError as error:
+        raise ValueError(f"{kind!r} is not a type, {error}") from None
 
 
-def _parse(tokens: list[str]) -> pa.DataType:
-    name = tokens.pop(0).lower()
-    if name == "decimal":
-        _expect(tokens, "(")
-        precision = int(tokens.pop(0))
-        _expect(tokens, ",")
-        scale = int(tokens.pop(0))
-        _expect(tokens, ")")
-        return pa.decimal128(precision, scale)
-    if name not in ("array", "map", "struct"):
-        return _SIMPLE[name]
-    _expect(tokens, "<")
-    if name == "array":
-        result: pa.DataType = pa.list_(_parse(tokens))
-    elif name == "map":
-        key = _parse(tokens)
-        _expect(tokens, ",")
-        result = pa.map_(key, _parse(tokens))
-    else:
-        result = pa.struct(_parse_fields(tokens))
-    _expect(tokens, ">")
-    return result
-
-
-def _parse_fields(tokens: list[str]) -> list[pa.Field]:
-    fields = []
-    while True:
-        name = tokens.pop(0)
-        _expect(tokens, ":")
-        fields.append(pa.field(name, _parse(tokens)))
-        if tokens[0] != ",":
-            return fields
-        tokens.pop(0)
-
-
-def _expect(tokens: list[str], token: str) -> None:
-    if tokens.pop(0) != token:
-        raise ValueError(token)
+def _convert(kind: DataType) -> pa.DataType:
+    if kind.name == "decimal":
+        return pa.decimal128(kind.precision, kind.scale)
+    children = [(name, _convert(child)) for name, child in kind.children]
+    match kind.name:
+        case "struct":
+            return pa.struct(children)
+        case "map":
+            return pa.map_(children[0][1], children[1][1])
+        case "array":
+            return pa.list_(children[0][1])
+    return _SIMPLE[kind.name]
 
 
 def to_sql_type(kind: pa.DataType) -> str:
@@ -129,7 +96,7 @@ def name_type(kind: pa.DataType, declared: str | None) -> str:
     """Return the declared type of a file's column, if it has the column's values; else the name of the file's type."""
     try:
         name = to_sql_type(kind)
-        if declared is None or name == schema_drift.VOID:
+        if declared is None or name == VOID:
             return name
         return declared if _has_same_values(kind, to_arrow_type(declared)) else name
     except TypeError:
@@ -150,7 +117,7 @@ def is_table_type(kind: Any) -> bool:
     except TypeError:
         return False
     is_decimal = arrow.is_decimal(kind) and kind.precision <= _MAX_PRECISION
-    return name in TYPES or name == schema_drift.VOID or is_decimal
+    return name in TYPES or name == VOID or is_decimal
 
 
 def _has_same_values(kind: Any, declared: Any) -> bool:

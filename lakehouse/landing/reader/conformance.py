@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakehouse.definitions.data_types import VOID
 from lakehouse.definitions.sources import MALFORMED, RESCUED, Source
 from lakehouse.landing import schema_drift
 from lakehouse.landing.manifest import LandedFile
@@ -75,7 +76,7 @@ class FileColumns:
             if texts is not None:
                 rescued[name] = texts
         for name, column in by_name.items():
-            if name not in values and self.types[name] != schema_drift.VOID:
+            if name not in values and self.types[name] != VOID:
                 rescued[name] = conversion.to_texts(column)
         if not self.source.contract.has_rescued_column:
             return values, None

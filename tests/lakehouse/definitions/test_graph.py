@@ -133,6 +133,9 @@ def test_all_problems_are_reported_together() -> None:
         make_table("mart.days", Replace(partition="id"), rows="raw.items"),
         make_table("mart.by", Replace(partition="day"), rows=incremental("clean.append", date_column="id")),
         make_table("mart.rules", rules=(Rule("a", "true"), Rule("a", "false")), stats=("nothing",), rows="raw.items"),
+        make_table("mart.blank", rules=(Rule("a", " "),), rows=incremental("raw.items", lookback_days=2)),
+        make_table("mart.week", Replace("day", unit="week"), rows=incremental("raw.items", "id", affects_days=-1)),  # type: ignore[arg-type]
+        make_table("mart.look", rows="raw.items", more=lookup("raw.items", on_change="ask")),  # type: ignore[arg-type]
         make_table("mart.own", rules=(Rule("parsed", "true"),), columns={"_Partition": "int"}, rows="raw.items"),
         make_table("mart.one", rows="mart.two"),
         make_table("mart.two", rows="mart.one"),
@@ -170,6 +173,11 @@ def test_all_problems_are_reported_together() -> None:
         "mart.own: rule parsed uses a name that is reserved by the platform",
         "mart.own: column _Partition uses a name that is reserved by the platform",
         "mart.rules: column 'nothing' is not declared",
+        "mart.blank: rule a has predicate=' ', which is not SQL such as 'amount > 0'",
+        "mart.blank: input raw.items has lookback_days=2, which is for tables with Replace()",
+        "mart.week: unit='week' is not one of day, month",
+        "mart.week: input raw.items has affects_days=-1, which is not a number of days from 0",
+        "mart.look: input raw.items has on_change='ask', which is not one of rebuild, ignore",
         "tables read each other in a circle: mart.",
         "raw.odd: format='xml' is not one of csv, json, parquet",
         "raw.odd: on_redelivery='add' is not one of upsert, replace",
@@ -192,6 +200,8 @@ def test_all_problems_are_reported_together() -> None:
         ({"stats": "id"}, "mart.items: stats='id' is text"),
         ({"columns": ("id",)}, "must map each column to its type"),
         ({"rules": Rule("a", "true")}, "must be a list of rules"),
+        ({"rules": ["id > 0"]}, r"mart.items: rules has 'id > 0', which is not a rule such as Rule\('name'"),
+        ({"rows": ["raw.items"]}, r"mart.items: rows=\['raw.items'\] is not an input. Write the name of a table"),
     ],
 )
 def test_text_in_place_of_columns(options: dict[str, Any], expected: str) -> None:
@@ -265,6 +275,29 @@ def test_modules_with_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(DeclarationError, match=expected):
             graph.load([module])
         sys.modules.pop(module, None)
+
+
+def test_examine_lists_the_problems_of_all_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shop_shared.py").write_text("x = 1 / 0\n")
+    (tmp_path / "shop_mart").mkdir()
+    files = {
+        "__init__": "",
+        "first": "import shop_shared\n",
+        "second": "import shop_shared\n",
+        "third": "from lakehouse import source\nitems = source('raw.items', landing='/x', columns=('id',))\n",
+        "fourth": "from lakehouse import Rebuild, table\n"
+        "@table('mart.items', columns={'id': 'lnog'}, write=Rebuild(), rows='raw.unloaded')\n"
+        "def items(rows): ...\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "shop_mart" / f"{name}.py").write_text(text)
+    declared, problems = graph.examine(["shop_mart"])
+    assert sorted(declared.declarations) == ["mart.items", "raw.items"]
+    assert len(problems) == 3, "an input may be in a module that is not loaded"
+    assert problems[0].startswith("The declarations in 'shop_mart.first', 'shop_mart.second' cannot be loaded: ZeroDiv")
+    assert sorted(problems[1:])[0].startswith("mart.items: column id has type 'lnog', which is none of Spark SQL's")
+    assert sorted(problems[1:])[1].startswith("raw.items: landing='/x' is not a folder below the landing zone")
 
 
 def test_a_table_imported_twice_is_declared_once() -> None:

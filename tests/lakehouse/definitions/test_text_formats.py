@@ -11,7 +11,7 @@ from lakehouse.errors import DeclarationError
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("array<int>", {}, "text of this type cannot be parsed"),
-    ("integer", {}, "text of this type cannot be parsed"),
+    ("int64", {}, "text of this type cannot be parsed"),
     ("int", {"decimal": ","}, "decimal does not apply"),
     ("int", {"pattern": "yyyy"}, "pattern does not apply"),
     ("date", {"thousands": "."}, "thousands does not apply"),
