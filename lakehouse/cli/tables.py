@@ -43,7 +43,7 @@ def show_plan(
     selection = _select_tables(settings, select, full_refresh, since, until)
     steps = planner.plan_steps(selection.catalog, selection.names, selection.request)
     problems = [] if as_json else api.find_problems(settings, selection.catalog)
-    print_plan(console, selection.catalog, steps, problems, as_json)
+    print_plan(console, selection.catalog, steps, as_json, problems)
     if any(step.is_breaking for step in steps):
         raise typer.Exit(1)
 

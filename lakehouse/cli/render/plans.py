@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def print_plan(
-    console: Console, catalog: Catalog, steps: Sequence[Step], problems: Sequence[Problem], as_json: bool
+    console: Console, catalog: Catalog, steps: Sequence[Step], as_json: bool, problems: Sequence[Problem] = ()
 ) -> None:
     """Print the steps of the next run, and the problems of the project."""
     if as_json:
