@@ -13,7 +13,6 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
-from lakehouse.serving.pages import PAGE
 from tests.browser import open_page
 from tests.example.departures import features_of
 from tests.example.flights_page import (
@@ -25,7 +24,10 @@ from tests.example.flights_page import (
     serving_page,
     wait_until_drawn,
 )
+from tests.paths import PROJECT
 from tests.stack import free_port, listening_addresses
+
+PAGE = str(PROJECT / "jobs" / "page" / "page.py")
 
 WIDE, PHONE = 1280, 390
 LAST_LEG = "leg_dep_delay_min"
@@ -143,7 +145,7 @@ def test_empty_lake_names_commands_to_run(root: Path, tmp_path: Path, monkeypatc
     from streamlit.testing.v1 import AppTest
 
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path))
-    page = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    page = AppTest.from_file(PAGE, default_timeout=60).run()
     assert [error.value for error in page.error] == [
         "gold.flight_features: there are no flights yet. Run `lakehouse land`, then `lakehouse run`."
     ]
@@ -158,7 +160,7 @@ def test_missing_tables_are_named_beside_existing_ones(
     monkeypatch.setenv("LAKEHOUSE_ROOT", str(tmp_path))
     monkeypatch.setenv("SERVING_API_URL", served.api)
     monkeypatch.setenv("SERVING_API_KEY", served.key)
-    page = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    page = AppTest.from_file(PAGE, default_timeout=60).run()
     assert not page.error
     assert [info.value for info in page.info] == [
         "gold.airport_daily has no rows for these days: `lakehouse run` builds it.",

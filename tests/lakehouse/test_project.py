@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lakehouse import settings
+from lakehouse.engine.spark.session import LOCAL_FILES_JAR, read_properties
 from lakehouse.errors import SettingsError
 from lakehouse.project import find_root
 from tests.paths import CONF, PROJECT
@@ -88,3 +89,21 @@ def test_help_needs_no_project(tmp_path: Path) -> None:
     )
     assert (process.returncode, process.stderr) == (0, "")
     assert "Bring tables up to date" in process.stdout
+
+
+def test_spark_properties_have_absolute_paths(project: Path) -> None:
+    (project / "conf" / "minio.yml").write_text("spark: minio.conf\n")
+    (project / "conf" / "spark" / "minio.conf").write_text("spark.driver.memory 7g\n")
+    command = [sys.executable, "-m", "lakehouse.cli.main", "spark-conf", "--profile", "minio"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    environment["PYTHONPATH"] = str(PROJECT)
+    process = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    file = Path(process.stdout.strip())
+    assert (process.returncode, file) == (0, project / "data" / "logs" / "spark-minio.conf"), process.stderr
+    properties = read_properties(file)
+    assert properties["spark.driver.memory"] == "7g"
+    assert properties["spark.jars"] == str(LOCAL_FILES_JAR.with_name("conditional-put-logstore.jar"))
+    assert (
+        f"-Dlog4j2.configurationFile={(CONF / 'spark' / 'log4j2.properties').as_uri()}"
+        in (properties["spark.driver.extraJavaOptions"])
+    )
